@@ -1,0 +1,42 @@
+"""The `gptfast` command: finds the subcommand and loads only that one."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+from gptfast import __version__
+
+COMMANDS = {
+    "train": "train a GPT, its tokenizer included, into a model folder",
+    "sample": "let a trained model write",
+    "ladder": "train the rungs from bigram to GPT and compare them",
+    "data": "fetch and describe a corpus",
+    "doctor": "show device, data types and which kernels run here",
+}
+
+
+def main() -> int:
+    """Run `gptfast COMMAND ARGUMENTS`; returns the exit code."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: gptfast COMMAND [--help] [ARGUMENTS]\n\ncommands:")
+        for name, what in COMMANDS.items():
+            print(f"  {name:10}{what}")
+        print("\n`gptfast COMMAND --help` shows what a command takes.")
+        return 0
+    if arguments[0] == "--version":
+        print(f"gptfast {__version__}")
+        return 0
+    if arguments[0] not in COMMANDS:
+        known = ", ".join(COMMANDS)
+        print(f"error: unknown command {arguments[0]!r}: expected one of {known}", file=sys.stderr)
+        return 2
+    from gptfast import cli
+
+    command = import_module(f"gptfast.{arguments[0]}.__main__").main
+    return cli.run(command, arguments[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""What all commands share: failures become one line on stderr and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from gptfast.errors import RunError, UserError
+
+T = TypeVar("T")
+
+
+def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
+    """Call a command with its arguments (default: the process's) and return its exit code.
+
+    2 for what the user can mend (UserError), 1 for a failure at run time (RunError, a full disk),
+    130 for Ctrl-C. Other exceptions are bugs and keep their traceback.
+    """
+    try:
+        return command(sys.argv[1:] if argv is None else argv)
+    except UserError as error:
+        return _fail(error, 2)
+    except (RunError, OSError) as error:
+        return _fail(error, 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+
+
+def parse(configuration: type[T], argv: Sequence[str], prog: str, default: T | None = None) -> T:
+    """Fill a dataclass from command-line arguments; --help and mistakes end the process (0, 2)."""
+    import tyro  # a quarter of a second that `gptfast --help` doesn't need
+
+    config = (tyro.conf.FlagCreatePairsOff,)
+    if default is None:
+        return tyro.cli(configuration, args=argv, prog=prog, config=config)
+    return tyro.cli(configuration, args=argv, prog=prog, config=config, default=default)
+
+
+def _fail(error: object, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return code

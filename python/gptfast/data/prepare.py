@@ -1,0 +1,131 @@
+"""From a corpus to token shards: split, train the tokenizer on the train part, encode both parts.
+
+The result is cached by its content: the same corpus, tokenizer and split are prepared once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gptfast.data.shard import Tokens, read_shard, write_shard
+from gptfast.data.sources import cache_folder, load_corpus
+from gptfast.data.split import overlap, split_documents
+from gptfast.errors import UserError
+from gptfast.fsync import write_folder_atomically, write_text_atomically
+from gptfast.tokenizer import BPETokenizer, CharTokenizer, Tokenizer, load_tokenizer
+
+_FORMAT = 1  # raise it when anything below changes what is written
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What a data set was made of. Sizes of text in bytes of UTF-8."""
+
+    corpus: str
+    corpus_sha256: str
+    train_documents: int
+    train_bytes: int
+    train_tokens: int
+    val_documents: int
+    val_bytes: int
+    val_tokens: int
+    overlap: float
+    """Share of val's 50-byte windows that also occur in train."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A prepared corpus: ids of train and val, and the tokenizer that made them."""
+
+    folder: Path
+    tokenizer: Tokenizer
+    train: Tokens
+    val: Tokens
+    report: DataReport
+
+    @property
+    def val_bytes_per_token(self) -> float:
+        """Bytes of val text that a token stands for, end-of-text tokens counted."""
+        return self.report.val_bytes / self.report.val_tokens
+
+
+def prepare(
+    corpus_name: str,
+    tokenizer_name: str,
+    vocab_size: int,
+    val_fraction: float,
+    say: Callable[[str], None],
+) -> Dataset:
+    """Load a corpus and its shards, making what isn't cached yet; `say` hears what is being done.
+
+    tokenizer_name: 'bpe' (byte-level BPE with `vocab_size` ids, trained on the train part), 'char'
+    (one id per distinct character), or the path of a folder that holds a tokenizer.json.
+    Raises UserError or MissingFileError for a corpus, tokenizer or size that can't be used.
+    """
+    corpus = load_corpus(corpus_name)
+    train, val = split_documents(corpus.documents, val_fraction)
+    if not (any(train) and any(val)):
+        raise UserError(
+            f"the corpus {corpus_name} is too short to be split into train and val: "
+            f"expected at least a few thousand characters"
+        )
+    given = None if tokenizer_name in ("bpe", "char") else load_tokenizer(Path(tokenizer_name))
+    made_from = {
+        "format": _FORMAT,
+        "corpus": corpus.sha256,
+        "tokenizer": given.fingerprint if given else tokenizer_name,
+        "vocab_size": vocab_size if tokenizer_name == "bpe" else None,
+        "val_fraction": val_fraction,
+    }
+    key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
+    folder = cache_folder() / "datasets" / key
+    if not folder.is_dir():
+        tokenizer = given or _train_tokenizer(tokenizer_name, vocab_size, train, val, say)
+        say(f"encoding {corpus_name}")
+        ids = [[_encode(document, tokenizer) for document in part] for part in (train, val)]
+        report = DataReport(
+            corpus_name, corpus.sha256,
+            len(train), _n_bytes(train), sum(map(len, ids[0])),
+            len(val), _n_bytes(val), sum(map(len, ids[1])),
+            overlap(train, val),
+        )  # fmt: skip
+
+        def write(temporary: Path) -> None:
+            tokenizer.save(temporary)
+            write_shard(temporary / "train.bin", ids[0], tokenizer)
+            write_shard(temporary / "val.bin", ids[1], tokenizer)
+            write_text_atomically(temporary / "report.json", json.dumps(asdict(report), indent=2))
+
+        write_folder_atomically(folder, write)
+    tokenizer = load_tokenizer(folder)
+    report = DataReport(**json.loads((folder / "report.json").read_text(encoding="utf-8")))
+    shards = [read_shard(folder / name, tokenizer) for name in ("train.bin", "val.bin")]
+    return Dataset(folder, tokenizer, *shards, report)
+
+
+def _train_tokenizer(
+    name: str, vocab_size: int, train: Sequence[str], val: Sequence[str], say: Callable[[str], None]
+) -> Tokenizer:
+    if name == "char":
+        # Val's characters too: a character without an id could not be scored at all.
+        return CharTokenizer.train("".join((*train, *val)))
+    say(f"training a BPE tokenizer of {vocab_size:,} ids on {_n_bytes(train):,} bytes")
+    return BPETokenizer.train(train, vocab_size)
+
+
+def _encode(document: str, tokenizer: Tokenizer) -> Tokens:
+    """The document's ids, closed by the end-of-text token where the tokenizer has one."""
+    ids = tokenizer.encode_to_numpy(document)
+    if tokenizer.eot_token is None:
+        return ids
+    return np.append(ids, ids.dtype.type(tokenizer.eot_token))
+
+
+def _n_bytes(documents: Sequence[str]) -> int:
+    return sum(len(document.encode()) for document in documents)

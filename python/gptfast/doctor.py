@@ -1,0 +1,71 @@
+"""`gptfast doctor`: what this machine offers, which kernels run on it, and why the others don't."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from gptfast import __version__, _cpu, ops
+from gptfast.errors import UserError
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print versions, devices, data types and the backends of every op. Returns 0."""
+    if list(argv) in (["-h"], ["--help"]):
+        print(f"usage: gptfast doctor\n\n{__doc__}")
+        return 0
+    if argv:
+        raise UserError(f"gptfast doctor takes no arguments: {' '.join(argv)!r} was given")
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"gptfast {__version__}, torch {torch.__version__}, triton {_triton_version()}")
+    console.print(f"rust extension: {_rust_state()}")
+    console.print(f"cpu: {torch.get_num_threads()} threads, {_cpu_capability()}")
+    console.print(f"amx: {_cpu.notice or _amx_state()}")
+    for line in _devices():
+        console.print(line)
+    table = Table("op", "backend", "state", title="kernels: what 'auto' runs here")
+    for op, backend, reason in ops.backends():
+        table.add_row(op, backend, "runs" if reason is None else f"does not run: {reason}")
+    console.print(table)
+    return 0
+
+
+def _triton_version() -> str:
+    try:
+        return version("triton")
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _rust_state() -> str:
+    try:
+        from gptfast import _rust  # noqa: F401
+    except ImportError as error:
+        return f"missing ({error}); build it with `maturin develop --release`: no BPE without it"
+    return "loaded"
+
+
+def _cpu_capability() -> str:
+    return f"PyTorch uses {torch.backends.cpu.get_cpu_capability()}; float32 (bfloat16 is slower)"
+
+
+def _amx_state() -> str:
+    masked = _cpu.amx_is_masked()
+    return (
+        "advertised without tile geometry, capped by your environment" if masked else "no trouble"
+    )
+
+
+def _devices() -> list[str]:
+    if not torch.cuda.is_available():
+        return ["gpu: none that PyTorch sees; training runs on the cpu"]
+    return [
+        f"gpu {i}: {torch.cuda.get_device_name(i)}, "
+        f"sm_{''.join(map(str, torch.cuda.get_device_capability(i)))}, float32 and "
+        f"{'bfloat16' if torch.cuda.is_bf16_supported() else 'no bfloat16'}"
+        for i in range(torch.cuda.device_count())
+    ]

@@ -1,0 +1,104 @@
+"""The ladder's results as a table on the terminal, JSON, Markdown and a picture of the curves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from gptfast.fsync import write_atomically, write_text_atomically
+
+WHY_AVERAGING_FAILS = (
+    "Why equal weights are not enough: the mean keeps which characters occurred but not which one "
+    "is the last, and with every further character the one that matters most, the current one, "
+    "counts for less; so the averaging window is worse than the bigram, which sees nothing else. "
+    "Attention learns whom to weigh."
+)
+
+
+@dataclass(frozen=True)
+class RungResult:
+    """What a rung reached."""
+
+    name: str
+    idea: str
+    parameters: int
+    steps: int
+    val_loss: float
+    """Nats per character over the whole val split."""
+    val_bits_per_byte: float
+    tokens_per_second: float
+    """Characters trained on per second of the run, evaluations included."""
+    seconds: float
+    sample: str
+
+
+def print_table(results: Sequence[RungResult], console: Console) -> None:
+    """The table, then every rung's sample, then why averaging fails."""
+    table = Table(title="val loss in nats per character, whole val split")
+    for heading in ("rung", "parameters", "val loss", "bits/byte", "tokens/s", "seconds"):
+        table.add_column(heading, justify="left" if heading == "rung" else "right")
+    for r in results:
+        table.add_row(
+            r.name, f"{r.parameters:,}", f"{r.val_loss:.4f}", f"{r.val_bits_per_byte:.3f}",
+            f"{r.tokens_per_second:,.0f}", f"{r.seconds:.0f}",
+        )  # fmt: skip
+    console.print(table)
+    for r in results:
+        text = f"\n--- {r.name}: {r.idea} ---\n{r.sample.strip()}"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"\n{WHY_AVERAGING_FAILS}", highlight=False, soft_wrap=True)
+
+
+def markdown(results: Sequence[RungResult]) -> str:
+    """The table and the samples as Markdown."""
+    lines = [
+        "| rung | what it adds | parameters | val loss (nats/char) | bits/byte | tokens/s | seconds |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {r.name} | {r.idea} | {r.parameters:,} | {r.val_loss:.4f} | {r.val_bits_per_byte:.3f} "
+        f"| {r.tokens_per_second:,.0f} | {r.seconds:.0f} |"
+        for r in results
+    ]
+    lines += ["", WHY_AVERAGING_FAILS, ""]
+    for r in results:
+        indented = "\n".join(f"    {line}".rstrip() for line in r.sample.strip().split("\n"))
+        lines += [f"### {r.name}", "", indented, ""]
+    return "\n".join(lines)
+
+
+def save(results: Sequence[RungResult], folder: Path) -> None:
+    """Write ladder.json, ladder.md and ladder.png; the curves come from the rungs' metrics.jsonl."""
+    content = json.dumps([asdict(r) for r in results], indent=2, ensure_ascii=False)
+    write_text_atomically(folder / "ladder.json", content + "\n")
+    write_text_atomically(folder / "ladder.md", markdown(results))
+    write_atomically(folder / "ladder.png", lambda path: _plot(results, folder, path))
+
+
+def _plot(results: Sequence[RungResult], folder: Path, path: Path) -> None:
+    from matplotlib.figure import Figure  # half a second that only this needs
+
+    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    axes = figure.add_subplot()
+    for r in results:
+        lines = (folder / r.name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        looks = [m for m in map(json.loads, lines) if "val_loss" in m and m["step"] > 0]
+        # Of the last look the whole-split figure of the table is shown in the legend.
+        axes.plot(
+            [m["step"] for m in looks],
+            [m["val_loss"] for m in looks],
+            marker=".",
+            label=f"{r.name} ({r.parameters:,} parameters): {r.val_loss:.3f}",
+        )
+    axes.set_xscale("log")
+    axes.set_xlabel("optimizer steps")
+    axes.set_ylabel("val loss (nats per character)")
+    axes.set_title("From bigram to GPT, one idea at a time")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    figure.savefig(path, format="png", dpi=120)

@@ -1,0 +1,91 @@
+"""The rungs: what each one adds, and the training run that shows what it is worth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gptfast.train.config import TrainConfig
+
+CONTEXT = 64
+"""Tokens that every CPU-sized rung may look at, so that they differ by the model alone."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One step of the ladder."""
+
+    name: str
+    idea: str
+    """What it adds to the rung below, in a sentence."""
+    settings: dict[str, Any]
+    """Fields of TrainConfig in which it differs from `_COMMON`."""
+
+
+_COMMON: dict[str, Any] = {
+    "tokenizer": "char",
+    "block_size": CONTEXT,
+    "batch_size": 32,
+    "eval_windows": 128,
+    "weight_decay": 0.0,
+    "warmup_steps": 20,
+}
+
+_SCALED = Rung(
+    "gpt",
+    "the scaled GPT: the same blocks, wider, deeper and trained for longer",
+    {"n_layer": 4, "n_head": 4, "n_embd": 128, "max_steps": 1600, "batch_size": 12,
+     "learning_rate": 3e-3, "weight_decay": 0.1, "warmup_steps": 100, "eval_interval": 200},
+)  # fmt: skip
+
+_FULL = Rung(
+    "gpt",
+    "the scaled GPT: 10 million parameters, for a GPU",
+    {"block_size": 256, "n_layer": 6, "n_head": 6, "n_embd": 384, "dropout": 0.2,
+     "max_steps": 5000, "batch_size": 64, "learning_rate": 1e-3, "weight_decay": 0.1,
+     "warmup_steps": 100, "eval_interval": 250},
+)  # fmt: skip
+
+_LOWER = (
+    Rung(
+        "bigram",
+        "a table: the next character depends on this one alone",
+        {"architecture": "bigram", "max_steps": 500, "learning_rate": 0.1, "eval_interval": 50},
+    ),
+    Rung(
+        "average",
+        "a context window: the mean of all characters so far, each with the same weight",
+        {"architecture": "average", "n_head": 1, "n_embd": 64,
+         "max_steps": 500, "learning_rate": 2e-2, "eval_interval": 50},
+    ),
+    Rung(
+        "head",
+        "self-attention: one head computes the weights from what the characters are",
+        {"architecture": "head", "n_head": 1, "n_embd": 64,
+         "max_steps": 1000, "learning_rate": 1e-2, "eval_interval": 100},
+    ),
+    Rung(
+        "multihead",
+        "four heads, a feed-forward layer after them, and positions",
+        {"architecture": "multihead", "n_head": 4, "n_embd": 64,
+         "max_steps": 1500, "learning_rate": 5e-3, "eval_interval": 150},
+    ),
+    Rung(
+        "residual",
+        "residual connections with pre-norm, which let two such blocks be stacked",
+        {"n_layer": 2, "n_head": 4, "n_embd": 64,
+         "max_steps": 1000, "learning_rate": 3e-3, "eval_interval": 100},
+    ),
+)  # fmt: skip
+
+
+def rungs(full: bool) -> tuple[Rung, ...]:
+    """All rungs, the lowest first; `full` takes the 10M-parameter configuration as the last."""
+    return (*_LOWER, _FULL if full else _SCALED)
+
+
+def rung_config(rung: Rung, corpus: str, folder: Path, seed: int) -> TrainConfig:
+    """The training run of a rung into folder/NAME."""
+    settings = _COMMON | rung.settings
+    return replace(TrainConfig(), corpus=corpus, out=folder / rung.name, seed=seed, **settings)

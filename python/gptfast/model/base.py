@@ -1,0 +1,47 @@
+"""What every model of this package is: token ids in, logits and a loss out."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gptfast.model.config import ModelConfig
+from gptfast.model.kv_cache import KVCache
+
+
+class LanguageModel(nn.Module):
+    """A causal language model: position t's logits depend on tokens 0..t and predict token t + 1.
+
+    Subclasses implement `logits`.
+    """
+
+    config: ModelConfig
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def logits(self, idx_BT: Tensor) -> Tensor:
+        """Unnormalised log-probabilities (B, T, V) of the next token, for int64 ids (B, T)."""
+        raise NotImplementedError
+
+    def forward(self, idx_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        """The mean cross entropy in nats per token, a scalar."""
+        return cross_entropy(self.logits(idx_BT), targets_BT)
+
+    def next_token_logits(self, idx_BT: Tensor, cache: KVCache | None) -> Tensor:
+        """The logits (B, V) that follow the last token. Only the GPT makes use of a cache."""
+        return self.logits(idx_BT)[:, -1]
+
+    def new_cache(self, batch_size: int) -> KVCache | None:
+        """A cache for generating token by token; None where the model has no use for one."""
+        return None
+
+    def n_parameters(self) -> int:
+        """The number of trainable parameters; tied ones count once."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+
+def cross_entropy(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
+    """Mean of -ln p(target), in nats per token."""
+    return F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten())

@@ -1,0 +1,40 @@
+"""The operations of the model, each with its definition and its fast paths in one file.
+
+`from gptfast.ops import attention, layer_norm` gives the functions; their definitions and
+`why_not` are in the modules, `from gptfast.ops.attention import attention_reference`.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+from gptfast.ops.attention import attention
+from gptfast.ops.attention import why_not as _attention_why_not
+from gptfast.ops.dispatch import BACKENDS, preference
+from gptfast.ops.layer_norm import layer_norm
+from gptfast.ops.layer_norm import why_not as _layer_norm_why_not
+
+__all__ = ["attention", "backends", "layer_norm"]
+
+
+def backends() -> list[tuple[str, str, str | None]]:
+    """Return (op, backend, reason) for every op and backend, for GPT-2's shapes on this machine.
+
+    The reason is None for the backend that `auto` chooses; for the others it is one sentence.
+    """
+    device, dtype = (
+        ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
+    )
+    q_BHTD = torch.empty(1, 12, 1024, 64, device=device, dtype=dtype)
+    x_BTC = torch.empty(1, 1024, 768, device=device, dtype=dtype)
+    ops: dict[str, Callable[[str], str | None]] = {
+        "attention": lambda backend: _attention_why_not(backend, q_BHTD, q_BHTD, q_BHTD),
+        "layer_norm": lambda backend: _layer_norm_why_not(backend, x_BTC),
+    }
+    rows = []
+    for op, why_not in ops.items():
+        chosen = next(backend for backend in preference(device) if why_not(backend) is None)
+        for backend in BACKENDS:
+            reason = None if backend == chosen else why_not(backend) or f"auto prefers {chosen}"
+            rows.append((op, backend, reason))
+    return rows

@@ -1,0 +1,89 @@
+"""Choosing which implementation of an op runs: by name, or `auto`, which never changes silently.
+
+Every op offers the same three backends: `triton` (our kernels), `torch` (PyTorch's own fused op)
+and `reference` (the definition, which serves everything that the op accepts).
+"""
+
+import logging
+import os
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import NoReturn
+
+import torch
+
+from gptfast.errors import UserError
+
+BACKENDS = ("triton", "torch", "reference")
+
+TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+# Both are settled before the first kernel is imported and can't change afterwards.
+TRITON_INSTALLED = find_spec("triton") is not None
+TRITON_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+_log = logging.getLogger("gptfast.ops")
+_noticed: set[str] = set()
+
+
+def choose(op: str, backend: str, device: str, why_not: Callable[[str], str | None]) -> str:
+    """Return the backend that runs `op`.
+
+    `auto` takes the first of `preference(device)` that can serve and says so once when that isn't
+    the first choice. Raises UserError for an unknown name, and for a backend asked for by name
+    that can't serve: `why_not(backend)` is the sentence.
+    """
+    if backend == "auto":
+        first, *others = preference(device)
+        reason = why_not(first)
+        if reason is None:
+            return first
+        chosen = next(name for name in others if why_not(name) is None)
+        _notice_once(f"{op}: using backend {chosen!r} instead of {first!r}: {reason}")
+        return chosen
+    if backend not in BACKENDS:
+        raise UserError(f"{op}: backend is {backend!r}; use 'auto' or one of {BACKENDS}")
+    reason = why_not(backend)
+    if reason is not None:
+        raise UserError(f"{op}: backend {backend!r} can't serve these inputs: {reason}")
+    return backend
+
+
+def preference(device: str) -> tuple[str, ...]:
+    """Return the order in which `auto` tries the backends on this type of device."""
+    return BACKENDS if device == "cuda" else ("torch", "reference")
+
+
+def why_not_triton(x: torch.Tensor) -> str | None:
+    """Return why no Triton kernel can run on `x`, or None: the part that all ops share."""
+    if not TRITON_INSTALLED:
+        return "triton is not installed; pip install triton"
+    if x.dtype not in TRITON_DTYPES:
+        return f"the kernels take float32, float16 and bfloat16, not {x.dtype}"
+    if TRITON_INTERPRETED or x.is_cuda:
+        return None
+    return (
+        f"on the {x.device.type} device Triton runs only in its interpreter, which is slow and "
+        "meant for tests; set TRITON_INTERPRET=1 before Python starts"
+    )
+
+
+def no_second_derivative(op: str) -> Callable[..., NoReturn]:
+    """Return the autograd formula of a backward kernel, which has no derivative of its own."""
+
+    def refuse(*_: object) -> NoReturn:
+        raise UserError(
+            f"{op}: the Triton kernel has no second derivative; use backend='reference' there"
+        )
+
+    return refuse
+
+
+def _notice_once(message: str) -> None:
+    if message not in _noticed:
+        _noticed.add(message)
+        _log.warning(message)
+
+
+# torch.compile calls this once, while tracing, instead of breaking the graph at the logger. It is
+# what torch.compiler.assume_constant_result sets, which would import the whole compiler here.
+_notice_once._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -1,0 +1,1 @@
+"""Sampling: generation token by token, and the filters that shape it."""

@@ -1,0 +1,73 @@
+"""`python -m gptfast.sample`: let a trained model write."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from gptfast import cli
+from gptfast.errors import UserError
+from gptfast.model.folder import load_model
+from gptfast.sample.generate import SamplingConfig, default_prompt, generate, stream_text
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """What to sample, and how."""
+
+    model: Path
+    """The model folder, such as runs/shakespeare."""
+    prompt: str = ""
+    """The text to continue. Of a prompt longer than the model's context, the model sees the end."""
+    max_new_tokens: int = 300
+    """Tokens to write at most; the end-of-text token ends a sample earlier."""
+    n_samples: int = 1
+    """How many continuations to write."""
+    sampling: Annotated[SamplingConfig, tyro.conf.arg(name="")] = field(
+        default_factory=SamplingConfig
+    )
+    seed: int = 1337
+    """The same seed writes the same text; sample i uses seed + i."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "n_samples"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}: expected at least 1")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Stream the samples to standard output. Returns 0."""
+    config = cli.parse(SampleConfig, argv, "python -m gptfast.sample")
+    model, tokenizer = load_model(config.model)
+    prompt = tokenizer.encode_ordinary(config.prompt) or default_prompt(tokenizer)
+    block_size = model.config.block_size
+    if len(prompt) > block_size:
+        print(
+            f"note: the prompt has {len(prompt)} tokens, the model sees the last {block_size}",
+            file=sys.stderr,
+        )
+    for i in range(config.n_samples):
+        if i:
+            print("\n---")
+        print(config.prompt, end="", flush=True)
+        ids = generate(
+            model,
+            prompt,
+            config.max_new_tokens,
+            sampling=config.sampling,
+            seed=config.seed + i,
+            stop_token=tokenizer.eot_token,
+        )
+        for text in stream_text(ids, tokenizer):
+            print(text, end="", flush=True)
+        print()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

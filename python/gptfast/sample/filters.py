@@ -1,0 +1,52 @@
+"""Which tokens may be sampled: filters that set the logits of the others to -inf.
+
+Each takes and returns logits (..., V), float. They apply to logits already divided by the
+temperature, in the order top-k, top-p, min-p.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from gptfast.errors import UserError
+
+
+def top_k_filter(logits: Tensor, k: int) -> Tensor:
+    """Keep the k largest logits ("Hierarchical Neural Story Generation", Fan et al., 2018).
+
+    Of tokens that tie with the k-th all are kept. Raises UserError unless k >= 1.
+    """
+    if k < 1:
+        raise UserError(f"top_k is {k}: expected at least 1")
+    kth = logits.topk(min(k, logits.size(-1)), dim=-1).values[..., -1:]
+    return logits.masked_fill(logits < kth, -math.inf)
+
+
+def top_p_filter(logits: Tensor, p: float) -> Tensor:
+    """Keep the smallest set of most probable tokens whose probabilities sum to at least p.
+
+    "The Curious Case of Neural Text Degeneration" (Holtzman et al., 2019), section 3.1.
+    Raises UserError unless 0 < p <= 1.
+    """
+    if not 0.0 < p <= 1.0:
+        raise UserError(f"top_p is {p}: expected 0 < top_p <= 1")
+    sorted_logits, order = logits.sort(dim=-1, descending=True, stable=True)
+    probabilities = sorted_logits.softmax(dim=-1)
+    # A token is outside if those before it reach p already; so the first is always inside.
+    outside = probabilities.cumsum(dim=-1) - probabilities >= p
+    return logits.masked_fill(torch.zeros_like(outside).scatter(-1, order, outside), -math.inf)
+
+
+def min_p_filter(logits: Tensor, p: float) -> Tensor:
+    """Keep the tokens at least p times as probable as the most probable one.
+
+    "Turning Up the Heat: Min-p Sampling" (Nguyen et al., 2024). Raises UserError unless 0 <= p <= 1.
+    """
+    if not 0.0 <= p <= 1.0:
+        raise UserError(f"min_p is {p}: expected 0 <= min_p <= 1")
+    probabilities = logits.softmax(dim=-1)
+    threshold = p * probabilities.amax(dim=-1, keepdim=True)
+    return logits.masked_fill(probabilities < threshold, -math.inf)

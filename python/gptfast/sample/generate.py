@@ -1,0 +1,120 @@
+"""Generate text: feed the tokens so far, sample the next one, repeat."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gptfast.errors import UserError
+from gptfast.model import LanguageModel
+from gptfast.sample.filters import min_p_filter, top_k_filter, top_p_filter
+from gptfast.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How the next token is drawn from the model's distribution."""
+
+    temperature: float = 0.8
+    """Divides the logits: below 1 is bolder, above 1 more varied, 0 always takes the likeliest."""
+    top_k: int | None = None
+    """Draw from the k likeliest tokens only."""
+    top_p: float | None = None
+    """Draw from the fewest likeliest tokens that hold this share of the probability."""
+    min_p: float | None = None
+    """Draw from tokens at least this many times as likely as the likeliest."""
+
+    def __post_init__(self) -> None:
+        if not self.temperature >= 0:
+            raise UserError(f"temperature is {self.temperature}: expected 0 or more")
+        filter_logits(torch.zeros(2), self)  # complains now, not in the middle of a sample
+
+
+def filter_logits(logits: Tensor, sampling: SamplingConfig) -> Tensor:
+    """Apply the filters that are asked for to logits (..., V)."""
+    if sampling.top_k is not None:
+        logits = top_k_filter(logits, sampling.top_k)
+    if sampling.top_p is not None:
+        logits = top_p_filter(logits, sampling.top_p)
+    if sampling.min_p is not None:
+        logits = min_p_filter(logits, sampling.min_p)
+    return logits
+
+
+def sample_token(logits_BV: Tensor, sampling: SamplingConfig, generator: torch.Generator) -> Tensor:
+    """Draw one id per row: int64 (B, 1)."""
+    if sampling.temperature == 0:
+        return logits_BV.argmax(dim=-1, keepdim=True)
+    filtered_BV = filter_logits(logits_BV.float() / sampling.temperature, sampling)
+    return torch.multinomial(filtered_BV.softmax(dim=-1), num_samples=1, generator=generator)
+
+
+@torch.inference_mode()
+def generate(
+    model: LanguageModel,
+    prompt: Sequence[int],
+    max_new_tokens: int,
+    *,
+    sampling: SamplingConfig,
+    seed: int,
+    stop_token: int | None = None,
+) -> Iterator[int]:
+    """Yield up to max_new_tokens ids that follow the prompt; `stop_token` ends it and is not yielded.
+
+    The model sees at most its block_size last tokens: of a longer prompt the end. When a GPT's
+    context is full it forgets the older half, so that its cache has room again; the other models
+    forget the oldest token each time. Raises UserError for an empty prompt.
+    """
+    if not prompt:
+        raise UserError("the prompt is empty: expected at least one token to continue")
+    block_size = model.config.block_size
+    device = next(model.parameters()).device
+    generator = torch.Generator(device).manual_seed(seed)
+    seen = list(prompt)[-block_size:]
+    cache = model.new_cache(batch_size=1)
+    new = seen
+    for _ in range(max_new_tokens):
+        if cache is not None and cache.length + len(new) > block_size:
+            seen = seen[-max(1, block_size // 2) :]
+            cache, new = model.new_cache(batch_size=1), seen
+        logits_BV = model.next_token_logits(torch.tensor([new], device=device), cache)
+        token = int(sample_token(logits_BV, sampling, generator))
+        if token == stop_token:
+            return
+        yield token
+        seen = [*seen, token][-block_size:]
+        new = seen if cache is None else [token]
+
+
+def stream_text(ids: Iterable[int], tokenizer: Tokenizer) -> Iterator[str]:
+    """Turn ids into text as they come, holding back bytes until their character is whole."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    for token in ids:
+        if text := decoder.decode(tokenizer.decode_bytes([token])):
+            yield text
+    if text := decoder.decode(b"", final=True):
+        yield text
+
+
+def default_prompt(tokenizer: Tokenizer) -> list[int]:
+    """What a sample begins with when nothing is asked: the end of the document before, or a newline."""
+    if tokenizer.eot_token is not None:
+        return [tokenizer.eot_token]
+    return tokenizer.encode_ordinary("\n")
+
+
+def write_sample(model: LanguageModel, tokenizer: Tokenizer, max_new_tokens: int, seed: int) -> str:
+    """A sample without a prompt, by the default sampling."""
+    ids = generate(
+        model,
+        default_prompt(tokenizer),
+        max_new_tokens,
+        sampling=SamplingConfig(),
+        seed=seed,
+        stop_token=tokenizer.eot_token,
+    )
+    return "".join(stream_text(ids, tokenizer))

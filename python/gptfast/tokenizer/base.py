@@ -1,0 +1,150 @@
+"""The one interface of all tokenizers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from gptfast.errors import UserError
+from gptfast.fsync import write_text_atomically
+from gptfast.tokenizer.formats import read_tokenizer_json, tokenizer_json_path
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+IdArray: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
+
+END_OF_TEXT = "<|endoftext|>"
+
+
+class Tokenizer(ABC):
+    """Text to ids and back.
+
+    An id is an int from 0 to `n_vocab - 1`. Special tokens have ids of their own, and text never
+    turns into them unless `encode` is told that it may.
+    """
+
+    @property
+    @abstractmethod
+    def n_vocab(self) -> int:
+        """One more than the largest id."""
+
+    @property
+    @abstractmethod
+    def special_tokens(self) -> dict[str, int]:
+        """The special tokens' names and ids."""
+
+    @abstractmethod
+    def encode_ordinary(self, text: str) -> list[int]:
+        """Return the ids of `text`; special tokens in it are text like any other.
+
+        Raises UserError if the tokenizer has no ids for the text.
+        """
+
+    @abstractmethod
+    def encode_to_numpy(self, text: str) -> IdArray:
+        """Return `encode_ordinary(text)` as an array of shape (n,) and this tokenizer's `dtype`."""
+
+    @abstractmethod
+    def decode_bytes(self, ids: Sequence[int] | npt.NDArray[Any]) -> bytes:
+        """Return the bytes of each id, end to end; a special token's are its name in UTF-8.
+
+        Raises UserError for an id that stands for no token.
+        """
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """Return the contents of `tokenizer.json`, as Hugging Face `tokenizers` defines them."""
+
+    @classmethod
+    @abstractmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """Make the tokenizer whose `to_json()` is `data`. Raises UserError if there is none."""
+
+    @property
+    def dtype(self) -> np.dtype[np.unsignedinteger[Any]]:
+        """The smaller of uint16 and uint32 that holds every id."""
+        return np.dtype(np.uint16) if self.n_vocab <= 2**16 else np.dtype(np.uint32)
+
+    @property
+    def eot_token(self) -> int | None:
+        """The id of `<|endoftext|>`, None if there is no such token."""
+        return self.special_tokens.get(END_OF_TEXT)
+
+    def encode(
+        self, text: str, allowed_special: Collection[str] | Literal["all"] = frozenset()
+    ) -> list[int]:
+        """Return the ids of `text`, in which the special tokens named may occur.
+
+        Where two of them begin at the same character, the longer one counts. A special token that
+        isn't allowed is text like any other. Raises UserError if a name is no special token's.
+        """
+        special_tokens = self.special_tokens
+        allowed = special_tokens.keys() if allowed_special == "all" else set(allowed_special)
+        if not allowed <= special_tokens.keys():
+            raise UserError(
+                f"allowed_special is {allowed_special!r}: expected 'all' or a set of some of "
+                f"{sorted(special_tokens)}"
+            )
+        if not allowed:
+            return self.encode_ordinary(text)
+        longest_first = sorted(allowed, key=len, reverse=True)
+        any_special = "|".join(re.escape(name) for name in longest_first)
+        ids = []
+        for i, part in enumerate(re.split(f"({any_special})", text)):
+            is_special = i % 2 == 1  # re.split puts what the group matched between the rest
+            ids += [special_tokens[part]] if is_special else self.encode_ordinary(part)
+        return ids
+
+    def decode(self, ids: Sequence[int] | npt.NDArray[Any], errors: str = "replace") -> str:
+        """Return the text of `ids`, whose bytes need not be UTF-8: `errors` is as in bytes.decode.
+
+        Raises UserError for an id that stands for no token.
+        """
+        return self.decode_bytes(ids).decode("utf-8", errors=errors)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Return the bytes of one token. Raises UserError if there is none with this id."""
+        return self.decode_bytes([token_id])
+
+    @property
+    def fingerprint(self) -> str:
+        """The SHA-256 of the `tokenizer.json` that `save` writes, in hexadecimal."""
+        return hashlib.sha256(self._serialized().encode()).hexdigest()
+
+    def save(self, folder: str | Path) -> None:
+        """Write `tokenizer.json` into `folder`, which is made if need be; whole or not at all."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        write_text_atomically(Path(folder) / "tokenizer.json", self._serialized())
+
+    @classmethod
+    def load(cls, folder_or_file: str | Path) -> Self:
+        """Load a `tokenizer.json`, or the one in a folder.
+
+        Raises MissingFileError if there is no such file, UserError if it isn't this class's.
+        """
+        path = tokenizer_json_path(folder_or_file)
+        data = read_tokenizer_json(path)
+        try:
+            return cls.from_json(data)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+
+    def _serialized(self) -> str:
+        return json.dumps(self.to_json(), ensure_ascii=False, indent=2) + "\n"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).from_json, (self.to_json(),)
+
+
+def id_list(ids: Sequence[int] | npt.NDArray[Any]) -> list[int]:
+    """Return ids from a list, a NumPy array or a PyTorch tensor as a list of int."""
+    return ids.tolist() if hasattr(ids, "tolist") else list(ids)

@@ -1,0 +1,50 @@
+"""Byte-level BPE as short as it can be said: the definition that the Rust code is held to.
+
+A piece is the UTF-8 of one pre-token. Ids 0 to 255 are bytes; merge i makes the id 256 + i.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+Pair = tuple[int, int]
+
+
+def train(pieces: Iterable[bytes], n_merges: int, min_frequency: int = 1) -> list[Pair]:
+    """Merge the most frequent pair again and again; of equals, the smallest pair of ids."""
+    words = [tuple(piece) for piece in pieces]
+    merges: list[Pair] = []
+    for new_id in range(256, 256 + n_merges):
+        counts = Counter(pair for word in words for pair in pairwise(word))
+        best = min(counts, key=lambda pair: (-counts[pair], pair), default=None)
+        if best is None or counts[best] < min_frequency:
+            break
+        merges.append(best)
+        words = [merge(word, best, new_id) for word in words]
+    return merges
+
+
+def merge(word: Sequence[int], pair: Pair, new_id: int) -> tuple[int, ...]:
+    """Replace `pair` by `new_id`, from left to right."""
+    merged: list[int] = []
+    for token in word:
+        merged.append(token)
+        if tuple(merged[-2:]) == pair:
+            merged[-2:] = [new_id]
+    return tuple(merged)
+
+
+def encode(piece: bytes, merges: Sequence[Pair]) -> list[int]:
+    """Apply every merge, in the order in which they were learned."""
+    word = tuple(piece)
+    for new_id, pair in enumerate(merges, start=256):
+        word = merge(word, pair, new_id)
+    return list(word)
+
+
+def decode(ids: Iterable[int], merges: Sequence[Pair]) -> bytes:
+    """Take every token apart into the pair it was made from, down to bytes."""
+    token_bytes = [bytes([byte]) for byte in range(256)]
+    for left, right in merges:
+        token_bytes.append(token_bytes[left] + token_bytes[right])
+    return b"".join(token_bytes[token_id] for token_id in ids)

@@ -1,0 +1,133 @@
+"""One id per character: the smallest tokenizer that works, for small corpora."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gptfast.errors import UserError
+from gptfast.tokenizer.base import IdArray, Tokenizer, id_list
+from gptfast.tokenizer.formats import added_tokens_json, field, special_tokens_from_json
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_N_CODE_POINTS = 0x110000
+
+
+class CharTokenizer(Tokenizer):
+    """One id per character: ids in the order of `chars`, then those of the special tokens.
+
+    A character is a code point. Text with any other character can't be encoded. Raises UserError if
+    an element of `chars` isn't one character, or a token is given twice.
+    """
+
+    def __init__(self, chars: Iterable[str], special_tokens: Iterable[str] = ()) -> None:
+        self._chars = list(chars)
+        names = list(special_tokens)
+        for char in self._chars:
+            if len(char) != 1 or _is_surrogate(char):
+                raise UserError(f"chars has {char!r}: expected single characters")
+        tokens = [*self._chars, *names]
+        if len(set(tokens)) != len(tokens) or "" in names:
+            raise UserError(
+                "a character or special token is given twice, or is empty: expected distinct ones"
+            )
+        self._special_tokens = {name: len(self._chars) + i for i, name in enumerate(names)}
+        self._token_bytes = [token.encode() for token in tokens]
+        # By code point; `n_vocab`, which is no id, for characters that aren't in the vocabulary.
+        self._id_of = np.full(_N_CODE_POINTS, self.n_vocab, dtype=np.uint32)
+        self._id_of[[ord(char) for char in self._chars]] = np.arange(len(self._chars))
+
+    @classmethod
+    def train(cls, text: str, special_tokens: Iterable[str] = ()) -> Self:
+        """Make the vocabulary of the distinct characters of `text`, in order of code points."""
+        return cls(sorted(set(text)), special_tokens)
+
+    @property
+    def n_vocab(self) -> int:
+        """One more than the largest id."""
+        return len(self._token_bytes)
+
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        """The special tokens' names and ids."""
+        return dict(self._special_tokens)
+
+    def encode_ordinary(self, text: str) -> list[int]:
+        """Return the ids of `text`; special tokens in it are text like any other.
+
+        Raises UserError if a character isn't in the vocabulary.
+        """
+        ids: list[int] = self.encode_to_numpy(text).tolist()
+        return ids
+
+    def encode_to_numpy(self, text: str) -> IdArray:
+        """Return `encode_ordinary(text)` as an array of shape (n,) and this tokenizer's `dtype`."""
+        code_points = np.frombuffer(text.encode("utf-32-le", errors="surrogatepass"), np.uint32)
+        ids = self._id_of[code_points]
+        is_unknown = ids == self.n_vocab
+        if is_unknown.any():
+            position = int(is_unknown.argmax())
+            char = text[position]
+            shown = text if len(text) <= position + 20 else text[: position + 20] + "..."
+            shown = shown if position <= 20 else "..." + shown[position - 20 :]
+            raise UserError(
+                f"the character {char!r} (U+{ord(char):04X}) at position {position}, in {shown!r}, "
+                f"is not among the {len(self._chars)} characters of the vocabulary: leave it out, "
+                f"train on text that has it, or use BPE, which can encode any text"
+            )
+        return ids.astype(self.dtype, copy=False)
+
+    def decode_bytes(self, ids: Sequence[int] | npt.NDArray[Any]) -> bytes:
+        """Return the UTF-8 of each id's character, end to end; of special tokens, their names.
+
+        Raises UserError for an id that stands for no token.
+        """
+        ids = id_list(ids)
+        for position, token_id in enumerate(ids):
+            if not 0 <= token_id < self.n_vocab:
+                raise UserError(
+                    f"id {token_id} at position {position} stands for no token: expected an id of "
+                    f"this vocabulary, from 0 to {self.n_vocab - 1}"
+                )
+        return b"".join([self._token_bytes[token_id] for token_id in ids])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the contents of `tokenizer.json`, as Hugging Face `tokenizers` defines them."""
+        chars = {char: i for i, char in enumerate(self._chars)}
+        return {
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": added_tokens_json(self._special_tokens),
+            "normalizer": None,
+            # A word level model whose words are single characters; [\s\S] is also a line's end.
+            "pre_tokenizer": {
+                "type": "Split",
+                "pattern": {"Regex": r"[\s\S]"},
+                "behavior": "Isolated",
+                "invert": False,
+            },
+            "post_processor": None,
+            "decoder": {"type": "Fuse"},
+            # No token is empty, so there is no unknown token: as here, unknown text is an error.
+            "model": {"type": "WordLevel", "vocab": chars | self._special_tokens, "unk_token": ""},
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """Make the tokenizer whose `to_json()` is `data`. Raises UserError if there is none."""
+        special_tokens = special_tokens_from_json(data)
+        chars = [t for t in field(data, "model.vocab", dict) if t not in special_tokens]
+        tokenizer = cls(chars, special_tokens)
+        if tokenizer.to_json() != data:
+            raise UserError("expected the tokenizer.json of a character tokenizer, as it was saved")
+        return tokenizer
+
+
+def _is_surrogate(char: str) -> bool:
+    return "\ud800" <= char <= "\udfff"

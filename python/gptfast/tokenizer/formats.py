@@ -1,0 +1,270 @@
+"""The files that tokenizers are kept in: Hugging Face's `tokenizer.json`, tiktoken's rank file."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gptfast.errors import MissingFileError, UserError
+from gptfast.fsync import write_text_atomically
+
+T = TypeVar("T")
+
+
+def tokenizer_json_path(folder_or_file: str | Path) -> Path:
+    """Return the path itself, or of `tokenizer.json` in it. Raises MissingFileError."""
+    path = Path(folder_or_file)
+    if path.is_dir():
+        path = path / "tokenizer.json"
+    if not path.is_file():
+        raise MissingFileError(
+            f"there is no {path}: expected a tokenizer.json or a folder that has one"
+        )
+    return path
+
+
+def read_tokenizer_json(path: Path) -> dict[str, Any]:
+    """Return the contents of a `tokenizer.json`. Raises UserError if it isn't a JSON object."""
+    try:
+        data = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}): save the tokenizer again") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path} holds a JSON {type(data).__name__}: expected an object")
+    return data
+
+
+def field(data: dict[str, Any], path: str, kind: type[T]) -> T:
+    """Return e.g. `data["model"]["type"]` for `model.type`. Raises UserError if it is no `kind`."""
+    value: Any = data
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(value, kind):
+        raise UserError(f"{path} is {_shorten(value)}: expected a {kind.__name__}")
+    return value
+
+
+def added_tokens_json(special_tokens: dict[str, int]) -> list[dict[str, Any]]:
+    """Return the special tokens as `tokenizer.json` lists them."""
+    return [
+        {
+            "id": token_id,
+            "content": name,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": True,
+        }
+        for name, token_id in special_tokens.items()
+    ]
+
+
+def special_tokens_from_json(data: dict[str, Any]) -> dict[str, int]:
+    """Return the names and ids of `added_tokens`. Raises UserError if one lacks either."""
+    special_tokens = {}
+    for token in field(data, "added_tokens", list):
+        match token:
+            case {"content": str(name), "id": int(token_id)}:
+                special_tokens[name] = token_id
+            case _:
+                raise UserError(f"added_tokens has {_shorten(token)}: expected a content and an id")
+    return special_tokens
+
+
+def byte_level_alphabet() -> dict[int, str]:
+    """Return the printable character that stands for each byte in a byte-level `tokenizer.json`.
+
+    GPT-2's table: a byte that is a visible Latin-1 character stands for itself; the other 68
+    (control characters, spaces, the soft hyphen) take, in order, the characters from U+0100 on.
+    """
+    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(0x100) if byte not in visible]
+    stands_for_itself = {byte: chr(byte) for byte in visible}
+    return stands_for_itself | {byte: chr(0x100 + i) for i, byte in enumerate(hidden)}
+
+
+_BYTE_TO_CHAR = byte_level_alphabet()
+_CHAR_TO_BYTE = {char: byte for byte, char in _BYTE_TO_CHAR.items()}
+
+
+def _to_alphabet(token: bytes) -> str:
+    return "".join(_BYTE_TO_CHAR[byte] for byte in token)
+
+
+def _from_alphabet(token: str) -> bytes:
+    try:
+        return bytes(_CHAR_TO_BYTE[char] for char in token)
+    except KeyError as error:
+        raise UserError(
+            f"the token {token!r} has the character {error.args[0]!r}, which stands for no byte: "
+            f"expected a byte-level vocabulary"
+        ) from None
+
+
+def bpe_to_json(
+    ranks: dict[bytes, int],
+    merges: Iterable[tuple[bytes, bytes]],
+    pattern: str,
+    special_tokens: dict[str, int],
+) -> dict[str, Any]:
+    """Return the `tokenizer.json` of a byte-level BPE; see `BPETokenizer` for the arguments.
+
+    Raises UserError if a special token is spelled as an ordinary token is in the file's alphabet.
+    """
+    vocab = {_to_alphabet(token): token_id for token, token_id in ranks.items()}
+    if clash := vocab.keys() & special_tokens.keys():
+        raise UserError(
+            f"tokenizer.json can't tell the special tokens {sorted(clash)} from ordinary tokens, "
+            f"which it spells the same: expected special tokens with other names"
+        )
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added_tokens_json(special_tokens),
+        "normalizer": None,
+        "pre_tokenizer": _pattern_to_json(pattern),
+        "post_processor": None,
+        "decoder": {
+            "type": "ByteLevel",
+            "add_prefix_space": False,
+            "trim_offsets": True,
+            "use_regex": True,
+        },
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": vocab | special_tokens,
+            "merges": merges_to_json(merges),
+        },
+    }
+
+
+def merges_to_json(merges: Iterable[tuple[bytes, bytes]]) -> list[list[str]]:
+    """Return merges as `tokenizer.json` lists them, in the byte-level alphabet."""
+    return [[_to_alphabet(left), _to_alphabet(right)] for left, right in merges]
+
+
+def bpe_from_json(data: dict[str, Any]) -> tuple[dict[bytes, int], list[Any], str, dict[str, int]]:
+    """Return (ranks, merges as in `merges_to_json`, pattern, special tokens) of a byte-level BPE.
+
+    Raises UserError if the file asks for anything that `BPETokenizer` doesn't do.
+    """
+    model = field(data, "model", dict)
+    wanted: list[tuple[str, Any, tuple[Any, ...]]] = [
+        ("model.type", model.get("type"), ("BPE",)),
+        ("model.dropout", model.get("dropout"), (None, 0.0)),
+        ("model.continuing_subword_prefix", model.get("continuing_subword_prefix"), (None, "")),
+        ("model.end_of_word_suffix", model.get("end_of_word_suffix"), (None, "")),
+        ("normalizer", data.get("normalizer"), (None,)),
+        ("post_processor.type", _type_of(data.get("post_processor")), (None, "ByteLevel")),
+        ("decoder.type", _type_of(data.get("decoder")), ("ByteLevel",)),
+    ]
+    for name, value, allowed in wanted:
+        if value not in allowed:
+            raise UserError(f"{name} is {_shorten(value)}: expected {allowed[0]!r}")
+    special_tokens = special_tokens_from_json(data)
+    vocab = field(data, "model.vocab", dict)
+    ranks = {_from_alphabet(t): i for t, i in vocab.items() if t not in special_tokens}
+    # Files written before 2024 have each merge as one string, which is unambiguous: the alphabet
+    # has no space.
+    merges = [m.split(" ") if isinstance(m, str) else m for m in field(data, "model.merges", list)]
+    return ranks, merges, _pattern_from_json(data.get("pre_tokenizer")), special_tokens
+
+
+def _type_of(component: Any) -> Any:
+    return component.get("type") if isinstance(component, dict) else component
+
+
+def _pattern_to_json(pattern: str) -> dict[str, Any]:
+    byte_level = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": pattern == "gpt2",
+    }
+    if pattern in ("gpt2", "none"):
+        return byte_level
+    split = {
+        "type": "Split",
+        "pattern": {"Regex": pattern},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    return {"type": "Sequence", "pretokenizers": [split, byte_level]}
+
+
+def _pattern_from_json(pre_tokenizer: Any) -> str:
+    match pre_tokenizer:
+        case {"type": "ByteLevel", "add_prefix_space": False}:
+            # Files written before `use_regex` existed mean True.
+            return "gpt2" if pre_tokenizer.get("use_regex", True) else "none"
+        case {
+            "type": "Sequence",
+            "pretokenizers": [
+                {
+                    "type": "Split",
+                    "pattern": {"Regex": str(regex)},
+                    "behavior": "Isolated",
+                    "invert": False,
+                },
+                {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
+            ],
+        }:
+            return regex
+        case _:
+            raise UserError(
+                f"pre_tokenizer is {_shorten(pre_tokenizer)}: expected ByteLevel without prefix "
+                f"space, or an isolating Split by a regular expression before it"
+            )
+
+
+def read_tiktoken(path: str | Path) -> dict[bytes, int]:
+    """Return the tokens and their ranks of a tiktoken rank file: a line is `<base64> <rank>`.
+
+    Raises MissingFileError if there is no such file, UserError if a line is something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MissingFileError(f"there is no {path}: expected a tiktoken rank file")
+    ranks: dict[bytes, int] = {}
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        token, rank = _parse_rank(line) or (b"", 0)
+        if not token or token in ranks:
+            raise UserError(
+                f"{path}, line {number} is {_shorten(line)}: expected a token in base64 that no "
+                f"line before has, a space and its rank"
+            )
+        ranks[token] = rank
+    return ranks
+
+
+def _parse_rank(line: bytes) -> tuple[bytes, int] | None:
+    try:
+        token, rank = line.split()
+        return base64.b64decode(token, validate=True), int(rank)
+    except ValueError:  # binascii.Error is one
+        return None
+
+
+def write_tiktoken(path: str | Path, ranks: dict[bytes, int]) -> None:
+    """Write a tiktoken rank file, tokens by rank."""
+    by_rank = sorted(ranks.items(), key=lambda item: item[1])
+    lines = [f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in by_rank]
+    write_text_atomically(Path(path), "".join(lines))
+
+
+def _shorten(value: Any) -> str:
+    """Show a value from a file in an error message, however long it is."""
+    shown = repr(value)
+    return shown if len(shown) <= 80 else shown[:77] + "..."

@@ -1,0 +1,1 @@
+"""Training: the loop, its optimizers and schedule, checkpoints and what it shows."""

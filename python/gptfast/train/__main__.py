@@ -1,0 +1,67 @@
+"""`python -m gptfast.train`: corpus to tokenizer to trained model, and a first sample of it."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+
+from gptfast import _cpu, cli
+from gptfast.model.folder import load_model
+from gptfast.sample.generate import write_sample
+from gptfast.train.config import TrainConfig, load_preset
+from gptfast.train.loop import Result
+from gptfast.train.run import run
+
+PROG = "python -m gptfast.train"
+SAMPLES = 2
+SAMPLE_TOKENS = 150
+
+
+def main(argv: Sequence[str]) -> int:
+    """Train as the arguments say. Returns 0, or 130 if a signal ended the run early."""
+    config = parse_config(argv)
+    console = Console()
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    if _cpu.notice:
+        say(f"note: {_cpu.notice}")
+    result = run(config, [*PROG.split(), *argv], console)
+    if result is None:
+        arguments = [a for a in argv if a not in ("--resume", "--overwrite")]
+        say(f"stopped and saved; to go on: {PROG} {shlex.join([*arguments, '--resume'])}")
+        return 130
+    finish(config, result, say)
+    return 0
+
+
+def parse_config(argv: Sequence[str]) -> TrainConfig:
+    """The configuration that the arguments ask for, on top of the preset that they name."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--preset", default=TrainConfig.preset)
+    preset = load_preset(finder.parse_known_args(argv)[0].preset)
+    return cli.parse(TrainConfig, argv, PROG, default=preset)
+
+
+def finish(config: TrainConfig, result: Result, say: Callable[[str], None]) -> None:
+    """Print samples, the result and how to talk to the model."""
+    model, tokenizer = load_model(config.out)
+    for seed in range(SAMPLES):
+        text = write_sample(model, tokenizer, SAMPLE_TOKENS, seed)
+        say(f"\n--- sample {seed + 1} ---\n{text.strip()}")
+    say(
+        f"\nval loss {result.val_loss:.4f} nats/token = {result.val_bits_per_byte:.3f} bits/byte "
+        f"over the whole val split, after {result.steps} steps in {result.seconds:.0f} s "
+        f"({result.tokens_per_second:,.0f} tokens/s)\n"
+        f"the model is in {config.out}; talk to it with:\n"
+        f'  python -m gptfast.sample --model {config.out} --prompt "ROMEO:"'
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

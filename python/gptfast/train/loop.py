@@ -1,0 +1,223 @@
+"""The training loop: batch, loss, gradient, update; now and then a look at the val split.
+
+Everything that trains in this package, the ladder's rungs included, trains here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gptfast.data.loader import Loader
+from gptfast.data.prepare import Dataset
+from gptfast.errors import RunError, UserError
+from gptfast.model import LanguageModel, build_model
+from gptfast.model.folder import load_weights, save_description, save_weights
+from gptfast.train.checkpoint import Progress, load_checkpoint, save_checkpoint
+from gptfast.train.config import TrainConfig
+from gptfast.train.display import Display
+from gptfast.train.evaluate import bits_per_byte, evaluate
+from gptfast.train.optim import Optimizer
+from gptfast.train.schedule import lr_factor
+
+LOG_INTERVAL = 10
+"""Steps per line of metrics.jsonl; the loss in it is their mean."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run reached."""
+
+    steps: int
+    best_step: int
+    val_loss: float
+    """Nats per token over the whole val split, by the weights in model.safetensors."""
+    val_bits_per_byte: float
+    seconds: float
+    """Wall time of the loop, evaluations included."""
+    tokens_per_second: float
+    """Tokens trained on per second of the loop."""
+
+
+def train(config: TrainConfig, data: Dataset, display: Display) -> Result | None:
+    """Train a model into the folder config.out; go on from its newest checkpoint if it has one.
+
+    Returns None when SIGINT or SIGTERM ended the run early, after saving a checkpoint.
+    Raises UserError if the data doesn't fit the model, RunError if the loss or gradient is not finite.
+    """
+    device = resolve_device(config.device)
+    torch.manual_seed(config.seed)
+    model = build_model(config.model_config(data.tokenizer.n_vocab), config.kernels).to(device)
+    optimizer = Optimizer(
+        model, config.learning_rate, config.matrix_learning_rate, config.weight_decay
+    )
+    loader = Loader(data.train, config.block_size, config.batch_size, config.seed)
+    save_description(config.out, model.config, data.tokenizer)
+    progress = load_checkpoint(config.out, model, optimizer, loader)
+    metrics = Metrics(config.out / "metrics.jsonl", keep_until=progress.step)
+    display.message(
+        f"model {config.architecture}: {model.n_parameters():,} parameters on {device}, "
+        f"{config.dtype}; "
+        + ("from the start" if not progress.step else f"from step {progress.step}")
+    )
+    losses: list[float] = []
+    before = progress.seconds
+    start = interval_start = time.monotonic()
+
+    with stop_signal() as stop:
+        while True:
+            last = progress.step == config.max_steps
+            if progress.step % config.eval_interval == 0 or last or stop.is_set():
+                val_loss = evaluate(
+                    model, data.val, batch_size=config.batch_size, max_windows=config.eval_windows
+                )
+                val_bpb = bits_per_byte(val_loss, data.val_bytes_per_token)
+                progress.seconds = before + time.monotonic() - start
+                metrics.write(step=progress.step, val_loss=val_loss, val_bits_per_byte=val_bpb)
+                display.message(
+                    f"step {progress.step}: val loss {val_loss:.4f} nats/token, "
+                    f"{val_bpb:.3f} bits/byte, {progress.seconds:.0f} s"
+                )
+                if val_loss < progress.best_val_loss:
+                    progress.best_val_loss, progress.best_step = val_loss, progress.step
+                    save_weights(model, config.out / "model.safetensors")
+                save_checkpoint(config.out, model, optimizer, loader, progress)
+            if last:
+                break
+            if stop.is_set():
+                return None
+
+            x_BT, y_BT = loader.next_batch()
+            with torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
+                loss = model(x_BT.to(device), y_BT.to(device))
+            loss.backward()
+            grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
+            check_finite(loss, grad_norm, model, progress, config)
+            factor = lr_factor(progress.step, config.warmup_steps, config.max_steps)
+            optimizer.step(factor)
+            progress.step += 1
+
+            losses.append(loss.item())
+            if progress.step % LOG_INTERVAL == 0 or progress.step == config.max_steps:
+                now = time.monotonic()
+                tokens = len(losses) * config.batch_size * config.block_size
+                speed = tokens / (now - interval_start)
+                mean_loss = sum(losses) / len(losses)
+                metrics.write(
+                    step=progress.step, loss=mean_loss, learning_rate=config.learning_rate * factor,
+                    grad_norm=grad_norm.item(), tokens_per_second=speed,
+                    seconds=before + now - start,
+                )  # fmt: skip
+                display.step(progress.step, mean_loss, speed)
+                losses, interval_start = [], now
+
+    load_weights(model, config.out / "model.safetensors")
+    val_loss = evaluate(model, data.val, batch_size=config.batch_size)
+    seconds = before + time.monotonic() - start
+    return Result(
+        steps=progress.step,
+        best_step=progress.best_step,
+        val_loss=val_loss,
+        val_bits_per_byte=bits_per_byte(val_loss, data.val_bytes_per_token),
+        seconds=seconds,
+        tokens_per_second=progress.step * config.batch_size * config.block_size / seconds,
+    )
+
+
+def check_finite(
+    loss: Tensor, grad_norm: Tensor, model: LanguageModel, progress: Progress, config: TrainConfig
+) -> None:
+    """Raise RunError before a NaN or an infinity reaches the weights, and say where it came from."""
+    if math.isfinite(loss.item()) and math.isfinite(grad_norm.item()):
+        return
+    broken = [n for n, p in model.named_parameters() if not p.isfinite().all()]
+    gradients = [
+        n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()
+    ]
+    where = (
+        f"the weights {broken[0]} are not finite" if broken
+        else f"{len(gradients)} gradients are not finite, the first is that of {gradients[0]}"
+        if gradients
+        else "weights and gradients are finite"
+    )  # fmt: skip
+    raise RunError(
+        f"step {progress.step + 1}: loss is {loss.item()}, gradient norm {grad_norm.item()}; {where}. "
+        f"The update was not made; {config.out} keeps the last good checkpoint. "
+        f"Try a lower --learning-rate (now {config.learning_rate:g}) and --matrix-learning-rate "
+        f"(now {config.matrix_learning_rate:g}) or a longer --warmup-steps (now {config.warmup_steps})"
+    )
+
+
+class Metrics:
+    """metrics.jsonl: one JSON object per line, appended as the run goes."""
+
+    def __init__(self, path: Path, keep_until: int) -> None:
+        """Open the file; lines of steps after `keep_until`, from before a resume, are dropped."""
+        self.path = path
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        kept = [line for line in lines if _is_up_to(line, keep_until)]
+        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+    def write(self, **values: Any) -> None:
+        """Append one line."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+
+
+def _is_up_to(line: str, step: int) -> bool:
+    try:
+        # A look at val happens before the step that follows it, and will be repeated.
+        values = json.loads(line)
+        return bool(values["step"] < step or (values["step"] == step and "loss" in values))
+    except (json.JSONDecodeError, KeyError):
+        return False  # cut short when the run was killed
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that a name like 'auto', 'cpu' or 'cuda:1' stands for. Raises UserError."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"unknown device {name!r}: expected auto, cpu or cuda") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "device 'cuda' was asked for, but PyTorch sees no CUDA GPU: use --device cpu"
+        )
+    return device
+
+
+@contextmanager
+def stop_signal() -> Iterator[threading.Event]:
+    """An event that SIGINT or SIGTERM sets, instead of ending the process in the middle of a step.
+
+    The second SIGINT raises KeyboardInterrupt as usual.
+    """
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # only the main thread may handle signals
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

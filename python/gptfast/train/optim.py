@@ -1,0 +1,102 @@
+"""The optimizers: Muon for the matrices inside the blocks, AdamW for everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gptfast.model import LanguageModel
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is the nearest orthogonal matrix: every direction learns equally fast.
+
+    "Muon: An optimizer for hidden layers in neural networks" (Jordan et al., 2024), with Nesterov
+    momentum and decoupled weight decay. An update of an (out, in) matrix is scaled by
+    sqrt(max(1, out / in)), so that its effect on the output doesn't depend on the shape.
+    """
+
+    def __init__(
+        self, params: Iterable[nn.Parameter], lr: float, weight_decay: float, momentum: float = 0.95
+    ) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Update every parameter that has a gradient; all must be matrices."""
+        for group in self.param_groups:
+            lr, momentum = group["lr"], group["momentum"]
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state["momentum"] = torch.zeros_like(p)
+                state["momentum"].lerp_(p.grad, 1 - momentum)
+                update = orthogonalize(p.grad.lerp(state["momentum"], momentum))
+                p.mul_(1 - lr * group["weight_decay"])
+                p.add_(update, alpha=-lr * max(1.0, p.size(0) / p.size(1)) ** 0.5)
+
+
+def orthogonalize(matrix: Tensor) -> Tensor:
+    """Roughly U V^T of the singular value decomposition U S V^T of a matrix (out, in), float32.
+
+    Five steps of a quintic Newton-Schulz iteration, whose coefficients Jordan et al. (2024) chose to
+    lift small singular values fast; they end between about 0.7 and 1.2.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    tall = matrix.size(0) > matrix.size(1)
+    x = matrix.T if tall else matrix  # the smaller side first, so that x x^T is the smaller one
+    x = x / (x.norm() + 1e-7)  # singular values must not exceed 1
+    for _ in range(5):
+        gram = x @ x.T
+        x = torch.addmm(a * x, torch.addmm(b * gram, gram, gram, alpha=c), x)
+    return x.T if tall else x
+
+
+class Optimizer:
+    """Both optimizers behind one interface. `lr_factor` scales the peak learning rate of each."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        learning_rate: float,
+        matrix_learning_rate: float,
+        weight_decay: float,
+    ) -> None:
+        named = dict(model.named_parameters())
+        matrices = {n: p for n, p in named.items() if p.ndim == 2 and n.startswith("h.")}
+        others = [p for n, p in named.items() if n not in matrices]
+        adamw = torch.optim.AdamW(
+            [
+                {"params": [p for p in others if p.ndim >= 2], "weight_decay": weight_decay},
+                {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
+            ],
+            lr=learning_rate,
+            betas=(0.9, 0.95),
+            fused=True,
+        )
+        self.parts: list[tuple[torch.optim.Optimizer, float]] = [(adamw, learning_rate)]
+        if matrices:
+            muon = Muon(matrices.values(), matrix_learning_rate, weight_decay)
+            self.parts.append((muon, matrix_learning_rate))
+
+    def step(self, lr_factor: float) -> None:
+        """One update at `lr_factor` times the peak learning rates, then forget the gradients."""
+        for optimizer, peak in self.parts:
+            for group in optimizer.param_groups:
+                group["lr"] = peak * lr_factor
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """Momenta and step counts of each part."""
+        return [optimizer.state_dict() for optimizer, _ in self.parts]
+
+    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+        """Restore what `state_dict` returned."""
+        for (optimizer, _), state in zip(self.parts, states, strict=True):
+            optimizer.load_state_dict(state)

@@ -1,0 +1,90 @@
+"""run.json: what made a model, so that it can be made again."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gptfast import __version__
+from gptfast.data.prepare import DataReport
+from gptfast.errors import UserError
+from gptfast.fsync import write_text_atomically
+from gptfast.train.config import TrainConfig
+from gptfast.train.loop import Result
+
+
+def write_record(
+    config: TrainConfig,
+    command: Sequence[str],
+    report: DataReport,
+    result: Result | None,
+) -> None:
+    """Write config.out/run.json; `result` is None while the run is not finished."""
+    content = {
+        "config": config.to_json(),
+        "command": shlex.join(command),
+        "data": asdict(report),
+        "versions": {
+            "gptfast": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "triton": _version("triton"),
+            "numpy": _version("numpy"),
+        },
+        "hardware": hardware(),
+        "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "result": asdict(result) if result else None,
+    }
+    write_text_atomically(config.out / "run.json", json.dumps(content, indent=2) + "\n")
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The content of a folder's run.json, None if it has none. Raises UserError if it is damaged."""
+    path = folder / "run.json"
+    if not path.is_file():
+        return None
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content["config"], content["result"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error!r}): train again with --overwrite") from error
+    return content
+
+
+def hardware() -> dict[str, Any]:
+    """What this process computes on."""
+    found: dict[str, Any] = {
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_name(),
+        "cpu_cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+    }
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,4 @@
+//! What Python sees of this library, as the module `gptfast._rust`.
+
+pub mod bpe;
+pub mod cpu;

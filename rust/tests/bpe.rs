@@ -1,0 +1,209 @@
+//! The trainer and the encoder against naive twins that follow the definitions word by word.
+
+use gptfast_rust::encode::{encode_bytes, encode_ordinary};
+use gptfast_rust::error::Error;
+use gptfast_rust::pretokenize::Pattern;
+use gptfast_rust::train::{count_pieces, train, Pair, PieceCounts};
+use gptfast_rust::vocab::Vocab;
+use proptest::prelude::*;
+use std::collections::HashMap;
+
+fn naive_merge(word: &[u32], pair: Pair, new_id: u32) -> Vec<u32> {
+    let mut merged = Vec::new();
+    let mut i = 0;
+    while i < word.len() {
+        if i + 1 < word.len() && (word[i], word[i + 1]) == pair {
+            merged.push(new_id);
+            i += 2;
+        } else {
+            merged.push(word[i]);
+            i += 1;
+        }
+    }
+    merged
+}
+
+fn naive_train(pieces: &[&[u8]], n_merges: usize, min_frequency: u64) -> Vec<Pair> {
+    let mut words: Vec<Vec<u32>> = pieces
+        .iter()
+        .map(|piece| piece.iter().map(|&byte| byte.into()).collect())
+        .collect();
+    let mut merges = Vec::new();
+    while merges.len() < n_merges {
+        let mut counts: HashMap<Pair, u64> = HashMap::new();
+        for word in &words {
+            for pair in word.windows(2) {
+                *counts.entry((pair[0], pair[1])).or_default() += 1;
+            }
+        }
+        let most = counts.values().copied().max().unwrap_or(0);
+        if most < min_frequency {
+            break;
+        }
+        let best = counts
+            .into_iter()
+            .filter(|&(_, n)| n == most)
+            .map(|(pair, _)| pair)
+            .min();
+        let best = best.unwrap();
+        let new_id = 256 + merges.len() as u32;
+        words = words
+            .iter()
+            .map(|word| naive_merge(word, best, new_id))
+            .collect();
+        merges.push(best);
+    }
+    merges
+}
+
+/// tiktoken's rule: of all adjacent tokens whose bytes together are a token, merge the lowest rank.
+fn naive_encode_by_rank(vocab: &Vocab, piece: &[u8]) -> Vec<u32> {
+    let mut parts: Vec<Vec<u8>> = piece.iter().map(|&byte| vec![byte]).collect();
+    loop {
+        let ranks = parts.windows(2).enumerate().filter_map(|(i, pair)| {
+            let rank = vocab.id_of(&pair.concat())?;
+            Some((rank, i))
+        });
+        let Some((_, i)) = ranks.min() else { break };
+        let right = parts.remove(i + 1);
+        parts[i].extend(right);
+    }
+    parts
+        .iter()
+        .map(|part| vocab.id_of(part).unwrap())
+        .collect()
+}
+
+fn counts_of(pattern: &Pattern, texts: &[&str]) -> PieceCounts {
+    let mut counts = PieceCounts::default();
+    count_pieces(&mut counts, pattern, texts).unwrap();
+    counts
+}
+
+/// Few letters, so that pairs repeat, overlap and tie.
+fn texts() -> impl Strategy<Value = Vec<String>> {
+    let text = prop_oneof![
+        "[ab]{0,30}",
+        "[abc ]{0,40}",
+        "(ab|aab|ba |é){0,20}",
+        any::<String>()
+    ];
+    prop::collection::vec(text, 0..6)
+}
+
+fn pattern_name() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(vec!["gpt2", "none"])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn training_and_encoding_equal_the_naive_twins(
+        train_on in texts(),
+        encode_too in texts(),
+        pattern in pattern_name(),
+        n_merges in 0..60usize,
+        min_frequency in 1..4u64,
+    ) {
+        let pattern = Pattern::new(pattern).unwrap();
+        let texts: Vec<&str> = train_on.iter().map(String::as_str).collect();
+        let mut pieces = Vec::new();
+        for text in &texts {
+            pattern.split_bytes(text.as_bytes(), |piece| { pieces.push(piece); Ok(()) }).unwrap();
+        }
+        let merges = train(&counts_of(&pattern, &texts), n_merges, min_frequency, || true).unwrap();
+        prop_assert_eq!(&merges, &naive_train(&pieces, n_merges, min_frequency));
+
+        let vocab = Vocab::from_merges(&merges, &[]).unwrap();
+        for text in train_on.iter().chain(&encode_too) {
+            let mut by_merges = Vec::new();
+            let mut by_rank = Vec::new();
+            pattern.split(text, |piece| {
+                let mut word: Vec<u32> = piece.bytes().map(u32::from).collect();
+                for (new_id, &pair) in (256..).zip(&merges) {
+                    word = naive_merge(&word, pair, new_id);
+                }
+                by_merges.extend(word);
+                by_rank.extend(naive_encode_by_rank(&vocab, piece.as_bytes()));
+                Ok(())
+            }).unwrap();
+            let ids = encode_ordinary(&vocab, &pattern, text).unwrap();
+            prop_assert_eq!(&ids, &by_merges);
+            prop_assert_eq!(&ids, &by_rank);
+            let ids: Vec<i64> = ids.into_iter().map(i64::from).collect();
+            prop_assert_eq!(vocab.decode_bytes(&ids).unwrap(), text.as_bytes());
+        }
+    }
+
+    #[test]
+    fn any_bytes_survive(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+        let vocab = Vocab::from_merges(&[(0x61, 0x62), (0xe2, 0x82)], &[]).unwrap();
+        let ids = encode_bytes(&vocab, &Pattern::Gpt2, &bytes).unwrap();
+        let ids: Vec<i64> = ids.into_iter().map(i64::from).collect();
+        prop_assert_eq!(vocab.decode_bytes(&ids).unwrap(), bytes);
+    }
+}
+
+#[test]
+fn a_tie_goes_to_the_smallest_pair_of_ids() {
+    // ab and cd occur twice each: (97, 98) is smaller than (99, 100).
+    let counts = counts_of(&Pattern::None, &["cd", "ab", "cd", "ab"]);
+    let merges = train(&counts, 2, 2, || true).unwrap();
+    assert_eq!(merges, [(97, 98), (99, 100)]);
+}
+
+#[test]
+fn training_can_be_interrupted() {
+    let counts = counts_of(&Pattern::None, &["ab"]);
+    assert_eq!(train(&counts, 1, 1, || false), Err(Error::Interrupted));
+}
+
+#[test]
+fn special_tokens_come_last_and_decode_to_their_names() {
+    let vocab = Vocab::from_merges(&[(97, 98)], &["<|endoftext|>".into()]).unwrap();
+    assert_eq!(vocab.special_tokens(), [("<|endoftext|>".into(), 257)]);
+    assert_eq!(vocab.n_vocab(), 258);
+    assert_eq!(vocab.decode_bytes(&[256, 257]).unwrap(), b"ab<|endoftext|>");
+}
+
+#[test]
+fn unknown_ids_are_named() {
+    let vocab = Vocab::from_merges(&[], &[]).unwrap();
+    for id in [-1, 256, i64::MAX] {
+        let error = vocab.decode_bytes(&[65, id]).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains(&format!("id {id} at position 1")),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn vocabularies_that_are_no_bpe_are_refused() {
+    let bytes = || (0..=255u8).map(|byte| (Box::from([byte]), u32::from(byte)));
+    let with = |token: &[u8], id| Vocab::new(bytes().chain([(token.into(), id)]), &[]);
+    for (result, complaint) in [
+        (Vocab::new(bytes().skip(1), &[]), "0x00 has no id"),
+        (with(b"abc", 256), "into 3 tokens"), // neither ab nor bc is a token
+        (with(b"ab", 97), "the same id 97"),
+        (with(b"a", 256), "two ids"),
+        (with(b"", 256), "empty token"),
+        (with(b"ab", u32::MAX), "expected at most"),
+        (
+            Vocab::new(bytes(), &[("a".into(), 256)]),
+            "ordinary token already",
+        ),
+        (
+            Vocab::from_merges(&[], &["<|x|>".into(), "<|x|>".into()]),
+            "given twice",
+        ),
+        (Vocab::new(bytes(), &[("".into(), 256)]), "empty"),
+        (Vocab::new(bytes(), &[("<|x|>".into(), 0)]), "the same id 0"),
+    ] {
+        let error = result.unwrap_err().to_string();
+        assert!(error.contains(complaint), "{error:?} lacks {complaint:?}");
+    }
+}

@@ -1,0 +1,48 @@
+"""Fixtures for all tests: nothing is fetched, nothing is written outside a temporary folder."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+# Corpora that can't be part of the repository; tests that need one are skipped without it.
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("GPTFAST_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def nursery_text() -> str:
+    """About 20 kB of text with structure to learn: sentences drawn from a small grammar."""
+    rng = random.Random(0)
+    nouns = ["king", "fool", "queen", "crow", "river", "moon", "sword", "door"]
+    verbs = ["sees", "hears", "follows", "forgets", "loves", "fears"]
+    names = ["ALICE", "BOB", "CÉLINE"]
+    lines = []
+    while sum(map(len, lines)) < 20_000:
+        lines.append(f"{rng.choice(names)}:\n")
+        for _ in range(rng.randint(1, 3)):
+            lines.append(f"The {rng.choice(nouns)} {rng.choice(verbs)} the {rng.choice(nouns)}.\n")
+        lines.append("\n")
+    return "".join(lines)
+
+
+@pytest.fixture
+def corpus_file(tmp_path: Path, nursery_text: str) -> Path:
+    path = tmp_path / "nursery.txt"
+    path.write_text(nursery_text, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    if not SHARED.is_dir():
+        pytest.skip(f"needs the folder {SHARED.parent.name}/{SHARED.name} beside the repository")
+    return SHARED

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from gptfast.errors import UserError
+from gptfast.model import GPT, LanguageModel, ModelConfig, build_model
+from gptfast.model.attention import CausalSelfAttention
+from gptfast.ops.attention import attention_reference
+
+SHAPES = {
+    "bigram": ModelConfig(65, "bigram", 16, 1, 1, 32),
+    "average": ModelConfig(65, "average", 16, 1, 1, 32),
+    "head": ModelConfig(65, "head", 16, 1, 1, 32),
+    "multihead": ModelConfig(65, "multihead", 16, 1, 4, 32),
+    "gpt": ModelConfig(65, "gpt", 16, 2, 4, 32, dropout=0.1),
+}
+
+
+@pytest.fixture(params=SHAPES)
+def model(request: pytest.FixtureRequest) -> LanguageModel:
+    torch.manual_seed(0)
+    return build_model(SHAPES[request.param]).eval()
+
+
+def random_ids(model: LanguageModel, batch: int, time: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(model.config.vocab_size, (batch, time), generator=generator)
+
+
+def test_logits_and_loss_have_their_shapes(model: LanguageModel) -> None:
+    ids = random_ids(model, 3, 16)
+    assert model.logits(ids).shape == (3, 16, 65)
+    assert model.logits(ids[:, :5]).shape == (3, 5, 65)
+    assert model.next_token_logits(ids, None).shape == (3, 65)
+    assert model(ids, ids).shape == ()
+
+
+def test_future_tokens_leave_earlier_logits_bitwise_unchanged(model: LanguageModel) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():  # the bigram's table starts as zeros
+            parameter.add_(torch.randn_like(parameter))
+    ids = random_ids(model, 2, 16)
+    before = model.logits(ids)
+    for t in range(1, 16):
+        changed = ids.clone()
+        changed[:, t:] = (changed[:, t:] + 1 + torch.arange(16 - t)) % 65
+        after = model.logits(changed)
+        assert torch.equal(after[:, :t], before[:, :t])
+        assert not torch.equal(after[:, t], before[:, t])
+
+
+def test_the_loss_at_initialisation_is_near_ln_vocab(model: LanguageModel) -> None:
+    ids = random_ids(model, 8, 16)
+    targets = random_ids(model, 8, 16).flip(0)
+    # The averaging, head and multihead rungs end in PyTorch's default linear layer, whose logits
+    # have a variance of up to 1/3 per unit of input: hence not exactly ln V.
+    assert model(ids, targets).item() == pytest.approx(math.log(65), abs=0.25)
+
+
+def test_the_gpts_initial_loss_is_ln_vocab_to_a_hundredth() -> None:
+    torch.manual_seed(0)
+    model = GPT(ModelConfig(1024, "gpt", 32, 4, 4, 64))
+    ids = torch.randint(1024, (16, 33), generator=torch.Generator().manual_seed(2))
+    assert model(ids[:, :-1], ids[:, 1:]).item() == pytest.approx(math.log(1024), abs=0.03)
+
+
+def test_one_batch_can_be_overfitted() -> None:
+    torch.manual_seed(0)
+    model = GPT(ModelConfig(65, "gpt", 16, 2, 4, 64))
+    ids = torch.randint(65, (4, 17), generator=torch.Generator().manual_seed(2))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(150):
+        loss = model(ids[:, :-1], ids[:, 1:])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.05
+
+
+def test_a_bigrams_logits_are_rows_of_its_table() -> None:
+    model = build_model(SHAPES["bigram"])
+    torch.nn.init.normal_(model.table.weight)
+    ids = torch.tensor([[3, 64, 0]])
+    assert torch.equal(model.logits(ids)[0], model.table.weight[[3, 64, 0]])
+
+
+def test_the_averaging_window_is_a_running_mean() -> None:
+    torch.manual_seed(0)
+    model = build_model(SHAPES["average"])
+    ids = random_ids(model, 2, 16)
+    embedded = model.wte(ids)
+    running_mean = embedded.cumsum(1) / torch.arange(1, 17)[:, None]
+    torch.testing.assert_close(model.logits(ids), model.lm_head(running_mean))
+
+
+def test_attention_is_the_formula_on_its_own_projections() -> None:
+    torch.manual_seed(0)
+    config = SHAPES["gpt"]
+    module = CausalSelfAttention(config).eval()
+    x = torch.randn(2, 7, 32)
+    q, k, v = (t.view(2, 7, 4, 8).transpose(1, 2) for t in module.c_attn(x).split(32, dim=-1))
+    mixed = attention_reference(q, k, v).transpose(1, 2).reshape(2, 7, 32)
+    torch.testing.assert_close(module(x), module.c_proj(mixed))
+
+
+def test_attention_rows_sum_to_1() -> None:
+    torch.manual_seed(0)
+    module = CausalSelfAttention(SHAPES["gpt"]).eval()
+    with torch.no_grad():
+        # Values of all ones and an identity projection: each output is the sum of a row of weights.
+        module.c_attn.weight[64:] = 0
+        module.c_attn.bias[64:] = 1
+        module.c_proj.weight.copy_(torch.eye(32))
+        module.c_proj.bias.zero_()
+    torch.testing.assert_close(module(torch.randn(2, 9, 32) * 5), torch.ones(2, 9, 32))
+
+
+GOLDEN = {  # module: shape of its output for B=2, T=5, C=32, H=4, V=65
+    "wte": (2, 5, 32),
+    "wpe": (5, 32),
+    "drop": (2, 5, 32),
+    "h.0.ln_1": (2, 5, 32),
+    "h.0.attn.c_attn": (2, 5, 96),
+    "h.0.attn.c_proj": (2, 5, 32),
+    "h.0.attn": (2, 5, 32),
+    "h.0.ln_2": (2, 5, 32),
+    "h.0.mlp.c_fc": (2, 5, 128),
+    "h.0.mlp.c_proj": (2, 5, 32),
+    "h.0.mlp": (2, 5, 32),
+    "h.0": (2, 5, 32),
+    "h.1": (2, 5, 32),
+    "ln_f": (2, 5, 32),
+}
+
+
+def test_golden_table_of_forward_shapes() -> None:
+    model = build_model(SHAPES["gpt"])
+    seen: dict[str, tuple[int, ...]] = {}
+    for name, module in model.named_modules():
+        if name in GOLDEN:
+            module.register_forward_hook(
+                lambda _m, _i, out, name=name: seen.update({name: tuple(out.shape)})
+            )
+    model.logits(random_ids(model, 2, 5))
+    assert seen == GOLDEN
+
+
+def test_the_cache_gives_the_logits_of_the_whole_text() -> None:
+    torch.manual_seed(0)
+    model = GPT(SHAPES["gpt"]).eval()
+    ids = random_ids(model, 3, 16)
+    expected = model.logits(ids)
+    cache = model.new_cache(batch_size=3)
+    for start, end in [(0, 4), (4, 5), (5, 6), (6, 9), (9, 16)]:
+        logits = model.next_token_logits(ids[:, start:end], cache)
+        torch.testing.assert_close(logits, expected[:, end - 1])
+    with pytest.raises(ValueError, match="17 tokens don't fit into the context of 16"):
+        model.next_token_logits(ids[:, :1], cache)
+
+
+def test_dropout_acts_in_training_only() -> None:
+    torch.manual_seed(0)
+    model = build_model(SHAPES["gpt"])
+    ids = random_ids(model, 2, 16)
+    assert not torch.equal(model.logits(ids), model.logits(ids))
+    model.eval()
+    assert torch.equal(model.logits(ids), model.logits(ids))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_embd": 30}, "n_embd 30 can't be divided into n_head 4 heads"),
+        ({"n_layer": 0}, "n_layer is 0: expected at least 1"),
+        ({"dropout": 1.0}, "dropout is 1.0"),
+        ({"architecture": "lstm"}, "unknown architecture 'lstm': expected one of bigram"),
+    ],
+)
+def test_impossible_shapes_are_refused(change: dict[str, object], message: str) -> None:
+    settings = {"n_head": 4, "n_embd": 32} | change
+    with pytest.raises(UserError, match=message):
+        ModelConfig(65, **settings)

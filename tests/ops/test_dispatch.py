@@ -1,0 +1,90 @@
+"""Which backend runs, and how loudly that changes."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from gptfast.errors import UserError
+from gptfast.ops import attention, backends, dispatch, layer_norm
+
+q = torch.randn(1, 2, 5, 8, generator=torch.Generator().manual_seed(0))
+OPS = {
+    "attention": lambda **kwargs: attention(q, q, q, **kwargs),
+    "layer_norm": lambda **kwargs: layer_norm(q, **kwargs),
+}
+
+
+@pytest.fixture
+def _unnoticed(monkeypatch):
+    monkeypatch.setattr(dispatch, "_noticed", set())
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_an_unknown_backend_is_refused(op):
+    with pytest.raises(UserError, match=f"{op}: backend is 'cuda'; use 'auto' or one of .*'torch'"):
+        OPS[op](backend="cuda")
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_a_backend_asked_for_by_name_never_falls_back(op):
+    with pytest.raises(UserError, match="TRITON_INTERPRET=1|not installed"):
+        OPS[op](backend="triton")
+    with pytest.raises(UserError, match="does not return the log-sum-exp"):
+        attention(q, q, q, return_lse=True, backend="torch")
+
+
+@pytest.mark.usefixtures("_unnoticed")
+def test_auto_says_once_why_it_falls_back(caplog):
+    for _ in range(2):
+        out, lse = attention(q, q, q, return_lse=True)
+        assert lse.shape == (1, 2, 5)
+    assert torch.equal(out, attention(q, q, q, backend="reference"))
+    assert caplog.messages == [
+        "attention: using backend 'reference' instead of 'torch': "
+        "F.scaled_dot_product_attention does not return the log-sum-exp"
+    ]
+
+
+@pytest.mark.usefixtures("_unnoticed")
+def test_the_ordinary_path_says_nothing(caplog):
+    for op in OPS:
+        assert torch.equal(OPS[op](), OPS[op](backend="torch"))
+    assert caplog.messages == []
+
+
+@pytest.mark.usefixtures("_unnoticed")
+def test_the_notice_does_not_break_a_compiled_graph(caplog):
+    compiled = torch.compile(OPS["attention"], fullgraph=True, backend="eager")
+    compiled(return_lse=True)
+    assert len(caplog.messages) == 1
+
+
+def test_backends_names_one_choice_for_each_op():
+    rows = backends()
+    assert [row[:2] for row in rows] == [(op, name) for op in OPS for name in dispatch.BACKENDS]
+    for op in OPS:
+        assert [reason for name, _, reason in rows if name == op].count(None) == 1
+
+
+def run(code):
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+
+
+def test_importing_the_ops_imports_no_triton():
+    done = run("import sys, gptfast.ops; assert 'triton' not in sys.modules")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_machine_without_triton_works():
+    done = run(
+        "import sys; sys.modules['triton'] = None\n"
+        "import torch; from gptfast.ops import attention\n"
+        "q = torch.ones(1, 1, 2, 4); attention(q, q, q)\n"
+        "attention(q, q, q, backend='triton')"
+    )
+    assert "UserError: attention: backend 'triton' can't serve these inputs" in done.stderr
+    assert "triton is not installed" in done.stderr

@@ -1,0 +1,26 @@
+"""How close a fast path must come to its definition: one table by (op, dtype).
+
+The definition is computed in float64 on the same inputs. Values of order 1 are assumed: an error
+may be as large as `atol + rtol * |expected|`.
+"""
+
+import torch
+
+TOLERANCES = {  # (rtol, atol)
+    ("attention", torch.float64): (1e-10, 1e-10),
+    ("attention", torch.float32): (1e-5, 1e-5),
+    ("attention", torch.float16): (4e-3, 4e-3),
+    ("attention", torch.bfloat16): (3e-2, 3e-2),
+    ("layer_norm", torch.float64): (1e-10, 1e-10),
+    ("layer_norm", torch.float32): (1e-5, 1e-5),
+    ("layer_norm", torch.float16): (2e-3, 2e-3),
+    ("layer_norm", torch.bfloat16): (2e-2, 2e-2),
+}
+
+
+def assert_close(
+    op: str, actual: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype | None = None
+) -> None:
+    """Compare under the tolerance of `op` in `dtype`, by default the dtype of `actual`."""
+    rtol, atol = TOLERANCES[op, dtype or actual.dtype]
+    torch.testing.assert_close(actual.double(), expected.double(), rtol=rtol, atol=atol)
