@@ -13,7 +13,7 @@ from gptfast import _cpu
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from gptfast.model.folder import LanguageModel
+    from gptfast.model import LanguageModel
     from gptfast.tokenizer import Tokenizer
 
 __version__ = "0.1.0"

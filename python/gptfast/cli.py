@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import sys
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gptfast.errors import RunError, UserError
 
@@ -28,13 +30,33 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = No
 
 
 def parse(configuration: type[T], argv: Sequence[str], prog: str, default: T | None = None) -> T:
-    """Fill a dataclass from command-line arguments; --help and mistakes end the process (0, 2)."""
+    """Fill a dataclass from command-line arguments. --help ends the process, as does a wrong flag.
+
+    Raises the UserError that the dataclass raises for values that can't be used.
+    """
     import tyro  # a quarter of a second that `gptfast --help` doesn't need
 
-    config = (tyro.conf.FlagCreatePairsOff,)
-    if default is None:
-        return tyro.cli(configuration, args=argv, prog=prog, config=config)
-    return tyro.cli(configuration, args=argv, prog=prog, config=config, default=default)
+    defaults: dict[str, Any] = {} if default is None else {"default": default}
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            parsed: T = tyro.cli(
+                configuration,
+                args=argv,
+                prog=prog,
+                config=(tyro.conf.FlagCreatePairsOff,),
+                **defaults,
+            )
+            return parsed
+    except SystemExit as end:
+        # tyro frames a dataclass's ValueError in a box of its own; ours is one line already.
+        error: BaseException | None = end
+        while error is not None:
+            if isinstance(error, UserError):
+                raise error from None
+            error = error.__context__
+        print(said.getvalue(), end="", file=sys.stderr)
+        raise
 
 
 def _fail(error: object, code: int) -> int:

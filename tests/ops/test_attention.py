@@ -1,15 +1,15 @@
-"""The definition of attention against hand-written loops, and PyTorch's op against the definition."""
+"""The definition of attention against hand-written loops, and PyTorch's op against it."""
 
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.tolerances import assert_close
 
 from gptfast.errors import UserError
 from gptfast.ops import attention
 from gptfast.ops.attention import attention_reference
+from tolerances import assert_close
 
 BACKENDS = ("torch", "reference")
 
@@ -123,7 +123,7 @@ def test_a_query_that_sees_no_key_gives_zero():
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_dropout_zeroes_weights_and_scales_the_rest(backend):
     torch.manual_seed(0)
-    q = torch.zeros(1, 1, 64, 8)
+    q = torch.zeros(1, 1, 64, 64)
     identity = torch.eye(64)[None, None]
     weights = attention(q, q, identity, causal=False, dropout_p=0.25, backend=backend)
     kept = weights != 0
@@ -134,18 +134,24 @@ def test_dropout_zeroes_weights_and_scales_the_rest(backend):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(q=torch.zeros(2, 5, 8)), r"expected non-empty \(batch, heads, time, head width\)"),
-        (dict(q=torch.zeros(1, 2, 0, 8)), "expected non-empty"),
-        (dict(q=torch.zeros(1, 3, 5, 8)), "multiple of their heads"),
-        (dict(v=torch.zeros(1, 2, 4, 8)), "k and v must have one shape"),
-        (dict(q=torch.zeros(1, 2, 5, 4)), "their batch and head width"),
-        (dict(k=torch.zeros(1, 2, 5, 8).half()), "move them to one dtype"),
-        (dict.fromkeys("qkv", torch.zeros(1, 2, 5, 8).int()), "expected a floating dtype"),
-        (dict(dropout_p=1.0), "expected 0 <= dropout_p < 1"),
+        (
+            {"q_BHTD": torch.zeros(2, 5, 8)},
+            r"expected non-empty \(batch, heads, time, head width\)",
+        ),
+        ({"q_BHTD": torch.zeros(1, 2, 0, 8)}, "expected non-empty"),
+        ({"q_BHTD": torch.zeros(1, 3, 5, 8)}, "multiple of their heads"),
+        ({"v_BGSD": torch.zeros(1, 2, 4, 8)}, "k and v must have one shape"),
+        ({"q_BHTD": torch.zeros(1, 2, 5, 4)}, "their batch and head width"),
+        ({"k_BGSD": torch.zeros(1, 2, 5, 8).half()}, "move them to one dtype"),
+        (
+            dict.fromkeys(("q_BHTD", "k_BGSD", "v_BGSD"), torch.zeros(1, 2, 5, 8).int()),
+            "expected a floating dtype",
+        ),
+        ({"dropout_p": 1.0}, "expected 0 <= dropout_p < 1"),
     ],
 )
 def test_a_mistake_is_named(change, message):
     q, k, v = inputs()
-    arguments = {"q": q, "k": k, "v": v, **change}
+    arguments = {"q_BHTD": q, "k_BGSD": k, "v_BGSD": v, **change}
     with pytest.raises(UserError, match=message):
-        attention(*(arguments.pop(name) for name in "qkv"), **arguments)
+        attention(**arguments)

@@ -17,8 +17,10 @@ OPS = {
 
 
 @pytest.fixture
-def _unnoticed(monkeypatch):
+def notices(monkeypatch, caplog):
+    """What was said, called: nothing has been noticed before."""
     monkeypatch.setattr(dispatch, "_noticed", set())
+    return lambda: [r.getMessage() for r in caplog.records if r.name == "gptfast.ops"]
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -29,36 +31,33 @@ def test_an_unknown_backend_is_refused(op):
 
 @pytest.mark.parametrize("op", OPS)
 def test_a_backend_asked_for_by_name_never_falls_back(op):
-    with pytest.raises(UserError, match="TRITON_INTERPRET=1|not installed"):
+    with pytest.raises(UserError, match=r"TRITON_INTERPRET=1|not installed"):
         OPS[op](backend="triton")
     with pytest.raises(UserError, match="does not return the log-sum-exp"):
         attention(q, q, q, return_lse=True, backend="torch")
 
 
-@pytest.mark.usefixtures("_unnoticed")
-def test_auto_says_once_why_it_falls_back(caplog):
+def test_auto_says_once_why_it_falls_back(notices):
     for _ in range(2):
         out, lse = attention(q, q, q, return_lse=True)
         assert lse.shape == (1, 2, 5)
     assert torch.equal(out, attention(q, q, q, backend="reference"))
-    assert caplog.messages == [
+    assert notices() == [
         "attention: using backend 'reference' instead of 'torch': "
         "F.scaled_dot_product_attention does not return the log-sum-exp"
     ]
 
 
-@pytest.mark.usefixtures("_unnoticed")
-def test_the_ordinary_path_says_nothing(caplog):
+def test_the_ordinary_path_says_nothing(notices):
     for op in OPS:
         assert torch.equal(OPS[op](), OPS[op](backend="torch"))
-    assert caplog.messages == []
+    assert notices() == []
 
 
-@pytest.mark.usefixtures("_unnoticed")
-def test_the_notice_does_not_break_a_compiled_graph(caplog):
+def test_the_notice_does_not_break_a_compiled_graph(notices):
     compiled = torch.compile(OPS["attention"], fullgraph=True, backend="eager")
     compiled(return_lse=True)
-    assert len(caplog.messages) == 1
+    assert len(notices()) == 1
 
 
 def test_backends_names_one_choice_for_each_op():
@@ -69,9 +68,7 @@ def test_backends_names_one_choice_for_each_op():
 
 
 def run(code):
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
-    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
 def test_importing_the_ops_imports_no_triton():

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.tolerances import assert_close
 
 from gptfast.errors import UserError
 from gptfast.ops import layer_norm
 from gptfast.ops.layer_norm import layer_norm_reference
+from tolerances import assert_close
 
 
 def inputs(shape, dtype=torch.float32):

@@ -105,8 +105,9 @@ def prepare(
         write_folder_atomically(folder, write)
     tokenizer = load_tokenizer(folder)
     report = DataReport(**json.loads((folder / "report.json").read_text(encoding="utf-8")))
-    shards = [read_shard(folder / name, tokenizer) for name in ("train.bin", "val.bin")]
-    return Dataset(folder, tokenizer, *shards, report)
+    train_ids = read_shard(folder / "train.bin", tokenizer)
+    val_ids = read_shard(folder / "val.bin", tokenizer)
+    return Dataset(folder, tokenizer, train_ids, val_ids, report)
 
 
 def _train_tokenizer(

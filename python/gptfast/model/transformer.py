@@ -36,7 +36,8 @@ class Block(nn.Module):
     def forward(self, x_BTC: Tensor, cache: KVCache | None = None, layer: int = 0) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         x_BTC = x_BTC + self.attn(self.ln_1(x_BTC), cache, layer)
-        return x_BTC + self.mlp(self.ln_2(x_BTC))
+        out_BTC: Tensor = x_BTC + self.mlp(self.ln_2(x_BTC))
+        return out_BTC
 
 
 class GPT(LanguageModel):

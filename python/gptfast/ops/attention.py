@@ -70,7 +70,7 @@ def _attention_torch(
 ) -> Tensor:
     """PyTorch's fused op, whose own `is_causal` aligns the first query with the first key.
 
-    With dropout on the CPU, PyTorch leaves its fused path and is several times slower.
+    With dropout on the CPU, PyTorch leaves its fused path and holds all the logits.
     """
     T, S = q_BHTD.shape[2], k_BGSD.shape[2]
     unseeing = max(T - S, 0) if causal else 0  # the first queries, which see no key

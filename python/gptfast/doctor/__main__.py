@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
@@ -9,7 +10,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from gptfast import __version__, _cpu, ops
+from gptfast import __version__, _cpu, cli, ops
 from gptfast.errors import UserError
 
 
@@ -69,3 +70,7 @@ def _devices() -> list[str]:
         f"{'bfloat16' if torch.cuda.is_bf16_supported() else 'no bfloat16'}"
         for i in range(torch.cuda.device_count())
     ]
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

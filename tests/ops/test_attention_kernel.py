@@ -1,0 +1,202 @@
+"""The Triton attention, forward and every gradient, against the definition in float64."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from gptfast.errors import UserError
+from gptfast.ops import attention
+from gptfast.ops.attention import attention_reference
+from tolerances import assert_close
+
+pytestmark = pytest.mark.usefixtures("_poisoned")
+
+
+@dataclass
+class Case:
+    """Sizes as in ops/attention.py; 16 wide and a little longer than a block unless it matters."""
+
+    T: int = 70
+    S: int = 70
+    D: int = 16
+    B: int = 1
+    H: int = 1
+    G: int = 1
+    dtype: torch.dtype = torch.float32
+    causal: bool = True
+    scale: float | None = None
+
+    def inputs(self, device):
+        generator = torch.Generator().manual_seed(0)
+        kv_shape = (self.B, self.G, self.S, self.D)
+        return [
+            torch.randn(shape, generator=generator).to(device, self.dtype)
+            for shape in ((self.B, self.H, self.T, self.D), kv_shape, kv_shape)
+        ]
+
+
+def results(function, q, k, v, dout, dlse, **kwargs):
+    """Return the output, the log-sum-exp, dq, dk and dv."""
+    leaves = [x.detach().requires_grad_() for x in (q, k, v)]
+    out, lse = function(*leaves, return_lse=True, **kwargs)
+    return [out, lse, *torch.autograd.grad((out, lse), leaves, (dout, dlse))]
+
+
+def check(q, k, v, **kwargs):
+    """Compare everything that comes out, with a gradient flowing into both outputs."""
+    generator = torch.Generator().manual_seed(1)
+    dout = torch.randn(q.shape, generator=generator).to(q)
+    dlse = torch.randn(q.shape[:3], generator=generator).to(q.device)
+    actual = results(attention, q, k, v, dout, dlse, backend="triton", **kwargs)
+    wide = [x.double() for x in (q, k, v, dout, dlse)]
+    expected = results(attention_reference, *wide, **kwargs)
+    for a, e, dtype in zip(actual, expected, [q.dtype, torch.float32, *3 * [q.dtype]], strict=True):
+        assert a.dtype == dtype
+        assert_close("attention", a, e, q.dtype)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(),
+        Case(causal=False),
+        Case(T=130, S=130, dtype=torch.float16),
+        Case(T=130, S=130, dtype=torch.float16, causal=False),
+        Case(T=64, S=64),  # a whole number of blocks
+        Case(T=1, S=1),
+        Case(T=1, S=40),  # one new token and its cache
+        Case(T=7, S=70),
+        Case(T=7, S=70, causal=False),
+        Case(T=70, S=7),  # 63 queries see no key
+        Case(T=70, S=7, causal=False),
+        Case(T=5, S=5, D=17),
+        Case(T=35, S=40, D=80, dtype=torch.float16),
+        Case(T=17, S=17, D=128),
+        Case(T=17, S=17, D=200),
+        Case(T=35, S=35, D=256, dtype=torch.float16),
+        Case(T=9, S=12, B=2, H=4, G=2),
+        Case(T=35, S=35, H=3, G=1, dtype=torch.float16),
+        Case(T=9, S=9, scale=0.7),
+        Case(T=9, S=9, scale=-0.5),
+    ],
+    ids=str,
+)
+def test_agrees_with_the_definition(case, device):
+    check(*case.inputs(device), causal=case.causal, scale=case.scale)
+
+
+def fused_qkv():
+    return torch.randn(2, 9, 3, 2, 16).unbind(2)  # three (B, T, H, D), none contiguous
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: (x.transpose(1, 2) for x in fused_qkv()),
+        lambda: (x.permute(0, 3, 1, 2) for x in torch.randn(3, 2, 9, 16, 2)),
+        lambda: (x.mT for x in torch.randn(3, 2, 2, 16, 9)),
+        lambda: (x[..., ::2, ::3] for x in torch.randn(3, 1, 2, 18, 48)),
+        lambda: (torch.randn(2, 1, 9, 16).expand(2, 2, 9, 16) for _ in range(3)),
+    ],
+    ids=["fused qkv", "heads innermost", "transposed", "every second", "expanded"],
+)
+def test_any_strides(make, device):
+    torch.manual_seed(0)
+    check(*(x.to(device) for x in make()))
+
+
+def test_a_gradient_with_strides_of_zero(device):
+    q, k, v = (x.requires_grad_() for x in Case(T=5, S=5).inputs(device))
+    actual = torch.autograd.grad(attention(q, k, v, backend="triton").sum(), (q, k, v))
+    expected = torch.autograd.grad(attention_reference(q, k, v).sum(), (q, k, v))
+    for a, e in zip(actual, expected, strict=True):
+        assert_close("attention", a, e)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_logits_of_ten_thousand(dtype, device):
+    q, k, v = Case(T=40, S=40, dtype=dtype).inputs(device)
+    q, k = 50 * q.sign(), 50 * k.sign()  # sums of 16 times +-2,500, exact in every dtype
+    for causal in (True, False):
+        out, lse = attention(q, k, v, causal=causal, scale=0.25, return_lse=True, backend="triton")
+        expected, expected_lse = attention_reference(
+            q.double(), k.double(), v.double(), causal=causal, scale=0.25, return_lse=True
+        )
+        assert expected_lse.abs().max() > 5_000
+        assert_close("attention", out, expected)
+        assert_close("attention", lse, expected_lse)
+
+
+def test_offsets_beyond_32_bits(device):
+    row_stride = 2**31 // 3  # the last of these four rows starts at element 2^31
+    torch.use_deterministic_algorithms(False)  # 4 GiB, of which next to nothing is touched
+    storage = torch.empty(3 * row_stride + 16, dtype=torch.float16, device=device)
+    torch.use_deterministic_algorithms(True)
+    far = storage.as_strided((1, 1, 4, 16), (0, 0, row_stride, 1))
+    near = Case(T=4, S=4, dtype=torch.float16).inputs(device)[0]
+    far.copy_(near)
+    expected = attention(near, near, near, backend="triton")
+    assert torch.equal(attention(far, far, far, backend="triton"), expected)
+
+
+def test_the_same_bits_twice(device):
+    q, k, v = Case(T=40, S=40, H=2).inputs(device)
+    dout, dlse = torch.ones_like(q), torch.ones(q.shape[:3], device=device)
+    first, second = (results(attention, q, k, v, dout, dlse, backend="triton") for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_weights_sum_to_one(device):
+    q, k, v = Case(dtype=torch.float16).inputs(device)
+    out = attention(q, k, torch.ones_like(v), backend="triton")
+    assert_close("attention", out, torch.ones_like(out))
+
+
+def test_the_future_leaves_no_trace(device):
+    q, k, v = Case().inputs(device)
+    before = attention(q, k, v, backend="triton")
+    for x in (q, k, v):
+        x[:, :, 50:] += 1
+    after = attention(q, k, v, backend="triton")
+    assert torch.equal(before[:, :, :50], after[:, :, :50])
+    assert not torch.equal(before[:, :, 50:], after[:, :, 50:])
+
+
+# opcheck itself reads the .grad of a tensor that is no leaf.
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
+def test_registration(device):
+    arguments = [x.requires_grad_() for x in Case(T=3, S=5).inputs(device)]
+    torch.library.opcheck(torch.ops.gptfast.flash_attention.default, (*arguments, True, 0.25))
+
+
+def test_compiles_without_a_graph_break(device):
+    def loss(q, k, v):
+        return attention(q, k, v, backend="triton").square().sum()
+
+    leaves = [x.requires_grad_() for x in Case(T=5, S=5).inputs(device)]
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    for actual, expected in zip(
+        torch.autograd.grad(compiled(*leaves), leaves),
+        torch.autograd.grad(loss(*leaves), leaves),
+        strict=True,
+    ):
+        assert torch.equal(actual, expected)
+
+
+def test_a_second_derivative_is_refused(device):
+    q, k, v = (x.requires_grad_() for x in Case(T=3, S=3).inputs(device))
+    loss = attention(q, k, v, backend="triton").square().sum()
+    (gradient,) = torch.autograd.grad(loss, q, create_graph=True)
+    with pytest.raises(UserError, match="has no second derivative; use backend='reference'"):
+        gradient.sum().backward()
+
+
+def test_what_the_kernel_does_not_serve(device):
+    q, k, v = Case(T=2, S=2, D=300).inputs(device)
+    with pytest.raises(UserError, match="head widths up to 256, not 300"):
+        attention(q, k, v, backend="triton")
+    with pytest.raises(UserError, match="the kernel has no dropout"):
+        attention(q, k, v, dropout_p=0.1, backend="triton")
+    with pytest.raises(UserError, match=r"float16 and bfloat16, not .*float64"):
+        attention(*(x[..., :16].double() for x in (q, k, v)), backend="triton")

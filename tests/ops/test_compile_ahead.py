@@ -1,0 +1,53 @@
+"""Every kernel compiles for the GPUs we ship for, fits their shared memory and spills nothing."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+SHARED_MEMORY = {  # bytes that one block may use
+    "sm_80": 163 * 1024,
+    "sm_90": 227 * 1024,
+    "sm_100": 227 * 1024,
+    "gfx942": 64 * 1024,
+}
+# One 32-bit register of the attention forward at width 128.
+SPILLS_ALLOWED = {"gfx942": 4}
+
+
+@pytest.fixture(scope="module")
+def compilers():
+    """A process for each target, all started at once, as the tests have nothing to do but wait."""
+    environment = {name: os.environ[name] for name in os.environ if name != "TRITON_INTERPRET"}
+    script = Path(__file__).with_name("compile_ahead.py")
+    processes = {
+        target: subprocess.Popen(
+            [sys.executable, script, target],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for target in SHARED_MEMORY
+    }
+    yield processes
+    for process in processes.values():
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", SHARED_MEMORY)
+def test_compiles_within_the_limits_of(target, compilers):
+    output, errors = compilers[target].communicate()
+    assert compilers[target].returncode == 0, errors
+    rows = json.loads(output)
+    assert len(rows) == 2 * 6
+    for kernel, shared_memory, spilled in rows:
+        assert shared_memory <= SHARED_MEMORY[target], kernel
+        assert spilled <= SPILLS_ALLOWED.get(target, 0), kernel

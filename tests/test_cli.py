@@ -1,0 +1,252 @@
+"""The commands as a user meets them: help, bad input, exit codes, output in a pipe."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gptfast import cli
+from gptfast.__main__ import COMMANDS, main
+from gptfast.doctor.__main__ import main as doctor
+from gptfast.errors import MissingFileError, RunError, UserError
+from gptfast.sample.__main__ import main as sample
+from gptfast.train.__main__ import main as train
+
+TINY = [
+    "--tokenizer", "char", "--block-size", "16", "--n-layer", "1", "--n-head", "2",
+    "--n-embd", "16", "--max-steps", "6", "--batch-size", "2", "--eval-windows", "2",
+]  # fmt: skip
+
+
+def gptfast(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+
+
+def test_help_names_every_command_and_is_quick() -> None:
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = gptfast("gptfast", "--help")
+        seconds.append(time.perf_counter() - start)
+    assert done.returncode == 0
+    assert set(re.findall(r"(?m)^  (\w+)", done.stdout)) == set(COMMANDS)
+    assert min(seconds) < 0.5
+
+
+def test_help_does_not_import_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['gptfast', '--help']; from gptfast.__main__ import main; main();"
+        "assert 'torch' not in sys.modules, 'torch was imported'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in COMMANDS:
+        done = gptfast("gptfast", name, "--help")
+        assert done.returncode == 0, done.stderr
+        assert "usage" in done.stdout.lower()
+
+
+def test_an_unknown_command_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["gptfast", "fly"])
+    assert main() == 2
+    assert capsys.readouterr().err == (
+        "error: unknown command 'fly': expected one of train, sample, ladder, data, doctor\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(UserError("u"), 2), (MissingFileError("m"), 2), (RunError("r"), 1), (OSError("full"), 1)],
+)
+def test_exit_codes(error: Exception, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(_: object) -> int:
+        raise error
+
+    assert cli.run(fail, []) == code
+    assert capsys.readouterr().err == f"error: {error}\n"
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    def bug(_: object) -> int:
+        raise ValueError("not the user's mistake")
+
+    with pytest.raises(ValueError, match="not the user's"):
+        cli.run(bug, [])
+
+
+def test_train_and_sample_in_a_pipe(corpus_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = gptfast("gptfast.train", *TINY, "--corpus", str(corpus_file), "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout
+    assert "step 6: val loss" in done.stdout
+    assert "--- sample 1 ---" in done.stdout
+    assert f"python -m gptfast.sample --model {out}" in done.stdout
+    written = gptfast(
+        "gptfast.sample", "--model", str(out), "--prompt", "ALICE:\n", "--max-new-tokens", "20",
+        "--top-k", "5", "--top-p", "0.9", "--min-p", "0.01", "--temperature", "0.9", "--seed", "3",
+    )  # fmt: skip
+    assert written.returncode == 0, written.stderr
+    assert written.stdout.startswith("ALICE:\n")
+    assert len(written.stdout) == len("ALICE:\n") + 20 + 1
+
+
+BAD_TRAINING = {
+    "missing corpus": (["--corpus", "nowhere.txt"], "no corpus 'nowhere.txt'"),
+    "empty corpus": (["--corpus", "{tmp}/empty.txt"], "holds no text"),
+    "short corpus": (["--block-size", "5000"], "needs 5001"),
+    "vocab_size": (["--tokenizer", "bpe", "--vocab-size", "255"], "vocab_size is 255"),
+    "preset": (["--preset", "gpt9"], "unknown preset 'gpt9': expected one of gpt2-"),
+    "heads": (["--n-head", "3"], "n_embd 16 can't be divided into n_head 3"),
+    "device": (["--device", "toaster"], "unknown device 'toaster'"),
+    "no directory": (["--out", "{tmp}/empty.txt/run"], "can't write into"),
+    "both": (["--resume", "--overwrite", "--out", "{tmp}/old"], "give one of them"),
+    "foreign": (["--out", "{tmp}/foreign"], "holds files that are no run of gptfast"),
+    "taken": (["--out", "{tmp}/old"], "already holds a run: give --resume"),
+    "changed": (["--resume", "--seed", "7", "--out", "{tmp}/old"], "was begun with seed=1337"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TRAINING)
+def test_bad_input_is_one_line_and_destroys_nothing(
+    case: str, corpus_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "precious.txt").write_text("mine")
+    base = [*TINY, "--corpus", str(corpus_file)]
+    assert cli.run(train, [*base, "--out", str(tmp_path / "old")]) == 0
+    files = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    capsys.readouterr()
+    arguments, message = BAD_TRAINING[case]
+    bad = [argument.format(tmp=tmp_path) for argument in arguments]
+    assert cli.run(train, [*base, "--out", str(tmp_path / "new"), *bad]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    after = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    assert after == files
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_an_unwritable_output_is_refused(
+    corpus_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    out = str(tmp_path / "locked" / "run")
+    assert cli.run(train, [*TINY, "--corpus", str(corpus_file), "--out", out]) == 2
+    assert "can't write into" in capsys.readouterr().err
+
+
+def test_overwrite_deletes_the_run_and_nothing_else(corpus_file: Path, tmp_path: Path) -> None:
+    base = [*TINY, "--corpus", str(corpus_file), "--out", str(tmp_path / "run")]
+    assert cli.run(train, base) == 0
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    assert cli.run(train, [*base, "--overwrite", "--max-steps", "4"]) == 0
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["result"]["steps"] == 4
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+
+
+def test_a_finished_run_is_not_repeated(
+    corpus_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = [*TINY, "--corpus", str(corpus_file), "--out", str(tmp_path / "run"), "--resume"]
+    assert cli.run(train, base) == 0
+    weights = (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns
+    capsys.readouterr()
+    assert cli.run(train, base) == 0
+    out = capsys.readouterr().out
+    assert "is trained already" in out
+    assert "--- sample 1 ---" in out
+    assert (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns == weights
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(corpus_file: Path, tmp_path: Path) -> None:
+    arguments = [*TINY, "--corpus", str(corpus_file), "--out", str(tmp_path / "run")]
+    arguments += ["--max-steps", "100000", "--eval-interval", "100000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gptfast.train", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step 0:"):
+            break
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    rest, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors == ""
+    assert "stopped and saved; to go on: python -m gptfast.train" in rest
+    assert rest.rstrip().endswith("--resume")
+    (checkpoint,) = (tmp_path / "run" / "training").iterdir()
+    assert int(checkpoint.name.removeprefix("step-")) > 0
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory, nursery_text: str) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    (folder / "text.txt").write_text(nursery_text, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GPTFAST_CACHE", str(folder / "cache"))
+        base = [*TINY, "--corpus", str(folder / "text.txt"), "--out", str(folder / "run")]
+        assert cli.run(train, base) == 0
+    return folder / "run"
+
+
+BAD_SAMPLING = {
+    "no model": (["--model", "nowhere"], "no model in nowhere"),
+    "outside the vocabulary": (["--prompt", "ALICE: §"], "'§'"),
+    "temperature": (["--temperature", "-1"], "temperature is -1.0"),
+    "top_p": (["--top-p", "2"], "top_p is 2.0"),
+    "no tokens": (["--max-new-tokens", "0"], "max_new_tokens is 0"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SAMPLING)
+def test_bad_sampling_is_one_line(
+    case: str, model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, message = BAD_SAMPLING[case]
+    assert cli.run(sample, ["--model", str(model_folder), *arguments]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_a_prompt_longer_than_the_context_is_noted(
+    model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompt = "ALICE:\nThe king sees the fool.\n"
+    arguments = ["--model", str(model_folder), "--prompt", prompt, "--max-new-tokens", "5"]
+    assert cli.run(sample, arguments) == 0
+    captured = capsys.readouterr()
+    assert captured.err == f"note: the prompt has {len(prompt)} tokens, the model sees the last 16\n"
+    assert captured.out.startswith(prompt)
+
+
+def test_doctor_names_every_op_and_why_backends_do_not_run(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.run(doctor, []) == 0
+    out = capsys.readouterr().out
+    for word in ("attention", "layer_norm", "triton", "torch", "reference", "does not run:", "amx:"):
+        assert word in out
+    assert "rust extension: loaded" in out
+    assert cli.run(doctor, ["--loud"]) == 2
