@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gptfast import cli
+from gptfast.ladder.__main__ import main as ladder
+from gptfast.ladder.rungs import rung_config, rungs
+from gptfast.model import build_model
+from gptfast.model.folder import load_model
+
+NAMES = ["bigram", "average", "head", "multihead", "residual", "gpt"]
+
+
+def test_a_short_climb_leaves_table_json_and_picture(
+    corpus_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "ladder"
+    arguments = ["--corpus", str(corpus_file), "--out", str(out), "--max-steps", "3"]
+    assert cli.run(ladder, arguments) == 0
+    printed = capsys.readouterr().out
+    results = json.loads((out / "ladder.json").read_text(encoding="utf-8"))
+    assert [r["name"] for r in results] == NAMES
+    assert (out / "ladder.png").read_bytes().startswith(b"\x89PNG")
+    table = (out / "ladder.md").read_text(encoding="utf-8")
+    for r in results:
+        assert {"name", "parameters", "val_loss", "tokens_per_second", "sample"} <= r.keys()
+        model, _ = load_model(out / r["name"])
+        assert r["parameters"] == sum(p.numel() for p in model.parameters())
+        assert r["steps"] == 3
+        assert f"{r['val_loss']:.4f}" in printed
+        assert f"| {r['name']} |" in table
+        assert len(r["sample"]) == 200
+    assert "Why equal weights are not enough" in printed
+    # A second climb into the same folder must be asked for; what is finished is kept.
+    assert cli.run(ladder, arguments) == 2
+    assert "already holds a ladder: give --resume" in capsys.readouterr().err
+    assert cli.run(ladder, [*arguments, "--resume"]) == 0
+    assert json.loads((out / "ladder.json").read_text(encoding="utf-8")) == results
+
+
+def test_full_is_the_10_million_parameter_configuration() -> None:
+    config = rung_config(rungs(full=True)[-1], "x", Path("y"), 0)
+    wanted = {"block_size": 256, "n_embd": 384, "n_head": 6, "n_layer": 6, "dropout": 0.2}
+    assert {name: getattr(config, name) for name in wanted} == wanted
+    assert config.max_steps == 5000
+    parameters = build_model(config.model_config(65)).n_parameters()
+    # 12 C^2 + 13 C per block, embeddings of 65 tokens and 256 positions, the last norm.
+    assert parameters == 6 * (12 * 384**2 + 13 * 384) + (65 + 256) * 384 + 2 * 384
+
+
+@pytest.mark.slow
+def test_each_learned_rung_beats_the_one_below(corpus_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "ladder"
+    arguments = ["--corpus", str(corpus_file), "--out", str(out), "--max-steps", "150"]
+    assert cli.run(ladder, arguments) == 0
+    results = json.loads((out / "ladder.json").read_text(encoding="utf-8"))
+    loss = {r["name"]: r["val_loss"] for r in results}
+    assert loss["average"] > loss["bigram"] > loss["multihead"] > loss["residual"]

@@ -1,0 +1,80 @@
+"""The commands in README.md, in order, each in a short variant."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TINY = ["--max-steps", "2"]
+SHORTER = {  # what a command gets in addition, so that it takes seconds
+    "train": [*TINY, "--n-layer", "1", "--eval-windows", "2", "--vocab-size", "300"],
+    "ladder": TINY,
+    "sample": ["--max-new-tokens", "5"],
+    "doctor": [],
+    "data": [],
+}
+# A checkout's own commands: `make` is only asked what it would do.
+NOT_RUN = ("git clone", "cd gptfast", "maturin develop")
+
+
+def readme_commands() -> list[str]:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
+    lines = [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+def gptfast_command(words: list[str]) -> tuple[str, list[str]] | None:
+    """('train', arguments) for `python -m gptfast.train ...` and `gptfast train ...`."""
+    if words[0] == "gptfast":
+        return words[1], words[2:]
+    if words[0].endswith("python") and words[1] == "-m" and words[2].startswith("gptfast."):
+        return words[2].removeprefix("gptfast."), words[3:]
+    return None
+
+
+def test_the_readmes_commands_run(tmp_path: Path, corpus_file: Path) -> None:
+    commands = readme_commands()
+    assert {"make train", "make test"} <= set(commands)
+    assert any(command.startswith("python -m gptfast.sample") for command in commands)
+    to_run: list[list[str]] = []
+    for command in commands:
+        if command.startswith("make"):
+            if shutil.which("make") is None:
+                pytest.skip("needs make")
+            dry = subprocess.run(
+                [*shlex.split(command), "--dry-run"], cwd=ROOT, capture_output=True, text=True
+            )
+            assert dry.returncode == 0, dry.stderr
+            to_run += [shlex.split(line) for line in dry.stdout.splitlines() if "-m gptfast" in line]
+        elif not command.startswith(NOT_RUN):
+            to_run.append(shlex.split(command))
+    for words in to_run:
+        parsed = gptfast_command(words)
+        assert parsed, f"the test can't run {words}"
+        name, arguments = parsed
+        if name in ("train", "ladder"):
+            arguments = [*arguments, "--corpus", str(corpus_file)]
+        if name == "data":
+            arguments = [str(corpus_file)]
+        done = subprocess.run(
+            [sys.executable, "-m", "gptfast", name, *arguments, *SHORTER[name]],
+            cwd=tmp_path, capture_output=True, text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT / "python")},
+        )  # fmt: skip
+        assert done.returncode == 0, f"{shlex.join(words)}: {done.stderr}"
+
+
+def test_links_in_the_documents_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", ROOT / "kernels" / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name} links to {target}"
