@@ -237,7 +237,9 @@ def test_a_prompt_longer_than_the_context_is_noted(
     arguments = ["--model", str(model_folder), "--prompt", prompt, "--max-new-tokens", "5"]
     assert cli.run(sample, arguments) == 0
     captured = capsys.readouterr()
-    assert captured.err == f"note: the prompt has {len(prompt)} tokens, the model sees the last 16\n"
+    assert (
+        captured.err == f"note: the prompt has {len(prompt)} tokens, the model sees the last 16\n"
+    )
     assert captured.out.startswith(prompt)
 
 
@@ -246,7 +248,29 @@ def test_doctor_names_every_op_and_why_backends_do_not_run(
 ) -> None:
     assert cli.run(doctor, []) == 0
     out = capsys.readouterr().out
-    for word in ("attention", "layer_norm", "triton", "torch", "reference", "does not run:", "amx:"):
+    for word in (
+        "attention",
+        "layer_norm",
+        "triton",
+        "torch",
+        "reference",
+        "does not run:",
+        "amx:",
+    ):
         assert word in out
     assert "rust extension: loaded" in out
     assert cli.run(doctor, ["--loud"]) == 2
+
+
+def test_without_the_rust_extension_bpe_says_what_to_build_and_characters_still_work(
+    corpus_file: Path, tmp_path: Path
+) -> None:
+    hide = "import sys; sys.modules['gptfast._rust'] = None; from gptfast.train.__main__ import "
+    hide += "main; from gptfast import cli; sys.exit(cli.run(main))"
+    arguments = [*TINY, "--corpus", str(corpus_file), "--out", str(tmp_path / "run")]
+    command = [sys.executable, "-c", hide, *arguments]
+    done = subprocess.run([*command, "--tokenizer", "bpe"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert re.search(r"^error: byte-level BPE needs the Rust extension .*`make build`", done.stderr)
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

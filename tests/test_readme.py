@@ -54,7 +54,9 @@ def test_the_readmes_commands_run(tmp_path: Path, corpus_file: Path) -> None:
                 [*shlex.split(command), "--dry-run"], cwd=ROOT, capture_output=True, text=True
             )
             assert dry.returncode == 0, dry.stderr
-            to_run += [shlex.split(line) for line in dry.stdout.splitlines() if "-m gptfast" in line]
+            to_run += [
+                shlex.split(line) for line in dry.stdout.splitlines() if "-m gptfast" in line
+            ]
         elif not command.startswith(NOT_RUN):
             to_run.append(shlex.split(command))
     for words in to_run:

@@ -35,8 +35,8 @@ _COMMON: dict[str, Any] = {
 _SCALED = Rung(
     "gpt",
     "the scaled GPT: the same blocks, wider, deeper and trained for longer",
-    {"n_layer": 4, "n_head": 4, "n_embd": 128, "max_steps": 1600, "batch_size": 12,
-     "learning_rate": 3e-3, "weight_decay": 0.1, "warmup_steps": 100, "eval_interval": 200},
+    {"n_layer": 4, "n_head": 4, "n_embd": 128, "max_steps": 1300,
+     "learning_rate": 6e-3, "matrix_learning_rate": 0.03, "weight_decay": 0.1, "warmup_steps": 100, "eval_interval": 130},
 )  # fmt: skip
 
 _FULL = Rung(
@@ -51,7 +51,7 @@ _LOWER = (
     Rung(
         "bigram",
         "a table: the next character depends on this one alone",
-        {"architecture": "bigram", "max_steps": 500, "learning_rate": 0.1, "eval_interval": 50},
+        {"architecture": "bigram", "max_steps": 300, "learning_rate": 0.1, "eval_interval": 50},
     ),
     Rung(
         "average",
@@ -69,13 +69,13 @@ _LOWER = (
         "multihead",
         "four heads, a feed-forward layer after them, and positions",
         {"architecture": "multihead", "n_head": 4, "n_embd": 64,
-         "max_steps": 1500, "learning_rate": 5e-3, "eval_interval": 150},
+         "max_steps": 1000, "learning_rate": 5e-3, "eval_interval": 100},
     ),
     Rung(
         "residual",
         "residual connections with pre-norm, which let two such blocks be stacked",
         {"n_layer": 2, "n_head": 4, "n_embd": 64,
-         "max_steps": 1000, "learning_rate": 3e-3, "eval_interval": 100},
+         "max_steps": 600, "learning_rate": 3e-3, "eval_interval": 60},
     ),
 )  # fmt: skip
 

@@ -208,7 +208,7 @@ def attention(
         dropout_p: probability of zeroing an attention weight; pass 0 outside training.
         return_lse: also return the log-sum-exp of the logits, (B, H, T), float32 (float64 for
             float64 inputs); it too can be differentiated.
-        backend: "auto" (Triton on CUDA, PyTorch's op elsewhere, the reference where neither can),
+        backend: "auto" (PyTorch's op, or else on CUDA Triton, or else the reference),
             or "triton", "torch", "reference".
 
     Returns:

@@ -49,8 +49,11 @@ def choose(op: str, backend: str, device: str, why_not: Callable[[str], str | No
 
 
 def preference(device: str) -> tuple[str, ...]:
-    """Return the order in which `auto` tries the backends on this type of device."""
-    return BACKENDS if device == "cuda" else ("torch", "reference")
+    """Return the order in which `auto` tries the backends on this type of device.
+
+    PyTorch's op first, until our kernels have been measured on a GPU: see kernels/README.md.
+    """
+    return ("torch", "triton", "reference") if device == "cuda" else ("torch", "reference")
 
 
 def why_not_triton(x: torch.Tensor) -> str | None:

@@ -113,7 +113,7 @@ def layer_norm(
         weight: (C,), or None for ones.
         bias: (C,), or None for zeros.
         eps: added to the variance, so that a constant row gives the bias.
-        backend: "auto" (Triton on CUDA, PyTorch's op elsewhere, the reference where neither can),
+        backend: "auto" (PyTorch's op, or else on CUDA Triton, or else the reference),
             or "triton", "torch", "reference".
 
     Returns:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from gptfast import _rust
 from gptfast.errors import UserError
 from gptfast.tokenizer.base import END_OF_TEXT, IdArray, Tokenizer, id_list
 from gptfast.tokenizer.formats import (
@@ -22,6 +21,20 @@ from gptfast.tokenizer.formats import (
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from gptfast import _rust
+
+
+def _rust_bpe() -> type[_rust.BPE]:
+    """The Rust class. The package also runs from a plain checkout, where it was not built."""
+    try:
+        from gptfast._rust import BPE
+    except ImportError as error:
+        raise UserError(
+            f"byte-level BPE needs the Rust extension ({error}): build it with `make build` or "
+            f"`maturin develop --release`, or use the character tokenizer"
+        ) from error
+    return BPE
 
 
 class BPETokenizer(Tokenizer):
@@ -42,7 +55,7 @@ class BPETokenizer(Tokenizer):
         special_tokens: Mapping[str, int] | None = None,
     ) -> None:
         with _user_errors():
-            self._bpe = _rust.BPE(dict(ranks), pattern, dict(special_tokens or {}))
+            self._bpe = _rust_bpe()(dict(ranks), pattern, dict(special_tokens or {}))
 
     @classmethod
     def train(
@@ -70,7 +83,7 @@ class BPETokenizer(Tokenizer):
         if min_frequency < 1:
             raise UserError(f"min_frequency is {min_frequency}: expected at least 1")
         with _user_errors():
-            trained = _rust.BPE.train(
+            trained = _rust_bpe().train(
                 [texts] if isinstance(texts, str) else texts,
                 vocab_size,
                 pattern,
