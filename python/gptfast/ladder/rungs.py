@@ -63,7 +63,7 @@ _LOWER = (
         "head",
         "self-attention: one head computes the weights from what the characters are",
         {"architecture": "head", "n_head": 1, "n_embd": 64,
-         "max_steps": 1000, "learning_rate": 1e-2, "eval_interval": 100},
+         "max_steps": 2000, "learning_rate": 6e-3, "eval_interval": 200},
     ),
     Rung(
         "multihead",

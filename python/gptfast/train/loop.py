@@ -123,6 +123,7 @@ def train(config: TrainConfig, data: Dataset, display: Display) -> Result | None
                 display.step(progress.step, mean_loss, speed)
                 losses, interval_start = [], now
 
+    display.message(f"evaluating the weights of step {progress.best_step} on the whole val split")
     load_weights(model, config.out / "model.safetensors")
     val_loss = evaluate(model, data.val, batch_size=config.batch_size)
     seconds = before + time.monotonic() - start
