@@ -1,4 +1,4 @@
-"""Bytes/s of the BPE tokenizer beside `tokenizers`, with the same vocabulary, ids compared first."""
+"""Speed of the BPE tokenizer beside `tokenizers`: same vocabulary, ids compared first."""
 
 from __future__ import annotations
 

@@ -28,8 +28,10 @@ def nursery_text() -> str:
     lines = []
     while sum(map(len, lines)) < 20_000:
         lines.append(f"{rng.choice(names)}:\n")
-        for _ in range(rng.randint(1, 3)):
-            lines.append(f"The {rng.choice(nouns)} {rng.choice(verbs)} the {rng.choice(nouns)}.\n")
+        lines += [
+            f"The {rng.choice(nouns)} {rng.choice(verbs)} the {rng.choice(nouns)}.\n"
+            for _ in range(rng.randint(1, 3))
+        ]
         lines.append("\n")
     return "".join(lines)
 

@@ -5,12 +5,12 @@ Anything else that reaches the user is a bug, and keeps its traceback.
 
 
 class UserError(ValueError):
-    """What was given can't be used: the message says what was expected and what to do. Exit code 2."""
+    """What was given can't be used; the message says what was expected and what to do. Exit 2."""
 
 
 class MissingFileError(UserError, FileNotFoundError):
-    """A file, folder or corpus that was named can't be had. Exit code 2."""
+    """A file, folder or corpus that was named can't be had. Exit 2."""
 
 
 class RunError(RuntimeError):
-    """A run that began and could not go on (NaN loss, disk full). Exit code 1."""
+    """A run that began and could not go on (NaN loss, disk full). Exit 1."""

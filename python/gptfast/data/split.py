@@ -37,8 +37,8 @@ def split_documents(
 def overlap(train: Sequence[str], val: Sequence[str]) -> float:
     """The share of val's 50-byte windows that occur, byte for byte, somewhere in train.
 
-    0.0 means that nothing is shared. Windows are compared by a 64-bit hash: for 100 MB against 10 MB
-    the chance of even one false match is below 1 in 10,000.
+    0.0 means that nothing is shared. Windows are compared by a 64-bit hash: for 100 MB against
+    10 MB the chance of even one false match is below 1 in 10,000.
     """
     val_hashes = np.concatenate([_window_hashes(document) for document in val])
     if not len(val_hashes):
@@ -55,7 +55,7 @@ def overlap(train: Sequence[str], val: Sequence[str]) -> float:
 def _window_hashes(document: str) -> NDArray[np.uint64]:
     """The hash of every window of OVERLAP_WINDOW bytes.
 
-    Built by doubling: windows of 2 bytes from pairs of 1, of 4 from pairs of 2, ...; 50 = 32 + 16 + 2.
+    Built by doubling: windows of 2 bytes from two of 1, of 4 from two of 2, ...; 50 = 32 + 16 + 2.
     """
     data = np.frombuffer(document.encode(), dtype=np.uint8)
     if len(data) < OVERLAP_WINDOW:

@@ -57,7 +57,7 @@ def print_table(results: Sequence[RungResult], console: Console) -> None:
 def markdown(results: Sequence[RungResult]) -> str:
     """The table and the samples as Markdown."""
     lines = [
-        "| rung | what it adds | parameters | val loss (nats/char) | bits/byte | tokens/s | seconds |",
+        "| rung | what it adds | parameters | nats/character | bits/byte | tokens/s | seconds |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
     lines += [
@@ -73,7 +73,7 @@ def markdown(results: Sequence[RungResult]) -> str:
 
 
 def save(results: Sequence[RungResult], folder: Path) -> None:
-    """Write ladder.json, ladder.md and ladder.png; the curves come from the rungs' metrics.jsonl."""
+    """Write ladder.json, ladder.md and ladder.png, whose curves are in the rungs' metrics.jsonl."""
     content = json.dumps([asdict(r) for r in results], indent=2, ensure_ascii=False)
     write_text_atomically(folder / "ladder.json", content + "\n")
     write_text_atomically(folder / "ladder.md", markdown(results))

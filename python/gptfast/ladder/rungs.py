@@ -36,7 +36,8 @@ _SCALED = Rung(
     "gpt",
     "the scaled GPT: the same blocks, wider, deeper and trained for longer",
     {"n_layer": 4, "n_head": 4, "n_embd": 128, "max_steps": 1300,
-     "learning_rate": 6e-3, "matrix_learning_rate": 0.03, "weight_decay": 0.1, "warmup_steps": 100, "eval_interval": 130},
+     "learning_rate": 6e-3, "matrix_learning_rate": 0.03, "weight_decay": 0.1,
+     "warmup_steps": 100, "eval_interval": 130},
 )  # fmt: skip
 
 _FULL = Rung(

@@ -1,7 +1,7 @@
 """One folder = one model: what a Hugging Face user expects to find, written and read.
 
 config.json, model.safetensors, tokenizer.json, generation_config.json. A GPT is stored in GPT-2's
-own layout, so that `transformers` loads the folder, and GPT-2 folders load here. Nothing is pickled.
+own layout: `transformers` loads the folder, and GPT-2 folders load here. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def gptfast_to_stored(model: LanguageModel) -> dict[str, Tensor]:
 
 
 def stored_to_gptfast(model: LanguageModel, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `gptfast_to_stored`; also takes GPT-2 files without the 'transformer.' prefix."""
+    """The inverse of `gptfast_to_stored`; the prefix 'transformer.' may be missing."""
     if not isinstance(model, GPT):
         return tensors
     tensors = {name.removeprefix("transformer."): t for name, t in tensors.items()}

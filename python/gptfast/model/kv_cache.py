@@ -1,4 +1,4 @@
-"""The keys and values of the tokens seen so far, so that generating a token costs one token's work."""
+"""The keys and values of the tokens seen so far: the next token then costs one token's work."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class KVCache:
         """How many tokens every layer holds; `advance` moves it after all layers have appended."""
 
     def append(self, layer: int, k_BHTD: Tensor, v_BHTD: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the new tokens' keys and values; return the layer's whole past, new ones included."""
+        """Store the new tokens' keys and values; return the layer's past, the new ones included."""
         end = self.length + k_BHTD.size(2)
         self.k_LBHTD[layer, :, :, self.length : end] = k_BHTD
         self.v_LBHTD[layer, :, :, self.length : end] = v_BHTD

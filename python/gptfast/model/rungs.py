@@ -71,7 +71,7 @@ class SelfAttentionLM(LanguageModel):
 
 
 class MultiHeadLM(LanguageModel):
-    """Several heads look for different things; an MLP digests them; tokens know where they stand."""
+    """Several heads look for different things, an MLP digests them, tokens know their place."""
 
     def __init__(self, config: ModelConfig, kernels: str = "auto") -> None:
         super().__init__(config)

@@ -55,8 +55,8 @@ class GPT(LanguageModel):
         self.h = nn.ModuleList(Block(config, kernels) for _ in range(config.n_layer))
         self.ln_f = LayerNorm(config.n_embd, kernels)
         self.apply(_init_weights)
-        # Each block adds two outputs to the residual stream; dividing their scale by sqrt(2 n_layer)
-        # keeps the stream's variance at 1 layer's level however deep the model is (GPT-2, section 2.3).
+        # Each block adds two outputs to the residual stream. Divided by sqrt(2 n_layer), their sum
+        # has the same variance however deep the model is (GPT-2, section 2.3).
         for name, parameter in self.named_parameters():
             if name.endswith("c_proj.weight"):
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.n_layer))

@@ -43,7 +43,8 @@ def top_p_filter(logits: Tensor, p: float) -> Tensor:
 def min_p_filter(logits: Tensor, p: float) -> Tensor:
     """Keep the tokens at least p times as probable as the most probable one.
 
-    "Turning Up the Heat: Min-p Sampling" (Nguyen et al., 2024). Raises UserError unless 0 <= p <= 1.
+    "Turning Up the Heat: Min-p Sampling" (Nguyen et al., 2024). Raises UserError unless
+    0 <= p <= 1.
     """
     if not 0.0 <= p <= 1.0:
         raise UserError(f"min_p is {p}: expected 0 <= min_p <= 1")

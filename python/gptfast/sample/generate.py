@@ -63,7 +63,7 @@ def generate(
     seed: int,
     stop_token: int | None = None,
 ) -> Iterator[int]:
-    """Yield up to max_new_tokens ids that follow the prompt; `stop_token` ends it and is not yielded.
+    """Yield up to max_new_tokens ids that follow the prompt; a `stop_token` ends them, unyielded.
 
     The model sees at most its block_size last tokens: of a longer prompt the end. When a GPT's
     context is full it forgets the older half, so that its cache has room again; the other models
@@ -101,7 +101,7 @@ def stream_text(ids: Iterable[int], tokenizer: Tokenizer) -> Iterator[str]:
 
 
 def default_prompt(tokenizer: Tokenizer) -> list[int]:
-    """What a sample begins with when nothing is asked: the end of the document before, or a newline."""
+    """What a sample begins with unless asked: the end of the document before, or a newline."""
     if tokenizer.eot_token is not None:
         return [tokenizer.eot_token]
     return tokenizer.encode_ordinary("\n")

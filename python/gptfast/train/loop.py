@@ -55,7 +55,7 @@ def train(config: TrainConfig, data: Dataset, display: Display) -> Result | None
     """Train a model into the folder config.out; go on from its newest checkpoint if it has one.
 
     Returns None when SIGINT or SIGTERM ended the run early, after saving a checkpoint.
-    Raises UserError if the data doesn't fit the model, RunError if the loss or gradient is not finite.
+    Raises UserError if the data doesn't fit the model, RunError if loss or gradient is not finite.
     """
     device = resolve_device(config.device)
     torch.manual_seed(config.seed)
@@ -140,7 +140,7 @@ def train(config: TrainConfig, data: Dataset, display: Display) -> Result | None
 def check_finite(
     loss: Tensor, grad_norm: Tensor, model: LanguageModel, progress: Progress, config: TrainConfig
 ) -> None:
-    """Raise RunError before a NaN or an infinity reaches the weights, and say where it came from."""
+    """Raise RunError before a NaN or an infinity reaches the weights; say where it came from."""
     if math.isfinite(loss.item()) and math.isfinite(grad_norm.item()):
         return
     broken = [n for n, p in model.named_parameters() if not p.isfinite().all()]
@@ -154,10 +154,12 @@ def check_finite(
         else "weights and gradients are finite"
     )  # fmt: skip
     raise RunError(
-        f"step {progress.step + 1}: loss is {loss.item()}, gradient norm {grad_norm.item()}; {where}. "
+        f"step {progress.step + 1}: loss is {loss.item()}, gradient norm {grad_norm.item()}; "
+        f"{where}. "
         f"The update was not made; {config.out} keeps the last good checkpoint. "
         f"Try a lower --learning-rate (now {config.learning_rate:g}) and --matrix-learning-rate "
-        f"(now {config.matrix_learning_rate:g}) or a longer --warmup-steps (now {config.warmup_steps})"
+        f"(now {config.matrix_learning_rate:g}) or a longer --warmup-steps "
+        f"(now {config.warmup_steps})"
     )
 
 

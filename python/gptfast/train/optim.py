@@ -44,8 +44,8 @@ class Muon(torch.optim.Optimizer):
 def orthogonalize(matrix: Tensor) -> Tensor:
     """Roughly U V^T of the singular value decomposition U S V^T of a matrix (out, in), float32.
 
-    Five steps of a quintic Newton-Schulz iteration, whose coefficients Jordan et al. (2024) chose to
-    lift small singular values fast; they end between about 0.7 and 1.2.
+    Five steps of a quintic Newton-Schulz iteration, whose coefficients Jordan et al. (2024) chose
+    to lift small singular values fast; they end between about 0.7 and 1.2.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrix.size(0) > matrix.size(1)

@@ -49,7 +49,7 @@ def write_record(
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """The content of a folder's run.json, None if it has none. Raises UserError if it is damaged."""
+    """The content of a folder's run.json, None without one. Raises UserError if it is damaged."""
     path = folder / "run.json"
     if not path.is_file():
         return None

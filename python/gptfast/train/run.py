@@ -1,4 +1,4 @@
-"""One run: from a configuration to a finished model folder, destroying nothing that was not named."""
+"""One run: from a configuration to a finished model folder, destroying nothing unasked."""
 
 from __future__ import annotations
 
