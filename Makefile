@@ -28,7 +28,7 @@ $(VENV)/bin/maturin: constraints.txt
 # anew when a Rust source or a dependency changes; Python sources are used in place.
 $(VENV)/.built: $(VENV)/bin/maturin pyproject.toml $(RUST_SOURCES)
 	@echo "building the Rust extension, installing what is missing (PyTorch takes a minute or two)"
-	PIP_CONSTRAINT=constraints.txt $(BIN)/maturin develop --release --quiet --extras dev
+	PIP_QUIET=1 PIP_CONSTRAINT=constraints.txt $(BIN)/maturin develop --release --quiet --extras dev
 	@touch $@
 
 train: build  ## train a GPT on Shakespeare and let it write (ARGS="--n-layer 6 ...")

@@ -26,9 +26,13 @@ TINY = [
 ]  # fmt: skip
 
 
-def gptfast(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+# With another `python` first on the PATH, and outside its folder, ours is named by its whole path.
+ELSEWHERE = {"env": os.environ | {"PATH": os.defpath}, "cwd": Path(sys.executable).anchor}
+
+
+def gptfast(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **ELSEWHERE)
 
 
 def test_help_names_every_command_and_is_quick() -> None:
@@ -95,7 +99,8 @@ def test_train_and_sample_in_a_pipe(corpus_file: Path, tmp_path: Path) -> None:
     assert "\x1b" not in done.stdout
     assert "step 6: val loss" in done.stdout
     assert "--- sample 1 ---" in done.stdout
-    assert f"python -m gptfast.sample --model {out}" in done.stdout
+    talk = done.stdout.rstrip().splitlines()[-1].strip()
+    assert talk == f"{sys.executable} -m gptfast.sample --model {out} --prompt ROMEO:"
     written = gptfast(
         "gptfast.sample", "--model", str(out), "--prompt", "ALICE:\n", "--max-new-tokens", "20",
         "--top-k", "5", "--top-p", "0.9", "--min-p", "0.01", "--temperature", "0.9", "--seed", "3",
@@ -163,6 +168,21 @@ def test_overwrite_deletes_the_run_and_nothing_else(corpus_file: Path, tmp_path:
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
 
 
+def test_commands_are_printed_as_the_user_can_type_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.touch(mode=0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", os.defpath)
+    arguments = ["--overwrite", "--out", "my runs"]
+    assert cli.resume_command("m", arguments) == ".venv/bin/python -m m --out 'my runs' --resume"
+    monkeypatch.setenv("PATH", str(python.parent))  # an active environment
+    assert cli.command_line("m", []) == "python -m m"
+
+
 def test_a_finished_run_is_not_repeated(
     corpus_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -182,7 +202,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(corpus_file: Path, tmp_path: Path) -
     arguments += ["--max-steps", "100000", "--eval-interval", "100000"]
     process = subprocess.Popen(
         [sys.executable, "-m", "gptfast.train", *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **ELSEWHERE,
     )  # fmt: skip
     assert process.stdout is not None
     for line in process.stdout:
@@ -193,7 +213,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(corpus_file: Path, tmp_path: Path) -
     rest, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert errors == ""
-    assert "stopped and saved; to go on: python -m gptfast.train" in rest
+    assert f"stopped and saved; to go on: {sys.executable} -m gptfast.train" in rest
     assert rest.rstrip().endswith("--resume")
     (checkpoint,) = (tmp_path / "run" / "training").iterdir()
     assert int(checkpoint.name.removeprefix("step-")) > 0

@@ -54,7 +54,7 @@ def test_full_is_the_10_million_parameter_configuration() -> None:
 @pytest.mark.slow
 def test_each_learned_rung_beats_the_one_below(corpus_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "ladder"
-    arguments = ["--corpus", str(corpus_file), "--out", str(out), "--max-steps", "150"]
+    arguments = ["--corpus", str(corpus_file), "--out", str(out), "--max-steps", "80"]
     assert cli.run(ladder, arguments) == 0
     results = json.loads((out / "ladder.json").read_text(encoding="utf-8"))
     loss = {r["name"]: r["val_loss"] for r in results}

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import shlex
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -57,6 +60,22 @@ def parse(configuration: type[T], argv: Sequence[str], prog: str, default: T | N
             error = error.__context__
         print(said.getvalue(), end="", file=sys.stderr)
         raise
+
+
+def command_line(module: str, arguments: Sequence[str]) -> str:
+    """The command that runs `python -m module arguments` with the Python that runs this one."""
+    python = sys.executable
+    if shutil.which("python") == python:
+        python = "python"
+    elif python.startswith(f"{os.getcwd()}{os.sep}"):  # .venv/bin/python, where `make` was called
+        python = os.path.relpath(python)
+    return shlex.join([python, "-m", module, *arguments])
+
+
+def resume_command(module: str, arguments: Sequence[str]) -> str:
+    """The command that goes on with what `module` was doing when it was stopped."""
+    kept = [a for a in arguments if a not in ("--resume", "--overwrite")]
+    return command_line(module, [*kept, "--resume"])
 
 
 def _fail(error: object, code: int) -> int:

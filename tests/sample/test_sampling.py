@@ -171,6 +171,7 @@ def test_streamed_text_never_cuts_a_character() -> None:
     assert list(stream_text([ord("a"), 0xF0], tokenizer)) == ["a", "�"]
 
 
-def test_a_sample_begins_after_an_end_of_text_or_a_newline() -> None:
-    assert default_prompt(BPETokenizer.train(["ab"], 257)) == [256]
-    assert default_prompt(CharTokenizer.train("a\nb")) == [0]
+def test_a_sample_begins_after_a_newline_where_there_is_one() -> None:
+    assert default_prompt(BPETokenizer.train(["ab"], 257)) == [ord("\n")]
+    assert default_prompt(CharTokenizer.train("\ta\nb")) == [1]
+    assert default_prompt(CharTokenizer.train("abc")) == [0]

@@ -33,7 +33,7 @@ def config(corpus_file: Path, tmp_path: Path) -> TrainConfig:
 
 
 def train(config: TrainConfig) -> loop.Result:
-    result = run(config, ["test"], Console(quiet=True))
+    result = run(config, "test", Console(quiet=True))
     assert result is not None
     return result
 
@@ -132,7 +132,7 @@ def test_a_signal_saves_and_the_run_can_go_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "check_finite", check_and_interrupt)
-        assert run(config, ["test"], Console(quiet=True)) is None
+        assert run(config, "test", Console(quiet=True)) is None
     # The step during which the signal came was finished.
     assert [p.name for p in (config.out / "training").iterdir()] == ["step-00000006"]
     assert train(replace(config, resume=True)).val_loss == whole.val_loss

@@ -17,7 +17,7 @@ from gptfast.model.folder import load_model
 from gptfast.sample.generate import write_sample
 from gptfast.train.run import run
 
-PROG = "python -m gptfast.ladder"
+MODULE = "gptfast.ladder"
 SAMPLE_CHARACTERS = 200
 
 
@@ -43,7 +43,7 @@ class LadderConfig:
 
 def main(argv: Sequence[str]) -> int:
     """Train the rungs, print and save the comparison. Returns 0, or 130 if a signal ended it."""
-    config = cli.parse(LadderConfig, argv, PROG)
+    config = cli.parse(LadderConfig, argv, f"python -m {MODULE}")
     console = Console()
     if _cpu.notice:
         console.print(f"note: {_cpu.notice}", highlight=False, soft_wrap=True)
@@ -56,9 +56,12 @@ def main(argv: Sequence[str]) -> int:
     results = []
     for rung in rungs(config.full):
         console.print(f"\n{rung.name}: {rung.idea}", style="bold", highlight=False, soft_wrap=True)
-        result = climb(rung, config, [*PROG.split(), *argv], console)
+        result = climb(rung, config, cli.command_line(MODULE, argv), console)
         if result is None:
-            console.print(f"stopped and saved; to go on: {PROG} --out {config.out} --resume ...")
+            command = cli.resume_command(MODULE, argv)
+            console.print(
+                f"stopped and saved; to go on: {command}", highlight=False, soft_wrap=True
+            )
             return 130
         results.append(result)
     print_table(results, console)
@@ -67,9 +70,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def climb(
-    rung: Rung, config: LadderConfig, command: Sequence[str], console: Console
-) -> RungResult | None:
+def climb(rung: Rung, config: LadderConfig, command: str, console: Console) -> RungResult | None:
     """Train one rung into its model folder. None if a signal ended it."""
     train_config = rung_config(rung, config.corpus, config.out, config.seed)
     steps = min(train_config.max_steps, config.max_steps or train_config.max_steps)

@@ -101,10 +101,11 @@ def stream_text(ids: Iterable[int], tokenizer: Tokenizer) -> Iterator[str]:
 
 
 def default_prompt(tokenizer: Tokenizer) -> list[int]:
-    """What a sample begins with unless asked: the end of the document before, or a newline."""
-    if tokenizer.eot_token is not None:
-        return [tokenizer.eot_token]
-    return tokenizer.encode_ordinary("\n")
+    """What a sample follows unless asked: a newline, or id 0 where the vocabulary has none."""
+    try:
+        return tokenizer.encode_ordinary("\n")
+    except UserError:  # a character tokenizer of a text of one line
+        return [0]
 
 
 def write_sample(model: LanguageModel, tokenizer: Tokenizer, max_new_tokens: int, seed: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 
@@ -16,7 +15,7 @@ from gptfast.train.config import TrainConfig, load_preset
 from gptfast.train.loop import Result
 from gptfast.train.run import run
 
-PROG = "python -m gptfast.train"
+MODULE = "gptfast.train"
 SAMPLES = 2
 SAMPLE_TOKENS = 150
 
@@ -31,10 +30,9 @@ def main(argv: Sequence[str]) -> int:
 
     if _cpu.notice:
         say(f"note: {_cpu.notice}")
-    result = run(config, [*PROG.split(), *argv], console)
+    result = run(config, cli.command_line(MODULE, argv), console)
     if result is None:
-        arguments = [a for a in argv if a not in ("--resume", "--overwrite")]
-        say(f"stopped and saved; to go on: {PROG} {shlex.join([*arguments, '--resume'])}")
+        say(f"stopped and saved; to go on: {cli.resume_command(MODULE, argv)}")
         return 130
     finish(config, result, say)
     return 0
@@ -45,7 +43,7 @@ def parse_config(argv: Sequence[str]) -> TrainConfig:
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--preset", default=TrainConfig.preset)
     preset = load_preset(finder.parse_known_args(argv)[0].preset)
-    return cli.parse(TrainConfig, argv, PROG, default=preset)
+    return cli.parse(TrainConfig, argv, f"python -m {MODULE}", default=preset)
 
 
 def finish(config: TrainConfig, result: Result, say: Callable[[str], None]) -> None:
@@ -54,12 +52,13 @@ def finish(config: TrainConfig, result: Result, say: Callable[[str], None]) -> N
     for seed in range(SAMPLES):
         text = write_sample(model, tokenizer, SAMPLE_TOKENS, seed)
         say(f"\n--- sample {seed + 1} ---\n{text.strip()}")
+    talk = cli.command_line("gptfast.sample", ["--model", str(config.out), "--prompt", "ROMEO:"])
     say(
         f"\nval loss {result.val_loss:.4f} nats/token = {result.val_bits_per_byte:.3f} bits/byte "
         f"over the whole val split, after {result.steps} steps in {result.seconds:.0f} s "
         f"({result.tokens_per_second:,.0f} tokens/s)\n"
         f"the model is in {config.out}; talk to it with:\n"
-        f'  python -m gptfast.sample --model {config.out} --prompt "ROMEO:"'
+        f"  {talk}"
     )
 
 

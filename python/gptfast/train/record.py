@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shlex
-from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -25,14 +23,14 @@ from gptfast.train.loop import Result
 
 def write_record(
     config: TrainConfig,
-    command: Sequence[str],
+    command: str,
     report: DataReport,
     result: Result | None,
 ) -> None:
     """Write config.out/run.json; `result` is None while the run is not finished."""
     content = {
         "config": config.to_json(),
-        "command": shlex.join(command),
+        "command": command,
         "data": asdict(report),
         "versions": {
             "gptfast": __version__,

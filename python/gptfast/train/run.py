@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from gptfast.train.loop import Result, resolve_device, train
 from gptfast.train.record import read_record, write_record
 
 
-def run(config: TrainConfig, command: Sequence[str], console: Console) -> Result | None:
+def run(config: TrainConfig, command: str, console: Console) -> Result | None:
     """Prepare the data, train into config.out, and record `command` and the result in run.json.
 
     A run that is finished already is not repeated with config.resume; its result is returned.
