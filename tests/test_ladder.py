@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from gptfast import cli
+from gptfast.ladder.__main__ import LadderConfig, climb
 from gptfast.ladder.__main__ import main as ladder
 from gptfast.ladder.rungs import rung_config, rungs
 from gptfast.model import build_model
@@ -53,9 +55,9 @@ def test_full_is_the_10_million_parameter_configuration() -> None:
 
 @pytest.mark.slow
 def test_each_learned_rung_beats_the_one_below(corpus_file: Path, tmp_path: Path) -> None:
-    out = tmp_path / "ladder"
-    arguments = ["--corpus", str(corpus_file), "--out", str(out), "--max-steps", "80"]
-    assert cli.run(ladder, arguments) == 0
-    results = json.loads((out / "ladder.json").read_text(encoding="utf-8"))
-    loss = {r["name"]: r["val_loss"] for r in results}
+    config = LadderConfig(corpus=str(corpus_file), out=tmp_path, max_steps=150)
+    below_the_gpt = rungs(full=False)[:-1]
+    results = [climb(rung, config, "test", Console(quiet=True)) for rung in below_the_gpt]
+    loss = {result.name: result.val_loss for result in results if result}
+    # One head alone is ahead of the bigram by a hair, and after more steps: README.md has it.
     assert loss["average"] > loss["bigram"] > loss["multihead"] > loss["residual"]
