@@ -1,4 +1,4 @@
-"""Fixtures for all tests: nothing is fetched, nothing is written outside a temporary folder."""
+"""Fixtures for all tests: nothing is written outside a temporary folder."""
 
 from __future__ import annotations
 

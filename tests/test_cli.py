@@ -55,7 +55,7 @@ def test_help_does_not_import_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_has_help() -> None:
     for name in COMMANDS:
         done = gptfast("gptfast", name, "--help")
         assert done.returncode == 0, done.stderr
@@ -100,7 +100,7 @@ def test_train_and_sample_in_a_pipe(corpus_file: Path, tmp_path: Path) -> None:
     assert "step 6: val loss" in done.stdout
     assert "--- sample 1 ---" in done.stdout
     talk = done.stdout.rstrip().splitlines()[-1].strip()
-    assert talk == f"{sys.executable} -m gptfast.sample --model {out} --prompt ROMEO:"
+    assert talk == f"{sys.executable} -m gptfast.sample --model {out}"
     written = gptfast(
         "gptfast.sample", "--model", str(out), "--prompt", "ALICE:\n", "--max-new-tokens", "20",
         "--top-k", "5", "--top-p", "0.9", "--min-p", "0.01", "--temperature", "0.9", "--seed", "3",
@@ -117,9 +117,13 @@ BAD_TRAINING = {
     "vocab_size": (["--tokenizer", "bpe", "--vocab-size", "255"], "vocab_size is 255"),
     "preset": (["--preset", "gpt9"], "unknown preset 'gpt9': expected one of gpt2-"),
     "heads": (["--n-head", "3"], "n_embd 16 can't be divided into n_head 3"),
-    "device": (["--device", "toaster"], "unknown device 'toaster'"),
+    "device": (["--device", "toaster"], "no device 'toaster' here: expected auto or one of cpu"),
     "no directory": (["--out", "{tmp}/empty.txt/run"], "can't write into"),
-    "both": (["--resume", "--overwrite", "--out", "{tmp}/old"], "give one of them"),
+    "out is a file": (["--out", "{tmp}/empty.txt"], "can't write into"),
+    "tokenizer": (["--tokenizer", "nowhere"], "nowhere"),
+    "seed": (["--seed", "99999999999999999999"], "expected less than 2^63"),
+    "kernels": (["--overwrite", "--kernels", "triton", "--out", "{tmp}/old"], "TRITON_INTERPRET"),
+    "overwrite": (["--overwrite", "--device", "cuda:9", "--out", "{tmp}/old"], "no device"),
     "foreign": (["--out", "{tmp}/foreign"], "holds files that are no run of gptfast"),
     "taken": (["--out", "{tmp}/old"], "already holds a run: give --resume"),
     "changed": (["--resume", "--seed", "7", "--out", "{tmp}/old"], "was begun with seed=1337"),
@@ -158,11 +162,39 @@ def test_an_unwritable_output_is_refused(
     assert "can't write into" in capsys.readouterr().err
 
 
+def test_an_unwritable_cache_is_refused(
+    corpus_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("GPTFAST_CACHE", str(corpus_file / "cache"))
+    arguments = [*TINY, "--corpus", str(corpus_file), "--out", str(tmp_path / "run")]
+    assert cli.run(train, arguments) == 2
+    assert "set GPTFAST_CACHE to another" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [(MemoryError(), 1, "out of memory"),
+     (RuntimeError("DefaultCPUAllocator: can't allocate memory: ..."), 1, "can't allocate")],
+)  # fmt: skip
+def test_a_full_memory_is_one_line(
+    error: Exception, code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: object) -> int:
+        raise error
+
+    assert cli.run(fail, []) == code
+    assert message in capsys.readouterr().err
+
+
 def test_overwrite_deletes_the_run_and_nothing_else(corpus_file: Path, tmp_path: Path) -> None:
     base = [*TINY, "--corpus", str(corpus_file), "--out", str(tmp_path / "run")]
     assert cli.run(train, base) == 0
     (tmp_path / "run" / "notes.txt").write_text("mine")
-    assert cli.run(train, [*base, "--overwrite", "--max-steps", "4"]) == 0
+    # `make train` always resumes: ARGS=--overwrite has the last word.
+    assert cli.run(train, [*base, "--resume", "--overwrite", "--max-steps", "4"]) == 0
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["result"]["steps"] == 4
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
@@ -235,6 +267,8 @@ BAD_SAMPLING = {
     "outside the vocabulary": (["--prompt", "ALICE: §"], "'§'"),
     "temperature": (["--temperature", "-1"], "temperature is -1.0"),
     "top_p": (["--top-p", "2"], "top_p is 2.0"),
+    "seed": (["--seed", "-1"], "seed is -1"),
+    "device": (["--device", "meta"], "no device 'meta' here"),
     "no tokens": (["--max-new-tokens", "0"], "max_new_tokens is 0"),
 }
 
@@ -274,7 +308,7 @@ def test_doctor_names_every_op_and_why_backends_do_not_run(
         "triton",
         "torch",
         "reference",
-        "does not run:",
+        "auto takes",
         "amx:",
     ):
         assert word in out

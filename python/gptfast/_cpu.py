@@ -16,12 +16,12 @@ notice: str | None = None
 """What was changed in the environment and why, in one sentence; None if nothing was."""
 
 
-def amx_is_masked() -> bool:
-    """Whether this CPU advertises AMX but reports no tile geometry. False if it can't be known."""
+def amx_is_masked() -> bool | None:
+    """Whether this CPU advertises AMX but reports no tile geometry. None if it can't be known."""
     try:
         from gptfast import _rust
     except ImportError:  # the package also runs from a plain checkout, without the extension
-        return False
+        return None
     advertised, usable = _rust.amx_state()
     return advertised and not usable
 

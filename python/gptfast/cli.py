@@ -9,9 +9,12 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gptfast.errors import RunError, UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 T = TypeVar("T")
 
@@ -26,8 +29,18 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = No
         return command(sys.argv[1:] if argv is None else argv)
     except UserError as error:
         return _fail(error, 2)
+    except BrokenPipeError:
+        # Whoever read our output, such as `head`, has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (RunError, OSError) as error:
         return _fail(error, 1)
+    except (MemoryError, RuntimeError) as error:
+        # PyTorch says a full memory by a RuntimeError, on CUDA by a subclass of it.
+        if isinstance(error, MemoryError) or "memory" in str(error):
+            what = str(error).strip().split("\n")[0]
+            return _fail(f"out of memory: take a smaller model or batch ({what})", 1)
+        raise
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
 
@@ -76,6 +89,13 @@ def resume_command(module: str, arguments: Sequence[str]) -> str:
     """The command that goes on with what `module` was doing when it was stopped."""
     kept = [a for a in arguments if a not in ("--resume", "--overwrite")]
     return command_line(module, [*kept, "--resume"])
+
+
+def console() -> Console:
+    """A terminal to print to: text as it is, lines of any length."""
+    from rich.console import Console
+
+    return Console(markup=False, highlight=False, soft_wrap=True)
 
 
 def _fail(error: object, code: int) -> int:

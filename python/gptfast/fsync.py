@@ -28,6 +28,7 @@ def write_text_atomically(path: Path, text: str) -> None:
 def write_folder_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """The same for a folder that does not exist yet."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process that had the same number
     try:
         temporary.mkdir(parents=True)
         write(temporary)

@@ -60,6 +60,37 @@ def test_a_tokenizer_from_a_folder_is_used_as_it_is(corpus_file: Path, tmp_path:
     assert load_tokenizer(again.folder).n_vocab == 280
 
 
+def test_a_damaged_cache_is_made_again(corpus_file: Path) -> None:
+    first = prepare(str(corpus_file), "bpe", 280, 0.1, say=lambda _: None)
+    expected = first.train.tolist()
+    for name, content in [("report.json", b"{"), ("train.bin", b"GPT"), ("tokenizer.json", b"")]:
+        (first.folder / name).write_bytes(content)
+        said: list[str] = []
+        again = prepare(str(corpus_file), "bpe", 280, 0.1, say=said.append)
+        assert "is damaged and made again" in said[0]
+        assert again.train.tolist() == expected
+
+
+def test_the_same_text_under_another_name_keeps_the_name_given(
+    corpus_file: Path, tmp_path: Path
+) -> None:
+    first = prepare(str(corpus_file), "char", 0, 0.1, say=lambda _: None)
+    twin = tmp_path / "twin.txt"
+    twin.write_bytes(corpus_file.read_bytes())
+    second = prepare(str(twin), "char", 0, 0.1, say=lambda _: None)
+    assert second.folder == first.folder
+    assert second.report.corpus == str(twin)
+
+
+def test_a_vocabulary_larger_than_the_text_allows_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "short.txt"
+    path.write_text("abab " * 20)
+    said: list[str] = []
+    data = prepare(str(path), "bpe", 1000, 0.2, say=said.append)
+    assert data.tokenizer.n_vocab < 300
+    assert any(f"{data.tokenizer.n_vocab} ids were made" in line for line in said)
+
+
 def test_a_corpus_too_short_to_split_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "short.txt"
     path.write_text("x")

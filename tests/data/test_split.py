@@ -20,8 +20,12 @@ def test_documents_stay_whole_and_val_is_the_end() -> None:
     documents = ["a" * 50, "b" * 30, "c" * 9, "d" * 11]
     assert split_documents(documents, 0.1) == (tuple(documents[:3]), ("d" * 11,))
     assert split_documents(documents, 0.2) == (tuple(documents[:2]), ("c" * 9, "d" * 11))
-    # Both parts get a document even if no split comes near the fraction.
-    assert split_documents(["a", "b" * 99], 0.01) == (("a",), ("b" * 99,))
+
+
+def test_a_document_is_cut_where_whole_ones_are_far_from_the_fraction() -> None:
+    # A note beside a book: by whole documents, val would be 99% of the text.
+    assert split_documents(["a", "b" * 99], 0.1) == (("a", "b" * 89), ("b" * 10,))
+    assert split_documents(["b" * 99, "a"], 0.1) == (("b" * 90,), ("b" * 9, "a"))
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1])

@@ -140,12 +140,24 @@ def test_damaged_folders_are_named(folder: Path, tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, folder / "model.safetensors")
     with pytest.raises(UserError, match=r"does not fit its config\.json"):
         load_model(folder)
+    BPETokenizer.train(["more and more ids are made of this"], 270).save(folder)
+    with pytest.raises(UserError, match="they don't belong together"):
+        load_model(folder)
+    BPETokenizer.train(["too few"], 257).save(folder)
     (folder / "model.safetensors").unlink()
     with pytest.raises(MissingFileError, match="no weights at"):
         load_model(folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "mamba"}))
     with pytest.raises(UserError, match="describes a 'mamba' model"):
+        load_model(folder)
+    for key, value in [("activation_function", "relu"), ("layer_norm_epsilon", 0.5),
+                       ("n_inner", 7), ("tie_word_embeddings", False)]:  # fmt: skip
+        (folder / "config.json").write_text(json.dumps(config | {key: value}))
+        with pytest.raises(UserError, match=f"has {key} .*: gptfast has only"):
+            load_model(folder)
+    (folder / "config.json").write_bytes(b"\xff")
+    with pytest.raises(UserError, match="is not a model's configuration"):
         load_model(folder)
     (folder / "config.json").write_text("{")
     with pytest.raises(UserError, match="is not a model's configuration"):

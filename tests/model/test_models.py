@@ -60,7 +60,7 @@ def test_the_loss_at_initialisation_is_near_ln_vocab(model: LanguageModel) -> No
     assert model(ids, targets).item() == pytest.approx(math.log(65), abs=0.25)
 
 
-def test_the_gpts_initial_loss_is_ln_vocab_to_a_hundredth() -> None:
+def test_the_gpts_initial_loss_is_ln_vocab_within_3_hundredths() -> None:
     torch.manual_seed(0)
     model = GPT(ModelConfig(1024, "gpt", 32, 4, 4, 64))
     ids = torch.randint(1024, (16, 33), generator=torch.Generator().manual_seed(2))

@@ -73,6 +73,7 @@ def test_draws_follow_the_distribution() -> None:
         SamplingConfig(temperature=1.0, top_p=0.6): [1 / 3, 0, 2 / 3, 0],
         SamplingConfig(temperature=1.0, min_p=0.6): [0, 0, 1, 0],
         SamplingConfig(temperature=0.0): [0, 0, 1, 0],
+        SamplingConfig(temperature=1e-40): [0, 0, 1, 0],
     }
     for sampling, distribution in expected.items():
         assert draws(sampling) == pytest.approx(distribution, abs=0.015)

@@ -16,7 +16,7 @@ from gptfast.tokenizer import BPETokenizer
 RANK_FILE = Path(__file__).parents[3] / "shared" / "data" / "gpt2.tiktoken"
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
-pytestmark = pytest.mark.skipif(not RANK_FILE.exists(), reason=f"{RANK_FILE} is missing")
+needs_rank_file = pytest.mark.skipif(not RANK_FILE.exists(), reason=f"{RANK_FILE} is missing")
 
 
 def tiktoken_encoding(
@@ -35,6 +35,7 @@ if RANK_FILE.exists():
     THEIRS = tiktoken_encoding(RANK_FILE, GPT2_PATTERN, {"<|endoftext|>": 50256})
 
 
+@needs_rank_file
 def test_vocabulary() -> None:
     assert OURS.n_vocab == THEIRS.n_vocab == 50257
     assert OURS.eot_token == THEIRS.eot_token
@@ -45,6 +46,7 @@ def test_vocabulary() -> None:
         assert OURS.token_bytes(token_id) == THEIRS.decode_single_token_bytes(token_id)
 
 
+@needs_rank_file
 @given(TEXTS | st.text(st.characters(exclude_categories=("Cs", "Cn"))))
 def test_ids_are_equal(text: str) -> None:
     ids = THEIRS.encode_ordinary(text)
@@ -53,6 +55,7 @@ def test_ids_are_equal(text: str) -> None:
     assert OURS.encode(text, "all") == THEIRS.encode(text, allowed_special="all")
 
 
+@needs_rank_file
 @pytest.mark.parametrize("first", ATOMS)
 def test_every_two_atoms_side_by_side(first: str) -> None:
     for second in ATOMS:
@@ -60,6 +63,7 @@ def test_every_two_atoms_side_by_side(first: str) -> None:
             assert OURS.encode_ordinary(text) == THEIRS.encode_ordinary(text)
 
 
+@needs_rank_file
 @pytest.mark.parametrize(
     "text",
     [
@@ -76,6 +80,7 @@ def test_nasty_texts(text: str) -> None:
     assert OURS.encode_ordinary(text) == THEIRS.encode_ordinary(text)
 
 
+@needs_rank_file
 def test_a_corpus() -> None:
     corpus = RANK_FILE.with_name("tinyshakespeare.txt")
     if not corpus.exists():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from gptfast.errors import RunError, UserError
 from gptfast.model import GPT, ModelConfig, build_model
 from gptfast.model.folder import load_model
 from gptfast.train import loop
+from gptfast.train import run as run_module
 from gptfast.train.config import PRESETS, TrainConfig, load_preset
 from gptfast.train.evaluate import bits_per_byte, evaluate
 from gptfast.train.optim import Muon, Optimizer, orthogonalize
@@ -98,10 +100,11 @@ def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "check_finite", check_or_die)
 
 
+@pytest.mark.parametrize("eval_interval", [10, 7])
 def test_a_killed_run_goes_on_bitwise_as_if_it_never_stopped(
-    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, eval_interval: int
 ) -> None:
-    config = replace(config, max_steps=30, eval_interval=10)
+    config = replace(config, max_steps=30, eval_interval=eval_interval)
     whole = train(replace(config, out=config.out.with_name("whole")))
     with monkeypatch.context() as patch:
         kill_at(17, patch)
@@ -113,7 +116,9 @@ def test_a_killed_run_goes_on_bitwise_as_if_it_never_stopped(
     half = config.out / "training" / ".step-00000018.1.tmp"
     half.mkdir()
     resumed = train(replace(config, resume=True))
+    assert not half.exists()
     assert resumed.val_loss == whole.val_loss
+    assert resumed.best_step == whole.best_step
     assert metrics(config) == metrics(replace(config, out=config.out.with_name("whole")))
 
 
@@ -136,13 +141,20 @@ def test_a_signal_saves_and_the_run_can_go_on(
     # The step during which the signal came was finished.
     assert [p.name for p in (config.out / "training").iterdir()] == ["step-00000006"]
     assert train(replace(config, resume=True)).val_loss == whole.val_loss
+    assert metrics(config) == metrics(replace(config, out=config.out.with_name("whole")))
+    record = json.loads((config.out / "run.json").read_text())
+    assert (record["command"], record["resumed_by"]) == ("test", ["test"])
 
 
-def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(config: TrainConfig) -> None:
+@pytest.mark.parametrize("eval_interval", [4, 1])
+def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(
+    config: TrainConfig, eval_interval: int
+) -> None:
+    # With a look at val after every step it is that look which meets the NaN.
     with pytest.raises(RunError) as caught:
-        train(replace(config, learning_rate=1e30, warmup_steps=0))
+        train(replace(config, learning_rate=1e30, warmup_steps=0, eval_interval=eval_interval))
     message = str(caught.value)
-    assert "loss is nan" in message or "loss is inf" in message or "norm nan" in message
+    assert re.search("loss is (nan|inf)|norm (nan|inf)", message)
     assert "keeps the last good checkpoint" in message
     assert "--learning-rate (now 1e+30)" in message
     assert [p.name for p in (config.out / "training").iterdir()] == ["step-00000000"]
@@ -271,6 +283,8 @@ def test_every_preset_is_complete() -> None:
         ({"learning_rate": 0.0}, "learning_rate is 0.0: expected more than 0"),
         ({"grad_clip": math.nan}, "grad_clip is nan"),
         ({"warmup_steps": -1}, "warmup_steps is -1: expected 0 or more"),
+        ({"weight_decay": math.nan}, "weight_decay is nan: expected 0 or more"),
+        ({"seed": 2**63}, "expected less than 2"),
     ],
 )
 def test_impossible_settings_are_refused(settings: dict[str, Any], message: str) -> None:
@@ -287,3 +301,50 @@ def test_a_text_shorter_than_one_context_is_refused(config: TrainConfig, tmp_pat
         train(replace(config, corpus=str(short), block_size=512))
     # Nothing was written, so nothing stands in the way of the mended command.
     assert not any(config.out.iterdir())
+
+
+def test_resume_refuses_another_text(config: TrainConfig, tmp_path: Path) -> None:
+    train(config)
+    weights = (config.out / "model.safetensors").read_bytes()
+    with Path(config.corpus).open("a", encoding="utf-8") as file:
+        file.write("One more line.\n")
+    with pytest.raises(UserError, match="the corpus or the tokenizer has changed"):
+        train(replace(config, resume=True))
+    assert (config.out / "model.safetensors").read_bytes() == weights
+
+
+def test_an_interrupted_overwrite_can_be_repeated(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(config)
+
+    def killed(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module.shutil, "rmtree", killed)  # after some files, before training/
+        with pytest.raises(Killed):
+            train(replace(config, overwrite=True, seed=5))
+    assert train(replace(config, overwrite=True, seed=5)).steps == 12
+
+
+def test_overwrite_replaces_a_damaged_record(config: TrainConfig) -> None:
+    train(config)
+    (config.out / "run.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"run\.json is damaged .*--overwrite"):
+        train(replace(config, resume=True))
+    assert train(replace(config, overwrite=True)).steps == 12
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "state.json"])
+def test_a_damaged_checkpoint_is_named(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    with monkeypatch.context() as patch:
+        kill_at(6, patch)
+        with pytest.raises(Killed):
+            train(config)
+    path = config.out / "training" / "step-00000004" / name
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(UserError, match="step-00000004"):
+        train(replace(config, resume=True))

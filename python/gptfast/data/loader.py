@@ -39,7 +39,7 @@ class Loader:
         """Inputs and targets, both int64 (batch_size, block_size); targets are one token ahead."""
         starts: list[int] = []
         while len(starts) < self.batch_size:
-            if self.position == len(self.starts):
+            if self.position >= len(self.starts):
                 self._start_epoch(self.epoch + 1)
             taken = self.starts[self.position : self.position + self.batch_size - len(starts)]
             starts.extend(taken)

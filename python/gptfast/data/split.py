@@ -18,20 +18,24 @@ def split_documents(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Split into (train, val): val is the end of the corpus.
 
-    Several documents are split between documents, so that val's size is as near `val_fraction` of
-    the characters as whole documents allow. A single one is cut at that fraction of its characters.
+    Several documents are split between documents, where val's size comes nearest to `val_fraction`
+    of the characters. Where that isn't within a factor of 2 (a single document, or a huge last
+    one), the document in which the fraction ends is cut there.
     """
     if not 0.0 < val_fraction < 1.0:
         raise UserError(f"val_fraction is {val_fraction}: expected a share between 0 and 1")
-    if len(documents) == 1:
-        (text,) = documents
-        cut = int(len(text) * (1.0 - val_fraction))
-        return (text[:cut],), (text[cut:],)
-    # val_sizes[i]: characters in val if document i is its first.
-    sizes = np.array([len(document) for document in documents])
-    val_sizes = sizes[::-1].cumsum()[::-1]
-    first = 1 + int(np.abs(val_sizes[1:] - val_fraction * sizes.sum()).argmin())
-    return tuple(documents[:first]), tuple(documents[first:])
+    # starts[i]: characters before document i; the last entry is the size of the corpus.
+    starts = np.cumsum([0, *map(len, documents)])
+    size = int(starts[-1])
+    shares = 1 - starts[1:-1] / size  # val's share if it begins with document 1, 2, ...
+    if len(shares):
+        nearest = int(np.abs(shares - val_fraction).argmin())
+        if val_fraction / 2 <= shares[nearest] <= val_fraction * 2:
+            return tuple(documents[: nearest + 1]), tuple(documents[nearest + 1 :])
+    cut = int(size * (1.0 - val_fraction))
+    inside = int(np.searchsorted(starts, cut, side="right")) - 1
+    text, at = documents[inside], cut - int(starts[inside])
+    return (*documents[:inside], text[:at]), (text[at:], *documents[inside + 1 :])
 
 
 def overlap(train: Sequence[str], val: Sequence[str]) -> float:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from gptfast import __version__, _cpu, cli, ops
@@ -21,7 +20,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     if argv:
         raise UserError(f"gptfast doctor takes no arguments: {' '.join(argv)!r} was given")
-    console = Console(highlight=False, soft_wrap=True)
+    console = cli.console()
     console.print(f"gptfast {__version__}, torch {torch.__version__}, triton {_triton_version()}")
     console.print(f"rust extension: {_rust_state()}")
     console.print(f"cpu: {torch.get_num_threads()} threads, {_cpu_capability()}")
@@ -30,8 +29,8 @@ def main(argv: Sequence[str]) -> int:
         console.print(line)
     table = Table("op", "backend", "state", title="kernels: what 'auto' runs here")
     for op, backend, reason in ops.backends():
-        table.add_row(op, backend, "runs" if reason is None else f"does not run: {reason}")
-    console.print(table)
+        table.add_row(op, backend, "runs" if reason is None else reason)
+    console.print(table, soft_wrap=False)
     return 0
 
 
@@ -51,14 +50,14 @@ def _rust_state() -> str:
 
 
 def _cpu_capability() -> str:
-    return f"PyTorch uses {torch.backends.cpu.get_cpu_capability()}; float32 (bfloat16 is slower)"
+    return f"PyTorch uses {torch.backends.cpu.get_cpu_capability()}; float32, bfloat16 by autocast"
 
 
 def _amx_state() -> str:
     masked = _cpu.amx_is_masked()
-    return (
-        "advertised without tile geometry, capped by your environment" if masked else "no trouble"
-    )
+    if masked is None:
+        return "unknown without the Rust extension"
+    return "masked, but capped by your own ONEDNN_MAX_CPU_ISA" if masked else "not masked"
 
 
 def _devices() -> list[str]:

@@ -40,13 +40,17 @@ class LadderConfig:
     overwrite: bool = False
     """Replace the rungs in `out`."""
 
+    def __post_init__(self) -> None:
+        if self.max_steps is not None and self.max_steps < 1:
+            raise UserError(f"max_steps is {self.max_steps}: expected at least 1")
+
 
 def main(argv: Sequence[str]) -> int:
     """Train the rungs, print and save the comparison. Returns 0, or 130 if a signal ended it."""
     config = cli.parse(LadderConfig, argv, f"python -m {MODULE}")
-    console = Console()
+    console = cli.console()
     if _cpu.notice:
-        console.print(f"note: {_cpu.notice}", highlight=False, soft_wrap=True)
+        console.print(f"note: {_cpu.notice}")
     taken = (config.out / "ladder.json").exists()
     if taken and not (config.resume or config.overwrite):
         raise UserError(
@@ -55,28 +59,26 @@ def main(argv: Sequence[str]) -> int:
         )
     results = []
     for rung in rungs(config.full):
-        console.print(f"\n{rung.name}: {rung.idea}", style="bold", highlight=False, soft_wrap=True)
+        console.print(f"\n{rung.name}: {rung.idea}", style="bold")
         result = climb(rung, config, cli.command_line(MODULE, argv), console)
         if result is None:
             command = cli.resume_command(MODULE, argv)
-            console.print(
-                f"stopped and saved; to go on: {command}", highlight=False, soft_wrap=True
-            )
+            console.print(f"stopped and saved; to go on: {command}")
             return 130
         results.append(result)
     print_table(results, console)
     save(results, config.out)
-    console.print(f"\nsaved in {config.out}: ladder.json, ladder.md, ladder.png", highlight=False)
+    console.print(f"\nsaved in {config.out}: ladder.json, ladder.md, ladder.png")
     return 0
 
 
 def climb(rung: Rung, config: LadderConfig, command: str, console: Console) -> RungResult | None:
     """Train one rung into its model folder. None if a signal ended it."""
     train_config = rung_config(rung, config.corpus, config.out, config.seed)
-    steps = min(train_config.max_steps, config.max_steps or train_config.max_steps)
-    train_config = replace(
-        train_config, max_steps=steps, resume=config.resume, overwrite=config.overwrite
-    )
+    if config.max_steps is not None:
+        fewer = min(train_config.max_steps, config.max_steps)
+        train_config = replace(train_config, max_steps=fewer)
+    train_config = replace(train_config, resume=config.resume, overwrite=config.overwrite)
     result = run(train_config, command, console)
     if result is None:
         return None

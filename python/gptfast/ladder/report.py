@@ -12,11 +12,10 @@ from rich.table import Table
 
 from gptfast.fsync import write_atomically, write_text_atomically
 
-WHY_AVERAGING_FAILS = (
+WHY_EQUAL_WEIGHTS = (
     "Why equal weights are not enough: the mean keeps which characters occurred but not which one "
     "is the last, and with every further character the one that matters most, the current one, "
-    "counts for less; so the averaging window is worse than the bigram, which sees nothing else. "
-    "Attention learns whom to weigh."
+    "counts for less. {comparison} Attention learns whom to weigh."
 )
 
 
@@ -32,40 +31,50 @@ class RungResult:
     """Nats per character over the whole val split."""
     val_bits_per_byte: float
     tokens_per_second: float
-    """Characters trained on per second of the run, evaluations included."""
+    """Characters trained on per second of training, evaluations not counted."""
     seconds: float
     sample: str
+
+
+def why_equal_weights_are_not_enough(results: Sequence[RungResult]) -> str:
+    """The sentence on the averaging window, with the two losses that it is about."""
+    loss = {r.name: r.val_loss for r in results}
+    comparison = (
+        f"Here the averaging window reached {loss['average']:.2f} nats, and the bigram, which sees "
+        f"the current character alone, {loss['bigram']:.2f}."
+    )
+    return WHY_EQUAL_WEIGHTS.format(comparison=comparison)
 
 
 def print_table(results: Sequence[RungResult], console: Console) -> None:
     """The table, then every rung's sample, then why averaging fails."""
     table = Table(title="val loss in nats per character, whole val split")
-    for heading in ("rung", "parameters", "val loss", "bits/byte", "tokens/s", "seconds"):
+    for heading in ("rung", "parameters", "steps", "val loss", "bits/byte", "tokens/s", "seconds"):
         table.add_column(heading, justify="left" if heading == "rung" else "right")
     for r in results:
         table.add_row(
-            r.name, f"{r.parameters:,}", f"{r.val_loss:.4f}", f"{r.val_bits_per_byte:.3f}",
-            f"{r.tokens_per_second:,.0f}", f"{r.seconds:.0f}",
+            r.name, f"{r.parameters:,}", f"{r.steps:,}", f"{r.val_loss:.4f}",
+            f"{r.val_bits_per_byte:.3f}", f"{r.tokens_per_second:,.0f}", f"{r.seconds:.0f}",
         )  # fmt: skip
-    console.print(table)
+    console.print(table, soft_wrap=False)
     for r in results:
         text = f"\n--- {r.name}: {r.idea} ---\n{r.sample.strip()}"
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-    console.print(f"\n{WHY_AVERAGING_FAILS}", highlight=False, soft_wrap=True)
+        console.print(text)
+    console.print(f"\n{why_equal_weights_are_not_enough(results)}")
 
 
 def markdown(results: Sequence[RungResult]) -> str:
     """The table and the samples as Markdown."""
     lines = [
-        "| rung | what it adds | parameters | nats/character | bits/byte | tokens/s | seconds |",
-        "|---|---|---:|---:|---:|---:|---:|",
+        "| rung | what it adds | parameters | steps | nats/char | bits/byte | tokens/s | seconds |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     lines += [
-        f"| {r.name} | {r.idea} | {r.parameters:,} | {r.val_loss:.4f} | {r.val_bits_per_byte:.3f} "
-        f"| {r.tokens_per_second:,.0f} | {r.seconds:.0f} |"
+        f"| {r.name} | {r.idea} | {r.parameters:,} | {r.steps:,} | {r.val_loss:.4f} "
+        f"| {r.val_bits_per_byte:.3f} | {r.tokens_per_second:,.0f} | {r.seconds:.0f} |"
         for r in results
     ]
-    lines += ["", WHY_AVERAGING_FAILS, ""]
+    lines += ["", why_equal_weights_are_not_enough(results), ""]
     for r in results:
         indented = "\n".join(f"    {line}".rstrip() for line in r.sample.strip().split("\n"))
         lines += [f"### {r.name}", "", indented, ""]

@@ -9,7 +9,7 @@ from typing import Any
 from gptfast.train.config import TrainConfig
 
 CONTEXT = 64
-"""Tokens that every CPU-sized rung may look at, so that they differ by the model alone."""
+"""Tokens that every CPU-sized rung may look at. Steps and learning rates are each rung's own."""
 
 
 @dataclass(frozen=True)
@@ -52,31 +52,32 @@ _LOWER = (
     Rung(
         "bigram",
         "a table: the next character depends on this one alone",
-        {"architecture": "bigram", "max_steps": 300, "learning_rate": 0.1, "eval_interval": 50},
+        {"architecture": "bigram", "n_layer": 1,
+         "max_steps": 300, "learning_rate": 0.1, "eval_interval": 50},
     ),
     Rung(
         "average",
         "a context window: the mean of all characters so far, each with the same weight",
-        {"architecture": "average", "n_head": 1, "n_embd": 64,
+        {"architecture": "average", "n_layer": 1, "n_head": 1, "n_embd": 64,
          "max_steps": 500, "learning_rate": 2e-2, "eval_interval": 50},
     ),
     Rung(
         "head",
         "self-attention: one head computes the weights from what the characters are",
-        {"architecture": "head", "n_head": 1, "n_embd": 64,
+        {"architecture": "head", "n_layer": 1, "n_head": 1, "n_embd": 64,
          "max_steps": 2000, "learning_rate": 6e-3, "eval_interval": 200},
     ),
     Rung(
         "multihead",
         "four heads, a feed-forward layer after them, and positions",
-        {"architecture": "multihead", "n_head": 4, "n_embd": 64,
+        {"architecture": "multihead", "n_layer": 1, "n_head": 4, "n_embd": 64,
          "max_steps": 1000, "learning_rate": 5e-3, "eval_interval": 100},
     ),
     Rung(
         "residual",
         "residual connections with pre-norm, which let two such blocks be stacked",
         {"n_layer": 2, "n_head": 4, "n_embd": 64,
-         "max_steps": 600, "learning_rate": 3e-3, "eval_interval": 60},
+         "max_steps": 900, "learning_rate": 3e-3, "eval_interval": 90},
     ),
 )  # fmt: skip
 

@@ -24,6 +24,17 @@ from gptfast.tokenizer import Tokenizer, load_tokenizer
 _TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 
 
+# GPT-2's variants that this GPT does not compute: what a config.json may say of them.
+_FIXED: dict[str, tuple[Any, ...]] = {
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+    "layer_norm_epsilon": (1e-5,),
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "add_cross_attention": (False,),
+    "tie_word_embeddings": (True,),
+}
+
+
 def save_weights(model: LanguageModel, path: Path) -> None:
     """Write model.safetensors at `path`, aside and then renamed."""
     tensors = {name: t.detach().cpu().contiguous() for name, t in gptfast_to_stored(model).items()}
@@ -51,9 +62,15 @@ def load_model(folder: str | Path, kernels: str = "auto") -> tuple[LanguageModel
             f"tokenizer.json, such as `python -m gptfast.train --out {folder}` makes"
         )
     config = _read_config(folder / "config.json")
+    tokenizer = load_tokenizer(folder)
+    if tokenizer.n_vocab > config.vocab_size:
+        raise UserError(
+            f"the tokenizer in {folder} has {tokenizer.n_vocab} ids, but the model only "
+            f"{config.vocab_size}: they don't belong together"
+        )
     model = build_model(config, kernels)
     load_weights(model, folder / "model.safetensors")
-    return model.eval(), load_tokenizer(folder)
+    return model.eval(), tokenizer
 
 
 def load_weights(model: LanguageModel, path: Path) -> None:
@@ -124,6 +141,11 @@ def _read_config(path: Path) -> ModelConfig:
                 f"{path} describes a {stored['model_type']!r} model: "
                 f"gptfast reads 'gpt2' and its own"
             )
+        for key, ours in _FIXED.items():
+            if stored.get(key, ours[0]) not in ours:
+                raise UserError(f"{path} has {key} {stored[key]!r}: gptfast has only {ours[0]!r}")
+        if stored.get("n_inner") not in (None, 4 * stored["n_embd"]):
+            raise UserError(f"{path} has n_inner {stored['n_inner']}: gptfast has only 4 n_embd")
         return ModelConfig(
             vocab_size=stored["vocab_size"],
             block_size=stored["n_positions"],
@@ -132,7 +154,9 @@ def _read_config(path: Path) -> ModelConfig:
             n_embd=stored["n_embd"],
             dropout=stored.get("resid_pdrop", 0.1),
         )
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a model's configuration ({error!r})") from error
 
 

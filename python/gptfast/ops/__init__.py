@@ -35,6 +35,10 @@ def backends() -> list[tuple[str, str, str | None]]:
     for op, why_not in ops.items():
         chosen = next(backend for backend in preference(device) if why_not(backend) is None)
         for backend in BACKENDS:
-            reason = None if backend == chosen else why_not(backend) or f"auto prefers {chosen}"
+            reason = (
+                None
+                if backend == chosen
+                else why_not(backend) or f"could run, but auto takes {chosen}"
+            )
             rows.append((op, backend, reason))
     return rows

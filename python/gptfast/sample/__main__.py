@@ -12,6 +12,7 @@ import tyro
 
 from gptfast import cli
 from gptfast.errors import UserError
+from gptfast.model.device import resolve_device
 from gptfast.model.folder import load_model
 from gptfast.sample.generate import SamplingConfig, default_prompt, generate, stream_text
 
@@ -33,8 +34,12 @@ class SampleConfig:
     )
     seed: int = 1337
     """The same seed writes the same text; sample i uses seed + i."""
+    device: str = "auto"
+    """'auto' (CUDA if there is one), 'cpu', 'cuda' or 'cuda:1'."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"seed is {self.seed}: expected 0 to 2^63 - 1")
         for name in ("max_new_tokens", "n_samples"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: expected at least 1")
@@ -44,6 +49,7 @@ def main(argv: Sequence[str]) -> int:
     """Stream the samples to standard output. Returns 0."""
     config = cli.parse(SampleConfig, argv, "python -m gptfast.sample")
     model, tokenizer = load_model(config.model)
+    model.to(resolve_device(config.device))
     prompt = tokenizer.encode_ordinary(config.prompt) or default_prompt(tokenizer)
     block_size = model.config.block_size
     if len(prompt) > block_size:

@@ -49,7 +49,9 @@ def sample_token(logits_BV: Tensor, sampling: SamplingConfig, generator: torch.G
     """Draw one id per row: int64 (B, 1)."""
     if sampling.temperature == 0:
         return logits_BV.argmax(dim=-1, keepdim=True)
-    filtered_BV = filter_logits(logits_BV.float() / sampling.temperature, sampling)
+    # The largest becomes 0, so that dividing by a tiny temperature can't overflow.
+    logits_BV = logits_BV.float() - logits_BV.float().amax(dim=-1, keepdim=True)
+    filtered_BV = filter_logits(logits_BV / sampling.temperature, sampling)
     return torch.multinomial(filtered_BV.softmax(dim=-1), num_samples=1, generator=generator)
 
 

@@ -6,9 +6,8 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from rich.console import Console
-
 from gptfast import _cpu, cli
+from gptfast.data.sources import NAMED_SOURCES
 from gptfast.model.folder import load_model
 from gptfast.sample.generate import write_sample
 from gptfast.train.config import TrainConfig, load_preset
@@ -23,10 +22,10 @@ SAMPLE_TOKENS = 150
 def main(argv: Sequence[str]) -> int:
     """Train as the arguments say. Returns 0, or 130 if a signal ended the run early."""
     config = parse_config(argv)
-    console = Console()
+    console = cli.console()
 
     def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        console.print(text)
 
     if _cpu.notice:
         say(f"note: {_cpu.notice}")
@@ -52,7 +51,8 @@ def finish(config: TrainConfig, result: Result, say: Callable[[str], None]) -> N
     for seed in range(SAMPLES):
         text = write_sample(model, tokenizer, SAMPLE_TOKENS, seed)
         say(f"\n--- sample {seed + 1} ---\n{text.strip()}")
-    talk = cli.command_line("gptfast.sample", ["--model", str(config.out), "--prompt", "ROMEO:"])
+    prompt = ["--prompt", "ROMEO:"] if config.corpus in NAMED_SOURCES else []
+    talk = cli.command_line("gptfast.sample", ["--model", str(config.out), *prompt])
     say(
         f"\nval loss {result.val_loss:.4f} nats/token = {result.val_bits_per_byte:.3f} bits/byte "
         f"over the whole val split, after {result.steps} steps in {result.seconds:.0f} s "

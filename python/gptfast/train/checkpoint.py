@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,11 @@ class Progress:
     """Lowest val loss seen, in nats per token; model.safetensors holds its weights."""
     best_step: int = 0
     seconds: float = 0.0
-    """Wall time of the loop so far, evaluations included."""
+    """Wall time so far, evaluations included."""
+    training_seconds: float = 0.0
+    """The part of it spent on optimizer steps."""
+    losses: list[float] = field(default_factory=list)
+    """Losses of the steps since the last line of metrics.jsonl."""
 
 
 def save_checkpoint(
@@ -43,6 +47,7 @@ def save_checkpoint(
     """Write folder/training/step-N and delete the older ones."""
     training = folder / "training"
     older = list(training.glob("step-*"))
+    killed = list(training.glob(".step-*"))  # half-written ones, of runs that were killed
     path = training / f"step-{progress.step:08d}"
     if path in older:
         return
@@ -56,7 +61,7 @@ def save_checkpoint(
 
     training.mkdir(parents=True, exist_ok=True)
     write_folder_atomically(path, write)
-    for old in older:
+    for old in older + killed:
         shutil.rmtree(old)
 
 
@@ -71,14 +76,14 @@ def load_checkpoint(
     load_weights(model, newest / "model.safetensors")
     try:
         # weights_only: a model folder may come from anyone, and a pickle could run code.
-        state = torch.load(newest / "optimizer.pt", weights_only=True)
+        state = torch.load(newest / "optimizer.pt", weights_only=True, map_location="cpu")
         described = json.loads((newest / "state.json").read_text(encoding="utf-8"))
         optimizer.load_state_dict(state["optimizer"])
         _restore_random_state(model, state["random"])
         saved_loader: LoaderState = described["loader"]
         loader.load_state_dict(saved_loader)
         return Progress(**described["progress"])
-    except (OSError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, pickle.PickleError) as error:
         raise UserError(
             f"the checkpoint {newest} is damaged ({error}): train again with --overwrite"
         ) from error

@@ -56,7 +56,7 @@ class TrainConfig:
     learning_rate: float = 1e-3
     """Peak learning rate of AdamW, reached after the warm-up."""
     matrix_learning_rate: float = 0.02
-    """Peak learning rate of Muon, which trains the matrices inside the blocks."""
+    """Peak learning rate of Muon, which trains the matrices of attention and MLP."""
     warmup_steps: int = 100
     """Steps over which the learning rate rises linearly from 0."""
     weight_decay: float = 0.1
@@ -91,8 +91,10 @@ class TrainConfig:
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} is {getattr(self, name)}: expected more than 0")
         for name in ("warmup_steps", "weight_decay", "seed"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise UserError(f"{name} is {getattr(self, name)}: expected 0 or more")
+        if self.seed >= 2**63:
+            raise UserError(f"seed is {self.seed}: expected less than 2^63")
 
     def model_config(self, vocab_size: int) -> ModelConfig:
         """The model's part, for a tokenizer of `vocab_size` ids. Raises UserError."""

@@ -22,15 +22,15 @@ class Display:
             TextColumn("step"),
             MofNCompleteColumn(),
             BarColumn(),
-            TextColumn("loss {task.fields[loss]:.3f}  {task.fields[speed]:,.0f} tokens/s"),
+            TextColumn("{task.fields[state]}"),
             TimeRemainingColumn(),
             TextColumn("left"),
             console=console,
             transient=True,
         )
-        self.task = self.bar.add_task("train", total=max_steps, loss=float("nan"), speed=0.0)
+        self.task = self.bar.add_task("train", total=max_steps, state="")
         self.last_line = self.start = time.monotonic()
-        self.first_step: int | None = None
+        self.first_step = 0
 
     def __enter__(self) -> Display:
         if self.console.is_terminal:
@@ -45,22 +45,24 @@ class Display:
     ) -> None:
         self.bar.stop()
 
+    def begin(self, step: int) -> None:
+        """The run starts, or goes on, after `step` steps."""
+        self.first_step = step
+        self.last_line = self.start = time.monotonic()
+        self.bar.reset(self.task, completed=step)
+
     def message(self, text: str) -> None:
         """One line that stays."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(text)
 
     def step(self, step: int, loss: float, tokens_per_second: float) -> None:
         """`step` optimizer steps are done; `loss` is the last one's, in nats per token."""
+        state = f"loss {loss:.3f}  {tokens_per_second:,.0f} tokens/s"
         if self.console.is_terminal:
-            self.bar.update(self.task, completed=step, loss=loss, speed=tokens_per_second)
+            self.bar.update(self.task, completed=step, state=state)
             return
         now = time.monotonic()
-        if self.first_step is None:
-            self.first_step = step - 1
         if now - self.last_line >= SECONDS_BETWEEN_LINES:
             self.last_line = now
             left = (now - self.start) / (step - self.first_step) * (self.max_steps - step)
-            self.message(
-                f"step {step}/{self.max_steps}  loss {loss:.3f}  "
-                f"{tokens_per_second:,.0f} tokens/s  {left:.0f} s left"
-            )
+            self.message(f"step {step}/{self.max_steps}  {state}  {left:.0f} s left")

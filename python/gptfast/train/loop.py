@@ -17,13 +17,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from gptfast.data.loader import Loader
+from gptfast.data.loader import Loader, check_length, windows
 from gptfast.data.prepare import Dataset
-from gptfast.errors import RunError, UserError
+from gptfast.errors import RunError
+from gptfast.fsync import write_text_atomically
 from gptfast.model import LanguageModel, build_model
+from gptfast.model.device import resolve_device
 from gptfast.model.folder import load_weights, save_description, save_weights
 from gptfast.train.checkpoint import Progress, load_checkpoint, save_checkpoint
 from gptfast.train.config import TrainConfig
@@ -46,58 +49,65 @@ class Result:
     """Nats per token over the whole val split, by the weights in model.safetensors."""
     val_bits_per_byte: float
     seconds: float
-    """Wall time of the loop, evaluations included."""
+    """Wall time of the run, evaluations included, preparing the data not."""
     tokens_per_second: float
-    """Tokens trained on per second of the loop."""
+    """Tokens trained on per second of training, evaluations not counted."""
 
 
-def train(config: TrainConfig, data: Dataset, display: Display) -> Result | None:
-    """Train a model into the folder config.out; go on from its newest checkpoint if it has one.
+def begin(config: TrainConfig, data: Dataset) -> LanguageModel:
+    """The model that a run starts from, after trying whether it runs here at all.
 
-    Returns None when SIGINT or SIGTERM ended the run early, after saving a checkpoint.
-    Raises UserError if the data doesn't fit the model, RunError if loss or gradient is not finite.
+    Raises UserError if it doesn't fit the data or the machine.
     """
     device = resolve_device(config.device)
+    check_length(data.train, config.block_size, "train")
+    check_length(data.val, config.block_size, "val")
     torch.manual_seed(config.seed)
     model = build_model(config.model_config(data.tokenizer.n_vocab), config.kernels).to(device)
+    x_BT, y_BT = windows(data.train, np.zeros(1, dtype=np.int64), config.block_size)
+    with torch.no_grad():
+        # In evaluation mode: dropout would use up random numbers that a resumed run does not.
+        model.eval()(x_BT.to(device), y_BT.to(device))
+    return model.train()
+
+
+def train(
+    config: TrainConfig, data: Dataset, model: LanguageModel, display: Display
+) -> Result | None:
+    """Train `model` into the folder config.out; go on from its newest checkpoint if it has one.
+
+    Returns None when SIGINT or SIGTERM ended the run early, after saving a checkpoint.
+    Raises RunError if a loss or a gradient is not finite.
+    """
+    device = next(model.parameters()).device
     optimizer = Optimizer(
         model, config.learning_rate, config.matrix_learning_rate, config.weight_decay
     )
     loader = Loader(data.train, config.block_size, config.batch_size, config.seed)
-    save_description(config.out, model.config, data.tokenizer)
     progress = load_checkpoint(config.out, model, optimizer, loader)
+    save_description(config.out, model.config, data.tokenizer)
     metrics = Metrics(config.out / "metrics.jsonl", keep_until=progress.step)
     display.message(
         f"model {config.architecture}: {model.n_parameters():,} parameters on {device}, "
-        f"{config.dtype}; "
-        + ("from the start" if not progress.step else f"from step {progress.step}")
+        f"{config.dtype}; " + (f"from step {progress.step}" if progress.step else "from the start")
     )
-    losses: list[float] = []
-    before = progress.seconds
-    start = interval_start = time.monotonic()
+    display.begin(progress.step)
+    clock = Clock()
+    interval_tokens, interval_seconds = 0, 0.0
 
     with stop_signal() as stop:
         while True:
             last = progress.step == config.max_steps
-            if progress.step % config.eval_interval == 0 or last or stop.is_set():
-                val_loss = evaluate(
-                    model, data.val, batch_size=config.batch_size, max_windows=config.eval_windows
-                )
-                val_bpb = bits_per_byte(val_loss, data.val_bytes_per_token)
-                progress.seconds = before + time.monotonic() - start
-                metrics.write(step=progress.step, val_loss=val_loss, val_bits_per_byte=val_bpb)
-                display.message(
-                    f"step {progress.step}: val loss {val_loss:.4f} nats/token, "
-                    f"{val_bpb:.3f} bits/byte, {progress.seconds:.0f} s"
-                )
-                if val_loss < progress.best_val_loss:
-                    progress.best_val_loss, progress.best_step = val_loss, progress.step
-                    save_weights(model, config.out / "model.safetensors")
+            if stop.is_set() and not last:
+                progress.seconds += clock.lap()
+                save_checkpoint(config.out, model, optimizer, loader, progress)
+                return None
+            if progress.step % config.eval_interval == 0 or last:
+                look(config, data, model, progress, metrics, display)
+                progress.seconds += clock.lap()
                 save_checkpoint(config.out, model, optimizer, loader, progress)
             if last:
                 break
-            if stop.is_set():
-                return None
 
             x_BT, y_BT = loader.next_batch()
             with torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
@@ -109,32 +119,59 @@ def train(config: TrainConfig, data: Dataset, display: Display) -> Result | None
             optimizer.step(factor)
             progress.step += 1
 
-            losses.append(loss.item())
+            progress.losses.append(loss.item())
+            seconds = clock.lap()
+            progress.seconds += seconds
+            progress.training_seconds += seconds
+            interval_tokens += x_BT.numel()
+            interval_seconds += seconds
             if progress.step % LOG_INTERVAL == 0 or progress.step == config.max_steps:
-                now = time.monotonic()
-                tokens = len(losses) * config.batch_size * config.block_size
-                speed = tokens / (now - interval_start)
-                mean_loss = sum(losses) / len(losses)
+                mean_loss = sum(progress.losses) / len(progress.losses)
+                speed = interval_tokens / interval_seconds
                 metrics.write(
                     step=progress.step, loss=mean_loss, learning_rate=config.learning_rate * factor,
-                    grad_norm=grad_norm.item(), tokens_per_second=speed,
-                    seconds=before + now - start,
+                    grad_norm=grad_norm.item(), tokens_per_second=speed, seconds=progress.seconds,
                 )  # fmt: skip
                 display.step(progress.step, mean_loss, speed)
-                losses, interval_start = [], now
+                progress.losses, interval_tokens, interval_seconds = [], 0, 0.0
 
     display.message(f"evaluating the weights of step {progress.best_step} on the whole val split")
     load_weights(model, config.out / "model.safetensors")
     val_loss = evaluate(model, data.val, batch_size=config.batch_size)
-    seconds = before + time.monotonic() - start
+    tokens = progress.step * config.batch_size * config.block_size
     return Result(
         steps=progress.step,
         best_step=progress.best_step,
         val_loss=val_loss,
         val_bits_per_byte=bits_per_byte(val_loss, data.val_bytes_per_token),
-        seconds=seconds,
-        tokens_per_second=progress.step * config.batch_size * config.block_size / seconds,
+        seconds=progress.seconds + clock.lap(),
+        tokens_per_second=tokens / progress.training_seconds,
     )
+
+
+def look(
+    config: TrainConfig,
+    data: Dataset,
+    model: LanguageModel,
+    progress: Progress,
+    metrics: Metrics,
+    display: Display,
+) -> None:
+    """Evaluate on val; keep the weights if they are the best so far. Raises RunError."""
+    val_loss = evaluate(
+        model, data.val, batch_size=config.batch_size, max_windows=config.eval_windows
+    )
+    if not math.isfinite(val_loss):
+        raise RunError(f"step {progress.step}: the val loss is {val_loss}. {_advice(config)}")
+    val_bpb = bits_per_byte(val_loss, data.val_bytes_per_token)
+    metrics.write(step=progress.step, val_loss=val_loss, val_bits_per_byte=val_bpb)
+    display.message(
+        f"step {progress.step}: val loss {val_loss:.4f} nats/token, {val_bpb:.3f} bits/byte, "
+        f"{progress.seconds:.0f} s"
+    )
+    if val_loss < progress.best_val_loss:
+        progress.best_val_loss, progress.best_step = val_loss, progress.step
+        save_weights(model, config.out / "model.safetensors")
 
 
 def check_finite(
@@ -155,12 +192,29 @@ def check_finite(
     )  # fmt: skip
     raise RunError(
         f"step {progress.step + 1}: loss is {loss.item()}, gradient norm {grad_norm.item()}; "
-        f"{where}. "
-        f"The update was not made; {config.out} keeps the last good checkpoint. "
+        f"{where}. The update was not made. {_advice(config)}"
+    )
+
+
+def _advice(config: TrainConfig) -> str:
+    return (
+        f"{config.out} keeps the last good checkpoint. "
         f"Try a lower --learning-rate (now {config.learning_rate:g}) and --matrix-learning-rate "
         f"(now {config.matrix_learning_rate:g}) or a longer --warmup-steps "
         f"(now {config.warmup_steps})"
     )
+
+
+class Clock:
+    """Counts every second once: each lap begins where the one before ended."""
+
+    def __init__(self) -> None:
+        self.last = time.monotonic()
+
+    def lap(self) -> float:
+        """Seconds since the clock was made or last read."""
+        before, self.last = self.last, time.monotonic()
+        return self.last - before
 
 
 class Metrics:
@@ -171,7 +225,7 @@ class Metrics:
         self.path = path
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         kept = [line for line in lines if _is_up_to(line, keep_until)]
-        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        write_text_atomically(path, "".join(line + "\n" for line in kept))
 
     def write(self, **values: Any) -> None:
         """Append one line."""
@@ -186,21 +240,6 @@ def _is_up_to(line: str, step: int) -> bool:
         return bool(values["step"] < step or (values["step"] == step and "loss" in values))
     except (json.JSONDecodeError, KeyError):
         return False  # cut short when the run was killed
-
-
-def resolve_device(name: str) -> torch.device:
-    """The device that a name like 'auto', 'cpu' or 'cuda:1' stands for. Raises UserError."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"unknown device {name!r}: expected auto, cpu or cuda") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            "device 'cuda' was asked for, but PyTorch sees no CUDA GPU: use --device cpu"
-        )
-    return device
 
 
 @contextmanager

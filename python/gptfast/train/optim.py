@@ -1,4 +1,4 @@
-"""The optimizers: Muon for the matrices inside the blocks, AdamW for everything else."""
+"""The optimizers: Muon for the matrices of attention and MLP, AdamW for the rest."""
 
 from __future__ import annotations
 
@@ -68,7 +68,9 @@ class Optimizer:
         weight_decay: float,
     ) -> None:
         named = dict(model.named_parameters())
-        matrices = {n: p for n, p in named.items() if p.ndim == 2 and n.startswith("h.")}
+        matrices = {
+            n: p for n, p in named.items() if p.ndim == 2 and {"attn", "mlp"} & set(n.split("."))
+        }
         others = [p for n, p in named.items() if n not in matrices]
         adamw = torch.optim.AdamW(
             [

@@ -26,11 +26,18 @@ def write_record(
     command: str,
     report: DataReport,
     result: Result | None,
+    older: dict[str, Any] | None,
 ) -> None:
-    """Write config.out/run.json; `result` is None while the run is not finished."""
+    """Write config.out/run.json.
+
+    result: None while the run is not finished. older: the record of the run that this command goes
+    on with; its command stays, and this one is added to those that resumed it.
+    """
+    resumed_by = [*older.get("resumed_by", []), command] if older else []
     content = {
         "config": config.to_json(),
-        "command": command,
+        "command": older["command"] if older else command,
+        "resumed_by": resumed_by,
         "data": asdict(report),
         "versions": {
             "gptfast": __version__,
@@ -46,15 +53,15 @@ def write_record(
     write_text_atomically(config.out / "run.json", json.dumps(content, indent=2) + "\n")
 
 
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """The content of a folder's run.json, None without one. Raises UserError if it is damaged."""
+def read_record(folder: Path) -> dict[str, Any]:
+    """The content of a folder's run.json. Raises UserError if it is damaged."""
     path = folder / "run.json"
-    if not path.is_file():
-        return None
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        content["config"], content["result"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        content["config"].items(), content["command"], content["data"]["corpus_sha256"]
+        if content["result"] is not None:
+            Result(**content["result"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error!r}): train again with --overwrite") from error
     return content
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from rich.console import Console
 
-from gptfast.data.loader import check_length
-from gptfast.data.prepare import DataReport, prepare
+from gptfast.data.prepare import DataReport, Dataset, prepare
 from gptfast.errors import UserError
+from gptfast.tokenizer import load_tokenizer
 from gptfast.train.config import TrainConfig
 from gptfast.train.display import Display
-from gptfast.train.loop import Result, resolve_device, train
+from gptfast.train.loop import Result, begin, train
 from gptfast.train.record import read_record, write_record
 
 
@@ -26,31 +26,29 @@ def run(config: TrainConfig, command: str, console: Console) -> Result | None:
     """
 
     def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        console.print(text)
 
     older = check_output(config)
-    if older and older["result"] and config.resume:
-        say(f"{config.out} is trained already (--overwrite trains it again)")
-        return Result(**older["result"])
     data = prepare(config.corpus, config.tokenizer, config.vocab_size, config.val_fraction, say)
     say(describe(data.report))
-    # Complain before an older run is deleted and a new one is begun.
-    config.model_config(data.tokenizer.n_vocab)
-    resolve_device(config.device)
-    check_length(data.train, config.block_size, "train")
-    check_length(data.val, config.block_size, "val")
-    if older and config.overwrite:
+    if older is not None:
+        check_same_data(config.out, older, data)
+        if older["result"]:
+            say(f"{config.out} is trained already (--overwrite trains it again)")
+            return Result(**older["result"])
+    model = begin(config, data)  # complains before anything is written or deleted
+    write_record(config, command, data.report, None, older)
+    if config.overwrite:
         delete_run(config.out)
-    write_record(config, command, data.report, None)
     with Display(config.max_steps, console) as display:
-        result = train(config, data, display)
+        result = train(config, data, model, display)
     if result is not None:
-        write_record(config, command, data.report, result)
+        write_record(config, command, data.report, result, older)
     return result
 
 
 def check_output(config: TrainConfig) -> dict[str, Any] | None:
-    """The record of the run that config.out holds, None if it is free.
+    """The record of the run in config.out to go on with, None if a new one begins.
 
     Raises UserError where writing would destroy something that was not asked to be destroyed.
     """
@@ -61,34 +59,49 @@ def check_output(config: TrainConfig) -> dict[str, Any] | None:
             pass
     except OSError as error:
         raise UserError(f"can't write into {out} ({error}): choose another --out") from error
-    older = read_record(out)
-    if older is None:
-        if any(out.iterdir()):
+    if not (out / "run.json").exists():
+        if any(not path.name.startswith(".") for path in out.iterdir()):
             raise UserError(f"{out} holds files that are no run of gptfast: choose another --out")
         return None
-    if config.resume and config.overwrite:
-        raise UserError("--resume goes on and --overwrite begins anew: give one of them")
-    if not config.resume and not config.overwrite:
+    if config.overwrite:
+        return None
+    if not config.resume:
         raise UserError(
             f"{out} already holds a run: give --resume to go on with it, --overwrite to replace "
             f"it, or another --out"
         )
-    if config.resume:
-        now = config.to_json()
-        changed = [f for f, value in older["config"].items() if now.get(f) != value and f != "out"]
-        if changed:
-            was = ", ".join(f"{name}={older['config'][name]!r}" for name in changed)
-            raise UserError(
-                f"the run in {out} was begun with {was}: --resume can't change that; give the "
-                f"same arguments, or --overwrite to begin anew"
-            )
+    older = read_record(out)
+    now = config.to_json()
+    changed = [f for f, value in older["config"].items() if now.get(f) != value and f != "out"]
+    if changed:
+        was = ", ".join(f"{name}={older['config'][name]!r}" for name in changed)
+        raise UserError(
+            f"the run in {out} was begun with {was}: --resume can't change that; give the "
+            f"same arguments, or --overwrite to begin anew"
+        )
     return older
 
 
+def check_same_data(folder: Path, older: dict[str, Any], data: Dataset) -> None:
+    """Raise UserError if the corpus or the tokenizer is not the one that the run began with."""
+    tokenizer = folder / "tokenizer.json"
+    same_tokenizer = (
+        not tokenizer.exists() or load_tokenizer(folder).fingerprint == data.tokenizer.fingerprint
+    )
+    if older["data"]["corpus_sha256"] != data.report.corpus_sha256 or not same_tokenizer:
+        raise UserError(
+            f"the corpus or the tokenizer has changed since the run in {folder} was begun: "
+            f"--resume can't go on with other data; give --overwrite to begin anew"
+        )
+
+
 def delete_run(folder: Path) -> None:
-    """Delete what a run writes, and nothing else that may lie there."""
+    """Delete what a run wrote, and nothing else that may lie there.
+
+    run.json stays, so that a folder in which this was interrupted is still known as a run.
+    """
     for name in ("config.json", "generation_config.json", "metrics.jsonl", "model.safetensors",
-                 "run.json", "tokenizer.json"):  # fmt: skip
+                 "tokenizer.json"):  # fmt: skip
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "training", ignore_errors=True)
 

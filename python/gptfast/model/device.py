@@ -1,0 +1,18 @@
+"""Where a model computes."""
+
+from __future__ import annotations
+
+import torch
+
+from gptfast.errors import UserError
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that 'auto', 'cpu', 'cuda' or 'cuda:1' stands for. Raises UserError."""
+    n_gpus = torch.cuda.device_count()
+    known = ["cpu", *(["cuda"] if n_gpus else []), *(f"cuda:{i}" for i in range(n_gpus))]
+    if name == "auto":
+        return torch.device("cuda" if n_gpus else "cpu")
+    if name not in known:
+        raise UserError(f"no device {name!r} here: expected auto or one of {', '.join(known)}")
+    return torch.device(name)
