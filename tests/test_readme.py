@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -65,18 +66,35 @@ def test_the_readmes_commands_run(tmp_path: Path, corpus_file: Path) -> None:
         parsed = gptfast_command(words)
         assert parsed, f"the test can't run {words}"
         name, arguments = parsed
-        if "--help" in (name, *arguments):
-            SHORTER[name] = []
-        elif name in ("train", "ladder"):
-            arguments = [*arguments, "--corpus", str(corpus_file)]
-        elif name == "data":
-            arguments = [str(corpus_file)]
+        if "--help" not in (name, *arguments):
+            if name in ("train", "ladder"):
+                arguments = [*arguments, "--corpus", str(corpus_file)]
+            elif name == "data":
+                arguments = [str(corpus_file)]
+            arguments = [*arguments, *SHORTER[name]]
         done = subprocess.run(
-            [sys.executable, "-m", "gptfast", name, *arguments, *SHORTER[name]],
+            [sys.executable, "-m", "gptfast", name, *arguments],
             cwd=tmp_path, capture_output=True, text=True,
             env=os.environ | {"PYTHONPATH": str(ROOT / "python")},
         )  # fmt: skip
         assert done.returncode == 0, f"{shlex.join(words)}: {done.stderr}"
+
+
+def test_the_ladders_table_is_the_recorded_run_and_keeps_its_promises() -> None:
+    record = ROOT / "benchmarks" / "results" / "ladder-tinyshakespeare-cpu.json"
+    run = json.loads(record.read_text(encoding="utf-8"))
+    table = (ROOT / "README.md").read_text(encoding="utf-8")
+    for r in run["rungs"]:
+        cells = [r["name"], r["idea"], f"{r['parameters']:,}", f"{r['steps']:,}"]
+        cells += [f"{r['val_loss']:.4f}", f"{r['val_bits_per_byte']:.3f}"]
+        cells += [f"{r['tokens_per_second']:,.0f}", f"{r['seconds']:.0f}"]
+        assert f"| {' | '.join(cells)} |" in table
+    loss = {r["name"]: r["val_loss"] for r in run["rungs"]}
+    learned = [loss[name] for name in ("bigram", "head", "multihead", "residual", "gpt")]
+    assert learned == sorted(learned, reverse=True)
+    assert abs(loss["bigram"] - 2.5) < 0.05
+    assert loss["gpt"] <= 1.75
+    assert run["wall_seconds"] <= 360
 
 
 def test_links_in_the_documents_lead_somewhere() -> None:
