@@ -6,6 +6,11 @@ import random
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says more about the machine's other work than about the code.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 # Corpora that can't be part of the repository; tests that need one are skipped without it.
 SHARED = Path(__file__).parents[2] / "shared" / "data"

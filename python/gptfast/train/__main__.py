@@ -23,10 +23,7 @@ def main(argv: Sequence[str]) -> int:
     """Train as the arguments say. Returns 0, or 130 if a signal ended the run early."""
     config = parse_config(argv)
     console = cli.console()
-
-    def say(text: str) -> None:
-        console.print(text)
-
+    say = console.print
     if _cpu.notice:
         say(f"note: {_cpu.notice}")
     result = run(config, cli.command_line(MODULE, argv), console)

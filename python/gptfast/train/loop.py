@@ -65,10 +65,10 @@ def begin(config: TrainConfig, data: Dataset) -> LanguageModel:
     torch.manual_seed(config.seed)
     model = build_model(config.model_config(data.tokenizer.n_vocab), config.kernels).to(device)
     x_BT, y_BT = windows(data.train, np.zeros(1, dtype=np.int64), config.block_size)
-    with torch.no_grad():
-        # In evaluation mode: dropout would use up random numbers that a resumed run does not.
-        model.eval()(x_BT.to(device), y_BT.to(device))
-    return model.train()
+    # Dropout's random numbers are given back: trying must not change what is learned.
+    with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        model(x_BT.to(device), y_BT.to(device))
+    return model
 
 
 def train(

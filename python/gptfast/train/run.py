@@ -24,10 +24,7 @@ def run(config: TrainConfig, command: str, console: Console) -> Result | None:
     A run that is finished already is not repeated with config.resume; its result is returned.
     Returns None if a signal ended the run early. Raises UserError, MissingFileError or RunError.
     """
-
-    def say(text: str) -> None:
-        console.print(text)
-
+    say = console.print
     older = check_output(config)
     data = prepare(config.corpus, config.tokenizer, config.vocab_size, config.val_fraction, say)
     say(describe(data.report))
