@@ -20,7 +20,7 @@ $(VENV)/bin/maturin: constraints.txt
 	  { echo "error: $(PYTHON) is older than Python 3.10: give a newer one, make PYTHON=python3.12" >&2; exit 2; }
 	@command -v cargo >/dev/null || \
 	  { echo "error: no cargo on the PATH: install a Rust toolchain (https://rustup.rs)" >&2; exit 2; }
-	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt maturin
 	@touch $@
 

@@ -84,11 +84,15 @@ def test_exit_codes(error: Exception, code: int, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().err == f"error: {error}\n"
 
 
-def test_a_bug_keeps_its_traceback() -> None:
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("not the user's mistake"), RuntimeError("an illegal memory access was met")],
+)
+def test_a_bug_keeps_its_traceback(error: Exception) -> None:
     def bug(_: object) -> int:
-        raise ValueError("not the user's mistake")
+        raise error
 
-    with pytest.raises(ValueError, match="not the user's"):
+    with pytest.raises(type(error), match=str(error)):
         cli.run(bug, [])
 
 

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from gptfast import cli
+from gptfast.ladder import __main__ as ladder_module
 from gptfast.ladder.__main__ import LadderConfig, climb
 from gptfast.ladder.__main__ import main as ladder
 from gptfast.ladder.rungs import rung_config, rungs
@@ -41,8 +42,19 @@ def test_a_short_climb_leaves_table_json_and_picture(
     assert "already holds a ladder: give --resume" in capsys.readouterr().err
     assert cli.run(ladder, [*arguments, "--max-steps", "0"]) == 2
     assert "max_steps is 0: expected at least 1" in capsys.readouterr().err
+    # Replaced as a whole: after the first new rung, nothing of the old ladder is left to mix in.
+    (out / "gpt" / "notes.txt").write_text("mine")
+    with pytest.MonkeyPatch.context() as patch:
+        stopped = [ladder_module.run, lambda *_: None]
+        patch.setattr(ladder_module, "run", lambda *a: stopped.pop(0)(*a))
+        assert cli.run(ladder, [*arguments, "--overwrite"]) == 130
+    assert "--resume" in capsys.readouterr().out.splitlines()[-1]
+    assert sorted(p.name for p in out.glob("*/run.json")) == ["run.json"]
+    assert [p.name for p in (out / "gpt").iterdir()] == ["notes.txt"]
+    (out / "gpt" / "notes.txt").unlink()
     assert cli.run(ladder, [*arguments, "--resume"]) == 0
-    assert json.loads((out / "ladder.json").read_text(encoding="utf-8")) == results
+    again = json.loads((out / "ladder.json").read_text(encoding="utf-8"))
+    assert [r["val_loss"] for r in again] == [r["val_loss"] for r in results]
 
 
 def test_full_is_the_10_million_parameter_configuration() -> None:

@@ -13,7 +13,7 @@ FLOOR = {
     "model": 2, "data": 2,
     "train": 3, "sample": 3,
 }  # fmt: skip
-# Used by every floor, and importing none.
+# Used by every floor, and importing none; _cpu alone asks _rust what the CPU is.
 GROUND = {"errors", "fsync", "cli", "_cpu", "__version__"}
 # Doors open onto every room: commands are where the rooms meet.
 DOORS = {"__main__", "__init__", "doctor", "ladder"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -36,8 +37,9 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = No
     except (RunError, OSError) as error:
         return _fail(error, 1)
     except (MemoryError, RuntimeError) as error:
-        # PyTorch says a full memory by a RuntimeError, on CUDA by a subclass of it.
-        if isinstance(error, MemoryError) or "memory" in str(error):
+        # PyTorch says that memory is full by a RuntimeError, whose text differs by device.
+        full = re.search("out of memory|can't allocate memory|not enough memory", str(error))
+        if isinstance(error, MemoryError) or full:
             what = str(error).strip().split("\n")[0]
             return _fail(f"out of memory: take a smaller model or batch ({what})", 1)
         raise

@@ -25,6 +25,7 @@ def test_documents_stay_whole_and_val_is_the_end() -> None:
 def test_a_document_is_cut_where_whole_ones_are_far_from_the_fraction() -> None:
     # A note beside a book: by whole documents, val would be 99% of the text.
     assert split_documents(["a", "b" * 99], 0.1) == (("a", "b" * 89), ("b" * 10,))
+    assert split_documents(["abc"], 1e-17) == (("ab",), ("c",))
     assert split_documents(["b" * 99, "a"], 0.1) == (("b" * 90,), ("b" * 9, "a"))
 
 

@@ -313,19 +313,29 @@ def test_resume_refuses_another_text(config: TrainConfig, tmp_path: Path) -> Non
     assert (config.out / "model.safetensors").read_bytes() == weights
 
 
+@pytest.mark.parametrize("step", ["delete_checkpoints", "write_record", "delete_model"])
+@pytest.mark.parametrize("again", ["resume", "overwrite"])
 def test_an_interrupted_overwrite_can_be_repeated(
-    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, step: str, again: str
 ) -> None:
+    fresh = train(replace(config, seed=5, out=config.out.with_name("fresh")))
     train(config)
 
-    def killed(*_: object, **__: object) -> None:
+    def killed(*_: object) -> None:
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module.shutil, "rmtree", killed)  # after some files, before training/
+        patch.setattr(run_module, step, killed)
         with pytest.raises(Killed):
             train(replace(config, overwrite=True, seed=5))
-    assert train(replace(config, overwrite=True, seed=5)).steps == 12
+    if again == "resume" and step != "delete_model":
+        # The old run is still there, whole: to go on with another seed is refused as ever.
+        with pytest.raises(UserError, match="was begun with seed=1337"):
+            train(replace(config, resume=True, seed=5))
+        load_model(config.out)
+        return
+    resumed = train(replace(config, **{again: True}, seed=5))
+    assert resumed.val_loss == fresh.val_loss
 
 
 def test_overwrite_replaces_a_damaged_record(config: TrainConfig) -> None:
@@ -345,6 +355,7 @@ def test_a_damaged_checkpoint_is_named(
         with pytest.raises(Killed):
             train(config)
     path = config.out / "training" / "step-00000004" / name
-    path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(UserError, match="step-00000004"):
-        train(replace(config, resume=True))
+    for length in (50, 0):
+        path.write_bytes(path.read_bytes()[:length])
+        with pytest.raises(UserError, match=r"step-00000004 is damaged .*--overwrite"):
+            train(replace(config, resume=True))

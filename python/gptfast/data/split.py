@@ -32,7 +32,7 @@ def split_documents(
         nearest = int(np.abs(shares - val_fraction).argmin())
         if val_fraction / 2 <= shares[nearest] <= val_fraction * 2:
             return tuple(documents[: nearest + 1]), tuple(documents[nearest + 1 :])
-    cut = int(size * (1.0 - val_fraction))
+    cut = min(int(size * (1.0 - val_fraction)), size - 1)
     inside = int(np.searchsorted(starts, cut, side="right")) - 1
     text, at = documents[inside], cut - int(starts[inside])
     return (*documents[:inside], text[:at]), (text[at:], *documents[inside + 1 :])

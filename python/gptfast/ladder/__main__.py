@@ -15,7 +15,7 @@ from gptfast.ladder.report import RungResult, print_table, save
 from gptfast.ladder.rungs import Rung, rung_config, rungs
 from gptfast.model.folder import load_model
 from gptfast.sample.generate import write_sample
-from gptfast.train.run import run
+from gptfast.train.run import delete_checkpoints, delete_model, run
 
 MODULE = "gptfast.ladder"
 SAMPLE_CHARACTERS = 200
@@ -38,7 +38,7 @@ class LadderConfig:
     resume: bool = False
     """Keep the rungs in `out` that are finished and go on from there."""
     overwrite: bool = False
-    """Replace the rungs in `out`."""
+    """Replace the rungs in `out`; wins over --resume."""
 
     def __post_init__(self) -> None:
         if self.max_steps is not None and self.max_steps < 1:
@@ -58,9 +58,11 @@ def main(argv: Sequence[str]) -> int:
             f"--overwrite to replace them, or another --out"
         )
     results = []
-    for rung in rungs(config.full):
+    for i, rung in enumerate(rungs(config.full)):
         console.print(f"\n{rung.name}: {rung.idea}", style="bold")
         result = climb(rung, config, cli.command_line(MODULE, argv), console)
+        if i == 0 and config.overwrite:
+            forget(rungs(config.full)[1:], config.out)
         if result is None:
             command = cli.resume_command(MODULE, argv)
             console.print(f"stopped and saved; to go on: {command}")
@@ -70,6 +72,16 @@ def main(argv: Sequence[str]) -> int:
     save(results, config.out)
     console.print(f"\nsaved in {config.out}: ladder.json, ladder.md, ladder.png")
     return 0
+
+
+def forget(later: Sequence[Rung], folder: Path) -> None:
+    """Delete an older ladder's rungs, so that resuming a stopped --overwrite can't mix the two."""
+    (folder / "ladder.json").unlink(missing_ok=True)
+    for rung in later:
+        if (folder / rung.name / "run.json").exists():
+            delete_checkpoints(folder / rung.name)
+            delete_model(folder / rung.name)
+            (folder / rung.name / "run.json").unlink()
 
 
 def climb(rung: Rung, config: LadderConfig, command: str, console: Console) -> RungResult | None:

@@ -97,7 +97,7 @@ def _plot(results: Sequence[RungResult], folder: Path, path: Path) -> None:
     for r in results:
         lines = (folder / r.name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         looks = [m for m in map(json.loads, lines) if "val_loss" in m and m["step"] > 0]
-        # Of the last look the whole-split figure of the table is shown in the legend.
+        # The legend has the table's figure, of the whole split; the curve ends near it.
         axes.plot(
             [m["step"] for m in looks],
             [m["val_loss"] for m in looks],

@@ -73,8 +73,8 @@ def load_checkpoint(
     if not checkpoints:
         return Progress()
     newest = checkpoints[-1]
-    load_weights(model, newest / "model.safetensors")
     try:
+        load_weights(model, newest / "model.safetensors")
         # weights_only: a model folder may come from anyone, and a pickle could run code.
         state = torch.load(newest / "optimizer.pt", weights_only=True, map_location="cpu")
         described = json.loads((newest / "state.json").read_text(encoding="utf-8"))
@@ -83,7 +83,8 @@ def load_checkpoint(
         saved_loader: LoaderState = described["loader"]
         loader.load_state_dict(saved_loader)
         return Progress(**described["progress"])
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError, pickle.PickleError) as error:
+    except (OSError, EOFError, RuntimeError, LookupError, TypeError, ValueError,
+            pickle.PickleError) as error:  # fmt: skip
         raise UserError(
             f"the checkpoint {newest} is damaged ({error}): train again with --overwrite"
         ) from error

@@ -25,7 +25,7 @@ class TrainConfig:
     resume: bool = False
     """Go on with the run in `out` (or begin it, if there is none)."""
     overwrite: bool = False
-    """Delete the run in `out` and begin anew."""
+    """Delete the run in `out` and begin anew; wins over --resume."""
 
     corpus: str = "shakespeare"
     """'shakespeare', 'tinyshakespeare', or the path of a text file, a folder or a glob."""
@@ -67,7 +67,7 @@ class TrainConfig:
     eval_interval: int = 250
     """Steps between looks at the val loss; each one saves a checkpoint."""
     eval_windows: int = 64
-    """Val windows in such a look, spread evenly; the last one of a run takes the whole split."""
+    """Val windows in such a look, spread evenly; the end of a run takes the whole split."""
     seed: int = 1337
     """Decides the weights, the order of the data and dropout."""
     device: str = "auto"

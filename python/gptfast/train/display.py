@@ -29,8 +29,7 @@ class Display:
             transient=True,
         )
         self.task = self.bar.add_task("train", total=max_steps, state="")
-        self.last_line = self.start = time.monotonic()
-        self.first_step = 0
+        self.begin(0)
 
     def __enter__(self) -> Display:
         if self.console.is_terminal:
@@ -56,7 +55,7 @@ class Display:
         self.console.print(text)
 
     def step(self, step: int, loss: float, tokens_per_second: float) -> None:
-        """`step` optimizer steps are done; `loss` is the last one's, in nats per token."""
+        """`step` steps are done; `loss` is the mean since the last call, in nats per token."""
         state = f"loss {loss:.3f}  {tokens_per_second:,.0f} tokens/s"
         if self.console.is_terminal:
             self.bar.update(self.task, completed=step, state=state)

@@ -55,7 +55,7 @@ class Result:
 
 
 def begin(config: TrainConfig, data: Dataset) -> LanguageModel:
-    """The model that a run starts from, after trying whether it runs here at all.
+    """The model that a run starts from, after trying a step of it, update excepted.
 
     Raises UserError if it doesn't fit the data or the machine.
     """
@@ -64,11 +64,21 @@ def begin(config: TrainConfig, data: Dataset) -> LanguageModel:
     check_length(data.val, config.block_size, "val")
     torch.manual_seed(config.seed)
     model = build_model(config.model_config(data.tokenizer.n_vocab), config.kernels).to(device)
-    x_BT, y_BT = windows(data.train, np.zeros(1, dtype=np.int64), config.block_size)
+    starts = np.zeros(config.batch_size, dtype=np.int64)
+    x_BT, y_BT = windows(data.train, starts, config.block_size)
     # Dropout's random numbers are given back: trying must not change what is learned.
-    with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-        model(x_BT.to(device), y_BT.to(device))
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        training_loss(model, x_BT, y_BT, config).backward()  # type: ignore[no-untyped-call]
+    model.zero_grad()
     return model
+
+
+def training_loss(model: LanguageModel, x_BT: Tensor, y_BT: Tensor, config: TrainConfig) -> Tensor:
+    """The loss of a batch, its matrix products in config.dtype."""
+    device = next(model.parameters()).device
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
+        loss: Tensor = model(x_BT.to(device), y_BT.to(device))
+    return loss
 
 
 def train(
@@ -110,9 +120,8 @@ def train(
                 break
 
             x_BT, y_BT = loader.next_batch()
-            with torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
-                loss = model(x_BT.to(device), y_BT.to(device))
-            loss.backward()
+            loss = training_loss(model, x_BT, y_BT, config)
+            loss.backward()  # type: ignore[no-untyped-call]
             grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
             check_finite(loss, grad_norm, model, progress, config)
             factor = lr_factor(progress.step, config.warmup_steps, config.max_steps)

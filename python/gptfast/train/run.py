@@ -34,9 +34,12 @@ def run(config: TrainConfig, command: str, console: Console) -> Result | None:
             say(f"{config.out} is trained already (--overwrite trains it again)")
             return Result(**older["result"])
     model = begin(config, data)  # complains before anything is written or deleted
+    # In this order, a kill at any point leaves a run that --resume or --overwrite can deal with.
+    if config.overwrite:
+        delete_checkpoints(config.out)
     write_record(config, command, data.report, None, older)
     if config.overwrite:
-        delete_run(config.out)
+        delete_model(config.out)
     with Display(config.max_steps, console) as display:
         result = train(config, data, model, display)
     if result is not None:
@@ -92,15 +95,21 @@ def check_same_data(folder: Path, older: dict[str, Any], data: Dataset) -> None:
         )
 
 
-def delete_run(folder: Path) -> None:
-    """Delete what a run wrote, and nothing else that may lie there.
+def delete_checkpoints(folder: Path) -> None:
+    """Delete a run's training/, which leaves it a finished model that can't be gone on with."""
+    aside = folder / ".training.deleted"  # half a checkpoint must not look like a whole one
+    if aside.exists():
+        shutil.rmtree(aside)
+    if (folder / "training").exists():
+        (folder / "training").rename(aside)
+        shutil.rmtree(aside)
 
-    run.json stays, so that a folder in which this was interrupted is still known as a run.
-    """
+
+def delete_model(folder: Path) -> None:
+    """Delete what else a run wrote, but its run.json, and nothing else that may lie there."""
     for name in ("config.json", "generation_config.json", "metrics.jsonl", "model.safetensors",
                  "tokenizer.json"):  # fmt: skip
         (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / "training", ignore_errors=True)
 
 
 def describe(report: DataReport) -> str:
