@@ -10,6 +10,7 @@ from gptfast import __version__
 COMMANDS = {
     "train": "train a GPT, its tokenizer included, into a model folder",
     "sample": "let a trained model write",
+    "tokenizer": "train a tokenizer, encode and decode with it, audit it, show its tokens",
     "ladder": "train the rungs from bigram to GPT and compare them",
     "data": "fetch and describe a corpus",
     "doctor": "show device, data types and which kernels run here",

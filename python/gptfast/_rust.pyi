@@ -1,15 +1,20 @@
 """The Rust extension. Only `gptfast.tokenizer` and `gptfast._cpu` import it."""
 
-from collections.abc import Iterable
-from typing import final
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias, final
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BPE", "amx_state"]
+__all__ = ["BPE", "amx_state", "utf8_error"]
+
+_Ids: TypeAlias = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 
 def amx_state() -> tuple[bool, bool]:
     """(CPUID announces AMX, AMX's tiles have a geometry); (False, False) except on x86-64."""
+
+def utf8_error(data: bytes) -> int | None:
+    """The position of the first byte that is not UTF-8; None if all of it is."""
 
 @final
 class BPE:
@@ -23,17 +28,24 @@ class BPE:
     ) -> BPE: ...
     @staticmethod
     def train(
-        texts: Iterable[str],
+        texts: Iterable[str | bytes],
         vocab_size: int,
         pattern: str,
         special_tokens: list[str],
         min_frequency: int,
+        alphabet: bytes,
+        n_threads: int,
+        progress: Callable[[str, int, int], object],
     ) -> BPE: ...
     def pretokenize(self, text: str) -> list[str]: ...
-    def encode_ordinary(self, text: str) -> list[int]: ...
-    def encode_to_numpy(self, text: str) -> npt.NDArray[np.uint32]: ...
-    def encode_bytes(self, data: bytes) -> list[int]: ...
-    def decode_bytes(self, ids: list[int]) -> bytes: ...
+    def safe_cut(self, data: bytes) -> int: ...
+    def encode_ordinary(self, text: str | bytes) -> list[int]: ...
+    def count(self, text: str | bytes) -> int: ...
+    def encode_to_numpy(self, text: str | bytes) -> _Ids: ...
+    def encode_batch(self, texts: Sequence[str | bytes], n_threads: int) -> list[list[int]]: ...
+    def encode_blocks(self, texts: Sequence[str | bytes], n_threads: int) -> list[_Ids]: ...
+    def decode_bytes(self, ids: list[int] | npt.NDArray[Any]) -> bytes: ...
+    def token_lengths(self) -> npt.NDArray[np.uint32]: ...
     @property
     def n_vocab(self) -> int: ...
     @property

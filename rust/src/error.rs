@@ -20,16 +20,19 @@ pub enum Error {
     },
     /// More bytes than a 32-bit position can address.
     TooLong(String),
-    /// The caller asked for training to stop.
+    /// What was to be told of the progress failed.
+    Callback(String),
+    /// The caller asked for an end.
     Interrupted,
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Pattern(message) | Error::Vocabulary(message) | Error::TooLong(message) => {
-                f.write_str(message)
-            }
+            Error::Pattern(message)
+            | Error::Vocabulary(message)
+            | Error::TooLong(message)
+            | Error::Callback(message) => f.write_str(message),
             Error::UnknownId {
                 id,
                 position,
@@ -40,7 +43,7 @@ impl fmt::Display for Error {
                  vocabulary, from 0 to {}",
                 *n_vocab as i64 - 1
             ),
-            Error::Interrupted => f.write_str("training was interrupted"),
+            Error::Interrupted => f.write_str("the work was interrupted"),
         }
     }
 }

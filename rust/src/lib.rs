@@ -5,9 +5,15 @@
 
 #[cfg(feature = "python")]
 mod bindings;
+mod cache;
+pub mod count;
 pub mod cpu;
 pub mod encode;
 pub mod error;
+mod key;
+mod key_map;
+pub mod merge;
+pub mod parallel;
 pub mod pretokenize;
 pub mod train;
 pub mod vocab;
@@ -17,7 +23,7 @@ pub mod vocab;
 #[pyo3::pymodule]
 mod _rust {
     #[pymodule_export]
-    use crate::bindings::bpe::Bpe;
+    use crate::bindings::bpe::{Bpe, utf8_error};
     #[pymodule_export]
     use crate::bindings::cpu::amx_state;
 }

@@ -1,240 +1,362 @@
-//! Learning merges from text.
+//! Learning merges from counted pre-tokens.
 //!
 //! The definition: count each adjacent pair of tokens inside the pre-tokens; merge the most frequent
 //! one everywhere, from left to right; repeat. Of equally frequent pairs, the smallest pair of ids
 //! (left, then right) wins. `bpe_reference.py` says the same in Python and is what this is held to.
+//!
+//! What makes it fast: a merge visits only the pre-tokens that have the pair. Its effect on the counts
+//! of other pairs is summed up by neighbour before the table of pairs is touched. And that table holds
+//! only pairs that are frequent enough to be merged soon: counts never grow, so the others can wait
+//! until all of these are used up, and be counted anew then.
 
 use std::cmp::Reverse;
-use std::collections::hash_map::Entry;
 use std::collections::BinaryHeap;
-use std::thread;
+use std::collections::hash_map::Entry;
+
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustc_hash::FxHashMap;
 
+use crate::count::PieceCounts;
 use crate::error::Error;
-use crate::pretokenize::Pattern;
-
-/// How often each distinct pre-token occurs.
-pub type PieceCounts = FxHashMap<Box<[u8]>, u64>;
 
 /// Two adjacent tokens, by id.
 pub type Pair = (u32, u32);
 
-/// Add the pre-tokens of `texts` to `counts`, on all cores; one text is counted by one thread.
-pub fn count_pieces<T: AsRef<str> + Sync>(
-    counts: &mut PieceCounts,
-    pattern: &Pattern,
-    texts: &[T],
-) -> Result<(), Error> {
-    let n_threads = thread::available_parallelism().map_or(1, usize::from);
-    let texts_per_thread = texts.len().div_ceil(n_threads).max(1);
-    let partial_counts: Vec<Result<PieceCounts, Error>> = thread::scope(|scope| {
-        let threads: Vec<_> = texts
-            .chunks(texts_per_thread)
-            .map(|texts| scope.spawn(|| count_on_this_thread(pattern, texts)))
-            .collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().expect("counting doesn't panic"))
-            .collect()
-    });
-    for partial in partial_counts {
-        *counts = add_counts(std::mem::take(counts), partial?);
-    }
-    Ok(())
-}
+/// How many times rarer than the most frequent pair a pair may be to be worth following.
+const FOLLOW_RANGE: u64 = 32;
 
-fn count_on_this_thread<T: AsRef<str>>(
-    pattern: &Pattern,
-    texts: &[T],
-) -> Result<PieceCounts, Error> {
-    let mut counts = PieceCounts::default();
-    for text in texts {
-        pattern.split(text.as_ref(), |piece| {
-            // Two look-ups, so that only a piece not seen before is copied.
-            match counts.get_mut(piece.as_bytes()) {
-                Some(count) => *count += 1,
-                None => {
-                    counts.insert(piece.as_bytes().into(), 1);
-                }
-            }
-            Ok(())
-        })?;
-    }
-    Ok(counts)
-}
-
-fn add_counts(a: PieceCounts, b: PieceCounts) -> PieceCounts {
-    let (mut sum, other) = if a.len() < b.len() { (b, a) } else { (a, b) };
-    for (piece, count) in other {
-        *sum.entry(piece).or_default() += count;
-    }
-    sum
-}
-
-/// Learn at most `n_merges` merges: pairs of ids, where id 0 to 255 is the byte of that value and
+/// Learn at most `n_merges` merges: pairs of ids, where id i below 256 is the byte `alphabet[i]` and
 /// 256 + i is what merge i makes.
 ///
-/// Ends early when no pair occurs at least `min_frequency` times. `keep_going` is asked now and
-/// then; false ends the training with [`Error::Interrupted`].
+/// Ends early when no pair occurs at least `min_frequency` times. `keep_going` is told now and then
+/// how many merges there are; false, or soon after it `stop`, ends the training with
+/// [`Error::Interrupted`].
 pub fn train(
-    counts: &PieceCounts,
+    counts: PieceCounts,
+    alphabet: &[u8; 256],
     n_merges: usize,
     min_frequency: u64,
-    mut keep_going: impl FnMut() -> bool,
+    stop: &AtomicBool,
+    mut keep_going: impl FnMut(usize) -> bool,
 ) -> Result<Vec<Pair>, Error> {
-    let mut corpus = Corpus::new(counts)?;
-    let mut queue: BinaryHeap<_> = corpus
-        .pairs
-        .iter()
-        .map(|(&pair, occurrences)| (occurrences.count, Reverse(pair)))
-        .collect();
+    let mut corpus = Corpus::new(&counts, alphabet)?;
+    drop(counts);
     let mut merges = Vec::new();
+    let fewest = min_frequency.max(1);
+    // Each round follows the pairs that are frequent enough for it, until none of them is left.
     while merges.len() < n_merges {
-        let Some((count, Reverse(pair))) = queue.pop() else {
+        let Some(mut round) = Round::new(&corpus, fewest, stop)? else {
             break;
         };
-        // The queue is lazy. A pair's count can only fall after the merge that brought it up, so an
-        // entry never promises too little; one that promises too much goes back with its true count.
-        let count_now = corpus.pairs.get(&pair).map_or(0, |pair| pair.count);
-        if count_now != count {
-            queue.push((count_now, Reverse(pair)));
-            continue;
+        while merges.len() < n_merges {
+            let Some(pair) = round.most_frequent() else {
+                break;
+            };
+            if merges.len().is_multiple_of(64) && !keep_going(merges.len()) {
+                return Err(Error::Interrupted);
+            }
+            round.merge(&mut corpus, pair, 256 + merges.len() as u32, stop)?;
+            merges.push(pair);
         }
-        if count < min_frequency.max(1) {
-            break;
-        }
-        if merges.len() % 64 == 0 && !keep_going() {
-            return Err(Error::Interrupted);
-        }
-        let new_id = 256 + merges.len() as u32;
-        for born in corpus.merge(pair, new_id) {
-            queue.push((corpus.pairs[&born].count, Reverse(born)));
-        }
-        merges.push(pair);
     }
     Ok(merges)
 }
 
-/// Where a pair stands, and how often, counting each distinct pre-token as often as it occurs.
-#[derive(Default)]
-struct Occurrences {
-    count: u64,
-    /// Positions of the left token, ascending. Some may be out of date: `Corpus::pair_at` tells.
-    positions: Vec<u32>,
-}
-
-/// All distinct pre-tokens laid end to end, as linked lists of tokens over the byte positions.
+/// All distinct pre-tokens of two bytes or more, as tokens.
 struct Corpus {
-    ids: Vec<u32>,
-    next: Vec<u32>,
-    previous: Vec<u32>,
-    /// Which pre-token a position belongs to, and how often that one occurs.
-    piece: Vec<u32>,
-    piece_count: Vec<u64>,
-    pairs: FxHashMap<Pair, Occurrences>,
+    /// The tokens of one pre-token after another; those that merging has freed stay between them.
+    tokens: Vec<u32>,
+    words: Vec<Word>,
 }
 
-/// In `next` and `previous`: a pre-token ends here. In `ids`: merged into the token on the left.
-const NONE: u32 = u32::MAX;
+/// A distinct pre-token.
+#[derive(Clone, Copy)]
+struct Word {
+    /// How often it occurs.
+    count: u64,
+    /// Where its tokens are.
+    start: u32,
+    n_tokens: u32,
+}
 
 impl Corpus {
-    fn new(counts: &PieceCounts) -> Result<Self, Error> {
-        let n_bytes: usize = counts.keys().map(|piece| piece.len()).sum();
-        if n_bytes >= NONE as usize {
+    fn new(counts: &PieceCounts, alphabet: &[u8; 256]) -> Result<Self, Error> {
+        let mut ids = [0; 256];
+        for (id, &byte) in (0..).zip(alphabet) {
+            ids[usize::from(byte)] = id;
+        }
+        let (mut n_words, mut n_bytes) = (0, 0);
+        counts.for_each(|piece, _| {
+            n_words += usize::from(piece.len() > 1);
+            n_bytes += piece.len();
+        });
+        if u32::try_from(n_bytes).is_err() {
             return Err(Error::TooLong(format!(
                 "the distinct pre-tokens have {n_bytes} bytes together, expected less than 4 GiB: \
                  train on less text or split it into shorter pre-tokens"
             )));
         }
         let mut corpus = Corpus {
-            ids: Vec::with_capacity(n_bytes),
-            next: Vec::with_capacity(n_bytes),
-            previous: Vec::with_capacity(n_bytes),
-            piece: Vec::with_capacity(n_bytes),
-            piece_count: Vec::with_capacity(counts.len()),
-            pairs: FxHashMap::default(),
+            tokens: Vec::with_capacity(n_bytes),
+            words: Vec::with_capacity(n_words),
         };
-        for (piece, &count) in counts {
-            let piece_index = corpus.piece_count.len() as u32;
-            corpus.piece_count.push(count);
-            for (i, &byte) in piece.iter().enumerate() {
-                let position = corpus.ids.len() as u32;
-                let is_last = i + 1 == piece.len();
-                corpus.ids.push(u32::from(byte));
-                corpus.next.push(if is_last { NONE } else { position + 1 });
+        counts.for_each(|piece, count| {
+            if piece.len() > 1 {
+                let start = corpus.tokens.len() as u32;
+                corpus.words.push(Word {
+                    count,
+                    start,
+                    n_tokens: piece.len() as u32,
+                });
                 corpus
-                    .previous
-                    .push(if i == 0 { NONE } else { position - 1 });
-                corpus.piece.push(piece_index);
+                    .tokens
+                    .extend(piece.iter().map(|&byte| ids[usize::from(byte)]));
             }
-        }
-        for position in 0..corpus.ids.len() as u32 {
-            corpus.add(position);
-        }
+        });
         Ok(corpus)
     }
 
-    /// The pair whose left token stands at `left`, if there is one.
-    fn pair_at(&self, left: u32) -> Option<Pair> {
-        let left_id = *self.ids.get(left as usize)?;
-        let right = self.next[left as usize];
-        let right_id = *self.ids.get(right as usize)?;
-        (left_id != NONE).then_some((left_id, right_id))
+    fn tokens_of(&self, word: &Word) -> &[u32] {
+        &self.tokens[word.start as usize..][..word.n_tokens as usize]
     }
 
-    fn weight(&self, position: u32) -> u64 {
-        self.piece_count[self.piece[position as usize] as usize]
-    }
-
-    /// Count the pair at `left`, if there is one; return it if it was never seen before.
-    fn add(&mut self, left: u32) -> Option<Pair> {
-        let pair = self.pair_at(left)?;
-        let weight = self.weight(left);
-        let entry = self.pairs.entry(pair);
-        let is_new = matches!(entry, Entry::Vacant(_));
-        let occurrences = entry.or_default();
-        occurrences.count += weight;
-        occurrences.positions.push(left);
-        is_new.then_some(pair)
-    }
-
-    /// Take the pair at `left`, if there is one, out of the count; its position just goes stale.
-    fn remove(&mut self, left: u32) {
-        if let Some(pair) = self.pair_at(left) {
-            let weight = self.weight(left);
-            // The pair being merged is not in the map any more, and needs no count.
-            if let Some(occurrences) = self.pairs.get_mut(&pair) {
-                occurrences.count -= weight;
+    fn pair_counts(&self, stop: &AtomicBool) -> Result<FxHashMap<Pair, u64>, Error> {
+        let mut counts = FxHashMap::default();
+        for (i, word) in (0..).zip(&self.words) {
+            check(i, stop)?;
+            for pair in self.tokens_of(word).windows(2) {
+                *counts.entry((pair[0], pair[1])).or_default() += word.count;
             }
         }
+        Ok(counts)
+    }
+}
+
+/// A pair that is followed.
+struct Followed {
+    /// How often it occurs, counting each distinct pre-token as often as that occurs.
+    count: u64,
+    /// The indices of the words that have it, and of some that had it.
+    words: Vec<u32>,
+}
+
+/// The pairs that occur at least `threshold` times, while there are any.
+struct Round {
+    threshold: u64,
+    followed: FxHashMap<Pair, Followed>,
+    /// By count, then smallest pair first. A count may be out of date, but is never too small.
+    queue: BinaryHeap<(u64, Reverse<Pair>)>,
+    left: Neighbours,
+    right: Neighbours,
+}
+
+impl Round {
+    /// None if no pair occurs at least `fewest` times.
+    fn new(corpus: &Corpus, fewest: u64, stop: &AtomicBool) -> Result<Option<Self>, Error> {
+        let mut counts = corpus.pair_counts(stop)?;
+        let most = counts.values().copied().max().unwrap_or(0);
+        if most < fewest {
+            return Ok(None);
+        }
+        let threshold = fewest.max(most / FOLLOW_RANGE);
+        counts.retain(|_, count| *count >= threshold);
+        let mut followed: FxHashMap<Pair, Followed> = counts
+            .into_iter()
+            .map(|(pair, count)| {
+                (
+                    pair,
+                    Followed {
+                        count,
+                        words: Vec::new(),
+                    },
+                )
+            })
+            .collect();
+        for (i, word) in (0..).zip(&corpus.words) {
+            check(i, stop)?;
+            for pair in corpus.tokens_of(word).windows(2) {
+                if let Some(pair) = followed.get_mut(&(pair[0], pair[1])) {
+                    push_new(&mut pair.words, i);
+                }
+            }
+        }
+        let queue = followed
+            .iter()
+            .map(|(&pair, f)| (f.count, Reverse(pair)))
+            .collect();
+        let (left, right) = Default::default();
+        Ok(Some(Round {
+            threshold,
+            followed,
+            queue,
+            left,
+            right,
+        }))
     }
 
-    /// Replace `pair` by `new_id` everywhere, from left to right; return the pairs this made.
-    ///
-    /// Costs one step per occurrence. The positions of the new pairs come out ascending, because
-    /// merging at p adds pairs at p and at the token before p, which is no earlier than the last p.
-    fn merge(&mut self, pair: Pair, new_id: u32) -> Vec<Pair> {
-        let positions = self.pairs.remove(&pair).unwrap_or_default().positions;
-        let mut born = Vec::new();
-        for left in positions {
-            if self.pair_at(left) != Some(pair) {
+    /// Take the pair to be merged next out of the queue.
+    fn most_frequent(&mut self) -> Option<Pair> {
+        while let Some((count, Reverse(pair))) = self.queue.pop() {
+            match self.followed.get(&pair) {
+                Some(followed) if followed.count == count => return Some(pair),
+                Some(followed) => self.queue.push((followed.count, Reverse(pair))),
+                None => {}
+            }
+        }
+        None
+    }
+
+    /// Replace `pair` by `new_id` everywhere, from left to right.
+    fn merge(
+        &mut self,
+        corpus: &mut Corpus,
+        pair: Pair,
+        new_id: u32,
+        stop: &AtomicBool,
+    ) -> Result<(), Error> {
+        let words = self
+            .followed
+            .remove(&pair)
+            .map_or(Vec::new(), |followed| followed.words);
+        for i in words {
+            check(i, stop)?;
+            let word = &mut corpus.words[i as usize];
+            let tokens = &mut corpus.tokens[word.start as usize..][..word.n_tokens as usize];
+            let n_tokens = self.merge_word(tokens, pair, new_id, i, word.count);
+            word.n_tokens = n_tokens as u32;
+        }
+        let Round {
+            threshold,
+            followed,
+            queue,
+            left,
+            right,
+        } = self;
+        left.settle(*threshold, followed, queue, |x| ((x, pair.0), (x, new_id)));
+        right.settle(*threshold, followed, queue, |y| ((pair.1, y), (new_id, y)));
+        Ok(())
+    }
+
+    /// Merge within one word, in place; note what pairs it loses and gets. Returns its new length.
+    fn merge_word(
+        &mut self,
+        tokens: &mut [u32],
+        pair: Pair,
+        new_id: u32,
+        word: u32,
+        count: u64,
+    ) -> usize {
+        let starts_at = |tokens: &[u32], i: usize| tokens[i..].starts_with(&[pair.0, pair.1]);
+        let (mut read, mut write) = (0, 0);
+        let mut after_merge = false;
+        while read < tokens.len() {
+            if !starts_at(tokens, read) {
+                tokens[write] = tokens[read];
+                (read, write, after_merge) = (read + 1, write + 1, false);
                 continue;
             }
-            let right = self.next[left as usize];
-            let before = self.previous[left as usize];
-            let after = self.next[right as usize];
-            self.remove(before);
-            self.remove(right);
-            self.ids[left as usize] = new_id;
-            self.ids[right as usize] = NONE;
-            self.next[left as usize] = after;
-            if let Some(previous) = self.previous.get_mut(after as usize) {
-                *previous = left;
+            if write > 0 {
+                let before = tokens[write - 1];
+                self.left
+                    .lose(if after_merge { pair.1 } else { before }, count);
+                self.left.get(before, count, word);
             }
-            born.extend(self.add(before));
-            born.extend(self.add(left));
+            read += 2;
+            // Between two merges the pair on the right is the next one's on the left.
+            if read < tokens.len() && !starts_at(tokens, read) {
+                self.right.lose(tokens[read], count);
+                self.right.get(tokens[read], count, word);
+            }
+            tokens[write] = new_id;
+            (write, after_merge) = (write + 1, true);
         }
-        born
+        write
+    }
+}
+
+/// What one merge changes, by the token on one side of the merged pair.
+#[derive(Default)]
+struct Neighbours {
+    /// By id: how often the old pair with this neighbour is gone, and how often there is a new one.
+    lost: Vec<u64>,
+    got: Vec<u64>,
+    /// The ids that are not 0 above.
+    ids: Vec<u32>,
+    /// For each new pair its neighbour and the word it is in.
+    new_pairs: Vec<(u32, u32)>,
+    /// By id: the words of a new pair, while they are gathered.
+    words: Vec<Vec<u32>>,
+}
+
+impl Neighbours {
+    fn lose(&mut self, id: u32, count: u64) {
+        self.note(id);
+        self.lost[id as usize] += count;
+    }
+
+    fn get(&mut self, id: u32, count: u64, word: u32) {
+        self.note(id);
+        self.got[id as usize] += count;
+        self.new_pairs.push((id, word));
+    }
+
+    fn note(&mut self, id: u32) {
+        let i = id as usize;
+        if i >= self.lost.len() {
+            self.lost.resize(2 * i + 1, 0);
+            self.got.resize(2 * i + 1, 0);
+            self.words.resize(2 * i + 1, Vec::new());
+        }
+        if self.lost[i] == 0 && self.got[i] == 0 {
+            self.ids.push(id);
+        }
+    }
+
+    /// Enter the changes into the table of pairs and forget them. `pairs_of` gives the old and the
+    /// new pair of a neighbour.
+    fn settle(
+        &mut self,
+        threshold: u64,
+        followed: &mut FxHashMap<Pair, Followed>,
+        queue: &mut BinaryHeap<(u64, Reverse<Pair>)>,
+        pairs_of: impl Fn(u32) -> (Pair, Pair),
+    ) {
+        for (id, word) in self.new_pairs.drain(..) {
+            if self.got[id as usize] >= threshold {
+                push_new(&mut self.words[id as usize], word);
+            }
+        }
+        for id in self.ids.drain(..) {
+            let (old_pair, new_pair) = pairs_of(id);
+            let lost = std::mem::take(&mut self.lost[id as usize]);
+            if let Entry::Occupied(mut old) = followed.entry(old_pair) {
+                old.get_mut().count -= lost;
+                if old.get().count < threshold {
+                    old.remove();
+                }
+            }
+            let count = std::mem::take(&mut self.got[id as usize]);
+            if count >= threshold {
+                let words = std::mem::take(&mut self.words[id as usize]);
+                followed.insert(new_pair, Followed { count, words });
+                queue.push((count, Reverse(new_pair)));
+            }
+        }
+    }
+}
+
+/// Look at the stop flag, now and then.
+fn check(word: u32, stop: &AtomicBool) -> Result<(), Error> {
+    if word.is_multiple_of(1024) && stop.load(Ordering::Relaxed) {
+        return Err(Error::Interrupted);
+    }
+    Ok(())
+}
+
+/// Append `word` unless it is the last one already.
+fn push_new(words: &mut Vec<u32>, word: u32) {
+    if words.last() != Some(&word) {
+        words.push(word);
     }
 }

@@ -1,21 +1,27 @@
 //! Tokens and their ids, in both directions.
 
-use rustc_hash::FxHashMap;
+use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
 
-use crate::encode::{Merger, Merges};
 use crate::error::Error;
+use crate::key::key_of;
+use crate::key_map::KeyMap;
+use crate::merge::{Merger, Merges};
 use crate::train::Pair;
 
 /// A byte-level BPE vocabulary: 256 single bytes, merged tokens, special tokens.
 #[derive(Debug, Clone)]
 pub struct Vocab {
-    ids: FxHashMap<Box<[u8]>, u32>,
-    /// By id; `None` where an id was left out between two tokens. Includes the special tokens.
-    tokens: Vec<Option<Box<[u8]>>>,
+    ids: TokenIds,
+    tokens: Tokens,
     byte_ids: [u32; 256],
     merges: Merges,
     special_tokens: Vec<(String, u32)>,
 }
+
+/// The largest id there may be. Ids are indices, so a stray huge one would ask for gigabytes; and
+/// 24 bits leave room for a count beside an id.
+pub const MAX_ID: u32 = (1 << 24) - 1;
 
 impl Vocab {
     /// Make a vocabulary of tokens and their ids, in any order.
@@ -33,22 +39,22 @@ impl Vocab {
         ranks: impl IntoIterator<Item = (Box<[u8]>, u32)>,
         special_tokens: &[(String, u32)],
     ) -> Result<Self, Error> {
-        let mut ids = FxHashMap::default();
-        let mut tokens = Vec::new();
+        let mut ids = TokenIds::default();
+        let mut tokens = Tokens::default();
         for (token, id) in ranks {
             if token.is_empty() {
                 return Err(Error::Vocabulary(format!(
                     "the id {id} has an empty token: expected at least one byte"
                 )));
             }
-            place(&mut tokens, &token, id)?;
-            if ids.insert(token.clone(), id).is_some() {
+            tokens.place(&token, id)?;
+            if !ids.insert(&token, id) {
                 return Err(Error::Vocabulary(format!("{} has two ids", show(&token))));
             }
         }
         let mut byte_ids = [0; 256];
         for byte in 0..=255u8 {
-            byte_ids[usize::from(byte)] = *ids.get([byte].as_slice()).ok_or_else(|| {
+            byte_ids[usize::from(byte)] = ids.get(&[byte]).ok_or_else(|| {
                 Error::Vocabulary(format!(
                     "the byte 0x{byte:02x} has no id: a byte-level vocabulary needs all 256 bytes"
                 ))
@@ -61,12 +67,12 @@ impl Vocab {
                     "the special token {name:?} is given twice"
                 )));
             }
-            if name.is_empty() || ids.contains_key(name.as_bytes()) {
+            if name.is_empty() || ids.get(name.as_bytes()).is_some() {
                 return Err(Error::Vocabulary(format!(
                     "{name:?} can't be a special token: it is empty or an ordinary token already"
                 )));
             }
-            place(&mut tokens, name.as_bytes(), *id)?;
+            tokens.place(name.as_bytes(), *id)?;
         }
         Ok(Vocab {
             ids,
@@ -77,10 +83,14 @@ impl Vocab {
         })
     }
 
-    /// The vocabulary of a trainer's merges: ids 0 to 255 are the bytes of that value, 256 + i is
-    /// what merge i makes, and the special tokens follow in the order given.
-    pub fn from_merges(merges: &[Pair], special_tokens: &[String]) -> Result<Self, Error> {
-        let mut tokens: Vec<Vec<u8>> = (0..=255).map(|byte| vec![byte]).collect();
+    /// The vocabulary of a trainer's merges: id i below 256 is the byte `alphabet[i]`, 256 + i is what
+    /// merge i makes, and the special tokens follow in the order given.
+    pub fn from_merges(
+        alphabet: &[u8; 256],
+        merges: &[Pair],
+        special_tokens: &[String],
+    ) -> Result<Self, Error> {
+        let mut tokens: Vec<Vec<u8>> = alphabet.iter().map(|&byte| vec![byte]).collect();
         for &(left, right) in merges {
             tokens.push([&tokens[left as usize][..], &tokens[right as usize]].concat());
         }
@@ -95,12 +105,13 @@ impl Vocab {
 
     /// One more than the largest id.
     pub fn n_vocab(&self) -> usize {
-        self.tokens.len()
+        self.tokens.spans.len()
     }
 
     /// The id of an ordinary token.
+    #[inline]
     pub fn id_of(&self, token: &[u8]) -> Option<u32> {
-        self.ids.get(token).copied()
+        self.ids.get(token)
     }
 
     /// The id of each single byte.
@@ -117,7 +128,7 @@ impl Vocab {
     pub fn merged_pairs(&self) -> Vec<(&[u8], &[u8])> {
         let mut by_rank: Vec<_> = self.merges.iter().collect();
         by_rank.sort_unstable_by_key(|&(_, rank)| rank);
-        let bytes = |id: u32| self.tokens[id as usize].as_deref().unwrap_or_default();
+        let bytes = |id: u32| self.tokens.get(id as usize).unwrap_or_default();
         by_rank
             .into_iter()
             .map(|(&(left, right), _)| (bytes(left), bytes(right)))
@@ -126,9 +137,15 @@ impl Vocab {
 
     /// The ordinary tokens and their ids, by id.
     pub fn ranks(&self) -> Vec<(&[u8], u32)> {
-        let mut by_id: Vec<_> = self.ids.iter().map(|(token, &id)| (&**token, id)).collect();
-        by_id.sort_unstable_by_key(|&(_, id)| id);
-        by_id
+        let all = (0..).zip(0..self.n_vocab());
+        all.filter_map(|(id, index)| Some((self.tokens.get(index)?, id)))
+            .filter(|&(_, id)| {
+                !self
+                    .special_tokens
+                    .iter()
+                    .any(|&(_, special)| special == id)
+            })
+            .collect()
     }
 
     /// The special tokens and their ids, in the order given.
@@ -136,61 +153,111 @@ impl Vocab {
         &self.special_tokens
     }
 
-    /// The bytes of each id, end to end. A special token's bytes are its name in UTF-8.
-    pub fn decode_bytes(&self, ids: &[i64]) -> Result<Vec<u8>, Error> {
-        let mut bytes = Vec::new();
-        for (position, &id) in ids.iter().enumerate() {
-            let token = usize::try_from(id)
-                .ok()
-                .and_then(|index| self.tokens.get(index)?.as_deref())
-                .ok_or_else(|| Error::UnknownId {
-                    id: id.to_string(),
-                    position,
-                    n_vocab: self.n_vocab(),
-                })?;
-            bytes.extend_from_slice(token);
+    /// The bytes of a token; a special token's are its name in UTF-8.
+    #[inline]
+    pub fn token_bytes(&self, id: usize) -> Option<&[u8]> {
+        self.tokens.get(id)
+    }
+
+    /// The bytes of each id, end to end.
+    pub fn decode_bytes(&self, ids: impl ExactSizeIterator<Item = i64>) -> Result<Vec<u8>, Error> {
+        let mut bytes = Vec::with_capacity(4 * ids.len());
+        for (position, id) in ids.enumerate() {
+            let token = usize::try_from(id).ok().and_then(|id| self.tokens.get(id));
+            bytes.extend_from_slice(token.ok_or_else(|| Error::UnknownId {
+                id: id.to_string(),
+                position,
+                n_vocab: self.n_vocab(),
+            })?);
         }
         Ok(bytes)
     }
 }
 
-/// The largest id there may be. Ids are indices, so a stray huge one would ask for gigabytes.
-pub const MAX_ID: u32 = 1 << 24;
+/// Ids by token.
+#[derive(Debug, Clone, Default)]
+struct TokenIds {
+    /// Those of at most 15 bytes, which are nearly all.
+    short: KeyMap<u32>,
+    long: HashMap<Box<[u8]>, u32>,
+}
 
-fn place(tokens: &mut Vec<Option<Box<[u8]>>>, token: &[u8], id: u32) -> Result<(), Error> {
-    if id > MAX_ID {
-        return Err(Error::Vocabulary(format!(
-            "{} has the id {id}: expected at most {MAX_ID}",
-            show(token)
-        )));
+impl TokenIds {
+    #[inline]
+    fn get(&self, token: &[u8]) -> Option<u32> {
+        match key_of(token) {
+            Some(key) => self.short.get(key),
+            None => self.long.get(token).copied(),
+        }
     }
-    let index = id as usize;
-    if index >= tokens.len() {
-        tokens.resize(index + 1, None);
-    }
-    match tokens[index].replace(token.into()) {
-        None => Ok(()),
-        Some(other) => Err(Error::Vocabulary(format!(
-            "{} and {} have the same id {id}",
-            show(&other),
-            show(token)
-        ))),
+
+    /// False if the token was there before.
+    fn insert(&mut self, token: &[u8], id: u32) -> bool {
+        let is_new = self.get(token).is_none();
+        match key_of(token) {
+            Some(key) => *self.short.entry(key) = id,
+            None => {
+                self.long.insert(token.into(), id);
+            }
+        }
+        is_new
     }
 }
 
-fn derive_merges(tokens: &[Option<Box<[u8]>>], byte_ids: &[u32; 256]) -> Result<Merges, Error> {
+/// Tokens by id, end to end.
+#[derive(Debug, Clone, Default)]
+struct Tokens {
+    bytes: Vec<u8>,
+    /// Where each begins and ends; empty where an id was left out between two tokens.
+    spans: Vec<(u32, u32)>,
+}
+
+impl Tokens {
+    #[inline]
+    fn get(&self, id: usize) -> Option<&[u8]> {
+        let &(start, end) = self.spans.get(id)?;
+        (start < end).then(|| &self.bytes[start as usize..end as usize])
+    }
+
+    fn place(&mut self, token: &[u8], id: u32) -> Result<(), Error> {
+        if id > MAX_ID {
+            return Err(Error::Vocabulary(format!(
+                "{} has the id {id}: expected at most {MAX_ID}",
+                show(token)
+            )));
+        }
+        let index = id as usize;
+        if let Some(other) = self.get(index) {
+            return Err(Error::Vocabulary(format!(
+                "{} and {} have the same id {id}",
+                show(other),
+                show(token)
+            )));
+        }
+        if index >= self.spans.len() {
+            self.spans.resize(index + 1, (0, 0));
+        }
+        let start = self.bytes.len() as u32;
+        self.bytes.extend_from_slice(token);
+        let end = u32::try_from(self.bytes.len())
+            .map_err(|_| Error::Vocabulary("the tokens have more than 4 GiB together".into()))?;
+        self.spans[index] = (start, end);
+        Ok(())
+    }
+}
+
+fn derive_merges(tokens: &Tokens, byte_ids: &[u32; 256]) -> Result<Merges, Error> {
     let mut merges = Merges::default();
     let mut merger = Merger::default();
-    let mut parts = Vec::new();
-    for (id, token) in (0..).zip(tokens) {
-        let token = token.as_deref().unwrap_or_default();
+    let never = AtomicBool::new(false);
+    for id in 0..tokens.spans.len() as u32 {
+        let token = tokens.get(id as usize).unwrap_or_default();
         if token.len() < 2 {
             continue;
         }
-        parts.clear();
         let byte_tokens = token.iter().map(|&byte| byte_ids[usize::from(byte)]);
-        merger.merge(&merges, byte_tokens, &mut parts)?;
-        let &[left, right] = parts.as_slice() else {
+        let parts = merger.merge(&merges, byte_tokens, &never)?;
+        let &[left, right] = parts else {
             return Err(Error::Vocabulary(format!(
                 "{} (id {id}) is no merge: BPE with the smaller ids cuts it into {} tokens, \
                  expected 2",

@@ -1,12 +1,14 @@
 //! The trainer and the encoder against naive twins that follow the definitions word by word.
 
-use gptfast_rust::encode::{encode_bytes, encode_ordinary};
+use gptfast_rust::count::{PieceCounts, count_texts};
+use gptfast_rust::encode::Tokenizer;
 use gptfast_rust::error::Error;
 use gptfast_rust::pretokenize::Pattern;
-use gptfast_rust::train::{count_pieces, train, Pair, PieceCounts};
+use gptfast_rust::train::{Pair, train};
 use gptfast_rust::vocab::Vocab;
 use proptest::prelude::*;
 use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
 
 fn naive_merge(word: &[u32], pair: Pair, new_id: u32) -> Vec<u32> {
     let mut merged = Vec::new();
@@ -74,10 +76,34 @@ fn naive_encode_by_rank(vocab: &Vocab, piece: &[u8]) -> Vec<u32> {
         .collect()
 }
 
-fn counts_of(pattern: &Pattern, texts: &[&str]) -> PieceCounts {
+const BYTES: [u8; 256] = {
+    let mut bytes = [0; 256];
+    let mut i = 0;
+    while i < 256 {
+        bytes[i] = i as u8;
+        i += 1;
+    }
+    bytes
+};
+
+fn counts_of(pattern: &Pattern, texts: &[&str], n_threads: usize) -> PieceCounts {
+    let mut partial = vec![PieceCounts::default(); n_threads];
+    count_texts(&mut partial, pattern, texts, &AtomicBool::new(false)).unwrap();
     let mut counts = PieceCounts::default();
-    count_pieces(&mut counts, pattern, texts).unwrap();
+    partial.into_iter().for_each(|some| counts.append(some));
     counts
+}
+
+fn train_on(counts: PieceCounts, n_merges: usize, min_frequency: u64) -> Vec<Pair> {
+    train(
+        counts,
+        &BYTES,
+        n_merges,
+        min_frequency,
+        &AtomicBool::new(false),
+        |_| true,
+    )
+    .unwrap()
 }
 
 /// Few letters, so that pairs repeat, overlap and tie.
@@ -100,23 +126,26 @@ proptest! {
 
     #[test]
     fn training_and_encoding_equal_the_naive_twins(
-        train_on in texts(),
+        learn_from in texts(),
         encode_too in texts(),
         pattern in pattern_name(),
         n_merges in 0..60usize,
         min_frequency in 1..4u64,
     ) {
         let pattern = Pattern::new(pattern).unwrap();
-        let texts: Vec<&str> = train_on.iter().map(String::as_str).collect();
+        let texts: Vec<&str> = learn_from.iter().map(String::as_str).collect();
         let mut pieces = Vec::new();
         for text in &texts {
-            pattern.split_bytes(text.as_bytes(), |piece| { pieces.push(piece); Ok(()) }).unwrap();
+            pattern.split(text, |piece| { pieces.push(piece.as_bytes()); Ok(()) }).unwrap();
         }
-        let merges = train(&counts_of(&pattern, &texts), n_merges, min_frequency, || true).unwrap();
+        let merges = train_on(counts_of(&pattern, &texts, 1), n_merges, min_frequency);
+        let on_three = train_on(counts_of(&pattern, &texts, 3), n_merges, min_frequency);
+        prop_assert_eq!(&merges, &on_three);
         prop_assert_eq!(&merges, &naive_train(&pieces, n_merges, min_frequency));
 
-        let vocab = Vocab::from_merges(&merges, &[]).unwrap();
-        for text in train_on.iter().chain(&encode_too) {
+        let vocab = Vocab::from_merges(&BYTES, &merges, &[]).unwrap();
+        let tokenizer = Tokenizer::new(vocab.clone(), pattern.clone());
+        for text in learn_from.iter().chain(&encode_too) {
             let mut by_merges = Vec::new();
             let mut by_rank = Vec::new();
             pattern.split(text, |piece| {
@@ -128,50 +157,64 @@ proptest! {
                 by_rank.extend(naive_encode_by_rank(&vocab, piece.as_bytes()));
                 Ok(())
             }).unwrap();
-            let ids = encode_ordinary(&vocab, &pattern, text).unwrap();
+            let ids = tokenizer.encode_ordinary(text).unwrap();
             prop_assert_eq!(&ids, &by_merges);
             prop_assert_eq!(&ids, &by_rank);
-            let ids: Vec<i64> = ids.into_iter().map(i64::from).collect();
-            prop_assert_eq!(vocab.decode_bytes(&ids).unwrap(), text.as_bytes());
+            let ids = ids.into_iter().map(i64::from);
+            prop_assert_eq!(vocab.decode_bytes(ids).unwrap(), text.as_bytes());
         }
     }
 
     #[test]
     fn any_bytes_survive(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
-        let vocab = Vocab::from_merges(&[(0x61, 0x62), (0xe2, 0x82)], &[]).unwrap();
-        let ids = encode_bytes(&vocab, &Pattern::Gpt2, &bytes).unwrap();
-        let ids: Vec<i64> = ids.into_iter().map(i64::from).collect();
-        prop_assert_eq!(vocab.decode_bytes(&ids).unwrap(), bytes);
+        let vocab = Vocab::from_merges(&BYTES, &[(0x61, 0x62), (0xe2, 0x82)], &[]).unwrap();
+        let tokenizer = Tokenizer::new(vocab.clone(), Pattern::Gpt2);
+        let mut ids = Vec::new();
+        tokenizer.encode_bytes_to(&bytes, &AtomicBool::new(false), |some| ids.extend_from_slice(some)).unwrap();
+        let ids = ids.into_iter().map(i64::from);
+        prop_assert_eq!(vocab.decode_bytes(ids).unwrap(), bytes);
     }
 }
 
 #[test]
 fn a_tie_goes_to_the_smallest_pair_of_ids() {
     // ab and cd occur twice each: (97, 98) is smaller than (99, 100).
-    let counts = counts_of(&Pattern::None, &["cd", "ab", "cd", "ab"]);
-    let merges = train(&counts, 2, 2, || true).unwrap();
+    let counts = counts_of(&Pattern::None, &["cd", "ab", "cd", "ab"], 1);
+    let merges = train_on(counts, 2, 2);
     assert_eq!(merges, [(97, 98), (99, 100)]);
 }
 
 #[test]
 fn training_can_be_interrupted() {
-    let counts = counts_of(&Pattern::None, &["ab"]);
-    assert_eq!(train(&counts, 1, 1, || false), Err(Error::Interrupted));
+    let counts = counts_of(&Pattern::None, &["ab"], 1);
+    let stop = AtomicBool::new(false);
+    assert_eq!(
+        train(counts.clone(), &BYTES, 1, 1, &stop, |_| false),
+        Err(Error::Interrupted)
+    );
+    let stop = AtomicBool::new(true);
+    assert_eq!(
+        train(counts, &BYTES, 1, 1, &stop, |_| true),
+        Err(Error::Interrupted)
+    );
 }
 
 #[test]
 fn special_tokens_come_last_and_decode_to_their_names() {
-    let vocab = Vocab::from_merges(&[(97, 98)], &["<|endoftext|>".into()]).unwrap();
+    let vocab = Vocab::from_merges(&BYTES, &[(97, 98)], &["<|endoftext|>".into()]).unwrap();
     assert_eq!(vocab.special_tokens(), [("<|endoftext|>".into(), 257)]);
     assert_eq!(vocab.n_vocab(), 258);
-    assert_eq!(vocab.decode_bytes(&[256, 257]).unwrap(), b"ab<|endoftext|>");
+    assert_eq!(
+        vocab.decode_bytes([256, 257].into_iter()).unwrap(),
+        b"ab<|endoftext|>"
+    );
 }
 
 #[test]
 fn unknown_ids_are_named() {
-    let vocab = Vocab::from_merges(&[], &[]).unwrap();
+    let vocab = Vocab::from_merges(&BYTES, &[], &[]).unwrap();
     for id in [-1, 256, i64::MAX] {
-        let error = vocab.decode_bytes(&[65, id]).unwrap_err();
+        let error = vocab.decode_bytes([65, id].into_iter()).unwrap_err();
         assert!(
             error
                 .to_string()
@@ -197,7 +240,7 @@ fn vocabularies_that_are_no_bpe_are_refused() {
             "ordinary token already",
         ),
         (
-            Vocab::from_merges(&[], &["<|x|>".into(), "<|x|>".into()]),
+            Vocab::from_merges(&BYTES, &[], &["<|x|>".into(), "<|x|>".into()]),
             "given twice",
         ),
         (Vocab::new(bytes(), &[("".into(), 256)]), "empty"),

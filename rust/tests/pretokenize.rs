@@ -1,10 +1,22 @@
-//! The hand-written scanner against the regular expression that it stands for, and what every
+//! The hand-written scanners against the regular expressions that they stand for, and what every
 //! pattern must keep to.
+
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
 use fancy_regex::Regex;
 use gptfast_rust::error::Error;
-use gptfast_rust::pretokenize::{Pattern, GPT2_REGEX};
+use gptfast_rust::pretokenize::{CL100K_REGEX, GPT2_REGEX, O200K_REGEX, Pattern, SAFE_CUT_REACH};
 use proptest::prelude::*;
+
+/// The scanners by name, with the regular expression that each stands for.
+static SCANNERS: LazyLock<[(&str, Regex); 3]> = LazyLock::new(|| {
+    [
+        ("gpt2", Regex::new(GPT2_REGEX).unwrap()),
+        ("cl100k", Regex::new(CL100K_REGEX).unwrap()),
+        ("o200k", Regex::new(O200K_REGEX).unwrap()),
+    ]
+});
 
 fn split<'t>(pattern: &str, text: &'t str) -> Vec<&'t str> {
     let mut pieces = Vec::new();
@@ -20,79 +32,140 @@ fn split<'t>(pattern: &str, text: &'t str) -> Vec<&'t str> {
 
 fn split_bytes<'t>(pattern: &str, bytes: &'t [u8]) -> Vec<&'t [u8]> {
     let mut pieces = Vec::new();
-    let pattern = Pattern::new(pattern).unwrap();
-    pattern
-        .split_bytes(bytes, |piece| {
-            pieces.push(piece);
-            Ok(())
-        })
+    let mut add = |start: usize, end: usize| {
+        pieces.push(&bytes[start..end]);
+        Ok(())
+    };
+    Pattern::new(pattern)
+        .unwrap()
+        .visit_bytes(bytes, &mut add)
         .unwrap();
     pieces
 }
 
-fn regex_matches(text: &str) -> Vec<&str> {
-    let regex = Regex::new(GPT2_REGEX).unwrap();
+fn regex_matches<'t>(regex: &Regex, text: &'t str) -> Vec<&'t str> {
     regex
         .find_iter(text)
         .map(|found| found.unwrap().as_str())
         .collect()
 }
 
-/// Text in which the pattern's branches meet one another far more often than in random text.
+/// `PROPTEST_CASES` cases, or a couple of thousand.
+fn config() -> ProptestConfig {
+    if std::env::var_os("PROPTEST_CASES").is_some() {
+        ProptestConfig::default()
+    } else {
+        ProptestConfig::with_cases(2000)
+    }
+}
+
+/// Text in which the patterns' branches meet one another far more often than in random text.
 fn tricky_text() -> impl Strategy<Value = String> {
-    let atoms = prop::sample::select(vec![
-        "'",
-        "s",
-        "t",
-        "ll",
-        "ve",
-        "re",
-        "d",
-        "m",
-        "'S",
-        " ",
-        "  ",
-        "\n",
-        "\t",
-        "\r\n",
-        "\u{85}",
-        "\u{a0}",
-        "\u{3000}",
-        "\u{200b}",
-        "\u{1c}",
-        "a",
-        "É",
-        "ß",
-        "字",
-        "ア",
-        "\u{301}",
-        "1",
-        "½",
-        "Ⅷ",
-        "٣",
-        ".",
-        "!?",
-        "_",
-        "🦀",
-        "👩‍🔬",
-        "\0",
-        "\u{feff}",
-    ]);
-    prop::collection::vec(
-        prop_oneof![4 => atoms.prop_map(String::from), 1 => any::<String>()],
-        0..20,
-    )
-    .prop_map(|parts| parts.concat())
+    let of = |atoms: &'static str| {
+        let atoms: Vec<&str> = atoms.split('|').collect();
+        prop::sample::select(atoms).prop_map(String::from)
+    };
+    let atom = prop_oneof![
+        // Contractions in either case; U+017F is a small s too, U+212A a small k.
+        4 => of("'|'|s|S|\u{17f}|t|T|d|m|M|l|L|ll|v|ve|VE|r|re|E|\u{212a}|'s|'Ll|\u{2019}|\u{2019}s"),
+        // Letters: small, capital, title case, modifiers, without case; and marks.
+        4 => of("a|z|A|Z|xY|é|É|ß|ж|Ж|ω|Ω|\u{1c5}|\u{1f88}|\u{2b0}|ー|ª|字|ア|א|ก|𝒳|𐐀|𐐨"),
+        2 => of("\u{301}|\u{301}\u{302}|\u{e31}|\u{93e}|\u{20dd}|\u{e0100}"),
+        2 => of("1|23|4567|½|Ⅷ|٣|३|𝟗|〇"),
+        4 => of(" |  |   |\n|\n\n|\r|\r\n|\t|\u{b}|\u{c}|\u{85}|\u{a0}|\u{1680}|\u{2003}|\u{2028}|\u{2029}|\u{202f}|\u{3000}"),
+        2 => of(".|,|!?|/|//|_|-|\"|。|€|^|🦀|👩\u{200d}🔬|👍🏽|\u{200b}|\u{feff}|\u{1c}|\0"),
+        1 => any::<String>(),
+    ];
+    prop::collection::vec(atom, 0..20).prop_map(|parts| parts.concat())
+}
+
+/// Every code point, in a few contexts if it is assigned: between capitals and before one (which
+/// tells o200k's sets apart), after a digit, after and between spaces, as the whole and as either half
+/// of a contraction, between '!' and a newline. Those that are unassigned or for private use are all
+/// of one class, so a run of them is enough, and a lot quicker.
+fn assert_cuts_every_code_point((name, regex): &(&str, Regex)) {
+    let unassigned = Regex::new(r"[\p{Cn}\p{Co}]").unwrap();
+    let chars: Vec<char> = ('\0'..=char::MAX).collect();
+    for block in chars.chunks(1 << 14) {
+        let mut text = String::new();
+        let mut run = String::new();
+        for &c in block {
+            if unassigned.is_match(c.encode_utf8(&mut [0; 4])).unwrap() {
+                run.push(c);
+            } else {
+                text += &format!("A{c}A1{c}  {c} '{c}Ab'l{c}'{c}e!{c}\n");
+            }
+        }
+        text += &run;
+        let expected = regex_matches(regex, &text);
+        let first = u32::from(block[0]);
+        assert!(split(name, &text) == expected, "{name}, U+{first:04X} on");
+    }
+}
+
+// One test each, to run side by side.
+#[test]
+fn gpt2_cuts_every_code_point_as_the_regex() {
+    assert_cuts_every_code_point(&SCANNERS[0]);
 }
 
 #[test]
-fn every_code_point_has_the_class_that_the_regex_gives_it() {
-    // Between two letters a letter joins them, a number or another character stands alone, and a
-    // space other than ' ' does too; after two spaces the last one shows whether it is a space.
-    let chars: Vec<char> = ('\0'..=char::MAX).collect();
-    for block in chars.chunks(1 << 16) {
-        let text: String = block.iter().map(|c| format!("a{c}1{c}  {c}")).collect();
-        assert!(split("gpt2", &text) == regex_matches(&text));
+fn cl100k_cuts_every_code_point_as_the_regex() {
+    assert_cuts_every_code_point(&SCANNERS[1]);
+}
+
+#[test]
+fn o200k_cuts_every_code_point_as_the_regex() {
+    assert_cuts_every_code_point(&SCANNERS[2]);
+}
+
+#[test]
+fn time_is_linear() {
+    // Each repeated to 1 and to 2 MB, with an end that keeps the run from being the whole text.
+    let hostile = [
+        ("a", "!"),
+        ("A", "!"),
+        ("A", "a"),
+        ("Aʰ", "A"),
+        ("AʰA", "!"),
+        ("^", "a"),
+        (" ", ""),
+        (" ", "a"),
+        (" ", "\n"),
+        (" ", "\na"),
+        ("\u{3000}", "a"),
+        ("\n", "a"),
+        ("\n ", "a"),
+        ("\r", " a"),
+        ("!\n", "a"),
+        ("/\n", " "),
+        ("'", "s"),
+        ("'s", "!"),
+        ("'l", " "),
+        ("1", "a"),
+        ("\u{301}", "!"),
+        ("\u{301}", "A"),
+        ("🦀", "a"),
+    ];
+    let time = |name: &str, text: &str| {
+        let pattern = Pattern::new(name).unwrap();
+        let start = Instant::now();
+        pattern.split(text, |_| Ok(())).unwrap();
+        start.elapsed()
+    };
+    for (name, _) in &*SCANNERS {
+        for (unit, end) in hostile {
+            let once = unit.repeat((1 << 20) / unit.len()) + end;
+            let twice = unit.repeat((2 << 20) / unit.len()) + end;
+            // The quickest of a few runs each: a busy machine makes single ones slow.
+            let mut quickest = [Duration::MAX; 2];
+            let linear = (0..20).any(|_| {
+                quickest[0] = quickest[0].min(time(name, &once));
+                quickest[1] = quickest[1].min(time(name, &twice));
+                quickest[1] <= 3 * quickest[0]
+            });
+            assert!(linear, "{name}: {unit:?} repeated, then {end:?}");
+        }
     }
 }
 
@@ -100,8 +173,76 @@ fn every_code_point_has_the_class_that_the_regex_gives_it() {
 fn contractions_and_spaces_by_hand() {
     assert_eq!(
         split("gpt2", "I'll  say: it's\n\n 2 o'clock \t"),
-        ["I", "'ll", " ", " say", ":", " it", "'s", "\n\n", " 2", " o", "'", "clock", " \t"]
+        [
+            "I", "'ll", " ", " say", ":", " it", "'s", "\n\n", " 2", " o", "'", "clock", " \t"
+        ]
     );
+}
+
+#[test]
+fn cl100k_by_hand() {
+    assert_eq!(
+        split("cl100k", "I'LL see: it'\u{17f} 12345\n\n  (\tok)\n \n"),
+        [
+            "I", "'LL", " see", ":", " it", "'\u{17f}", " ", "123", "45", "\n\n", " ", " (",
+            "\tok", ")\n", " \n"
+        ]
+    );
+    // tiktoken's `\s++$`: white space at the very end is not cut after its last newline.
+    assert_eq!(
+        split("cl100k", "a\n  b \n  "),
+        ["a", "\n", " ", " b", " \n  "]
+    );
+}
+
+#[test]
+fn o200k_by_hand() {
+    assert_eq!(
+        split(
+            "o200k",
+            "It's OpenAI'LL, myHTTPServer\n \n  12345 //\n/x \n  "
+        ),
+        [
+            "It's",
+            " Open",
+            "AI'LL",
+            ",",
+            " my",
+            "HTTPServer",
+            "\n \n",
+            " ",
+            " ",
+            "123",
+            "45",
+            " //\n/",
+            "x",
+            " \n",
+            "  "
+        ]
+    );
+    // A mark counts as a letter of either case, the last of which a run of capitals gives back.
+    assert_eq!(
+        split("o200k", "\u{301}ABC A\u{301}BC A字BCd"),
+        ["\u{301}", "ABC", " A\u{301}", "BC", " A字BCd"]
+    );
+}
+
+#[test]
+fn safe_cut_by_hand() {
+    let safe_cut = |pattern: &str, text: &[u8]| Pattern::new(pattern).unwrap().safe_cut(text);
+    for (name, _) in &*SCANNERS {
+        assert_eq!(safe_cut(name, b"one two\n3 4 "), 7);
+        assert_eq!(safe_cut(name, b"one two "), 7);
+        assert_eq!(safe_cut(name, b"one\xff two"), 0);
+        assert_eq!(safe_cut(name, b" two"), 0);
+        assert_eq!(safe_cut(name, b""), 0);
+        let far = |n: usize| [b"a ", vec![b'.'; n].as_slice()].concat();
+        assert_eq!(safe_cut(name, &far(SAFE_CUT_REACH - 2)), 1);
+        assert_eq!(safe_cut(name, &far(SAFE_CUT_REACH - 1)), 0);
+    }
+    for name in ["none", r"\p{L}+"] {
+        assert_eq!(safe_cut(name, b"one two"), 0);
+    }
 }
 
 #[test]
@@ -137,15 +278,49 @@ fn invalid_utf8_stands_apart() {
 }
 
 proptest! {
+    #![proptest_config(config())]
+
     #[test]
-    fn scanner_equals_regex(text in tricky_text()) {
-        prop_assert_eq!(split("gpt2", &text), regex_matches(&text));
+    fn scanners_equal_their_regexes(text in tricky_text()) {
+        for (name, regex) in &*SCANNERS {
+            prop_assert_eq!(split(name, &text), regex_matches(regex, &text), "{}", name);
+        }
     }
 
     #[test]
+    fn safe_cut_is_safe(start in tricky_text(), end in tricky_text(), line in any::<bool>()) {
+        // `end` and `start` again are the text around the part.
+        let part = format!("{start}a{}{end}", if line { '\n' } else { ' ' });
+        let text = format!("{end}{part}{start}");
+        for (name, regex) in &*SCANNERS {
+            let cut = Pattern::new(name).unwrap().safe_cut(part.as_bytes());
+            prop_assert!(start.len() < cut && cut < part.len());
+            let (left, right) = text.split_at(end.len() + cut);
+            let both = [regex_matches(regex, left), regex_matches(regex, right)].concat();
+            prop_assert_eq!(both, regex_matches(regex, &text), "{}", name);
+        }
+    }
+
+    #[test]
+    fn safe_cut_is_safe_among_invalid_bytes(
+        left in prop::collection::vec(any::<u8>(), 0..20),
+        right in prop::collection::vec(any::<u8>(), 0..20),
+    ) {
+        let bytes = [left.as_slice(), b"a ", &right].concat();
+        for (name, _) in &*SCANNERS {
+            let cut = Pattern::new(name).unwrap().safe_cut(&bytes);
+            let both = [split_bytes(name, &bytes[..cut]), split_bytes(name, &bytes[cut..])];
+            prop_assert_eq!(both.concat(), split_bytes(name, &bytes), "{}", name);
+        }
+    }
+
+}
+
+proptest! {
+    #[test]
     fn nothing_is_dropped(
         text in tricky_text(),
-        pattern in prop::sample::select(vec!["gpt2", "none", r"\p{L}+", r"\b", r"\s(?=\S)"]),
+        pattern in prop::sample::select(vec!["none", r"\p{L}+", r"\b", r"\s(?=\S)"]),
     ) {
         let pieces = split(pattern, &text);
         prop_assert_eq!(&pieces.concat(), &text);
@@ -154,12 +329,16 @@ proptest! {
 
     #[test]
     fn bytes_that_are_text_are_cut_as_text(text in tricky_text()) {
-        let as_text: Vec<_> = split("gpt2", &text).into_iter().map(str::as_bytes).collect();
-        prop_assert_eq!(split_bytes("gpt2", text.as_bytes()), as_text);
+        for (name, _) in &*SCANNERS {
+            let as_text: Vec<_> = split(name, &text).into_iter().map(str::as_bytes).collect();
+            prop_assert_eq!(split_bytes(name, text.as_bytes()), as_text);
+        }
     }
 
     #[test]
     fn no_byte_is_dropped(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
-        prop_assert_eq!(split_bytes("gpt2", &bytes).concat(), bytes);
+        for (name, _) in &*SCANNERS {
+            prop_assert_eq!(&split_bytes(name, &bytes).concat(), &bytes);
+        }
     }
 }

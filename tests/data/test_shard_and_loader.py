@@ -1,49 +1,103 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from gptfast.data.loader import Loader
-from gptfast.data.shard import read_shard, write_shard
 from gptfast.errors import MissingFileError, UserError
 from gptfast.tokenizer import CharTokenizer
+from gptfast.tokenizer.shard import Shard, write_shard
 
 TOKENIZER = CharTokenizer.train("abcdef")
 
 
 def test_a_shard_has_the_documented_layout(tmp_path: Path) -> None:
     path = tmp_path / "x.bin"
-    write_shard(path, [np.array([1, 2], np.uint16), np.array([5], np.uint16)], TOKENIZER)
+    write_shard(
+        path, iter([[np.array([1, 2], np.uint16)], [], [np.array([5], np.uint16)]]), TOKENIZER
+    )
     raw = path.read_bytes()
     magic, version, width, count, vocab_size, sha256 = struct.unpack("<8sIIQQ32s", raw[:64])
     assert (magic, version, width, count, vocab_size) == (b"GPTFAST\0", 1, 2, 3, 6)
     assert sha256.hex() == TOKENIZER.fingerprint
     assert raw[64:] == struct.pack("<3H", 1, 2, 5)
-    assert read_shard(path, TOKENIZER).tolist() == [1, 2, 5]
+    shard = Shard.open(path)
+    assert shard == Shard(path, 3, np.dtype("<u2"), 6, TOKENIZER.fingerprint)
+    assert shard.tokens(TOKENIZER).tolist() == [1, 2, 5]
     assert [p.name for p in tmp_path.iterdir()] == ["x.bin"]
 
 
 def test_damaged_and_foreign_shards_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.bin"
     with pytest.raises(MissingFileError, match="no token shard"):
-        read_shard(path, TOKENIZER)
-    write_shard(path, [np.arange(6, dtype=np.uint16)], TOKENIZER)
+        Shard.open(path).tokens(TOKENIZER)
+    write_shard(path, [[np.arange(6, dtype=np.uint16)]], TOKENIZER)
     with pytest.raises(UserError, match="was made by another tokenizer"):
-        read_shard(path, CharTokenizer.train("uvwxyz"))
+        Shard.open(path).tokens(CharTokenizer.train("uvwxyz"))
     whole = path.read_bytes()
-    path.write_bytes(whole[:-1])
-    with pytest.raises(UserError, match="is cut short"):
-        read_shard(path, TOKENIZER)
-    path.write_bytes(whole[:8] + b"\2\0\0\0" + whole[12:])
-    with pytest.raises(UserError, match="version 2, expected 1"):
-        read_shard(path, TOKENIZER)
-    path.write_bytes(b"hello")
-    with pytest.raises(UserError, match="is not a gptfast token shard"):
-        read_shard(path, TOKENIZER)
+    for damaged, complaint in {
+        whole[:-1]: "is cut short",
+        whole + b"x": "is longer than its header says",
+        whole[:8] + b"\2\0\0\0" + whole[12:]: "version 2, expected 1",
+        whole[:12] + b"\4\0\0\0" + whole[16:]: "says 4 bytes for an id",
+        bytes(64) + whole[64:]: "is not a gptfast token shard",
+        b"hello": "is not a gptfast token shard",
+    }.items():
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=complaint):
+            Shard.open(path)
+
+
+class Sized(CharTokenizer):
+    """Says that it has as many ids as we like."""
+
+    size = 6
+
+    @property
+    def n_vocab(self) -> int:
+        return self.size
+
+
+def test_ids_have_two_bytes_or_four(tmp_path: Path) -> None:
+    tokenizer = Sized.train("abcdef")
+    tokenizer.size = 65_537
+    shard = write_shard(tmp_path / "x.bin", [[np.array([65_536, 1], np.uint32)]], tokenizer)
+    assert (shard.vocab_size, shard.dtype) == (65_537, np.dtype("<u4"))
+    assert (tmp_path / "x.bin").read_bytes()[64:] == struct.pack("<2I", 65_536, 1)
+    assert shard.tokens(tokenizer).tolist() == [65_536, 1]
+    tokenizer.size = 65_536
+    shard = write_shard(tmp_path / "y.bin", [[np.array([65_535, 1], np.uint32)]], tokenizer)
+    assert shard.dtype == np.dtype("<u2")
+    assert (tmp_path / "y.bin").read_bytes()[64:] == struct.pack("<2H", 65_535, 1)
+    assert shard.tokens(tokenizer).tolist() == [65_535, 1]
+
+
+def test_a_shard_may_be_empty(tmp_path: Path) -> None:
+    assert len(write_shard(tmp_path / "x.bin", [], TOKENIZER).tokens(TOKENIZER)) == 0
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, UserError])
+def test_what_fails_half_way_leaves_the_old_file(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
+    path = tmp_path / "x.bin"
+    write_shard(path, [[np.array([1, 2], np.uint16)]], TOKENIZER)
+
+    def batches() -> Iterator[list[NDArray[np.uint16]]]:
+        yield [np.arange(100_000, dtype=np.uint16)]
+        yield [np.arange(100_000, dtype=np.uint16)]
+        raise error("half way")
+
+    with pytest.raises(error, match="half way"):
+        write_shard(path, batches(), TOKENIZER)
+    assert [p.name for p in tmp_path.iterdir()] == ["x.bin"]
+    assert Shard.open(path).tokens(TOKENIZER).tolist() == [1, 2]
 
 
 def test_targets_are_the_inputs_one_token_later() -> None:

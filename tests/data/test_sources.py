@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import subprocess
 import sys
 import urllib.error
@@ -97,6 +98,12 @@ def test_file_folder_and_glob(tmp_path: Path) -> None:
     assert load_corpus(str(folder / "**" / "*.txt")).documents == ("second", "third ö")
 
 
+def test_lines_of_json_are_documents(tmp_path: Path) -> None:
+    with gzip.open(tmp_path / "a.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.write('{"text": "first"}\n{"text": ""}\n{"text": "second \u00f6"}\n')
+    assert load_corpus(str(tmp_path)).documents == ("first", "second ö")
+
+
 def test_the_checksum_sees_the_borders_of_documents(tmp_path: Path) -> None:
     one = sources.Corpus("x", ("ab", "c"))
     other = sources.Corpus("x", ("a", "bc"))
@@ -114,7 +121,7 @@ def test_an_empty_corpus_is_refused(tmp_path: Path, content: str) -> None:
 def test_missing_paths_are_named(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match=r"no corpus 'nowhere\.txt'.*shakespeare"):
         load_corpus("nowhere.txt")
-    with pytest.raises(MissingFileError, match=r"no \.txt or \.md file in the folder"):
+    with pytest.raises(MissingFileError, match=r"no file in the folder .* ends in one of \.txt "):
         load_corpus(str(tmp_path))
 
 

@@ -20,7 +20,8 @@ class DataConfig:
     """Which corpus to look at."""
 
     corpus: Annotated[str, tyro.conf.Positional] = "shakespeare"
-    """'shakespeare', 'tinyshakespeare', or the path of a text file, a folder or a glob."""
+    """'shakespeare', 'tinyshakespeare', or the path of a file, a folder or a glob: text, .jsonl or
+    .parquet."""
     copy: Path | None = None
     """Your own copy of the named source, to be used instead of fetching it."""
     val_fraction: float = 0.1

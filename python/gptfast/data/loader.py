@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gptfast.data.shard import Tokens
 from gptfast.errors import UserError
+from gptfast.tokenizer.shard import Tokens
 
 
 class LoaderState(TypedDict):

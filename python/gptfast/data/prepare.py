@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from gptfast.data.shard import Tokens, read_shard, write_shard
 from gptfast.data.sources import cache_folder, load_corpus
 from gptfast.data.split import overlap, split_documents
 from gptfast.errors import UserError
 from gptfast.fsync import write_folder_atomically, write_text_atomically
 from gptfast.tokenizer import BPETokenizer, CharTokenizer, Tokenizer, load_tokenizer
+from gptfast.tokenizer.shard import Shard, Tokens, write_shard
 
 _FORMAT = 1  # raise it when anything below changes what is written
 
@@ -104,8 +104,8 @@ def prepare(
 
     def write(temporary: Path) -> None:
         tokenizer.save(temporary)
-        write_shard(temporary / "train.bin", ids[0], tokenizer)
-        write_shard(temporary / "val.bin", ids[1], tokenizer)
+        write_shard(temporary / "train.bin", [ids[0]], tokenizer)
+        write_shard(temporary / "val.bin", [ids[1]], tokenizer)
         write_text_atomically(temporary / "report.json", json.dumps(asdict(report), indent=2))
 
     try:
@@ -118,8 +118,8 @@ def prepare(
 
 def _read(folder: Path, corpus_name: str) -> Dataset:
     tokenizer = load_tokenizer(folder)
-    train_ids = read_shard(folder / "train.bin", tokenizer)
-    val_ids = read_shard(folder / "val.bin", tokenizer)
+    train_ids = Shard.open(folder / "train.bin").tokens(tokenizer)
+    val_ids = Shard.open(folder / "val.bin").tokens(tokenizer)
     report = DataReport(**json.loads((folder / "report.json").read_text(encoding="utf-8")))
     # The same text may have been prepared under another name.
     return Dataset(folder, tokenizer, train_ids, val_ids, replace(report, corpus=corpus_name))

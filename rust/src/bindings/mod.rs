@@ -2,3 +2,5 @@
 
 pub mod bpe;
 pub mod cpu;
+mod text;
+mod work;

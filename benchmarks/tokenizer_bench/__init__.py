@@ -1,0 +1,1 @@
+"""The parts of `benchmarks/tokenizer.py`: inputs, libraries, the timed process, the tables."""

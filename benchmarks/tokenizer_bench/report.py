@@ -1,0 +1,267 @@
+"""From what the timed processes said to the tables: medians, ratios of each round, targets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tokenizer_bench.entrants import OURS
+
+Run = dict[str, Any]
+"""A job's fields, its "group" and "round", and the worker's "reply"."""
+
+Growth = dict[str, list[tuple[float, list[float], float]]]
+"""For "vocabulary" and "text": (size, seconds of each round, peak memory in bytes), by size."""
+
+UNITS: dict[str, Callable[[float, float], str]] = {
+    "MB/s": lambda value, amount: f"{amount / value / 1e6:,.1f}",
+    "ns": lambda value, amount: f"{value / amount * 1e9:,.0f}",
+    "s": lambda value, amount: f"{value:,.2f}",
+    "MB": lambda value, amount: f"{value / 1e6:,.0f}",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing that was measured: a number of each library in each round, smaller is better."""
+
+    title: str
+    unit: str
+    """A key of UNITS: what the samples, seconds or bytes of memory, are shown in."""
+    samples: dict[str, list[float]]
+    targets: dict[str, float] = field(default_factory=dict)
+    """How many times better than that peer ours is to be."""
+    amount: float = 1.0
+    """What is divided by the samples: bytes for MB/s, calls for ns."""
+    ours: str = OURS
+
+    def ratios(self, peer: str) -> list[float]:
+        """How many times better ours was, round by round; empty if one of them has no samples."""
+        ours, theirs = self.samples.get(self.ours, []), self.samples.get(peer, [])
+        return [b / a for a, b in zip(ours, theirs, strict=True)] if ours and theirs else []
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """Which runs a row is made of, and which of a reply's numbers it takes."""
+
+    group: str
+    title: str
+    task: str
+    number: Callable[[Run], float]
+    unit: str
+    targets: dict[str, float] = field(default_factory=dict)
+    threads: int = 2
+
+
+_FILES = {"gigatoken": 1.5}
+_MEMORY = {"gigatoken": 2.0, "rustbpe": 2.0}
+
+
+def _cold(reply: Run) -> float:
+    return float(reply["seconds"][0])
+
+
+def _warm(reply: Run) -> float:
+    return float(median(reply["seconds"][1:]))
+
+
+def _memory(moment: str) -> Callable[[Run], float]:
+    return lambda reply: float(reply[moment])
+
+
+_MEASURES = [
+    _Measure("encode", "encode, cold, 1 thread", "encode", _cold, "MB/s", {"gigatoken": 2}, 1),
+    _Measure("encode", "encode, warm, 1 thread", "encode", _warm, "MB/s", {"gigatoken": 1.5}, 1),
+    _Measure("encode", "encode_batch to lists, 2 threads", "encode_batch", _warm, "MB/s"),
+    # gigatoken's call ends with the ids in memory, ours with a shard flushed to the disk.
+    _Measure("files", "file to shard, cold, 2 threads", "encode_files", _cold, "MB/s", _FILES),
+    _Measure("files", "file to shard, warm, 2 threads", "encode_files", _warm, "MB/s", _FILES),
+    _Measure("scaling", "encode in memory, 2 threads", "encode_blocks", _warm, "MB/s"),
+    _Measure("small", "a 30-byte string", "encode_short", _warm, "ns", {"tiktoken": 2}, 1),
+    _Measure("decode", "decode, 1,000 ids a call", "decode", _warm, "MB/s", {"tiktoken": 1}, 1),
+    _Measure("decode", "decode_bytes, the same", "decode_bytes", _warm, "MB/s", {"tiktoken": 1}, 1),
+    _Measure("decode", "decode_batch, 2 threads", "decode_batch", _warm, "MB/s", {"tiktoken": 1}),
+    _Measure("train", "train, time", "train", _cold, "s", {"gigatoken": 4, "rustbpe": 8}),
+    _Measure("train", "train, peak memory", "train", _memory("rss_peak"), "MB", _MEMORY),
+    _Measure("train", "memory before training", "train", _memory("rss_before"), "MB"),
+]
+
+
+def rows_of(group: str, runs: list[Run]) -> list[Row]:
+    """The rows of a group. Whoever was refused or failed in one round is in none of them."""
+    rows = []
+    for m in _MEASURES:
+        if m.group == group and (chosen := _chosen(runs, group, m.task, m.threads)):
+            amount = chosen[0]["reply"]["amount"]
+            rows.append(Row(m.title, m.unit, _samples(chosen, m.number), m.targets, amount))
+    tasks = {run["task"] for run in runs if run["group"] == group and run["threads"] == 1}
+    if group in ("files", "scaling"):
+        rows += [row for task in sorted(tasks) for row in _scaling(runs, group, task)]
+    return rows
+
+
+def growth_of(runs: list[Run]) -> Growth:
+    trained = [run for run in runs if run["group"] == "growth" and "seconds" in run["reply"]]
+    kinds: dict[str, Callable[[Run], tuple[bool, float]]] = {
+        "vocabulary": lambda run: (run["fraction"] == 1, run["vocab_size"]),
+        "text": lambda run: (run["vocab_size"] == 32_768, run["reply"]["amount"]),
+    }
+    table = {}
+    for kind, belongs in kinds.items():
+        chosen = [(belongs(run)[1], run["reply"]) for run in trained if belongs(run)[0]]
+        table[kind] = [
+            (
+                size,
+                [_cold(reply) for s, reply in chosen if s == size],
+                median(_memory("rss_peak")(reply) for s, reply in chosen if s == size),
+            )
+            for size in sorted({size for size, _ in chosen})
+        ]
+    return table
+
+
+def print_rows(title: str, rows: Iterable[Row], console: Console) -> None:
+    table = Table(title=title, title_justify="left", title_style="bold", pad_edge=False)
+    table.add_column("", no_wrap=True)
+    table.add_column("median", justify="right", no_wrap=True)
+    table.add_column("best .. worst", justify="right", no_wrap=True)
+    table.add_column("ratio of ours", justify="right", no_wrap=True)
+    table.add_column("target", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for row in rows:
+        table.add_section()
+        table.add_row(f"{row.title}, {row.unit}", style="bold")
+        for who, values in row.samples.items():
+            show = UNITS[row.unit]
+            middle, best, worst = (show(f(values), row.amount) for f in (median, min, max))
+            ratios = row.ratios(who) if who != row.ours else []
+            goal = row.targets.get(who)
+            table.add_row(
+                f"  {who}",
+                middle,
+                f"{best} .. {worst}",
+                _spread(ratios),
+                f"{goal:g}" if goal else "",
+                _verdict(ratios, goal),
+            )
+    console.print(table)
+
+
+def of_linear(sizes: list[tuple[float, list[float], float]]) -> list[float]:
+    """The time at each size, divided by what it were if it grew from the first as the size does."""
+    if not sizes:
+        return []
+    first_size, first_seconds, _ = sizes[0]
+    per_size = median(first_seconds) / first_size
+    return [median(seconds) / (per_size * size) for size, seconds, _ in sizes]
+
+
+def print_growth(growth: Growth, console: Console) -> None:
+    units = {"vocabulary": "tokens", "text": "bytes"}
+    for kind, sizes in growth.items():
+        title = f"train as the {kind} grows"
+        table = Table(title=title, title_justify="left", title_style="bold", pad_edge=False)
+        for column in (units[kind], "s", "best .. worst", "peak MB", "time, 1.00 is linear"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for (size, seconds, memory), growing in zip(sizes, of_linear(sizes), strict=True):
+            table.add_row(
+                f"{size:,.0f}",
+                f"{median(seconds):.2f}",
+                f"{min(seconds):.2f} .. {max(seconds):.2f}",
+                f"{memory / 1e6:,.0f}",
+                f"{growing:.2f}",
+            )
+        console.print(table)
+
+
+def print_targets(rows: Iterable[Row], growth: Growth, console: Console) -> None:
+    """Every target on one line."""
+    table = Table(title="targets", title_justify="left", title_style="bold", pad_edge=False)
+    for column in ("", "against", "target", "reached", ""):
+        table.add_column(column, no_wrap=True)
+    for row in rows:
+        for peer, goal in row.targets.items():
+            ratios = row.ratios(peer)
+            reached = _spread(ratios) or "not measured"
+            table.add_row(row.title, peer, f"{goal:g}", reached, _verdict(ratios, goal))
+    for kind, sizes in growth.items():
+        if sizes:
+            last = of_linear(sizes)[-1]
+            verdict = "met" if last <= 1 else "missed"
+            name = f"train time as the {kind} grows"
+            table.add_row(name, "linear", "at most 1", f"{last:.2f}", verdict)
+    console.print(table)
+
+
+def training_notes(runs: list[Run], folder: Path) -> list[str]:
+    """What the trained vocabularies have in common: how well they compress, and their merges."""
+    compression = {
+        run["who"]: f"{run['who']} {run['reply']['bytes_per_token']:.3f}"
+        for run in runs
+        if run["group"] == "train" and "seconds" in run["reply"]
+    }
+    notes = [f"bytes per token of a sample: {', '.join(compression.values())}"]
+    merges = {
+        path.stem.removeprefix("merges-"): json.loads(path.read_text())
+        for path in sorted(folder.glob("merges-*.json"))
+    }
+    for peer in merges.keys() - {OURS} if OURS in merges else ():
+        ours, theirs = merges[OURS], merges[peer]
+        equal = sum(a == b for a, b in zip(ours, theirs, strict=False))
+        common = len({(a, b) for a, b in ours} & {(a, b) for a, b in theirs})
+        notes.append(
+            f"of {len(theirs):,} merges of {peer}, {equal:,} are ours at the same place, "
+            f"{common:,} are ours at any"
+        )
+    return notes
+
+
+def _chosen(runs: list[Run], group: str, task: str, threads: int) -> list[Run]:
+    """The runs of everybody who was never refused, round by round."""
+    of_task = [
+        run for run in runs if (run["group"], run["task"], run["threads"]) == (group, task, threads)
+    ]
+    out = {run["who"] for run in of_task if "seconds" not in run["reply"]}
+    return [run for run in of_task if run["who"] not in out]
+
+
+def _samples(runs: list[Run], number: Callable[[Run], float]) -> dict[str, list[float]]:
+    samples: dict[str, list[float]] = {}
+    for run in runs:
+        samples.setdefault(run["who"], []).append(number(run["reply"]))
+    return samples
+
+
+def _scaling(runs: list[Run], group: str, task: str) -> list[Row]:
+    """Each library on 2 threads beside itself on 1."""
+    one, two = (_samples(_chosen(runs, group, task, n), _warm) for n in (1, 2))
+    amount = next((run["reply"]["amount"] for run in _chosen(runs, group, task, 1)), 0)
+    return [
+        Row(
+            f"scaling of {who}'s {task}, warm",
+            "MB/s",
+            {"2 threads": two[who], "1 thread": one[who]},
+            {"1 thread": 1.8} if who == OURS else {},
+            amount,
+            ours="2 threads",
+        )
+        for who in one.keys() & two.keys()
+    ]
+
+
+def _spread(ratios: list[float]) -> str:
+    return f"{median(ratios):.2f} ({min(ratios):.2f} .. {max(ratios):.2f})" if ratios else ""
+
+
+def _verdict(ratios: list[float], goal: float | None) -> str:
+    if not ratios or goal is None:
+        return ""
+    return "met" if median(ratios) >= goal else "missed"

@@ -1,0 +1,244 @@
+"""`python -m gptfast.tokenizer`: train a tokenizer, use it, and see what it does to text."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from gptfast import cli
+from gptfast.errors import MissingFileError, UserError
+from gptfast.tokenizer import BPETokenizer, Tokenizer
+from gptfast.tokenizer.audit import CHARACTERS, WORDS, audit
+from gptfast.tokenizer.audit.compression import bytes_per_token
+from gptfast.tokenizer.audit.probes import KINDS, probe
+from gptfast.tokenizer.audit.report import print_audit, save
+from gptfast.tokenizer.base import END_OF_TEXT
+from gptfast.tokenizer.documents import find_files, read_blocks
+from gptfast.tokenizer.encode_files import EncodeOptions, encode_each, encode_files
+from gptfast.tokenizer.options import Audit, Decode, Encode, Show, TokenizerConfig, Train, n_bytes
+from gptfast.tokenizer.published import open_tokenizer
+from gptfast.tokenizer.shard import Shard
+from gptfast.tokenizer.show import show
+
+MODULE = "gptfast.tokenizer"
+SAMPLE_BYTES = 10_000_000
+IDS_AT_A_TIME = 1_000_000
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the subcommand. Returns 0."""
+    match cli.parse(TokenizerConfig, argv, f"python -m {MODULE}").command:
+        case Train() as config:
+            run_train(config)
+        case Encode() as config:
+            run_encode(config)
+        case Decode() as config:
+            run_decode(config)
+        case Audit() as config:
+            run_audit(config)
+        case Show() as config:
+            run_show(config)
+    return 0
+
+
+def run_train(config: Train) -> None:
+    """Train, save, and say how long it took and how far the vocabulary compresses."""
+    files = _given(config.files)
+    sample = _first_bytes(files, SAMPLE_BYTES)
+    if not sample:
+        raise UserError(
+            f"there is no text in {' '.join(config.files)}: expected some to learn from"
+        )
+    if (config.out / "tokenizer.json").exists() and not config.overwrite:
+        raise UserError(
+            f"{config.out} already holds a tokenizer: give --overwrite to replace it, or another "
+            f"--out"
+        )
+    config.out.mkdir(parents=True, exist_ok=True)  # rather fail now than after the training
+    start = time.perf_counter()
+    tokenizer = BPETokenizer.train(
+        files=files,
+        vocab_size=config.vocab_size,
+        pattern=config.pattern,
+        special_tokens=config.special_tokens or (END_OF_TEXT,),
+        min_frequency=config.min_frequency,
+        tie=config.tie,
+        n_threads=config.n_threads,
+    )
+    seconds = time.perf_counter() - start
+    tokenizer.save(config.out)
+    print(
+        f"{tokenizer.n_vocab:,} tokens learned from {_speed(files, seconds)}\n"
+        f"{bytes_per_token(tokenizer, sample):.2f} bytes per token on the first "
+        f"{sum(len(text.encode()) for text in sample) / 1e6:,.1f} MB of text\n"
+        f"saved in {config.out}; see what it does to a text with:\n  "
+        + cli.command_line(MODULE, ["audit", "--tokenizer", str(config.out), *config.files])
+    )
+
+
+def _given(files: Sequence[str]) -> list[Path]:
+    if not files:
+        raise UserError("no files were given: expected at least one file, folder or glob")
+    return find_files(files)
+
+
+def _first_bytes(files: Sequence[Path], n: int) -> list[str]:
+    """The documents with which the files begin, cut after `n` bytes."""
+    texts: list[str] = []
+    for block in read_blocks(files, safe_cut=lambda data: data.rfind(b"\n") + 1):
+        texts.append(block.data[:n].decode(errors="ignore"))
+        n -= len(block.data)
+        if n <= 0:
+            break
+    return texts
+
+
+def _speed(files: Sequence[Path], seconds: float) -> str:
+    megabytes = sum(path.stat().st_size for path in files) / 1e6
+    return f"{megabytes:,.1f} MB in {seconds:.1f} s ({megabytes / seconds:,.0f} MB/s)"
+
+
+def run_encode(config: Encode) -> None:
+    """Write shards and say what is in them, or print ids."""
+    tokenizer = config.open()
+    if config.out is None:
+        if config.files:
+            raise UserError("files were given without --out: expected --out shard.bin or a folder")
+        print(*tokenizer.encode_ordinary(_text(config.text, None)))
+        return
+    if config.text is not None:
+        raise UserError("--text was given with --out: expected files to write shards of")
+    files = _given(config.files)
+    options = EncodeOptions(
+        separator=config.separator,
+        n_threads=config.n_threads,
+        field=config.field,
+        column=config.column,
+        errors=config.errors,
+        on_error=config.on_error,
+        memory_limit=n_bytes(config.memory_limit),
+    )
+    bpe = _bpe(tokenizer, config.tokenizer)
+    start = time.perf_counter()
+    if config.out.suffix == ".bin":
+        shards = [encode_files(bpe, files, config.out, options)]
+    else:
+        shards = encode_each(bpe, list(config.files), config.out, options)
+    seconds = time.perf_counter() - start
+    for shard in shards:
+        print(f"{shard.path}: {shard.count:,} ids of {shard.dtype.itemsize} bytes")
+    print(f"{sum(shard.count for shard in shards):,} ids from {_speed(files, seconds)}")
+
+
+def _bpe(tokenizer: Tokenizer, path: Path) -> BPETokenizer:
+    if not isinstance(tokenizer, BPETokenizer):
+        raise UserError(f"{path} is a character tokenizer: expected a byte-level BPE")
+    return tokenizer
+
+
+def run_decode(config: Decode) -> None:
+    """Write the bytes of the ids to standard output."""
+    tokenizer = config.open()
+    out = sys.stdout.buffer
+    if config.shard is not None:
+        if config.ids:
+            raise UserError("both ids and --shard were given: expected one of them")
+        ids = Shard.open(config.shard).tokens(tokenizer)
+        for start in range(0, len(ids), IDS_AT_A_TIME):
+            out.write(tokenizer.decode_bytes(ids[start : start + IDS_AT_A_TIME]))
+    else:
+        given = " ".join(config.ids) or _text(None, None)
+        out.write(tokenizer.decode_bytes(_ids(given)))
+    if sys.stdout.isatty():
+        print()
+    sys.stdout.flush()
+
+
+def _ids(text: str) -> list[int]:
+    """The ids in a text like `12 7` or `[12, 7]`."""
+    words = re.sub(r"[\[\],]", " ", text).split()
+    for word in words:
+        if not word.isdecimal():
+            raise UserError(f"{word!r} is no id: expected integers between spaces or commas")
+    return [int(word) for word in words]
+
+
+def run_audit(config: Audit) -> None:
+    """Print the audit, and save it if a folder was given."""
+    tokenizers: dict[str, BPETokenizer] = {}
+    for name, path in [(_name(config.tokenizer), config.tokenizer), *map(_named, config.against)]:
+        if name in (*tokenizers, CHARACTERS, WORDS):
+            raise UserError(f"two tokenizers are called {name!r}: give --against another name")
+        pattern = None if tokenizers else config.pattern
+        tokenizers[name] = _bpe(open_tokenizer(path, pattern), path)
+    texts = _texts(config, config.files) if config.files else [probe(kind) for kind in KINDS]
+    learned_from = _texts(config, config.learned_from) if config.learned_from else None
+    result = audit(tokenizers, texts, learned_from)
+    console = cli.console()
+    print_audit(result, console)
+    if config.out is not None:
+        save(result, config.out)
+        console.print(f"\nsaved in {config.out}: audit.json, audit.png")
+
+
+def _name(path: Path) -> str:
+    """What a tokenizer is called in tables: its folder's name, or a rank file's without ending."""
+    path = path.resolve()
+    if path.name == "tokenizer.json":
+        return path.parent.name
+    return path.name if path.is_dir() else path.stem
+
+
+def _named(argument: str) -> tuple[str, Path]:
+    name, equals, path = argument.partition("=")
+    if not (name and equals and path):
+        raise UserError(
+            f"--against is {argument!r}: expected NAME=PATH, such as gpt2=gpt2.tiktoken"
+        )
+    return name, Path(path)
+
+
+def _texts(config: Audit, files: Sequence[str]) -> list[str]:
+    blocks = read_blocks(files, field=config.field, column=config.column)
+    return [block.data.decode() for block in blocks]
+
+
+def run_show(config: Show) -> None:
+    """Print the text with its tokens visible, then how many there are."""
+    tokenizer = config.open()
+    text = _text(config.text, config.file)
+    ids = tokenizer.encode_ordinary(text)
+    console = cli.console()
+    show(ids, tokenizer, console, config.ids)
+    console.print(f"\n{len(ids):,} tokens, {len(text):,} characters, {len(text.encode()):,} bytes")
+
+
+def _text(given: str | None, file: Path | None) -> str:
+    """The text given, of a file, or of standard input."""
+    if given is not None:
+        return given
+    data = _standard_input("text") if file is None else _read(file)
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        where = "standard input" if file is None else str(file)
+        raise UserError(f"{where} is not UTF-8 text (byte {error.start}): convert it") from None
+
+
+def _read(file: Path) -> bytes:
+    if not file.is_file():
+        raise MissingFileError(f"there is no file {file}: expected a text to show")
+    return file.read_bytes()
+
+
+def _standard_input(wanted: str) -> bytes:
+    if sys.stdin.isatty():
+        raise UserError(f"no {wanted} was given: expected some as argument or on standard input")
+    return sys.stdin.buffer.read()
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

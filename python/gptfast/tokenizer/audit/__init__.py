@@ -1,0 +1,103 @@
+"""`gptfast tokenizer audit`: what a tokenizer does to prose, code, numbers and rare words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gptfast.errors import UserError
+from gptfast.tokenizer.audit import compression
+from gptfast.tokenizer.audit.compression import Compression, bytes_per_token
+from gptfast.tokenizer.audit.fertility import Fertility, count_words, measure_fertility
+from gptfast.tokenizer.audit.probes import KINDS, PROSE, probe
+from gptfast.tokenizer.audit.splits import Splits, splits, whole_numbers
+from gptfast.tokenizer.audit.vocabulary import Vocabulary, look_at_vocabulary
+from gptfast.tokenizer.base import Tokenizer
+from gptfast.tokenizer.bpe import BPETokenizer
+from gptfast.tokenizer.char import CharTokenizer
+
+__all__ = ["CHARACTERS", "WORDS", "Audit", "audit"]
+
+CHARACTERS = "characters"
+WORDS = "words"
+# A script with fewer words in a text is a quotation in it.
+_MIN_WORDS = 100
+
+
+@dataclass(frozen=True)
+class Audit:
+    """All that is measured; in each mapping by tokenizer, the audited one comes first."""
+
+    n_bytes: int
+    """Size of the text in UTF-8."""
+    compression: list[Compression]
+    bytes_per_token: dict[str, dict[str, float]]
+    """By kind of built-in text, then by tokenizer."""
+    fertility: dict[str, dict[str, Fertility]]
+    """By script of the built-in prose, 'text: ' and a script of the text; then by tokenizer."""
+    whole_numbers: dict[str, dict[str, float]]
+    splits: dict[str, Splits]
+    vocabulary: Vocabulary
+    """Of the audited tokenizer."""
+
+
+def audit(
+    tokenizers: Mapping[str, BPETokenizer],
+    texts: Sequence[str],
+    learned_from: Sequence[str] | None = None,
+) -> Audit:
+    """Audit the first of `tokenizers`, which are given by name, and compare the others with it.
+
+    Two naive tokenizers stand beside them, one token for each character and one for each word,
+    whose vocabularies are those of `learned_from` (default: of `texts` themselves).
+
+    Raises UserError if the texts are empty.
+    """
+    n_bytes = sum(len(text.encode()) for text in texts)
+    if n_bytes == 0:
+        raise UserError("there is nothing to audit: expected text with at least one character")
+    learned_from = texts if learned_from is None else learned_from
+    counts = {name: compression.count_tokens(t, texts) for name, t in tokenizers.items()}
+    audited = next(iter(tokenizers))
+    probes = {kind: [probe(kind)] for kind in KINDS}
+    # On the built-in texts, the character tokenizer is one that knows all their characters.
+    characters = CharTokenizer.train("".join(text for [text] in probes.values()))
+    subjects: dict[str, Tokenizer] = {**tokenizers, CHARACTERS: characters}
+    return Audit(
+        n_bytes=n_bytes,
+        compression=[
+            *(compression.of_tokenizer(n, t, counts[n]) for n, t in tokenizers.items()),
+            compression.of_naive(
+                CHARACTERS,
+                compression.count_characters(texts),
+                compression.count_characters(learned_from),
+            ),
+            compression.of_naive(
+                WORDS, compression.count_words(texts), compression.count_words(learned_from)
+            ),
+        ],
+        bytes_per_token={
+            kind: {name: bytes_per_token(t, text) for name, t in subjects.items()}
+            for kind, text in probes.items()
+        },
+        fertility=_fertility(tokenizers, texts),
+        whole_numbers=whole_numbers(tokenizers),
+        splits=splits(tokenizers),
+        vocabulary=look_at_vocabulary(tokenizers[audited], counts[audited]),
+    )
+
+
+def _fertility(
+    tokenizers: Mapping[str, Tokenizer], texts: Sequence[str]
+) -> dict[str, dict[str, Fertility]]:
+    counts = {script: count_words([probe(script)])[script] for script in PROSE}
+    for script, words in count_words(texts).items():
+        if words.total() >= _MIN_WORDS:
+            counts[f"text: {script}"] = words
+    return {
+        row: {
+            name: measure_fertility(t, row.removeprefix("text: "), words)
+            for name, t in tokenizers.items()
+        }
+        for row, words in counts.items()
+    }

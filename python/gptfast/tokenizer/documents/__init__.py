@@ -1,0 +1,12 @@
+"""Documents from files, streamed: plain text, JSON lines and Parquet, packed or not.
+
+`listing` finds the files, `unpack` opens them, `read` finds the documents in them, and `cut` cuts
+those into blocks of a quarter of a megabyte, so that memory stays bounded however large a file is.
+Whatever is wrong with a file is said with its name and line.
+"""
+
+from gptfast.tokenizer.documents.cut import BLOCK_BYTES, Block
+from gptfast.tokenizer.documents.listing import Paths, find_files
+from gptfast.tokenizer.documents.read import ReadReport, read_blocks
+
+__all__ = ["BLOCK_BYTES", "Block", "Paths", "ReadReport", "find_files", "read_blocks"]

@@ -1,0 +1,44 @@
+"""Which files a path stands for."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from gptfast.errors import MissingFileError
+
+Paths: TypeAlias = str | Path | Sequence[str | Path]
+
+FOLDER_SUFFIXES = (
+    *(".txt", ".txt.gz", ".txt.zst", ".md", ".md.gz", ".md.zst"),
+    *(".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet"),
+)
+"""The files that are taken from a folder. By itself or by a glob any file can be named."""
+
+
+def find_files(paths: Paths) -> list[Path]:
+    """Return the files that paths stand for, each once: itself, a folder's, or a glob's, sorted.
+
+    Folders are searched to any depth for files that end in one of FOLDER_SUFFIXES. Raises
+    MissingFileError if a path stands for no file.
+    """
+    names = [paths] if isinstance(paths, (str, Path)) else paths
+    return list(dict.fromkeys(file for name in names for file in _find(name)))
+
+
+def _find(name: str | Path) -> list[Path]:
+    path = Path(name)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        inside = (p for p in path.rglob("*") if p.name.lower().endswith(FOLDER_SUFFIXES))
+        found = sorted(p for p in inside if p.is_file())
+        problem = f"no file in the folder {name} ends in one of {' '.join(FOLDER_SUFFIXES)}"
+    else:
+        found = sorted(p for p in map(Path, glob.glob(str(name), recursive=True)) if p.is_file())
+        problem = f"there is no {name}: expected a file, a folder, or a glob that matches files"
+    if not found:
+        raise MissingFileError(problem)
+    return found

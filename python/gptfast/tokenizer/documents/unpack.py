@@ -1,0 +1,76 @@
+"""A file as a stream of bytes, unpacked if it ends in .gz or .zst."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import sys
+import zlib
+from pathlib import Path
+from typing import Any
+
+from gptfast.errors import UserError
+
+
+class DamagedFileError(Exception):
+    """A file that can't be opened, or can't be read further; the message says why."""
+
+
+class UnpackedFile(io.RawIOBase):
+    """A file's bytes, unpacked. Raises DamagedFileError where the file is truncated or corrupt.
+
+    Raises UserError if a .zst file is given and no library that reads it is installed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        packing = path.suffix.lower()
+        self._damage: tuple[type[Exception], ...] = (OSError, EOFError, zlib.error)
+        zstd = _zstd(path) if packing == ".zst" else None
+        try:
+            self._disk = path.open("rb", buffering=0)
+        except OSError as error:
+            raise DamagedFileError(error.strerror or str(error)) from error
+        self._unpacker: Any = None
+        if packing == ".gz":
+            self._unpacker = gzip.GzipFile(fileobj=self._disk)
+        elif zstd is not None:
+            self._unpacker = zstd.ZstdFile(self._disk)
+            self._damage = (*self._damage, zstd.ZstdError)
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, view: Any) -> int:
+        """Fill the beginning of `view`; 0 at the end of the file."""
+        try:
+            if self._unpacker is None:
+                return self._disk.readinto(view)
+            data = self._unpacker.read1(len(view))
+        except self._damage as error:
+            raise DamagedFileError(str(error)) from error
+        view[: len(data)] = data
+        return len(data)
+
+    def position(self) -> int:
+        """How many bytes of the file on disk have been read."""
+        return self._disk.tell()
+
+    def close(self) -> None:
+        """Close the file on disk too."""
+        self._disk.close()
+        super().close()
+
+
+def _zstd(path: Path) -> Any:
+    """Python's own module, or the same one as a package for a Python older than 3.14."""
+    try:
+        if sys.version_info >= (3, 14):
+            from compression import zstd
+        else:
+            from backports import zstd
+    except ImportError as error:
+        raise UserError(
+            f"{path} needs a library to be read ({error}): pip install 'gptfast[files]'"
+        ) from error
+    return zstd

@@ -1,0 +1,82 @@
+"""Which shards of a folder are finished, so that a run that was killed goes on where it was."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gptfast.errors import UserError
+from gptfast.fsync import write_text_atomically
+from gptfast.tokenizer.base import Tokenizer
+from gptfast.tokenizer.documents import Paths, ReadReport, find_files
+from gptfast.tokenizer.shard import Shard
+
+if TYPE_CHECKING:
+    from gptfast.tokenizer.encode_files import EncodeOptions
+
+
+def shard_paths(paths: Paths, folder: Path) -> dict[Path, Path]:
+    """Return the shard of each file: `folder/NAME.bin`, NAME from the folder that was given on.
+
+    Raises UserError if two files would have the same one.
+    """
+    shards: dict[Path, Path] = {}
+    files: dict[Path, Path] = {}
+    for path in [paths] if isinstance(paths, (str, Path)) else paths:
+        for file in find_files(path):
+            name = file.relative_to(path) if Path(path).is_dir() else Path(file.name)
+            shard = folder / name.with_name(f"{name.name}.bin")
+            if files.setdefault(shard, file) != file:
+                raise UserError(
+                    f"{files[shard]} and {file} would both become {shard}: expected files of "
+                    f"different names, or the folder that they are in"
+                )
+            shards[file] = shard
+    return shards
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a finished shard was made from, in `NAME.bin.json` beside it.
+
+    The tokenizer is not in it: its hash is in the shard.
+    """
+
+    shard: Path
+    made_from: dict[str, Any]
+
+    @classmethod
+    def of(cls, file: Path, shard: Path, options: EncodeOptions) -> Record:
+        """Note a file's size and time of change, and the options that decide on the ids."""
+        stat = file.stat()
+        made_from = {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+        names = ("separator", "field", "column", "errors", "on_error")
+        return cls(shard, made_from | {name: getattr(options, name) for name in names})
+
+    def finished_shard(self, tokenizer: Tokenizer, report: ReadReport) -> Shard | None:
+        """Return the shard if it need not be made again; `report` learns what it read."""
+        try:
+            shard, kept = Shard.open(self.shard), json.loads(self._path.read_bytes())
+            made_from, skipped = kept["made_from"], int(kept["skipped"])
+        except (UserError, OSError, ValueError, LookupError, TypeError):
+            return None
+        if shard.tokenizer_sha256 != tokenizer.fingerprint or made_from != self.made_from:
+            return None
+        report.skipped += skipped
+        report.bytes_read += self.made_from["bytes"]
+        return shard
+
+    def remove(self) -> None:
+        """Forget the shard, before it is made again."""
+        self._path.unlink(missing_ok=True)
+
+    def write(self, skipped: int) -> None:
+        """Note that the shard is finished, and how much was left out of it."""
+        contents = {"made_from": self.made_from, "skipped": skipped}
+        write_text_atomically(self._path, json.dumps(contents, indent=2) + "\n")
+
+    @property
+    def _path(self) -> Path:
+        return self.shard.with_name(f"{self.shard.name}.json")

@@ -1,0 +1,138 @@
+"""Token shards: ids on disk behind a header that says which tokenizer made them.
+
+Layout: a 64-byte little-endian header, then `count` ids of 2 bytes (vocabulary up to 65,536) or 4.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gptfast.errors import MissingFileError, UserError
+from gptfast.fsync import write_atomically
+from gptfast.tokenizer.base import IdArray, Tokenizer
+
+Tokens = NDArray[np.uint16] | NDArray[np.uint32]
+
+_MAGIC = b"GPTFAST\0"
+_VERSION = 1
+_SYNC_BYTES = 8 << 20
+_HEADER = np.dtype(
+    [
+        ("magic", "S8"),
+        ("version", "<u4"),
+        ("bytes_per_id", "<u4"),
+        ("count", "<u8"),
+        ("vocab_size", "<u8"),
+        ("tokenizer_sha256", "V32"),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A file of token ids, as its header describes it."""
+
+    path: Path
+    count: int
+    """How many ids it holds."""
+    dtype: np.dtype[np.uint16] | np.dtype[np.uint32]
+    """Little-endian uint16 or uint32."""
+    vocab_size: int
+    """`n_vocab` of the tokenizer that made it."""
+    tokenizer_sha256: str
+    """`fingerprint` of the tokenizer that made it."""
+
+    @classmethod
+    def open(cls, path: str | Path) -> Shard:
+        """Read a shard's header. Raises MissingFileError, or UserError if the file is damaged."""
+        path = Path(path)
+        if not path.is_file():
+            raise MissingFileError(f"no token shard at {path}")
+        with path.open("rb") as file:
+            raw = file.read(_HEADER.itemsize)
+        if len(raw) < _HEADER.itemsize or not raw.startswith(_MAGIC):
+            raise UserError(f"{path} is not a gptfast token shard")
+        header = np.frombuffer(raw, dtype=_HEADER)[0]
+        if header["version"] != _VERSION:
+            raise UserError(
+                f"{path} is a token shard of version {header['version']}, expected {_VERSION}: "
+                f"make it again"
+            )
+        vocab_size, count = int(header["vocab_size"]), int(header["count"])
+        dtype = _id_dtype(vocab_size)
+        if header["bytes_per_id"] != dtype.itemsize:
+            raise UserError(
+                f"{path} is damaged: its header says {header['bytes_per_id']} bytes for an id of a "
+                f"vocabulary of {vocab_size:,}, expected {dtype.itemsize}: make it again"
+            )
+        size, expected = path.stat().st_size, _HEADER.itemsize + count * dtype.itemsize
+        if size != expected:
+            problem = "is cut short" if size < expected else "is longer than its header says"
+            raise UserError(f"{path} {problem} ({size:,} bytes of {expected:,}): make it again")
+        return cls(path, count, dtype, vocab_size, header["tokenizer_sha256"].tobytes().hex())
+
+    def tokens(self, tokenizer: Tokenizer) -> Tokens:
+        """Map the ids into memory: shape (count,), this shard's dtype, read-only.
+
+        Raises UserError if another tokenizer made them.
+        """
+        if self.tokenizer_sha256 != tokenizer.fingerprint:
+            raise UserError(
+                f"{self.path} was made by another tokenizer than the one given: take the one that "
+                f"made it, or make it again"
+            )
+        if self.count == 0:
+            return np.empty(0, dtype=self.dtype)
+        return np.memmap(
+            self.path, dtype=self.dtype, mode="r", offset=_HEADER.itemsize, shape=(self.count,)
+        )
+
+
+def write_shard(path: Path, batches: Iterable[Sequence[IdArray]], tokenizer: Tokenizer) -> Shard:
+    """Write arrays of ids one after another, batch by batch as they come; aside, then renamed.
+
+    A batch is written while the next one is being made. If anything fails or is interrupted, there
+    is no new file.
+    """
+    dtype = _id_dtype(tokenizer.n_vocab)
+    header = np.zeros(1, dtype=_HEADER)
+    header["magic"] = _MAGIC
+    header["version"] = _VERSION
+    header["bytes_per_id"] = dtype.itemsize
+    header["vocab_size"] = tokenizer.n_vocab
+    header["tokenizer_sha256"] = np.void(bytes.fromhex(tokenizer.fingerprint))
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file, ThreadPoolExecutor(1) as background:
+
+            def append(batch: Sequence[IdArray]) -> None:
+                before = file.tell()
+                file.writelines(np.ascontiguousarray(ids, dtype).data for ids in batch)
+                # Else the whole file would have to reach the disk after the last batch.
+                if file.tell() // _SYNC_BYTES > before // _SYNC_BYTES:
+                    file.flush()
+                    os.fsync(file.fileno())
+
+            file.write(bytes(_HEADER.itemsize))  # room for the header: the count comes last
+            writing = background.submit(append, [])
+            for batch in batches:
+                writing.result()
+                writing = background.submit(append, batch)
+            writing.result()
+            header["count"] = (file.tell() - _HEADER.itemsize) // dtype.itemsize
+            file.seek(0)
+            file.write(header.tobytes())
+
+    write_atomically(path, write)
+    return Shard.open(path)
+
+
+def _id_dtype(vocab_size: int) -> np.dtype[np.uint16] | np.dtype[np.uint32]:
+    return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")

@@ -1,0 +1,84 @@
+//! Work that Python waits for, without standing in its way.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::Duration;
+
+use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+
+use crate::error::Error;
+
+/// Below this the work is done before anyone could want to interrupt it.
+const SHORT: usize = 4 << 10;
+const LONG: usize = 256 << 10;
+
+/// How often a long work is interrupted to ask for signals.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Do `work` on a text of `n_bytes`.
+///
+/// Other Python threads can run meanwhile, unless it is very short. If it is long, it runs on another
+/// thread while this one looks for signals: Ctrl-C sets the flag that `work` is given, and raises
+/// KeyboardInterrupt once the work has ended. A panic, which is a bug here, becomes a RuntimeError.
+pub fn interruptible<R: Send>(
+    py: Python<'_>,
+    n_bytes: usize,
+    work: impl FnOnce(&AtomicBool) -> Result<R, Error> + Send,
+) -> PyResult<R> {
+    let stop = AtomicBool::new(false);
+    let work = || catch_unwind(AssertUnwindSafe(|| work(&stop)));
+    let mut signal = Ok(());
+    let done = if n_bytes < SHORT {
+        work()
+    } else if n_bytes < LONG {
+        py.detach(work)
+    } else {
+        py.detach(|| {
+            thread::scope(|scope| {
+                let (sender, receiver) = channel();
+                scope.spawn(move || sender.send(work()));
+                loop {
+                    match receiver.recv_timeout(PAUSE) {
+                        Ok(done) => return done,
+                        Err(RecvTimeoutError::Timeout) if signal.is_ok() => {
+                            signal = Python::attach(|py| py.check_signals());
+                            stop.store(signal.is_err(), Ordering::Relaxed);
+                        }
+                        Err(RecvTimeoutError::Timeout) => {}
+                        Err(RecvTimeoutError::Disconnected) => {
+                            unreachable!("the thread sends before it ends: panics are caught")
+                        }
+                    }
+                }
+            })
+        })
+    };
+    signal?;
+    match done {
+        Ok(result) => result.map_err(value_error),
+        Err(panic) => Err(bug(panic.as_ref())),
+    }
+}
+
+/// What Python raises for an error.
+pub fn value_error(error: Error) -> PyErr {
+    match error {
+        Error::Interrupted => PyKeyboardInterrupt::new_err(()),
+        error => PyValueError::new_err(error.to_string()),
+    }
+}
+
+fn bug(panic: &(dyn Any + Send)) -> PyErr {
+    let what = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("an unknown panic");
+    PyRuntimeError::new_err(format!(
+        "a bug in gptfast's Rust code, please report it: {what}"
+    ))
+}

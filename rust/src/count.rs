@@ -1,0 +1,135 @@
+//! How often each distinct pre-token occurs in a text.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::error::Error;
+use crate::key::{Key, MAX_SHORT, key_at, key_bytes, key_of};
+use crate::key_map::KeyMap;
+use crate::parallel::for_each;
+use crate::pretokenize::{Pattern, Visitor};
+
+/// Distinct pre-tokens and their counts.
+#[derive(Debug, Clone, Default)]
+pub struct PieceCounts {
+    /// Those of at most 15 bytes, which are nearly all.
+    short: KeyMap<u64>,
+    long: HashMap<Box<[u8]>, u64>,
+}
+
+impl PieceCounts {
+    /// The number of distinct pre-tokens.
+    pub fn len(&self) -> usize {
+        self.short.len() + self.long.len()
+    }
+
+    /// Whether nothing was counted.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Count the pre-tokens of one text, which need not be UTF-8.
+    ///
+    /// Fails if a regular expression exceeds its backtracking limit, or soon after `stop` has become
+    /// true.
+    pub fn add_text(
+        &mut self,
+        pattern: &Pattern,
+        text: &[u8],
+        stop: &AtomicBool,
+    ) -> Result<(), Error> {
+        let mut counting = Counting {
+            text,
+            counts: self,
+            until_look: PIECES_BETWEEN_LOOKS,
+            stop,
+        };
+        match std::str::from_utf8(text) {
+            Ok(text) => pattern.visit(text, &mut counting),
+            Err(_) => pattern.visit_bytes(text, &mut counting),
+        }
+    }
+
+    /// Count `piece` another `count` times.
+    pub fn add(&mut self, piece: &[u8], count: u64) {
+        match key_of(piece) {
+            Some(key) => *self.short.entry(key) += count,
+            // Two look-ups, so that only a pre-token not seen before is copied.
+            None => match self.long.get_mut(piece) {
+                Some(known) => *known += count,
+                None => {
+                    self.long.insert(piece.into(), count);
+                }
+            },
+        }
+    }
+
+    /// Add the counts of another, which is emptied.
+    pub fn append(&mut self, mut other: PieceCounts) {
+        if self.len() < other.len() {
+            std::mem::swap(self, &mut other);
+        }
+        for (key, count) in other.short.iter() {
+            *self.short.entry(key) += count;
+        }
+        for (piece, count) in other.long {
+            *self.long.entry(piece).or_default() += count;
+        }
+    }
+
+    /// Hand each distinct pre-token and its count to `visit`, in no particular order.
+    pub fn for_each(&self, mut visit: impl FnMut(&[u8], u64)) {
+        for (key, count) in self.short.iter() {
+            let (bytes, length) = key_bytes(key);
+            visit(&bytes[..length], count);
+        }
+        for (piece, &count) in &self.long {
+            visit(piece, count);
+        }
+    }
+}
+
+/// Count the pre-tokens of `texts`, each by itself, with as many threads as `partial` has counts.
+///
+/// Each thread adds to counts of its own. The sum does not depend on which thread took which text.
+pub fn count_texts<T: AsRef<[u8]> + Sync>(
+    partial: &mut [PieceCounts],
+    pattern: &Pattern,
+    texts: &[T],
+    stop: &AtomicBool,
+) -> Result<(), Error> {
+    for_each(partial, texts.len(), stop, |counts, i| {
+        counts.add_text(pattern, texts[i].as_ref(), stop)
+    })
+}
+
+/// A text that is being counted.
+struct Counting<'a> {
+    text: &'a [u8],
+    counts: &'a mut PieceCounts,
+    until_look: u32,
+    stop: &'a AtomicBool,
+}
+
+/// How many pre-tokens are counted between two looks at the stop flag.
+const PIECES_BETWEEN_LOOKS: u32 = 1 << 16;
+
+impl Visitor for Counting<'_> {
+    #[inline(always)]
+    fn piece(&mut self, start: usize, end: usize) -> Result<(), Error> {
+        if end - start <= MAX_SHORT {
+            let key: Key = key_at(self.text, start, end);
+            *self.counts.short.entry(key) += 1;
+        } else {
+            self.counts.add(&self.text[start..end], 1);
+        }
+        self.until_look -= 1;
+        if self.until_look == 0 {
+            self.until_look = PIECES_BETWEEN_LOOKS;
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,104 @@
+//! A hash map with keys of short pre-tokens, for counts and for ids.
+
+use crate::key::{Key, hash};
+
+/// Open addressing with linear probing, at most 5/8 full. Keys are never removed.
+#[derive(Debug, Clone)]
+pub struct KeyMap<V> {
+    /// 0 where there is no key, which is no key.
+    keys: Vec<Key>,
+    values: Vec<V>,
+    len: usize,
+    /// Different in each map, so that nobody can make up keys that collide.
+    seed: Key,
+}
+
+impl<V: Copy + Default> Default for KeyMap<V> {
+    fn default() -> Self {
+        KeyMap::with_capacity(0)
+    }
+}
+
+impl<V: Copy + Default> KeyMap<V> {
+    /// An empty map with room for `capacity` keys.
+    pub fn with_capacity(capacity: usize) -> Self {
+        let n_slots = (capacity * 8 / 5 + 1).next_power_of_two().max(64);
+        KeyMap {
+            keys: vec![0; n_slots],
+            values: vec![V::default(); n_slots],
+            len: 0,
+            seed: random_key(),
+        }
+    }
+
+    /// The number of keys.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The value of `key`.
+    #[inline]
+    pub fn get(&self, key: Key) -> Option<V> {
+        let slot = self.slot_of(key);
+        (self.keys[slot] == key).then(|| self.values[slot])
+    }
+
+    /// The value of `key`, which is the default one if it wasn't there.
+    #[inline]
+    pub fn entry(&mut self, key: Key) -> &mut V {
+        let slot = self.slot_of(key);
+        if self.keys[slot] == key {
+            return &mut self.values[slot];
+        }
+        self.insert(key)
+    }
+
+    /// All keys and values, in no particular order.
+    pub fn iter(&self) -> impl Iterator<Item = (Key, V)> + '_ {
+        let slots = self.keys.iter().zip(&self.values);
+        slots
+            .filter(|&(&key, _)| key != 0)
+            .map(|(&key, &value)| (key, value))
+    }
+
+    /// The slot that has the key, or the free one where it belongs.
+    #[inline]
+    fn slot_of(&self, key: Key) -> usize {
+        let mask = self.keys.len() - 1;
+        let mut slot = self.home(key);
+        while self.keys[slot] != key && self.keys[slot] != 0 {
+            slot = (slot + 1) & mask;
+        }
+        slot
+    }
+
+    #[inline]
+    fn home(&self, key: Key) -> usize {
+        (hash(key ^ self.seed) >> (64 - self.keys.len().trailing_zeros())) as usize
+    }
+
+    #[cold]
+    fn insert(&mut self, key: Key) -> &mut V {
+        if self.len >= self.keys.len() / 8 * 5 {
+            self.grow();
+        }
+        let slot = self.slot_of(key);
+        self.keys[slot] = key;
+        self.len += 1;
+        &mut self.values[slot]
+    }
+
+    fn grow(&mut self) {
+        let mut larger = KeyMap::with_capacity(self.keys.len() / 8 * 5 * 2);
+        for (key, value) in self.iter() {
+            *larger.insert(key) = value;
+        }
+        *self = larger;
+    }
+}
+
+fn random_key() -> Key {
+    use std::hash::{BuildHasher, RandomState};
+    let random = |i: u64| u128::from(RandomState::new().hash_one(i));
+    random(0) << 64 | random(1)
+}

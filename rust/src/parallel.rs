@@ -1,0 +1,59 @@
+//! Work on several threads, which live no longer than the call.
+//!
+//! No pool of threads is kept: a process that was forked has none of its parent's threads, and waiting
+//! for one of them would take forever.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+use crate::error::Error;
+
+/// Do `work` for each number below `n`, with one thread for each of `states`.
+///
+/// Each thread takes the next number as soon as it is done with the last. The first error ends the
+/// work, and so does `stop`, soon after it has become true.
+pub fn for_each<S: Send>(
+    states: &mut [S],
+    n: usize,
+    stop: &AtomicBool,
+    work: impl Fn(&mut S, usize) -> Result<(), Error> + Sync,
+) -> Result<(), Error> {
+    let next = AtomicUsize::new(0);
+    let failed = AtomicBool::new(false);
+    let run = |state: &mut S| {
+        loop {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            if i >= n || failed.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            if stop.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
+            }
+            if let Err(error) = work(state, i) {
+                failed.store(true, Ordering::Relaxed);
+                return Err(error);
+            }
+        }
+    };
+    match states {
+        // One thread is the caller's own.
+        [state] => run(state),
+        states => thread::scope(|scope| {
+            let threads: Vec<_> = states
+                .iter_mut()
+                .take(n)
+                .map(|state| scope.spawn(|| run(state)))
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| {
+                    thread
+                        .join()
+                        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                })
+                .collect::<Vec<_>>()
+                .into_iter()
+                .collect()
+        }),
+    }
+}

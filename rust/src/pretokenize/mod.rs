@@ -1,0 +1,223 @@
+//! Cutting text into pre-tokens, the stretches that BPE never merges across.
+//!
+//! Whatever the pattern, the pre-tokens laid end to end are the text: nothing is dropped.
+
+mod cl100k;
+mod classes;
+mod gpt2;
+mod o200k;
+mod parts;
+mod simd;
+
+use fancy_regex::Regex;
+
+pub use self::cl100k::CL100K_REGEX;
+pub use self::gpt2::GPT2_REGEX;
+pub use self::o200k::O200K_REGEX;
+use crate::error::Error;
+
+/// How far from the end [`Pattern::safe_cut`] looks for a place.
+pub const SAFE_CUT_REACH: usize = 1 << 16;
+
+/// How large the parts are that [`Pattern::parts`] makes.
+const PART: usize = 1 << 20;
+
+/// How text is cut.
+#[derive(Debug, Clone)]
+pub enum Pattern {
+    /// The matches of [`GPT2_REGEX`], found in linear time.
+    Gpt2,
+    /// The matches of [`CL100K_REGEX`], found in linear time.
+    Cl100k,
+    /// The matches of [`O200K_REGEX`], found in linear time.
+    O200k,
+    /// The whole text is one pre-token.
+    None,
+    /// The matches of a regular expression, and each stretch between two matches.
+    Regex(Box<Regex>),
+}
+
+impl Pattern {
+    /// `"gpt2"`, `"cl100k"`, `"o200k"`, `"none"`, or else a regular expression in the syntax of the
+    /// crate `fancy-regex`.
+    pub fn new(pattern: &str) -> Result<Self, Error> {
+        match pattern {
+            "gpt2" => Ok(Pattern::Gpt2),
+            "cl100k" => Ok(Pattern::Cl100k),
+            "o200k" => Ok(Pattern::O200k),
+            "none" => Ok(Pattern::None),
+            regex => Regex::new(regex)
+                .map(|regex| Pattern::Regex(Box::new(regex)))
+                .map_err(|error| {
+                    Error::Pattern(format!(
+                        "the split pattern {regex:?} is neither \"gpt2\", \"cl100k\", \
+                         \"o200k\", \"none\" nor a valid regular expression: {error}"
+                    ))
+                }),
+        }
+    }
+
+    /// What [`Pattern::new`] was given.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Pattern::Gpt2 => "gpt2",
+            Pattern::Cl100k => "cl100k",
+            Pattern::O200k => "o200k",
+            Pattern::None => "none",
+            Pattern::Regex(regex) => regex.as_str(),
+        }
+    }
+
+    /// Hand each pre-token of `text` to `visit`, in order. None is empty.
+    ///
+    /// Fails if a regular expression exceeds its backtracking limit, or if `visit` fails.
+    pub fn split<'t>(
+        &self,
+        text: &'t str,
+        mut visit: impl FnMut(&'t str) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.visit(text, &mut |start, end| visit(&text[start..end]))
+    }
+
+    /// [`Pattern::split`] by positions in bytes.
+    pub fn visit(&self, text: &str, visitor: &mut impl Visitor) -> Result<(), Error> {
+        match self {
+            Pattern::Gpt2 => gpt2::split(text, visitor),
+            Pattern::Cl100k => split_by_scanner(cl100k::match_length, text, visitor),
+            Pattern::O200k => split_by_scanner(o200k::match_length, text, visitor),
+            Pattern::None if text.is_empty() => Ok(()),
+            Pattern::None => visitor.piece(0, text.len()),
+            Pattern::Regex(regex) => split_by_regex(regex, text, visitor),
+        }
+    }
+
+    /// [`Pattern::visit`] for bytes that need not be UTF-8.
+    ///
+    /// Each maximal stretch of valid UTF-8 is cut as if it stood alone; each maximal run of invalid
+    /// bytes between them is one pre-token, like a run of punctuation.
+    pub fn visit_bytes(&self, bytes: &[u8], visitor: &mut impl Visitor) -> Result<(), Error> {
+        // `utf8_chunks` yields (valid, invalid) pairs with at most three invalid bytes each, so the
+        // invalid runs have to be joined: [invalid_start, position) is the run seen so far.
+        let mut position = 0;
+        let mut invalid_start = 0;
+        for chunk in bytes.utf8_chunks() {
+            if !chunk.valid().is_empty() {
+                if invalid_start < position {
+                    visitor.piece(invalid_start, position)?;
+                }
+                let before = position;
+                self.visit(chunk.valid(), &mut |start, end| {
+                    visitor.piece(before + start, before + end)
+                })?;
+                position += chunk.valid().len();
+                invalid_start = position;
+            }
+            position += chunk.invalid().len();
+        }
+        if invalid_start < position {
+            visitor.piece(invalid_start, position)?;
+        }
+        Ok(())
+    }
+
+    /// Parts of about [`PART`] bytes, cut at safe places; end to end they are `text`.
+    pub fn parts<'t>(&self, mut text: &'t [u8]) -> Vec<&'t [u8]> {
+        let mut parts = Vec::new();
+        while text.len() > PART {
+            let (part, rest) = match self.safe_cut(&text[..PART]) {
+                0 => (text, &text[text.len()..]),
+                cut => text.split_at(cut),
+            };
+            parts.push(part);
+            text = rest;
+        }
+        parts.push(text);
+        parts
+    }
+
+    /// The last safe place to cut a text of which `bytes` are a part, as an index within `bytes`: any
+    /// text around them has the same pre-tokens whether it is split whole or as two texts cut there.
+    /// 0 if there is none within the last [`SAFE_CUT_REACH`] bytes, or none known for the pattern.
+    pub fn safe_cut(&self, bytes: &[u8]) -> usize {
+        // Safe is a place between an ASCII letter and a space or newline.
+        //
+        // The second text is split alike: the patterns look ahead, never behind, so it is enough
+        // that a pre-token starts there. One does, since no match has white space after a letter:
+        // - gpt2 matches ' ' before a word, and otherwise white space in runs of its own;
+        // - cl100k and o200k match one white space before a word, newlines (and slashes) after a run
+        //   of OTHER, which has no letter, and otherwise white space in runs of its own.
+        //
+        // The first text is split alike: its end, where the white space was, changes no match. After
+        // a letter the patterns ask for a letter, a mark or an apostrophe, and white space is as
+        // little one of these as the end is; `$` and `(?!\S)` come after white space only, so that
+        // in the first text they see its last letter at the latest.
+        //
+        // Both bytes are characters of the same stretch of UTF-8, which `visit_bytes` keeps whole.
+        match self {
+            Pattern::Gpt2 | Pattern::Cl100k | Pattern::O200k => {
+                let start = bytes.len().saturating_sub(SAFE_CUT_REACH);
+                bytes[start..]
+                    .windows(2)
+                    .rposition(|pair| {
+                        pair[0].is_ascii_alphabetic() && matches!(pair[1], b' ' | b'\n')
+                    })
+                    .map_or(0, |letter| start + letter + 1)
+            }
+            Pattern::None | Pattern::Regex(_) => 0,
+        }
+    }
+}
+
+/// What is done with each pre-token.
+///
+/// A trait and not just a closure because only a method can be told to be inlined, and what costs
+/// most time in this package are calls per pre-token.
+pub trait Visitor {
+    /// Take the pre-token from `start` to before `end`, in bytes. An error ends the splitting.
+    fn piece(&mut self, start: usize, end: usize) -> Result<(), Error>;
+}
+
+impl<F: FnMut(usize, usize) -> Result<(), Error>> Visitor for F {
+    #[inline(always)]
+    fn piece(&mut self, start: usize, end: usize) -> Result<(), Error> {
+        self(start, end)
+    }
+}
+
+/// `match_length` gives the length in bytes, never 0, of the match at the start of a text.
+fn split_by_scanner(
+    match_length: impl Fn(&str) -> usize,
+    text: &str,
+    visitor: &mut impl Visitor,
+) -> Result<(), Error> {
+    let mut start = 0;
+    while start < text.len() {
+        let end = start + match_length(&text[start..]);
+        visitor.piece(start, end)?;
+        start = end;
+    }
+    Ok(())
+}
+
+fn split_by_regex(regex: &Regex, text: &str, visitor: &mut impl Visitor) -> Result<(), Error> {
+    let mut done = 0;
+    for found in regex.find_iter(text) {
+        let found = found.map_err(|error| {
+            Error::Pattern(format!(
+                "the split pattern {:?} gave up on the text after byte {done}: {error}; use a \
+                 pattern that backtracks less, or shorter texts",
+                regex.as_str()
+            ))
+        })?;
+        for (start, end) in [(done, found.start()), (found.start(), found.end())] {
+            if start < end {
+                visitor.piece(start, end)?;
+            }
+        }
+        done = found.end();
+    }
+    if done < text.len() {
+        visitor.piece(done, text.len())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,337 @@
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiktoken
+from tricky_text import ATOMS
+
+from gptfast.errors import MissingFileError, UserError
+from gptfast.tokenizer import BPETokenizer
+from gptfast.tokenizer import encode_files as module
+from gptfast.tokenizer.documents import ReadReport
+from gptfast.tokenizer.encode_files import EncodeOptions, encode_each, encode_files
+from gptfast.tokenizer.finished import Record
+from gptfast.tokenizer.shard import Shard
+
+GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+SPECIAL_TOKENS = ("<|endoftext|>", "<|next|>")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(nursery_text: str) -> BPETokenizer:
+    return BPETokenizer.train(nursery_text, 600, special_tokens=SPECIAL_TOKENS)
+
+
+@pytest.fixture(scope="module")
+def oracle(tokenizer: BPETokenizer) -> tiktoken.Encoding:
+    special = tokenizer.special_tokens
+    n_ordinary = tokenizer.n_vocab - len(special)
+    return tiktoken.Encoding(
+        "test",
+        pat_str=GPT2_PATTERN,
+        mergeable_ranks={tokenizer.token_bytes(i): i for i in range(n_ordinary)},
+        special_tokens=special,
+    )
+
+
+def random_text(rng: random.Random, words: list[str]) -> str:
+    return "".join(rng.choice([rng.choice(ATOMS), rng.choice(words)]) for _ in range(3000))
+
+
+@pytest.fixture(scope="module")
+def texts(nursery_text: str) -> list[str]:
+    rng = random.Random(0)
+    words = [f" {word}" for word in nursery_text.split()]
+    return [random_text(rng, words) for _ in range(12)]
+
+
+def write_files(folder: Path, texts: list[str]) -> None:
+    """Documents 0 to 4 in files of their own, the rest in lines of JSON."""
+    folder.mkdir()
+    for i, text in enumerate(texts[:4]):
+        (folder / f"{i}.txt").write_bytes(text.encode())
+    (folder / "4.md.gz").write_bytes(gzip.compress(texts[4].encode()))
+    lines = [json.dumps({"text": text}) for text in texts[5:]]
+    (folder / "5.jsonl").write_text("\n".join(lines), encoding="utf-8")
+
+
+@pytest.mark.parametrize("block_bytes", [1, 10, 1000, 1 << 20])
+@pytest.mark.parametrize("n_threads", [1, 3])
+@pytest.mark.parametrize("separator", [*SPECIAL_TOKENS, None])
+def test_a_shard_is_every_document_and_a_separator(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tokenizer: BPETokenizer,
+    oracle: tiktoken.Encoding,
+    texts: list[str],
+    block_bytes: int,
+    n_threads: int,
+    separator: str | None,
+) -> None:
+    monkeypatch.setattr(module, "BLOCK_BYTES", block_bytes)
+    write_files(tmp_path / "in", texts)
+    report = ReadReport()
+    options = EncodeOptions(separator=separator, n_threads=n_threads)
+    shard = encode_files(tokenizer, tmp_path / "in", tmp_path / "a/b.bin", options, report)
+    after = [] if separator is None else [oracle.encode_single_token(separator)]
+    expected = [i for text in texts for i in oracle.encode_ordinary(text) + after]
+    assert Shard.open(tmp_path / "a/b.bin") == shard
+    assert shard.tokens(tokenizer).tolist() == expected
+    assert shard.count == len(expected)
+    assert (report.documents, report.skipped) == (12, 0)
+    assert report.bytes_read == sum(p.stat().st_size for p in (tmp_path / "in").iterdir())
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["b.bin"]
+
+
+def test_another_tokenizer_is_refused(tmp_path: Path, tokenizer: BPETokenizer) -> None:
+    (tmp_path / "a.txt").write_text("the king")
+    shard = encode_files(tokenizer, tmp_path, tmp_path / "a.bin")
+    other = BPETokenizer.train("the king", 258)
+    with pytest.raises(UserError, match=r"a\.bin was made by another tokenizer"):
+        shard.tokens(other)
+
+
+def test_what_cannot_be_meant_is_refused(tmp_path: Path, tokenizer: BPETokenizer) -> None:
+    text, out = tmp_path / "a.txt", tmp_path / "out.bin"
+    text.write_text("the king")
+    with pytest.raises(UserError, match=r"separator is 'x': expected one of .*'<\|next\|>'"):
+        encode_files(tokenizer, text, out, EncodeOptions(separator="x"))
+    with pytest.raises(UserError, match=r"n_threads is 0: expected at least 1"):
+        encode_files(tokenizer, text, out, EncodeOptions(n_threads=0))
+    with pytest.raises(UserError, match=r"is a folder: expected the name of the file"):
+        encode_files(tokenizer, text, tmp_path)
+    with pytest.raises(UserError, match=r"a\.txt is one of the files to be read"):
+        encode_files(tokenizer, text, text)
+    with pytest.raises(MissingFileError, match=r"there is no .*b\.txt"):
+        encode_files(tokenizer, [text, tmp_path / "b.txt"], out)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+    assert text.read_text() == "the king"
+
+
+def test_bad_text_leaves_no_file_or_is_counted(
+    tmp_path: Path, tokenizer: BPETokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = tmp_path / "a.jsonl", tmp_path / "out.bin"
+    path.write_bytes(b'{"text": "a king"}\n{"text": "caf\xe9"}\n{"text": "a fool"}\n{"text"')
+    with pytest.raises(UserError, match=r"a\.jsonl, line 2 is not UTF-8"):
+        encode_files(tokenizer, path, out)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.jsonl"]
+    report = ReadReport()
+    shard = encode_files(tokenizer, path, out, EncodeOptions(on_error="skip"), report)
+    assert report.skipped == 2
+    assert re.fullmatch(
+        r"left out 2 that could not be read, first: .*a\.jsonl, line 2 is not UTF-8 .*\n",
+        capsys.readouterr().err,
+    )
+    ids = shard.tokens(tokenizer)
+    assert tokenizer.decode(ids) == "a king<|endoftext|>a fool<|endoftext|>"
+
+
+def test_the_memory_limit_says_what_is_enough(tmp_path: Path, tokenizer: BPETokenizer) -> None:
+    (tmp_path / "a.txt").write_text("the king and the fool " * 50_000 + "x" * 50_000)
+    out = tmp_path / "out.bin"
+    with pytest.raises(UserError, match=r"expected at least [\d,]+ for 2 threads") as error:
+        encode_files(tokenizer, tmp_path, out, EncodeOptions(n_threads=2, memory_limit=1000))
+    enough = int(re.findall(r"at least ([\d,]+)", str(error.value))[0].replace(",", ""))
+    options = EncodeOptions(n_threads=2, memory_limit=enough)
+    shard = encode_files(tokenizer, tmp_path, out, options)
+    assert tokenizer.decode(shard.tokens(tokenizer)[:-1]) == (tmp_path / "a.txt").read_text()
+    with pytest.raises(UserError, match=r"expected at least"):
+        encode_files(tokenizer, tmp_path, out, EncodeOptions(n_threads=2, memory_limit=enough - 1))
+    (tmp_path / "a.txt").write_text("x" * enough)
+    with pytest.raises(UserError, match=r"a\.txt can't be cut within [\d,]+ bytes"):
+        encode_files(tokenizer, tmp_path, out, options)
+
+
+def test_a_terminal_sees_a_bar(
+    tmp_path: Path,
+    tokenizer: BPETokenizer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "a.txt").write_text("the king")
+    encode_files(tokenizer, tmp_path, tmp_path / "out.bin")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    encode_files(tokenizer, tmp_path, tmp_path / "out.bin")
+    assert "8/8 bytes" in capsys.readouterr().err
+
+
+def made(folder: Path) -> dict[str, int]:
+    """When each shard was written, by name."""
+    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.rglob("*.bin")}
+
+
+def test_each_file_has_its_shard_and_only_once(
+    tmp_path: Path, tokenizer: BPETokenizer, oracle: tiktoken.Encoding, texts: list[str]
+) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    write_files(source, texts)
+    (source / "deep").mkdir()
+    (source / "deep" / "0.txt").write_text("deep")
+    shards = encode_each(tokenizer, source, out)
+    names = ["0.txt", "1.txt", "2.txt", "3.txt", "4.md.gz", "5.jsonl", "deep/0.txt"]
+    assert [str(shard.path.relative_to(out)) for shard in shards] == [f"{n}.bin" for n in names]
+    documents = [*([text] for text in texts[:5]), texts[5:], ["deep"]]
+    for shard, inside in zip(shards, documents, strict=True):
+        expected = [i for t in inside for i in [*oracle.encode_ordinary(t), oracle.eot_token]]
+        assert shard.tokens(tokenizer).tolist() == expected
+
+    before = made(out)
+    assert encode_each(tokenizer, source, out) == shards
+    assert made(out) == before
+
+    def is_made_again(name: str) -> None:
+        nonlocal before
+        after = made(out)
+        assert {n for n in after if after[n] != before[n]} == {f"{name}.bin"}
+        before = after
+
+    (source / "1.txt").write_text("the new king")
+    again = encode_each(tokenizer, source, out)
+    assert tokenizer.decode(again[1].tokens(tokenizer)) == "the new king<|endoftext|>"
+    is_made_again("1.txt")
+    (out / "2.txt.bin").write_bytes((out / "2.txt.bin").read_bytes()[:-2])
+    assert encode_each(tokenizer, source, out) == again
+    is_made_again("2.txt")
+    (out / "3.txt.bin.json").write_text("{")
+    assert encode_each(tokenizer, source, out) == again
+    is_made_again("3.txt")
+    (out / "deep" / "0.txt.bin.json").unlink()
+    assert encode_each(tokenizer, source, out) == again
+    is_made_again("deep/0.txt")
+
+    encode_each(tokenizer, source, out, EncodeOptions(separator=None))
+    assert all(made(out)[name] != before[name] for name in before)
+    before = made(out)
+    other = BPETokenizer.train("the king", 260)
+    encode_each(other, source, out, EncodeOptions(separator=None))
+    assert all(made(out)[name] != before[name] for name in before)
+
+
+def test_what_finished_shards_left_out_is_still_said(
+    tmp_path: Path, tokenizer: BPETokenizer
+) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{}\n{"text": "b"}\n')
+    (tmp_path / "b.jsonl").write_text("[]\n")
+    for _ in range(2):
+        report = ReadReport()
+        options = EncodeOptions(on_error="skip", progress=False)
+        encode_each(tokenizer, tmp_path / "*.jsonl", tmp_path / "out", options, report)
+        assert report.skipped == 2
+
+
+def test_a_record_never_outlives_its_shard(
+    tmp_path: Path, tokenizer: BPETokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(self: Record, skipped: int) -> None:
+        raise KeyboardInterrupt
+
+    path = tmp_path / "a.txt"
+    path.write_text("the king")
+    time_of_change = path.stat().st_mtime_ns
+    encode_each(tokenizer, path, tmp_path / "out")
+    path.write_text("the fool")
+    os.utime(path, ns=(0, 0))
+    with monkeypatch.context() as patch:
+        patch.setattr(Record, "write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            encode_each(tokenizer, path, tmp_path / "out")
+    path.write_text("the king")
+    os.utime(path, ns=(time_of_change, time_of_change))
+    (shard,) = encode_each(tokenizer, path, tmp_path / "out")
+    assert tokenizer.decode(shard.tokens(tokenizer)) == "the king<|endoftext|>"
+
+
+def test_two_files_of_one_name_are_refused(tmp_path: Path, tokenizer: BPETokenizer) -> None:
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.txt").write_text(folder)
+    with pytest.raises(UserError, match=r"x/a\.txt and .*y/a\.txt would both become .*a\.txt\.bin"):
+        encode_each(tokenizer, [tmp_path / "x", tmp_path / "y"], tmp_path / "out")
+    assert len(encode_each(tokenizer, [tmp_path, tmp_path], tmp_path / "out")) == 2
+
+
+# Encodes until it meets STOP, says so, and waits there.
+SCRIPT = """
+import sys, time
+from gptfast.tokenizer import BPETokenizer
+from gptfast.tokenizer import encode_files as module
+encode_blocks = module._Encoder._encode_blocks
+def stops(self, blocks):
+    if any(b"STOP" in block for block in blocks):
+        print("ready", flush=True)
+        time.sleep(60)
+    return encode_blocks(self, blocks)
+module._Encoder._encode_blocks = stops
+module.encode_each(BPETokenizer.load(sys.argv[1]), sys.argv[2], sys.argv[3])
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_that_was_stopped_goes_on(
+    tmp_path: Path, tokenizer: BPETokenizer, how: signal.Signals
+) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    for name, text in {"a": "the king", "b": "the fool", "c": "STOP", "d": "the moon"}.items():
+        (source / f"{name}.txt").write_text(text)
+    tokenizer.save(tmp_path)
+    arguments = [sys.executable, "-c", SCRIPT, *map(str, (tmp_path, source, out))]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        os.kill(process.pid, how)
+        assert process.wait(timeout=30) != 0
+    before = made(out)
+    assert sorted(before) == ["a.txt.bin", "b.txt.bin"]
+    if how == signal.SIGINT:
+        assert len(list(out.iterdir())) == 4
+    shards = encode_each(tokenizer, source, out)
+    texts = [tokenizer.decode(shard.tokens(tokenizer)[:-1]) for shard in shards]
+    assert texts == ["the king", "the fool", "STOP", "the moon"]
+    assert {name: made(out)[name] for name in before} == before
+
+
+@pytest.mark.slow
+def test_a_gigabyte_needs_less_than_600_megabytes(
+    tmp_path: Path, tokenizer: BPETokenizer, nursery_text: str
+) -> None:
+    source = tmp_path / "a.txt"
+    piece = (nursery_text * 500).encode()
+    with source.open("wb") as file:
+        for _ in range(1_000_000_000 // len(piece) + 1):
+            file.write(piece)
+    tokenizer.save(tmp_path)
+    script = (
+        "import resource, sys\n"
+        "from gptfast.tokenizer import BPETokenizer\n"
+        "from gptfast.tokenizer.encode_files import encode_files\n"
+        "print(encode_files(BPETokenizer.load(sys.argv[1]), sys.argv[2], sys.argv[3]).count)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+    out = tmp_path / "a.bin"
+    arguments = [sys.executable, "-c", script, *map(str, (tmp_path, source, out))]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    count, peak = map(int, done.stdout.split())
+    size = source.stat().st_size
+    source.unlink()
+    unit = 1 if sys.platform == "darwin" else 1024
+    assert peak * unit < 600_000_000
+    ids = Shard.open(out).tokens(tokenizer)
+    assert len(ids) == count
+    lengths = np.array([len(tokenizer.token_bytes(i)) for i in range(tokenizer.n_vocab)])
+    chunks = (ids[start : start + 10_000_000] for start in range(0, count - 1, 10_000_000))
+    n_bytes = sum(int(lengths[chunk].sum()) for chunk in chunks)
+    assert n_bytes == size + len("<|endoftext|>")
+    assert tokenizer.decode(ids[:1000]) == nursery_text[: len(tokenizer.decode(ids[:1000]))]
