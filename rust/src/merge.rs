@@ -17,9 +17,6 @@ pub type Merges = FxHashMap<(u32, u32), u32>;
 /// Up to this many tokens the shortest way is to look for the lowest rank again and again.
 const FEW: usize = 48;
 
-/// How many merges of one pre-token are made between two looks at the stop flag.
-const MERGES_BETWEEN_LOOKS: u32 = 1 << 12;
-
 /// The memory of the merge loop, used again for each pre-token.
 #[derive(Debug, Default)]
 pub struct Merger {
@@ -86,16 +83,19 @@ impl Merger {
         self.next.extend(1..=end);
         self.previous.clear();
         self.previous.extend((0..end).map(|i| i.wrapping_sub(1)));
-        self.heap.clear();
+        // All that are possible at first become a heap at once, which is linear.
+        let mut possible = std::mem::take(&mut self.heap).into_vec();
+        possible.clear();
         for position in 0..end {
-            self.offer(merges, position);
+            look(position, stop)?;
+            let rank = self.rank_at(merges, position);
+            possible.extend(rank.map(|rank| Reverse((rank, position))));
         }
+        self.heap = BinaryHeap::from(possible);
         let mut n_merges = 0u32;
         while let Some(Reverse((rank, left))) = self.heap.pop() {
+            look(n_merges, stop)?;
             n_merges = n_merges.wrapping_add(1);
-            if n_merges.is_multiple_of(MERGES_BETWEEN_LOOKS) && stop.load(Ordering::Relaxed) {
-                return Err(Error::Interrupted);
-            }
             // The tokens may have changed since this merge was offered. Two different pairs never
             // make the same id, so an equal rank means that the same pair still stands here.
             if self.rank_at(merges, left) == Some(rank) {
@@ -133,4 +133,12 @@ impl Merger {
             self.offer(merges, self.previous[left as usize]);
         }
     }
+}
+
+/// Look at the stop flag, at every 2^12th step.
+fn look(step: u32, stop: &AtomicBool) -> Result<(), Error> {
+    if step.is_multiple_of(1 << 12) && stop.load(Ordering::Relaxed) {
+        return Err(Error::Interrupted);
+    }
+    Ok(())
 }

@@ -1,69 +1,184 @@
-"""GPT-2's own vocabulary: every id must be tiktoken's."""
+"""Every id must be tiktoken's: for GPT-2's, cl100k's and o200k's pattern, with two vocabularies.
+
+The one is learned here. The other is the published one, if its rank file is there:
+`gpt2.tiktoken` in shared/data, `cl100k_base.tiktoken` and `o200k_base.tiktoken` in the folder that
+the environment variable GPTFAST_RANKS names. GPTFAST_EXHAUSTIVE=1 tries 100,000 generated strings
+for each of the six instead of 1,000.
+"""
 
 from __future__ import annotations
 
+import itertools
+import os
+import random
+import sys
+import unicodedata
 from pathlib import Path
+from typing import TypeAlias
+from unittest import mock
 
 import pytest
 import tiktoken
 from hypothesis import given
 from hypothesis import strategies as st
 from tiktoken.load import load_tiktoken_bpe
+from tiktoken_ext import openai_public
 from tricky_text import ATOMS, TEXTS
 
 from gptfast.tokenizer import BPETokenizer
 
-RANK_FILE = Path(__file__).parents[3] / "shared" / "data" / "gpt2.tiktoken"
-GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+Pair: TypeAlias = tuple[BPETokenizer, tiktoken.Encoding]
 
-needs_rank_file = pytest.mark.skipif(not RANK_FILE.exists(), reason=f"{RANK_FILE} is missing")
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+RANKS = os.environ.get("GPTFAST_RANKS")
+RANK_FILES = {
+    "gpt2": SHARED / "gpt2.tiktoken",
+    "cl100k": Path(RANKS or "") / "cl100k_base.tiktoken",
+    "o200k": Path(RANKS or "") / "o200k_base.tiktoken",
+}
+N_STRINGS = 100_000 if os.environ.get("GPTFAST_EXHAUSTIVE") == "1" else 1_000
+
+# Where branches of the newer patterns meet: case, contractions in any case (the long s is an s
+# there), marks without a letter, digits by threes, a slash or newlines after punctuation.
+MORE_ATOMS = [
+    *(
+        "ABC",
+        "camelCase",
+        "HTTPServer",
+        "Ab",
+        "ǅ",
+        "ʰ",
+        "ـ",
+        "ª",
+        "K",
+        "'ſ",
+        "'LL",
+        "'Ve",
+        "'t",
+        "’s",
+    ),
+    *("\u0301", "\u0300a", "\u20dd", "ि", "ا", "ไทย", "हिन्दी", "한", "ﷺ"),
+    *(
+        "12",
+        "1234",
+        "१२३४",
+        "①",
+        "/",
+        "//\n",
+        ".\r\n",
+        "!\n\n/",
+        ";\n",
+        "\n\n",
+        " \n ",
+        "\r",
+        "\x1f",
+    ),
+    *("(a", "-1", "\u2029", "\u200d", "\u180e", "\u1680", "\u2007", "\ufe0f", "#️⃣", "$", "+"),
+]
+TRAINING_TEXT = "".join(
+    f"{first}{second} {first}\n" for first in ATOMS for second in ATOMS[::3]
+) + (
+    "It's the theme of THESE theses, they'LL see; HTTPServer camelCase 1234567 //\n\n\treturn x\r\n"
+    * 20
+)
 
 
-def tiktoken_encoding(
-    path: Path, pattern: str, special_tokens: dict[str, int]
-) -> tiktoken.Encoding:
-    return tiktoken.Encoding(
-        "test",
-        pat_str=pattern,
+def published(pattern: str) -> tuple[str, dict[str, int]]:
+    """The regular expression and the special tokens that tiktoken publishes."""
+    name = {"gpt2": "r50k_base"}.get(pattern, f"{pattern}_base")
+    with mock.patch.object(openai_public, "load_tiktoken_bpe", return_value={}):
+        encoding = getattr(openai_public, name)()
+    return encoding["pat_str"], encoding["special_tokens"]
+
+
+def learned_pair(pattern: str) -> Pair:
+    ours = BPETokenizer.train(TRAINING_TEXT, 900, pattern)
+    ranks = {ours.token_bytes(i): i for i in range(ours.n_vocab - 1)}
+    regex, _ = published(pattern)
+    theirs = tiktoken.Encoding(
+        "learned", pat_str=regex, mergeable_ranks=ranks, special_tokens=ours.special_tokens
+    )
+    return ours, theirs
+
+
+def published_pair(pattern: str) -> Pair:
+    path = RANK_FILES[pattern]
+    if pattern != "gpt2" and RANKS is None:
+        pytest.skip(f"GPTFAST_RANKS names no folder with {path.name}")
+    if not path.is_file():
+        pytest.skip(f"{path} is missing")
+    regex, special_tokens = published(pattern)
+    theirs = tiktoken.Encoding(
+        pattern,
+        pat_str=regex,
         mergeable_ranks=load_tiktoken_bpe(str(path)),
         special_tokens=special_tokens,
     )
+    return BPETokenizer.from_tiktoken(path, pattern, special_tokens), theirs
 
 
-if RANK_FILE.exists():
-    OURS = BPETokenizer.from_tiktoken(RANK_FILE)
-    THEIRS = tiktoken_encoding(RANK_FILE, GPT2_PATTERN, {"<|endoftext|>": 50256})
+@pytest.fixture(
+    scope="module",
+    params=[f"{ranks} {pattern}" for pattern in RANK_FILES for ranks in ("learned", "published")],
+)
+def pair(request: pytest.FixtureRequest) -> Pair:
+    ranks, pattern = request.param.split()
+    return learned_pair(pattern) if ranks == "learned" else published_pair(pattern)
 
 
-@needs_rank_file
-def test_vocabulary() -> None:
-    assert OURS.n_vocab == THEIRS.n_vocab == 50257
-    assert OURS.eot_token == THEIRS.eot_token
-    assert len(OURS.merges) == 50000
+def assert_equal(pair: Pair, text: str) -> None:
+    ours, theirs = pair
+    ids = theirs.encode_ordinary(text)
+    assert ours.encode_ordinary(text) == ids
+    assert ours.decode(ids) == text
+
+
+def test_vocabulary(pair: Pair) -> None:
+    ours, theirs = pair
+    assert ours.n_vocab == theirs.n_vocab
+    assert ours.eot_token == theirs.eot_token
+    special_ids = set(ours.special_tokens.values())
+    for token in theirs.token_byte_values():
+        assert ours.token_bytes(theirs.encode_single_token(token)) == token
+    for token_id in special_ids:
+        assert ours.token_bytes(token_id).decode() == theirs.decode([token_id])
+
+
+def test_merges_of_gpt2() -> None:
+    ours, _ = published_pair("gpt2")
+    assert ours.n_vocab == 50257
+    assert len(ours.merges) == 50000
     # The first lines of GPT-2's published merges.
-    assert OURS.merges[:3] == [(b" ", b"t"), (b" ", b"a"), (b"h", b"e")]
-    for token_id in range(50256):
-        assert OURS.token_bytes(token_id) == THEIRS.decode_single_token_bytes(token_id)
+    assert ours.merges[:3] == [(b" ", b"t"), (b" ", b"a"), (b"h", b"e")]
 
 
-@needs_rank_file
 @given(TEXTS | st.text(st.characters(exclude_categories=("Cs", "Cn"))))
-def test_ids_are_equal(text: str) -> None:
-    ids = THEIRS.encode_ordinary(text)
-    assert OURS.encode_ordinary(text) == ids
-    assert OURS.decode(ids) == text
-    assert OURS.encode(text, "all") == THEIRS.encode(text, allowed_special="all")
+def test_ids_are_equal(pair: Pair, text: str) -> None:
+    assert_equal(pair, text)
+    ours, theirs = pair
+    assert ours.encode(text, "all") == theirs.encode(text, allowed_special="all")
 
 
-@needs_rank_file
-@pytest.mark.parametrize("first", ATOMS)
-def test_every_two_atoms_side_by_side(first: str) -> None:
-    for second in ATOMS:
-        for text in (first + second, first + second + "a", " " + first + second + first):
-            assert OURS.encode_ordinary(text) == THEIRS.encode_ordinary(text)
+def test_generated_strings(pair: Pair) -> None:
+    rng = random.Random(N_STRINGS)
+    atoms = ATOMS + MORE_ATOMS
+    # Without surrogates and without what Unicode has not assigned, as in tricky_text.
+    characters = [
+        chr(i)
+        for i in range(sys.maxunicode + 1)
+        if unicodedata.category(chr(i)) not in ("Cs", "Cn")
+    ]
+    for _ in range(N_STRINGS):
+        pool = rng.choices((atoms, characters, characters[:1000]), (8, 1, 1), k=rng.randint(1, 14))
+        assert_equal(pair, "".join(map(rng.choice, pool)))
 
 
-@needs_rank_file
+def test_every_two_atoms_side_by_side(pair: Pair) -> None:
+    for first, second in itertools.product(ATOMS + MORE_ATOMS, repeat=2):
+        assert_equal(pair, first + second)
+        assert_equal(pair, f"{first}{second}a {second}{first}")
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -71,30 +186,32 @@ def test_every_two_atoms_side_by_side(first: str) -> None:
         "antidisestablishmentarianism pneumonoultramicroscopicsilicovolcanoconiosis",
         "x" * 3000,
         "ab" * 1500,
+        "1" * 1000,
         " " * 1000 + "x" + "\n" * 1000 + "x\t \n",
+        "\r\n" * 500 + " \r" * 500,
         "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 ﷽ 𓀀 Z̷̢̛a̶l̴g̵o̸",
         "def f(x):\n\treturn  x**2  # it's\n\n\n",
     ],
 )
-def test_nasty_texts(text: str) -> None:
-    assert OURS.encode_ordinary(text) == THEIRS.encode_ordinary(text)
+def test_nasty_texts(pair: Pair, text: str) -> None:
+    assert_equal(pair, text)
 
 
-@needs_rank_file
-def test_a_corpus() -> None:
-    corpus = RANK_FILE.with_name("tinyshakespeare.txt")
-    if not corpus.exists():
-        pytest.skip(f"{corpus} is missing")
-    text = corpus.read_text(encoding="utf-8")
-    assert OURS.encode_ordinary(text) == THEIRS.encode_ordinary(text)
+def test_a_corpus(pair: Pair, shared_data: Path) -> None:
+    assert_equal(pair, (shared_data / "tinyshakespeare.txt").read_text(encoding="utf-8"))
 
 
-def test_a_vocabulary_of_ours_in_tiktoken(tmp_path: Path) -> None:
+def test_a_custom_pattern(tmp_path: Path) -> None:
     # A split pattern that matches all text, because tiktoken drops what is between the matches.
     pattern = r"\s?\p{L}+|\p{N}{1,3}|[^\p{L}\p{N}]"
     sample = "the theme of these theses is that they're thin, 1234567 times\n" * 5
     ours = BPETokenizer.train(sample, 300, pattern)
     ours.to_tiktoken(tmp_path / "ranks.tiktoken")
-    theirs = tiktoken_encoding(tmp_path / "ranks.tiktoken", pattern, ours.special_tokens)
+    theirs = tiktoken.Encoding(
+        "custom",
+        pat_str=pattern,
+        mergeable_ranks=load_tiktoken_bpe(str(tmp_path / "ranks.tiktoken")),
+        special_tokens=ours.special_tokens,
+    )
     for text in (sample, *ATOMS, "thesis 99<|endoftext|>"):
         assert ours.encode(text, "all") == theirs.encode(text, allowed_special="all")

@@ -160,7 +160,7 @@ def test_mistakes_are_one_line(
         ("there is no nowhere.txt", ["train", "nowhere.txt", "--out", tmp_path / "x"]),
         ("there is no text in", ["train", empty, "--out", tmp_path / "x"]),
         ("already holds a tokenizer: give --overwrite", ["train", corpus_file, "--out", folder]),
-        ("is 'lots'", ["encode", *bpe, corpus_file, "--out", tmp_path / "x", "--memory-limit", "lots"]),
+        ("is 'lots'", ["encode", *bpe, corpus_file, "--out", "x.bin", "--memory-limit", "lots"]),
         ("there is no nowhere", ["show", "x", "--tokenizer", "nowhere"]),
         ("pattern is 'gpt2', but", ["show", "x", *bpe, "--pattern", "gpt2"]),
         ("no file nowhere.txt", ["show", *bpe, "--file", "nowhere.txt"]),

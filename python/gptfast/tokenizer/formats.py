@@ -208,11 +208,13 @@ def _type_of(component: Any) -> Any:
     return component.get("type") if isinstance(component, dict) else component
 
 
-# The published patterns as Hugging Face's regular expressions write them.
+# tiktoken's patterns in the dialect of Hugging Face's regular expressions (Oniguruma), in which $
+# also matches before a newline. Other projects' files may have an older form of cl100k's, which
+# cuts white space at the end of a text differently; theirs stays a regular expression.
 _REGEX_OF_PATTERN = {
     "cl100k": (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
-        r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+        r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s+\z|\s*[\r\n]|\s+(?!\S)|\s"
     ),
     "o200k": "|".join(
         [

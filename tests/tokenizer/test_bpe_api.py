@@ -1,0 +1,357 @@
+"""What BPETokenizer offers beyond encoding one text: batches, arrays, offsets, streams, files.
+
+The oracles are tiktoken and Hugging Face's `tokenizers`, given the same vocabulary.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import pickle
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiktoken
+import tokenizers
+from hypothesis import given
+from hypothesis import strategies as st
+from tricky_text import ATOMS, TEXTS
+
+from gptfast.errors import MissingFileError, UserError
+from gptfast.tokenizer import BPETokenizer
+
+SAMPLE = (
+    "It's the theme of THESE theses, naïve 日本語 🦀🦀 12345 times:\n\n\t'tis  so.\r\n" * 4
+    + "".join(f"{first}{second}" for first in ATOMS for second in ATOMS)
+)
+GPT2_REGEX = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+PATTERNS = ["gpt2", "cl100k", "o200k"]
+
+TOKENIZER = BPETokenizer.train(SAMPLE, 340)
+TIKTOKEN = tiktoken.Encoding(
+    "ours",
+    pat_str=GPT2_REGEX,
+    mergeable_ranks={TOKENIZER.token_bytes(i): i for i in range(339)},
+    special_tokens={"<|endoftext|>": 339},
+)
+
+
+def in_hugging_face(tokenizer: BPETokenizer) -> tokenizers.Tokenizer:
+    """The same tokenizer, which finds no special tokens in text."""
+    return tokenizers.Tokenizer.from_str(json.dumps(tokenizer.to_json() | {"added_tokens": []}))
+
+
+HUGGING_FACE = in_hugging_face(TOKENIZER)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 5, None])
+def test_encode_batch(n_threads: int | None) -> None:
+    texts = [*ATOMS, "", SAMPLE, "".join(ATOMS), SAMPLE * 20, ""]
+    assert TOKENIZER.encode_batch(texts, n_threads) == TIKTOKEN.encode_ordinary_batch(texts)
+    assert TOKENIZER.encode_batch(tuple(texts), n_threads) == [
+        TOKENIZER.encode_ordinary(text) for text in texts
+    ]
+    assert TOKENIZER.encode_batch([], n_threads) == []
+
+
+@pytest.mark.parametrize("n_threads", [0, -1])
+def test_too_few_threads(n_threads: int) -> None:
+    with pytest.raises(UserError, match=f"n_threads is {n_threads}: expected at least 1"):
+        TOKENIZER.encode_batch(["a"], n_threads)
+    with pytest.raises(UserError, match=f"n_threads is {n_threads}: expected at least 1"):
+        BPETokenizer.train("a", 300, n_threads=n_threads)
+
+
+@pytest.mark.parametrize("text", ["a\ud83e", None, 1, ["a"]])
+def test_one_bad_text_in_a_batch(text: Any) -> None:
+    with pytest.raises(UserError):
+        TOKENIZER.encode_batch(["fine", text], 2)
+
+
+@given(TEXTS)
+def test_count(text: str) -> None:
+    n_ids = len(TIKTOKEN.encode_ordinary(text))
+    assert TOKENIZER.count(text) == n_ids
+    assert TOKENIZER.count(text.encode()) == n_ids
+
+
+@given(TEXTS)
+def test_encode_to_numpy_of_bytes(text: str) -> None:
+    ids = TOKENIZER.encode_to_numpy(text.encode())
+    assert ids.dtype == np.uint16
+    assert ids.tolist() == TIKTOKEN.encode_ordinary(text)
+
+
+@given(st.binary(max_size=40))
+def test_encode_to_numpy_of_any_bytes(data: bytes) -> None:
+    ids = TOKENIZER.encode_to_numpy(data)
+    assert b"".join(TIKTOKEN.decode_single_token_bytes(i) for i in ids.tolist()) == data
+    assert TOKENIZER.count(data) == len(ids)
+
+
+@given(TEXTS)
+def test_offsets_are_those_of_hugging_face(text: str) -> None:
+    theirs = HUGGING_FACE.encode(text)
+    assert TOKENIZER.encode_with_offsets(text) == (theirs.ids, theirs.offsets)
+
+
+def test_offsets_of_a_character_in_several_tokens() -> None:
+    single_bytes = BPETokenizer({bytes([byte]): byte for byte in range(256)})
+    ids, offsets = single_bytes.encode_with_offsets("a🦀é")
+    assert ids == list("a🦀é".encode())
+    assert offsets == [(0, 1), (1, 2), (1, 2), (1, 2), (1, 2), (2, 3), (2, 3)]
+    assert single_bytes.encode_with_offsets("") == ([], [])
+
+
+@given(st.lists(TEXTS, max_size=5))
+def test_decode_batch(texts: list[str]) -> None:
+    batch = TIKTOKEN.encode_ordinary_batch(texts, num_threads=1)
+    assert TOKENIZER.decode_batch(batch) == texts
+    assert TOKENIZER.decode_batch([np.array(ids, dtype=np.uint16) for ids in batch]) == texts
+
+
+def test_decode_batch_of_half_a_character() -> None:
+    half = TIKTOKEN.encode_ordinary("ё")[:1]
+    assert TOKENIZER.decode_batch([half, []]) == ["\ufffd", ""]
+    assert TOKENIZER.decode_batch([half], errors="ignore") == [""]
+    with pytest.raises(UnicodeDecodeError):
+        TOKENIZER.decode_batch([half], errors="strict")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.uint64, np.int32, np.int64])
+def test_decode_arrays(dtype: type[np.generic]) -> None:
+    ids = [i for i in TIKTOKEN.encode_ordinary(SAMPLE) if i < 256 or dtype is not np.uint8]
+    text = TIKTOKEN.decode(ids)
+    array = np.array(ids).astype(dtype)
+    assert TOKENIZER.decode(array) == text
+    assert TOKENIZER.decode(np.repeat(array, 3)[::3]) == text
+    assert TOKENIZER.decode(array[::-1][::-1]) == text
+    assert TOKENIZER.decode(array.astype(array.dtype.newbyteorder(">"))) == text
+    assert TOKENIZER.decode(array[:0]) == ""
+    array.flags.writeable = False
+    assert TOKENIZER.decode(array) == text
+
+
+@pytest.mark.parametrize(
+    ("ids", "named"),
+    [
+        ([65, -1], "-1"),
+        ([65, 340], "340"),
+        ([65, 2**32 + 65], str(2**32 + 65)),
+        ([65, "b"], "b"),
+        ((65, None), "None"),
+        (np.array([65, 340], dtype=np.uint16), "340"),
+        (np.array([65, 2**32 - 1], dtype=np.uint32), str(2**32 - 1)),
+        (np.array([65, -1], dtype=np.int64), "-1"),
+        (np.array([65, 2**32 + 65], dtype=np.int64), str(2**32 + 65)),
+        (np.array([65, -1], dtype=np.int32), "-1"),
+        (np.array([65, 2**63], dtype=np.uint64), str(2**63)),
+        (np.array([65, 1.5]), "65.0"),
+        (np.array([[65, 66]]), r"\[65, 66\]"),
+    ],
+    ids=repr,
+)
+def test_unknown_ids_are_named(ids: Any, named: str) -> None:
+    with pytest.raises(UserError, match=f"id '?{named}'? at position . "):
+        TOKENIZER.decode(ids)
+    with pytest.raises(ValueError, match=named):
+        TOKENIZER.decode_batch([[65], ids])
+
+
+def test_unknown_ids_in_a_stream() -> None:
+    stream = TOKENIZER.stream_decoder()
+    with pytest.raises(UserError, match="id 340 "):
+        stream.feed(340)
+    assert stream.feed(65) == "A"
+
+
+@given(TEXTS | st.lists(st.integers(0, 339)))
+def test_stream_decoder(text_or_ids: str | list[int]) -> None:
+    given = text_or_ids
+    ids = TIKTOKEN.encode_ordinary(given) if isinstance(given, str) else given
+    stream = TOKENIZER.stream_decoder()
+    for _ in range(2):  # finish() begins anew
+        pieces = [stream.feed(token_id) for token_id in ids]
+        assert "".join(pieces) + stream.finish() == TIKTOKEN.decode(ids)
+        # What has come is never less than the characters that are complete, nor half of one.
+        if isinstance(given, str):
+            assert "".join(pieces) == given
+            assert all(piece in given for piece in pieces)
+
+
+def test_a_stream_gives_a_character_with_its_last_byte() -> None:
+    single_bytes = BPETokenizer({bytes([byte]): byte for byte in range(256)})
+    stream = single_bytes.stream_decoder()
+    assert [stream.feed(byte) for byte in "é🦀".encode()] == ["", "é", "", "", "", "🦀"]
+    assert [stream.feed(byte) for byte in "🦀".encode()[:3]] == ["", "", ""]
+    assert stream.finish() == "\ufffd"
+
+
+@pytest.fixture(scope="module")
+def documents(nursery_text: str) -> list[str]:
+    """Different enough that it matters which ones are learned from."""
+    rng = random.Random(0)
+    words = [*nursery_text.split(" "), *ATOMS]
+    return ["".join(rng.choices([*words, " "], k=200)) for _ in range(40)]
+
+
+def learned(tokenizer: BPETokenizer) -> tuple[list[tuple[bytes, bytes]], dict[str, int]]:
+    return tokenizer.merges, tokenizer.special_tokens
+
+
+@pytest.mark.parametrize("pattern", [*PATTERNS, "none", r"\w+|\s+"])
+def test_training_from_files_equals_training_from_texts(
+    tmp_path: Path, documents: list[str], pattern: str
+) -> None:
+    (tmp_path / "corpus").mkdir()
+    for i, document in enumerate(documents[:10]):
+        (tmp_path / "corpus" / f"{i}.txt").write_bytes(document.encode())
+    lines = "".join(json.dumps({"text": document}) + "\n" for document in documents[10:30])
+    (tmp_path / "corpus" / "lines.jsonl").write_text(lines)
+    with gzip.open(tmp_path / "more.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps({"text": document}) + "\n" for document in documents[30:])
+    from_files = BPETokenizer.train(
+        files=[tmp_path / "corpus", tmp_path / "more.jsonl.gz"],
+        vocab_size=500,
+        pattern=pattern,
+        progress=False,
+    )
+    from_texts = BPETokenizer.train(documents, 500, pattern)
+    assert learned(from_files) == learned(from_texts)
+    assert len(from_texts.merges) == 243
+    assert learned(BPETokenizer.train(documents[:20], 500, pattern)) != learned(from_texts)
+
+
+def test_training_from_nothing_or_both_or_a_missing_file(tmp_path: Path) -> None:
+    for arguments in ({}, {"texts": "a", "files": [tmp_path]}):
+        with pytest.raises(UserError, match="either texts or files"):
+            BPETokenizer.train(vocab_size=300, **arguments)  # type: ignore[arg-type]
+    with pytest.raises(MissingFileError, match="nowhere"):
+        BPETokenizer.train(files=tmp_path / "nowhere.txt", vocab_size=300)
+
+
+@pytest.mark.parametrize("pattern", [*PATTERNS, "none"])
+def test_threads_order_and_kind_of_text_do_not_matter(documents: list[str], pattern: str) -> None:
+    expected = learned(BPETokenizer.train(documents, 450, pattern, n_threads=1))
+    shuffled = random.Random(1).sample(documents, len(documents))
+    for n_threads in (1, 2, 3, None):
+        for texts in (documents, shuffled, (text.encode() for text in documents)):
+            again = BPETokenizer.train(texts, 450, pattern, n_threads=n_threads)
+            assert learned(again) == expected
+
+
+def test_lines_are_as_good_as_one_text() -> None:
+    # GPT-2's pattern cuts between a full stop and a newline's word, so the chunks add nothing.
+    text = "The king sees. The fool hears; 12 crows.\n" * 50 + "naïve 日本語 🦀.\n" * 20
+    expected = learned(BPETokenizer.train(text, 320))
+    assert learned(BPETokenizer.train(text.splitlines(keepends=True), 320)) == expected
+
+
+def hugging_face_merges(texts: list[str], vocab_size: int) -> list[tuple[str, str]]:
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.pre_tokenizer = pre_tokenizer
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=[],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return [tuple(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
+
+
+def our_merges(texts: list[str], vocab_size: int) -> list[tuple[str, str]]:
+    ours = BPETokenizer.train(texts, vocab_size, special_tokens=[], tie="huggingface")
+    return [(left, right) for left, right in ours.to_json()["model"]["merges"]]
+
+
+@given(st.lists(st.text("abc é.", max_size=30), max_size=5))
+def test_ties_as_in_hugging_face(texts: list[str]) -> None:
+    assert our_merges(texts, 280) == hugging_face_merges(texts, 280)
+
+
+def test_merges_of_hugging_face(nursery_text: str, documents: list[str]) -> None:
+    for texts in ([nursery_text], documents, [SAMPLE]):
+        assert our_merges(texts, 600) == hugging_face_merges(texts, 600)
+
+
+def test_merges_of_hugging_face_on_a_corpus(shared_data: Path) -> None:
+    texts = [(shared_data / "tinyshakespeare.txt").read_text(encoding="utf-8")]
+    assert our_merges(texts, 4096) == hugging_face_merges(texts, 4096)
+
+
+def test_from_hf_with_two_files(tmp_path: Path) -> None:
+    theirs = tokenizers.ByteLevelBPETokenizer()
+    theirs.train_from_iterator([SAMPLE], 340, special_tokens=["<|endoftext|>"], show_progress=False)
+    theirs.save_model(str(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["merges.txt", "vocab.json"]
+    ours = BPETokenizer.from_hf(tmp_path)
+    assert ours.special_tokens == {"<|endoftext|>": 0}
+    for text in (SAMPLE, *ATOMS):
+        assert ours.encode(text, "all") == theirs.encode(text).ids
+
+
+def test_from_hf_with_what_later_models_have(tmp_path: Path) -> None:
+    original = BPETokenizer.train(SAMPLE, 400, "cl100k")
+    data = original.to_json()
+    data["model"]["ignore_merges"] = True
+    data["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [
+            {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}},
+            {"Sequence": {"id": "A", "type_id": 0}},
+        ],
+        "pair": [
+            {"Sequence": {"id": "A", "type_id": 0}},
+            {"Sequence": {"id": "B", "type_id": 1}},
+        ],
+        "special_tokens": {
+            "<|endoftext|>": {"id": "<|endoftext|>", "ids": [399], "tokens": ["<|endoftext|>"]}
+        },
+    }
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert theirs.encode("a").ids == [399, *original.encode("a")]
+    for path in (tmp_path, tmp_path / "tokenizer.json"):
+        ours = BPETokenizer.from_hf(path)
+        for text in (SAMPLE, *ATOMS):
+            assert ours.encode(text, "all") == theirs.encode(text, add_special_tokens=False).ids
+
+
+def test_from_hf_of_nothing(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match="there is no"):
+        BPETokenizer.from_hf(tmp_path)
+
+
+TRAINED = {pattern: BPETokenizer.train(SAMPLE, 400, pattern) for pattern in PATTERNS}
+TRAINED_IN_HUGGING_FACE = {
+    pattern: in_hugging_face(tokenizer) for pattern, tokenizer in TRAINED.items()
+}
+
+
+@given(TEXTS, st.sampled_from(PATTERNS))
+def test_ids_are_those_of_hugging_face(text: str, pattern: str) -> None:
+    assert TRAINED[pattern].encode(text) == TRAINED_IN_HUGGING_FACE[pattern].encode(text).ids
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_round_trips(tmp_path: Path, pattern: str) -> None:
+    original = TRAINED[pattern]
+    original.save(tmp_path)
+    original.to_tiktoken(tmp_path / "ranks.tiktoken")
+    copies = [
+        BPETokenizer.load(tmp_path),
+        BPETokenizer.from_hf(tmp_path),
+        BPETokenizer.from_tiktoken(tmp_path / "ranks.tiktoken", pattern, {"<|endoftext|>": 399}),
+        pickle.loads(pickle.dumps(original)),
+    ]
+    theirs = TRAINED_IN_HUGGING_FACE[pattern]
+    for copy in copies:
+        assert (copy.pattern, copy.fingerprint) == (pattern, original.fingerprint)
+        for text in (SAMPLE, *ATOMS, "".join(ATOMS)):
+            assert copy.encode(text) == theirs.encode(text).ids
+            assert copy.encode(f"{text}<|endoftext|>", "all")[-1] == 399
