@@ -24,7 +24,9 @@ pub struct Merger {
     ranks: Vec<u32>,
     next: Vec<u32>,
     previous: Vec<u32>,
-    heap: BinaryHeap<Reverse<(u32, u32)>>,
+    /// The ranks that have positions, lowest first.
+    queue: BinaryHeap<Reverse<u32>>,
+    positions: FxHashMap<u32, Vec<u32>>,
 }
 
 /// As an id: merged into the token on the left. As a rank: no merge. No token has this id.
@@ -74,8 +76,12 @@ impl Merger {
         }
     }
 
-    /// The same in O(n log n): a linked list of tokens, each at the position of its first byte, and a
-    /// heap of the merges that were possible when last looked at, by rank and then position.
+    /// The same in O(n log n): a linked list of tokens, each at the position of its first byte, and for
+    /// each rank the positions at which its merge was possible when last looked at.
+    ///
+    /// A merge's rank is the id it makes, and the ids that it is made of are smaller. So what becomes
+    /// possible by a merge ranks higher than that: the ranks come up in ascending order, each once, and
+    /// all the positions of a rank are known then.
     fn merge_many(&mut self, merges: &Merges, stop: &AtomicBool) -> Result<(), Error> {
         let end = u32::try_from(self.ids.len())
             .map_err(|_| Error::TooLong("a pre-token is longer than 4 GiB".into()))?;
@@ -83,23 +89,23 @@ impl Merger {
         self.next.extend(1..=end);
         self.previous.clear();
         self.previous.extend((0..end).map(|i| i.wrapping_sub(1)));
-        // All that are possible at first become a heap at once, which is linear.
-        let mut possible = std::mem::take(&mut self.heap).into_vec();
-        possible.clear();
+        self.queue.clear();
+        self.positions.clear();
         for position in 0..end {
             look(position, stop)?;
-            let rank = self.rank_at(merges, position);
-            possible.extend(rank.map(|rank| Reverse((rank, position))));
+            self.offer(merges, position);
         }
-        self.heap = BinaryHeap::from(possible);
-        let mut n_merges = 0u32;
-        while let Some(Reverse((rank, left))) = self.heap.pop() {
-            look(n_merges, stop)?;
-            n_merges = n_merges.wrapping_add(1);
-            // The tokens may have changed since this merge was offered. Two different pairs never
-            // make the same id, so an equal rank means that the same pair still stands here.
-            if self.rank_at(merges, left) == Some(rank) {
-                self.apply(merges, left, rank);
+        while let Some(Reverse(rank)) = self.queue.pop() {
+            let mut positions = self.positions.remove(&rank).unwrap_or_default();
+            // From left to right. They came in a few ascending runs, which this sort makes use of.
+            positions.sort();
+            for (step, left) in (0..).zip(positions) {
+                look(step, stop)?;
+                // The tokens may have changed since this merge was offered. Two different pairs never
+                // make the same id, so an equal rank means that the same pair still stands here.
+                if self.rank_at(merges, left) == Some(rank) {
+                    self.apply(merges, left, rank);
+                }
             }
         }
         self.ids.retain(|&id| id != NONE);
@@ -115,7 +121,11 @@ impl Merger {
 
     fn offer(&mut self, merges: &Merges, left: u32) {
         if let Some(rank) = self.rank_at(merges, left) {
-            self.heap.push(Reverse((rank, left)));
+            let positions = self.positions.entry(rank).or_default();
+            if positions.is_empty() {
+                self.queue.push(Reverse(rank));
+            }
+            positions.push(left);
         }
     }
 
