@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,10 @@ settings.load_profile("no deadline")
 
 # Corpora that can't be part of the repository; tests that need one are skipped without it.
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+# A background job ignores Ctrl-C, and so would the processes that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
