@@ -103,8 +103,7 @@ class Gptfast:
 
     def decode_batch(self) -> Call:
         sequences = self.inputs.sequences
-        decode = self.tokenizer.decode_batch
-        return Call(lambda: decode(sequences, n_threads=self.threads), joined_text)
+        return Call(lambda: self.tokenizer.decode_batch(sequences), joined_text)
 
 
 class Gigatoken:

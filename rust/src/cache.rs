@@ -4,6 +4,7 @@
 //! every one, is looked up as one 128-bit number in a bucket of one cache line. Others are kept aside.
 
 use crate::key::{Key, hash};
+use crate::vocab::Vocab;
 
 /// Two keys and their values. 0 is no key.
 type Bucket = [u128; 4];
@@ -24,9 +25,9 @@ pub enum Packing {
 pub const LANES: usize = 8;
 
 impl Packing {
-    /// The one with room for most ids of a vocabulary of `n_vocab`.
-    pub fn for_vocabulary(n_vocab: usize) -> Self {
-        if n_vocab <= 1 << 16 {
+    /// The one with room for most ids of a vocabulary.
+    pub fn for_vocabulary(vocab: &Vocab) -> Self {
+        if vocab.fits_16_bits() {
             Packing::Narrow
         } else {
             Packing::Wide

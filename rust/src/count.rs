@@ -1,13 +1,14 @@
 //! How often each distinct pre-token occurs in a text.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use crate::error::Error;
 use crate::key::{Key, MAX_SHORT, key_at, key_bytes, key_of};
 use crate::key_map::KeyMap;
 use crate::parallel::for_each;
 use crate::pretokenize::{Pattern, Visitor};
+use crate::stop::check;
 
 /// Distinct pre-tokens and their counts.
 #[derive(Debug, Clone, Default)]
@@ -126,9 +127,7 @@ impl Visitor for Counting<'_> {
         self.until_look -= 1;
         if self.until_look == 0 {
             self.until_look = PIECES_BETWEEN_LOOKS;
-            if self.stop.load(Ordering::Relaxed) {
-                return Err(Error::Interrupted);
-            }
+            check(self.stop)?;
         }
         Ok(())
     }

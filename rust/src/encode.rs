@@ -5,13 +5,14 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use crate::cache::{Cache, LANES, Packing, Place};
 use crate::error::Error;
 use crate::key::{Key, MAX_SHORT, key_at};
 use crate::merge::Merger;
 use crate::pretokenize::{Pattern, Visitor};
+use crate::stop::check;
 use crate::vocab::Vocab;
 
 /// A vocabulary, a pattern, and what earlier calls left behind for later ones.
@@ -62,7 +63,7 @@ impl Tokenizer {
     /// Put a vocabulary and a pattern together.
     pub fn new(vocab: Vocab, pattern: Pattern) -> Self {
         Tokenizer {
-            packing: Packing::for_vocabulary(vocab.n_vocab()),
+            packing: Packing::for_vocabulary(&vocab),
             vocab,
             pattern,
             idle: std::array::from_fn(|_| Mutex::new(None)),
@@ -139,8 +140,8 @@ impl Tokenizer {
     }
 
     fn put_back(&self, scratch: Box<Scratch>) {
-        let free = self.idle.iter().filter_map(|slot| slot.try_lock().ok());
-        if let Some(mut slot) = { free }.find(|slot| slot.is_none()) {
+        let mut unlocked = self.idle.iter().filter_map(|slot| slot.try_lock().ok());
+        if let Some(mut slot) = unlocked.find(|slot| slot.is_none()) {
             *slot = Some(scratch);
         }
     }
@@ -321,9 +322,7 @@ impl<S: FnMut(&[u32])> Output<'_, S> {
     }
 
     fn flush(&mut self) -> Result<(), Error> {
-        if self.stop.load(Ordering::Relaxed) {
-            return Err(Error::Interrupted);
-        }
+        check(self.stop)?;
         (self.sink)(&self.buffer[..self.n]);
         self.n = 0;
         Ok(())

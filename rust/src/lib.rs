@@ -15,6 +15,7 @@ mod key_map;
 pub mod merge;
 pub mod parallel;
 pub mod pretokenize;
+mod stop;
 pub mod train;
 pub mod vocab;
 

@@ -5,11 +5,12 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use rustc_hash::FxHashMap;
 
 use crate::error::Error;
+use crate::stop::check_at;
 
 /// What each pair of ids merges into. A merge's rank is the id it makes: lower goes first.
 pub type Merges = FxHashMap<(u32, u32), u32>;
@@ -92,7 +93,7 @@ impl Merger {
         self.queue.clear();
         self.positions.clear();
         for position in 0..end {
-            look(position, stop)?;
+            check_at(position, stop)?;
             self.offer(merges, position);
         }
         while let Some(Reverse(rank)) = self.queue.pop() {
@@ -100,7 +101,7 @@ impl Merger {
             // From left to right. They came in a few ascending runs, which this sort makes use of.
             positions.sort();
             for (step, left) in (0..).zip(positions) {
-                look(step, stop)?;
+                check_at(step, stop)?;
                 // The tokens may have changed since this merge was offered. Two different pairs never
                 // make the same id, so an equal rank means that the same pair still stands here.
                 if self.rank_at(merges, left) == Some(rank) {
@@ -143,12 +144,4 @@ impl Merger {
             self.offer(merges, self.previous[left as usize]);
         }
     }
-}
-
-/// Look at the stop flag, at every 2^12th step.
-fn look(step: u32, stop: &AtomicBool) -> Result<(), Error> {
-    if step.is_multiple_of(1 << 12) && stop.load(Ordering::Relaxed) {
-        return Err(Error::Interrupted);
-    }
-    Ok(())
 }

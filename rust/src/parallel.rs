@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use crate::error::Error;
+use crate::stop::check;
 
 /// Do `work` for each number below `n`, with one thread for each of `states`.
 ///
@@ -26,9 +27,7 @@ pub fn for_each<S: Send>(
             if i >= n || failed.load(Ordering::Relaxed) {
                 return Ok(());
             }
-            if stop.load(Ordering::Relaxed) {
-                return Err(Error::Interrupted);
-            }
+            check(stop)?;
             if let Err(error) = work(state, i) {
                 failed.store(true, Ordering::Relaxed);
                 return Err(error);
@@ -51,8 +50,6 @@ pub fn for_each<S: Send>(
                         .join()
                         .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
                 })
-                .collect::<Vec<_>>()
-                .into_iter()
                 .collect()
         }),
     }

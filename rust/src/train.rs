@@ -12,13 +12,13 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::collections::hash_map::Entry;
-
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use rustc_hash::FxHashMap;
 
 use crate::count::PieceCounts;
 use crate::error::Error;
+use crate::stop::check_at;
 
 /// Two adjacent tokens, by id.
 pub type Pair = (u32, u32);
@@ -124,7 +124,7 @@ impl Corpus {
     fn pair_counts(&self, stop: &AtomicBool) -> Result<FxHashMap<Pair, u64>, Error> {
         let mut counts = FxHashMap::default();
         for (i, word) in (0..).zip(&self.words) {
-            check(i, stop)?;
+            check_at(i, stop)?;
             for pair in self.tokens_of(word).windows(2) {
                 *counts.entry((pair[0], pair[1])).or_default() += word.count;
             }
@@ -174,7 +174,7 @@ impl Round {
             })
             .collect();
         for (i, word) in (0..).zip(&corpus.words) {
-            check(i, stop)?;
+            check_at(i, stop)?;
             for pair in corpus.tokens_of(word).windows(2) {
                 if let Some(pair) = followed.get_mut(&(pair[0], pair[1])) {
                     push_new(&mut pair.words, i);
@@ -220,7 +220,7 @@ impl Round {
             .remove(&pair)
             .map_or(Vec::new(), |followed| followed.words);
         for i in words {
-            check(i, stop)?;
+            check_at(i, stop)?;
             let word = &mut corpus.words[i as usize];
             let tokens = &mut corpus.tokens[word.start as usize..][..word.n_tokens as usize];
             let n_tokens = self.merge_word(tokens, pair, new_id, i, word.count);
@@ -344,14 +344,6 @@ impl Neighbours {
             }
         }
     }
-}
-
-/// Look at the stop flag, now and then.
-fn check(word: u32, stop: &AtomicBool) -> Result<(), Error> {
-    if word.is_multiple_of(1024) && stop.load(Ordering::Relaxed) {
-        return Err(Error::Interrupted);
-    }
-    Ok(())
 }
 
 /// Append `word` unless it is the last one already.

@@ -108,6 +108,11 @@ impl Vocab {
         self.tokens.spans.len()
     }
 
+    /// Whether 16 bits hold every id.
+    pub fn fits_16_bits(&self) -> bool {
+        self.n_vocab() <= 1 << 16
+    }
+
     /// The id of an ordinary token.
     #[inline]
     pub fn id_of(&self, token: &[u8]) -> Option<u32> {

@@ -125,9 +125,7 @@ impl Bpe {
     /// The ids of text; special tokens in it are ordinary text.
     fn encode_ordinary(&self, py: Python<'_>, text: Text) -> PyResult<Vec<u32>> {
         interruptible(py, text.as_bytes().len(), |stop| {
-            let mut ids = Vec::new();
-            text.encode_to(&self.tokenizer, stop, |some| ids.extend_from_slice(some))?;
-            Ok(ids)
+            text.ids(&self.tokenizer, stop)
         })
     }
 
@@ -156,9 +154,7 @@ impl Bpe {
         n_threads: usize,
     ) -> PyResult<Vec<Vec<u32>>> {
         self.encode_many(py, &texts, n_threads, |text, stop| {
-            let mut ids = Vec::new();
-            text.encode_to(&self.tokenizer, stop, |some| ids.extend_from_slice(some))?;
-            Ok(ids)
+            text.ids(&self.tokenizer, stop)
         })
     }
 
@@ -272,10 +268,8 @@ enum Ids {
 
 impl Ids {
     fn of(tokenizer: &Tokenizer, text: &Text, stop: &AtomicBool) -> Result<Self, Error> {
-        if tokenizer.vocab().n_vocab() > 1 << 16 {
-            let mut ids = Vec::new();
-            text.encode_to(tokenizer, stop, |some| ids.extend_from_slice(some))?;
-            return Ok(Ids::U32(ids));
+        if !tokenizer.vocab().fits_16_bits() {
+            return text.ids(tokenizer, stop).map(Ids::U32);
         }
         let mut ids = Vec::new();
         text.encode_to(tokenizer, stop, |some| {

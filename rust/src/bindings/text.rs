@@ -35,6 +35,13 @@ impl Text {
             Text::Bytes(bytes) => tokenizer.encode_bytes_to(bytes, stop, sink),
         }
     }
+
+    /// All ids.
+    pub fn ids(&self, tokenizer: &Tokenizer, stop: &AtomicBool) -> Result<Vec<u32>, Error> {
+        let mut ids = Vec::new();
+        self.encode_to(tokenizer, stop, |some| ids.extend_from_slice(some))?;
+        Ok(ids)
+    }
 }
 
 impl<'py> FromPyObject<'_, 'py> for Text {
