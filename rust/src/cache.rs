@@ -2,155 +2,319 @@
 //!
 //! A bounded table, one for each thread. A pre-token of at most 15 bytes and a few ids, which is almost
 //! every one, is looked up as one 128-bit number in a bucket of one cache line. Others are kept aside.
+//!
+//! What takes time is waiting for memory: the buckets lie all over the table. So a look-up has two steps.
+//! [`Table::prefetch`] asks for the bucket, and many pre-tokens later [`Table::get`] reads it.
 
-use crate::key::{Key, hash};
-use crate::vocab::Vocab;
+use memmap2::MmapMut;
 
-/// Two keys and their values. 0 is no key.
-type Bucket = [u128; 4];
+use crate::error::Error;
+use crate::key::Key;
 
-/// The ids of a pre-token in 128 bits, as [`Packing`] says.
+/// Two keys and their ids: one cache line. 0 is no key.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct Bucket {
+    keys: [Key; 2],
+    ids: [Ids; 2],
+}
+
+/// The ids of a pre-token and how many they are, as [`Id`] puts them there.
 pub type Ids = u128;
 
-/// How ids and their number are put into 128 bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Packing {
-    /// Up to 7 ids of 16 bits, the first lowest, and their number highest.
-    Narrow,
-    /// Up to 4 ids of 32 bits, the first lowest; above the 24 bits of the first stands how many.
-    Wide,
+/// The numbers that ids are written as: `u16` if all ids of the vocabulary fit, else `u32`.
+pub trait Id: bytemuck::Pod {
+    /// The most ids that an entry has room for.
+    const MAX_IDS: usize;
+
+    fn from_u32(id: u32) -> Self;
+
+    /// At most [`Id::MAX_IDS`] ids and their number.
+    fn pack(ids: &[u32]) -> Ids;
+
+    /// More ids, by the place where they are kept instead, and their number.
+    fn pack_place(at: u32, number: u16) -> Ids;
+
+    /// The ids, and how many of the array they are; more than [`LANES`] if they are kept elsewhere.
+    /// All places are filled, whatever the number: so they are written without a branch.
+    fn unpack(ids: Ids) -> ([Self; LANES], usize);
+
+    /// What [`Id::pack_place`] was given.
+    fn unpack_place(ids: Ids) -> (u32, u16);
 }
+
+/// In place of a number of ids: they are kept elsewhere.
+const ELSEWHERE: u8 = u8::MAX;
 
 /// What is written at a time, whatever the number of ids.
 pub const LANES: usize = 8;
 
-impl Packing {
-    /// The one with room for most ids of a vocabulary.
-    pub fn for_vocabulary(vocab: &Vocab) -> Self {
-        if vocab.fits_16_bits() {
-            Packing::Narrow
-        } else {
-            Packing::Wide
-        }
-    }
+/// The ids as they are, and their number last.
+impl Id for u16 {
+    const MAX_IDS: usize = 7;
 
-    /// The most ids that have room.
-    pub fn max_ids(self) -> usize {
-        match self {
-            Packing::Narrow => 7,
-            Packing::Wide => 4,
-        }
-    }
-
-    fn pack(self, ids: &[u32]) -> Ids {
-        let (bits, count_at) = match self {
-            Packing::Narrow => (16, 112),
-            Packing::Wide => (32, 24),
-        };
-        let lanes = (0..).zip(ids).map(|(i, &id)| u128::from(id) << (bits * i));
-        lanes.sum::<u128>() | (ids.len() as u128) << count_at
-    }
-
-    /// The ids and, of the array, how many of them count.
     #[inline(always)]
-    pub fn unpack(self, ids: Ids) -> ([u32; LANES], usize) {
-        match self {
-            Packing::Narrow => {
-                let lanes = std::array::from_fn(|i| u32::from((ids >> (16 * i)) as u16));
-                (lanes, (ids >> 112) as usize)
-            }
-            Packing::Wide => {
-                let first = ids as u32;
-                let lane = |i: u32| (ids >> (32 * i)) as u32;
-                let lanes = [first & 0xff_ffff, lane(1), lane(2), lane(3), 0, 0, 0, 0];
-                (lanes, (first >> 24) as usize)
-            }
+    fn from_u32(id: u32) -> Self {
+        id as u16
+    }
+
+    fn pack(ids: &[u32]) -> Ids {
+        let mut packed = [0; 8];
+        for (place, &id) in packed.iter_mut().zip(ids) {
+            *place = id as u16;
         }
+        packed[7] = ids.len() as u16;
+        bytemuck::cast(packed)
+    }
+
+    fn pack_place(at: u32, number: u16) -> Ids {
+        let elsewhere = u16::from(ELSEWHERE);
+        let place = [at as u16, (at >> 16) as u16];
+        bytemuck::cast([place[0], place[1], number, 0, 0, 0, 0, elsewhere])
+    }
+
+    #[inline(always)]
+    fn unpack(ids: Ids) -> ([Self; LANES], usize) {
+        let lanes: [u16; LANES] = bytemuck::cast(ids);
+        (lanes, usize::from(lanes[7]))
+    }
+
+    fn unpack_place(ids: Ids) -> (u32, u16) {
+        let (lanes, _) = Self::unpack(ids);
+        (u32::from(lanes[1]) << 16 | u32::from(lanes[0]), lanes[2])
     }
 }
 
-/// Where in the table a key is kept.
+/// One number of 128 bits: from the lowest on, 24 bits for each id, and the highest 8 for their number.
+impl Id for u32 {
+    const MAX_IDS: usize = 5;
+
+    #[inline(always)]
+    fn from_u32(id: u32) -> Self {
+        id
+    }
+
+    fn pack(ids: &[u32]) -> Ids {
+        let number = (ids.len() as u128) << 120;
+        let lanes = (0..).zip(ids).map(|(i, &id)| u128::from(id) << (24 * i));
+        lanes.fold(number, |packed, lane| packed | lane)
+    }
+
+    fn pack_place(at: u32, number: u16) -> Ids {
+        let elsewhere = u128::from(ELSEWHERE) << 120;
+        elsewhere | u128::from(number) << 32 | u128::from(at)
+    }
+
+    #[inline(always)]
+    fn unpack(ids: Ids) -> ([Self; LANES], usize) {
+        let lane = |i: usize| (ids >> (24 * i)) as u32 & 0xff_ffff;
+        let lanes = [lane(0), lane(1), lane(2), lane(3), lane(4), 0, 0, 0];
+        (lanes, (ids >> 120) as usize)
+    }
+
+    fn unpack_place(ids: Ids) -> (u32, u16) {
+        (ids as u32, (ids >> 32) as u16)
+    }
+}
+
+/// The bucket in which a key is looked for first.
 #[derive(Clone, Copy, Default)]
 pub struct Place(usize);
 
-/// A table from keys to ids. The third key in a bucket pushes the first into the bucket next door,
-/// where it takes the place of another.
+/// A table from keys to ids.
+///
+/// A key's bucket is the place to look first. When a third key comes into it, one of the others has to
+/// move to another bucket of the same [`GROUP`], and is moved back when it is asked for again: the
+/// keys met often are those found at once. When the group is full, one of its keys is forgotten.
 pub struct Cache {
-    words: Vec<u128>,
-    /// Where the first bucket begins, so that each is one cache line.
-    offset: usize,
-    shift: u32,
-    packing: Packing,
+    memory: MmapMut,
+    log2_buckets: u32,
+    n_keys: usize,
+    /// Which key of a full group is forgotten next.
+    victim: usize,
+    /// Ids that have no room in a bucket.
+    elsewhere: Vec<u32>,
 }
 
+/// The most ids kept outside the buckets.
+const MAX_ELSEWHERE: usize = 1 << 20;
+
+/// Buckets in which a key may be.
+const GROUP: usize = 4;
+
+/// The table grows, eightfold at a time, from half a megabyte to 32: a process that encodes little text
+/// shall not take much memory. On 106 MB of English text the largest holds nearly all pre-tokens met.
+const LOG2_BUCKETS: std::ops::RangeInclusive<u32> = 13..=19;
+
 impl Cache {
-    /// A table of `2^log2_entries` entries of 32 bytes. Memory is touched only as it is used.
-    pub fn new(log2_entries: u32, packing: Packing) -> Self {
-        let log2_buckets = log2_entries - 1;
-        // `vec!` of zeros asks the system for zeroed pages.
-        let words = vec![0u128; (4 << log2_buckets) + 4];
-        let offset = words.as_ptr().align_offset(64).min(4);
-        Cache {
-            words,
-            offset,
-            shift: 64 - log2_buckets,
-            packing,
+    /// An empty table of the smallest size. Fails if there is no memory for it.
+    pub fn new() -> Result<Self, Error> {
+        Cache::with_buckets(*LOG2_BUCKETS.start())
+            .map_err(|error| Error::Memory(format!("no memory for a cache of pre-tokens: {error}")))
+    }
+
+    fn with_buckets(log2_buckets: u32) -> std::io::Result<Self> {
+        let memory = MmapMut::map_anon(size_of::<Bucket>() << log2_buckets)?;
+        // With small pages the processor would look up most buckets' addresses in memory, too. If the
+        // system has no large pages, it works all the same.
+        #[cfg(target_os = "linux")]
+        if log2_buckets > *LOG2_BUCKETS.start() {
+            let _ = memory.advise(memmap2::Advice::HugePage);
         }
+        Ok(Cache {
+            memory,
+            log2_buckets,
+            n_keys: 0,
+            victim: 0,
+            elsewhere: Vec::new(),
+        })
+    }
+
+    /// Grow if the table is a third full and not of the largest size. Places from before are void.
+    #[inline(always)]
+    pub fn make_room(&mut self) {
+        if self.n_keys > (2usize << self.log2_buckets) / 3
+            && self.log2_buckets < *LOG2_BUCKETS.end()
+        {
+            self.grow();
+        }
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        // Without memory for a larger table this one will do.
+        let Ok(mut larger) = Cache::with_buckets(self.log2_buckets + 3) else {
+            return;
+        };
+        for bucket in self.table().buckets {
+            for (key, ids) in bucket.keys.into_iter().zip(bucket.ids) {
+                if key != 0 {
+                    larger.put(key, larger.table().place(key), ids);
+                }
+            }
+        }
+        larger.elsewhere = std::mem::take(&mut self.elsewhere);
+        *self = larger;
+    }
+
+    /// The table to look into.
+    #[inline(always)]
+    pub fn table(&self) -> Table<'_> {
+        Table {
+            buckets: bytemuck::cast_slice(&self.memory),
+            shift: 64 - self.log2_buckets,
+        }
+    }
+
+    fn buckets_mut(&mut self) -> &mut [Bucket] {
+        bytemuck::cast_slice_mut(&mut self.memory)
+    }
+
+    /// The ids of a key that [`Table::get`] didn't find, if it is elsewhere in its group. It comes back.
+    pub fn take_back(&mut self, key: Key, place: Place) -> Option<Ids> {
+        let buckets = self.buckets_mut();
+        let (other, i) = slots_elsewhere(place).find(|&(b, i)| buckets[b].keys[i] == key)?;
+        let ids = buckets[other].ids[i];
+        let last = buckets[place.0].replace(1, key, ids);
+        buckets[other].replace(i, last.0, last.1);
+        Some(ids)
+    }
+
+    /// Ids for which [`Id::unpack`] gave more than [`LANES`].
+    pub fn elsewhere<I: Id>(&self, ids: Ids) -> &[u32] {
+        let (at, number) = I::unpack_place(ids);
+        &self.elsewhere[at as usize..][..usize::from(number)]
+    }
+
+    /// Remember the ids of a key that is not in the table. They are at most as many as a key's bytes.
+    pub fn insert<I: Id>(&mut self, key: Key, place: Place, ids: &[u32]) {
+        let at = self.elsewhere.len();
+        if ids.len() <= I::MAX_IDS {
+            self.put(key, place, I::pack(ids));
+        } else if at < MAX_ELSEWHERE {
+            self.elsewhere.extend_from_slice(ids);
+            self.put(key, place, I::pack_place(at as u32, ids.len() as u16));
+        } else {
+            // Begin anew with everything, since keys may refer to what is thrown away here.
+            self.elsewhere.clear();
+            self.buckets_mut().fill(bytemuck::Zeroable::zeroed());
+            self.n_keys = 0;
+        }
+    }
+
+    fn put(&mut self, key: Key, place: Place, ids: Ids) {
+        let victim = self.victim;
+        let buckets = self.buckets_mut();
+        let home = &mut buckets[place.0];
+        let i = usize::from(home.keys[0] != 0);
+        let (last_key, last_ids) = home.replace(i, key, ids);
+        if last_key == 0 {
+            self.n_keys += 1;
+            return;
+        }
+        let free = slots_elsewhere(place).find(|&(b, i)| buckets[b].keys[i] == 0);
+        let forgotten = || slots_elsewhere(place).nth(victim);
+        if let Some((b, i)) = free.or_else(forgotten) {
+            buckets[b].replace(i, last_key, last_ids);
+        }
+        self.n_keys += usize::from(free.is_some());
+        self.victim = (victim + 1) % (2 * (GROUP - 1));
+    }
+}
+
+impl Bucket {
+    /// Put a key in place `i`; returns what was there.
+    fn replace(&mut self, i: usize, key: Key, ids: Ids) -> (Key, Ids) {
+        let old = (self.keys[i], self.ids[i]);
+        (self.keys[i], self.ids[i]) = (key, ids);
+        old
+    }
+}
+
+/// A [`Cache`] as it is read.
+#[derive(Clone, Copy)]
+pub struct Table<'a> {
+    buckets: &'a [Bucket],
+    shift: u32,
+}
+
+impl Table<'_> {
+    /// Where `key` is looked for first.
+    #[inline(always)]
+    fn place(self, key: Key) -> Place {
+        // A product's highest bits depend on all bits of the factor. Whoever makes up keys that
+        // collide gains that some are forgotten, and merged anew when they come again.
+        let mixed = key as u64 ^ ((key >> 64) as u64).rotate_left(25);
+        Place((mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> self.shift) as usize)
     }
 
     /// Where `key` is kept, and a hint to the processor to have it at hand soon.
     #[inline(always)]
-    pub fn prefetch(&self, key: Key) -> Place {
-        let at = self.offset + 4 * (hash(key) >> self.shift) as usize;
+    pub fn prefetch(self, key: Key) -> Place {
+        let place = self.place(key);
         #[cfg(target_arch = "x86_64")]
         {
             use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let bucket = self.buckets.as_ptr().wrapping_add(place.0);
             // SAFETY: a prefetch reads nothing and never faults, whatever the address.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(self.words.as_ptr().wrapping_add(at).cast()) };
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(bucket.cast()) };
         }
-        Place(at)
+        place
     }
 
-    /// The ids of `key`, if they are known.
+    /// The ids of `key`, if it is in the bucket where it is looked for first.
     #[inline(always)]
-    pub fn get(&self, key: Key, place: Place) -> Option<Ids> {
-        let bucket: &Bucket = self.words[place.0..].first_chunk()?;
-        // Which of the two it can only be is found without a branch.
-        let i = usize::from(bucket[1] == key);
-        (bucket[i] == key).then(|| bucket[2 + i])
+    pub fn get(self, key: Key, place: Place) -> Option<Ids> {
+        let bucket = self.buckets.get(place.0)?;
+        // Which of the two it is nobody can foresee, so it is found without a branch.
+        let difference = |other: Key| (other ^ key) as u64 | ((other ^ key) >> 64) as u64;
+        let differences = bucket.keys.map(difference);
+        let which = usize::from(differences[1] == 0);
+        (differences[0].min(differences[1]) == 0).then(|| bucket.ids[which])
     }
+}
 
-    /// The ids of a key that [`Cache::get`] didn't find, if it was pushed into the bucket next door.
-    /// It comes back.
-    pub fn take_back(&mut self, key: Key, place: Place) -> Option<Ids> {
-        let next_door = self.next_door(place);
-        let i = (0..2).find(|i| self.words[next_door + i] == key)?;
-        let ids = self.words[next_door + 2 + i];
-        let pushed = self.push_front(key, ids, place);
-        (self.words[next_door + i], self.words[next_door + 2 + i]) = pushed;
-        Some(ids)
-    }
-
-    /// Remember the ids of a key, at most [`Packing::max_ids`].
-    pub fn insert(&mut self, key: Key, place: Place, ids: &[u32]) {
-        let value = self.packing.pack(ids);
-        let pushed = self.push_front(key, value, place);
-        let next_door = self.next_door(place);
-        if pushed.0 != 0 {
-            (self.words[next_door + 1], self.words[next_door + 3]) = pushed;
-        }
-    }
-
-    /// Put a key first into its bucket; returns the last one, which has to leave.
-    fn push_front(&mut self, key: Key, ids: Ids, place: Place) -> (Key, Ids) {
-        let bucket = &mut self.words[place.0..place.0 + 4];
-        let pushed = (bucket[1], bucket[3]);
-        (bucket[1], bucket[3]) = (bucket[0], bucket[2]);
-        (bucket[0], bucket[2]) = (key, ids);
-        pushed
-    }
-
-    fn next_door(&self, place: Place) -> usize {
-        ((place.0 - self.offset) ^ 4) + self.offset
-    }
+/// The slots in the other buckets of a group, each as a bucket and 0 or 1.
+fn slots_elsewhere(place: Place) -> impl Iterator<Item = (usize, usize)> {
+    (1..GROUP).flat_map(move |i| [(place.0 ^ i, 0), (place.0 ^ i, 1)])
 }

@@ -42,7 +42,6 @@ impl PieceCounts {
         let mut counting = Counting {
             text,
             counts: self,
-            until_look: PIECES_BETWEEN_LOOKS,
             stop,
         };
         match std::str::from_utf8(text) {
@@ -108,27 +107,21 @@ pub fn count_texts<T: AsRef<[u8]> + Sync>(
 struct Counting<'a> {
     text: &'a [u8],
     counts: &'a mut PieceCounts,
-    until_look: u32,
     stop: &'a AtomicBool,
 }
 
-/// How many pre-tokens are counted between two looks at the stop flag.
-const PIECES_BETWEEN_LOOKS: u32 = 1 << 16;
-
 impl Visitor for Counting<'_> {
     #[inline(always)]
-    fn piece(&mut self, start: usize, end: usize) -> Result<(), Error> {
-        if end - start <= MAX_SHORT {
-            let key: Key = key_at(self.text, start, end);
-            *self.counts.short.entry(key) += 1;
-        } else {
-            self.counts.add(&self.text[start..end], 1);
+    fn pieces(&mut self, mut start: usize, ends: &[usize]) -> Result<(), Error> {
+        for &end in ends {
+            if end - start <= MAX_SHORT {
+                let key: Key = key_at(self.text, start, end);
+                *self.counts.short.entry(key) += 1;
+            } else {
+                self.counts.add(&self.text[start..end], 1);
+            }
+            start = end;
         }
-        self.until_look -= 1;
-        if self.until_look == 0 {
-            self.until_look = PIECES_BETWEEN_LOOKS;
-            check(self.stop)?;
-        }
-        Ok(())
+        check(self.stop)
     }
 }

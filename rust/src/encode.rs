@@ -4,14 +4,15 @@
 //! pre-token. All else here is about not doing that twice for the same pre-token: see [`Cache`].
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
-use crate::cache::{Cache, LANES, Packing, Place};
+use crate::cache::{Cache, Id, LANES, Place};
 use crate::error::Error;
 use crate::key::{Key, MAX_SHORT, key_at};
 use crate::merge::Merger;
-use crate::pretokenize::{Pattern, Visitor};
+use crate::pretokenize::{BATCH, Pattern, Visitor};
 use crate::stop::check;
 use crate::vocab::Vocab;
 
@@ -19,7 +20,6 @@ use crate::vocab::Vocab;
 pub struct Tokenizer {
     vocab: Vocab,
     pattern: Pattern,
-    packing: Packing,
     /// One for each thread that is not encoding just now. Nobody ever waits for one of these locks:
     /// a slot that is locked is passed over. So a process forked while another thread held a lock
     /// can't hang on it.
@@ -28,34 +28,68 @@ pub struct Tokenizer {
 
 const MAX_IDLE: usize = 64;
 
-/// Entries of a thread's cache: 32 MB if all are used. On 106 MB of English text 2^20 of them hold
-/// all but 1% of the pre-tokens met.
-const LOG2_CACHE_ENTRIES: u32 = 20;
+/// Room for ids until they are handed on. [`BATCH`] pre-tokens fill at most half of it.
+const BUFFER_IDS: usize = 2 * BATCH * LANES;
 
-/// Ids that are handed on at a time.
-const BUFFER_IDS: usize = 4096;
-
-/// Pre-tokens that no [`Cache`] entry can hold are remembered up to this number of bytes, and at most
-/// so many of them; then all of these are forgotten.
+/// Pre-tokens that no [`Cache`] entry can hold are remembered up to this number of bytes, and until so
+/// many bytes have come together; then all of these are forgotten.
 const MAX_LONG: usize = 256;
-const MAX_LONG_ENTRIES: usize = 1 << 14;
+const MAX_LONG_BYTES: usize = 8 << 20;
 
 /// What a thread needs to encode.
 struct Scratch {
     cache: Cache,
-    long: HashMap<Box<[u8]>, Box<[u32]>>,
+    asked: [(Key, Place); BATCH],
+    long: LongPieces,
     merger: Merger,
-    buffer: Vec<u32>,
+    buffer: [u32; BUFFER_IDS],
 }
 
 impl Scratch {
-    fn new(packing: Packing) -> Self {
-        Scratch {
-            cache: Cache::new(LOG2_CACHE_ENTRIES, packing),
-            long: HashMap::new(),
+    fn new() -> Result<Box<Self>, Error> {
+        Ok(Box::new(Scratch {
+            cache: Cache::new()?,
+            asked: [Default::default(); BATCH],
+            long: LongPieces::default(),
             merger: Merger::default(),
-            buffer: vec![0; BUFFER_IDS],
+            buffer: [0; BUFFER_IDS],
+        }))
+    }
+}
+
+/// The ids of pre-tokens that no [`Cache`] entry can hold.
+#[derive(Default)]
+struct LongPieces {
+    ids: HashMap<Box<[u8]>, Box<[u32]>>,
+    n_bytes: usize,
+}
+
+impl LongPieces {
+    fn insert(&mut self, piece: &[u8], ids: &[u32]) {
+        let n_bytes = piece.len() + size_of_val(ids);
+        if self.n_bytes + n_bytes > MAX_LONG_BYTES {
+            *self = LongPieces::default();
         }
+        self.n_bytes += n_bytes;
+        self.ids.insert(piece.into(), ids.into());
+    }
+}
+
+/// Takes the ids of a text, some at a time.
+pub trait Sink {
+    /// Take some ids of a vocabulary whose ids fit 16 bits.
+    fn narrow(&mut self, ids: &[u16]);
+    /// Take some ids of another vocabulary.
+    fn wide(&mut self, ids: &[u32]);
+}
+
+impl Sink for Vec<u32> {
+    fn narrow(&mut self, ids: &[u16]) {
+        self.extend(ids.iter().map(|&id| u32::from(id)));
+    }
+
+    fn wide(&mut self, ids: &[u32]) {
+        self.extend_from_slice(ids);
     }
 }
 
@@ -63,7 +97,6 @@ impl Tokenizer {
     /// Put a vocabulary and a pattern together.
     pub fn new(vocab: Vocab, pattern: Pattern) -> Self {
         Tokenizer {
-            packing: Packing::for_vocabulary(&vocab),
             vocab,
             pattern,
             idle: std::array::from_fn(|_| Mutex::new(None)),
@@ -83,9 +116,7 @@ impl Tokenizer {
     /// The ids of `text`. Text that spells a special token is ordinary text here.
     pub fn encode_ordinary(&self, text: &str) -> Result<Vec<u32>, Error> {
         let mut ids = Vec::new();
-        self.encode_to(text, &AtomicBool::new(false), |some| {
-            ids.extend_from_slice(some)
-        })?;
+        self.encode_to(text, &AtomicBool::new(false), &mut ids)?;
         Ok(ids)
     }
 
@@ -97,13 +128,9 @@ impl Tokenizer {
         &self,
         text: &str,
         stop: &AtomicBool,
-        sink: impl FnMut(&[u32]),
+        sink: &mut impl Sink,
     ) -> Result<(), Error> {
-        self.with_scratch(|scratch| {
-            let mut encoding = Encoding::new(self, scratch, text.as_bytes(), stop, sink);
-            self.pattern.visit(text, &mut encoding)?;
-            encoding.finish()
-        })
+        self.encode(text.as_bytes(), Some(text), stop, sink)
     }
 
     /// [`Tokenizer::encode_to`] for bytes that need not be UTF-8: each longest stretch that is, is
@@ -112,31 +139,37 @@ impl Tokenizer {
         &self,
         bytes: &[u8],
         stop: &AtomicBool,
-        sink: impl FnMut(&[u32]),
+        sink: &mut impl Sink,
     ) -> Result<(), Error> {
-        if let Ok(text) = std::str::from_utf8(bytes) {
-            return self.encode_to(text, stop, sink);
-        }
-        self.with_scratch(|scratch| {
-            let mut encoding = Encoding::new(self, scratch, bytes, stop, sink);
-            self.pattern.visit_bytes(bytes, &mut encoding)?;
-            encoding.finish()
-        })
+        self.encode(bytes, std::str::from_utf8(bytes).ok(), stop, sink)
     }
 
-    fn with_scratch<R>(&self, work: impl FnOnce(&mut Scratch) -> R) -> R {
-        let mut scratch = self.take_scratch();
-        let result = work(&mut scratch);
+    /// `text` is `bytes` if these are UTF-8.
+    fn encode(
+        &self,
+        bytes: &[u8],
+        text: Option<&str>,
+        stop: &AtomicBool,
+        sink: &mut impl Sink,
+    ) -> Result<(), Error> {
+        let mut scratch = self.take_scratch()?;
+        let done = if self.vocab.fits_16_bits() {
+            let hand_on = |ids: &[u16]| sink.narrow(ids);
+            Encoding::new(self, &mut scratch, bytes, stop, hand_on).run(text)
+        } else {
+            let hand_on = |ids: &[u32]| sink.wide(ids);
+            Encoding::new(self, &mut scratch, bytes, stop, hand_on).run(text)
+        };
         self.put_back(scratch);
-        result
+        done
     }
 
-    fn take_scratch(&self) -> Box<Scratch> {
+    fn take_scratch(&self) -> Result<Box<Scratch>, Error> {
         let idle = self
             .idle
             .iter()
             .find_map(|slot| slot.try_lock().ok()?.take());
-        idle.unwrap_or_else(|| Box::new(Scratch::new(self.packing)))
+        idle.map_or_else(Scratch::new, Ok)
     }
 
     fn put_back(&self, scratch: Box<Scratch>) {
@@ -148,54 +181,45 @@ impl Tokenizer {
 }
 
 /// One text on its way to ids.
-///
-/// What takes time is waiting for memory: the entries of the cache lie all over it. So a pre-token
-/// is not looked up at once. Its place is asked for, and [`BATCH`] pre-tokens later, when the memory
-/// has answered, it is looked at.
-struct Encoding<'a, S> {
+struct Encoding<'a, I, S> {
     vocab: &'a Vocab,
-    packing: Packing,
+    pattern: &'a Pattern,
     text: &'a [u8],
     cache: &'a mut Cache,
-    long: &'a mut HashMap<Box<[u8]>, Box<[u32]>>,
+    asked: &'a mut [(Key, Place); BATCH],
+    long: &'a mut LongPieces,
     merger: &'a mut Merger,
-    pending: [Pending; BATCH],
-    n_pending: usize,
-    output: Output<'a, S>,
+    output: Output<'a, I, S>,
 }
 
-/// Pre-tokens that are looked up together.
-const BATCH: usize = 64;
-
-/// A pre-token that waits to be looked up.
-#[derive(Clone, Copy, Default)]
-struct Pending {
-    key: Key,
-    place: Place,
-    start: usize,
-    end: usize,
-}
-
-impl<S: FnMut(&[u32])> Visitor for Encoding<'_, S> {
+impl<I: Id, S: FnMut(&[I])> Visitor for Encoding<'_, I, S> {
     #[inline(always)]
-    fn piece(&mut self, start: usize, end: usize) -> Result<(), Error> {
-        let key = key_at(self.text, start, end);
-        let place = self.cache.prefetch(key);
-        self.pending[self.n_pending] = Pending {
-            key,
-            place,
-            start,
-            end,
-        };
-        self.n_pending += 1;
-        if self.n_pending == BATCH {
-            self.look_up_pending()?;
+    fn pieces(&mut self, first_start: usize, ends: &[usize]) -> Result<(), Error> {
+        self.cache.make_room();
+        if self.output.n > BUFFER_IDS / 2 {
+            self.output.flush()?;
         }
-        Ok(())
+        let (text, table) = (self.text, self.cache.table());
+        let mut start = first_start;
+        for (asked, &end) in self.asked.iter_mut().zip(ends) {
+            let key = key_at(text, start, end);
+            *asked = (key, table.prefetch(key));
+            start = end;
+        }
+        let mut done = 0;
+        loop {
+            done += self.emit_found(done..ends.len());
+            let Some(&end) = ends.get(done) else {
+                return Ok(());
+            };
+            let start = done.checked_sub(1).map_or(first_start, |i| ends[i]);
+            self.emit_one(self.asked[done], start, end)?;
+            done += 1;
+        }
     }
 }
 
-impl<'a, S: FnMut(&[u32])> Encoding<'a, S> {
+impl<'a, I: Id, S: FnMut(&[I])> Encoding<'a, I, S> {
     fn new(
         tokenizer: &'a Tokenizer,
         scratch: &'a mut Scratch,
@@ -205,110 +229,126 @@ impl<'a, S: FnMut(&[u32])> Encoding<'a, S> {
     ) -> Self {
         let Scratch {
             cache,
+            asked,
             long,
             merger,
             buffer,
         } = scratch;
-        let output = Output {
-            buffer,
-            n: 0,
-            stop,
-            sink,
-        };
-        let pending = [Pending::default(); BATCH];
         Encoding {
             vocab: &tokenizer.vocab,
-            packing: tokenizer.packing,
+            pattern: &tokenizer.pattern,
             text,
             cache,
+            asked,
             long,
             merger,
-            pending,
-            n_pending: 0,
-            output,
+            output: Output {
+                buffer: bytemuck::cast_slice_mut(buffer),
+                n: 0,
+                stop,
+                sink,
+            },
         }
     }
 
-    #[inline(never)]
-    fn look_up_pending(&mut self) -> Result<(), Error> {
-        for i in 0..self.n_pending {
-            let pending = self.pending[i];
-            let known = self.cache.get(pending.key, pending.place);
-            match (known, self.output.buffer[self.output.n..].first_chunk_mut()) {
-                // All places are written, whatever the number of ids: that takes no branch.
-                (Some(ids), Some(places)) => {
-                    let count;
-                    (*places, count) = self.packing.unpack(ids);
-                    self.output.n += count;
+    fn run(mut self, text: Option<&str>) -> Result<(), Error> {
+        match text {
+            Some(text) => self.pattern.visit(text, &mut self)?,
+            None => self.pattern.visit_bytes(self.text, &mut self)?,
+        }
+        self.output.flush()
+    }
+
+    /// Write the ids of pre-tokens until one needs more care; returns how many pre-tokens it was.
+    #[inline(always)]
+    fn emit_found(&mut self, asked: Range<usize>) -> usize {
+        let (cache, buffer) = (&*self.cache, &mut *self.output.buffer);
+        let table = cache.table();
+        let mut n = self.output.n;
+        let mut done = 0;
+        for &(key, place) in &self.asked[asked] {
+            let places = buffer[n..].first_chunk_mut::<LANES>();
+            let (Some(ids), Some(places)) = (table.get(key, place), places) else {
+                break;
+            };
+            let count;
+            (*places, count) = I::unpack(ids);
+            if count <= LANES {
+                n += count;
+            } else {
+                let ids = cache.elsewhere::<I>(ids);
+                let Some(places) = buffer[n..].get_mut(..ids.len()) else {
+                    break;
+                };
+                for (place, &id) in places.iter_mut().zip(ids) {
+                    *place = I::from_u32(id);
                 }
-                _ => self.new_piece(pending)?,
+                n += ids.len();
             }
+            done += 1;
         }
-        self.n_pending = 0;
-        Ok(())
+        self.output.n = n;
+        done
     }
 
-    /// A pre-token that isn't in the cache, or for which the buffer has no room.
+    /// A pre-token that is not where the cache is looked at first, or for which the buffer has no room.
     #[cold]
     #[inline(never)]
-    fn new_piece(&mut self, pending: Pending) -> Result<(), Error> {
-        let Pending {
-            key,
-            place,
-            start,
-            end,
-        } = pending;
+    fn emit_one(
+        &mut self,
+        (key, place): (Key, Place),
+        start: usize,
+        end: usize,
+    ) -> Result<(), Error> {
         let piece = &self.text[start..end];
-        if let Some(ids) = self.cache.take_back(key, place) {
-            let (ids, count) = self.packing.unpack(ids);
-            return self.output.emit(&ids[..count]);
+        let is_short = piece.len() <= MAX_SHORT;
+        let mut known = self.cache.table().get(key, place);
+        if is_short && known.is_none() {
+            known = self.cache.take_back(key, place);
+        }
+        if let Some(ids) = known {
+            let (lanes, count) = I::unpack(ids);
+            return match lanes.get(..count) {
+                Some(ids) => self.output.emit(ids),
+                None => self.output.emit_u32(self.cache.elsewhere::<I>(ids)),
+            };
+        }
+        if !is_short && let Some(ids) = self.long.ids.get(piece) {
+            return self.output.emit_u32(ids);
         }
         // A vocabulary whose every token is what BPE makes of that token's own bytes (`Vocab::new`
         // refuses any other) gives the same id here as the merges would, only faster.
-        if let Some(id) = self.vocab.id_of(piece) {
-            if piece.len() <= MAX_SHORT {
-                self.cache.insert(key, place, &[id]);
+        let id = self.vocab.id_of(piece);
+        let ids = match &id {
+            Some(id) => std::slice::from_ref(id),
+            None => {
+                let byte_ids = self.vocab.byte_ids();
+                let single = piece.iter().map(|&byte| byte_ids[usize::from(byte)]);
+                self.merger
+                    .merge(self.vocab.merges(), single, self.output.stop)?
             }
-            return self.output.emit(&[id]);
-        }
-        if let Some(ids) = self.long.get(piece) {
-            return self.output.emit(ids);
-        }
-        let byte_ids = self.vocab.byte_ids();
-        let single = piece.iter().map(|&byte| byte_ids[usize::from(byte)]);
-        let ids = self
-            .merger
-            .merge(self.vocab.merges(), single, self.output.stop)?;
-        if piece.len() <= MAX_SHORT && ids.len() <= self.packing.max_ids() {
-            self.cache.insert(key, place, ids);
+        };
+        if is_short {
+            self.cache.insert::<I>(key, place, ids);
         } else if piece.len() <= MAX_LONG {
-            if self.long.len() == MAX_LONG_ENTRIES {
-                self.long.clear();
-            }
-            self.long.insert(piece.into(), ids.into());
+            self.long.insert(piece, ids);
         }
-        self.output.emit(ids)
-    }
-
-    fn finish(mut self) -> Result<(), Error> {
-        self.look_up_pending()?;
-        self.output.flush()
+        self.output.emit_u32(ids)
     }
 }
 
 /// Where the ids go: some of them are gathered before they are handed on.
-struct Output<'a, S> {
-    buffer: &'a mut [u32],
+struct Output<'a, I, S> {
+    buffer: &'a mut [I],
     /// How many ids wait in the buffer.
     n: usize,
     stop: &'a AtomicBool,
     sink: S,
 }
 
-impl<S: FnMut(&[u32])> Output<'_, S> {
-    fn emit(&mut self, ids: &[u32]) -> Result<(), Error> {
-        // LANES places stay free, or every further pre-token would come this way.
-        if self.n + ids.len() + LANES > self.buffer.len() {
+impl<I: Id, S: FnMut(&[I])> Output<'_, I, S> {
+    fn emit(&mut self, ids: &[I]) -> Result<(), Error> {
+        if self.n + ids.len() > self.buffer.len() {
             self.flush()?;
         }
         match self.buffer[self.n..].get_mut(..ids.len()) {
@@ -317,6 +357,22 @@ impl<S: FnMut(&[u32])> Output<'_, S> {
                 self.n += ids.len();
             }
             None => (self.sink)(ids),
+        }
+        Ok(())
+    }
+
+    fn emit_u32(&mut self, mut ids: &[u32]) -> Result<(), Error> {
+        while !ids.is_empty() {
+            if self.n == self.buffer.len() {
+                self.flush()?;
+            }
+            let free = &mut self.buffer[self.n..];
+            let (now, later) = ids.split_at(ids.len().min(free.len()));
+            for (place, &id) in free.iter_mut().zip(now) {
+                *place = I::from_u32(id);
+            }
+            self.n += now.len();
+            ids = later;
         }
         Ok(())
     }

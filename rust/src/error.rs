@@ -20,6 +20,8 @@ pub enum Error {
     },
     /// More bytes than a 32-bit position can address.
     TooLong(String),
+    /// The system gave no memory.
+    Memory(String),
     /// What was to be told of the progress failed.
     Callback(String),
     /// The caller asked for an end.
@@ -32,6 +34,7 @@ impl fmt::Display for Error {
             Error::Pattern(message)
             | Error::Vocabulary(message)
             | Error::TooLong(message)
+            | Error::Memory(message)
             | Error::Callback(message) => f.write_str(message),
             Error::UnknownId {
                 id,

@@ -14,9 +14,11 @@ pub type Key = u128;
 #[inline(always)]
 pub fn key_at(text: &[u8], start: usize, end: usize) -> Key {
     let length = (end - start).min(MAX_SHORT + 1);
-    let sixteen = match text[start..].first_chunk::<16>() {
-        Some(bytes) => u128::from_le_bytes(*bytes),
-        None => near_the_end(&text[start..end]),
+    let sixteen = if text.len() >= 16 && start <= text.len() - 16 {
+        // SAFETY: at least 16 bytes follow `start`, and an array of bytes has no alignment.
+        u128::from_le_bytes(unsafe { text.as_ptr().add(start).cast::<[u8; 16]>().read() })
+    } else {
+        near_the_end(&text[start..end])
     };
     sixteen & LOW_BYTES[length] | (length as u128) << 120
 }

@@ -43,14 +43,11 @@ pub fn for_each<S: Send>(
                 .take(n)
                 .map(|state| scope.spawn(|| run(state)))
                 .collect();
-            threads
-                .into_iter()
-                .map(|thread| {
-                    thread
-                        .join()
-                        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-                })
-                .collect()
+            threads.into_iter().try_for_each(|thread| {
+                thread
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
         }),
     }
 }

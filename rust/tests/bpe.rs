@@ -170,7 +170,7 @@ proptest! {
         let vocab = Vocab::from_merges(&BYTES, &[(0x61, 0x62), (0xe2, 0x82)], &[]).unwrap();
         let tokenizer = Tokenizer::new(vocab.clone(), Pattern::Gpt2);
         let mut ids = Vec::new();
-        tokenizer.encode_bytes_to(&bytes, &AtomicBool::new(false), |some| ids.extend_from_slice(some)).unwrap();
+        tokenizer.encode_bytes_to(&bytes, &AtomicBool::new(false), &mut ids).unwrap();
         let ids = ids.into_iter().map(i64::from);
         prop_assert_eq!(vocab.decode_bytes(ids).unwrap(), bytes);
     }

@@ -12,8 +12,9 @@ use pyo3::types::{IntoPyDict, PyBytes, PyDict, PyList};
 use super::text::Text;
 use super::work::{interruptible, value_error};
 use crate::count::{PieceCounts, count_texts};
-use crate::encode::Tokenizer;
+use crate::encode::{Sink, Tokenizer};
 use crate::error::Error;
+use crate::memory::large_vec;
 use crate::parallel::for_each;
 use crate::pretokenize::Pattern;
 use crate::train::train;
@@ -132,9 +133,9 @@ impl Bpe {
     /// The number of ids of text.
     fn count(&self, py: Python<'_>, text: Text) -> PyResult<usize> {
         interruptible(py, text.as_bytes().len(), |stop| {
-            let mut n = 0;
-            text.encode_to(&self.tokenizer, stop, |some| n += some.len())?;
-            Ok(n)
+            let mut number = Count(0);
+            text.encode_to(&self.tokenizer, stop, &mut number)?;
+            Ok(number.0)
         })
     }
 
@@ -268,14 +269,19 @@ enum Ids {
 
 impl Ids {
     fn of(tokenizer: &Tokenizer, text: &Text, stop: &AtomicBool) -> Result<Self, Error> {
-        if !tokenizer.vocab().fits_16_bits() {
-            return text.ids(tokenizer, stop).map(Ids::U32);
+        // Few texts have more than one id for two bytes.
+        let room = text.as_bytes().len() / 2;
+        let mut ids = if tokenizer.vocab().fits_16_bits() {
+            Ids::U16(large_vec(room))
+        } else {
+            Ids::U32(large_vec(room))
+        };
+        text.encode_to(tokenizer, stop, &mut ids)?;
+        match &mut ids {
+            Ids::U16(ids) => ids.shrink_to_fit(),
+            Ids::U32(ids) => ids.shrink_to_fit(),
         }
-        let mut ids = Vec::new();
-        text.encode_to(tokenizer, stop, |some| {
-            ids.extend(some.iter().map(|&id| id as u16))
-        })?;
-        Ok(Ids::U16(ids))
+        Ok(ids)
     }
 
     fn into_numpy(self, py: Python<'_>) -> Bound<'_, PyAny> {
@@ -283,6 +289,35 @@ impl Ids {
             Ids::U16(ids) => PyArray1::from_vec(py, ids).into_any(),
             Ids::U32(ids) => PyArray1::from_vec(py, ids).into_any(),
         }
+    }
+}
+
+impl Sink for Ids {
+    fn narrow(&mut self, some: &[u16]) {
+        match self {
+            Ids::U16(ids) => ids.extend_from_slice(some),
+            Ids::U32(ids) => ids.narrow(some),
+        }
+    }
+
+    fn wide(&mut self, some: &[u32]) {
+        match self {
+            Ids::U16(_) => unreachable!("ids of 16 bits are handed on as such"),
+            Ids::U32(ids) => ids.extend_from_slice(some),
+        }
+    }
+}
+
+/// How many ids there were.
+struct Count(usize);
+
+impl Sink for Count {
+    fn narrow(&mut self, some: &[u16]) {
+        self.0 += some.len();
+    }
+
+    fn wide(&mut self, some: &[u32]) {
+        self.0 += some.len();
     }
 }
 

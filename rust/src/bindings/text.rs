@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
 use pyo3::types::{PyBytes, PyString};
 
-use crate::encode::Tokenizer;
+use crate::encode::{Sink, Tokenizer};
 use crate::error::Error;
 
 /// A text that Python keeps while any thread reads it.
@@ -28,7 +28,7 @@ impl Text {
         &self,
         tokenizer: &Tokenizer,
         stop: &AtomicBool,
-        sink: impl FnMut(&[u32]),
+        sink: &mut impl Sink,
     ) -> Result<(), Error> {
         match self {
             Text::Str(text) => tokenizer.encode_to(text, stop, sink),
@@ -39,7 +39,7 @@ impl Text {
     /// All ids.
     pub fn ids(&self, tokenizer: &Tokenizer, stop: &AtomicBool) -> Result<Vec<u32>, Error> {
         let mut ids = Vec::new();
-        self.encode_to(tokenizer, stop, |some| ids.extend_from_slice(some))?;
+        self.encode_to(tokenizer, stop, &mut ids)?;
         Ok(ids)
     }
 }

@@ -8,11 +8,11 @@
 //! the right. The first [`STEP`] bits of a window count, and the others are the look-ahead: the
 //! character at bit 55 ends at bit 58 at the latest, and the one after it at bit 62.
 
-use super::Visitor;
 use super::classes::{LETTER, NUMBER, SPACE, classes};
 use super::simd::{AsciiMasks, Level, Portable, Simd};
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Avx2, Avx512};
+use super::{BATCH, Gather, Visitor};
 use crate::error::Error;
 
 /// The split pattern published with GPT-2.
@@ -59,7 +59,7 @@ fn split_with_avx2(text: &[u8], visitor: &mut impl Visitor) -> Result<(), Error>
 #[inline(always)]
 fn split_with<S: Simd>(text: &[u8], visitor: &mut impl Visitor) -> Result<(), Error> {
     let mut scanner = Scanner::default();
-    let mut start = 0;
+    let mut pieces = Gather::new(visitor);
     let mut at = 0;
     while at < text.len() {
         let mut starts = match text[at..].first_chunk::<WINDOW>() {
@@ -73,18 +73,40 @@ fn split_with<S: Simd>(text: &[u8], visitor: &mut impl Visitor) -> Result<(), Er
         if at == 0 {
             starts &= !1;
         }
-        while starts != 0 {
-            let end = at + starts.trailing_zeros() as usize;
-            visitor.piece(start, end)?;
-            start = end;
-            starts &= starts - 1;
+        if pieces.n >= BATCH - STEP {
+            pieces.hand_on()?;
         }
+        push_all(&mut pieces, starts, at);
         at += STEP;
     }
-    if start < text.len() {
-        visitor.piece(start, text.len())?;
+    if !text.is_empty() {
+        pieces.push(text.len())?;
     }
-    Ok(())
+    pieces.hand_on()
+}
+
+/// Where a pre-token begins, the one before it ends: push the position of each bit of `starts`, where
+/// bit 0 is `at`. There is room for them.
+#[inline(always)]
+fn push_all<V: Visitor>(pieces: &mut Gather<V>, mut starts: u64, at: usize) {
+    let count = starts.count_ones() as usize;
+    let places = &mut pieces.ends[pieces.n..];
+    // Most windows have at most 16. Writing just as many always takes less time than the wrong guess
+    // of the processor when to stop.
+    if let Some(places) = places.first_chunk_mut::<16>() {
+        for place in places {
+            *place = at + starts.trailing_zeros() as usize;
+            starts &= starts.wrapping_sub(1);
+        }
+    }
+    for place in places.iter_mut().skip(16) {
+        if starts == 0 {
+            break;
+        }
+        *place = at + starts.trailing_zeros() as usize;
+        starts &= starts - 1;
+    }
+    pieces.n += count;
 }
 
 /// What a window needs to know of the one before it: in bit 0, the class of the byte before, and from

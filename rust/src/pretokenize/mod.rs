@@ -86,7 +86,7 @@ impl Pattern {
             Pattern::Cl100k => split_by_scanner(cl100k::match_length, text, visitor),
             Pattern::O200k => split_by_scanner(o200k::match_length, text, visitor),
             Pattern::None if text.is_empty() => Ok(()),
-            Pattern::None => visitor.piece(0, text.len()),
+            Pattern::None => visitor.pieces(0, &[text.len()]),
             Pattern::Regex(regex) => split_by_regex(regex, text, visitor),
         }
     }
@@ -103,11 +103,11 @@ impl Pattern {
         for chunk in bytes.utf8_chunks() {
             if !chunk.valid().is_empty() {
                 if invalid_start < position {
-                    visitor.piece(invalid_start, position)?;
+                    visitor.pieces(invalid_start, &[position])?;
                 }
                 let before = position;
                 self.visit(chunk.valid(), &mut |start, end| {
-                    visitor.piece(before + start, before + end)
+                    visitor.pieces(before + start, &[before + end])
                 })?;
                 position += chunk.valid().len();
                 invalid_start = position;
@@ -115,7 +115,7 @@ impl Pattern {
             position += chunk.invalid().len();
         }
         if invalid_start < position {
-            visitor.piece(invalid_start, position)?;
+            visitor.pieces(invalid_start, &[position])?;
         }
         Ok(())
     }
@@ -168,19 +168,70 @@ impl Pattern {
     }
 }
 
-/// What is done with each pre-token.
+/// The most pre-tokens that a [`Visitor`] is handed at once.
+pub const BATCH: usize = 128;
+
+/// What is done with the pre-tokens.
 ///
-/// A trait and not just a closure because only a method can be told to be inlined, and what costs
-/// most time in this package are calls per pre-token.
+/// It gets many at a time, since what is done with one of them can then be done for all before the
+/// next thing is done: while memory answers for the first, it can be asked for the others.
 pub trait Visitor {
-    /// Take the pre-token from `start` to before `end`, in bytes. An error ends the splitting.
-    fn piece(&mut self, start: usize, end: usize) -> Result<(), Error>;
+    /// Take pre-tokens that lie end to end, in bytes: the first begins at `start`, and each ends where
+    /// `ends` says, which has at most [`BATCH`] places. An error ends the splitting.
+    fn pieces(&mut self, start: usize, ends: &[usize]) -> Result<(), Error>;
 }
 
 impl<F: FnMut(usize, usize) -> Result<(), Error>> Visitor for F {
     #[inline(always)]
-    fn piece(&mut self, start: usize, end: usize) -> Result<(), Error> {
-        self(start, end)
+    fn pieces(&mut self, mut start: usize, ends: &[usize]) -> Result<(), Error> {
+        for &end in ends {
+            self(start, end)?;
+            start = end;
+        }
+        Ok(())
+    }
+}
+
+/// Pre-tokens on their way to a visitor.
+struct Gather<'v, V> {
+    visitor: &'v mut V,
+    start: usize,
+    ends: [usize; BATCH],
+    n: usize,
+}
+
+impl<'v, V: Visitor> Gather<'v, V> {
+    #[inline(always)]
+    fn new(visitor: &'v mut V) -> Self {
+        Gather {
+            visitor,
+            start: 0,
+            ends: [0; BATCH],
+            n: 0,
+        }
+    }
+
+    /// Take one pre-token more, which ends at `end`.
+    #[inline(always)]
+    fn push(&mut self, end: usize) -> Result<(), Error> {
+        self.ends[self.n] = end;
+        self.n += 1;
+        if self.n == BATCH {
+            self.hand_on()?;
+        }
+        Ok(())
+    }
+
+    /// Hand all pre-tokens taken so far to the visitor.
+    #[inline(always)]
+    fn hand_on(&mut self) -> Result<(), Error> {
+        let ends = &self.ends[..self.n];
+        if let Some(&last) = ends.last() {
+            self.visitor.pieces(self.start, ends)?;
+            self.start = last;
+            self.n = 0;
+        }
+        Ok(())
     }
 }
 
@@ -190,16 +241,17 @@ fn split_by_scanner(
     text: &str,
     visitor: &mut impl Visitor,
 ) -> Result<(), Error> {
-    let mut start = 0;
-    while start < text.len() {
-        let end = start + match_length(&text[start..]);
-        visitor.piece(start, end)?;
-        start = end;
+    let mut pieces = Gather::new(visitor);
+    let mut end = 0;
+    while end < text.len() {
+        end += match_length(&text[end..]);
+        pieces.push(end)?;
     }
-    Ok(())
+    pieces.hand_on()
 }
 
 fn split_by_regex(regex: &Regex, text: &str, visitor: &mut impl Visitor) -> Result<(), Error> {
+    let mut pieces = Gather::new(visitor);
     let mut done = 0;
     for found in regex.find_iter(text) {
         let found = found.map_err(|error| {
@@ -209,15 +261,15 @@ fn split_by_regex(regex: &Regex, text: &str, visitor: &mut impl Visitor) -> Resu
                 regex.as_str()
             ))
         })?;
-        for (start, end) in [(done, found.start()), (found.start(), found.end())] {
-            if start < end {
-                visitor.piece(start, end)?;
+        for end in [found.start(), found.end()] {
+            if done < end {
+                pieces.push(end)?;
+                done = end;
             }
         }
-        done = found.end();
     }
     if done < text.len() {
-        visitor.piece(done, text.len())?;
+        pieces.push(text.len())?;
     }
-    Ok(())
+    pieces.hand_on()
 }

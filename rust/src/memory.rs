@@ -1,0 +1,29 @@
+//! Memory for many ids at once.
+
+/// Room for `n` values, in large pages where the system has them: what a long text's ids are written to
+/// is new memory, and getting it from the system page by page would take a quarter of the time.
+///
+/// If there is not so much memory, the vector has less room, and grows as it is filled.
+pub fn large_vec<T>(n: usize) -> Vec<T> {
+    let mut values = Vec::new();
+    if values.try_reserve_exact(n).is_ok() {
+        #[cfg(target_os = "linux")]
+        advise_large_pages(&mut values);
+    }
+    values
+}
+
+#[cfg(target_os = "linux")]
+fn advise_large_pages<T>(values: &mut Vec<T>) {
+    const PAGE: usize = 4096;
+    let n_bytes = values.capacity() * size_of::<T>();
+    let start = values.as_mut_ptr().cast::<u8>();
+    let skipped = start.align_offset(PAGE);
+    if n_bytes > skipped + PAGE {
+        let n_bytes = (n_bytes - skipped) / PAGE * PAGE;
+        // SAFETY: the pages are the vector's own, as it owns `capacity` values from `start` on, and
+        // the advice changes only in what units the system provides them. Should it refuse, nothing
+        // is lost.
+        unsafe { libc::madvise(start.add(skipped).cast(), n_bytes, libc::MADV_HUGEPAGE) };
+    }
+}
