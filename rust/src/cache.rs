@@ -213,6 +213,9 @@ impl Cache {
     /// The ids of a key that [`Table::get`] didn't find, if it is elsewhere in its group. It comes back.
     pub fn take_back(&mut self, key: Key, place: Place) -> Option<Ids> {
         let buckets = self.buckets_mut();
+        if buckets[place.0].keys[1] == 0 {
+            return None; // no key ever had to leave this bucket
+        }
         let (other, i) = slots_elsewhere(place).find(|&(b, i)| buckets[b].keys[i] == key)?;
         let ids = buckets[other].ids[i];
         let last = buckets[place.0].replace(1, key, ids);

@@ -316,18 +316,11 @@ impl<'a, I: Id, S: FnMut(&[I])> Encoding<'a, I, S> {
         if !is_short && let Some(ids) = self.long.ids.get(piece) {
             return self.output.emit_u32(ids);
         }
-        // A vocabulary whose every token is what BPE makes of that token's own bytes (`Vocab::new`
-        // refuses any other) gives the same id here as the merges would, only faster.
-        let id = self.vocab.id_of(piece);
-        let ids = match &id {
-            Some(id) => std::slice::from_ref(id),
-            None => {
-                let byte_ids = self.vocab.byte_ids();
-                let single = piece.iter().map(|&byte| byte_ids[usize::from(byte)]);
-                self.merger
-                    .merge(self.vocab.merges(), single, self.output.stop)?
-            }
-        };
+        let byte_ids = self.vocab.byte_ids();
+        let single = piece.iter().map(|&byte| byte_ids[usize::from(byte)]);
+        let ids = self
+            .merger
+            .merge(self.vocab.merges(), single, self.output.stop)?;
         if is_short {
             self.cache.insert::<I>(key, place, ids);
         } else if piece.len() <= MAX_LONG {

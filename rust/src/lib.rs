@@ -14,6 +14,7 @@ mod key;
 mod key_map;
 mod memory;
 pub mod merge;
+pub mod merges;
 pub mod parallel;
 pub mod pretokenize;
 mod stop;

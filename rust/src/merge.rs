@@ -10,10 +10,8 @@ use std::sync::atomic::AtomicBool;
 use rustc_hash::FxHashMap;
 
 use crate::error::Error;
+use crate::merges::{Merges, NONE};
 use crate::stop::check_at;
-
-/// What each pair of ids merges into. A merge's rank is the id it makes: lower goes first.
-pub type Merges = FxHashMap<(u32, u32), u32>;
 
 /// Up to this many tokens the shortest way is to look for the lowest rank again and again.
 const FEW: usize = 48;
@@ -22,16 +20,12 @@ const FEW: usize = 48;
 #[derive(Debug, Default)]
 pub struct Merger {
     ids: Vec<u32>,
-    ranks: Vec<u32>,
     next: Vec<u32>,
     previous: Vec<u32>,
     /// The ranks that have positions, lowest first.
     queue: BinaryHeap<Reverse<u32>>,
     positions: FxHashMap<u32, Vec<u32>>,
 }
-
-/// As an id: merged into the token on the left. As a rank: no merge. No token has this id.
-const NONE: u32 = u32::MAX;
 
 impl Merger {
     /// The tokens that `merges` make of the tokens `ids`.
@@ -55,26 +49,45 @@ impl Merger {
 
     /// The definition, with the ranks of all pairs kept: at most FEW * FEW steps.
     fn merge_few(&mut self, merges: &Merges) {
-        let ids = &mut self.ids;
-        let rank = |left: u32, right: u32| *merges.get(&(left, right)).unwrap_or(&NONE);
-        self.ranks.clear();
-        self.ranks
-            .extend(ids.windows(2).map(|pair| rank(pair[0], pair[1])));
-        let ranks = &mut self.ranks;
-        while let Some((i, &lowest)) = ranks.iter().enumerate().min_by_key(|&(_, &rank)| rank) {
+        let n = self.ids.len();
+        let ids = &mut self.ids[..];
+        // The merge at each position that still has a token, as rank * 256 + position: the least of
+        // these numbers is the merge of lowest rank, and of those the leftmost.
+        let mut ranks = [NONE; FEW];
+        // The positions of the next and of the previous token.
+        let mut next: [u8; FEW] = std::array::from_fn(|i| i as u8 + 1);
+        let mut previous: [u8; FEW] = std::array::from_fn(|i| (i as u8).wrapping_sub(1));
+        let rank = |left: u32, right: u32, position: usize| match merges.get(left, right) {
+            NONE => NONE,
+            rank => rank << 8 | position as u32,
+        };
+        for (i, pair) in ids.windows(2).enumerate() {
+            ranks[i] = rank(pair[0], pair[1], i);
+        }
+        loop {
+            let lowest = ranks[..n]
+                .iter()
+                .fold(NONE, |lowest, &rank| lowest.min(rank));
             if lowest == NONE {
                 break;
             }
-            ids[i] = lowest;
-            ids.remove(i + 1);
-            ranks.remove(i);
-            if i < ranks.len() {
-                ranks[i] = rank(ids[i], ids[i + 1]);
+            let left = (lowest & 0xff) as usize;
+            let right = usize::from(next[left]);
+            let after = usize::from(next[right]);
+            (ids[left], ids[right]) = (lowest >> 8, NONE);
+            ranks[right] = NONE;
+            next[left] = after as u8;
+            ranks[left] = NONE;
+            if after < n {
+                previous[after] = left as u8;
+                ranks[left] = rank(ids[left], ids[after], left);
             }
-            if i > 0 {
-                ranks[i - 1] = rank(ids[i - 1], ids[i]);
+            if left > 0 {
+                let before = usize::from(previous[left]);
+                ranks[before] = rank(ids[before], ids[left], before);
             }
         }
+        self.ids.retain(|&id| id != NONE);
     }
 
     /// The same in O(n log n): a linked list of tokens, each at the position of its first byte, and for
@@ -104,7 +117,7 @@ impl Merger {
                 check_at(step, stop)?;
                 // The tokens may have changed since this merge was offered. Two different pairs never
                 // make the same id, so an equal rank means that the same pair still stands here.
-                if self.rank_at(merges, left) == Some(rank) {
+                if self.rank_at(merges, left) == rank {
                     self.apply(merges, left, rank);
                 }
             }
@@ -113,15 +126,21 @@ impl Merger {
         Ok(())
     }
 
-    /// The id that the token at `left` and the one after it merge into.
-    fn rank_at(&self, merges: &Merges, left: u32) -> Option<u32> {
-        let right = *self.next.get(left as usize)?;
-        let right_id = *self.ids.get(right as usize)?;
-        merges.get(&(self.ids[left as usize], right_id)).copied()
+    /// The id that the token at `left` and the one after it merge into, or NONE.
+    fn rank_at(&self, merges: &Merges, left: u32) -> u32 {
+        let right = self.next.get(left as usize).map(|&right| right as usize);
+        match right.and_then(|right| self.ids.get(right)) {
+            // A position that was merged into the token on its left has no id any more.
+            Some(&right_id) if self.ids[left as usize] != NONE => {
+                merges.get(self.ids[left as usize], right_id)
+            }
+            _ => NONE,
+        }
     }
 
     fn offer(&mut self, merges: &Merges, left: u32) {
-        if let Some(rank) = self.rank_at(merges, left) {
+        let rank = self.rank_at(merges, left);
+        if rank != NONE {
             let positions = self.positions.entry(rank).or_default();
             if positions.is_empty() {
                 self.queue.push(Reverse(rank));

@@ -6,7 +6,8 @@ use std::sync::atomic::AtomicBool;
 use crate::error::Error;
 use crate::key::key_of;
 use crate::key_map::KeyMap;
-use crate::merge::{Merger, Merges};
+use crate::merge::Merger;
+use crate::merges::{ID_BITS, Merges};
 use crate::train::Pair;
 
 /// A byte-level BPE vocabulary: 256 single bytes, merged tokens, special tokens.
@@ -19,9 +20,9 @@ pub struct Vocab {
     special_tokens: Vec<(String, u32)>,
 }
 
-/// The largest id there may be. Ids are indices, so a stray huge one would ask for gigabytes; and
-/// 24 bits leave room for a count beside an id.
-pub const MAX_ID: u32 = (1 << 24) - 1;
+/// The largest id there may be: three of them fit 64 bits (see [`Merges`]). Ids are indices, so a stray
+/// huge one would ask for gigabytes.
+pub const MAX_ID: u32 = (1 << ID_BITS) - 2;
 
 impl Vocab {
     /// Make a vocabulary of tokens and their ids, in any order.
@@ -136,7 +137,7 @@ impl Vocab {
         let bytes = |id: u32| self.tokens.get(id as usize).unwrap_or_default();
         by_rank
             .into_iter()
-            .map(|(&(left, right), _)| (bytes(left), bytes(right)))
+            .map(|((left, right), _)| (bytes(left), bytes(right)))
             .collect()
     }
 
