@@ -168,14 +168,31 @@ impl Vocab {
     /// The bytes of each id, end to end.
     pub fn decode_bytes(&self, ids: impl ExactSizeIterator<Item = i64>) -> Result<Vec<u8>, Error> {
         let mut bytes = Vec::with_capacity(4 * ids.len());
+        // Tokens are gathered here first. Most are short, and copying 16 bytes takes less time than
+        // copying as many as there are.
+        let mut gathered = [0; 512];
+        let mut n = 0;
         for (position, id) in ids.enumerate() {
-            let token = usize::try_from(id).ok().and_then(|id| self.tokens.get(id));
-            bytes.extend_from_slice(token.ok_or_else(|| Error::UnknownId {
-                id: id.to_string(),
-                position,
-                n_vocab: self.n_vocab(),
-            })?);
+            let index = usize::try_from(id).unwrap_or(usize::MAX);
+            let Some((token, sixteen)) = self.tokens.get_with_sixteen(index) else {
+                return Err(Error::UnknownId {
+                    id: id.to_string(),
+                    position,
+                    n_vocab: self.n_vocab(),
+                });
+            };
+            if n + 16 > gathered.len() || token.len() > 16 {
+                bytes.extend_from_slice(&gathered[..n]);
+                n = 0;
+            }
+            if token.len() > 16 {
+                bytes.extend_from_slice(token);
+            } else if let Some(places) = gathered[n..].first_chunk_mut() {
+                *places = *sixteen;
+                n += token.len();
+            }
         }
+        bytes.extend_from_slice(&gathered[..n]);
         Ok(bytes)
     }
 }
@@ -211,11 +228,23 @@ impl TokenIds {
 }
 
 /// Tokens by id, end to end.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 struct Tokens {
+    /// With [`PADDING`] after the last, so that 16 bytes follow the start of each.
     bytes: Vec<u8>,
     /// Where each begins and ends; empty where an id was left out between two tokens.
     spans: Vec<(u32, u32)>,
+}
+
+const PADDING: usize = 16;
+
+impl Default for Tokens {
+    fn default() -> Self {
+        Tokens {
+            bytes: vec![0; PADDING],
+            spans: Vec::new(),
+        }
+    }
 }
 
 impl Tokens {
@@ -223,6 +252,14 @@ impl Tokens {
     fn get(&self, id: usize) -> Option<&[u8]> {
         let &(start, end) = self.spans.get(id)?;
         (start < end).then(|| &self.bytes[start as usize..end as usize])
+    }
+
+    /// A token, and 16 bytes of which the first are the token's, if it has no more.
+    #[inline]
+    fn get_with_sixteen(&self, id: usize) -> Option<(&[u8], &[u8; 16])> {
+        let token = self.get(id)?;
+        let start = self.spans[id].0 as usize;
+        Some((token, self.bytes[start..].first_chunk()?))
     }
 
     fn place(&mut self, token: &[u8], id: u32) -> Result<(), Error> {
@@ -243,11 +280,13 @@ impl Tokens {
         if index >= self.spans.len() {
             self.spans.resize(index + 1, (0, 0));
         }
-        let start = self.bytes.len() as u32;
+        let start = self.bytes.len() - PADDING;
+        self.bytes.truncate(start);
         self.bytes.extend_from_slice(token);
         let end = u32::try_from(self.bytes.len())
             .map_err(|_| Error::Vocabulary("the tokens have more than 4 GiB together".into()))?;
-        self.spans[index] = (start, end);
+        self.bytes.extend_from_slice(&[0; PADDING]);
+        self.spans[index] = (start as u32, end);
         Ok(())
     }
 }

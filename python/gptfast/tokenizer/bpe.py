@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -70,8 +69,10 @@ class BPETokenizer(Tokenizer):
         pattern: str = "gpt2",
         special_tokens: Mapping[str, int] | None = None,
     ) -> None:
-        with _user_errors():
+        try:
             self._bpe = _rust_bpe()(dict(ranks), pattern, dict(special_tokens or {}))
+        except _RUST_ERRORS as error:
+            raise _user_error(error) from None
 
     @classmethod
     def train(
@@ -115,17 +116,20 @@ class BPETokenizer(Tokenizer):
         source: Iterable[str | bytes] = [texts] if isinstance(texts, str) else texts or ()
         if files is not None:
             source = _text_of(files, pattern)
-        with _user_errors(), show_training(progress) as told:
-            trained = _rust_bpe().train(
-                source,
-                vocab_size,
-                pattern,
-                list(special_tokens),
-                min_frequency,
-                bytes(_ALPHABETS[tie]),
-                thread_count(n_threads),
-                told,
-            )
+        try:
+            with show_training(progress) as told:
+                trained = _rust_bpe().train(
+                    source,
+                    vocab_size,
+                    pattern,
+                    list(special_tokens),
+                    min_frequency,
+                    bytes(_ALPHABETS[tie]),
+                    thread_count(n_threads),
+                    told,
+                )
+        except _RUST_ERRORS as error:
+            raise _user_error(error) from None
         return cls._of(trained)
 
     @classmethod
@@ -193,24 +197,30 @@ class BPETokenizer(Tokenizer):
 
     def pretokenize(self, text: str) -> list[str]:
         """Cut `text` into the pre-tokens that BPE works on. End to end they are `text`."""
-        with _user_errors():
+        try:
             return self._bpe.pretokenize(text)
+        except _RUST_ERRORS as error:
+            raise _user_error(error) from None
 
     def encode_ordinary(self, text: str) -> list[int]:
         """Return the ids of `text`; special tokens in it are text like any other.
 
         Raises UserError for a lone surrogate, and if a regular expression gives up on the text.
         """
-        with _user_errors():
+        try:
             return self._bpe.encode_ordinary(text)
+        except _RUST_ERRORS as error:
+            raise _user_error(error) from None
 
     def encode_to_numpy(self, text: str | bytes) -> IdArray:
         """Return the ids of `text` as an array of shape (n,) and this tokenizer's `dtype`.
 
         Bytes that are not UTF-8 are encoded as `encode_bytes` does.
         """
-        with _user_errors():
+        try:
             return self._bpe.encode_to_numpy(text)
+        except _RUST_ERRORS as error:
+            raise _user_error(error) from None
 
     def encode_bytes(self, data: bytes) -> list[int]:
         """Return the ids of bytes that need not be UTF-8; for UTF-8, those of the text.
@@ -218,13 +228,17 @@ class BPETokenizer(Tokenizer):
         Each longest stretch of valid UTF-8 is encoded as a text of its own; each run of invalid
         bytes between them is one pre-token.
         """
-        with _user_errors():
+        try:
             return self._bpe.encode_ordinary(data)
+        except _RUST_ERRORS as error:
+            raise _user_error(error) from None
 
     def encode_batch(self, texts: Sequence[str], n_threads: int | None = None) -> list[list[int]]:
         """Return `encode_ordinary` of each text; None is one thread per core."""
-        with _user_errors():
+        try:
             return self._bpe.encode_batch(texts, thread_count(n_threads))
+        except _RUST_ERRORS as error:
+            raise _user_error(error) from None
 
     def encode_files(
         self,
@@ -261,20 +275,20 @@ class BPETokenizer(Tokenizer):
 
     def count(self, text: str | bytes) -> int:
         """Return `len(encode_ordinary(text))` without making the list."""
-        with _user_errors():
+        try:
             return self._bpe.count(text)
+        except _RUST_ERRORS as error:
+            raise _user_error(error) from None
 
     def decode_bytes(self, ids: Sequence[int] | npt.NDArray[Any]) -> bytes:
         """Return the bytes of each id, end to end; a special token's are its name in UTF-8.
 
         Raises UserError for an id that stands for no token.
         """
-        if isinstance(ids, np.ndarray) and ids.dtype in _ID_DTYPES and ids.ndim == 1:
-            given: list[int] | npt.NDArray[Any] = np.ascontiguousarray(ids)
-        else:
-            given = ids if type(ids) is list else id_list(ids)
-        with _user_errors():
-            return self._bpe.decode_bytes(given)
+        try:
+            return self._bpe.decode_bytes(ids if type(ids) is list else _ids_for_rust(ids))
+        except _RUST_ERRORS as error:
+            raise _user_error(error) from None
 
     def decode_batch(
         self, batch: Iterable[Sequence[int] | npt.NDArray[Any]], errors: str = "replace"
@@ -306,25 +320,35 @@ class BPETokenizer(Tokenizer):
         return tokenizer
 
 
+def _ids_for_rust(ids: Sequence[int] | npt.NDArray[Any]) -> list[int] | npt.NDArray[Any]:
+    """The ids as one of what Rust reads: a list, or an array of one of three types."""
+    if isinstance(ids, np.ndarray) and ids.dtype in _ID_DTYPES and ids.ndim == 1:
+        return np.ascontiguousarray(ids)
+    return id_list(ids)
+
+
 def _text_of(files: Paths, pattern: str) -> Iterator[bytes]:
     """The text of files in blocks that merges would not cross anyway."""
-    with _user_errors():
+    try:
         single_bytes = _rust_bpe()({bytes([byte]): byte for byte in range(256)}, pattern, {})
+    except _RUST_ERRORS as error:
+        raise _user_error(error) from None
     return (block.data for block in read_blocks(files, safe_cut=single_bytes.safe_cut))
 
 
-@contextmanager
-def _user_errors() -> Iterator[None]:
-    """Turn what Rust says about its input into UserError."""
-    try:
-        yield
-    except UnicodeEncodeError as error:
+# What Rust raises for what it can't use. Every method catches these by itself: a context manager
+# would cost as much time as encoding a short text.
+_RUST_ERRORS = (ValueError, TypeError, OverflowError)
+
+
+def _user_error(error: Exception) -> Exception:
+    """What Rust says about its input as a UserError."""
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, UnicodeEncodeError):
         surrogate = ord(error.object[error.start])
-        raise UserError(
+        return UserError(
             f"the text has the lone surrogate U+{surrogate:04X} at position {error.start}, which "
             f"is no character: expected valid Unicode; replace it, for instance by U+FFFD"
-        ) from None
-    except UserError:
-        raise
-    except (ValueError, TypeError, OverflowError) as error:
-        raise UserError(str(error)) from None
+        )
+    return UserError(str(error))

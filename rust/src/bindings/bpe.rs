@@ -330,15 +330,6 @@ enum GivenIds {
 
 impl GivenIds {
     fn read(ids: &Bound<'_, PyAny>, vocab: &Vocab) -> PyResult<Self> {
-        if let Ok(array) = ids.cast::<PyArray1<u16>>() {
-            return Ok(GivenIds::U16(array.to_vec()?));
-        }
-        if let Ok(array) = ids.cast::<PyArray1<u32>>() {
-            return Ok(GivenIds::U32(array.to_vec()?));
-        }
-        if let Ok(array) = ids.cast::<PyArray1<i64>>() {
-            return Ok(GivenIds::I64(array.to_vec()?));
-        }
         let unknown = |position, id: &Bound<'_, PyAny>| {
             value_error(Error::UnknownId {
                 id: id.to_string(),
@@ -346,10 +337,20 @@ impl GivenIds {
                 n_vocab: vocab.n_vocab(),
             })
         };
-        let list = ids.cast::<PyList>()?.iter().enumerate();
-        list.map(|(position, id)| id.extract().map_err(|_| unknown(position, &id)))
-            .collect::<PyResult<_>>()
-            .map(GivenIds::I64)
+        if let Ok(list) = ids.cast::<PyList>() {
+            let ids = list.iter().enumerate();
+            return ids
+                .map(|(position, id)| id.extract().map_err(|_| unknown(position, &id)))
+                .collect::<PyResult<_>>()
+                .map(GivenIds::I64);
+        }
+        if let Ok(array) = ids.cast::<PyArray1<u16>>() {
+            return Ok(GivenIds::U16(array.to_vec()?));
+        }
+        if let Ok(array) = ids.cast::<PyArray1<u32>>() {
+            return Ok(GivenIds::U32(array.to_vec()?));
+        }
+        Ok(GivenIds::I64(ids.cast::<PyArray1<i64>>()?.to_vec()?))
     }
 
     fn len(&self) -> usize {
