@@ -316,11 +316,10 @@ impl<'a, I: Id, S: FnMut(&[I])> Encoding<'a, I, S> {
         if !is_short && let Some(ids) = self.long.ids.get(piece) {
             return self.output.emit_u32(ids);
         }
-        let byte_ids = self.vocab.byte_ids();
-        let single = piece.iter().map(|&byte| byte_ids[usize::from(byte)]);
+        let (merges, byte_ids) = (self.vocab.merges(), self.vocab.byte_ids());
         let ids = self
             .merger
-            .merge(self.vocab.merges(), single, self.output.stop)?;
+            .merge(merges, byte_ids, piece, self.output.stop)?;
         if is_short {
             self.cache.insert::<I>(key, place, ids);
         } else if piece.len() <= MAX_LONG {

@@ -300,8 +300,7 @@ fn derive_merges(tokens: &Tokens, byte_ids: &[u32; 256]) -> Result<Merges, Error
         if token.len() < 2 {
             continue;
         }
-        let byte_tokens = token.iter().map(|&byte| byte_ids[usize::from(byte)]);
-        let parts = merger.merge(&merges, byte_tokens, &never)?;
+        let parts = merger.merge(&merges, byte_ids, token, &never)?;
         let &[left, right] = parts else {
             return Err(Error::Vocabulary(format!(
                 "{} (id {id}) is no merge: BPE with the smaller ids cuts it into {} tokens, \

@@ -176,6 +176,32 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Pre-tokens of many thousand bytes are merged in blocks, which are then joined.
+    #[test]
+    fn long_pieces_equal_the_naive_twin(
+        learn_from in "([ab]{0,60}|[abc]{0,60}|(ab|aab){0,20}|a{0,80})",
+        unit in "[abc]{1,40}",
+        n_units in 1..30_000usize,
+        random in "([abc]{0,9000}|(ab|aab){0,4000})",
+        n_merges in 0..60usize,
+    ) {
+        let merges = train_on(counts_of(&Pattern::None, &[&learn_from], 1), n_merges, 1);
+        let vocab = Vocab::from_merges(&BYTES, &merges, &[]).unwrap();
+        let tokenizer = Tokenizer::new(vocab, Pattern::None);
+        let repeated = unit.repeat(n_units.div_ceil(unit.len()));
+        for text in [format!("{random}{repeated}"), format!("{repeated}{random}")] {
+            let word: Vec<u32> = text.bytes().map(u32::from).collect();
+            let word = (256..).zip(&merges).fold(word, |word, (new_id, &pair)| {
+                naive_merge(&word, pair, new_id)
+            });
+            prop_assert_eq!(tokenizer.encode_ordinary(&text).unwrap(), word);
+        }
+    }
+}
+
 #[test]
 fn a_tie_goes_to_the_smallest_pair_of_ids() {
     // ab and cd occur twice each: (97, 98) is smaller than (99, 100).

@@ -70,9 +70,9 @@ def tokenizers(nursery_text: str) -> dict[str, BPETokenizer]:
 
 
 def assert_about_linear(work: Callable[[bytes], object], once: bytes, twice: bytes) -> None:
-    """Processor time, to which other processes add little; the best of at most three."""
+    """Processor time, to which other processes add little; the best of at most five."""
     times: list[list[float]] = [[], []]
-    for _ in range(3):
+    for _ in range(5):
         for data, seconds in zip((once, twice), times, strict=True):
             start = time.process_time()
             work(data)
