@@ -203,6 +203,43 @@ proptest! {
 }
 
 #[test]
+fn a_letter_more_changes_all_that_follows() {
+    // 97 + 97 -> 256, 256 + 256 -> 257: what is left over is at the end of each run, wherever blocks end.
+    let vocab = Vocab::from_merges(&BYTES, &[(97, 97), (256, 256)], &[]).unwrap();
+    let tokenizer = Tokenizer::new(vocab, Pattern::None);
+    for n_before in 0..6 {
+        for n in 100_000..100_004 {
+            let text = format!("{}b{}", "a".repeat(n_before), "a".repeat(n));
+            let run = |n: usize| {
+                let mut ids = vec![257; n / 4];
+                ids.extend([256].repeat(n % 4 / 2));
+                ids.extend([97].repeat(n % 2));
+                ids
+            };
+            let expected = [run(n_before), vec![98], run(n)].concat();
+            assert_eq!(tokenizer.encode_ordinary(&text).unwrap(), expected);
+        }
+    }
+}
+
+#[test]
+fn the_last_letter_changes_all_before_it() {
+    // yz goes first, then xy, then wx: so whether there is a z decides how all the others pair up.
+    let merges: Vec<Pair> = (b'a'..b'z')
+        .rev()
+        .map(|c| (c.into(), u32::from(c) + 1))
+        .collect();
+    let vocab = Vocab::from_merges(&BYTES, &merges, &[]).unwrap();
+    let tokenizer = Tokenizer::new(vocab, Pattern::None);
+    let alphabet: String = ('a'..='z').chain(['-']).collect();
+    // Of 27 bytes, so that blocks of a power of two end at each of the letters.
+    let ids = tokenizer.encode_ordinary(&alphabet.repeat(30_000)).unwrap();
+    let pairs = (0..26).step_by(2).map(|i| 256 + 24 - i).chain([45]);
+    let expected: Vec<u32> = pairs.collect();
+    assert_eq!(ids, expected.repeat(30_000));
+}
+
+#[test]
 fn a_tie_goes_to_the_smallest_pair_of_ids() {
     // ab and cd occur twice each: (97, 98) is smaller than (99, 100).
     let counts = counts_of(&Pattern::None, &["cd", "ab", "cd", "ab"], 1);
