@@ -10,6 +10,7 @@ use memmap2::MmapMut;
 
 use crate::error::Error;
 use crate::key::Key;
+use crate::memory::prefetch;
 
 /// Two keys and their ids: one cache line. 0 is no key.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -295,13 +296,7 @@ impl Table<'_> {
     #[inline(always)]
     pub fn prefetch(self, key: Key) -> Place {
         let place = self.place(key);
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            let bucket = self.buckets.as_ptr().wrapping_add(place.0);
-            // SAFETY: a prefetch reads nothing and never faults, whatever the address.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(bucket.cast()) };
-        }
+        prefetch(self.buckets, place.0);
         place
     }
 

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
 
 use crate::error::Error;
-use crate::key::{Key, MAX_SHORT, key_at, key_bytes, key_of};
+use crate::key::{MAX_SHORT, key_at, key_bytes, key_of};
 use crate::key_map::KeyMap;
 use crate::parallel::for_each;
-use crate::pretokenize::{Pattern, Visitor};
+use crate::pretokenize::{BATCH, Pattern, Visitor};
 use crate::stop::check;
 
 /// Distinct pre-tokens and their counts.
@@ -113,9 +113,16 @@ struct Counting<'a> {
 impl Visitor for Counting<'_> {
     #[inline(always)]
     fn pieces(&mut self, mut start: usize, ends: &[usize]) -> Result<(), Error> {
-        for &end in ends {
+        // First all keys, so that the counts are near the processor when they are needed.
+        let mut keys = [0; BATCH];
+        let mut begin = start;
+        for (key, &end) in keys.iter_mut().zip(ends) {
+            *key = key_at(self.text, begin, end);
+            self.counts.short.prefetch(*key);
+            begin = end;
+        }
+        for (&key, &end) in keys.iter().zip(ends) {
             if end - start <= MAX_SHORT {
-                let key: Key = key_at(self.text, start, end);
                 *self.counts.short.entry(key) += 1;
             } else {
                 self.counts.add(&self.text[start..end], 1);

@@ -1,6 +1,7 @@
 //! A hash map with keys of short pre-tokens, for counts and for ids.
 
 use crate::key::{Key, hash};
+use crate::memory::prefetch;
 
 /// Open addressing with linear probing, at most 5/8 full. Keys are never removed.
 #[derive(Debug, Clone)]
@@ -41,6 +42,14 @@ impl<V: Copy + Default> KeyMap<V> {
     pub fn get(&self, key: Key) -> Option<V> {
         let slot = self.slot_of(key);
         (self.keys[slot] == key).then(|| self.values[slot])
+    }
+
+    /// A hint to the processor to have what [`KeyMap::entry`] needs for `key` at hand soon.
+    #[inline]
+    pub fn prefetch(&self, key: Key) {
+        let slot = self.home(key);
+        prefetch(&self.keys, slot);
+        prefetch(&self.values, slot);
     }
 
     /// The value of `key`, which is the default one if it wasn't there.

@@ -12,7 +12,6 @@ pub mod encode;
 pub mod error;
 mod key;
 mod key_map;
-#[cfg(feature = "python")]
 mod memory;
 pub mod merge;
 pub mod merges;

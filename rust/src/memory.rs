@@ -1,9 +1,24 @@
-//! Memory for many ids at once.
+//! Memory, and the time it takes to get at it.
+
+/// A hint to the processor to have `values[index]` at hand soon.
+#[inline(always)]
+pub fn prefetch<T>(values: &[T], index: usize) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        let address = values.as_ptr().wrapping_add(index);
+        // SAFETY: a prefetch reads nothing and never faults, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (values, index);
+}
 
 /// Room for `n` values, in large pages where the system has them: what a long text's ids are written to
 /// is new memory, and getting it from the system page by page would take a quarter of the time.
 ///
 /// If there is not so much memory, the vector has less room, and grows as it is filled.
+#[cfg(feature = "python")]
 pub fn large_vec<T>(n: usize) -> Vec<T> {
     let mut values = Vec::new();
     if values.try_reserve_exact(n).is_ok() {
@@ -13,7 +28,7 @@ pub fn large_vec<T>(n: usize) -> Vec<T> {
     values
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(all(feature = "python", target_os = "linux"))]
 fn advise_large_pages<T>(values: &mut Vec<T>) {
     const PAGE: usize = 4096;
     let n_bytes = values.capacity() * size_of::<T>();

@@ -58,7 +58,9 @@ impl Merger {
                 // as many bytes as a join went over.
                 let end = piece.len().min(start + n_joined.max(BLOCK));
                 self.links.merge_many(merges, &mut self.ids[start..end]);
-                n_joined = self.join(merges, byte_ids, &piece[..end], start);
+                if start > 0 {
+                    n_joined = self.join(merges, byte_ids, &piece[..end], start);
+                }
                 start = end;
             }
         }
@@ -79,7 +81,7 @@ impl Merger {
     fn join(&mut self, merges: &Merges, byte_ids: &[u32; 256], piece: &[u8], at: usize) -> usize {
         let is_token = |&(_, &id): &(usize, &u32)| id != NONE;
         let mut n_tokens = 4;
-        while at > 0 {
+        loop {
             let (before, after) = self.ids[..piece.len()].split_at(at);
             let before = before.iter().enumerate().filter(is_token);
             let mut after = after.iter().enumerate().filter(is_token);
@@ -99,7 +101,6 @@ impl Merger {
             }
             n_tokens *= 4;
         }
-        0
     }
 }
 

@@ -4,10 +4,10 @@
 //! one everywhere, from left to right; repeat. Of equally frequent pairs, the smallest pair of ids
 //! (left, then right) wins. `bpe_reference.py` says the same in Python and is what this is held to.
 //!
-//! What makes it fast: a merge visits only the pre-tokens that have the pair. Its effect on the counts
-//! of other pairs is summed up by neighbour before the table of pairs is touched. And that table holds
-//! only pairs that are frequent enough to be merged soon: counts never grow, so the others can wait
-//! until all of these are used up, and be counted anew then.
+//! What makes it fast: a merge visits only the pre-tokens that have the pair, and asks for them ahead of
+//! time, since they lie all over the memory. Its effect on the counts of other pairs is summed up by
+//! neighbour before the table of pairs is touched. And that table holds only pairs that are frequent
+//! enough to be merged soon: counts never grow, so the others can wait until all of these are used up.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -18,10 +18,14 @@ use rustc_hash::FxHashMap;
 
 use crate::count::PieceCounts;
 use crate::error::Error;
+use crate::memory::prefetch;
 use crate::stop::check_at;
 
 /// Two adjacent tokens, by id.
 pub type Pair = (u32, u32);
+
+/// This many words ahead the memory of a word is asked for.
+const AHEAD: usize = 8;
 
 /// How many times rarer than the most frequent pair a pair may be to be worth following.
 const FOLLOW_RANGE: u64 = 32;
@@ -44,11 +48,12 @@ pub fn train(
     drop(counts);
     let mut merges = Vec::new();
     let fewest = min_frequency.max(1);
+    let mut threshold = u64::MAX;
     // Each round follows the pairs that are frequent enough for it, until none of them is left.
-    while merges.len() < n_merges {
-        let Some(mut round) = Round::new(&corpus, fewest, stop)? else {
-            break;
-        };
+    while threshold > fewest && merges.len() < n_merges {
+        let bounds = Bounds::new(&corpus, stop)?;
+        threshold = fewest.max(bounds.largest().min(threshold) / FOLLOW_RANGE);
+        let mut round = Round::new(&corpus, &bounds, threshold, stop)?;
         while merges.len() < n_merges {
             let Some(pair) = round.most_frequent() else {
                 break;
@@ -63,22 +68,17 @@ pub fn train(
     Ok(merges)
 }
 
-/// All distinct pre-tokens of two bytes or more, as tokens.
+/// All distinct pre-tokens of two bytes or more, called words here.
 struct Corpus {
-    /// The tokens of one pre-token after another; those that merging has freed stay between them.
-    tokens: Vec<u32>,
-    words: Vec<Word>,
+    /// One word after another: how many tokens it has, how often it occurs (the low and the high 32
+    /// bits), and the tokens. What merging has freed stays between them.
+    words: Vec<u32>,
+    /// Where in `words` each begins.
+    starts: Vec<u32>,
 }
 
-/// A distinct pre-token.
-#[derive(Clone, Copy)]
-struct Word {
-    /// How often it occurs.
-    count: u64,
-    /// Where its tokens are.
-    start: u32,
-    n_tokens: u32,
-}
+/// The numbers before a word's tokens.
+const HEADER: usize = 3;
 
 impl Corpus {
     fn new(counts: &PieceCounts, alphabet: &[u8; 256]) -> Result<Self, Error> {
@@ -86,58 +86,110 @@ impl Corpus {
         for (id, &byte) in (0..).zip(alphabet) {
             ids[usize::from(byte)] = id;
         }
-        let (mut n_words, mut n_bytes) = (0, 0);
+        let (mut n_words, mut n_numbers) = (0, 0);
         counts.for_each(|piece, _| {
-            n_words += usize::from(piece.len() > 1);
-            n_bytes += piece.len();
+            if piece.len() > 1 {
+                n_words += 1;
+                n_numbers += HEADER + piece.len();
+            }
         });
-        if u32::try_from(n_bytes).is_err() {
+        if u32::try_from(n_numbers).is_err() {
             return Err(Error::TooLong(format!(
-                "the distinct pre-tokens have {n_bytes} bytes together, expected less than 4 GiB: \
-                 train on less text or split it into shorter pre-tokens"
+                "the {n_words} distinct pre-tokens have {} bytes together, expected less than 4 GiB: \
+                 train on less text or split it into shorter pre-tokens",
+                n_numbers - HEADER * n_words
             )));
         }
         let mut corpus = Corpus {
-            tokens: Vec::with_capacity(n_bytes),
-            words: Vec::with_capacity(n_words),
+            words: Vec::with_capacity(n_numbers),
+            starts: Vec::with_capacity(n_words),
         };
         counts.for_each(|piece, count| {
             if piece.len() > 1 {
-                let start = corpus.tokens.len() as u32;
-                corpus.words.push(Word {
-                    count,
-                    start,
-                    n_tokens: piece.len() as u32,
-                });
-                corpus
-                    .tokens
-                    .extend(piece.iter().map(|&byte| ids[usize::from(byte)]));
+                corpus.starts.push(corpus.words.len() as u32);
+                let header = [piece.len() as u32, count as u32, (count >> 32) as u32];
+                corpus.words.extend(header);
+                let tokens = piece.iter().map(|&byte| ids[usize::from(byte)]);
+                corpus.words.extend(tokens);
             }
         });
         Ok(corpus)
     }
 
-    fn tokens_of(&self, word: &Word) -> &[u32] {
-        &self.tokens[word.start as usize..][..word.n_tokens as usize]
+    /// How many tokens a word has, how often it occurs, and its tokens.
+    fn word_mut(&mut self, start: u32) -> (&mut u32, u64, &mut [u32]) {
+        let (header, tokens) = self.words[start as usize..].split_at_mut(HEADER);
+        let count = u64::from(header[2]) << 32 | u64::from(header[1]);
+        let n_tokens = header[0] as usize;
+        (&mut header[0], count, &mut tokens[..n_tokens])
     }
 
-    fn pair_counts(&self, stop: &AtomicBool) -> Result<FxHashMap<Pair, u64>, Error> {
-        let mut counts = FxHashMap::default();
-        for (i, word) in (0..).zip(&self.words) {
+    /// How often a word occurs, and its tokens.
+    fn word(&self, start: u32) -> (u64, &[u32]) {
+        let (header, tokens) = self.words[start as usize..].split_at(HEADER);
+        let count = u64::from(header[2]) << 32 | u64::from(header[1]);
+        (count, &tokens[..header[0] as usize])
+    }
+
+    /// Hand each pair of adjacent tokens to `visit`, with the start of its word and that word's count.
+    fn for_each_pair(
+        &self,
+        stop: &AtomicBool,
+        mut visit: impl FnMut(Pair, u32, u64),
+    ) -> Result<(), Error> {
+        for (i, &start) in (0..).zip(&self.starts) {
             check_at(i, stop)?;
-            for pair in self.tokens_of(word).windows(2) {
-                *counts.entry((pair[0], pair[1])).or_default() += word.count;
+            let (count, tokens) = self.word(start);
+            for pair in tokens.windows(2) {
+                visit((pair[0], pair[1]), start, count);
             }
         }
-        Ok(counts)
+        Ok(())
+    }
+}
+
+/// For every pair an upper bound of its count, in little memory: some pairs share a sum.
+struct Bounds {
+    /// Of at most 2^32 - 1.
+    sums: Vec<u32>,
+}
+
+const LOG2_SUMS: u32 = 20;
+
+impl Bounds {
+    fn new(corpus: &Corpus, stop: &AtomicBool) -> Result<Self, Error> {
+        let mut sums = vec![0u32; 1 << LOG2_SUMS];
+        corpus.for_each_pair(stop, |pair, _, count| {
+            let sum = &mut sums[Bounds::place(pair)];
+            *sum = sum.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
+        })?;
+        Ok(Bounds { sums })
+    }
+
+    fn largest(&self) -> u64 {
+        self.sums.iter().copied().max().unwrap_or(0).into()
+    }
+
+    /// Whether the count of `pair` may be `threshold` or more.
+    fn reaches(&self, pair: Pair, threshold: u64) -> bool {
+        let sum = self.sums[Bounds::place(pair)];
+        u64::from(sum) >= threshold || sum == u32::MAX
+    }
+
+    #[inline]
+    fn place((left, right): Pair) -> usize {
+        // A product's highest bits depend on all bits of the factor.
+        let mixed = u64::from(left) << 32 | u64::from(right);
+        (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - LOG2_SUMS)) as usize
     }
 }
 
 /// A pair that is followed.
+#[derive(Default)]
 struct Followed {
     /// How often it occurs, counting each distinct pre-token as often as that occurs.
     count: u64,
-    /// The indices of the words that have it, and of some that had it.
+    /// The starts of the words that have it, and of some that had it.
     words: Vec<u32>,
 }
 
@@ -152,47 +204,33 @@ struct Round {
 }
 
 impl Round {
-    /// None if no pair occurs at least `fewest` times.
-    fn new(corpus: &Corpus, fewest: u64, stop: &AtomicBool) -> Result<Option<Self>, Error> {
-        let mut counts = corpus.pair_counts(stop)?;
-        let most = counts.values().copied().max().unwrap_or(0);
-        if most < fewest {
-            return Ok(None);
-        }
-        let threshold = fewest.max(most / FOLLOW_RANGE);
-        counts.retain(|_, count| *count >= threshold);
-        let mut followed: FxHashMap<Pair, Followed> = counts
-            .into_iter()
-            .map(|(pair, count)| {
-                (
-                    pair,
-                    Followed {
-                        count,
-                        words: Vec::new(),
-                    },
-                )
-            })
-            .collect();
-        for (i, word) in (0..).zip(&corpus.words) {
-            check_at(i, stop)?;
-            for pair in corpus.tokens_of(word).windows(2) {
-                if let Some(pair) = followed.get_mut(&(pair[0], pair[1])) {
-                    push_new(&mut pair.words, i);
-                }
+    fn new(
+        corpus: &Corpus,
+        bounds: &Bounds,
+        threshold: u64,
+        stop: &AtomicBool,
+    ) -> Result<Self, Error> {
+        let mut followed: FxHashMap<Pair, Followed> = FxHashMap::default();
+        corpus.for_each_pair(stop, |pair, word, count| {
+            if bounds.reaches(pair, threshold) {
+                let followed = followed.entry(pair).or_default();
+                followed.count += count;
+                push_new(&mut followed.words, word);
             }
-        }
+        })?;
+        followed.retain(|_, followed| followed.count >= threshold);
         let queue = followed
             .iter()
             .map(|(&pair, f)| (f.count, Reverse(pair)))
             .collect();
         let (left, right) = Default::default();
-        Ok(Some(Round {
+        Ok(Round {
             threshold,
             followed,
             queue,
             left,
             right,
-        }))
+        })
     }
 
     /// Take the pair to be merged next out of the queue.
@@ -219,12 +257,14 @@ impl Round {
             .followed
             .remove(&pair)
             .map_or(Vec::new(), |followed| followed.words);
-        for i in words {
+        for (i, &start) in (0..).zip(&words) {
             check_at(i, stop)?;
-            let word = &mut corpus.words[i as usize];
-            let tokens = &mut corpus.tokens[word.start as usize..][..word.n_tokens as usize];
-            let n_tokens = self.merge_word(tokens, pair, new_id, i, word.count);
-            word.n_tokens = n_tokens as u32;
+            if let Some(&ahead) = words.get(i as usize + AHEAD) {
+                prefetch(&corpus.words, ahead as usize);
+                prefetch(&corpus.words, ahead as usize + 16); // the next cache line
+            }
+            let (n_tokens, count, tokens) = corpus.word_mut(start);
+            *n_tokens = self.merge_word(tokens, pair, new_id, start, count) as u32;
         }
         let Round {
             threshold,
@@ -248,7 +288,11 @@ impl Round {
         count: u64,
     ) -> usize {
         let starts_at = |tokens: &[u32], i: usize| tokens[i..].starts_with(&[pair.0, pair.1]);
-        let (mut read, mut write) = (0, 0);
+        let mut starts = tokens.windows(2);
+        let Some(first) = starts.position(|two| two == [pair.0, pair.1]) else {
+            return tokens.len();
+        };
+        let (mut read, mut write) = (first, first);
         let mut after_merge = false;
         while read < tokens.len() {
             if !starts_at(tokens, read) {
