@@ -1,7 +1,7 @@
 //! A hash map with keys of short pre-tokens, for counts and for ids.
 
 use crate::key::{Key, hash};
-use crate::memory::prefetch;
+use crate::memory::{large_vec, prefetch};
 
 /// Open addressing with linear probing, at most 5/8 full. Keys are never removed.
 #[derive(Debug, Clone)]
@@ -25,8 +25,8 @@ impl<V: Copy + Default> KeyMap<V> {
     pub fn with_capacity(capacity: usize) -> Self {
         let n_slots = (capacity * 8 / 5 + 1).next_power_of_two().max(64);
         KeyMap {
-            keys: vec![0; n_slots],
-            values: vec![V::default(); n_slots],
+            keys: filled(n_slots, 0),
+            values: filled(n_slots, V::default()),
             len: 0,
             seed: random_key(),
         }
@@ -104,6 +104,12 @@ impl<V: Copy + Default> KeyMap<V> {
         }
         *self = larger;
     }
+}
+
+fn filled<T: Copy>(n: usize, value: T) -> Vec<T> {
+    let mut values = large_vec(n);
+    values.resize(n, value);
+    values
 }
 
 fn random_key() -> Key {

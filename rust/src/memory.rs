@@ -18,7 +18,6 @@ pub fn prefetch<T>(values: &[T], index: usize) {
 /// is new memory, and getting it from the system page by page would take a quarter of the time.
 ///
 /// If there is not so much memory, the vector has less room, and grows as it is filled.
-#[cfg(feature = "python")]
 pub fn large_vec<T>(n: usize) -> Vec<T> {
     let mut values = Vec::new();
     if values.try_reserve_exact(n).is_ok() {
@@ -28,7 +27,7 @@ pub fn large_vec<T>(n: usize) -> Vec<T> {
     values
 }
 
-#[cfg(all(feature = "python", target_os = "linux"))]
+#[cfg(target_os = "linux")]
 fn advise_large_pages<T>(values: &mut Vec<T>) {
     const PAGE: usize = 4096;
     let n_bytes = values.capacity() * size_of::<T>();

@@ -18,7 +18,8 @@ use rustc_hash::FxHashMap;
 
 use crate::count::PieceCounts;
 use crate::error::Error;
-use crate::memory::prefetch;
+use crate::memory::{large_vec, prefetch};
+use crate::parallel::for_each;
 use crate::stop::check_at;
 
 /// Two adjacent tokens, by id.
@@ -41,6 +42,7 @@ pub fn train(
     alphabet: &[u8; 256],
     n_merges: usize,
     min_frequency: u64,
+    n_threads: usize,
     stop: &AtomicBool,
     mut keep_going: impl FnMut(usize) -> bool,
 ) -> Result<Vec<Pair>, Error> {
@@ -53,7 +55,7 @@ pub fn train(
     while threshold > fewest && merges.len() < n_merges {
         let bounds = Bounds::new(&corpus, stop)?;
         threshold = fewest.max(bounds.largest().min(threshold) / FOLLOW_RANGE);
-        let mut round = Round::new(&corpus, &bounds, threshold, stop)?;
+        let mut round = Round::new(&corpus, &bounds, threshold, n_threads, stop)?;
         while merges.len() < n_merges {
             let Some(pair) = round.most_frequent() else {
                 break;
@@ -101,7 +103,7 @@ impl Corpus {
             )));
         }
         let mut corpus = Corpus {
-            words: Vec::with_capacity(n_numbers),
+            words: large_vec(n_numbers),
             starts: Vec::with_capacity(n_words),
         };
         counts.for_each(|piece, count| {
@@ -131,17 +133,29 @@ impl Corpus {
         (count, &tokens[..header[0] as usize])
     }
 
-    /// Hand each pair of adjacent tokens to `visit`, with the start of its word and that word's count.
+    /// Hand each pair of adjacent tokens that is wanted to `visit`, with the start of its word and that
+    /// word's count.
     fn for_each_pair(
         &self,
         stop: &AtomicBool,
+        is_wanted: impl Fn(Pair) -> bool,
         mut visit: impl FnMut(Pair, u32, u64),
     ) -> Result<(), Error> {
+        let mut wanted = Vec::new();
         for (i, &start) in (0..).zip(&self.starts) {
             check_at(i, stop)?;
             let (count, tokens) = self.word(start);
-            for pair in tokens.windows(2) {
-                visit((pair[0], pair[1]), start, count);
+            if wanted.len() < tokens.len() {
+                wanted.resize(tokens.len(), (0, 0));
+            }
+            // Which of them are nobody can foresee, so they are gathered without a branch.
+            let mut n = 0;
+            for two in tokens.windows(2) {
+                wanted[n] = (two[0], two[1]);
+                n += usize::from(is_wanted(wanted[n]));
+            }
+            for &pair in &wanted[..n] {
+                visit(pair, start, count);
             }
         }
         Ok(())
@@ -159,7 +173,8 @@ const LOG2_SUMS: u32 = 20;
 impl Bounds {
     fn new(corpus: &Corpus, stop: &AtomicBool) -> Result<Self, Error> {
         let mut sums = vec![0u32; 1 << LOG2_SUMS];
-        corpus.for_each_pair(stop, |pair, _, count| {
+        let all = |_| true;
+        corpus.for_each_pair(stop, all, |pair, _, count| {
             let sum = &mut sums[Bounds::place(pair)];
             *sum = sum.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
         })?;
@@ -173,7 +188,7 @@ impl Bounds {
     /// Whether the count of `pair` may be `threshold` or more.
     fn reaches(&self, pair: Pair, threshold: u64) -> bool {
         let sum = self.sums[Bounds::place(pair)];
-        u64::from(sum) >= threshold || sum == u32::MAX
+        (u64::from(sum) >= threshold) | (sum == u32::MAX)
     }
 
     #[inline]
@@ -185,7 +200,7 @@ impl Bounds {
 }
 
 /// A pair that is followed.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Followed {
     /// How often it occurs, counting each distinct pre-token as often as that occurs.
     count: u64,
@@ -208,17 +223,23 @@ impl Round {
         corpus: &Corpus,
         bounds: &Bounds,
         threshold: u64,
+        n_threads: usize,
         stop: &AtomicBool,
     ) -> Result<Self, Error> {
-        let mut followed: FxHashMap<Pair, Followed> = FxHashMap::default();
-        corpus.for_each_pair(stop, |pair, word, count| {
-            if bounds.reaches(pair, threshold) {
+        // Each thread looks at all pairs and takes its share, so that the words come in order.
+        let mut shares = vec![FxHashMap::<Pair, Followed>::default(); n_threads];
+        for_each(&mut shares, n_threads, stop, |followed, i| {
+            let mine = |pair| Bounds::place(pair) * n_threads >> LOG2_SUMS == i;
+            let is_wanted = |pair| bounds.reaches(pair, threshold) & mine(pair);
+            corpus.for_each_pair(stop, is_wanted, |pair, word, count| {
                 let followed = followed.entry(pair).or_default();
                 followed.count += count;
                 push_new(&mut followed.words, word);
-            }
+            })?;
+            followed.retain(|_, followed| followed.count >= threshold);
+            Ok(())
         })?;
-        followed.retain(|_, followed| followed.count >= threshold);
+        let followed: FxHashMap<Pair, Followed> = shares.into_iter().flatten().collect();
         let queue = followed
             .iter()
             .map(|(&pair, f)| (f.count, Reverse(pair)))

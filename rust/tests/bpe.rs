@@ -95,11 +95,21 @@ fn counts_of(pattern: &Pattern, texts: &[&str], n_threads: usize) -> PieceCounts
 }
 
 fn train_on(counts: PieceCounts, n_merges: usize, min_frequency: u64) -> Vec<Pair> {
+    train_with(1, counts, n_merges, min_frequency)
+}
+
+fn train_with(
+    n_threads: usize,
+    counts: PieceCounts,
+    n_merges: usize,
+    min_frequency: u64,
+) -> Vec<Pair> {
     train(
         counts,
         &BYTES,
         n_merges,
         min_frequency,
+        n_threads,
         &AtomicBool::new(false),
         |_| true,
     )
@@ -139,7 +149,7 @@ proptest! {
             pattern.split(text, |piece| { pieces.push(piece.as_bytes()); Ok(()) }).unwrap();
         }
         let merges = train_on(counts_of(&pattern, &texts, 1), n_merges, min_frequency);
-        let on_three = train_on(counts_of(&pattern, &texts, 3), n_merges, min_frequency);
+        let on_three = train_with(3, counts_of(&pattern, &texts, 3), n_merges, min_frequency);
         prop_assert_eq!(&merges, &on_three);
         prop_assert_eq!(&merges, &naive_train(&pieces, n_merges, min_frequency));
 
@@ -252,12 +262,12 @@ fn training_can_be_interrupted() {
     let counts = counts_of(&Pattern::None, &["ab"], 1);
     let stop = AtomicBool::new(false);
     assert_eq!(
-        train(counts.clone(), &BYTES, 1, 1, &stop, |_| false),
+        train(counts.clone(), &BYTES, 1, 1, 1, &stop, |_| false),
         Err(Error::Interrupted)
     );
     let stop = AtomicBool::new(true);
     assert_eq!(
-        train(counts, &BYTES, 1, 1, &stop, |_| true),
+        train(counts, &BYTES, 1, 1, 1, &stop, |_| true),
         Err(Error::Interrupted)
     );
 }

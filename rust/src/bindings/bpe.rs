@@ -90,6 +90,7 @@ impl Bpe {
                 &alphabet,
                 n_merges,
                 min_frequency,
+                n_threads,
                 stop,
                 |n_merged| {
                     let told =
