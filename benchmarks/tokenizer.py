@@ -64,6 +64,8 @@ class Config:
     """Which tables, with commas between."""
     repeats: int = 5
     """Rounds, each with a fresh process for every library and row."""
+    libraries: str = ",".join(ENTRANTS | TRAINERS)
+    """Which libraries, with commas between; those that are not installed are left out."""
     megabytes: float | None = None
     """Use only the beginning of the corpus: for a quick look."""
     json: Path | None = None
@@ -77,6 +79,14 @@ class Config:
             raise UserError(
                 f"rows has {', '.join(sorted(unknown))}: expected of {','.join(GROUPS)}"
             )
+        strangers = set(self.libraries.split(",")) - set(ENTRANTS | TRAINERS)
+        if strangers:
+            raise UserError(
+                f"libraries has {', '.join(sorted(strangers))}: expected of "
+                f"{','.join(ENTRANTS | TRAINERS)}"
+            )
+        if not {OURS, "tiktoken"} <= set(self.libraries.split(",")):
+            raise UserError(f"libraries lacks {OURS} or tiktoken: one is measured, one the reference")
         if self.repeats < 1:
             raise UserError(f"repeats is {self.repeats}: expected at least 1")
         if self.megabytes is not None and self.megabytes <= 0:
@@ -98,8 +108,9 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("this process may use 1 CPU: the rows for 2 threads need 2")
     console = Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 120)
     config.scratch.mkdir(parents=True, exist_ok=True)
-    installed = [who for who in ENTRANTS | TRAINERS if importlib.util.find_spec(who)]
-    left_out = [who for who in ENTRANTS | TRAINERS if who not in installed]
+    wanted = config.libraries.split(",")
+    installed = [who for who in wanted if importlib.util.find_spec(who)]
+    left_out = [who for who in wanted if who not in installed]
     for who in left_out:
         console.print(f"{who} is left out: it is not installed")
     if "tiktoken" in left_out:
