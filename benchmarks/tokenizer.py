@@ -86,7 +86,9 @@ class Config:
                 f"{','.join(ENTRANTS | TRAINERS)}"
             )
         if not {OURS, "tiktoken"} <= set(self.libraries.split(",")):
-            raise UserError(f"libraries lacks {OURS} or tiktoken: one is measured, one the reference")
+            raise UserError(
+                f"libraries lacks {OURS} or tiktoken: one is measured, one the reference"
+            )
         if self.repeats < 1:
             raise UserError(f"repeats is {self.repeats}: expected at least 1")
         if self.megabytes is not None and self.megabytes <= 0:

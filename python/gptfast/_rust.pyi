@@ -35,6 +35,7 @@ class BPE:
         min_frequency: int,
         alphabet: bytes,
         n_threads: int,
+        memory_limit: int | None,
         progress: Callable[[str, int, int], object],
     ) -> BPE: ...
     def pretokenize(self, text: str) -> list[str]: ...

@@ -16,6 +16,8 @@ pub struct PieceCounts {
     /// Those of at most 15 bytes, which are nearly all.
     short: KeyMap<u64>,
     long: HashMap<Box<[u8]>, u64>,
+    /// How much memory `long` takes, roughly.
+    n_long_bytes: usize,
 }
 
 impl PieceCounts {
@@ -27,6 +29,11 @@ impl PieceCounts {
     /// Whether nothing was counted.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// About how much memory they take.
+    pub fn n_bytes(&self) -> usize {
+        self.short.n_bytes() + self.n_long_bytes
     }
 
     /// Count the pre-tokens of one text, which need not be UTF-8.
@@ -58,6 +65,7 @@ impl PieceCounts {
             None => match self.long.get_mut(piece) {
                 Some(known) => *known += count,
                 None => {
+                    self.n_long_bytes += piece.len() + 64;
                     self.long.insert(piece.into(), count);
                 }
             },
@@ -73,7 +81,7 @@ impl PieceCounts {
             *self.short.entry(key) += count;
         }
         for (piece, count) in other.long {
-            *self.long.entry(piece).or_default() += count;
+            self.add(&piece, count);
         }
     }
 

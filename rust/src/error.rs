@@ -22,6 +22,8 @@ pub enum Error {
     TooLong(String),
     /// The system gave no memory.
     Memory(String),
+    /// A temporary file can't be written or read.
+    Disk(String),
     /// What was to be told of the progress failed.
     Callback(String),
     /// The caller asked for an end.
@@ -35,6 +37,7 @@ impl fmt::Display for Error {
             | Error::Vocabulary(message)
             | Error::TooLong(message)
             | Error::Memory(message)
+            | Error::Disk(message)
             | Error::Callback(message) => f.write_str(message),
             Error::UnknownId {
                 id,

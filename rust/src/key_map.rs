@@ -37,6 +37,11 @@ impl<V: Copy + Default> KeyMap<V> {
         self.len
     }
 
+    /// How much memory it takes.
+    pub fn n_bytes(&self) -> usize {
+        self.keys.len() * (size_of::<Key>() + size_of::<V>())
+    }
+
     /// The value of `key`.
     #[inline]
     pub fn get(&self, key: Key) -> Option<V> {

@@ -17,6 +17,7 @@ pub mod merge;
 pub mod merges;
 pub mod parallel;
 pub mod pretokenize;
+pub mod spill;
 mod stop;
 pub mod train;
 pub mod vocab;

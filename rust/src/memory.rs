@@ -41,3 +41,13 @@ fn advise_large_pages<T>(values: &mut Vec<T>) {
         unsafe { libc::madvise(start.add(skipped).cast(), n_bytes, libc::MADV_HUGEPAGE) };
     }
 }
+
+/// Hand memory that was freed back to the system, where the C library would keep it for itself.
+#[cfg(feature = "python")]
+pub fn give_back() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: it takes no pointers and only touches memory that nobody owns.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}

@@ -229,7 +229,7 @@ impl Round {
         // Each thread looks at all pairs and takes its share, so that the words come in order.
         let mut shares = vec![FxHashMap::<Pair, Followed>::default(); n_threads];
         for_each(&mut shares, n_threads, stop, |followed, i| {
-            let mine = |pair| Bounds::place(pair) * n_threads >> LOG2_SUMS == i;
+            let mine = |pair| (Bounds::place(pair) * n_threads) >> LOG2_SUMS == i;
             let is_wanted = |pair| bounds.reaches(pair, threshold) & mine(pair);
             corpus.for_each_pair(stop, is_wanted, |pair, word, count| {
                 let followed = followed.entry(pair).or_default();

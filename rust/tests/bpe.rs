@@ -4,6 +4,7 @@ use gptfast_rust::count::{PieceCounts, count_texts};
 use gptfast_rust::encode::Tokenizer;
 use gptfast_rust::error::Error;
 use gptfast_rust::pretokenize::Pattern;
+use gptfast_rust::spill::{LeftOut, Spill, training_bytes};
 use gptfast_rust::train::{Pair, train};
 use gptfast_rust::vocab::Vocab;
 use proptest::prelude::*;
@@ -247,6 +248,65 @@ fn the_last_letter_changes_all_before_it() {
     let pairs = (0..26).step_by(2).map(|i| 256 + 24 - i).chain([45]);
     let expected: Vec<u32> = pairs.collect();
     assert_eq!(ids, expected.repeat(30_000));
+}
+
+fn listed(counts: &PieceCounts) -> Vec<(Vec<u8>, u64)> {
+    let mut list = Vec::new();
+    counts.for_each(|piece, count| list.push((piece.to_vec(), count)));
+    list.sort();
+    list
+}
+
+/// Each of 3,000 pre-tokens of different lengths 1 to 5 times, in files by way of several spills.
+fn spilled(n_spills: u64) -> (Spill, PieceCounts) {
+    let mut spill = Spill::new().unwrap();
+    let mut all = PieceCounts::default();
+    for round in 0..n_spills {
+        let mut some = PieceCounts::default();
+        for i in (0..3000).filter(|i| i % n_spills == round || i % 7 == 0) {
+            let piece = format!("{i}{}", "x".repeat(i as usize % 40));
+            some.add(piece.as_bytes(), 1 + i % 5);
+            all.add(piece.as_bytes(), 1 + i % 5);
+        }
+        spill.take(&mut some).unwrap();
+        assert!(some.is_empty());
+    }
+    (spill, all)
+}
+
+#[test]
+fn counts_come_back_from_disk() {
+    let (spill, all) = spilled(3);
+    let (kept, left_out) = spill.most_frequent(u64::MAX).unwrap();
+    assert_eq!(listed(&kept), listed(&all));
+    assert_eq!(left_out, LeftOut::default());
+}
+
+#[test]
+fn the_rarest_counts_are_left_out() {
+    let (_, all) = spilled(1);
+    let all = listed(&all);
+    let size_of_all: u64 = all.iter().map(|(piece, _)| training_bytes(piece)).sum();
+    for room in [0, size_of_all / 10, size_of_all / 2, size_of_all / 10 * 9] {
+        let (kept, left_out) = spilled(1).0.most_frequent(room).unwrap();
+        let kept = listed(&kept);
+        let size: u64 = kept.iter().map(|(piece, _)| training_bytes(piece)).sum();
+        // A hash decides at the border, so the room is met on average only.
+        assert!(size.abs_diff(room) <= size_of_all / 50, "{size} of {room}");
+        assert_eq!(left_out.pieces as usize, all.len() - kept.len());
+        let gone: Vec<_> = all.iter().filter(|count| !kept.contains(count)).collect();
+        assert_eq!(
+            gone.iter().map(|count| count.1).max(),
+            Some(left_out.at_most)
+        );
+        assert!(
+            kept.iter()
+                .all(|count| all.contains(count) && count.1 >= left_out.at_most)
+        );
+        // Not the order in which they were counted decides.
+        let (again, _) = spilled(1).0.most_frequent(room).unwrap();
+        assert_eq!(listed(&again), kept);
+    }
 }
 
 #[test]

@@ -154,7 +154,11 @@ def test_lone_surrogates_are_refused(tokenizer: BPETokenizer) -> None:
     [
         ({"vocab_size": 256}, "vocab_size is 256: expected at least 257"),
         ({"vocab_size": -1}, "vocab_size is -1: expected at least 257"),
+        ({"vocab_size": "300"}, "vocab_size is '300': expected a whole number"),
         ({"vocab_size": 300, "min_frequency": 0}, "min_frequency is 0"),
+        ({"vocab_size": 300, "min_frequency": None}, "min_frequency is None"),
+        ({"vocab_size": 300, "memory_limit": 1_000_000}, "memory_limit is 1000000: expected at"),
+        ({"vocab_size": 300, "texts": None, "files": []}, "files is empty"),
         ({"vocab_size": 300, "pattern": "("}, "nor a valid regular expression"),
         ({"vocab_size": 300, "special_tokens": ["a"]}, "an ordinary token already"),
         ({"vocab_size": 300, "special_tokens": ["<x>", "<x>"]}, "given twice"),

@@ -67,6 +67,7 @@ def run_train(config: Train) -> None:
         min_frequency=config.min_frequency,
         tie=config.tie,
         n_threads=config.n_threads,
+        memory_limit=n_bytes(config.memory_limit),
     )
     seconds = time.perf_counter() - start
     tokenizer.save(config.out)

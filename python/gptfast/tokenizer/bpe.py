@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from gptfast.errors import UserError
 from gptfast.tokenizer.base import END_OF_TEXT, IdArray, Tokenizer, id_list
-from gptfast.tokenizer.documents import Paths, read_blocks
+from gptfast.tokenizer.documents import Paths, find_files, read_blocks
 from gptfast.tokenizer.formats import (
     bpe_from_json,
     bpe_to_json,
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from gptfast.tokenizer.shard import Shard
 
 _ID_DTYPES = (np.dtype(np.uint16), np.dtype(np.uint32), np.dtype(np.int64))
+
+_SMALLEST_LIMIT = 64_000_000  # less would not hold what training needs however short the text is
 
 # The single bytes in the order of their ids.
 _ALPHABETS: dict[str, list[int]] = {
@@ -86,6 +88,7 @@ class BPETokenizer(Tokenizer):
         files: Paths | None = None,
         tie: Literal["bytes", "huggingface"] = "bytes",
         n_threads: int | None = None,
+        memory_limit: int | None = None,
         progress: bool = True,
     ) -> Self:
         """Learn a vocabulary: ids 0 to 255 are single bytes, then merges, then the special tokens.
@@ -99,23 +102,25 @@ class BPETokenizer(Tokenizer):
         "huggingface" they are in the order of GPT-2's alphabet, which makes the same choices as the
         trainer of Hugging Face `tokenizers`. Neither threads nor the order of the texts matter.
 
+        `memory_limit` is in bytes, beside what the process holds anyway. Counts that it has no room
+        for are kept in temporary files. If even the distinct pre-tokens are more than training has
+        room for, the rarest are left out, and a warning says how many. None is no limit.
+
         Raises UserError if the arguments ask for something impossible, or a file can't be used.
         """
         smallest = 256 + len(special_tokens)
-        if vocab_size < smallest:
-            raise UserError(
-                f"vocab_size is {vocab_size}: expected at least {smallest}, for 256 bytes and "
-                f"{len(special_tokens)} special tokens"
-            )
-        if min_frequency < 1:
-            raise UserError(f"min_frequency is {min_frequency}: expected at least 1")
+        why = f", for 256 bytes and {len(special_tokens)} special tokens"
+        _check_at_least("vocab_size", vocab_size, smallest, why)
+        _check_at_least("min_frequency", min_frequency, 1)
+        if memory_limit is not None:
+            _check_at_least("memory_limit", memory_limit, _SMALLEST_LIMIT)
         if tie not in _ALPHABETS:
             raise UserError(f"tie is {tie!r}: expected one of {', '.join(_ALPHABETS)}")
         if (texts is None) == (files is None):
             raise UserError("expected either texts or files to learn from, and not both")
         source: Iterable[str | bytes] = [texts] if isinstance(texts, str) else texts or ()
         if files is not None:
-            source = _text_of(files, pattern)
+            source = _text_of(files, pattern, memory_limit)
         try:
             with show_training(progress) as told:
                 trained = _rust_bpe().train(
@@ -126,6 +131,7 @@ class BPETokenizer(Tokenizer):
                     min_frequency,
                     bytes(_ALPHABETS[tie]),
                     thread_count(n_threads),
+                    memory_limit,
                     told,
                 )
         except _RUST_ERRORS as error:
@@ -327,13 +333,25 @@ def _ids_for_rust(ids: Sequence[int] | npt.NDArray[Any]) -> list[int] | npt.NDAr
     return id_list(ids)
 
 
-def _text_of(files: Paths, pattern: str) -> Iterator[bytes]:
+def _check_at_least(name: str, value: object, smallest: int, why: str = "") -> None:
+    if not isinstance(value, int):
+        raise UserError(f"{name} is {value!r}: expected a whole number")
+    if value < smallest:
+        raise UserError(f"{name} is {value}: expected at least {smallest:,}{why}")
+
+
+def _text_of(files: Paths, pattern: str, memory_limit: int | None) -> Iterator[bytes]:
     """The text of files in blocks that merges would not cross anyway."""
+    found = find_files(files)
+    if not found:
+        raise UserError("files is empty: expected at least one file to learn from")
     try:
         single_bytes = _rust_bpe()({bytes([byte]): byte for byte in range(256)}, pattern, {})
     except _RUST_ERRORS as error:
         raise _user_error(error) from None
-    return (block.data for block in read_blocks(files, safe_cut=single_bytes.safe_cut))
+    longest = None if memory_limit is None else memory_limit // 16
+    blocks = read_blocks(found, safe_cut=single_bytes.safe_cut, longest=longest)
+    return (block.data for block in blocks)
 
 
 # What Rust raises for what it can't use. Every method catches these by itself: a context manager

@@ -38,6 +38,8 @@ class Train:
     """Which of equally frequent pairs is merged first; huggingface: as its trainer does."""
     n_threads: int | None = None
     """Threads to use; all cores by default."""
+    memory_limit: str | None = None
+    """Memory for text and counts, such as 600MB or 2GB; the rarest pre-tokens are left out for it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,10 @@ use super::work::{interruptible, value_error};
 use crate::count::{PieceCounts, count_texts};
 use crate::encode::{Sink, Tokenizer};
 use crate::error::Error;
-use crate::memory::large_vec;
+use crate::memory::{give_back, large_vec};
 use crate::parallel::for_each;
 use crate::pretokenize::Pattern;
+use crate::spill::{LeftOut, Spill, training_bytes};
 use crate::train::train;
 use crate::vocab::{MAX_ID, Vocab};
 
@@ -67,6 +68,7 @@ impl Bpe {
         min_frequency: u64,
         alphabet: &[u8],
         n_threads: usize,
+        memory_limit: Option<u64>,
         progress: Bound<'_, PyAny>,
     ) -> PyResult<Self> {
         let alphabet = alphabet.try_into()?;
@@ -81,7 +83,7 @@ impl Bpe {
                 ))
             })?;
         let pattern = Pattern::new(pattern).map_err(value_error)?;
-        let counts = count_all(py, texts, &pattern, n_threads, &progress)?;
+        let counts = count_all(py, texts, &pattern, n_threads, memory_limit, &progress)?;
         let progress = progress.unbind();
         interruptible(py, usize::MAX, |stop| {
             let mut failed = Ok(());
@@ -369,9 +371,13 @@ fn count_all(
     texts: &Bound<'_, PyAny>,
     pattern: &Pattern,
     n_threads: usize,
+    memory_limit: Option<u64>,
     progress: &Bound<'_, PyAny>,
 ) -> PyResult<PieceCounts> {
     let mut partial = vec![PieceCounts::default(); n_threads];
+    // If every pre-token is new, counting takes about 20 times as much memory as the text.
+    let max_batch = memory_limit.map_or(BATCH_BYTES, |limit| BATCH_BYTES.min(limit as usize / 64));
+    let mut spill: Option<Spill> = None;
     let mut texts = texts.try_iter()?;
     let mut n_bytes = 0;
     loop {
@@ -380,7 +386,7 @@ fn count_all(
         for text in texts.by_ref() {
             batch.push(text?.extract()?);
             batch_bytes += batch.last().map_or(0, |text| text.as_bytes().len());
-            if batch_bytes >= BATCH_BYTES {
+            if batch_bytes >= max_batch {
                 break;
             }
         }
@@ -392,7 +398,19 @@ fn count_all(
                 .iter()
                 .flat_map(|text| pattern.parts(text.as_bytes()))
                 .collect();
-            count_texts(&mut partial, pattern, &parts, stop)
+            count_texts(&mut partial, pattern, &parts, stop)?;
+            let n_bytes: usize = partial.iter().map(PieceCounts::n_bytes).sum();
+            if memory_limit.is_some_and(|limit| n_bytes as u64 > limit / 8) {
+                let spill = match &mut spill {
+                    Some(spill) => spill,
+                    none => none.insert(Spill::new()?),
+                };
+                for counts in &mut partial {
+                    spill.take(counts)?;
+                }
+                give_back();
+            }
+            Ok(())
         })?;
         n_bytes += batch_bytes;
         progress.call1(("counting", n_bytes, 0))?;
@@ -401,7 +419,33 @@ fn count_all(
     for other in partial {
         counts.append(other);
     }
+    let Some(limit) = memory_limit else {
+        return Ok(counts);
+    };
+    let (counts, left_out) = interruptible(py, usize::MAX, |_| fit(counts, spill, limit / 2))?;
+    if left_out.pieces > 0 {
+        progress.call1(("left out", left_out.pieces, left_out.at_most))?;
+    }
     Ok(counts)
+}
+
+/// As many of the most frequent pre-tokens as training can use in `max_bytes` of memory.
+fn fit(
+    mut counts: PieceCounts,
+    spill: Option<Spill>,
+    max_bytes: u64,
+) -> Result<(PieceCounts, LeftOut), Error> {
+    let mut n_bytes = 0;
+    counts.for_each(|piece, _| n_bytes += training_bytes(piece));
+    if spill.is_none() && n_bytes <= max_bytes {
+        return Ok((counts, LeftOut::default()));
+    }
+    let mut spill = spill.map_or_else(Spill::new, Ok)?;
+    spill.take(&mut counts)?;
+    give_back();
+    let fitting = spill.most_frequent(max_bytes);
+    give_back();
+    fitting
 }
 
 fn token_id(token: &Bound<'_, PyAny>, id: &Bound<'_, PyAny>) -> PyResult<u32> {
