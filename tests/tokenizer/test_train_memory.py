@@ -66,7 +66,7 @@ def test_what_is_frequent_is_learned() -> None:
 @pytest.mark.parametrize("limit", [SMALLEST, 3 * SMALLEST])
 def test_the_peak_is_below_the_limit(tmp_path: Path, limit: int) -> None:
     source = tmp_path / "words.txt"
-    source.write_text(words(2_000_000, 5_000_000, seed=3))
+    source.write_text(words(1_000_000, 2_000_000, seed=3))
     script = (
         "import sys\n"
         "from pathlib import Path\n"

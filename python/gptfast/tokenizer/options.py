@@ -39,7 +39,7 @@ class Train:
     n_threads: int | None = None
     """Threads to use; all cores by default."""
     memory_limit: str | None = None
-    """Memory for text and counts, such as 600MB or 2GB; the rarest pre-tokens are left out for it."""
+    """Memory to stay below, such as 600MB or 2GB; rare pre-tokens are left out if they must."""
 
 
 @dataclass(frozen=True, kw_only=True)
