@@ -231,9 +231,17 @@ fn o200k_by_hand() {
 fn safe_cut_by_hand() {
     let safe_cut = |pattern: &str, text: &[u8]| Pattern::new(pattern).unwrap().safe_cut(text);
     for (name, _) in &*SCANNERS {
-        assert_eq!(safe_cut(name, b"one two\n3 4 "), 7);
-        assert_eq!(safe_cut(name, b"one two "), 7);
-        assert_eq!(safe_cut(name, b"one\xff two"), 0);
+        assert_eq!(safe_cut(name, b"one two\n 3"), 7);
+        assert_eq!(safe_cut(name, b"one 2.\n3"), 7);
+        assert_eq!(safe_cut(name, b"one 2.\n\n3"), 3);
+        assert_eq!(safe_cut(name, b"one 2.\n/"), 3);
+        assert_eq!(safe_cut(name, b"one two. "), 8);
+        assert_eq!(safe_cut(name, b"one two  "), 7);
+        assert_eq!(safe_cut(name, b"one two\xff "), 3);
+        assert_eq!(safe_cut(name, "字。字、、字。\n".as_bytes()), 15);
+        assert_eq!(safe_cut(name, "字。\n字".as_bytes()), 7);
+        assert_eq!(safe_cut(name, "\u{3000}字\u{3000}\n字!".as_bytes()), 0);
+        assert_eq!(safe_cut(name, b"one\xff\xfftwo"), 0);
         assert_eq!(safe_cut(name, b" two"), 0);
         assert_eq!(safe_cut(name, b""), 0);
         let far = |n: usize| [b"a ", vec![b'.'; n].as_slice()].concat();
@@ -288,13 +296,23 @@ proptest! {
     }
 
     #[test]
-    fn safe_cut_is_safe(start in tricky_text(), end in tricky_text(), line in any::<bool>()) {
+    fn safe_cut_is_safe(
+        start in tricky_text(),
+        place in prop::sample::select(vec![
+            "a ", "a\n", "1 ", ". ", "' ", "\u{301} ", "字。", "字，", "é\n", "a\nb", ".\n字", "'\n's", "1\n1",
+            "。\n\u{301}", "",
+        ]),
+        end in tricky_text(),
+    ) {
         // `end` and `start` again are the text around the part.
-        let part = format!("{start}a{}{end}", if line { '\n' } else { ' ' });
+        let part = format!("{start}{place}{end}");
         let text = format!("{end}{part}{start}");
         for (name, regex) in &*SCANNERS {
             let cut = Pattern::new(name).unwrap().safe_cut(part.as_bytes());
-            prop_assert!(start.len() < cut && cut < part.len());
+            prop_assert!(cut > start.len() || place.is_empty());
+            if cut == 0 {
+                continue;
+            }
             let (left, right) = text.split_at(end.len() + cut);
             let both = [regex_matches(regex, left), regex_matches(regex, right)].concat();
             prop_assert_eq!(both, regex_matches(regex, &text), "{}", name);

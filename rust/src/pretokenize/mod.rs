@@ -7,6 +7,7 @@ mod classes;
 mod gpt2;
 mod o200k;
 mod parts;
+mod safe_cut;
 mod simd;
 
 use fancy_regex::Regex;
@@ -139,29 +140,16 @@ impl Pattern {
     /// text around them has the same pre-tokens whether it is split whole or as two texts cut there.
     /// 0 if there is none within the last [`SAFE_CUT_REACH`] bytes, or none known for the pattern.
     pub fn safe_cut(&self, bytes: &[u8]) -> usize {
-        // Safe is a place between an ASCII letter and a space or newline.
-        //
-        // The second text is split alike: the patterns look ahead, never behind, so it is enough
-        // that a pre-token starts there. One does, since no match has white space after a letter:
-        // - gpt2 matches ' ' before a word, and otherwise white space in runs of its own;
-        // - cl100k and o200k match one white space before a word, newlines (and slashes) after a run
-        //   of OTHER, which has no letter, and otherwise white space in runs of its own.
-        //
-        // The first text is split alike: its end, where the white space was, changes no match. After
-        // a letter the patterns ask for a letter, a mark or an apostrophe, and white space is as
-        // little one of these as the end is; `$` and `(?!\S)` come after white space only, so that
-        // in the first text they see its last letter at the latest.
-        //
-        // Both bytes are characters of the same stretch of UTF-8, which `visit_bytes` keeps whole.
         match self {
             Pattern::Gpt2 | Pattern::Cl100k | Pattern::O200k => {
-                let start = bytes.len().saturating_sub(SAFE_CUT_REACH);
-                bytes[start..]
-                    .windows(2)
-                    .rposition(|pair| {
-                        pair[0].is_ascii_alphabetic() && matches!(pair[1], b' ' | b'\n')
-                    })
-                    .map_or(0, |letter| start + letter + 1)
+                // What is cut in two is always one stretch of UTF-8, which `visit_bytes` keeps whole.
+                let mut position = bytes.len().saturating_sub(SAFE_CUT_REACH);
+                let mut cut = 0;
+                for chunk in bytes[position..].utf8_chunks() {
+                    cut = safe_cut::last_in(chunk.valid()).map_or(cut, |at| position + at);
+                    position += chunk.valid().len() + chunk.invalid().len();
+                }
+                cut
             }
             Pattern::None | Pattern::Regex(_) => 0,
         }
