@@ -238,7 +238,7 @@ fn safe_cut_by_hand() {
         assert_eq!(safe_cut(name, b"one two. "), 8);
         assert_eq!(safe_cut(name, b"one two  "), 7);
         assert_eq!(safe_cut(name, b"one two\xff "), 3);
-        assert_eq!(safe_cut(name, "字。字、、字。\n".as_bytes()), 15);
+        assert_eq!(safe_cut(name, "字。字、、字。\n".as_bytes()), 18);
         assert_eq!(safe_cut(name, "字。\n字".as_bytes()), 7);
         assert_eq!(safe_cut(name, "\u{3000}字\u{3000}\n字!".as_bytes()), 0);
         assert_eq!(safe_cut(name, b"one\xff\xfftwo"), 0);
