@@ -37,7 +37,11 @@ train: build  ## train a GPT on Shakespeare and let it write (ARGS="--n-layer 6 
 ladder: build  ## train every rung from bigram to GPT and compare them
 	$(BIN)/python -m gptfast.ladder --resume $(ARGS)
 
-test: build  ## run every test, Rust and Python
+# The tests that need these are skipped without them.
+$(VENV)/ranks: $(VENV)/.built
+	-test -e $@ || $(BIN)/python tests/tokenizer/fetch_ranks.py $@
+
+test: build $(VENV)/ranks  ## run every test, Rust and Python
 	cargo test --quiet --workspace
 	$(BIN)/python -m pytest $(ARGS)
 

@@ -1,9 +1,8 @@
 """Every id must be tiktoken's: for GPT-2's, cl100k's and o200k's pattern, with two vocabularies.
 
 The one is learned here. The other is the published one, if its rank file is there:
-`gpt2.tiktoken` in shared/data, `cl100k_base.tiktoken` and `o200k_base.tiktoken` in the folder that
-the environment variable GPTFAST_RANKS names. GPTFAST_EXHAUSTIVE=1 tries 100,000 generated strings
-for each of the six instead of 1,000.
+`gpt2.tiktoken` in shared/data, the others where `fetch_ranks.py` puts them for `make test`.
+GPTFAST_EXHAUSTIVE=1 tries 100,000 generated strings for each of the six instead of 1,000.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ from gptfast.tokenizer import BPETokenizer
 Pair: TypeAlias = tuple[BPETokenizer, tiktoken.Encoding]
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
-RANKS = os.environ.get("GPTFAST_RANKS")
+RANKS = Path(__file__).parents[2] / ".venv" / "ranks"
 RANK_FILES = {
     "gpt2": SHARED / "gpt2.tiktoken",
-    "cl100k": Path(RANKS or "") / "cl100k_base.tiktoken",
-    "o200k": Path(RANKS or "") / "o200k_base.tiktoken",
+    "cl100k": RANKS / "cl100k_base.tiktoken",
+    "o200k": RANKS / "o200k_base.tiktoken",
 }
 N_STRINGS = 100_000 if os.environ.get("GPTFAST_EXHAUSTIVE") == "1" else 1_000
 
@@ -103,8 +102,6 @@ def learned_pair(pattern: str) -> Pair:
 
 def published_pair(pattern: str) -> Pair:
     path = RANK_FILES[pattern]
-    if pattern != "gpt2" and RANKS is None:
-        pytest.skip(f"GPTFAST_RANKS names no folder with {path.name}")
     if not path.is_file():
         pytest.skip(f"{path} is missing")
     regex, special_tokens = published(pattern)
