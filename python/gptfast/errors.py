@@ -14,3 +14,11 @@ class MissingFileError(UserError, FileNotFoundError):
 
 class RunError(RuntimeError):
     """A run that began and could not go on (NaN loss, disk full). Exit 1."""
+
+
+def check_at_least(name: str, value: object, smallest: int, why: str = "") -> None:
+    """Raise UserError if the argument called `name` is no int, or less than `smallest`."""
+    if not isinstance(value, int):
+        raise UserError(f"{name} is {value!r}: expected a whole number")
+    if value < smallest:
+        raise UserError(f"{name} is {value}: expected at least {smallest:,}{why}")

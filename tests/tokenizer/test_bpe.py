@@ -158,11 +158,14 @@ def test_lone_surrogates_are_refused(tokenizer: BPETokenizer) -> None:
         ({"vocab_size": 300, "min_frequency": 0}, "min_frequency is 0"),
         ({"vocab_size": 300, "min_frequency": None}, "min_frequency is None"),
         ({"vocab_size": 300, "memory_limit": 1_000_000}, "memory_limit is 1000000: expected at"),
-        ({"vocab_size": 300, "texts": None, "files": []}, "files is empty"),
+        ({"vocab_size": 300, "texts": None, "files": []}, "no files were given"),
         ({"vocab_size": 300, "pattern": "("}, "nor a valid regular expression"),
         ({"vocab_size": 300, "special_tokens": ["a"]}, "an ordinary token already"),
         ({"vocab_size": 300, "special_tokens": ["<x>", "<x>"]}, "given twice"),
         ({"vocab_size": 300, "texts": [1]}, "int"),
+        ({"vocab_size": 300, "texts": 5}, "texts is a int"),
+        ({"vocab_size": 300, "special_tokens": "<x>"}, "special_tokens is '<x>'"),
+        ({"vocab_size": 300, "n_threads": "2"}, "n_threads is '2'"),
     ],
 )
 def test_training_mistakes(arguments: dict[str, object], complaint: str) -> None:

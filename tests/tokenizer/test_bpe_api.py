@@ -9,6 +9,7 @@ import gzip
 import json
 import pickle
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -355,3 +356,22 @@ def test_round_trips(tmp_path: Path, pattern: str) -> None:
         for text in (SAMPLE, *ATOMS, "".join(ATOMS)):
             assert copy.encode(text) == theirs.encode(text).ids
             assert copy.encode(f"{text}<|endoftext|>", "all")[-1] == 399
+
+
+@pytest.mark.parametrize(
+    ("call", "complaint"),
+    [
+        (lambda t: t.encode_ordinary(5), "expected str or bytes"),
+        (lambda t: t.encode_batch("ab"), "texts is a str: expected a list of texts"),
+        (lambda t: t.encode_batch(5), "texts is a int: expected a list of texts"),
+        (lambda t: t.encode_batch(["a"], n_threads="2"), "n_threads is '2': expected a whole"),
+        (lambda t: t.decode(65), "the ids are a int: expected a list or array of ids"),
+        (lambda t: t.decode_batch(65), "batch is a int: expected a list of lists of ids"),
+        (lambda t: t.decode_batch([65]), "the ids are a int"),
+        (lambda t: t.decode([1.5]), "id 1.5 at position 0"),
+        (lambda t: t.encode_files([], out="x.bin"), "no files were given"),
+    ],
+)
+def test_arguments_of_the_wrong_type(call: Callable[[Any], object], complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        call(BPETokenizer.train("ab", 257))

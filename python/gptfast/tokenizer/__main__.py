@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
 
 def run_train(config: Train) -> None:
     """Train, save, and say how long it took and how far the vocabulary compresses."""
-    files = _given(config.files)
+    files = find_files(config.files)
     sample = _first_bytes(files, SAMPLE_BYTES)
     if not sample:
         raise UserError(
@@ -80,12 +80,6 @@ def run_train(config: Train) -> None:
     )
 
 
-def _given(files: Sequence[str]) -> list[Path]:
-    if not files:
-        raise UserError("no files were given: expected at least one file, folder or glob")
-    return find_files(files)
-
-
 def _first_bytes(files: Sequence[Path], n: int) -> list[str]:
     """The documents with which the files begin, cut after `n` bytes."""
     texts: list[str] = []
@@ -112,7 +106,7 @@ def run_encode(config: Encode) -> None:
         return
     if config.text is not None:
         raise UserError("--text was given with --out: expected files to write shards of")
-    files = _given(config.files)
+    files = find_files(config.files)
     options = EncodeOptions(
         separator=config.separator,
         n_threads=config.n_threads,

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -147,5 +147,10 @@ class Tokenizer(ABC):
 
 
 def id_list(ids: Sequence[int] | npt.NDArray[Any]) -> list[int]:
-    """Return ids from a list, a NumPy array or a PyTorch tensor as a list of int."""
+    """Return ids from a list, a NumPy array or a PyTorch tensor as a list of int.
+
+    Raises UserError if they are none of these.
+    """
+    if not isinstance(ids, Iterable):
+        raise UserError(f"the ids are a {type(ids).__name__}: expected a list or array of ids")
     return ids.tolist() if hasattr(ids, "tolist") else list(ids)

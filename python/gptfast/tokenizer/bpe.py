@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from gptfast.errors import UserError
+from gptfast.errors import UserError, check_at_least
 from gptfast.tokenizer.base import END_OF_TEXT, IdArray, Tokenizer, id_list
-from gptfast.tokenizer.documents import Paths, find_files, read_blocks
+from gptfast.tokenizer.documents import Paths, read_blocks
 from gptfast.tokenizer.formats import (
     bpe_from_json,
     bpe_to_json,
@@ -110,15 +110,19 @@ class BPETokenizer(Tokenizer):
         """
         smallest = 256 + len(special_tokens)
         why = f", for 256 bytes and {len(special_tokens)} special tokens"
-        _check_at_least("vocab_size", vocab_size, smallest, why)
-        _check_at_least("min_frequency", min_frequency, 1)
+        check_at_least("vocab_size", vocab_size, smallest, why)
+        check_at_least("min_frequency", min_frequency, 1)
         if memory_limit is not None:
-            _check_at_least("memory_limit", memory_limit, _SMALLEST_LIMIT)
+            check_at_least("memory_limit", memory_limit, _SMALLEST_LIMIT)
         if tie not in _ALPHABETS:
             raise UserError(f"tie is {tie!r}: expected one of {', '.join(_ALPHABETS)}")
+        if isinstance(special_tokens, str):
+            raise UserError(f"special_tokens is {special_tokens!r}: expected a list of such names")
         if (texts is None) == (files is None):
             raise UserError("expected either texts or files to learn from, and not both")
         source: Iterable[str | bytes] = [texts] if isinstance(texts, str) else texts or ()
+        if not isinstance(source, Iterable):
+            raise UserError(f"texts is a {type(texts).__name__}: expected texts to learn from")
         if files is not None:
             source = _text_of(files, pattern, memory_limit)
         try:
@@ -241,6 +245,8 @@ class BPETokenizer(Tokenizer):
 
     def encode_batch(self, texts: Sequence[str], n_threads: int | None = None) -> list[list[int]]:
         """Return `encode_ordinary` of each text; None is one thread per core."""
+        if isinstance(texts, (str, bytes)) or not isinstance(texts, Sequence):
+            raise UserError(f"texts is a {type(texts).__name__}: expected a list of texts")
         try:
             return self._bpe.encode_batch(texts, thread_count(n_threads))
         except _RUST_ERRORS as error:
@@ -300,6 +306,8 @@ class BPETokenizer(Tokenizer):
         self, batch: Iterable[Sequence[int] | npt.NDArray[Any]], errors: str = "replace"
     ) -> list[str]:
         """Return `decode` of each sequence of ids."""
+        if not isinstance(batch, Iterable):
+            raise UserError(f"batch is a {type(batch).__name__}: expected a list of lists of ids")
         return [self.decode(ids, errors) for ids in batch]
 
     def stream_decoder(self) -> StreamDecoder:
@@ -333,24 +341,14 @@ def _ids_for_rust(ids: Sequence[int] | npt.NDArray[Any]) -> list[int] | npt.NDAr
     return id_list(ids)
 
 
-def _check_at_least(name: str, value: object, smallest: int, why: str = "") -> None:
-    if not isinstance(value, int):
-        raise UserError(f"{name} is {value!r}: expected a whole number")
-    if value < smallest:
-        raise UserError(f"{name} is {value}: expected at least {smallest:,}{why}")
-
-
 def _text_of(files: Paths, pattern: str, memory_limit: int | None) -> Iterator[bytes]:
     """The text of files in blocks that merges would not cross anyway."""
-    found = find_files(files)
-    if not found:
-        raise UserError("files is empty: expected at least one file to learn from")
     try:
         single_bytes = _rust_bpe()({bytes([byte]): byte for byte in range(256)}, pattern, {})
     except _RUST_ERRORS as error:
         raise _user_error(error) from None
     longest = None if memory_limit is None else memory_limit // 16
-    blocks = read_blocks(found, safe_cut=single_bytes.safe_cut, longest=longest)
+    blocks = read_blocks(files, safe_cut=single_bytes.safe_cut, longest=longest)
     return (block.data for block in blocks)
 
 

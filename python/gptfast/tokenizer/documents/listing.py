@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from gptfast.errors import MissingFileError
+from gptfast.errors import MissingFileError, UserError
 
 Paths: TypeAlias = str | Path | Sequence[str | Path]
 
@@ -22,9 +22,11 @@ def find_files(paths: Paths) -> list[Path]:
     """Return the files that paths stand for, each once: itself, a folder's, or a glob's, sorted.
 
     Folders are searched to any depth for files that end in one of FOLDER_SUFFIXES. Raises
-    MissingFileError if a path stands for no file.
+    MissingFileError if a path stands for no file, UserError if there is no path.
     """
     names = [paths] if isinstance(paths, (str, Path)) else paths
+    if not names:
+        raise UserError("no files were given: expected at least one file, folder or glob")
     return list(dict.fromkeys(file for name in names for file in _find(name)))
 
 
