@@ -132,8 +132,16 @@ fn pattern_name() -> impl Strategy<Value = &'static str> {
     prop::sample::select(vec!["gpt2", "none"])
 }
 
+/// PROPTEST_CASES=200000 tries as many.
+fn cases(n: u32) -> ProptestConfig {
+    match std::env::var_os("PROPTEST_CASES") {
+        Some(_) => ProptestConfig::default(),
+        None => ProptestConfig::with_cases(n),
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(cases(512))]
 
     #[test]
     fn training_and_encoding_equal_the_naive_twins(
