@@ -66,7 +66,7 @@ struct LongPieces {
 
 impl LongPieces {
     fn insert(&mut self, piece: &[u8], ids: &[u32]) {
-        let n_bytes = piece.len() + size_of_val(ids);
+        let n_bytes = piece.len() + size_of_val(ids) + 100; // two allocations and a place in the map
         if self.n_bytes + n_bytes > MAX_LONG_BYTES {
             *self = LongPieces::default();
         }
@@ -160,6 +160,7 @@ impl Tokenizer {
             let hand_on = |ids: &[u32]| sink.wide(ids);
             Encoding::new(self, &mut scratch, bytes, stop, hand_on).run(text)
         };
+        scratch.merger.shrink();
         self.put_back(scratch);
         done
     }
@@ -195,6 +196,7 @@ struct Encoding<'a, I, S> {
 impl<I: Id, S: FnMut(&[I])> Visitor for Encoding<'_, I, S> {
     #[inline(always)]
     fn pieces(&mut self, first_start: usize, ends: &[usize]) -> Result<(), Error> {
+        check(self.output.stop)?;
         self.cache.make_room();
         if self.output.n > BUFFER_IDS / 2 {
             self.output.flush()?;

@@ -7,6 +7,7 @@
 mod bindings;
 mod cache;
 pub mod count;
+pub mod counter;
 pub mod cpu;
 pub mod encode;
 pub mod error;

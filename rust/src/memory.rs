@@ -30,10 +30,11 @@ pub fn large_vec<T>(n: usize) -> Vec<T> {
 #[cfg(target_os = "linux")]
 fn advise_large_pages<T>(values: &mut Vec<T>) {
     const PAGE: usize = 4096;
+    const LARGE_PAGE: usize = 2 << 20;
     let n_bytes = values.capacity() * size_of::<T>();
     let start = values.as_mut_ptr().cast::<u8>();
     let skipped = start.align_offset(PAGE);
-    if n_bytes > skipped + PAGE {
+    if n_bytes > LARGE_PAGE {
         let n_bytes = (n_bytes - skipped) / PAGE * PAGE;
         // SAFETY: the pages are the vector's own, as it owns `capacity` values from `start` on, and
         // the advice changes only in what units the system provides them. Should it refuse, nothing
@@ -42,8 +43,18 @@ fn advise_large_pages<T>(values: &mut Vec<T>) {
     }
 }
 
+/// From now on, have the C library hand back memory of a megabyte or more as soon as it is freed.
+///
+/// By itself it keeps ever larger pieces, for each thread, because asking the system again takes time.
+pub fn keep_little() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: it takes no pointers, and changes only where memory allocated later comes from.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 20);
+    }
+}
+
 /// Hand memory that was freed back to the system, where the C library would keep it for itself.
-#[cfg(feature = "python")]
 pub fn give_back() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: it takes no pointers and only touches memory that nobody owns.

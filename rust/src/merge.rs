@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 
 use crate::error::Error;
 use crate::merges::{Merges, NONE};
-use crate::stop::check;
+use crate::stop::{check, check_at};
 
 /// Up to this many tokens the shortest way is to look for the lowest rank again and again.
 const FEW: usize = 48;
@@ -22,6 +22,9 @@ const BLOCK: usize = 16384;
 
 /// What a pre-token may leave behind in memory for the next one, in bytes of the pre-token.
 const MAX_KEPT: usize = 1 << 20;
+
+/// The same for each rank, in positions.
+const MAX_KEPT_POSITIONS: usize = 32;
 
 /// The memory of the merge loop, used again for each pre-token.
 #[derive(Debug, Default)]
@@ -44,9 +47,6 @@ impl Merger {
         piece: &[u8],
         stop: &AtomicBool,
     ) -> Result<&[u32], Error> {
-        if self.ids.capacity() > MAX_KEPT {
-            *self = Merger::default();
-        }
         set_to_bytes(&mut self.ids, byte_ids, piece);
         if piece.len() <= FEW {
             merge_few(merges, &mut self.ids);
@@ -57,15 +57,23 @@ impl Merger {
                 // All joins together take no longer than all blocks, as the next block has at least
                 // as many bytes as a join went over.
                 let end = piece.len().min(start + n_joined.max(BLOCK));
-                self.links.merge_many(merges, &mut self.ids[start..end]);
+                self.links
+                    .merge_many(merges, &mut self.ids[start..end], stop)?;
                 if start > 0 {
-                    n_joined = self.join(merges, byte_ids, &piece[..end], start);
+                    n_joined = self.join(merges, byte_ids, &piece[..end], start, stop)?;
                 }
                 start = end;
             }
         }
         self.ids.retain(|&id| id != NONE);
         Ok(&self.ids)
+    }
+
+    /// Free what a very long pre-token has left behind.
+    pub fn shrink(&mut self) {
+        if self.ids.capacity() > MAX_KEPT {
+            *self = Merger::default();
+        }
     }
 
     /// Make the tokens of `piece[..at]` and the tokens of `piece[at..]` into those of all of `piece`.
@@ -78,7 +86,14 @@ impl Merger {
     /// ascending order. Until the first merge across a border between tokens, every token's bytes are
     /// merged as they would be if they were alone. So that merge takes place if all are merged
     /// together if and only if it does when the two tokens on its sides are.
-    fn join(&mut self, merges: &Merges, byte_ids: &[u32; 256], piece: &[u8], at: usize) -> usize {
+    fn join(
+        &mut self,
+        merges: &Merges,
+        byte_ids: &[u32; 256],
+        piece: &[u8],
+        at: usize,
+        stop: &AtomicBool,
+    ) -> Result<usize, Error> {
         let is_token = |&(_, &id): &(usize, &u32)| id != NONE;
         let mut n_tokens = 4;
         loop {
@@ -91,13 +106,13 @@ impl Merger {
             let start = first.map_or(0, |(i, _)| i);
 
             set_to_bytes(&mut self.seam, byte_ids, &piece[start..end]);
-            self.links.merge_many(merges, &mut self.seam);
+            self.links.merge_many(merges, &mut self.seam, stop)?;
             let last_now = self.seam.iter().rfind(|&&id| id != NONE);
             let left_fits = start == 0 || first.map(|(_, id)| id) == self.seam.first();
             let right_fits = end == piece.len() || last.map(|(_, id)| id) == last_now;
             if left_fits && right_fits {
                 self.ids[start..end].copy_from_slice(&self.seam);
-                return end - start;
+                return Ok(end - start);
             }
             n_tokens *= 4;
         }
@@ -169,28 +184,51 @@ impl Links {
     ///
     /// A merge's rank is the id it makes, and it makes only merges of higher rank possible: so the
     /// ranks come up in ascending order, each once, and all the positions of a rank are known then.
-    fn merge_many(&mut self, merges: &Merges, ids: &mut [u32]) {
+    fn merge_many(
+        &mut self,
+        merges: &Merges,
+        ids: &mut [u32],
+        stop: &AtomicBool,
+    ) -> Result<(), Error> {
+        let done = self.try_merge_many(merges, ids, stop);
+        if done.is_err() {
+            *self = Links::default(); // with no positions left from this time
+        }
+        done
+    }
+
+    fn try_merge_many(
+        &mut self,
+        merges: &Merges,
+        ids: &mut [u32],
+        stop: &AtomicBool,
+    ) -> Result<(), Error> {
         let end = ids.len() as u32;
         self.next.clear();
         self.next.extend(1..=end);
         self.previous.clear();
         self.previous.extend((0..end).map(|i| i.wrapping_sub(1)));
         for position in 0..end {
+            check_at(position, stop)?;
             self.offer(merges, ids, position);
         }
         while let Some(Reverse(rank)) = self.queue.pop() {
-            let mut positions = std::mem::take(self.positions.entry(rank).or_default());
+            let mut positions = self.positions.remove(&rank).unwrap_or_default();
             // From left to right. They came in a few ascending runs, which this sort makes use of.
             positions.sort();
-            for left in positions.drain(..) {
+            for (step, left) in (0..).zip(positions.drain(..)) {
+                check_at(step, stop)?;
                 // The tokens may have changed since this merge was offered. Two different pairs never
                 // make the same id, so an equal rank means that the same pair still stands here.
                 if self.rank_at(merges, ids, left) == rank {
                     self.apply(merges, ids, left, rank);
                 }
             }
-            self.positions.insert(rank, positions); // its memory is used again
+            if positions.capacity() <= MAX_KEPT_POSITIONS {
+                self.positions.insert(rank, positions); // its memory is used again
+            }
         }
+        Ok(())
     }
 
     fn apply(&mut self, merges: &Merges, ids: &mut [u32], left: u32, merged_id: u32) {

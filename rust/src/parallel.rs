@@ -38,11 +38,18 @@ pub fn for_each<S: Send>(
         // One thread is the caller's own.
         [state] => run(state),
         states => thread::scope(|scope| {
-            let threads: Vec<_> = states
-                .iter_mut()
-                .take(n)
-                .map(|state| scope.spawn(|| run(state)))
-                .collect();
+            let mut threads = Vec::new();
+            for (i, state) in states.iter_mut().take(n).enumerate() {
+                let spawned = thread::Builder::new().spawn_scoped(scope, || run(state));
+                match spawned {
+                    Ok(thread) => threads.push(thread),
+                    Err(error) if i == 0 => {
+                        return Err(Error::Memory(format!("no thread can be started: {error}")));
+                    }
+                    // Those that there are will do.
+                    Err(_) => break,
+                }
+            }
             threads.into_iter().try_for_each(|thread| {
                 thread
                     .join()

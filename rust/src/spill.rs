@@ -5,15 +5,17 @@ use std::collections::hash_map::RandomState;
 use std::fs::File;
 use std::hash::BuildHasher;
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
+use std::sync::atomic::AtomicBool;
 
 use rustc_hash::FxBuildHasher;
 
 use crate::count::PieceCounts;
 use crate::error::Error;
+use crate::stop::check_at;
 
-/// Pre-tokens are spread over so many files, so that all counts of one pre-token are in the same, and
-/// a file's counts fit into memory.
-const N_FILES: usize = 64;
+/// Pre-tokens are spread over so many files: all counts of one pre-token are in the same, and a file's
+/// counts fit into memory unless there are hundreds of times as many as do.
+const N_FILES: usize = 128;
 
 /// Temporary files of pre-tokens and counts, in the system's folder for those. They have no name there:
 /// they are gone when the process ends, however it ends.
@@ -57,11 +59,17 @@ impl Spill {
     /// The counts of the most frequent pre-tokens: as many as training takes `max_bytes` of memory for,
     /// by [`training_bytes`]. Of those that occur equally often a hash decides, so it does not matter
     /// in which order they were counted.
-    pub fn most_frequent(mut self, max_bytes: u64) -> Result<(PieceCounts, LeftOut), Error> {
+    ///
+    /// Fails if the files can't be read, or soon after `stop` has become true.
+    pub fn most_frequent(
+        &mut self,
+        max_bytes: u64,
+        stop: &AtomicBool,
+    ) -> Result<(PieceCounts, LeftOut), Error> {
         // By how often pre-tokens occur: the bytes that those take together.
         let mut sizes: BTreeMap<u64, u64> = BTreeMap::new();
         for file in &mut self.files {
-            let counts = read_counts(file).map_err(no_space)?;
+            let counts = read_counts(file, stop)?;
             counts
                 .for_each(|piece, count| *sizes.entry(count).or_default() += training_bytes(piece));
         }
@@ -78,9 +86,10 @@ impl Spill {
         let mut kept = PieceCounts::default();
         let mut left_out = LeftOut::default();
         for file in &mut self.files {
-            let counts = read_counts(file).map_err(no_space)?;
+            let counts = read_counts(file, stop)?;
             counts.for_each(|piece, count| {
-                if count > border.0 || (count == border.0 && share_at(piece) >= border.1) {
+                let fits = || training_bytes(piece) <= room && share_at(piece) >= border.1;
+                if count > border.0 || (count == border.0 && fits()) {
                     kept.add(piece, count);
                 } else {
                     left_out.pieces += 1;
@@ -110,23 +119,33 @@ fn write_record(file: &mut impl Write, piece: &[u8], count: u64) -> io::Result<(
 }
 
 /// The sums of all counts in a file.
-fn read_counts(file: &mut BufWriter<File>) -> io::Result<PieceCounts> {
-    file.flush()?;
-    file.get_ref().rewind()?;
+fn read_counts(file: &mut BufWriter<File>, stop: &AtomicBool) -> Result<PieceCounts, Error> {
+    file.flush().map_err(no_space)?;
+    file.get_ref().rewind().map_err(no_space)?;
     let mut reader = BufReader::new(file.get_ref());
     let mut counts = PieceCounts::default();
     let mut piece = Vec::new();
-    loop {
-        let (mut length, mut count) = ([0; 8], [0; 8]);
-        match reader.read_exact(&mut length) {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(counts),
-            done => done?,
+    for step in (0..=u32::MAX).cycle() {
+        check_at(step, stop)?;
+        match read_record(&mut reader, &mut piece).map_err(no_space)? {
+            Some(count) => counts.add(&piece, count),
+            None => break,
         }
-        reader.read_exact(&mut count)?;
-        piece.resize(u64::from_le_bytes(length) as usize, 0);
-        reader.read_exact(&mut piece)?;
-        counts.add(&piece, u64::from_le_bytes(count));
     }
+    Ok(counts)
+}
+
+/// The next count, and its pre-token in `piece`; None at the end.
+fn read_record(reader: &mut impl Read, piece: &mut Vec<u8>) -> io::Result<Option<u64>> {
+    let (mut length, mut count) = ([0; 8], [0; 8]);
+    match reader.read_exact(&mut length) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        done => done?,
+    }
+    reader.read_exact(&mut count)?;
+    piece.resize(u64::from_le_bytes(length) as usize, 0);
+    reader.read_exact(piece)?;
+    Ok(Some(u64::from_le_bytes(count)))
 }
 
 fn no_space(error: io::Error) -> Error {

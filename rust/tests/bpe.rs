@@ -284,8 +284,10 @@ fn spilled(n_spills: u64) -> (Spill, PieceCounts) {
 
 #[test]
 fn counts_come_back_from_disk() {
-    let (spill, all) = spilled(3);
-    let (kept, left_out) = spill.most_frequent(u64::MAX).unwrap();
+    let (mut spill, all) = spilled(3);
+    let (kept, left_out) = spill
+        .most_frequent(u64::MAX, &AtomicBool::new(false))
+        .unwrap();
     assert_eq!(listed(&kept), listed(&all));
     assert_eq!(left_out, LeftOut::default());
 }
@@ -296,7 +298,10 @@ fn the_rarest_counts_are_left_out() {
     let all = listed(&all);
     let size_of_all: u64 = all.iter().map(|(piece, _)| training_bytes(piece)).sum();
     for room in [0, size_of_all / 10, size_of_all / 2, size_of_all / 10 * 9] {
-        let (kept, left_out) = spilled(1).0.most_frequent(room).unwrap();
+        let (kept, left_out) = spilled(1)
+            .0
+            .most_frequent(room, &AtomicBool::new(false))
+            .unwrap();
         let kept = listed(&kept);
         let size: u64 = kept.iter().map(|(piece, _)| training_bytes(piece)).sum();
         // A hash decides at the border, so the room is met on average only.
@@ -312,7 +317,10 @@ fn the_rarest_counts_are_left_out() {
                 .all(|count| all.contains(count) && count.1 >= left_out.at_most)
         );
         // Not the order in which they were counted decides.
-        let (again, _) = spilled(1).0.most_frequent(room).unwrap();
+        let (again, _) = spilled(1)
+            .0
+            .most_frequent(room, &AtomicBool::new(false))
+            .unwrap();
         assert_eq!(listed(&again), kept);
     }
 }

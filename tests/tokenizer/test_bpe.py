@@ -166,6 +166,9 @@ def test_lone_surrogates_are_refused(tokenizer: BPETokenizer) -> None:
         ({"vocab_size": 300, "texts": 5}, "texts is a int"),
         ({"vocab_size": 300, "special_tokens": "<x>"}, "special_tokens is '<x>'"),
         ({"vocab_size": 300, "n_threads": "2"}, "n_threads is '2'"),
+        ({"vocab_size": 300, "n_threads": 2**62}, "expected at most 1,024"),
+        ({"vocab_size": 3_000_000}, "vocab_size is 3000000: expected at most 2097151"),
+        ({"vocab_size": 300, "field": "content"}, "field given, which say how files are read"),
     ],
 )
 def test_training_mistakes(arguments: dict[str, object], complaint: str) -> None:

@@ -24,6 +24,8 @@ from tricky_text import ATOMS, TEXTS
 from gptfast.errors import MissingFileError, UserError
 from gptfast.tokenizer import BPETokenizer
 
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+
 SAMPLE = (
     "It's the theme of THESE theses, naïve 日本語 🦀🦀 12345 times:\n\n\t'tis  so.\r\n" * 4
     + "".join(f"{first}{second}" for first in ATOMS for second in ATOMS)
@@ -375,3 +377,28 @@ def test_round_trips(tmp_path: Path, pattern: str) -> None:
 def test_arguments_of_the_wrong_type(call: Callable[[Any], object], complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
         call(BPETokenizer.train("ab", 257))
+
+
+def test_training_reads_files_as_it_is_told(tmp_path: Path) -> None:
+    lines = ['{"content": "abab abab"}', "broken", '{"content": "abab"}']
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    expected = BPETokenizer.train(["abab abab", "abab"], 259)
+    with pytest.warns(UserWarning, match="left out 1 that could not be read, first: .*line 2"):
+        learned = BPETokenizer.train(
+            files=tmp_path, vocab_size=259, field="content", on_error="skip"
+        )
+    assert learned.fingerprint == expected.fingerprint
+    with pytest.raises(UserError, match="line 1 has no string under 'text'"):
+        BPETokenizer.train(files=tmp_path, vocab_size=259)
+
+
+def test_a_long_pre_token_equals_tiktoken() -> None:
+    """Merged in blocks here; with a vocabulary that has tokens of all lengths."""
+    if not (SHARED / "gpt2.tiktoken").is_file():
+        pytest.skip("shared/data has no gpt2.tiktoken")
+    text = (SHARED / "tinyshakespeare.txt").read_text()[:300_000]
+    ours = BPETokenizer.from_tiktoken(SHARED / "gpt2.tiktoken", "none", {})
+    ranks = {ours.token_bytes(i): i for i in range(ours.n_vocab)}
+    theirs = tiktoken.Encoding("x", pat_str=r"(?s).+", mergeable_ranks=ranks, special_tokens={})
+    for start in range(3):  # blocks end at other places
+        assert ours.encode_ordinary(text[start:]) == theirs.encode_ordinary(text[start:])

@@ -53,6 +53,7 @@ HOSTILE = {
     "random bytes": lambda n: random.Random(0).randbytes(n),
     "continuation bytes": lambda n: b"\x80" * n,
     "letters without a space": letters,
+    "a letter before a run": lambda n: b"b" + repeated("a", n - 1),  # no block ends with a token
     "nested JSON": nested_json,
     "special tokens": lambda n: repeated("<|endoftext|>", n),
     "combining marks": lambda n: b"a" + repeated("\u0301\u0327", n),
@@ -87,7 +88,7 @@ def assert_about_linear(work: Callable[[bytes], object], once: bytes, twice: byt
     [(kind, "gpt2") for kind in HOSTILE]
     + [(kind, "cl100k") for kind in ("spaces", "spaces and newlines", "apostrophes", "nested JSON")]
     + [(kind, "o200k") for kind in ("combining marks", "upper case, then lower case")]
-    + [("special tokens", "none")],
+    + [(kind, "none") for kind in HOSTILE],
 )
 def test_twice_the_input_takes_about_twice_the_time(
     tokenizers: dict[str, BPETokenizer], kind: str, pattern: str
@@ -105,6 +106,38 @@ def test_round_trip(tokenizers: dict[str, BPETokenizer], kind: str, pattern: str
     assert tokenizer.decode_bytes(ids) == data
     assert tokenizer.count(data) == len(ids)
     assert tokenizer.eot_token not in ids
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_ten_megabytes_take_little_memory(
+    tmp_path: Path, tokenizers: dict[str, BPETokenizer], pattern: str
+) -> None:
+    """Beside the text and its ids, at most 9 bytes for each byte and what the caches take."""
+    tokenizers[pattern].save(tmp_path)
+    for kind in ("one letter", "carets", "spaces", "newlines", "emoji", "random bytes", "letters"):
+        make = letters if kind == "letters" else HOSTILE[kind]
+        (tmp_path / f"{kind}.txt").write_bytes(make(10 * MEGABYTE))
+    script = """
+import sys
+from pathlib import Path
+from gptfast.tokenizer import BPETokenizer
+def kilobytes(of):
+    return int(Path("/proc/self/status").read_text().split(of)[1].split()[0])
+tokenizer = BPETokenizer.load(sys.argv[1])
+for file in sorted(Path(sys.argv[1]).glob("*.txt")):
+    data = file.read_bytes()
+    ids = tokenizer.encode_to_numpy(data)
+    assert tokenizer.decode_bytes(ids) == data
+del data, ids
+print(kilobytes("VmHWM:"), kilobytes("VmRSS:"))
+"""
+    arguments = [sys.executable, "-c", script, str(tmp_path)]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    peak, left = (int(kilobytes) / 1000 for kilobytes in done.stdout.split())
+    assert peak < 300
+    assert left < 200
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
@@ -236,6 +269,12 @@ ENDLESS = {
         print("ready", flush=True)
         tokenizer.encode_to_numpy(text)
     """,
+    "encoding a run out of step": """
+        tokenizer = BPETokenizer.train("a" * 64, 260, "none")
+        text = "b" + "a" * 60_000_000
+        print("ready", flush=True)
+        tokenizer.encode_to_numpy(text)
+    """,
     "encoding a batch": """
         texts = ["abcdefghijk" * 3_000_000] * 20
         print("ready", flush=True)
@@ -250,7 +289,7 @@ ENDLESS = {
     "training": """
         text = "".join(random.Random(0).choices("abcdefgh ", k=3_000_000))
         print("ready", flush=True)
-        BPETokenizer.train(text, 10_000_000, "none", n_threads=2)
+        BPETokenizer.train(text, 2_000_000, "none", n_threads=2)
     """,
 }
 

@@ -63,8 +63,10 @@ def test_what_is_frequent_is_learned() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
-@pytest.mark.parametrize("limit", [SMALLEST, 3 * SMALLEST])
-def test_the_peak_is_below_the_limit(tmp_path: Path, limit: int) -> None:
+@pytest.mark.parametrize(
+    ("limit", "given"), [(SMALLEST, "files"), (3 * SMALLEST, "files"), (SMALLEST, "one text")]
+)
+def test_the_peak_is_below_the_limit(tmp_path: Path, limit: int, given: str) -> None:
     source = tmp_path / "words.txt"
     source.write_text(words(1_000_000, 2_000_000, seed=3))
     script = (
@@ -75,9 +77,14 @@ def test_the_peak_is_below_the_limit(tmp_path: Path, limit: int) -> None:
         "    status = Path('/proc/self/status').read_text()\n"
         "    return int(status.split('VmHWM:')[1].split()[0]) * 1024\n"
         "before = peak()\n"
-        "BPETokenizer.train(files=sys.argv[1], vocab_size=5000, memory_limit=int(sys.argv[2]))\n"
+        "if sys.argv[3] == 'files':\n"
+        "    given = {'files': sys.argv[1]}\n"
+        "else:\n"
+        "    given = {'texts': Path(sys.argv[1]).read_text()}\n"
+        "    before = peak()\n"
+        "BPETokenizer.train(**given, vocab_size=5000, memory_limit=int(sys.argv[2]))\n"
         "print(peak() - before)\n"
     )
-    arguments = [sys.executable, "-W", "ignore", "-c", script, str(source), str(limit)]
+    arguments = [sys.executable, "-W", "ignore", "-c", script, str(source), str(limit), given]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)
     assert int(done.stdout) < limit

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from gptfast import cli
 from gptfast.errors import MissingFileError, UserError
@@ -47,7 +48,13 @@ def main(argv: Sequence[str]) -> int:
 def run_train(config: Train) -> None:
     """Train, save, and say how long it took and how far the vocabulary compresses."""
     files = find_files(config.files)
-    sample = _first_bytes(files, SAMPLE_BYTES)
+    reading: dict[str, Any] = {
+        "field": config.field,
+        "column": config.column,
+        "errors": config.errors,
+        "on_error": config.on_error,
+    }
+    sample = _first_bytes(files, SAMPLE_BYTES, reading)
     if not sample:
         raise UserError(
             f"there is no text in {' '.join(config.files)}: expected some to learn from"
@@ -68,6 +75,7 @@ def run_train(config: Train) -> None:
         tie=config.tie,
         n_threads=config.n_threads,
         memory_limit=n_bytes(config.memory_limit),
+        **reading,
     )
     seconds = time.perf_counter() - start
     tokenizer.save(config.out)
@@ -80,10 +88,10 @@ def run_train(config: Train) -> None:
     )
 
 
-def _first_bytes(files: Sequence[Path], n: int) -> list[str]:
+def _first_bytes(files: Sequence[Path], n: int, reading: dict[str, Any]) -> list[str]:
     """The documents with which the files begin, cut after `n` bytes."""
     texts: list[str] = []
-    for block in read_blocks(files, safe_cut=lambda data: data.rfind(b"\n") + 1):
+    for block in read_blocks(files, safe_cut=lambda data: data.rfind(b"\n") + 1, **reading):
         texts.append(block.data[:n].decode(errors="ignore"))
         n -= len(block.data)
         if n <= 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from gptfast.errors import UserError, check_at_least
 from gptfast.tokenizer.base import END_OF_TEXT, IdArray, Tokenizer, id_list
-from gptfast.tokenizer.documents import Paths, read_blocks
+from gptfast.tokenizer.documents import Paths, ReadReport, read_blocks
 from gptfast.tokenizer.formats import (
     bpe_from_json,
     bpe_to_json,
@@ -90,11 +91,13 @@ class BPETokenizer(Tokenizer):
         n_threads: int | None = None,
         memory_limit: int | None = None,
         progress: bool = True,
+        **reading: Any,
     ) -> Self:
         """Learn a vocabulary: ids 0 to 255 are single bytes, then merges, then the special tokens.
 
         Give either `texts` (one str is one text) or `files`: paths, folders or globs, as
-        `read_blocks` reads them. Merges never cross two texts. `vocab_size` counts everything;
+        `read_blocks` reads them; `reading` is its field, column, errors and on_error. Merges never
+        cross two texts. `vocab_size` counts everything;
         fewer ids are made if at some point no pair occurs `min_frequency` times.
 
         The most frequent pair is merged first; of equally frequent ones the smallest pair of ids
@@ -124,7 +127,11 @@ class BPETokenizer(Tokenizer):
         if not isinstance(source, Iterable):
             raise UserError(f"texts is a {type(texts).__name__}: expected texts to learn from")
         if files is not None:
-            source = _text_of(files, pattern, memory_limit)
+            source = _text_of(files, pattern, memory_limit, **reading)
+        elif reading:
+            raise UserError(
+                f"{', '.join(reading)} given, which say how files are read: expected files"
+            )
         try:
             with show_training(progress) as told:
                 trained = _rust_bpe().train(
@@ -341,15 +348,24 @@ def _ids_for_rust(ids: Sequence[int] | npt.NDArray[Any]) -> list[int] | npt.NDAr
     return id_list(ids)
 
 
-def _text_of(files: Paths, pattern: str, memory_limit: int | None) -> Iterator[bytes]:
+def _text_of(
+    files: Paths, pattern: str, memory_limit: int | None, **reading: Any
+) -> Iterator[bytes]:
     """The text of files in blocks that merges would not cross anyway."""
     try:
         single_bytes = _rust_bpe()({bytes([byte]): byte for byte in range(256)}, pattern, {})
     except _RUST_ERRORS as error:
         raise _user_error(error) from None
     longest = None if memory_limit is None else memory_limit // 16
-    blocks = read_blocks(files, safe_cut=single_bytes.safe_cut, longest=longest)
-    return (block.data for block in blocks)
+    report = ReadReport()
+    blocks = read_blocks(
+        files, safe_cut=single_bytes.safe_cut, longest=longest, report=report, **reading
+    )
+    for block in blocks:
+        yield block.data
+    if report.skipped:
+        first = f", first: {report.complaints[0]}" if report.complaints else ""
+        warnings.warn(f"left out {report.skipped:,} that could not be read{first}", stacklevel=1)
 
 
 # What Rust raises for what it can't use. Every method catches these by itself: a context manager

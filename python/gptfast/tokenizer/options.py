@@ -40,6 +40,14 @@ class Train:
     """Threads to use; all cores by default."""
     memory_limit: str | None = None
     """Memory to stay below, such as 600MB or 2GB; rare pre-tokens are left out if they must."""
+    errors: Literal["strict", "replace"] = "strict"
+    """Whether bytes that aren't UTF-8 are an error or become U+FFFD."""
+    on_error: Literal["raise", "skip"] = "raise"
+    """What to do with a broken line or file: stop, or leave it out and count it."""
+    field: str = "text"
+    """The key of the text in .jsonl files."""
+    column: str = "text"
+    """The column of the text in .parquet files."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 
-from gptfast.errors import check_at_least
+from gptfast.errors import UserError, check_at_least
+
+_MOST_THREADS = 1024  # each has tables of its own
 
 
 def thread_count(n_threads: int | None) -> int:
     """Return `n_threads`; for None, the number of cores that this process may use.
 
-    Raises UserError if it is no int or less than 1.
+    Raises UserError if it is no int from 1 to 1,024.
     """
     if n_threads is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else _all_cores()
     check_at_least("n_threads", n_threads, 1)
+    if n_threads > _MOST_THREADS:
+        raise UserError(f"n_threads is {n_threads}: expected at most {_MOST_THREADS:,}")
     return n_threads
 
 

@@ -11,13 +11,13 @@ use pyo3::types::{IntoPyDict, PyBytes, PyDict, PyList};
 
 use super::text::Text;
 use super::work::{interruptible, value_error};
-use crate::count::{PieceCounts, count_texts};
+use crate::count::PieceCounts;
+use crate::counter::Counter;
 use crate::encode::{Sink, Tokenizer};
 use crate::error::Error;
-use crate::memory::{give_back, large_vec};
+use crate::memory::large_vec;
 use crate::parallel::for_each;
 use crate::pretokenize::Pattern;
-use crate::spill::{LeftOut, Spill, training_bytes};
 use crate::train::train;
 use crate::vocab::{MAX_ID, Vocab};
 
@@ -82,6 +82,12 @@ impl Bpe {
                     256 + special_tokens.len()
                 ))
             })?;
+        if vocab_size > MAX_ID as usize + 1 {
+            return Err(PyValueError::new_err(format!(
+                "vocab_size is {vocab_size}: expected at most {}",
+                MAX_ID + 1
+            )));
+        }
         let pattern = Pattern::new(pattern).map_err(value_error)?;
         let counts = count_all(py, texts, &pattern, n_threads, memory_limit, &progress)?;
         let progress = progress.unbind();
@@ -374,10 +380,8 @@ fn count_all(
     memory_limit: Option<u64>,
     progress: &Bound<'_, PyAny>,
 ) -> PyResult<PieceCounts> {
-    let mut partial = vec![PieceCounts::default(); n_threads];
-    // If every pre-token is new, counting takes about 20 times as much memory as the text.
+    let mut counter = Counter::new(n_threads, memory_limit);
     let max_batch = memory_limit.map_or(BATCH_BYTES, |limit| BATCH_BYTES.min(limit as usize / 64));
-    let mut spill: Option<Spill> = None;
     let mut texts = texts.try_iter()?;
     let mut n_bytes = 0;
     loop {
@@ -394,58 +398,17 @@ fn count_all(
             break;
         }
         interruptible(py, usize::MAX, |stop| {
-            let parts: Vec<&[u8]> = batch
-                .iter()
-                .flat_map(|text| pattern.parts(text.as_bytes()))
-                .collect();
-            count_texts(&mut partial, pattern, &parts, stop)?;
-            let n_bytes: usize = partial.iter().map(PieceCounts::n_bytes).sum();
-            if memory_limit.is_some_and(|limit| n_bytes as u64 > limit / 8) {
-                let spill = match &mut spill {
-                    Some(spill) => spill,
-                    none => none.insert(Spill::new()?),
-                };
-                for counts in &mut partial {
-                    spill.take(counts)?;
-                }
-                give_back();
-            }
-            Ok(())
+            let batch: Vec<&[u8]> = batch.iter().map(Text::as_bytes).collect();
+            counter.add(pattern, &batch, stop)
         })?;
         n_bytes += batch_bytes;
         progress.call1(("counting", n_bytes, 0))?;
     }
-    let mut counts = partial.pop().unwrap_or_default();
-    for other in partial {
-        counts.append(other);
-    }
-    let Some(limit) = memory_limit else {
-        return Ok(counts);
-    };
-    let (counts, left_out) = interruptible(py, usize::MAX, |_| fit(counts, spill, limit / 2))?;
+    let (counts, left_out) = interruptible(py, usize::MAX, |stop| counter.finish(stop))?;
     if left_out.pieces > 0 {
         progress.call1(("left out", left_out.pieces, left_out.at_most))?;
     }
     Ok(counts)
-}
-
-/// As many of the most frequent pre-tokens as training can use in `max_bytes` of memory.
-fn fit(
-    mut counts: PieceCounts,
-    spill: Option<Spill>,
-    max_bytes: u64,
-) -> Result<(PieceCounts, LeftOut), Error> {
-    let mut n_bytes = 0;
-    counts.for_each(|piece, _| n_bytes += training_bytes(piece));
-    if spill.is_none() && n_bytes <= max_bytes {
-        return Ok((counts, LeftOut::default()));
-    }
-    let mut spill = spill.map_or_else(Spill::new, Ok)?;
-    spill.take(&mut counts)?;
-    give_back();
-    let fitting = spill.most_frequent(max_bytes);
-    give_back();
-    fitting
 }
 
 fn token_id(token: &Bound<'_, PyAny>, id: &Bound<'_, PyAny>) -> PyResult<u32> {

@@ -40,7 +40,12 @@ pub fn interruptible<R: Send>(
         py.detach(|| {
             thread::scope(|scope| {
                 let (sender, receiver) = channel();
-                scope.spawn(move || sender.send(work()));
+                let spawned =
+                    thread::Builder::new().spawn_scoped(scope, move || sender.send(work()));
+                if let Err(error) = spawned {
+                    let message = format!("no thread can be started: {error}");
+                    return Ok(Err(Error::Memory(message)));
+                }
                 loop {
                     match receiver.recv_timeout(PAUSE) {
                         Ok(done) => return done,

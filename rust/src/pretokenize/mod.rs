@@ -20,9 +20,6 @@ use crate::error::Error;
 /// How far from the end [`Pattern::safe_cut`] looks for a place.
 pub const SAFE_CUT_REACH: usize = 1 << 16;
 
-/// How large the parts are that [`Pattern::parts`] makes.
-const PART: usize = 1 << 20;
-
 /// How text is cut.
 #[derive(Debug, Clone)]
 pub enum Pattern {
@@ -42,6 +39,8 @@ impl Pattern {
     /// `"gpt2"`, `"cl100k"`, `"o200k"`, `"none"`, or else a regular expression in the syntax of the
     /// crate `fancy-regex`.
     pub fn new(pattern: &str) -> Result<Self, Error> {
+        // Made now: a process that is forked while another thread makes the table would wait for it.
+        classes::classes();
         match pattern {
             "gpt2" => Ok(Pattern::Gpt2),
             "cl100k" => Ok(Pattern::Cl100k),
@@ -121,11 +120,12 @@ impl Pattern {
         Ok(())
     }
 
-    /// Parts of about [`PART`] bytes, cut at safe places; end to end they are `text`.
-    pub fn parts<'t>(&self, mut text: &'t [u8]) -> Vec<&'t [u8]> {
+    /// Parts of at most `n_bytes`, cut at safe places; end to end they are `text`. From where there is
+    /// no such place, the rest is one part.
+    pub fn parts<'t>(&self, mut text: &'t [u8], n_bytes: usize) -> Vec<&'t [u8]> {
         let mut parts = Vec::new();
-        while text.len() > PART {
-            let (part, rest) = match self.safe_cut(&text[..PART]) {
+        while text.len() > n_bytes {
+            let (part, rest) = match self.safe_cut(&text[..n_bytes]) {
                 0 => (text, &text[text.len()..]),
                 cut => text.split_at(cut),
             };
@@ -239,7 +239,6 @@ fn split_by_scanner(
 }
 
 fn split_by_regex(regex: &Regex, text: &str, visitor: &mut impl Visitor) -> Result<(), Error> {
-    let mut pieces = Gather::new(visitor);
     let mut done = 0;
     for found in regex.find_iter(text) {
         let found = found.map_err(|error| {
@@ -251,13 +250,14 @@ fn split_by_regex(regex: &Regex, text: &str, visitor: &mut impl Visitor) -> Resu
         })?;
         for end in [found.start(), found.end()] {
             if done < end {
-                pieces.push(end)?;
+                // One by one, so that the visitor may end it: a match can take very long.
+                visitor.pieces(done, &[end])?;
                 done = end;
             }
         }
     }
     if done < text.len() {
-        pieces.push(text.len())?;
+        visitor.pieces(done, &[text.len()])?;
     }
-    pieces.hand_on()
+    Ok(())
 }
