@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+TOKENIZER_ARGS ?=
 
 RUST_SOURCES := Cargo.toml Cargo.lock rust/Cargo.toml $(shell find rust/src -name '*.rs')
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
@@ -52,8 +53,10 @@ lint: build  ## ruff, mypy --strict, cargo fmt, clippy
 	cargo fmt --check
 	cargo clippy --quiet --all-targets --all-features -- -D warnings
 
+# TOKENIZER_ARGS="--corpus my.txt --repeats 1", for instance; as it is, it takes half an hour.
 bench: build  ## measure tokens/s (results are printed)
 	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only $(ARGS)
+	$(BIN)/python benchmarks/tokenizer.py $(TOKENIZER_ARGS)
 
 clean:  ## delete what was built; runs/ stays
 	rm -rf $(VENV) target .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
