@@ -220,26 +220,50 @@ def test_no_ranks_panic(ranks: dict[bytes, int]) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_encoding_in_a_forked_child(tokenizers: dict[str, BPETokenizer]) -> None:
+    """Other threads encode while the process is forked; the child has none of them."""
     tokenizer = tokenizers["gpt2"]
-    texts = ["The king hears the crow. " * 500] * 20
+    texts = ["The naïve king hears the crow. " * 500] * 20
     expected = tokenizer.encode_batch(texts, 3)
+    over = threading.Event()
+
+    def encode_all_the_time() -> None:
+        while not over.is_set():
+            tokenizer.encode_batch(texts, 2)
+
+    with ThreadPoolExecutor(1) as background:
+        encoding = background.submit(encode_all_the_time)
+        try:
+            for _ in range(5):
+                assert fork(lambda: encodes_equally(tokenizer, texts, expected)) == 0
+        finally:
+            over.set()
+        encoding.result()
+
+
+def encodes_equally(tokenizer: BPETokenizer, texts: list[str], expected: list[list[int]]) -> bool:
+    return (
+        tokenizer.encode_batch(texts, 3) == expected
+        and tokenizer.encode_ordinary(texts[0]) == expected[0]
+        and BPETokenizer.train(texts, 270, n_threads=2).n_vocab == 270
+    )
+
+
+def fork(in_child: Callable[[], bool]) -> int:
+    """The exit code of a child that ends with 0 for True; fails if it hangs."""
     with warnings.catch_warnings():
         # Python 3.12 and later warn of a fork beside threads, which is what is tried here.
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child == 0:
-        equal = False
+        fine = False
         try:
-            equal = tokenizer.encode_batch(texts, 3) == expected
-            equal &= tokenizer.encode_ordinary(texts[0]) == expected[0]
-            equal &= BPETokenizer.train(texts, 270, n_threads=2).n_vocab == 270
+            fine = in_child()
         finally:
-            os._exit(0 if equal else 1)
+            os._exit(0 if fine else 1)
     for _ in range(200):
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
-            assert os.waitstatus_to_exitcode(status) == 0
-            return
+            return os.waitstatus_to_exitcode(status)
         time.sleep(0.05)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
