@@ -12,6 +12,9 @@ use crate::stop::check;
 /// How large the parts of a text are that threads take.
 const PART: usize = 1 << 20;
 
+/// Enough that no thread waits long for the last part.
+const BATCH: usize = 16 << 20;
+
 /// Counts that grow text by text.
 pub struct Counter {
     /// Of each thread.
@@ -47,6 +50,11 @@ impl Counter {
             }),
             spill: None,
         }
+    }
+
+    /// How many bytes of texts it is well to have at hand for one [`Counter::add`].
+    pub fn batch_bytes(&self) -> usize {
+        self.limit.map_or(BATCH, |limit| limit.text.min(BATCH))
     }
 
     /// Count the pre-tokens of texts, each by itself.

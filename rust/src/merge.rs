@@ -190,19 +190,10 @@ impl Links {
         ids: &mut [u32],
         stop: &AtomicBool,
     ) -> Result<(), Error> {
-        let done = self.try_merge_many(merges, ids, stop);
-        if done.is_err() {
-            *self = Links::default(); // with no positions left from this time
+        // If the last time was interrupted, there are some left.
+        for Reverse(rank) in self.queue.drain() {
+            self.positions.remove(&rank);
         }
-        done
-    }
-
-    fn try_merge_many(
-        &mut self,
-        merges: &Merges,
-        ids: &mut [u32],
-        stop: &AtomicBool,
-    ) -> Result<(), Error> {
         let end = ids.len() as u32;
         self.next.clear();
         self.next.extend(1..=end);

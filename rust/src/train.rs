@@ -82,6 +82,10 @@ struct Corpus {
 /// The numbers before a word's tokens.
 const HEADER: usize = 3;
 
+fn count_in(header: &[u32]) -> u64 {
+    u64::from(header[2]) << 32 | u64::from(header[1])
+}
+
 impl Corpus {
     fn new(counts: &PieceCounts, alphabet: &[u8; 256]) -> Result<Self, Error> {
         let mut ids = [0; 256];
@@ -121,16 +125,14 @@ impl Corpus {
     /// How many tokens a word has, how often it occurs, and its tokens.
     fn word_mut(&mut self, start: u32) -> (&mut u32, u64, &mut [u32]) {
         let (header, tokens) = self.words[start as usize..].split_at_mut(HEADER);
-        let count = u64::from(header[2]) << 32 | u64::from(header[1]);
-        let n_tokens = header[0] as usize;
+        let (n_tokens, count) = (header[0] as usize, count_in(header));
         (&mut header[0], count, &mut tokens[..n_tokens])
     }
 
     /// How often a word occurs, and its tokens.
     fn word(&self, start: u32) -> (u64, &[u32]) {
         let (header, tokens) = self.words[start as usize..].split_at(HEADER);
-        let count = u64::from(header[2]) << 32 | u64::from(header[1]);
-        (count, &tokens[..header[0] as usize])
+        (count_in(header), &tokens[..header[0] as usize])
     }
 
     /// Hand each pair of adjacent tokens that is wanted to `visit`, with the start of its word and that

@@ -24,8 +24,6 @@ from tricky_text import ATOMS, TEXTS
 from gptfast.errors import MissingFileError, UserError
 from gptfast.tokenizer import BPETokenizer
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
-
 SAMPLE = (
     "It's the theme of THESE theses, naïve 日本語 🦀🦀 12345 times:\n\n\t'tis  so.\r\n" * 4
     + "".join(f"{first}{second}" for first in ATOMS for second in ATOMS)
@@ -392,12 +390,10 @@ def test_training_reads_files_as_it_is_told(tmp_path: Path) -> None:
         BPETokenizer.train(files=tmp_path, vocab_size=259)
 
 
-def test_a_long_pre_token_equals_tiktoken() -> None:
+def test_a_long_pre_token_equals_tiktoken(shared_data: Path) -> None:
     """Merged in blocks here; with a vocabulary that has tokens of all lengths."""
-    if not (SHARED / "gpt2.tiktoken").is_file():
-        pytest.skip("shared/data has no gpt2.tiktoken")
-    text = (SHARED / "tinyshakespeare.txt").read_text()[:300_000]
-    ours = BPETokenizer.from_tiktoken(SHARED / "gpt2.tiktoken", "none", {})
+    text = (shared_data / "tinyshakespeare.txt").read_text()[:300_000]
+    ours = BPETokenizer.from_tiktoken(shared_data / "gpt2.tiktoken", "none", {})
     ranks = {ours.token_bytes(i): i for i in range(ours.n_vocab)}
     theirs = tiktoken.Encoding("x", pat_str=r"(?s).+", mergeable_ranks=ranks, special_tokens={})
     for start in range(3):  # blocks end at other places

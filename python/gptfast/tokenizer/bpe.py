@@ -97,8 +97,8 @@ class BPETokenizer(Tokenizer):
 
         Give either `texts` (one str is one text) or `files`: paths, folders or globs, as
         `read_blocks` reads them; `reading` is its field, column, errors and on_error. Merges never
-        cross two texts. `vocab_size` counts everything;
-        fewer ids are made if at some point no pair occurs `min_frequency` times.
+        cross two texts. `vocab_size` counts everything; fewer ids are made if at some point no pair
+        occurs `min_frequency` times.
 
         The most frequent pair is merged first; of equally frequent ones the smallest pair of ids
         (left, then right). With `tie="bytes"` the single bytes have their values as ids; with
@@ -364,8 +364,7 @@ def _text_of(
     for block in blocks:
         yield block.data
     if report.skipped:
-        first = f", first: {report.complaints[0]}" if report.complaints else ""
-        warnings.warn(f"left out {report.skipped:,} that could not be read{first}", stacklevel=1)
+        warnings.warn(report.left_out(), stacklevel=1)
 
 
 # What Rust raises for what it can't use. Every method catches these by itself: a context manager

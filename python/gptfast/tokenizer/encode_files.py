@@ -223,5 +223,4 @@ def _progress(
     else:
         yield lambda: None
     if options.progress and report.skipped:
-        first = f", first: {report.complaints[0]}" if report.complaints else ""
-        print(f"left out {report.skipped:,} that could not be read{first}", file=sys.stderr)
+        print(report.left_out(), file=sys.stderr)

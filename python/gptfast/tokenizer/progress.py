@@ -5,7 +5,11 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.status import Status
 
 
 @contextmanager
@@ -14,24 +18,19 @@ def show_training(wanted: bool) -> Iterator[Callable[[str, int, int], None]]:
 
     The stage "left out", with the number of pre-tokens and their highest count, is a warning.
     """
-    if not (wanted and sys.stderr.isatty()):
+    line: AbstractContextManager[Status | None] = nullcontext()
+    if wanted and sys.stderr.isatty():
+        from rich.console import Console
 
-        def warn(stage: str, done: int, total: int) -> None:
-            if stage == "left out":
-                _warn_left_out(done, total)
-
-        yield warn
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status("training a tokenizer") as status:
+        line = Console(stderr=True).status("training a tokenizer")
+    with line as status:
 
         def tell(stage: str, done: int, total: int) -> None:
-            if stage == "counting":
-                status.update(f"counting pre-tokens: {done / 1e6:,.0f} MB")
-            elif stage == "left out":
+            if stage == "left out":
                 _warn_left_out(done, total)
-            else:
+            elif status is not None and stage == "counting":
+                status.update(f"counting pre-tokens: {done / 1e6:,.0f} MB")
+            elif status is not None:
                 status.update(f"merging: {done:,} of {total:,}")
 
         yield tell

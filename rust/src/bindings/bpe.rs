@@ -27,9 +27,6 @@ pub struct Bpe {
     tokenizer: Tokenizer,
 }
 
-/// Texts are handed to the counting threads in batches of this many bytes.
-const BATCH_BYTES: usize = 16 << 20;
-
 #[pymethods]
 impl Bpe {
     #[new]
@@ -381,7 +378,6 @@ fn count_all(
     progress: &Bound<'_, PyAny>,
 ) -> PyResult<PieceCounts> {
     let mut counter = Counter::new(n_threads, memory_limit);
-    let max_batch = memory_limit.map_or(BATCH_BYTES, |limit| BATCH_BYTES.min(limit as usize / 64));
     let mut texts = texts.try_iter()?;
     let mut n_bytes = 0;
     loop {
@@ -390,7 +386,7 @@ fn count_all(
         for text in texts.by_ref() {
             batch.push(text?.extract()?);
             batch_bytes += batch.last().map_or(0, |text| text.as_bytes().len());
-            if batch_bytes >= max_batch {
+            if batch_bytes >= counter.batch_bytes() {
                 break;
             }
         }

@@ -54,6 +54,11 @@ class ReadReport:
     complaints: list[str] = dataclasses.field(default_factory=list)
     """What was wrong with the first 20 of them."""
 
+    def left_out(self) -> str:
+        """Return a line for the user about what was skipped."""
+        first = f", first: {self.complaints[0]}" if self.complaints else ""
+        return f"left out {self.skipped:,} that could not be read{first}"
+
 
 def read_blocks(
     paths: Paths,
