@@ -1,7 +1,8 @@
 //! What the pre-tokens seen lately were encoded to.
 //!
 //! A bounded table, one for each thread. A pre-token of at most 15 bytes and a few ids, which is almost
-//! every one, is looked up as one 128-bit number in a bucket of one cache line. Others are kept aside.
+//! every one, is looked up as one 128-bit number in a bucket of one cache line. For others the bucket
+//! says where their ids are, and their bytes if 15 are too few.
 //!
 //! What takes time is waiting for memory: the buckets lie all over the table. So a look-up has two steps.
 //! [`Table::prefetch`] asks for the bucket, and many pre-tokens later [`Table::get`] reads it.
@@ -133,12 +134,15 @@ pub struct Cache {
     n_keys: usize,
     /// Which key of a full group is forgotten next.
     victim: usize,
-    /// Ids that have no room in a bucket.
+    /// Ids that have no room in a bucket. After those of a long pre-token, its bytes.
     elsewhere: Vec<u32>,
 }
 
-/// The most ids kept outside the buckets.
-const MAX_ELSEWHERE: usize = 1 << 20;
+/// The most ids and bytes kept outside the buckets, in places of 4 bytes.
+const MAX_ELSEWHERE: usize = 1 << 21;
+
+/// The longest pre-token that is remembered, in bytes.
+pub const MAX_LONG: usize = 256;
 
 /// Buckets in which a key may be.
 const GROUP: usize = 4;
@@ -230,20 +234,47 @@ impl Cache {
         &self.elsewhere[at as usize..][..usize::from(number)]
     }
 
+    /// The same for a key of [`long_key`]; None if it was the key of another pre-token than `piece`.
+    pub fn elsewhere_of_long<I: Id>(&self, ids: Ids, piece: &[u8]) -> Option<&[u32]> {
+        let (at, number) = I::unpack_place(ids);
+        let (ids, rest) = self.elsewhere[at as usize..].split_at(usize::from(number));
+        let bytes: &[u8] = bytemuck::cast_slice(&rest[1..]);
+        (&bytes[..rest[0] as usize] == piece).then_some(ids)
+    }
+
     /// Remember the ids of a key that is not in the table. They are at most as many as a key's bytes.
     pub fn insert<I: Id>(&mut self, key: Key, place: Place, ids: &[u32]) {
-        let at = self.elsewhere.len();
         if ids.len() <= I::MAX_IDS {
             self.put(key, place, I::pack(ids));
-        } else if at < MAX_ELSEWHERE {
-            self.elsewhere.extend_from_slice(ids);
-            self.put(key, place, I::pack_place(at as u32, ids.len() as u16));
         } else {
+            self.put_elsewhere::<I>(key, place, ids, &[]);
+        }
+    }
+
+    /// The same for a key of [`long_key`] and the pre-token it is of.
+    pub fn insert_long<I: Id>(&mut self, key: Key, place: Place, ids: &[u32], piece: &[u8]) {
+        self.put_elsewhere::<I>(key, place, ids, piece);
+    }
+
+    fn put_elsewhere<I: Id>(&mut self, key: Key, place: Place, ids: &[u32], piece: &[u8]) {
+        let at = self.elsewhere.len();
+        if at >= MAX_ELSEWHERE {
             // Begin anew with everything, since keys may refer to what is thrown away here.
             self.elsewhere.clear();
             self.buckets_mut().fill(bytemuck::Zeroable::zeroed());
             self.n_keys = 0;
+            return;
         }
+        self.elsewhere.extend_from_slice(ids);
+        if !piece.is_empty() {
+            self.elsewhere.push(piece.len() as u32);
+            self.elsewhere.extend(piece.chunks(4).map(|bytes| {
+                let mut four = [0; 4];
+                four[..bytes.len()].copy_from_slice(bytes);
+                u32::from_ne_bytes(four)
+            }));
+        }
+        self.put(key, place, I::pack_place(at as u32, ids.len() as u16));
     }
 
     fn put(&mut self, key: Key, place: Place, ids: Ids) {

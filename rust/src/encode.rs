@@ -3,14 +3,13 @@
 //! The definition is short: cut the text by the pattern, and let [`Merger`] merge the bytes of each
 //! pre-token. All else here is about not doing that twice for the same pre-token: see [`Cache`].
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
-use crate::cache::{Cache, Id, LANES, Place};
+use crate::cache::{Cache, Id, LANES, MAX_LONG, Place};
 use crate::error::Error;
-use crate::key::{Key, MAX_SHORT, key_at};
+use crate::key::{Key, MAX_SHORT, is_long, key_at, long_key};
 use crate::merge::Merger;
 use crate::pretokenize::{BATCH, Pattern, Visitor};
 use crate::stop::check;
@@ -31,16 +30,10 @@ const MAX_IDLE: usize = 64;
 /// Room for ids until they are handed on. [`BATCH`] pre-tokens fill at most half of it.
 const BUFFER_IDS: usize = 2 * BATCH * LANES;
 
-/// Pre-tokens that no [`Cache`] entry can hold are remembered up to this number of bytes, and until so
-/// many bytes have come together; then all of these are forgotten.
-const MAX_LONG: usize = 256;
-const MAX_LONG_BYTES: usize = 8 << 20;
-
 /// What a thread needs to encode.
 struct Scratch {
     cache: Cache,
     asked: [(Key, Place); BATCH],
-    long: LongPieces,
     merger: Merger,
     buffer: [u32; BUFFER_IDS],
 }
@@ -50,28 +43,9 @@ impl Scratch {
         Ok(Box::new(Scratch {
             cache: Cache::new()?,
             asked: [Default::default(); BATCH],
-            long: LongPieces::default(),
             merger: Merger::default(),
             buffer: [0; BUFFER_IDS],
         }))
-    }
-}
-
-/// The ids of pre-tokens that no [`Cache`] entry can hold.
-#[derive(Default)]
-struct LongPieces {
-    ids: HashMap<Box<[u8]>, Box<[u32]>>,
-    n_bytes: usize,
-}
-
-impl LongPieces {
-    fn insert(&mut self, piece: &[u8], ids: &[u32]) {
-        let n_bytes = piece.len() + size_of_val(ids) + 100; // two allocations and a place in the map
-        if self.n_bytes + n_bytes > MAX_LONG_BYTES {
-            *self = LongPieces::default();
-        }
-        self.n_bytes += n_bytes;
-        self.ids.insert(piece.into(), ids.into());
     }
 }
 
@@ -188,7 +162,6 @@ struct Encoding<'a, I, S> {
     text: &'a [u8],
     cache: &'a mut Cache,
     asked: &'a mut [(Key, Place); BATCH],
-    long: &'a mut LongPieces,
     merger: &'a mut Merger,
     output: Output<'a, I, S>,
 }
@@ -204,7 +177,11 @@ impl<I: Id, S: FnMut(&[I])> Visitor for Encoding<'_, I, S> {
         let (text, table) = (self.text, self.cache.table());
         let mut start = first_start;
         for (asked, &end) in self.asked.iter_mut().zip(ends) {
-            let key = key_at(text, start, end);
+            let key = match end - start {
+                ..=MAX_SHORT => key_at(text, start, end),
+                ..=MAX_LONG => long_key(&text[start..end]),
+                _ => Key::MAX, // nothing has it
+            };
             *asked = (key, table.prefetch(key));
             start = end;
         }
@@ -232,7 +209,6 @@ impl<'a, I: Id, S: FnMut(&[I])> Encoding<'a, I, S> {
         let Scratch {
             cache,
             asked,
-            long,
             merger,
             buffer,
         } = scratch;
@@ -242,7 +218,6 @@ impl<'a, I: Id, S: FnMut(&[I])> Encoding<'a, I, S> {
             text,
             cache,
             asked,
-            long,
             merger,
             output: Output {
                 buffer: bytemuck::cast_slice_mut(buffer),
@@ -277,6 +252,8 @@ impl<'a, I: Id, S: FnMut(&[I])> Encoding<'a, I, S> {
             (*places, count) = I::unpack(ids);
             if count <= LANES {
                 n += count;
+            } else if is_long(key) {
+                break;
             } else {
                 let ids = cache.elsewhere::<I>(ids);
                 let Some(places) = buffer[n..].get_mut(..ids.len()) else {
@@ -303,29 +280,31 @@ impl<'a, I: Id, S: FnMut(&[I])> Encoding<'a, I, S> {
         end: usize,
     ) -> Result<(), Error> {
         let piece = &self.text[start..end];
-        let is_short = piece.len() <= MAX_SHORT;
-        let mut known = self.cache.table().get(key, place);
-        if is_short && known.is_none() {
-            known = self.cache.take_back(key, place);
+        let mut known = None;
+        if piece.len() <= MAX_LONG {
+            known = self.cache.table().get(key, place);
+            known = known.or_else(|| self.cache.take_back(key, place));
         }
         if let Some(ids) = known {
             let (lanes, count) = I::unpack(ids);
-            return match lanes.get(..count) {
-                Some(ids) => self.output.emit(ids),
-                None => self.output.emit_u32(self.cache.elsewhere::<I>(ids)),
-            };
-        }
-        if !is_short && let Some(ids) = self.long.ids.get(piece) {
-            return self.output.emit_u32(ids);
+            if let Some(ids) = lanes.get(..count) {
+                return self.output.emit(ids);
+            }
+            if !is_long(key) {
+                return self.output.emit_u32(self.cache.elsewhere::<I>(ids));
+            }
+            if let Some(ids) = self.cache.elsewhere_of_long::<I>(ids, piece) {
+                return self.output.emit_u32(ids);
+            }
         }
         let (merges, byte_ids) = (self.vocab.merges(), self.vocab.byte_ids());
         let ids = self
             .merger
             .merge(merges, byte_ids, piece, self.output.stop)?;
-        if is_short {
-            self.cache.insert::<I>(key, place, ids);
-        } else if piece.len() <= MAX_LONG {
-            self.long.insert(piece, ids);
+        match piece.len() {
+            ..=MAX_SHORT => self.cache.insert::<I>(key, place, ids),
+            ..=MAX_LONG if known.is_none() => self.cache.insert_long::<I>(key, place, ids, piece),
+            _ => {}
         }
         self.output.emit_u32(ids)
     }

@@ -23,6 +23,20 @@ pub fn key_at(text: &[u8], start: usize, end: usize) -> Key {
     sixteen & LOW_BYTES[length] | (length as u128) << 120
 }
 
+/// In place of a key for a pre-token that is too long for one: no other has the same, as a rule.
+#[cold]
+pub fn long_key(piece: &[u8]) -> Key {
+    let chunks = piece.chunks(MAX_SHORT).map(|chunk| key_at(chunk, 0, chunk.len()));
+    let mixed = chunks.fold(0, |mixed, key| hash(key ^ Key::from(mixed)));
+    Key::from(mixed) | ((MAX_SHORT + 1) as u128) << 120
+}
+
+/// Whether it is one of [`long_key`].
+#[inline(always)]
+pub fn is_long(key: Key) -> bool {
+    key >> 120 > MAX_SHORT as u128
+}
+
 #[cold]
 fn near_the_end(piece: &[u8]) -> u128 {
     let mut bytes = [0; 16];
