@@ -177,10 +177,12 @@ impl<I: Id, S: FnMut(&[I])> Visitor for Encoding<'_, I, S> {
         let (text, table) = (self.text, self.cache.table());
         let mut start = first_start;
         for (asked, &end) in self.asked.iter_mut().zip(ends) {
-            let key = match end - start {
-                ..=MAX_SHORT => key_at(text, start, end),
-                ..=MAX_LONG => long_key(&text[start..end]),
-                _ => Key::MAX, // nothing has it
+            let key = if end - start <= MAX_SHORT {
+                key_at(text, start, end)
+            } else if end - start <= MAX_LONG {
+                long_key(&text[start..end])
+            } else {
+                Key::MAX // nothing has it
             };
             *asked = (key, table.prefetch(key));
             start = end;
@@ -301,10 +303,10 @@ impl<'a, I: Id, S: FnMut(&[I])> Encoding<'a, I, S> {
         let ids = self
             .merger
             .merge(merges, byte_ids, piece, self.output.stop)?;
-        match piece.len() {
-            ..=MAX_SHORT => self.cache.insert::<I>(key, place, ids),
-            ..=MAX_LONG if known.is_none() => self.cache.insert_long::<I>(key, place, ids, piece),
-            _ => {}
+        if !is_long(key) {
+            self.cache.insert::<I>(key, place, ids);
+        } else if piece.len() <= MAX_LONG && known.is_none() {
+            self.cache.insert_long::<I>(key, place, ids, piece);
         }
         self.output.emit_u32(ids)
     }

@@ -1,6 +1,8 @@
 //! What can go wrong, each in a sentence that a user can act on.
 
+use std::any::Any;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Every way in which this library refuses to do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +30,26 @@ pub enum Error {
     Callback(String),
     /// The caller asked for an end.
     Interrupted,
+    /// A panic, which is a mistake in this library.
+    Bug(String),
+}
+
+/// Do `work`; should it panic, here or in a thread that it waits for, that is an [`Error::Bug`].
+///
+/// What `work` has changed half-way must not be used afterwards.
+pub fn catch_panics<R>(work: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(bug(panic.as_ref())))
+}
+
+fn bug(panic: &(dyn Any + Send)) -> Error {
+    let what = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("an unknown panic");
+    Error::Bug(format!(
+        "a bug in gptfast's Rust code, please report it: {what}"
+    ))
 }
 
 impl fmt::Display for Error {
@@ -38,7 +60,8 @@ impl fmt::Display for Error {
             | Error::TooLong(message)
             | Error::Memory(message)
             | Error::Disk(message)
-            | Error::Callback(message) => f.write_str(message),
+            | Error::Callback(message)
+            | Error::Bug(message) => f.write_str(message),
             Error::UnknownId {
                 id,
                 position,
@@ -55,3 +78,47 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+    use crate::parallel::for_each;
+
+    fn message<R: fmt::Debug>(of: Result<R, Error>) -> String {
+        of.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_panic_becomes_an_error_that_says_what_it_was() {
+        let made: Vec<u8> = Vec::new();
+        let done = catch_panics(|| Ok(made[7]));
+        let expected = "a bug in gptfast's Rust code, please report it: index out of bounds: the \
+                        len is 0 but the index is 7";
+        assert_eq!(message(done), expected);
+        let done = catch_panics::<()>(|| panic!("said as it is"));
+        assert!(message(done).ends_with("report it: said as it is"));
+    }
+
+    #[test]
+    fn a_panic_in_another_thread_does_too() {
+        let stop = AtomicBool::new(false);
+        let done = catch_panics(|| {
+            for_each(&mut [0, 1], 2, &stop, |_, i| match i {
+                0 => panic!("thread {i}"),
+                _ => Ok(()),
+            })
+        });
+        assert!(message(done).ends_with("report it: thread 0"));
+    }
+
+    #[test]
+    fn no_panic_changes_nothing() {
+        assert_eq!(catch_panics(|| Ok(7)), Ok(7));
+        assert_eq!(
+            catch_panics(|| Err::<(), _>(Error::Interrupted)),
+            Err(Error::Interrupted)
+        );
+    }
+}

@@ -26,7 +26,9 @@ pub fn key_at(text: &[u8], start: usize, end: usize) -> Key {
 /// In place of a key for a pre-token that is too long for one: no other has the same, as a rule.
 #[cold]
 pub fn long_key(piece: &[u8]) -> Key {
-    let chunks = piece.chunks(MAX_SHORT).map(|chunk| key_at(chunk, 0, chunk.len()));
+    let chunks = piece
+        .chunks(MAX_SHORT)
+        .map(|chunk| key_at(chunk, 0, chunk.len()));
     let mixed = chunks.fold(0, |mixed, key| hash(key ^ Key::from(mixed)));
     Key::from(mixed) | ((MAX_SHORT + 1) as u128) << 120
 }

@@ -27,6 +27,17 @@ pub fn large_vec<T>(n: usize) -> Vec<T> {
     values
 }
 
+/// Append to what [`large_vec`] made. Should the room not do, the new room is in large pages, too.
+pub fn extend_large<T: Copy>(values: &mut Vec<T>, more: &[T]) {
+    let n = values.len() + more.len();
+    if n > values.capacity() {
+        let mut larger = large_vec(n.max(2 * values.capacity()));
+        larger.extend_from_slice(values);
+        *values = larger;
+    }
+    values.extend_from_slice(more);
+}
+
 #[cfg(target_os = "linux")]
 fn advise_large_pages<T>(values: &mut Vec<T>) {
     const PAGE: usize = 4096;

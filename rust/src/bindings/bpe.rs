@@ -15,7 +15,7 @@ use crate::count::PieceCounts;
 use crate::counter::Counter;
 use crate::encode::{Sink, Tokenizer};
 use crate::error::Error;
-use crate::memory::large_vec;
+use crate::memory::{extend_large, large_vec};
 use crate::parallel::for_each;
 use crate::pretokenize::Pattern;
 use crate::train::train;
@@ -301,7 +301,7 @@ impl Ids {
 impl Sink for Ids {
     fn narrow(&mut self, some: &[u16]) {
         match self {
-            Ids::U16(ids) => ids.extend_from_slice(some),
+            Ids::U16(ids) => extend_large(ids, some),
             Ids::U32(ids) => ids.narrow(some),
         }
     }
@@ -309,7 +309,7 @@ impl Sink for Ids {
     fn wide(&mut self, some: &[u32]) {
         match self {
             Ids::U16(_) => unreachable!("ids of 16 bits are handed on as such"),
-            Ids::U32(ids) => ids.extend_from_slice(some),
+            Ids::U32(ids) => extend_large(ids, some),
         }
     }
 }

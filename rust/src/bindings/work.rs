@@ -1,7 +1,5 @@
 //! Work that Python waits for, without standing in its way.
 
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
@@ -10,7 +8,7 @@ use std::time::Duration;
 use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
-use crate::error::Error;
+use crate::error::{Error, catch_panics};
 
 /// Below this the work is done before anyone could want to interrupt it.
 const SHORT: usize = 4 << 10;
@@ -30,7 +28,7 @@ pub fn interruptible<R: Send>(
     work: impl FnOnce(&AtomicBool) -> Result<R, Error> + Send,
 ) -> PyResult<R> {
     let stop = AtomicBool::new(false);
-    let work = || catch_unwind(AssertUnwindSafe(|| work(&stop)));
+    let work = || catch_panics(|| work(&stop));
     let mut signal = Ok(());
     let done = if n_bytes < SHORT {
         work()
@@ -44,7 +42,7 @@ pub fn interruptible<R: Send>(
                     thread::Builder::new().spawn_scoped(scope, move || sender.send(work()));
                 if let Err(error) = spawned {
                     let message = format!("no thread can be started: {error}");
-                    return Ok(Err(Error::Memory(message)));
+                    return Err(Error::Memory(message));
                 }
                 loop {
                     match receiver.recv_timeout(PAUSE) {
@@ -63,27 +61,14 @@ pub fn interruptible<R: Send>(
         })
     };
     signal?;
-    match done {
-        Ok(result) => result.map_err(value_error),
-        Err(panic) => Err(bug(panic.as_ref())),
-    }
+    done.map_err(value_error)
 }
 
 /// What Python raises for an error.
 pub fn value_error(error: Error) -> PyErr {
     match error {
         Error::Interrupted => PyKeyboardInterrupt::new_err(()),
+        Error::Bug(message) => PyRuntimeError::new_err(message),
         error => PyValueError::new_err(error.to_string()),
     }
-}
-
-fn bug(panic: &(dyn Any + Send)) -> PyErr {
-    let what = panic
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("an unknown panic");
-    PyRuntimeError::new_err(format!(
-        "a bug in gptfast's Rust code, please report it: {what}"
-    ))
 }
