@@ -1,4 +1,4 @@
-"""Attention and layer norm, forward and backward: every backend that runs here, checked first."""
+"""The ops, forward and backward: every backend that runs here, checked first."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from gptfast import ops
+from gptfast.ops.rotary import rotary_tables
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BACKENDS = ["torch", "reference"] + (["triton"] if DEVICE == "cuda" else [])
@@ -46,6 +47,67 @@ def test_layer_norm(benchmark: Any, backend: str) -> None:
         out = ops.layer_norm(x, weight, bias, backend=backend)
         (dx, _, _) = torch.autograd.grad(out.square().sum(), (x, weight, bias))
         return dx[0, 0].item()
+
+    benchmark.extra_info.update(amount=B * T, unit="tokens")
+    benchmark.pedantic(forward_backward, rounds=15, warmup_rounds=2)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_rms_norm_with_a_residual(benchmark: Any, backend: str) -> None:
+    generator = torch.Generator(DEVICE).manual_seed(0)
+    x, residual = (
+        torch.randn(B * T, 768, device=DEVICE, generator=generator, requires_grad=True)
+        for _ in range(2)
+    )
+    weight = torch.ones(768, device=DEVICE, requires_grad=True)
+    expected = ops.rms_norm(x, weight, residual=residual, backend="reference")
+    actual = ops.rms_norm(x, weight, residual=residual, backend=backend)
+    torch.testing.assert_close(actual, expected)
+
+    def forward_backward() -> float:
+        results = ops.rms_norm(x, weight, residual=residual, backend=backend)
+        (dx, _, _) = torch.autograd.grad(results, (x, weight, residual), results)
+        return dx[0, 0].item()
+
+    benchmark.extra_info.update(amount=B * T, unit="tokens")
+    benchmark.pedantic(forward_backward, rounds=15, warmup_rounds=2)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_linear_cross_entropy(benchmark: Any, backend: str) -> None:
+    generator = torch.Generator(DEVICE).manual_seed(0)
+    options: dict[str, Any] = {"device": DEVICE, "generator": generator}
+    hidden = torch.randn(2 * T, 768, requires_grad=True, **options)
+    weight = (torch.randn(50_304, 768, **options) * 0.02).requires_grad_()
+    targets = torch.randint(50_304, (2 * T,), **options)
+    expected = ops.linear_cross_entropy(hidden, weight, targets, backend="reference")
+    actual = ops.linear_cross_entropy(hidden, weight, targets, backend=backend)
+    torch.testing.assert_close(actual, expected)
+
+    def forward_backward() -> float:
+        loss = ops.linear_cross_entropy(hidden, weight, targets, backend=backend)
+        (dhidden, _) = torch.autograd.grad(loss, (hidden, weight))
+        return dhidden[0, 0].item()
+
+    benchmark.extra_info.update(amount=2 * T, unit="tokens")
+    benchmark.pedantic(forward_backward, rounds=3, warmup_rounds=1)
+
+
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "torch"])
+def test_rotary(benchmark: Any, backend: str) -> None:
+    generator = torch.Generator(DEVICE).manual_seed(0)
+    q, k = (
+        torch.randn(B, H, T, D, device=DEVICE, generator=generator, requires_grad=True)
+        for _ in range(2)
+    )
+    tables = rotary_tables(torch.arange(T, device=DEVICE), D)
+    expected = ops.rotary(q, k, *tables, backend="reference")
+    torch.testing.assert_close(ops.rotary(q, k, *tables, backend=backend), expected)
+
+    def forward_backward() -> float:
+        rotated = ops.rotary(q, k, *tables, backend=backend)
+        dq, _ = torch.autograd.grad(rotated, (q, k), (q, k))
+        return dq[0, 0, 0, 0].item()
 
     benchmark.extra_info.update(amount=B * T, unit="tokens")
     benchmark.pedantic(forward_backward, rounds=15, warmup_rounds=2)

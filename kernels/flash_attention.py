@@ -25,6 +25,14 @@ LOWEST = tl.constexpr(torch.finfo(torch.float32).min)
 
 
 @triton.jit
+def _program(T, H, BLOCK_T: tl.constexpr):
+    """The first row, head and batch entry of this program: rows run fastest."""
+    n_blocks = tl.cdiv(T, BLOCK_T)
+    block = tl.program_id(0) % n_blocks
+    return block * BLOCK_T, tl.program_id(0) // n_blocks % H, tl.program_id(0) // n_blocks // H
+
+
+@triton.jit
 def _head(tensor, strides, batch, head):
     """Address of the matrix tensor[batch, head]; 64 bits, as tensors exceed 2^31 elements."""
     return tensor + batch.to(tl.int64) * strides[0] + head.to(tl.int64) * strides[1]
@@ -53,29 +61,96 @@ def _store(matrix, strides, rows, n_rows, values, D: tl.constexpr, BLOCK_D: tl.c
 
 
 @triton.jit
-def _is_visible(queries, keys, T, S, CAUSAL: tl.constexpr):
-    """Which query sees which key: the last query is aligned with the last key."""
-    visible = keys < S
+def _keys_seen(queries, docs, T, S, window, CAUSAL: tl.constexpr):
+    """The keys [low, high) that a query sees. Both bounds never fall from one query to the next."""
+    newest = queries + (S - T)  # the last query is aligned with the last key
+    low = queries * 0
+    high = queries * 0 + S
     if CAUSAL:
-        visible = visible & (keys <= queries + (S - T))
-    return visible
+        high = tl.minimum(high, newest + 1)
+    if window is not None:
+        low = tl.maximum(low, newest - window + 1)
+        if not CAUSAL:
+            high = tl.minimum(high, newest + window)
+    if docs is not None:
+        low = tl.maximum(low, tl.load(docs + queries, mask=queries < T, other=0))
+        high = tl.minimum(high, tl.load(docs + T + queries, mask=queries < T, other=0))
+    return low, tl.maximum(high, 0)
 
 
 @triton.jit
-def _key_range(block, T, S, CAUSAL: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr):
-    """Return (full, end) for a block of queries.
-
-    Keys [0, full) are whole blocks that every query sees: no mask. Keys [full, end) need the mask,
-    and no query sees beyond end.
-    """
-    full = S
-    end = S
+def _queries_seeing(keys, docs, T, S, window, CAUSAL: tl.constexpr):
+    """The queries [low, high) that see a key: `_keys_seen` the other way round."""
+    oldest = keys - (S - T)
+    low = keys * 0
+    high = keys * 0 + T
     if CAUSAL:
-        seen_by_first = block * BLOCK_T + 1 + (S - T)
-        seen_by_last = (block + 1) * BLOCK_T + (S - T)
-        full = tl.minimum(tl.maximum(seen_by_first, 0), S)
-        end = tl.minimum(tl.maximum(seen_by_last, 0), S)
-    return full // BLOCK_S * BLOCK_S, end
+        low = tl.maximum(low, oldest)
+    if window is not None:
+        high = tl.minimum(high, oldest + window)
+        if not CAUSAL:
+            low = tl.maximum(low, oldest - window + 1)
+    if docs is not None:  # a document's queries are its keys
+        low = tl.maximum(low, tl.load(docs + keys, mask=keys < S, other=0))
+        high = tl.minimum(high, tl.load(docs + S + keys, mask=keys < S, other=0))
+    return low, tl.maximum(high, 0)
+
+
+@triton.jit
+def _phase(PHASE: tl.constexpr, low_first, high_first, low_last, high_last, BLOCK: tl.constexpr):
+    """The range of a loop over blocks, for rows of which the first and last have these bounds.
+
+    In phase 1 are the blocks between them that all rows see whole, which need no mask; in phase 0
+    what comes before these, in phase 2 what comes after. They start at multiples of BLOCK.
+    """
+    start = low_first // BLOCK * BLOCK
+    full = tl.cdiv(low_last, BLOCK) * BLOCK
+    full_end = tl.maximum(high_first // BLOCK * BLOCK, full)
+    if PHASE == 0:
+        return start, tl.minimum(full, high_last)
+    elif PHASE == 1:
+        return full, full_end
+    else:
+        return full_end, high_last
+
+
+@triton.jit
+def _logits(a, b, scale, softcap):
+    """a b^T, scaled and capped, in units of log2."""
+    logits = _dot(a, tl.trans(b))
+    if softcap is None:
+        logits *= scale * LOG2_E
+    else:
+        # tanh |x| = (1 - e^-2|x|) / (1 + e^-2|x|)
+        shrunk = tl.exp2(tl.abs(logits) * (-2 * LOG2_E * tl.abs(scale) / softcap))
+        tanh = (1 - shrunk) / (1 + shrunk)
+        logits = tl.where((logits < 0) == (scale < 0), tanh, -tanh) * (softcap * LOG2_E)
+    return logits
+
+
+@triton.jit
+def _uncapped(dlogits, logits, softcap):
+    """The gradient before the cap, whose derivative is 1 - tanh^2."""
+    if softcap is not None:
+        tanh = logits / (softcap * LOG2_E)
+        dlogits *= 1 - tanh * tanh
+    return dlogits
+
+
+@triton.jit
+def _dropped_out(
+    p_TS, seed, head, rows_T, first_key, dropout_p, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr
+):
+    """p with some elements zero and the others scaled up; `dropout_mask` in ops/ says which.
+
+    One call of the generator gives four numbers, for four keys side by side.
+    """
+    zeros = tl.zeros([BLOCK_T, BLOCK_S // 4], tl.int32)
+    quads = zeros + (first_key // 4 + tl.arange(0, BLOCK_S // 4))[None, :]
+    r0, r1, r2, r3 = tl.philox(seed, quads, zeros + rows_T[:, None], zeros + head, zeros)
+    bits_TS = tl.reshape(tl.join(tl.join(r0, r2), tl.join(r1, r3)), [BLOCK_T, BLOCK_S])
+    uniform_TS = (bits_TS >> 8).to(tl.float32) * 2.0**-24
+    return tl.where(uniform_TS >= dropout_p, p_TS / (1 - dropout_p), 0.0)
 
 
 @triton.jit
@@ -89,32 +164,49 @@ def _dot(a, b):
 
 @triton.jit
 def _forward_kernel(
-    q, q_strides, k, k_strides, v, v_strides, out, out_strides, lse, scale, H, GROUP, T, S,
-    CAUSAL: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    q, q_strides, k, k_strides, v, v_strides, out, out_strides, lse, docs, seed,
+    scale, softcap, window, dropout_p, H, GROUP, T, S,
+    CAUSAL: tl.constexpr, FIRST_PHASE: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     """One program: one block of queries of one head, against all the keys it sees."""
-    n_blocks = tl.cdiv(T, BLOCK_T)
-    block = tl.program_id(0) % n_blocks
-    head = tl.program_id(0) // n_blocks % H
-    batch = tl.program_id(0) // n_blocks // H
-    rows_T = block * BLOCK_T + tl.arange(0, BLOCK_T)
+    first_row, head, batch = _program(T, H, BLOCK_T)
+    rows_T = first_row + tl.arange(0, BLOCK_T)
     k = _head(k, k_strides, batch, head // GROUP)
     v = _head(v, v_strides, batch, head // GROUP)
+    if docs is not None:
+        docs += batch.to(tl.int64) * (2 * T)
+    if seed is not None:
+        seed = tl.load(seed)
 
     q_TD = _load(_head(q, q_strides, batch, head), q_strides, rows_T, T, D, BLOCK_D)
     max_T = tl.full([BLOCK_T], LOWEST, tl.float32)
     sum_T = tl.zeros([BLOCK_T], tl.float32)
     acc_TD = tl.zeros([BLOCK_T, BLOCK_D], tl.float32)
-    full, end = _key_range(block, T, S, CAUSAL, BLOCK_T, BLOCK_S)
-    max_T, sum_T, acc_TD = _forward_loop(
-        max_T, sum_T, acc_TD, q_TD, k, k_strides, v, v_strides, scale * LOG2_E, rows_T, T, S,
-        0, full, False, CAUSAL, D, BLOCK_D, BLOCK_S,
-    )  # fmt: skip
-    max_T, sum_T, acc_TD = _forward_loop(
-        max_T, sum_T, acc_TD, q_TD, k, k_strides, v, v_strides, scale * LOG2_E, rows_T, T, S,
-        full, end, True, CAUSAL, D, BLOCK_D, BLOCK_S,
-    )  # fmt: skip
+    low_T, high_T = _keys_seen(rows_T, docs, T, S, window, CAUSAL)
+    low_first, high_first = _keys_seen(first_row, docs, T, S, window, CAUSAL)
+    last_row = tl.minimum(first_row + BLOCK_T, T) - 1
+    low_last, high_last = _keys_seen(last_row, docs, T, S, window, CAUSAL)
+    for PHASE in tl.static_range(FIRST_PHASE, 3):
+        start, end = _phase(PHASE, low_first, high_first, low_last, high_last, BLOCK_S)
+        for first_key in range(start, end, BLOCK_S):
+            keys_S = first_key + tl.arange(0, BLOCK_S)
+            k_SD = _load(k, k_strides, keys_S, S, D, BLOCK_D)
+            logits_TS = _logits(q_TD, k_SD, scale, softcap)
+            if PHASE != 1:
+                visible_TS = (keys_S >= low_T[:, None]) & (keys_S < high_T[:, None])
+                logits_TS = tl.where(visible_TS, logits_TS, float("-inf"))
+            new_max_T = tl.maximum(max_T, tl.max(logits_TS, 1))
+            p_TS = tl.exp2(logits_TS - new_max_T[:, None])
+            shrink_T = tl.exp2(max_T - new_max_T)
+            sum_T = sum_T * shrink_T + tl.sum(p_TS, 1)
+            if seed is not None:
+                p_TS = _dropped_out(
+                    p_TS, seed, batch * H + head, rows_T, first_key, dropout_p, BLOCK_T, BLOCK_S
+                )
+            v_SD = _load(v, v_strides, keys_S, S, D, BLOCK_D)
+            acc_TD = acc_TD * shrink_T[:, None] + _dot(p_TS.to(v_SD.dtype), v_SD)
+            max_T = new_max_T
 
     # A query that saw no key: its output is 0 and its log-sum-exp -inf.
     saw_none_T = sum_T == 0
@@ -123,30 +215,6 @@ def _forward_kernel(
     _store(_head(out, out_strides, batch, head), out_strides, rows_T, T, out_TD, D, BLOCK_D)
     lse_T = tl.where(saw_none_T, float("-inf"), (max_T + tl.log2(sum_T)) * LN_2)
     tl.store(lse + (batch * H + head).to(tl.int64) * T + rows_T, lse_T, mask=rows_T < T)
-
-
-@triton.jit
-def _forward_loop(
-    max_T, sum_T, acc_TD, q_TD, k, k_strides, v, v_strides, scale_log2, rows_T, T, S,
-    start, end, MASKED: tl.constexpr, CAUSAL: tl.constexpr, D: tl.constexpr,
-    BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr,
-):  # fmt: skip
-    """The online softmax over the keys [start, end)."""
-    for first_key in range(start, end, BLOCK_S):
-        keys_S = first_key + tl.arange(0, BLOCK_S)
-        k_SD = _load(k, k_strides, keys_S, S, D, BLOCK_D)
-        logits_TS = _dot(q_TD, tl.trans(k_SD)) * scale_log2
-        if MASKED:
-            visible_TS = _is_visible(rows_T[:, None], keys_S[None, :], T, S, CAUSAL)
-            logits_TS = tl.where(visible_TS, logits_TS, float("-inf"))
-        new_max_T = tl.maximum(max_T, tl.max(logits_TS, 1))
-        p_TS = tl.exp2(logits_TS - new_max_T[:, None])
-        shrink_T = tl.exp2(max_T - new_max_T)
-        sum_T = sum_T * shrink_T + tl.sum(p_TS, 1)
-        v_SD = _load(v, v_strides, keys_S, S, D, BLOCK_D)
-        acc_TD = acc_TD * shrink_T[:, None] + _dot(p_TS.to(v_SD.dtype), v_SD)
-        max_T = new_max_T
-    return max_T, sum_T, acc_TD
 
 
 # ---- backward ------------------------------------------------------------------------------------
@@ -160,10 +228,8 @@ def _delta_kernel(
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_T: tl.constexpr,
 ):  # fmt: skip
     """delta = sum over D of out * dout: what the softmax's gradient subtracts from each row."""
-    n_blocks = tl.cdiv(T, BLOCK_T)
-    rows_T = tl.program_id(0) % n_blocks * BLOCK_T + tl.arange(0, BLOCK_T)
-    head = tl.program_id(0) // n_blocks % H
-    batch = tl.program_id(0) // n_blocks // H
+    first_row, head, batch = _program(T, H, BLOCK_T)
+    rows_T = first_row + tl.arange(0, BLOCK_T)
     out_TD = _load(_head(out, out_strides, batch, head), out_strides, rows_T, T, D, BLOCK_D)
     dout_TD = _load(_head(dout, dout_strides, batch, head), dout_strides, rows_T, T, D, BLOCK_D)
     delta_T = tl.sum(out_TD.to(tl.float32) * dout_TD.to(tl.float32), 1)
@@ -172,18 +238,20 @@ def _delta_kernel(
 
 @triton.jit
 def _dq_kernel(
-    q, q_strides, k, k_strides, v, v_strides, dout, dout_strides, lse, delta, dq, dq_strides,
-    scale, H, GROUP, T, S, CAUSAL: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    q, q_strides, k, k_strides, v, v_strides, dout, dout_strides, lse, delta, docs, seed,
+    dq, dq_strides, scale, softcap, window, dropout_p, H, GROUP, T, S,
+    CAUSAL: tl.constexpr, FIRST_PHASE: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     """One program: dq of one block of queries of one head, over all the keys it sees."""
-    n_blocks = tl.cdiv(T, BLOCK_T)
-    block = tl.program_id(0) % n_blocks
-    head = tl.program_id(0) // n_blocks % H
-    batch = tl.program_id(0) // n_blocks // H
-    rows_T = block * BLOCK_T + tl.arange(0, BLOCK_T)
+    first_row, head, batch = _program(T, H, BLOCK_T)
+    rows_T = first_row + tl.arange(0, BLOCK_T)
     k = _head(k, k_strides, batch, head // GROUP)
     v = _head(v, v_strides, batch, head // GROUP)
+    if docs is not None:
+        docs += batch.to(tl.int64) * (2 * T)
+    if seed is not None:
+        seed = tl.load(seed)
 
     q_TD = _load(_head(q, q_strides, batch, head), q_strides, rows_T, T, D, BLOCK_D)
     dout_TD = _load(_head(dout, dout_strides, batch, head), dout_strides, rows_T, T, D, BLOCK_D)
@@ -191,66 +259,55 @@ def _dq_kernel(
     lse_T = tl.load(lse + head_start + rows_T, mask=rows_T < T, other=0.0) * LOG2_E
     delta_T = tl.load(delta + head_start + rows_T, mask=rows_T < T, other=0.0)
     dq_TD = tl.zeros([BLOCK_T, BLOCK_D], tl.float32)
-    full, end = _key_range(block, T, S, CAUSAL, BLOCK_T, BLOCK_S)
-    dq_TD = _dq_loop(
-        dq_TD, q_TD, dout_TD, lse_T, delta_T, k, k_strides, v, v_strides, scale * LOG2_E, rows_T,
-        T, S, 0, full, False, CAUSAL, D, BLOCK_D, BLOCK_S,
-    )  # fmt: skip
-    dq_TD = _dq_loop(
-        dq_TD, q_TD, dout_TD, lse_T, delta_T, k, k_strides, v, v_strides, scale * LOG2_E, rows_T,
-        T, S, full, end, True, CAUSAL, D, BLOCK_D, BLOCK_S,
-    )  # fmt: skip
+    low_T, high_T = _keys_seen(rows_T, docs, T, S, window, CAUSAL)
+    low_first, high_first = _keys_seen(first_row, docs, T, S, window, CAUSAL)
+    last_row = tl.minimum(first_row + BLOCK_T, T) - 1
+    low_last, high_last = _keys_seen(last_row, docs, T, S, window, CAUSAL)
+    for PHASE in tl.static_range(FIRST_PHASE, 3):
+        start, end = _phase(PHASE, low_first, high_first, low_last, high_last, BLOCK_S)
+        for first_key in range(start, end, BLOCK_S):
+            keys_S = first_key + tl.arange(0, BLOCK_S)
+            k_SD = _load(k, k_strides, keys_S, S, D, BLOCK_D)
+            v_SD = _load(v, v_strides, keys_S, S, D, BLOCK_D)
+            logits_TS = _logits(q_TD, k_SD, scale, softcap)
+            p_TS = tl.exp2(logits_TS - lse_T[:, None])
+            if PHASE != 1:
+                visible_TS = (keys_S >= low_T[:, None]) & (keys_S < high_T[:, None])
+                p_TS = tl.where(visible_TS, p_TS, 0.0)
+            dp_TS = _dot(dout_TD, tl.trans(v_SD))
+            if seed is not None:
+                dp_TS = _dropped_out(
+                    dp_TS, seed, batch * H + head, rows_T, first_key, dropout_p, BLOCK_T, BLOCK_S
+                )
+            dlogits_TS = _uncapped(p_TS * (dp_TS - delta_T[:, None]), logits_TS, softcap)
+            dq_TD += _dot(dlogits_TS.to(k_SD.dtype), k_SD)
     _store(_head(dq, dq_strides, batch, head), dq_strides, rows_T, T, dq_TD * scale, D, BLOCK_D)
 
 
 @triton.jit
-def _dq_loop(
-    dq_TD, q_TD, dout_TD, lse_T, delta_T, k, k_strides, v, v_strides, scale_log2, rows_T, T, S,
-    start, end, MASKED: tl.constexpr, CAUSAL: tl.constexpr, D: tl.constexpr,
-    BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr,
-):  # fmt: skip
-    for first_key in range(start, end, BLOCK_S):
-        keys_S = first_key + tl.arange(0, BLOCK_S)
-        k_SD = _load(k, k_strides, keys_S, S, D, BLOCK_D)
-        v_SD = _load(v, v_strides, keys_S, S, D, BLOCK_D)
-        p_TS = tl.exp2(_dot(q_TD, tl.trans(k_SD)) * scale_log2 - lse_T[:, None])
-        if MASKED:
-            visible_TS = _is_visible(rows_T[:, None], keys_S[None, :], T, S, CAUSAL)
-            p_TS = tl.where(visible_TS, p_TS, 0.0)
-        dp_TS = _dot(dout_TD, tl.trans(v_SD))
-        dlogits_TS = p_TS * (dp_TS - delta_T[:, None])
-        dq_TD += _dot(dlogits_TS.to(k_SD.dtype), k_SD)
-    return dq_TD
-
-
-@triton.jit
 def _dkdv_kernel(
-    q, q_strides, k, k_strides, v, v_strides, dout, dout_strides, lse, delta,
-    dk, dk_strides, dv, dv_strides, scale, H, GROUP, T, S,
-    CAUSAL: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
+    q, q_strides, k, k_strides, v, v_strides, dout, dout_strides, lse, delta, docs, seed,
+    dk, dk_strides, dv, dv_strides, scale, softcap, window, dropout_p, H, GROUP, T, S,
+    CAUSAL: tl.constexpr, FIRST_PHASE: tl.constexpr, LAST_PHASE: tl.constexpr,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     """One program: dk and dv of one block of keys, over all the queries that see it.
 
     The GROUP query heads that share the keys are summed here, one after the other.
     """
-    G = H // GROUP
-    n_blocks = tl.cdiv(S, BLOCK_S)
-    block = tl.program_id(0) % n_blocks
-    kv_head = tl.program_id(0) // n_blocks % G
-    batch = tl.program_id(0) // n_blocks // G
-    keys_S = block * BLOCK_S + tl.arange(0, BLOCK_S)
+    first_key, kv_head, batch = _program(S, H // GROUP, BLOCK_S)
+    keys_S = first_key + tl.arange(0, BLOCK_S)
+    if docs is not None:
+        docs += batch.to(tl.int64) * (2 * S)
+    if seed is not None:
+        seed = tl.load(seed)
 
-    # Queries before `first` see none of these keys, those from `full` on see all of them. Keys
-    # past S need no mask: they only fill rows of dk and dv that are not stored.
-    first = 0
-    full = 0
-    if CAUSAL:
-        sees_first_key = tl.maximum(block * BLOCK_S - (S - T), 0)
-        sees_last_key = tl.maximum((block + 1) * BLOCK_S - 1 - (S - T), 0)
-        first = sees_first_key // BLOCK_T * BLOCK_T
-        full = tl.cdiv(sees_last_key, BLOCK_T) * BLOCK_T
-
+    # Keys past S need no mask: they only fill rows of dk and dv that are not stored. Rows past T
+    # load zeros, which add nothing to dk and dv.
+    low_S, high_S = _queries_seeing(keys_S, docs, T, S, window, CAUSAL)
+    low_first, high_first = _queries_seeing(first_key, docs, T, S, window, CAUSAL)
+    last_key = tl.minimum(first_key + BLOCK_S, S) - 1
+    low_last, high_last = _queries_seeing(last_key, docs, T, S, window, CAUSAL)
     k_SD = _load(_head(k, k_strides, batch, kv_head), k_strides, keys_S, S, D, BLOCK_D)
     v_SD = _load(_head(v, v_strides, batch, kv_head), v_strides, keys_S, S, D, BLOCK_D)
     dk_SD = tl.zeros([BLOCK_S, BLOCK_D], tl.float32)
@@ -260,43 +317,35 @@ def _dkdv_kernel(
         q_head = _head(q, q_strides, batch, head)
         dout_head = _head(dout, dout_strides, batch, head)
         head_start = (batch * H + head).to(tl.int64) * T
-        if CAUSAL:
-            dk_SD, dv_SD = _dkdv_loop(
-                dk_SD, dv_SD, k_SD, v_SD, q_head, q_strides, dout_head, dout_strides,
-                lse + head_start, delta + head_start, scale * LOG2_E, keys_S, T, S,
-                first, tl.minimum(full, T), True, CAUSAL, D, BLOCK_D, BLOCK_T,
-            )  # fmt: skip
-        dk_SD, dv_SD = _dkdv_loop(
-            dk_SD, dv_SD, k_SD, v_SD, q_head, q_strides, dout_head, dout_strides,
-            lse + head_start, delta + head_start, scale * LOG2_E, keys_S, T, S,
-            full, T, False, CAUSAL, D, BLOCK_D, BLOCK_T,
-        )  # fmt: skip
+        for PHASE in tl.static_range(FIRST_PHASE, LAST_PHASE + 1):
+            start, end = _phase(PHASE, low_first, high_first, low_last, high_last, BLOCK_T)
+            if PHASE == LAST_PHASE:
+                end = high_last
+            for first_row in range(start, end, BLOCK_T):
+                rows_T = first_row + tl.arange(0, BLOCK_T)
+                q_TD = _load(q_head, q_strides, rows_T, T, D, BLOCK_D)
+                dout_TD = _load(dout_head, dout_strides, rows_T, T, D, BLOCK_D)
+                lse_T = tl.load(lse + head_start + rows_T, mask=rows_T < T, other=0.0) * LOG2_E
+                delta_T = tl.load(delta + head_start + rows_T, mask=rows_T < T, other=0.0)
+                logits_ST = _logits(k_SD, q_TD, scale, softcap)
+                p_ST = tl.exp2(logits_ST - lse_T[None, :])
+                if PHASE != 1:
+                    visible_ST = (rows_T >= low_S[:, None]) & (rows_T < high_S[:, None])
+                    p_ST = tl.where(visible_ST, p_ST, 0.0)
+                dropped_ST = p_ST
+                dp_ST = _dot(v_SD, tl.trans(dout_TD))
+                if seed is not None:
+                    factor_TS = _dropped_out(
+                        tl.full([BLOCK_T, BLOCK_S], 1.0, tl.float32), seed, batch * H + head,
+                        rows_T, first_key, dropout_p, BLOCK_T, BLOCK_S,
+                    )  # fmt: skip
+                    dropped_ST = p_ST * tl.trans(factor_TS)
+                    dp_ST = dp_ST * tl.trans(factor_TS)
+                dv_SD += _dot(dropped_ST.to(dout_TD.dtype), dout_TD)
+                dlogits_ST = _uncapped(p_ST * (dp_ST - delta_T[None, :]), logits_ST, softcap)
+                dk_SD += _dot(dlogits_ST.to(q_TD.dtype), q_TD)
     _store(_head(dk, dk_strides, batch, kv_head), dk_strides, keys_S, S, dk_SD * scale, D, BLOCK_D)
     _store(_head(dv, dv_strides, batch, kv_head), dv_strides, keys_S, S, dv_SD, D, BLOCK_D)
-
-
-@triton.jit
-def _dkdv_loop(
-    dk_SD, dv_SD, k_SD, v_SD, q, q_strides, dout, dout_strides, lse, delta, scale_log2, keys_S,
-    T, S, start, end, MASKED: tl.constexpr, CAUSAL: tl.constexpr, D: tl.constexpr,
-    BLOCK_D: tl.constexpr, BLOCK_T: tl.constexpr,
-):  # fmt: skip
-    for first_row in range(start, end, BLOCK_T):
-        rows_T = first_row + tl.arange(0, BLOCK_T)
-        # Rows past T load zeros, which add nothing to dk and dv.
-        q_TD = _load(q, q_strides, rows_T, T, D, BLOCK_D)
-        dout_TD = _load(dout, dout_strides, rows_T, T, D, BLOCK_D)
-        lse_T = tl.load(lse + rows_T, mask=rows_T < T, other=0.0) * LOG2_E
-        delta_T = tl.load(delta + rows_T, mask=rows_T < T, other=0.0)
-        p_ST = tl.exp2(_dot(k_SD, tl.trans(q_TD)) * scale_log2 - lse_T[None, :])
-        if MASKED:
-            visible_ST = _is_visible(rows_T[None, :], keys_S[:, None], T, S, CAUSAL)
-            p_ST = tl.where(visible_ST, p_ST, 0.0)
-        dv_SD += _dot(p_ST.to(dout_TD.dtype), dout_TD)
-        dp_ST = _dot(v_SD, tl.trans(dout_TD))
-        dlogits_ST = p_ST * (dp_ST - delta_T[None, :])
-        dk_SD += _dot(dlogits_ST.to(q_TD.dtype), q_TD)
-    return dk_SD, dv_SD
 
 
 # ---- launching -----------------------------------------------------------------------------------
@@ -330,7 +379,7 @@ DKDV_BLOCKS = {
 }
 
 
-def _blocks(table, x):
+def _blocks(table, x, seed=None):
     """Return the constants that a kernel takes for the dtype and head width of `x`."""
     D = x.shape[-1]
     block_D = max(triton.next_power_of_2(D), 16)  # tl.dot multiplies no less than 16
@@ -340,28 +389,53 @@ def _blocks(table, x):
         "BLOCK_D": block_D,
         "BLOCK_T": block_T,
         "BLOCK_S": block_S,
-        "num_warps": num_warps,
+        # Random numbers take registers, of which more warps have more.
+        "num_warps": num_warps if seed is None else 8,
         "num_stages": num_stages,
         "enable_fp_fusion": True,
     }
 
 
+def _phases(causal, window, docs):
+    """Whether blocks that only some rows see come first, and whether they come last, in dk and dv.
+
+    To queries, they always may come last: the last block of keys need not be whole.
+    """
+    bounded = window is not None or docs is not None
+    return {"FIRST_PHASE": 0 if bounded else 1}, {
+        "FIRST_PHASE": 0 if bounded or causal else 1,
+        "LAST_PHASE": 2 if bounded else 1,
+    }
+
+
 def flash_attention_forward(
-    q_BHTD: torch.Tensor, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor, causal: bool, scale: float
+    q_BHTD: torch.Tensor,
+    k_BGSD: torch.Tensor,
+    v_BGSD: torch.Tensor,
+    docs_B2T: torch.Tensor | None,
+    seed: torch.Tensor | None,
+    causal: bool,
+    scale: float,
+    softcap: float | None,
+    window: int | None,
+    dropout_p: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the output, like q, and the log-sum-exp of the logits, (B, H, T) in float32.
 
-    Takes float32, float16 or bfloat16, any strides, D up to 256; checks nothing.
+    Takes float32, float16 or bfloat16, any strides, D up to 256; for each token its document's
+    first token and its end, int32, contiguous; a seed for dropout, (1,) int64. Checks nothing.
     """
     B, H, T, _ = q_BHTD.shape
     G, S = k_BGSD.shape[1:3]
     out_BHTD = torch.empty_like(q_BHTD)
     lse_BHT = torch.empty(B, H, T, device=q_BHTD.device, dtype=torch.float32)
-    blocks = _blocks(FORWARD_BLOCKS, q_BHTD)
+    blocks = _blocks(FORWARD_BLOCKS, q_BHTD, seed)
+    phases, _ = _phases(causal, window, docs_B2T)
     with torch.cuda.device_of(q_BHTD):
         _forward_kernel[(triton.cdiv(T, blocks["BLOCK_T"]) * B * H,)](
             q_BHTD, q_BHTD.stride(), k_BGSD, k_BGSD.stride(), v_BGSD, v_BGSD.stride(),
-            out_BHTD, out_BHTD.stride(), lse_BHT, scale, H, H // G, T, S, CAUSAL=causal, **blocks,
+            out_BHTD, out_BHTD.stride(), lse_BHT, docs_B2T, seed, scale, softcap, window,
+            dropout_p, H, H // G, T, S, CAUSAL=causal, **phases, **blocks,
         )  # fmt: skip
     return out_BHTD, lse_BHT
 
@@ -372,10 +446,15 @@ def flash_attention_backward(
     q_BHTD: torch.Tensor,
     k_BGSD: torch.Tensor,
     v_BGSD: torch.Tensor,
+    docs_B2T: torch.Tensor | None,
+    seed: torch.Tensor | None,
     out_BHTD: torch.Tensor,
     lse_BHT: torch.Tensor,
     causal: bool,
     scale: float,
+    softcap: float | None,
+    window: int | None,
+    dropout_p: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return dq, dk and dv, like q, k and v; the same bits for the same inputs."""
     B, H, T, _ = q_BHTD.shape
@@ -384,8 +463,9 @@ def flash_attention_backward(
     dq_BHTD = torch.empty_like(q_BHTD)
     dk_BGSD = torch.empty_like(k_BGSD)
     dv_BGSD = torch.empty_like(v_BGSD)
+    dq_phases, dkdv_phases = _phases(causal, window, docs_B2T)
     with torch.cuda.device_of(q_BHTD):
-        blocks = _blocks(DQ_BLOCKS, q_BHTD)
+        blocks = _blocks(DQ_BLOCKS, q_BHTD, seed)
         _delta_kernel[(triton.cdiv(T, blocks["BLOCK_T"]) * B * H,)](
             out_BHTD, out_BHTD.stride(), dout_BHTD, dout_BHTD.stride(), delta_BHT, H, T,
             blocks["D"], blocks["BLOCK_D"], blocks["BLOCK_T"], enable_fp_fusion=True,
@@ -394,15 +474,15 @@ def flash_attention_backward(
             delta_BHT -= dlse_BHT  # d lse / d logits is the softmax itself
         inputs = (
             q_BHTD, q_BHTD.stride(), k_BGSD, k_BGSD.stride(), v_BGSD, v_BGSD.stride(),
-            dout_BHTD, dout_BHTD.stride(), lse_BHT, delta_BHT,
+            dout_BHTD, dout_BHTD.stride(), lse_BHT, delta_BHT, docs_B2T, seed,
         )  # fmt: skip
-        sizes = (scale, H, H // G, T, S)
+        options = (scale, softcap, window, dropout_p, H, H // G, T, S)
         _dq_kernel[(triton.cdiv(T, blocks["BLOCK_T"]) * B * H,)](
-            *inputs, dq_BHTD, dq_BHTD.stride(), *sizes, CAUSAL=causal, **blocks
+            *inputs, dq_BHTD, dq_BHTD.stride(), *options, CAUSAL=causal, **dq_phases, **blocks
         )
-        blocks = _blocks(DKDV_BLOCKS, q_BHTD)
+        blocks = _blocks(DKDV_BLOCKS, q_BHTD, seed)
         _dkdv_kernel[(triton.cdiv(S, blocks["BLOCK_S"]) * B * G,)](
-            *inputs, dk_BGSD, dk_BGSD.stride(), dv_BGSD, dv_BGSD.stride(), *sizes,
-            CAUSAL=causal, **blocks,
+            *inputs, dk_BGSD, dk_BGSD.stride(), dv_BGSD, dv_BGSD.stride(), *options,
+            CAUSAL=causal, **dkdv_phases, **blocks,
         )  # fmt: skip
     return dq_BHTD, dk_BGSD, dv_BGSD

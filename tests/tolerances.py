@@ -15,6 +15,19 @@ TOLERANCES = {  # (rtol, atol)
     ("layer_norm", torch.float32): (1e-5, 1e-5),
     ("layer_norm", torch.float16): (2e-3, 2e-3),
     ("layer_norm", torch.bfloat16): (2e-2, 2e-2),
+    ("linear_cross_entropy", torch.float64): (1e-10, 1e-10),
+    ("linear_cross_entropy", torch.float32): (1e-5, 1e-5),
+    ("linear_cross_entropy", torch.float16): (4e-3, 4e-3),
+    ("linear_cross_entropy", torch.bfloat16): (3e-2, 3e-2),
+    ("rms_norm", torch.float64): (1e-10, 1e-10),
+    ("rms_norm", torch.float32): (1e-5, 1e-5),
+    ("rms_norm", torch.float16): (2e-3, 2e-3),
+    ("rms_norm", torch.bfloat16): (2e-2, 2e-2),
+    # Computed in float32 and rounded once; in the interpreter, bfloat16 is cut off instead.
+    ("rotary", torch.float64): (1e-12, 1e-12),
+    ("rotary", torch.float32): (1e-6, 1e-6),
+    ("rotary", torch.float16): (5e-4, 1e-6),
+    ("rotary", torch.bfloat16): (8e-3, 1e-6),
 }
 
 

@@ -17,8 +17,10 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
+from gptfast.kernels.cross_entropy import cross_entropy
 from gptfast.kernels.flash_attention import flash_attention_backward, flash_attention_forward
-from gptfast.kernels.layer_norm import layer_norm_backward, layer_norm_forward
+from gptfast.kernels.norm import norm_backward, norm_forward
+from gptfast.kernels.rotary import rotate
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -26,19 +28,44 @@ TARGETS = {
     "sm_100": GPUTarget("cuda", 100, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+TYPES = {
+    torch.float32: "fp32",
+    torch.float16: "fp16",
+    torch.bfloat16: "bf16",
+    torch.int32: "i32",
+    torch.int64: "i64",
+}
 OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
 
 
 def launch_all(D, dtype):
     """Launch every kernel at GPT-2's sizes, with 12 heads of width D."""
     q_BHTD = torch.empty(2, 12, 1024, D, dtype=dtype, device="meta")
-    out, lse = flash_attention_forward(q_BHTD, q_BHTD, q_BHTD, True, D**-0.5)
-    flash_attention_backward(out, lse, q_BHTD, q_BHTD, q_BHTD, out, lse, True, D**-0.5)
+    docs_B2T = torch.empty(2, 2, 1024, dtype=torch.int32, device="meta")
+    seed = torch.empty(1, dtype=torch.int64, device="meta")
+    for docs, dropout_seed, options in (
+        (None, None, (True, D**-0.5, None, None, 0.0)),
+        (docs_B2T, seed, (True, D**-0.5, 30.0, 256, 0.1)),
+    ):
+        inputs = (q_BHTD, q_BHTD, q_BHTD, docs, dropout_seed)
+        out, lse = flash_attention_forward(*inputs, *options)
+        flash_attention_backward(out, lse, *inputs, out, lse, *options)
     x_BTC = torch.empty(2, 1024, 12 * D, dtype=dtype, device="meta")
     weight_C = torch.empty(12 * D, dtype=dtype, device="meta")
-    out, mean, rstd = layer_norm_forward(x_BTC, weight_C, weight_C, 1e-5)
-    layer_norm_backward(out, x_BTC, weight_C, mean, rstd, True)
+    for x, weight, bias, residual, centered in (
+        (x_BTC, weight_C, weight_C, None, True),
+        (x_BTC, weight_C, None, x_BTC, False),
+        (q_BHTD, weight_C[:D], weight_C[:D], q_BHTD, True),  # many rows in a program
+    ):
+        out, summed, mean, rstd = norm_forward(x, weight, bias, residual, 1e-5, centered, dtype)
+        dsummed = None if residual is None else summed
+        norm_backward(out, dsummed, x, weight, mean, rstd, bias is not None, centered)
+    cos_TP = torch.empty(1024, D // 4, device="meta")  # half of the channels are rotated
+    rotate(q_BHTD, q_BHTD, cos_TP, cos_TP, inverse=True)
+    logits_NV = torch.empty(1024, 50_304, dtype=dtype, device="meta")
+    targets_N = torch.empty(1024, dtype=torch.int64, device="meta")
+    cross_entropy(logits_NV, targets_N, -100, 0.0, 0.0, None, True)
+    cross_entropy(logits_NV, targets_N, -100, 0.1, 1e-4, 30.0, True)
 
 
 def source(kernel, arguments):
@@ -51,7 +78,7 @@ def source(kernel, arguments):
         if isinstance(value, torch.Tensor):
             attributes[path] = [["tt.divisibility", 16]]
             return "*" + TYPES[value.dtype]
-        if is_constexpr or (isinstance(value, int) and value == 1):
+        if is_constexpr or value is None or (isinstance(value, int) and value == 1):
             constants[path] = value
             return "constexpr"
         if isinstance(value, int) and value % 16 == 0:
@@ -84,7 +111,8 @@ def main(target):
         options = {name: keywords.pop(name) for name in OPTIONS if name in keywords}
         arguments = {**dict(zip(kernel.arg_names, arguments, strict=False)), **keywords}
         compiled = triton.compile(source(kernel, arguments), TARGETS[target], options)
-        rows.append([kernel.__name__, compiled.metadata.shared, spilled_bytes(compiled.asm)])
+        every_option = " with every option" if arguments.get("seed") is not None else ""
+        rows.append([kernel.__name__ + every_option, compiled.metadata.shared, spilled_bytes(compiled.asm)])
 
     JITFunction.run = compile_instead
     launch_all(64, torch.float16)

@@ -23,18 +23,26 @@ def inputs(B=1, H=2, G=2, T=5, S=5, D=8, dtype=torch.float32, requires_grad=Fals
     ]
 
 
-def by_hand(q, k, v, causal, scale):
-    """One query and one key at a time, in Python's own floats."""
+def by_hand(q, k, v, causal, scale, window=math.inf, softcap=None, documents=None):
+    """One query and one key at a time, in Python's own floats. `documents` names each token's."""
     B, H, T, D = q.shape
     G, S = k.shape[1:3]
     out, lse = torch.zeros(B, H, T, D, dtype=torch.float64), torch.zeros(B, H, T).double()
+
+    def is_seen(b, t, s):
+        ahead = (S - s) - (T - t)  # how much further from the end the query is than the key
+        if documents is not None and documents[b][t] != documents[b][s]:
+            return False
+        return abs(ahead) < window and (not causal or ahead >= 0)
+
+    def logit(b, h, t, g, s):
+        x = scale * sum(float(q[b, h, t, d]) * float(k[b, g, s, d]) for d in range(D))
+        return x if softcap is None else softcap * math.tanh(x / softcap)
+
     for b, h, t in ((b, h, t) for b in range(B) for h in range(H) for t in range(T)):
         g = h * G // H
-        seen = [s for s in range(S) if not causal or T - 1 - t <= S - 1 - s]
-        terms = [
-            math.exp(scale * sum(float(q[b, h, t, d]) * float(k[b, g, s, d]) for d in range(D)))
-            for s in seen
-        ]
+        seen = [s for s in range(S) if is_seen(b, t, s)]
+        terms = [math.exp(logit(b, h, t, g, s)) for s in seen]
         lse[b, h, t] = math.log(sum(terms)) if terms else -math.inf
         for s, term in zip(seen, terms, strict=True):
             out[b, h, t] += term / sum(terms) * v[b, g, s]
@@ -43,12 +51,30 @@ def by_hand(q, k, v, causal, scale):
 
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize(("T", "S"), [(4, 4), (2, 5), (5, 2), (1, 3)])
-def test_reference_is_the_formula(T, S, causal):
+@pytest.mark.parametrize("options", [{}, {"window": 1}, {"window": 2}, {"softcap": 0.8}], ids=str)
+def test_reference_is_the_formula(T, S, causal, options):
     q, k, v = inputs(B=2, H=4, G=2, T=T, S=S, D=3, dtype=torch.float64)
-    out, lse = attention_reference(q, k, v, causal=causal, scale=0.7, return_lse=True)
-    expected_out, expected_lse = by_hand(q, k, v, causal, 0.7)
+    options = {"causal": causal, "scale": 0.7, **options}
+    out, lse = attention_reference(q, k, v, return_lse=True, **options)
+    expected_out, expected_lse = by_hand(q, k, v, **options)
     assert_close("attention", out, expected_out)
     assert_close("attention", lse, expected_lse)
+
+
+# The third document goes on in the second row; there is an empty one behind the first.
+PACKED = torch.tensor([0, 2, 2, 3, 9, 12])
+DOCUMENTS = ["aabccc", "cccddd"]
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_packed_documents_do_not_see_one_another(dtype, causal):
+    q, k, v = inputs(B=2, H=2, G=1, T=6, S=6, D=3, dtype=torch.float64)
+    options = {"causal": causal, "scale": 0.7, "window": 3}
+    expected, _ = by_hand(q, k, v, documents=DOCUMENTS, **options)
+    for backend in BACKENDS:
+        out = attention(q, k, v, cu_seqlens=PACKED.to(dtype), backend=backend, **options)
+        assert_close("attention", out, expected)
 
 
 @pytest.mark.parametrize(("T", "S"), [(3, 3), (4, 2)])
@@ -59,6 +85,17 @@ def test_reference_gradients(T, S):
 
     q, k, v = inputs(H=2, G=1, T=T, S=S, D=3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(seeing, (q, k, v))
+
+
+def test_reference_gradients_of_everything_at_once():
+    def dropped(q, k, v):
+        torch.manual_seed(0)
+        return attention_reference(
+            q, k, v, window=3, softcap=0.7, dropout_p=0.3, cu_seqlens=torch.tensor([0, 4, 5])
+        )
+
+    q, k, v = inputs(H=2, G=1, D=3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(dropped, (q, k, v))
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -72,12 +109,13 @@ def test_reference_agrees_with_pytorch_where_both_mean_the_same(dtype, causal):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize(("T", "S"), [(6, 6), (1, 7), (3, 7), (7, 3), (1, 1)])
-@pytest.mark.parametrize(("H", "G"), [(2, 2), (4, 2), (3, 1)])
-def test_torch_backend_agrees_with_reference(H, G, T, S, causal, dtype):
+@pytest.mark.parametrize(("H", "G", "window"), [(2, 2, None), (4, 2, 2), (3, 1, None)])
+def test_torch_backend_agrees_with_reference(H, G, window, T, S, causal, dtype):
     narrow = inputs(B=2, H=H, G=G, T=T, S=S, dtype=dtype, requires_grad=True)
     wide = [x.detach().double().requires_grad_() for x in narrow]
-    out = attention(*narrow, causal=causal, scale=0.3, backend="torch")
-    expected = attention_reference(*wide, causal=causal, scale=0.3)
+    options = {"causal": causal, "scale": 0.3, "window": window}
+    out = attention(*narrow, backend="torch", **options)
+    expected = attention_reference(*wide, **options)
     assert out.shape == narrow[0].shape
     assert out.dtype == dtype
     assert_close("attention", out, expected)
@@ -120,15 +158,62 @@ def test_a_query_that_sees_no_key_gives_zero():
     assert (lse[:, :, :3] == -torch.inf).all()
 
 
+@pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_dropout_zeroes_weights_and_scales_the_rest(backend):
+def test_dropout_zeroes_weights_and_scales_the_rest(backend, causal):
     torch.manual_seed(0)
-    q = torch.zeros(1, 1, 64, 64)
-    identity = torch.eye(64)[None, None]
-    weights = attention(q, q, identity, causal=False, dropout_p=0.25, backend=backend)
+    identity = torch.eye(100).expand(2, 2, 100, 100)  # with it as v, the output is the weights
+    q, options = torch.zeros_like(identity), {"causal": causal, "dropout_p": 0.25}
+    weights, others = (attention(q, q, identity, backend=backend, **options) for _ in range(2))
+    expected = attention_reference(q, q, identity, causal=causal) / 0.75
     kept = weights != 0
-    torch.testing.assert_close(weights[kept], torch.full_like(weights[kept], 1 / 64 / 0.75))
-    assert 0.7 < kept.double().mean() < 0.8
+    assert not (kept & (expected == 0)).any()
+    torch.testing.assert_close(weights[kept], expected[kept], rtol=1e-4, atol=0)
+    seen = (expected != 0).sum()
+    assert 0.73 < kept.sum() / seen < 0.77
+    # Batch entries, heads and calls differ: of two masks 0.75^2 + 0.25^2 of the elements agree.
+    for other in (kept.roll(1, 0), kept.roll(1, 1), others != 0):
+        assert 0.6 < 1 - (kept != other).sum() / seen < 0.65
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize(
+    ("B", "H", "G", "T", "S"), [(2, 4, 2, 70, 150), (1, 3, 3, 130, 130), (30, 3, 1, 64, 64)]
+)
+def test_dropout_on_the_cpu_gives_the_gradients_of_its_mask(B, H, G, T, S, causal):
+    q, k, v = inputs(B=B, H=H, G=G, T=T, S=S, requires_grad=True)
+
+    def dropped(q, k, v):
+        torch.manual_seed(0)
+        options = {"causal": causal, "scale": 0.3, "dropout_p": 0.25, "backend": "torch"}
+        return attention(q, k, v, **options)
+
+    # The mask does not depend on the width, nor on the values.
+    zeros = torch.zeros(B, H, T, S), torch.zeros(B, G, S, S)
+    kept = dropped(*zeros, torch.eye(S).expand(B, G, S, S)) != 0
+    wide_q, wide_k, wide_v = (x.detach().double().requires_grad_() for x in (q, k, v))
+    keys, values = (x.repeat_interleave(H // G, 1) for x in (wide_k, wide_v))
+    logits = wide_q @ keys.mT * 0.3
+    if causal:
+        logits += torch.full((T, S), -torch.inf).triu(S - T + 1)
+    expected = (logits.softmax(-1) * kept / 0.75) @ values
+    out = dropped(q, k, v)
+    assert_close("attention", out, expected)
+    for gradient, expected_gradient in zip(
+        torch.autograd.grad(out.square().sum(), (q, k, v)),
+        torch.autograd.grad(expected.square().sum(), (wide_q, wide_k, wide_v)),
+        strict=True,
+    ):
+        torch.testing.assert_close(gradient.double(), expected_gradient, rtol=1e-5, atol=1e-4)
+
+
+# opcheck itself reads the .grad of a tensor that is no leaf.
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
+@pytest.mark.parametrize("causal", [True, False])
+def test_registration_of_the_blockwise_path(causal):
+    q, k, v = (x.squeeze(0) for x in inputs(T=5, S=7, requires_grad=True))
+    arguments = (q, k, v, torch.ones(1, dtype=torch.int64), causal, 0.3, 0.25)
+    torch.library.opcheck(torch.ops.gptfast.blockwise_attention.default, arguments)
 
 
 @pytest.mark.parametrize(
@@ -148,6 +233,18 @@ def test_dropout_zeroes_weights_and_scales_the_rest(backend):
             "expected a floating dtype",
         ),
         ({"dropout_p": 1.0}, "expected 0 <= dropout_p < 1"),
+        ({"window": 0}, "window is 0; expected at least 1, or None"),
+        ({"softcap": -1.0}, "softcap is -1.0; expected more than 0, or None"),
+        ({"cu_seqlens": torch.tensor([0.0, 5.0])}, "float32 of shape .*; expected int32 or int64"),
+        ({"cu_seqlens": torch.tensor([[0, 5]])}, r"of shape \(1, 2\) .*expected .* one dimension"),
+        ({"cu_seqlens": torch.tensor([0, 4])}, r"is \[0, 4\]; expected .* number of tokens, 5"),
+        ({"cu_seqlens": torch.tensor([1, 5])}, "expected ascending numbers from 0"),
+        ({"cu_seqlens": torch.tensor([0, 3, 2, 5])}, "expected ascending numbers from 0"),
+        ({"cu_seqlens": torch.tensor([5])}, "expected ascending numbers from 0"),
+        (
+            {"q_BHTD": torch.zeros(1, 2, 4, 8), "cu_seqlens": torch.tensor([0, 4])},
+            "as many keys as queries; given 5 and 4",
+        ),
     ],
 )
 def test_a_mistake_is_named(change, message):

@@ -26,6 +26,18 @@ class Case:
     dtype: torch.dtype = torch.float32
     causal: bool = True
     scale: float | None = None
+    window: int | None = None
+    softcap: float | None = None
+    dropout_p: float = 0.0
+    cu_seqlens: tuple[int, ...] | None = None
+
+    def options(self, device):
+        """What `attention` takes beside tensors."""
+        names = ("causal", "scale", "window", "softcap", "dropout_p")
+        options = {name: getattr(self, name) for name in names}
+        if self.cu_seqlens is not None:
+            options["cu_seqlens"] = torch.tensor(self.cu_seqlens, device=device)
+        return options
 
     def inputs(self, device):
         generator = torch.Generator().manual_seed(0)
@@ -39,6 +51,7 @@ class Case:
 def results(function, q, k, v, dout, dlse, **kwargs):
     """Return the output, the log-sum-exp, dq, dk and dv."""
     leaves = [x.detach().requires_grad_() for x in (q, k, v)]
+    torch.manual_seed(3)  # dropout
     out, lse = function(*leaves, return_lse=True, **kwargs)
     return [out, lse, *torch.autograd.grad((out, lse), leaves, (dout, dlse))]
 
@@ -79,11 +92,32 @@ def check(q, k, v, **kwargs):
         Case(T=35, S=35, H=3, G=1, dtype=torch.float16),
         Case(T=9, S=9, scale=0.7),
         Case(T=9, S=9, scale=-0.5),
+        Case(window=1),  # each query sees itself alone
+        Case(window=20),
+        Case(window=20, causal=False),
+        Case(T=200, S=200, window=70),  # whole blocks between two ragged edges
+        Case(T=200, S=200, window=90, causal=False, dtype=torch.float16),
+        Case(window=1000),
+        Case(T=7, S=70, window=30),
+        Case(T=70, S=7, window=3),
+        Case(T=7, S=70, window=30, causal=False),
+        Case(softcap=2.0),
+        Case(T=35, S=40, softcap=0.5, scale=-3.0, causal=False),
+        Case(T=130, S=130, dtype=torch.float16, softcap=5.0),
+        Case(cu_seqlens=(0, 1, 1, 30, 70)),
+        Case(cu_seqlens=(0, 33, 70), causal=False),
+        Case(T=200, S=200, cu_seqlens=(0, 3, 150, 200)),
+        Case(T=20, S=20, B=3, H=2, G=1, cu_seqlens=(0, 5, 27, 60)),  # one crosses two rows
+        Case(T=200, S=200, cu_seqlens=(0, 110, 200), window=40, softcap=3.0, causal=False),
+        Case(dropout_p=0.3),
+        Case(T=9, S=75, B=2, H=4, G=2, dropout_p=0.5),
+        Case(T=130, S=130, dtype=torch.float16, dropout_p=0.1, causal=False),
+        Case(dropout_p=0.2, window=30, softcap=4.0, cu_seqlens=(0, 50, 70), H=2),
     ],
     ids=str,
 )
 def test_agrees_with_the_definition(case, device):
-    check(*case.inputs(device), causal=case.causal, scale=case.scale)
+    check(*case.inputs(device), **case.options(device))
 
 
 def fused_qkv():
@@ -140,11 +174,27 @@ def test_offsets_beyond_32_bits(device):
     assert torch.equal(attention(far, far, far, backend="triton"), expected)
 
 
-def test_the_same_bits_twice(device):
-    q, k, v = Case(T=40, S=40, H=2).inputs(device)
+@pytest.mark.parametrize("case", [Case(T=40, S=40, H=2), Case(T=40, S=40, dropout_p=0.5)], ids=str)
+def test_the_same_bits_twice(case, device):
+    q, k, v = case.inputs(device)
     dout, dlse = torch.ones_like(q), torch.ones(q.shape[:3], device=device)
-    first, second = (results(attention, q, k, v, dout, dlse, backend="triton") for _ in range(2))
+    options = {**case.options(device), "backend": "triton"}
+    first, second = (results(attention, q, k, v, dout, dlse, **options) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_dropout_zeroes_as_many_weights_as_it_should(device):
+    torch.manual_seed(0)
+    q = torch.zeros(1, 4, 64, 64, device=device)
+    identity = torch.eye(64, device=device).expand(1, 4, 64, 64)
+    options = {"causal": False, "dropout_p": 0.25, "backend": "triton"}
+    weights, others = (attention(q, q, identity, **options) for _ in range(2))
+    kept = weights != 0
+    torch.testing.assert_close(weights[kept], torch.full_like(weights[kept], 1 / 64 / 0.75))
+    assert 0.74 < kept.double().mean() < 0.76  # 4 deviations
+    # Heads, queries and calls differ: of any two masks 0.75^2 + 0.25^2 of the elements agree.
+    for other in (kept.roll(1, 1), kept.roll(1, 2), kept.roll(1, 3), others != 0):
+        assert 0.61 < (kept == other).double().mean() < 0.64
 
 
 def test_weights_sum_to_one(device):
@@ -165,22 +215,34 @@ def test_the_future_leaves_no_trace(device):
 
 # opcheck itself reads the .grad of a tensor that is no leaf.
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
-def test_registration(device):
-    arguments = [x.requires_grad_() for x in Case(T=3, S=5).inputs(device)]
-    torch.library.opcheck(torch.ops.gptfast.flash_attention.default, (*arguments, True, 0.25))
+@pytest.mark.parametrize("has_all", [False, True])
+def test_registration(has_all, device):
+    arguments = [x.requires_grad_() for x in Case(T=5, S=5).inputs(device)]
+    options = (None, None, True, 0.25, None, None, 0.0)
+    if has_all:
+        docs = torch.tensor([[[0, 0, 2, 2, 2], [2, 2, 5, 5, 5]]], device=device).int()
+        options = (docs, torch.ones(1, device=device).long(), True, 0.25, 2.0, 3, 0.5)
+    torch.library.opcheck(torch.ops.gptfast.flash_attention.default, (*arguments, *options))
 
 
-def test_compiles_without_a_graph_break(device):
+@pytest.mark.parametrize(
+    "case",
+    [Case(T=5, S=5), Case(T=5, S=5, dropout_p=0.5, window=3, softcap=2.0, cu_seqlens=(0, 2, 5))],
+    ids=str,
+)
+def test_compiles_without_a_graph_break(case, device):
+    options = case.options(device)
+
     def loss(q, k, v):
-        return attention(q, k, v, backend="triton").square().sum()
+        return attention(q, k, v, backend="triton", **options).square().sum()
 
-    leaves = [x.requires_grad_() for x in Case(T=5, S=5).inputs(device)]
+    def gradients(function):
+        torch.manual_seed(0)
+        return torch.autograd.grad(function(*leaves), leaves)
+
+    leaves = [x.requires_grad_() for x in case.inputs(device)]
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
-    for actual, expected in zip(
-        torch.autograd.grad(compiled(*leaves), leaves),
-        torch.autograd.grad(loss(*leaves), leaves),
-        strict=True,
-    ):
+    for actual, expected in zip(gradients(compiled), gradients(loss), strict=True):
         assert torch.equal(actual, expected)
 
 
@@ -196,7 +258,5 @@ def test_what_the_kernel_does_not_serve(device):
     q, k, v = Case(T=2, S=2, D=300).inputs(device)
     with pytest.raises(UserError, match="head widths up to 256, not 300"):
         attention(q, k, v, backend="triton")
-    with pytest.raises(UserError, match="the kernel has no dropout"):
-        attention(q, k, v, dropout_p=0.1, backend="triton")
     with pytest.raises(UserError, match=r"float16 and bfloat16, not .*float64"):
         attention(*(x[..., :16].double() for x in (q, k, v)), backend="triton")

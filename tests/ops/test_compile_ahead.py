@@ -18,6 +18,8 @@ SHARED_MEMORY = {  # bytes that one block may use
 }
 # One 32-bit register of the attention forward at width 128.
 SPILLS_ALLOWED = {"gfx942": 4}
+# Bytes, with dropout, packed documents, a window and a soft cap all at once.
+SPILLS_ALLOWED_WITH_EVERY_OPTION = 1024
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,10 @@ def test_compiles_within_the_limits_of(target, compilers):
     output, errors = compilers[target].communicate()
     assert compilers[target].returncode == 0, errors
     rows = json.loads(output)
-    assert len(rows) == 2 * 6
+    assert len(rows) == 2 * 15
     for kernel, shared_memory, spilled in rows:
         assert shared_memory <= SHARED_MEMORY[target], kernel
-        assert spilled <= SPILLS_ALLOWED.get(target, 0), kernel
+        allowed = SPILLS_ALLOWED.get(target, 0)
+        if kernel.endswith("with every option"):
+            allowed = SPILLS_ALLOWED_WITH_EVERY_OPTION
+        assert spilled <= allowed, kernel

@@ -7,12 +7,25 @@ import pytest
 import torch
 
 from gptfast.errors import UserError
-from gptfast.ops import attention, backends, dispatch, layer_norm
+from gptfast.ops import (
+    attention,
+    backends,
+    dispatch,
+    layer_norm,
+    linear_cross_entropy,
+    rms_norm,
+    rotary,
+)
 
 q = torch.randn(1, 2, 5, 8, generator=torch.Generator().manual_seed(0))
 OPS = {
     "attention": lambda **kwargs: attention(q, q, q, **kwargs),
     "layer_norm": lambda **kwargs: layer_norm(q, **kwargs),
+    "linear_cross_entropy": lambda **kwargs: linear_cross_entropy(
+        q[0, 0], q[0, 1], torch.arange(5), **kwargs
+    ),
+    "rms_norm": lambda **kwargs: rms_norm(q, **kwargs),
+    "rotary": lambda **kwargs: rotary(q, q, q[0, 0, :, :4], q[0, 1, :, :4], **kwargs)[0],
 }
 
 
@@ -50,7 +63,8 @@ def test_auto_says_once_why_it_falls_back(notices):
 
 def test_the_ordinary_path_says_nothing(notices):
     for op in OPS:
-        assert torch.equal(OPS[op](), OPS[op](backend="torch"))
+        usual = "reference" if op in dispatch.ONLY_OURS else "torch"
+        assert torch.equal(OPS[op](), OPS[op](backend=usual))
     assert notices() == []
 
 

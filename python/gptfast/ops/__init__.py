@@ -11,10 +11,14 @@ import torch
 from gptfast.ops.attention import attention
 from gptfast.ops.attention import why_not as _attention_why_not
 from gptfast.ops.dispatch import BACKENDS, preference
-from gptfast.ops.layer_norm import layer_norm
-from gptfast.ops.layer_norm import why_not as _layer_norm_why_not
+from gptfast.ops.linear_cross_entropy import linear_cross_entropy
+from gptfast.ops.linear_cross_entropy import why_not as _linear_cross_entropy_why_not
+from gptfast.ops.norm import layer_norm, rms_norm
+from gptfast.ops.norm import why_not as _norm_why_not
+from gptfast.ops.rotary import rotary
+from gptfast.ops.rotary import why_not as _rotary_why_not
 
-__all__ = ["attention", "backends", "layer_norm"]
+__all__ = ["attention", "backends", "layer_norm", "linear_cross_entropy", "rms_norm", "rotary"]
 
 
 def backends() -> list[tuple[str, str, str | None]]:
@@ -28,12 +32,15 @@ def backends() -> list[tuple[str, str, str | None]]:
     q_BHTD = torch.empty(1, 12, 1024, 64, device=device, dtype=dtype)
     x_BTC = torch.empty(1, 1024, 768, device=device, dtype=dtype)
     ops: dict[str, Callable[[str], str | None]] = {
-        "attention": lambda backend: _attention_why_not(backend, q_BHTD, q_BHTD, q_BHTD),
-        "layer_norm": lambda backend: _layer_norm_why_not(backend, x_BTC),
+        "attention": lambda backend: _attention_why_not(backend, q_BHTD),
+        "layer_norm": lambda backend: _norm_why_not(backend, x_BTC),
+        "linear_cross_entropy": lambda backend: _linear_cross_entropy_why_not(backend, x_BTC),
+        "rms_norm": lambda backend: _norm_why_not(backend, x_BTC),
+        "rotary": lambda backend: _rotary_why_not(backend, q_BHTD),
     }
     rows = []
     for op, why_not in ops.items():
-        chosen = next(backend for backend in preference(device) if why_not(backend) is None)
+        chosen = next(backend for backend in preference(op, device) if why_not(backend) is None)
         for backend in BACKENDS:
             reason = (
                 None

@@ -1,9 +1,11 @@
 """Scaled dot-product attention: its definition, its backends, and the function that picks one.
 
 Shape suffixes: B batch, T query time, S key time, H query heads, G key/value heads (H is a
-multiple of G; query head h reads key/value head h // (H // G)), D head width.
+multiple of G; query head h reads key/value head h // (H // G)), D head width. `docs_B2T` are for
+each token the first token of its document and the document's end, int32.
 """
 
+import math
 from typing import Any, Literal, overload
 
 import torch
@@ -11,7 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gptfast.errors import UserError
+from gptfast.ops.blockwise import blockwise_attention
 from gptfast.ops.dispatch import TRITON_INTERPRETED, choose, no_second_derivative, why_not_triton
+from gptfast.ops.philox import dropout_mask
 
 # ---- 1. the definition ---------------------------------------------------------------------------
 
@@ -22,67 +26,117 @@ def attention_reference(
     v_BGSD: Tensor,
     *,
     causal: bool = True,
+    window: int | None = None,
+    softcap: float | None = None,
     scale: float | None = None,
     dropout_p: float = 0.0,
+    cu_seqlens: Tensor | None = None,
     return_lse: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """softmax(q k^T * scale) v in plain PyTorch; `attention` says what goes in and comes out.
 
     Computes in float32 (float64 inputs stay float64) and holds all B*H*T*S logits at once.
     """
-    T, S = q_BHTD.shape[2], k_BGSD.shape[2]
+    (B, H, T, _), S = q_BHTD.shape, k_BGSD.shape[2]
     compute_dtype = torch.promote_types(q_BHTD.dtype, torch.float32)
-    group = q_BHTD.shape[1] // k_BGSD.shape[1]
+    group = H // k_BGSD.shape[1]
     k_BHSD = k_BGSD.to(compute_dtype).repeat_interleave(group, dim=1)
     v_BHSD = v_BGSD.to(compute_dtype).repeat_interleave(group, dim=1)
 
-    hidden_TS = _hidden(T, S, causal, q_BHTD.device)
+    docs_B2T = _documents(cu_seqlens, B, T)
+    hidden = _hidden(T, S, causal, window, docs_B2T, q_BHTD.device)
     logits_BHTS = (q_BHTD.to(compute_dtype) @ k_BHSD.mT) * _scale(q_BHTD, scale)
+    if softcap is not None:
+        logits_BHTS = softcap * torch.tanh(logits_BHTS / softcap)
     # The lowest finite number instead of -inf, and a zero weight after the softmax: otherwise a
     # query that sees no key would be 0/0, here and in the gradient.
     lowest = torch.finfo(compute_dtype).min
-    weights_BHTS = logits_BHTS.masked_fill(hidden_TS, lowest).softmax(-1)
-    weights_BHTS = F.dropout(weights_BHTS.masked_fill(hidden_TS, 0), dropout_p)
+    weights_BHTS = logits_BHTS.masked_fill(hidden, lowest).softmax(-1).masked_fill(hidden, 0)
+    if dropout_p > 0:
+        kept_BHTS = dropout_mask(_seed(q_BHTD.device), B, H, T, S, dropout_p)
+        weights_BHTS = weights_BHTS * kept_BHTS / (1 - dropout_p)
     out_BHTD = (weights_BHTS @ v_BHSD).to(q_BHTD.dtype)
     if not return_lse:
         return out_BHTD
-    return out_BHTD, logits_BHTS.masked_fill(hidden_TS, float("-inf")).logsumexp(-1)
+    return out_BHTD, logits_BHTS.masked_fill(hidden, float("-inf")).logsumexp(-1)
 
 
-def _hidden(T: int, S: int, causal: bool, device: torch.device) -> Tensor:
-    """Return the (T, S) mask that is True where query t may not look at key s.
+def _hidden(
+    T: int,
+    S: int,
+    causal: bool,
+    window: int | None,
+    docs_B2T: Tensor | None,
+    device: torch.device,
+) -> Tensor:
+    """Return the mask that is True where query t may not look at key s: (T, S), or (B, 1, T, S).
 
     The last query is aligned with the last key, so that the T newest tokens see a cache of S.
     """
-    visible_TS = torch.ones(T, S, dtype=torch.bool, device=device)
-    return ~(visible_TS.tril(S - T) if causal else visible_TS)
+    ahead_TS = torch.arange(S, device=device) - torch.arange(S - T, S, device=device)[:, None]
+    hidden = ahead_TS > 0 if causal else torch.zeros_like(ahead_TS, dtype=torch.bool)
+    if window is not None:
+        hidden = hidden | (ahead_TS.abs() >= window)
+    if docs_B2T is not None:
+        first_BT = docs_B2T[:, 0]
+        hidden = hidden | (first_BT[:, None, :, None] != first_BT[:, None, None, :])
+    return hidden
+
+
+def _documents(cu_seqlens: Tensor | None, B: int, T: int) -> Tensor | None:
+    """Return docs_B2T; a document that goes on in the next row of the batch is cut there."""
+    if cu_seqlens is None:
+        return None
+    row_starts_B1 = torch.arange(0, B * T, T, device=cu_seqlens.device)[:, None]
+    tokens_BT = row_starts_B1 + torch.arange(T, device=cu_seqlens.device)
+    document_BT = torch.searchsorted(cu_seqlens, tokens_BT, right=True)
+    first_BT = cu_seqlens[document_BT - 1] - row_starts_B1
+    end_BT = cu_seqlens[document_BT] - row_starts_B1
+    return torch.stack((first_BT, end_BT), 1).clamp(0, T).int()
 
 
 def _scale(q_BHTD: Tensor, scale: float | None) -> float:
     return q_BHTD.shape[-1] ** -0.5 if scale is None else scale
 
 
+def _seed(device: torch.device) -> Tensor:
+    """Draw a seed for dropout, (1,) int64, from PyTorch's generator of the device."""
+    return torch.randint(-(2**63), 2**63 - 1, (1,), device=device)
+
+
 # ---- 2. the backends -----------------------------------------------------------------------------
 
 
 def _attention_torch(
-    q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, causal: bool, scale: float, dropout_p: float
+    q_BHTD: Tensor,
+    k_BGSD: Tensor,
+    v_BGSD: Tensor,
+    docs_B2T: Tensor | None,
+    causal: bool,
+    scale: float,
+    window: int | None,
+    dropout_p: float,
 ) -> Tensor:
     """PyTorch's fused op, whose own `is_causal` aligns the first query with the first key.
 
-    With dropout on the CPU, PyTorch leaves its fused path and holds all the logits.
+    With dropout on the CPU it would not be fused; there the common cases go block by block.
     """
     T, S = q_BHTD.shape[2], k_BGSD.shape[2]
     unseeing = max(T - S, 0) if causal else 0  # the first queries, which see no key
     is_square = T - unseeing == S
+    is_bounded = window is not None or docs_B2T is not None
+    if dropout_p > 0 and q_BHTD.device.type == "cpu" and not is_bounded and not unseeing:
+        seed = _seed(q_BHTD.device)
+        return blockwise_attention(q_BHTD, k_BGSD, v_BGSD, causal, scale, dropout_p, seed)
     # One query, the newest, sees every key.
-    needs_mask = causal and not is_square and T > 1
+    needs_mask = is_bounded or (causal and not is_square and T > 1)
+    hidden = _hidden(T, S, causal, window, docs_B2T, q_BHTD.device) if needs_mask else None
     out_BHTD = F.scaled_dot_product_attention(
         q_BHTD[:, :, unseeing:],
         k_BGSD,
         v_BGSD,
-        attn_mask=~_hidden(T, S, causal, q_BHTD.device) if needs_mask else None,
-        is_causal=causal and is_square,
+        attn_mask=None if hidden is None else ~hidden[..., unseeing:, :],
+        is_causal=causal and is_square and hidden is None,
         scale=scale,
         dropout_p=dropout_p,
         enable_gqa=q_BHTD.shape[1] != k_BGSD.shape[1],
@@ -96,17 +150,26 @@ def _attention_torch(
 
 @torch.library.custom_op("gptfast::flash_attention", mutates_args=())
 def _flash_attention(
-    q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, causal: bool, scale: float
+    q_BHTD: Tensor,
+    k_BGSD: Tensor,
+    v_BGSD: Tensor,
+    docs_B2T: Tensor | None,
+    seed: Tensor | None,
+    causal: bool,
+    scale: float,
+    softcap: float | None,
+    window: int | None,
+    dropout_p: float,
 ) -> tuple[Tensor, Tensor]:
     from gptfast.kernels.flash_attention import flash_attention_forward
 
-    return flash_attention_forward(q_BHTD, k_BGSD, v_BGSD, causal, scale)
+    return flash_attention_forward(
+        q_BHTD, k_BGSD, v_BGSD, docs_B2T, seed, causal, scale, softcap, window, dropout_p
+    )
 
 
 @_flash_attention.register_fake
-def _(
-    q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, causal: bool, scale: float
-) -> tuple[Tensor, Tensor]:
+def _(q_BHTD: Tensor, *_: object) -> tuple[Tensor, Tensor]:
     return torch.empty_like(q_BHTD), q_BHTD.new_empty(q_BHTD.shape[:3], dtype=torch.float32)
 
 
@@ -117,16 +180,22 @@ def _flash_attention_backward(
     q_BHTD: Tensor,
     k_BGSD: Tensor,
     v_BGSD: Tensor,
+    docs_B2T: Tensor | None,
+    seed: Tensor | None,
     out_BHTD: Tensor,
     lse_BHT: Tensor,
     causal: bool,
     scale: float,
+    softcap: float | None,
+    window: int | None,
+    dropout_p: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     from gptfast.kernels.flash_attention import flash_attention_backward
 
     return flash_attention_backward(
-        dout_BHTD, dlse_BHT, q_BHTD, k_BGSD, v_BGSD, out_BHTD, lse_BHT, causal, scale
-    )
+        dout_BHTD, dlse_BHT, q_BHTD, k_BGSD, v_BGSD, docs_B2T, seed, out_BHTD, lse_BHT,
+        causal, scale, softcap, window, dropout_p,
+    )  # fmt: skip
 
 
 @_flash_attention_backward.register_fake
@@ -142,15 +211,13 @@ def _(
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q_BHTD, k_BGSD, v_BGSD, ctx.causal, ctx.scale = inputs
-    ctx.save_for_backward(q_BHTD, k_BGSD, v_BGSD, *output)
+    tensors, ctx.options = inputs[:5], inputs[5:]
+    ctx.save_for_backward(*tensors, *output)
 
 
 def _backward(ctx: Any, dout_BHTD: Tensor, dlse_BHT: Tensor | None) -> tuple[Tensor | None, ...]:
-    gradients = _flash_attention_backward(
-        dout_BHTD, dlse_BHT, *ctx.saved_tensors, ctx.causal, ctx.scale
-    )
-    return (*gradients, None, None)
+    gradients = _flash_attention_backward(dout_BHTD, dlse_BHT, *ctx.saved_tensors, *ctx.options)
+    return (*gradients, *[None] * 7)
 
 
 _flash_attention.register_autograd(_backward, setup_context=_save_for_backward)
@@ -167,8 +234,11 @@ def attention(
     v_BGSD: Tensor,
     *,
     causal: bool = ...,
+    window: int | None = ...,
+    softcap: float | None = ...,
     scale: float | None = ...,
     dropout_p: float = ...,
+    cu_seqlens: Tensor | None = ...,
     return_lse: Literal[False] = ...,
     backend: str = ...,
 ) -> Tensor: ...
@@ -179,8 +249,11 @@ def attention(
     v_BGSD: Tensor,
     *,
     causal: bool = ...,
+    window: int | None = ...,
+    softcap: float | None = ...,
     scale: float | None = ...,
     dropout_p: float = ...,
+    cu_seqlens: Tensor | None = ...,
     return_lse: Literal[True],
     backend: str = ...,
 ) -> tuple[Tensor, Tensor]: ...
@@ -190,8 +263,11 @@ def attention(
     v_BGSD: Tensor,
     *,
     causal: bool = True,
+    window: int | None = None,
+    softcap: float | None = None,
     scale: float | None = None,
     dropout_p: float = 0.0,
+    cu_seqlens: Tensor | None = None,
     return_lse: bool = False,
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -204,8 +280,16 @@ def attention(
         causal: query t sees the keys s <= t + S - T: the last query is aligned with the last key,
             as a cache needs it. A query that sees no key (T > S) gets output 0 and log-sum-exp
             -inf.
+        window: a query sees only keys less than this away: with `causal` the `window` newest
+            ("Longformer", Beltagy et al. 2020; as in Mistral 7B). None for all.
+        softcap: x becomes softcap * tanh(x / softcap) for each logit x, after the scale ("Gemma
+            2", 2024). None for no cap.
         scale: what the logits are multiplied by; 1/sqrt(D) if None.
-        dropout_p: probability of zeroing an attention weight; pass 0 outside training.
+        dropout_p: probability of zeroing an attention weight; pass 0 outside training. "triton"
+            and "reference" zero the same weights after the same `torch.manual_seed`.
+        cu_seqlens: documents packed one after the other, as cumulative lengths: (N + 1,) int32 or
+            int64, from 0 to B * T, the rows of the batch laid end to end. No query sees a key of
+            another document. T must be S.
         return_lse: also return the log-sum-exp of the logits, (B, H, T), float32 (float64 for
             float64 inputs); it too can be differentiated.
         backend: "auto" (PyTorch's op, or else on CUDA Triton, or else the reference),
@@ -217,44 +301,43 @@ def attention(
     Raises:
         UserError: the inputs don't fit together, or the backend named can't serve them.
     """
-    _check(q_BHTD, k_BGSD, v_BGSD, dropout_p)
+    _check(q_BHTD, k_BGSD, v_BGSD)
+    _check_options(q_BHTD, k_BGSD, window, softcap, dropout_p, cu_seqlens)
     chosen = choose(
         "attention",
         backend,
         q_BHTD.device.type,
-        lambda name: why_not(
-            name, q_BHTD, k_BGSD, v_BGSD, dropout_p=dropout_p, return_lse=return_lse
-        ),
+        lambda name: why_not(name, q_BHTD, softcap=softcap, return_lse=return_lse),
     )
+    if chosen == "reference":
+        return attention_reference(
+            q_BHTD,
+            k_BGSD,
+            v_BGSD,
+            causal=causal,
+            window=window,
+            softcap=softcap,
+            scale=scale,
+            dropout_p=dropout_p,
+            cu_seqlens=cu_seqlens,
+            return_lse=return_lse,
+        )
+    scale = _scale(q_BHTD, scale)
+    docs_B2T = _documents(cu_seqlens, q_BHTD.shape[0], q_BHTD.shape[2])
     if chosen == "torch":
-        return _attention_torch(q_BHTD, k_BGSD, v_BGSD, causal, _scale(q_BHTD, scale), dropout_p)
-    if chosen == "triton":
-        out_BHTD, lse_BHT = _flash_attention(q_BHTD, k_BGSD, v_BGSD, causal, _scale(q_BHTD, scale))
-        return (out_BHTD, lse_BHT) if return_lse else out_BHTD
-    return attention_reference(
-        q_BHTD,
-        k_BGSD,
-        v_BGSD,
-        causal=causal,
-        scale=scale,
-        dropout_p=dropout_p,
-        return_lse=return_lse,
+        return _attention_torch(q_BHTD, k_BGSD, v_BGSD, docs_B2T, causal, scale, window, dropout_p)
+    seed = _seed(q_BHTD.device) if dropout_p > 0 else None
+    out_BHTD, lse_BHT = _flash_attention(
+        q_BHTD, k_BGSD, v_BGSD, docs_B2T, seed, causal, scale, softcap, window, dropout_p
     )
+    return (out_BHTD, lse_BHT) if return_lse else out_BHTD
 
 
 def why_not(
-    backend: str,
-    q_BHTD: Tensor,
-    k_BGSD: Tensor,
-    v_BGSD: Tensor,
-    *,
-    dropout_p: float = 0.0,
-    return_lse: bool = False,
+    backend: str, q_BHTD: Tensor, *, softcap: float | None = None, return_lse: bool = False
 ) -> str | None:
     """Say in one sentence why `backend` can't serve these inputs; None if it can."""
     if backend == "triton":
-        if dropout_p > 0:
-            return "the kernel has no dropout; set dropout_p=0"
         if q_BHTD.shape[-1] > 256:
             return f"the kernel takes head widths up to 256, not {q_BHTD.shape[-1]}"
         if TRITON_INTERPRETED and q_BHTD.dtype == torch.bfloat16:
@@ -262,10 +345,12 @@ def why_not(
         return why_not_triton(q_BHTD)
     if backend == "torch" and return_lse:
         return "F.scaled_dot_product_attention does not return the log-sum-exp"
+    if backend == "torch" and softcap is not None:
+        return "F.scaled_dot_product_attention has no soft cap"
     return None
 
 
-def _check(q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, dropout_p: float) -> None:
+def _check(q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor) -> None:
     shapes = f"q {tuple(q_BHTD.shape)}, k {tuple(k_BGSD.shape)}, v {tuple(v_BGSD.shape)}"
     if not q_BHTD.ndim == k_BGSD.ndim == v_BGSD.ndim == 4 or 0 in (*q_BHTD.shape, *k_BGSD.shape):
         raise UserError(f"attention: expected non-empty (batch, heads, time, head width); {shapes}")
@@ -283,5 +368,38 @@ def _check(q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, dropout_p: float) -> 
             )
     if not q_BHTD.is_floating_point():
         raise UserError(f"attention: q is {q_BHTD.dtype}; expected a floating dtype")
+
+
+def _check_options(
+    q_BHTD: Tensor,
+    k_BGSD: Tensor,
+    window: int | None,
+    softcap: float | None,
+    dropout_p: float,
+    cu_seqlens: Tensor | None,
+) -> None:
     if not 0 <= dropout_p < 1:
         raise UserError(f"attention: dropout_p is {dropout_p}; expected 0 <= dropout_p < 1")
+    if window is not None and window < 1:
+        raise UserError(f"attention: window is {window}; expected at least 1, or None for all")
+    if softcap is not None and not 0 < softcap < math.inf:
+        raise UserError(f"attention: softcap is {softcap}; expected more than 0, or None for none")
+    if cu_seqlens is None:
+        return
+    (B, _, T, _), S = q_BHTD.shape, k_BGSD.shape[2]
+    if T != S:
+        raise UserError(f"attention: cu_seqlens wants as many keys as queries; given {S} and {T}")
+    is_integer = cu_seqlens.dtype in (torch.int32, torch.int64)
+    if cu_seqlens.ndim != 1 or not is_integer or cu_seqlens.device != q_BHTD.device:
+        raise UserError(
+            f"attention: cu_seqlens is {cu_seqlens.dtype} of shape {tuple(cu_seqlens.shape)} on "
+            f"{cu_seqlens.device}; expected int32 or int64 of one dimension on {q_BHTD.device}"
+        )
+    # Elsewhere a look at the values would wait for the GPU, or break a compiled graph.
+    if cu_seqlens.device.type == "cpu" and not torch.compiler.is_compiling():
+        lengths = cu_seqlens.diff()
+        if len(lengths) == 0 or cu_seqlens[0] != 0 or cu_seqlens[-1] != B * T or lengths.min() < 0:
+            raise UserError(
+                f"attention: cu_seqlens is {cu_seqlens.tolist()}; expected ascending numbers from "
+                f"0 to the number of tokens, {B * T}"
+            )

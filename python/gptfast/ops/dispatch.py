@@ -15,6 +15,8 @@ import torch
 from gptfast.errors import UserError
 
 BACKENDS = ("triton", "torch", "reference")
+# Ops that PyTorch has no fused op for.
+ONLY_OURS = ("rotary",)
 
 TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Both are settled before the first kernel is imported and can't change afterwards.
@@ -28,12 +30,12 @@ _noticed: set[str] = set()
 def choose(op: str, backend: str, device: str, why_not: Callable[[str], str | None]) -> str:
     """Return the backend that runs `op`.
 
-    `auto` takes the first of `preference(device)` that can serve and says so once when that isn't
-    the first choice. Raises UserError for an unknown name, and for a backend asked for by name
-    that can't serve: `why_not(backend)` is the sentence.
+    `auto` takes the first of `preference(op, device)` that can serve and says so once when that
+    isn't the first choice. Raises UserError for an unknown name, and for a backend asked for by
+    name that can't serve: `why_not(backend)` is the sentence.
     """
     if backend == "auto":
-        first, *others = preference(device)
+        first, *others = preference(op, device)
         reason = why_not(first)
         if reason is None:
             return first
@@ -48,12 +50,14 @@ def choose(op: str, backend: str, device: str, why_not: Callable[[str], str | No
     return backend
 
 
-def preference(device: str) -> tuple[str, ...]:
-    """Return the order in which `auto` tries the backends on this type of device.
+def preference(op: str, device: str) -> tuple[str, ...]:
+    """Return the order in which `auto` tries the backends of `op` on this type of device.
 
     PyTorch's op first, until our kernels have been measured on a GPU: see kernels/README.md.
     """
-    return ("torch", "triton", "reference") if device == "cuda" else ("torch", "reference")
+    theirs = () if op in ONLY_OURS else ("torch",)
+    ours = ("triton",) if device == "cuda" else ()
+    return (*theirs, *ours, "reference")
 
 
 def why_not_triton(x: torch.Tensor) -> str | None:
@@ -75,7 +79,7 @@ def no_second_derivative(op: str) -> Callable[..., NoReturn]:
 
     def refuse(*_: object) -> NoReturn:
         raise UserError(
-            f"{op}: the Triton kernel has no second derivative; use backend='reference' there"
+            f"{op}: this backend has no second derivative; use backend='reference' there"
         )
 
     return refuse

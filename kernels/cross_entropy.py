@@ -1,0 +1,106 @@
+# mypy: ignore-errors
+"""Cross entropy in Triton: the loss of each token, and its gradient written over the logits.
+
+"Online normalizer calculation for softmax", Milakov and Gimelshein 2018,
+https://arxiv.org/abs/1805.02867. README.md in this folder derives the gradient. The definition that
+the kernel is tested against is `linear_cross_entropy_reference` in ops/linear_cross_entropy.py,
+where the matrix products are, too.
+
+Shape suffixes: N tokens of a chunk, V vocabulary. Inside the kernel `_V` is one block of a row.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+# Larger than -inf, so that a logit of -inf gives e^(-inf) = 0 and not NaN.
+LOWEST = tl.constexpr(torch.finfo(torch.float32).min)
+
+
+@triton.jit
+def _capped(logits, softcap):
+    """softcap * tanh(logits / softcap) in float32."""
+    x = logits.to(tl.float32)
+    if softcap is not None:
+        # tanh |y| = (1 - e^-2|y|) / (1 + e^-2|y|)
+        shrunk = tl.exp(tl.abs(x) * (-2 / softcap))
+        magnitude = softcap * (1 - shrunk) / (1 + shrunk)
+        x = tl.where(x < 0, -magnitude, magnitude)
+    return x
+
+
+@triton.jit
+def _cross_entropy_kernel(
+    logits, targets, targets_stride, losses, ignore_index, label_smoothing, z_loss, softcap,
+    HAS_SMOOTHING: tl.constexpr, WRITE_GRADIENT: tl.constexpr,
+    V: tl.constexpr, BLOCK_V: tl.constexpr,
+):  # fmt: skip
+    """One program: one token, whose logits are read twice and then overwritten by the gradient."""
+    row = logits + tl.program_id(0).to(tl.int64) * V  # 64 bits, as logits exceed 2^31 elements
+    target = tl.load(targets + tl.program_id(0).to(tl.int64) * targets_stride)
+    is_kept = target != ignore_index
+    is_inside = (target >= 0) & (target < V)
+    target_x = _capped(tl.load(row + target, mask=is_inside, other=0.0), softcap)
+
+    largest = LOWEST
+    normalizer = 0.0  # sum of e^(x - largest) so far
+    total = 0.0
+    for start in range(0, V, BLOCK_V):
+        columns = start + tl.arange(0, BLOCK_V)
+        x_V = _capped(tl.load(row + columns, mask=columns < V, other=0.0), softcap)
+        if HAS_SMOOTHING:
+            total += tl.sum(tl.where(columns < V, x_V, 0.0), 0)
+        x_V = tl.where(columns < V, x_V, float("-inf"))
+        new_largest = tl.maximum(largest, tl.max(x_V, 0))
+        normalizer *= tl.exp(largest - new_largest)
+        normalizer += tl.sum(tl.exp(x_V - new_largest), 0)
+        largest = new_largest
+    # A target outside the vocabulary makes everything NaN: checking it would wait for the GPU.
+    lse = tl.where(is_inside, largest + tl.log(normalizer), float("nan"))
+
+    loss = lse - target_x + z_loss * lse * lse
+    if HAS_SMOOTHING:
+        loss += label_smoothing * (target_x - total / V)
+    tl.store(losses + tl.program_id(0), tl.where(is_kept, loss, 0.0))
+
+    if WRITE_GRADIENT:
+        for start in range(0, V, BLOCK_V):
+            columns = start + tl.arange(0, BLOCK_V)
+            x_V = _capped(tl.load(row + columns, mask=columns < V, other=0.0), softcap)
+            dx_V = tl.exp(x_V - lse) * (1 + 2 * z_loss * lse) - label_smoothing / V
+            dx_V -= tl.where(columns == target, 1 - label_smoothing, 0.0)
+            if softcap is not None:
+                dx_V *= 1 - (x_V / softcap) * (x_V / softcap)
+            dx_V = tl.where(is_kept, dx_V, 0.0).to(logits.dtype.element_ty)
+            tl.store(row + columns, dx_V, mask=columns < V)
+
+
+# The largest block of a row, so that a thread of 8 warps holds 16 logits.
+MAX_BLOCK = 4096
+
+
+def cross_entropy(
+    logits_NV: torch.Tensor,
+    targets_N: torch.Tensor,
+    ignore_index: int,
+    label_smoothing: float,
+    z_loss: float,
+    softcap: float | None,
+    write_gradient: bool,
+) -> torch.Tensor:
+    """Return each token's loss, (N,) in float32, 0 where its target is `ignore_index`.
+
+    With `write_gradient` the logits become the gradient of the summed losses. Takes contiguous
+    logits in float32, float16 or bfloat16, and int64 targets; checks nothing.
+    """
+    N, V = logits_NV.shape
+    losses_N = torch.empty(N, device=logits_NV.device, dtype=torch.float32)
+    block_V = min(triton.next_power_of_2(V), MAX_BLOCK)
+    with torch.cuda.device_of(logits_NV):
+        _cross_entropy_kernel[(N,)](
+            logits_NV, targets_N, targets_N.stride(0), losses_N,
+            ignore_index, label_smoothing, z_loss, softcap,
+            HAS_SMOOTHING=label_smoothing > 0, WRITE_GRADIENT=write_gradient,
+            V=V, BLOCK_V=block_V, num_warps=max(block_V // 512, 1), enable_fp_fusion=True,
+        )  # fmt: skip
+    return losses_N

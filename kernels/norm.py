@@ -1,0 +1,216 @@
+# mypy: ignore-errors
+"""Layer norm and RMS norm in Triton: forward and backward, each row read once.
+
+"Layer Normalization", Ba et al. 2016, https://arxiv.org/abs/1607.06450, and "Root Mean Square
+Layer Normalization", Zhang & Sennrich 2019, https://arxiv.org/abs/1910.07467: the same without the
+mean (CENTERED says which). README.md in this folder derives the backward. The definitions that
+these kernels are tested against are `layer_norm_reference` and `rms_norm_reference` in ops/norm.py.
+
+Shape suffixes: M rows (all leading dimensions of x as one), C channels, P partial sums. Inside a
+kernel `_MC` is a tile of BLOCK_M rows, each padded to BLOCK_C, the next power of two.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+# A program holds at least this many elements, so that one serves many short rows.
+MIN_TILE = 1024
+# Enough programs of the backward to fill a GPU a few times over.
+MAX_PROGRAMS = 512
+
+
+@triton.jit
+def _load_rows(x, row_stride, column_stride, rows, M, C: tl.constexpr, BLOCK_C: tl.constexpr):
+    """Load rows as float32, zeros past M and C; 64-bit offsets, as x exceeds 2^31 elements."""
+    columns = tl.arange(0, BLOCK_C)
+    offsets = rows[:, None] * row_stride + columns.to(tl.int64)[None, :] * column_stride
+    is_inside = (rows < M)[:, None] & (columns < C)[None, :]
+    return tl.load(x + offsets, mask=is_inside, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _store_rows(x, rows, values_MC, M, C: tl.constexpr, BLOCK_C: tl.constexpr):
+    """Store rows of a contiguous matrix."""
+    columns = tl.arange(0, BLOCK_C)
+    is_inside = (rows < M)[:, None] & (columns < C)[None, :]
+    values_MC = values_MC.to(x.dtype.element_ty)
+    tl.store(x + rows[:, None] * C + columns[None, :], values_MC, mask=is_inside)
+
+
+@triton.jit
+def _load_parameter(parameter, C: tl.constexpr, BLOCK_C: tl.constexpr):
+    """Load a weight or a bias as one float32 row, zeros past C."""
+    columns = tl.arange(0, BLOCK_C)
+    return tl.load(parameter + columns, mask=columns < C, other=0.0).to(tl.float32)[None, :]
+
+
+@triton.jit
+def _forward_kernel(
+    x, x_row_stride, x_column_stride, residual, residual_row_stride, residual_column_stride,
+    weight, bias, out, summed, mean, rstd, eps, M,
+    CENTERED: tl.constexpr, HAS_RESIDUAL: tl.constexpr, HAS_WEIGHT: tl.constexpr,
+    HAS_BIAS: tl.constexpr, C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """One program: BLOCK_M rows."""
+    rows = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    x_MC = _load_rows(x, x_row_stride, x_column_stride, rows, M, C, BLOCK_C)
+    if HAS_RESIDUAL:
+        x_MC += _load_rows(
+            residual, residual_row_stride, residual_column_stride, rows, M, C, BLOCK_C
+        )
+        # The norm is that of the sum as it is stored.
+        x_MC = x_MC.to(summed.dtype.element_ty).to(tl.float32)
+        _store_rows(summed, rows, x_MC, M, C, BLOCK_C)
+    if CENTERED:
+        mean_M = tl.sum(x_MC, 1) / C
+        tl.store(mean + rows, mean_M, mask=rows < M)
+        x_MC = tl.where((tl.arange(0, BLOCK_C) < C)[None, :], x_MC - mean_M[:, None], 0.0)
+    rstd_M = tl.rsqrt(tl.sum(x_MC * x_MC, 1) / C + eps)
+    tl.store(rstd + rows, rstd_M, mask=rows < M)
+    out_MC = x_MC * rstd_M[:, None]
+    if HAS_WEIGHT:
+        out_MC *= _load_parameter(weight, C, BLOCK_C)
+    if HAS_BIAS:
+        out_MC += _load_parameter(bias, C, BLOCK_C)
+    _store_rows(out, rows, out_MC, M, C, BLOCK_C)
+
+
+@triton.jit
+def _backward_kernel(
+    dout, dout_row_stride, dout_column_stride, dsummed, dsummed_row_stride, dsummed_column_stride,
+    x, x_row_stride, x_column_stride, weight, mean, rstd,
+    dx, dweight_partial, dbias_partial, M, N_PROGRAMS,
+    CENTERED: tl.constexpr, HAS_RESIDUAL: tl.constexpr, HAS_WEIGHT: tl.constexpr,
+    HAS_BIAS: tl.constexpr, C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """One program: dx of every N_PROGRAMS-th tile, and its rows' sum of dweight and of dbias."""
+    program = tl.program_id(0)
+    dweight_MC = tl.zeros([BLOCK_M, BLOCK_C], tl.float32)
+    dbias_MC = tl.zeros([BLOCK_M, BLOCK_C], tl.float32)
+    if HAS_WEIGHT:
+        weight_1C = _load_parameter(weight, C, BLOCK_C)
+    for i in range(tl.cdiv(tl.cdiv(M, BLOCK_M) - program, N_PROGRAMS)):
+        tile = (program + i * N_PROGRAMS).to(tl.int64)
+        rows = tile * BLOCK_M + tl.arange(0, BLOCK_M)
+        dout_MC = _load_rows(dout, dout_row_stride, dout_column_stride, rows, M, C, BLOCK_C)
+        normal_MC = _load_rows(x, x_row_stride, x_column_stride, rows, M, C, BLOCK_C)
+        rstd_M1 = tl.load(rstd + rows, mask=rows < M, other=0.0)[:, None]
+        # Past M and C, dout is 0, and with it every product below.
+        if CENTERED:
+            normal_MC -= tl.load(mean + rows, mask=rows < M, other=0.0)[:, None]
+        normal_MC *= rstd_M1
+        if HAS_BIAS:
+            dbias_MC += dout_MC
+        dnormal_MC = dout_MC
+        if HAS_WEIGHT:
+            dweight_MC += dout_MC * normal_MC
+            dnormal_MC = dout_MC * weight_1C
+        along_normal_M = tl.sum(dnormal_MC * normal_MC, 1) / C
+        dx_MC = dnormal_MC - normal_MC * along_normal_M[:, None]
+        if CENTERED:
+            along_mean_M = tl.sum(dnormal_MC, 1) / C
+            dx_MC -= along_mean_M[:, None]
+        dx_MC *= rstd_M1
+        if HAS_RESIDUAL:
+            dx_MC += _load_rows(
+                dsummed, dsummed_row_stride, dsummed_column_stride, rows, M, C, BLOCK_C
+            )
+        _store_rows(dx, rows, dx_MC, M, C, BLOCK_C)
+    row = program.to(tl.int64) + tl.arange(0, 1)
+    if HAS_WEIGHT:
+        dweight_1C = tl.sum(dweight_MC, 0)[None, :]
+        _store_rows(dweight_partial, row, dweight_1C, N_PROGRAMS, C, BLOCK_C)
+    if HAS_BIAS:
+        dbias_1C = tl.sum(dbias_MC, 0)[None, :]
+        _store_rows(dbias_partial, row, dbias_1C, N_PROGRAMS, C, BLOCK_C)
+
+
+def _block(C: int) -> dict[str, int | bool]:
+    """Return the constants of a launch: a tile of whole rows lies in one program's registers."""
+    block_C = triton.next_power_of_2(C)
+    block_M = max(MIN_TILE // block_C, 1)
+    # 8 elements per thread, until the largest program there is.
+    num_warps = min(block_M * block_C // 256, 16)
+    return {
+        "C": C,
+        "BLOCK_M": block_M,
+        "BLOCK_C": block_C,
+        "num_warps": num_warps,
+        "enable_fp_fusion": True,
+    }
+
+
+def _rows(x: torch.Tensor | None) -> tuple[torch.Tensor | None, int, int]:
+    """Return x as a matrix of rows, and its strides: the arguments of a kernel."""
+    if x is None:
+        return None, 0, 0
+    x_MC = x.reshape(-1, x.shape[-1])
+    return x_MC, *x_MC.stride()
+
+
+def norm_forward(
+    x: torch.Tensor,
+    weight_C: torch.Tensor | None,
+    bias_C: torch.Tensor | None,
+    residual: torch.Tensor | None,
+    eps: float,
+    centered: bool,
+    out_dtype: torch.dtype,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the output, x + residual, and each row's mean and 1/deviation, (M,) in float32.
+
+    Both results are contiguous; the sum is empty without a residual, the mean unless `centered`.
+    Takes x and residual (..., C) in float32, float16 or bfloat16, any strides, C up to 65,536;
+    checks nothing.
+    """
+    C = x.shape[-1]
+    M = x.numel() // C
+    out = torch.empty(x.shape, device=x.device, dtype=out_dtype)
+    if residual is None:
+        summed = x.new_empty(0)
+    else:
+        summed = out.new_empty(x.shape, dtype=torch.promote_types(x.dtype, residual.dtype))
+    mean_M = out.new_empty(M if centered else 0, dtype=torch.float32)
+    rstd_M = out.new_empty(M, dtype=torch.float32)
+    block = _block(C)
+    with torch.cuda.device_of(x):
+        _forward_kernel[(triton.cdiv(M, block["BLOCK_M"]),)](
+            *_rows(x), *_rows(residual), weight_C, bias_C, out, summed, mean_M, rstd_M, eps, M,
+            CENTERED=centered, HAS_RESIDUAL=residual is not None,
+            HAS_WEIGHT=weight_C is not None, HAS_BIAS=bias_C is not None, **block,
+        )  # fmt: skip
+    return out, summed, mean_M, rstd_M
+
+
+def norm_backward(
+    dout: torch.Tensor,
+    dsummed: torch.Tensor | None,
+    x: torch.Tensor,
+    weight_C: torch.Tensor | None,
+    mean_M: torch.Tensor,
+    rstd_M: torch.Tensor,
+    has_bias: bool,
+    centered: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return dx, contiguous, and dweight and dbias, (C,) in float32: zeros where there is none.
+
+    With a residual, x is the sum, and `dsummed` the gradient that it has from elsewhere. The sums
+    over the rows have two stages and a fixed order, so they have the same bits twice.
+    """
+    C = x.shape[-1]
+    M = x.numel() // C
+    block = _block(C)
+    # At most 16 MiB of partial sums.
+    P = min(triton.cdiv(M, block["BLOCK_M"]), MAX_PROGRAMS, 2**22 // block["BLOCK_C"])
+    dx = torch.empty(x.shape, device=x.device, dtype=x.dtype)
+    dweight_PC = dx.new_empty(P if weight_C is not None else 0, C, dtype=torch.float32)
+    dbias_PC = dx.new_empty(P if has_bias else 0, C, dtype=torch.float32)
+    with torch.cuda.device_of(x):
+        _backward_kernel[(P,)](
+            *_rows(dout), *_rows(dsummed), *_rows(x), weight_C, mean_M, rstd_M,
+            dx, dweight_PC, dbias_PC, M, P,
+            CENTERED=centered, HAS_RESIDUAL=dsummed is not None,
+            HAS_WEIGHT=weight_C is not None, HAS_BIAS=has_bias, **block,
+        )  # fmt: skip
+    return dx, dweight_PC.sum(0), dbias_PC.sum(0)

@@ -1,0 +1,123 @@
+# mypy: ignore-errors
+"""Rotary embedding in Triton: queries and keys rotated by one launch, each element read once.
+
+"RoFormer: Enhanced Transformer with Rotary Position Embedding", Su et al. 2021,
+https://arxiv.org/abs/2104.09864. README.md in this folder says why the backward is the same kernel.
+The definition that it is tested against is `rotary_reference` in ops/rotary.py.
+
+Shape suffixes: B batch, T time, H query heads, G key heads, D head width, P pairs of channels.
+Inside a kernel `_P` is one row and `_HP` one tile, padded to BLOCK_H and BLOCK_P, powers of two.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _row(table, strides, b, t, P: tl.constexpr, BLOCK_P: tl.constexpr):
+    """Load the cosines or sines of one token."""
+    pairs = tl.arange(0, BLOCK_P)
+    token = table + b.to(tl.int64) * strides[0] + t.to(tl.int64) * strides[1]
+    return tl.load(token + pairs.to(tl.int64) * strides[2], mask=pairs < P, other=0.0)
+
+
+@triton.jit
+def _tile(x, strides, b, t, heads, channels):
+    """Addresses of some heads and channels of one token; 64 bits, as x exceeds 2^31 elements."""
+    token = x + b.to(tl.int64) * strides[0] + t.to(tl.int64) * strides[2]
+    head_offsets = heads.to(tl.int64)[:, None] * strides[1]
+    return token + head_offsets + channels.to(tl.int64)[None, :] * strides[3]
+
+
+@triton.jit
+def _rotate_token(
+    x, x_strides, out, out_strides, b, t, cos_P, sin_P, H,
+    P: tl.constexpr, REST: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_P: tl.constexpr,
+    BLOCK_REST: tl.constexpr,
+):  # fmt: skip
+    """Rotate all heads of one token; `out` may be `x`, a pair is read before it is written."""
+    pairs = tl.arange(0, BLOCK_P)
+    for first_head in range(0, H, BLOCK_H):
+        heads = first_head + tl.arange(0, BLOCK_H)
+        inside = (heads < H)[:, None] & (pairs < P)[None, :]
+        x1_HP = tl.load(_tile(x, x_strides, b, t, heads, pairs), mask=inside).to(tl.float32)
+        x2_HP = tl.load(_tile(x, x_strides, b, t, heads, pairs + P), mask=inside).to(tl.float32)
+        out1_HP = x1_HP * cos_P[None, :] - x2_HP * sin_P[None, :]
+        out2_HP = x2_HP * cos_P[None, :] + x1_HP * sin_P[None, :]
+        out_type = out.dtype.element_ty
+        tl.store(_tile(out, out_strides, b, t, heads, pairs), out1_HP.to(out_type), mask=inside)
+        tl.store(_tile(out, out_strides, b, t, heads, pairs + P), out2_HP.to(out_type), mask=inside)
+        if REST > 0:
+            rest = tl.arange(0, BLOCK_REST)
+            inside = (heads < H)[:, None] & (rest < REST)[None, :]
+            passed = tl.load(_tile(x, x_strides, b, t, heads, rest + 2 * P), mask=inside)
+            tl.store(_tile(out, out_strides, b, t, heads, rest + 2 * P), passed, mask=inside)
+
+
+@triton.jit
+def _rotary_kernel(
+    q, q_strides, k, k_strides, q_out, q_out_strides, k_out, k_out_strides,
+    cos, cos_strides, sin, sin_strides, T, H, G,
+    INVERSE: tl.constexpr, P: tl.constexpr, REST: tl.constexpr, BLOCK_H: tl.constexpr,
+    BLOCK_G: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_REST: tl.constexpr,
+):  # fmt: skip
+    """One program: one token, whose angles serve all its heads."""
+    b, t = tl.program_id(0) // T, tl.program_id(0) % T
+    cos_P = _row(cos, cos_strides, b, t, P, BLOCK_P)
+    sin_P = _row(sin, sin_strides, b, t, P, BLOCK_P)
+    if INVERSE:
+        sin_P = -sin_P
+    _rotate_token(
+        q, q_strides, q_out, q_out_strides, b, t, cos_P, sin_P, H,
+        P, REST, BLOCK_H, BLOCK_P, BLOCK_REST,
+    )  # fmt: skip
+    _rotate_token(
+        k, k_strides, k_out, k_out_strides, b, t, cos_P, sin_P, G,
+        P, REST, BLOCK_G, BLOCK_P, BLOCK_REST,
+    )  # fmt: skip
+
+
+# The largest tile of pairs, so that a thread of 4 warps holds 16 at most.
+MAX_TILE = 2048
+
+
+def _launch(q_BHTD, k_BGTD, q_out, k_out, cos, sin, inverse: bool) -> None:
+    """Write the rotated q and k to q_out and k_out, which may be q and k themselves."""
+    (B, H, T, D), G, P = q_BHTD.shape, k_BGTD.shape[1], cos.shape[-1]
+    # A table without batch is the same for each entry: its stride is 0.
+    cos_BTP, sin_BTP = cos.expand(B, T, P), sin.expand(B, T, P)
+    block_P = triton.next_power_of_2(P)
+    rest = 0 if q_out is q_BHTD else D - 2 * P  # in place, the other channels stay where they are
+    largest = max(MAX_TILE // block_P, 1)
+    with torch.cuda.device_of(q_BHTD):
+        _rotary_kernel[(B * T,)](
+            q_BHTD, q_BHTD.stride(), k_BGTD, k_BGTD.stride(),
+            q_out, q_out.stride(), k_out, k_out.stride(),
+            cos_BTP, cos_BTP.stride(), sin_BTP, sin_BTP.stride(), T, H, G,
+            INVERSE=inverse, P=P, REST=rest,
+            BLOCK_H=min(triton.next_power_of_2(H), largest),
+            BLOCK_G=min(triton.next_power_of_2(G), largest),
+            BLOCK_P=block_P, BLOCK_REST=triton.next_power_of_2(max(rest, 1)),
+            num_warps=4, enable_fp_fusion=True,
+        )  # fmt: skip
+
+
+def rotate(
+    q_BHTD: torch.Tensor, k_BGTD: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, inverse: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return q and k rotated, in memory laid out like theirs; by the opposite angles if `inverse`.
+
+    Takes q and k in float32, float16 or bfloat16, cos and sin (T, P) or (B, T, P) in float32, any
+    strides; checks nothing.
+    """
+    q_out, k_out = torch.empty_like(q_BHTD), torch.empty_like(k_BGTD)
+    _launch(q_BHTD, k_BGTD, q_out, k_out, cos, sin, inverse)
+    return q_out, k_out
+
+
+def rotate_in_place(
+    q_BHTD: torch.Tensor, k_BGTD: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+) -> None:
+    """Rotate q and k where they are: no element may occur twice in them."""
+    _launch(q_BHTD, k_BGTD, q_BHTD, k_BGTD, cos, sin, inverse=False)

@@ -1,0 +1,332 @@
+"""Layer norm and RMS norm: their definitions, their backends, and the functions that pick one.
+
+x is (..., C) with C channels, weight and bias are (C,). `summed` is x + residual, of which the norm
+is taken where there is a residual.
+"""
+
+import math
+from typing import Any, overload
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gptfast.errors import UserError
+from gptfast.ops.dispatch import choose, no_second_derivative, why_not_triton
+
+# Where PyTorch's autocast computes norms in float32. On the CPU it leaves them as they are.
+AUTOCAST_DEVICES = ("cuda",)
+
+# ---- 1. the definitions --------------------------------------------------------------------------
+
+
+def layer_norm_reference(
+    x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    """(x - mean) / sqrt(variance + eps) * weight + bias over the last dimension, in plain PyTorch.
+
+    Computes in float32 (float64 inputs stay float64); `layer_norm` says what goes in and comes out.
+    """
+    x_wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    centered = x_wide - x_wide.mean(-1, keepdim=True)
+    out = centered * (centered.square().mean(-1, keepdim=True) + eps).rsqrt()
+    if weight is not None:
+        out = out * weight
+    if bias is not None:
+        out = out + bias
+    return out.to(x.dtype)
+
+
+def rms_norm_reference(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> Tensor:
+    """x / sqrt(mean of x^2 + eps) * weight over the last dimension, in plain PyTorch.
+
+    Computes in float32 (float64 inputs stay float64); `rms_norm` says what goes in and comes out.
+    """
+    x_wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    out = x_wide * (x_wide.square().mean(-1, keepdim=True) + eps).rsqrt()
+    if weight is not None:
+        out = out * weight
+    return out.to(x.dtype)
+
+
+# ---- 2. the backends -----------------------------------------------------------------------------
+# PyTorch's own are F.layer_norm and F.rms_norm. Ours is one operator for both, which torch.compile
+# keeps whole; the kernels are imported when first called, so that this module works without Triton.
+
+
+@torch.library.custom_op("gptfast::norm", mutates_args=())
+def _norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    eps: float,
+    centered: bool,
+    out_dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    from gptfast.kernels.norm import norm_forward
+
+    return norm_forward(x, weight, bias, residual, eps, centered, out_dtype)
+
+
+@_norm.register_fake
+def _(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    eps: float,
+    centered: bool,
+    out_dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    M = math.prod(x.shape[:-1])
+    return (
+        x.new_empty(x.shape, dtype=out_dtype),
+        x.new_empty(0 if residual is None else x.shape, dtype=_sum_dtype(x, residual)),
+        x.new_empty(M if centered else 0, dtype=torch.float32),
+        x.new_empty(M, dtype=torch.float32),
+    )
+
+
+@torch.library.custom_op("gptfast::norm_backward", mutates_args=())
+def _norm_backward(
+    dout: Tensor,
+    dsummed: Tensor | None,
+    x: Tensor,
+    weight: Tensor | None,
+    mean_M: Tensor,
+    rstd_M: Tensor,
+    has_bias: bool,
+    centered: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    from gptfast.kernels.norm import norm_backward
+
+    return norm_backward(dout, dsummed, x, weight, mean_M, rstd_M, has_bias, centered)
+
+
+@_norm_backward.register_fake
+def _(dout: Tensor, dsummed: Tensor | None, x: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
+    dweight_C, dbias_C = (x.new_empty(x.shape[-1], dtype=torch.float32) for _ in range(2))
+    return x.new_empty(x.shape), dweight_C, dbias_C
+
+
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, weight, bias, residual, _, ctx.centered, _ = inputs
+    _, summed, mean_M, rstd_M = output
+    ctx.save_for_backward(x if residual is None else summed, weight, mean_M, rstd_M)
+    ctx.dtypes = [None if t is None else t.dtype for t in (x, weight, bias, residual)]
+
+
+def _backward(ctx: Any, dout: Tensor, dsummed: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    _, _, bias_dtype, residual_dtype = ctx.dtypes
+    dx, dweight, dbias = _norm_backward(
+        dout,
+        None if residual_dtype is None else dsummed,
+        *ctx.saved_tensors,
+        bias_dtype is not None,
+        ctx.centered,
+    )
+    # What flows into a sum flows on into both of its terms.
+    gradients = zip((dx, dweight, dbias, dx), ctx.dtypes, strict=True)
+    return (*(None if dtype is None else d.to(dtype) for d, dtype in gradients), None, None, None)
+
+
+_norm.register_autograd(_backward, setup_context=_save_for_backward)
+_norm_backward.register_autograd(no_second_derivative("layer_norm, rms_norm"))
+
+
+# ---- 3. picking one ------------------------------------------------------------------------------
+
+
+@overload
+def layer_norm(
+    x: Tensor,
+    weight: Tensor | None = ...,
+    bias: Tensor | None = ...,
+    eps: float = ...,
+    residual: None = ...,
+    *,
+    backend: str = ...,
+) -> Tensor: ...
+@overload
+def layer_norm(
+    x: Tensor,
+    weight: Tensor | None = ...,
+    bias: Tensor | None = ...,
+    eps: float = ...,
+    *,
+    residual: Tensor,
+    backend: str = ...,
+) -> tuple[Tensor, Tensor]: ...
+def layer_norm(
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    residual: Tensor | None = None,
+    *,
+    backend: str = "auto",
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Return (x - mean) / sqrt(variance + eps) * weight + bias over the last dimension.
+
+    "Layer Normalization", Ba et al. 2016. The variance is the biased one (divided by C).
+
+    Args:
+        x: (..., C), any floating dtype, any strides.
+        weight: (C,), or None for ones.
+        bias: (C,), or None for zeros.
+        eps: added to the variance, so that a constant row gives the bias.
+        residual: shaped like x, any floating dtype, any strides; the norm is then taken of
+            x + residual.
+        backend: "auto" (PyTorch's op, or else on CUDA Triton, or else the reference),
+            or "triton", "torch", "reference".
+
+    Returns:
+        A tensor shaped and typed like x; with a residual, the pair of the norm and x + residual,
+        both in the dtype that PyTorch gives the sum. Under autocast on CUDA the norm is in float32,
+        as F.layer_norm's.
+
+    Raises:
+        UserError: the inputs don't fit together, or the backend named can't serve them.
+    """
+    return _pick("layer_norm", x, weight, bias, eps, residual, backend)
+
+
+@overload
+def rms_norm(
+    x: Tensor,
+    weight: Tensor | None = ...,
+    eps: float = ...,
+    residual: None = ...,
+    *,
+    backend: str = ...,
+) -> Tensor: ...
+@overload
+def rms_norm(
+    x: Tensor,
+    weight: Tensor | None = ...,
+    eps: float = ...,
+    *,
+    residual: Tensor,
+    backend: str = ...,
+) -> tuple[Tensor, Tensor]: ...
+def rms_norm(
+    x: Tensor,
+    weight: Tensor | None = None,
+    eps: float = 1e-6,
+    residual: Tensor | None = None,
+    *,
+    backend: str = "auto",
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Return x / sqrt(mean of x^2 + eps) * weight over the last dimension.
+
+    "Root Mean Square Layer Normalization", Zhang & Sennrich 2019, eq. 4.
+
+    Args:
+        x: (..., C), any floating dtype, any strides.
+        weight: (C,), or None for ones.
+        eps: added to the mean square, so that a row of zeros gives zeros.
+        residual: shaped like x, any floating dtype, any strides; the norm is then taken of
+            x + residual.
+        backend: as for `layer_norm`.
+
+    Returns:
+        As `layer_norm`. Under autocast on CUDA the norm is in float32 for every PyTorch, as
+        F.rms_norm's is from 2.12 on.
+
+    Raises:
+        UserError: the inputs don't fit together, or the backend named can't serve them.
+    """
+    return _pick("rms_norm", x, weight, None, eps, residual, backend)
+
+
+def _pick(
+    op: str,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    residual: Tensor | None,
+    backend: str,
+) -> Tensor | tuple[Tensor, Tensor]:
+    _check(op, x, weight, bias, residual)
+    chosen = choose(
+        op, backend, x.device.type, lambda name: why_not(name, x, weight, bias, residual)
+    )
+    centered = op == "layer_norm"
+    out_dtype = torch.float32 if _autocasts(x, residual) else _sum_dtype(x, residual)
+    if chosen == "triton":
+        out, summed, _, _ = _norm(x, weight, bias, residual, eps, centered, out_dtype)
+    else:
+        summed = x if residual is None else x + residual
+        inputs = summed.to(out_dtype)
+        if chosen == "torch" and centered:
+            out = F.layer_norm(inputs, x.shape[-1:], weight, bias, eps)
+        elif chosen == "torch":
+            out = F.rms_norm(inputs, x.shape[-1:], weight, eps)
+        elif centered:
+            out = layer_norm_reference(inputs, weight, bias, eps)
+        else:
+            out = rms_norm_reference(inputs, weight, eps)
+    return out if residual is None else (out, summed)
+
+
+def why_not(
+    backend: str,
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+) -> str | None:
+    """Say in one sentence why `backend` can't serve these inputs; None if it can."""
+    if backend == "triton":
+        if x.shape[-1] > 65_536:
+            return f"the kernel takes up to 65,536 channels, not {x.shape[-1]}"
+        return why_not_triton(x) or (None if residual is None else why_not_triton(residual))
+    if backend == "torch" and not _autocasts(x, residual):
+        dtype = _sum_dtype(x, residual)
+        for parameter in (weight, bias):
+            if parameter is not None and parameter.dtype != dtype:
+                return f"PyTorch's op wants one dtype; given {dtype} to norm, and {parameter.dtype}"
+    return None
+
+
+def _sum_dtype(x: Tensor, residual: Tensor | None) -> torch.dtype:
+    return x.dtype if residual is None else torch.promote_types(x.dtype, residual.dtype)
+
+
+def _autocasts(x: Tensor, residual: Tensor | None) -> bool:
+    """Whether autocast makes the norm float32, from whatever but float64."""
+    device = x.device.type
+    return (
+        device in AUTOCAST_DEVICES
+        and torch.is_autocast_enabled(device)
+        and _sum_dtype(x, residual) != torch.float64
+    )
+
+
+def _check(
+    op: str, x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None
+) -> None:
+    if x.ndim == 0 or x.shape[-1] == 0 or not x.is_floating_point():
+        raise UserError(
+            f"{op}: x is {x.dtype} of shape {tuple(x.shape)}; expected a floating dtype and "
+            "at least one channel in the last dimension"
+        )
+    for name, parameter in (("weight", weight), ("bias", bias)):
+        if parameter is None:
+            continue
+        if parameter.shape != x.shape[-1:] or parameter.device != x.device:
+            raise UserError(
+                f"{op}: {name} has shape {tuple(parameter.shape)} on {parameter.device}; "
+                f"expected {tuple(x.shape[-1:])} on {x.device}, the last dimension of x"
+            )
+    if residual is None:
+        return
+    if residual.shape != x.shape or residual.device != x.device:
+        raise UserError(
+            f"{op}: residual has shape {tuple(residual.shape)} on {residual.device}; expected "
+            f"{tuple(x.shape)} on {x.device}, as x"
+        )
+    if not residual.is_floating_point():
+        raise UserError(f"{op}: residual is {residual.dtype}; expected a floating dtype")

@@ -1,0 +1,262 @@
+"""Rotary position embedding: its definition, its backends, and the function that picks one.
+
+Shape suffixes: B batch, T time, H query heads, G key heads, D head width, P pairs of channels: of
+each head the first 2 P channels are rotated. `cos` and `sin` are (T, P), or (B, T, P) where the
+positions differ within the batch.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gptfast.errors import UserError
+from gptfast.ops.dispatch import choose, why_not_triton
+
+
+def rotary_tables(
+    positions: Tensor, rotary_width: int, base: float = 10_000.0
+) -> tuple[Tensor, Tensor]:
+    """Return the cosines and sines of position * base^(-2 p / rotary_width) for each pair p.
+
+    Args:
+        positions: (T,) or (B, T), integer or floating.
+        rotary_width: how many channels of a head are rotated, twice the number of pairs P.
+        base: the slowest pair turns almost `base` times slower than the first.
+
+    Returns:
+        cos and sin, (T, P) or (B, T, P), float32, computed in float64: at position 1,000,000 a
+        float32 angle may be wrong by 0.04.
+
+    Raises:
+        UserError: positions or rotary_width are not as above, or the base is not positive.
+    """
+    if positions.ndim not in (1, 2) or positions.is_complex() or positions.dtype == torch.bool:
+        raise UserError(
+            f"rotary_tables: positions are {positions.dtype} of shape {tuple(positions.shape)}; "
+            "expected numbers of shape (time,) or (batch, time)"
+        )
+    if rotary_width < 2 or rotary_width % 2:
+        raise UserError(f"rotary_tables: rotary_width is {rotary_width}; expected 2, 4, 6, ...")
+    if not base > 0:
+        raise UserError(f"rotary_tables: base is {base}; expected more than 0, as 10000.0")
+    exponents_P = torch.arange(0, rotary_width, 2, device=positions.device).double() / rotary_width
+    angles = positions.double()[..., None] * base**-exponents_P
+    return angles.cos().float(), angles.sin().float()
+
+
+# ---- 1. the definition ---------------------------------------------------------------------------
+
+
+def rotary_reference(
+    q_BHTD: Tensor, k_BGTD: Tensor, cos: Tensor, sin: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Rotate each pair of channels by its angle, in plain PyTorch; `rotary` says what goes in.
+
+    Computes in float32 (float64 inputs stay float64).
+    """
+    return _rotated(q_BHTD, cos, sin), _rotated(k_BGTD, cos, sin)
+
+
+def _rotated(x_BHTD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    P = cos.shape[-1]
+    cos, sin = cos.unsqueeze(-3), sin.unsqueeze(-3)  # the same for all heads
+    x1, x2 = x_BHTD[..., :P], x_BHTD[..., P : 2 * P]
+    rotated = torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), dim=-1)
+    return torch.cat((rotated.to(x_BHTD.dtype), x_BHTD[..., 2 * P :]), dim=-1)
+
+
+# ---- 2. the backends -----------------------------------------------------------------------------
+# PyTorch has none. Ours are operators that torch.compile keeps whole; the kernel is imported when
+# first called, so that this module works without Triton.
+
+
+@torch.library.custom_op("gptfast::rotary", mutates_args=())
+def _rotary(
+    q_BHTD: Tensor, k_BGTD: Tensor, cos: Tensor, sin: Tensor, inverse: bool
+) -> tuple[Tensor, Tensor]:
+    from gptfast.kernels.rotary import rotate
+
+    return rotate(q_BHTD, k_BGTD, cos, sin, inverse)
+
+
+@_rotary.register_fake
+def _(q_BHTD: Tensor, k_BGTD: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(q_BHTD), torch.empty_like(k_BGTD)
+
+
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    _, _, cos, sin, ctx.inverse = inputs
+    ctx.save_for_backward(cos, sin)
+
+
+def _backward(ctx: Any, dq_BHTD: Tensor, dk_BGTD: Tensor) -> tuple[Tensor | None, ...]:
+    """Rotate back. Into new memory: autograd may have given the same gradient to others, too.
+
+    The same operator, so that it has every further derivative as well.
+    """
+    return (*_rotary(dq_BHTD, dk_BGTD, *ctx.saved_tensors, not ctx.inverse), None, None, None)
+
+
+_rotary.register_autograd(_backward, setup_context=_save_for_backward)
+
+
+@torch.library.custom_op("gptfast::rotary_", mutates_args=("q_BHTD", "k_BGTD"))
+def _rotary_(q_BHTD: Tensor, k_BGTD: Tensor, cos: Tensor, sin: Tensor) -> None:
+    from gptfast.kernels.rotary import rotate_in_place
+
+    rotate_in_place(q_BHTD, k_BGTD, cos, sin)
+
+
+@_rotary_.register_fake
+def _(*_: object) -> None:
+    pass
+
+
+# ---- 3. picking one ------------------------------------------------------------------------------
+
+
+def rotary(
+    q_BHTD: Tensor,
+    k_BGTD: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    *,
+    inplace: bool = False,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Return q and k with each pair of channels rotated by an angle that grows with the position.
+
+    "RoFormer", Su et al. 2021, eq. 34, in the "half" convention of Llama and GPT-NeoX: channel p
+    is paired with channel p + P (the paper pairs 2 p with 2 p + 1), and becomes
+    x_p cos - x_{p+P} sin, its partner x_{p+P} cos + x_p sin.
+
+    Args:
+        q_BHTD: queries, (B, H, T, D), any floating dtype, any strides.
+        k_BGTD: keys, (B, G, T, D), of the same dtype.
+        cos: cosines of the angles, (T, P) or (B, T, P) in float32, as from `rotary_tables`; P is at
+            least 1, and 2 P at most D. Channels from 2 P on stay as they are.
+        sin: their sines, shaped like cos. Neither gets a gradient.
+        inplace: write the results into q and k, and return these. For inference: not where a
+            gradient is wanted.
+        backend: "auto" (on CUDA Triton, or else the reference), or "triton", "reference".
+
+    Returns:
+        The rotated queries and keys, shaped and typed like q and k.
+
+    Raises:
+        UserError: the inputs don't fit together, or the backend named can't serve them.
+    """
+    _check(q_BHTD, k_BGTD, cos, sin)
+    if inplace:
+        _check_inplace(q_BHTD, k_BGTD)
+    chosen = choose("rotary", backend, q_BHTD.device.type, lambda name: why_not(name, q_BHTD))
+    if inplace and chosen == "triton":
+        _rotary_(q_BHTD, k_BGTD, cos, sin)
+        return q_BHTD, k_BGTD
+    if inplace:
+        q_rotated, k_rotated = rotary_reference(q_BHTD, k_BGTD, cos, sin)
+        return q_BHTD.copy_(q_rotated), k_BGTD.copy_(k_rotated)
+    if chosen == "triton":
+        rotated: tuple[Tensor, Tensor] = _rotary(q_BHTD, k_BGTD, cos, sin, False)
+        return rotated
+    return rotary_reference(q_BHTD, k_BGTD, cos, sin)
+
+
+def why_not(backend: str, q_BHTD: Tensor) -> str | None:
+    """Say in one sentence why `backend` can't serve these inputs; None if it can."""
+    if backend == "triton":
+        return why_not_triton(q_BHTD)
+    if backend == "torch":
+        return "PyTorch has no rotary embedding of its own; use 'triton' or 'reference'"
+    return None
+
+
+def _check(q_BHTD: Tensor, k_BGTD: Tensor, cos: Tensor, sin: Tensor) -> None:
+    shapes = f"q {tuple(q_BHTD.shape)}, k {tuple(k_BGTD.shape)}"
+    if not q_BHTD.ndim == k_BGTD.ndim == 4 or 0 in (*q_BHTD.shape, *k_BGTD.shape):
+        raise UserError(
+            f"rotary: expected non-empty (batch, heads, time, head width); given {shapes}"
+        )
+    B, _, T, D = q_BHTD.shape
+    if (k_BGTD.shape[0], *k_BGTD.shape[2:]) != (B, T, D):
+        raise UserError(f"rotary: q and k may differ only in their number of heads; given {shapes}")
+    if (k_BGTD.dtype, k_BGTD.device) != (q_BHTD.dtype, q_BHTD.device):
+        raise UserError(
+            f"rotary: q is {q_BHTD.dtype} on {q_BHTD.device}, k is {k_BGTD.dtype} on "
+            f"{k_BGTD.device}; move them to one dtype and device with .to()"
+        )
+    if not q_BHTD.is_floating_point():
+        raise UserError(f"rotary: q is {q_BHTD.dtype}; expected a floating dtype")
+    for name, table in (("cos", cos), ("sin", sin)):
+        if table.ndim not in (2, 3) or table.shape[:-1] != (B, T)[3 - table.ndim :]:
+            raise UserError(
+                f"rotary: {name} has shape {tuple(table.shape)}; expected ({T}, pairs) or "
+                f"({B}, {T}, pairs) for q {tuple(q_BHTD.shape)}"
+            )
+        if not 2 <= 2 * table.shape[-1] <= D or table.shape != cos.shape:
+            raise UserError(
+                f"rotary: cos has shape {tuple(cos.shape)}, sin {tuple(sin.shape)}; expected one "
+                f"shape, with 1 to {D // 2} pairs for heads of width {D}"
+            )
+        if table.dtype != torch.float32 or table.device != q_BHTD.device:
+            raise UserError(
+                f"rotary: {name} is {table.dtype} on {table.device}; expected torch.float32 on "
+                f"{q_BHTD.device}, as from rotary_tables"
+            )
+        if table.requires_grad:
+            raise UserError(f"rotary: {name} gets no gradient; pass {name}.detach()")
+
+
+def _check_inplace(q_BHTD: Tensor, k_BGTD: Tensor) -> None:
+    for name, x in (("q", q_BHTD), ("k", k_BGTD)):
+        if x.requires_grad and torch.is_grad_enabled():
+            raise UserError(
+                f"rotary: {name} requires a gradient, and inplace=True would overwrite it; use "
+                "inplace=False, or torch.no_grad() for inference"
+            )
+        if not _elements_are_apart(x):
+            raise UserError(
+                f"rotary: {name} has shape {tuple(x.shape)} and strides {x.stride()}: elements "
+                "share memory, which inplace=True would rotate twice; pass a .clone()"
+            )
+    # torch.compile does not know the storages.
+    if not torch.compiler.is_compiling() and not _tensors_are_apart(q_BHTD, k_BGTD):
+        raise UserError(
+            "rotary: q and k share memory, which inplace=True would rotate twice; pass k.clone()"
+        )
+
+
+def _elements_are_apart(x: Tensor) -> bool:
+    """Whether each stride exceeds all that the smaller ones reach, so that no two indices meet."""
+    reach = 0
+    for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
+        if size > 1:
+            if stride <= reach:
+                return False
+            reach += stride * (size - 1)
+    return True
+
+
+def _tensors_are_apart(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors share no element: of one storage, they may be interleaved.
+
+    Let b start `distance` after a, and `period` be the next larger stride. Modulo the period, of
+    which all larger strides are multiples, a's elements come before the distance, b's after it.
+    """
+    if a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr():
+        return True
+    a, b = sorted((a, b), key=Tensor.storage_offset)
+    distance = b.storage_offset() - a.storage_offset()
+    steps_a, steps_b = (
+        [(stride, size - 1) for stride, size in zip(x.stride(), x.shape, strict=True) if size > 1]
+        for x in (a, b)
+    )
+    reach_a, reach_b = (
+        sum(stride * count for stride, count in steps if stride <= distance)
+        for steps in (steps_a, steps_b)
+    )
+    larger = sorted(stride for stride, _ in steps_a + steps_b if stride > distance)
+    is_periodic = all(stride % larger[0] == 0 for stride in larger)
+    fits = not larger or distance + reach_b < larger[0]
+    return bool(reach_a < distance and is_periodic and fits)

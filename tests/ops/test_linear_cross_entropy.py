@@ -1,0 +1,324 @@
+"""The definition against hand-written loops and PyTorch, and the chunked backend against it."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from gptfast.errors import UserError
+from gptfast.ops import linear_cross_entropy
+from gptfast.ops.linear_cross_entropy import linear_cross_entropy_reference
+from tolerances import assert_close
+
+OPTIONS = [
+    {},
+    {"label_smoothing": 0.3},
+    {"z_loss": 0.2},
+    {"softcap": 1.5},
+    {"label_smoothing": 0.3, "z_loss": 0.2, "softcap": 1.5, "ignore_index": 2},
+]
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+
+
+def inputs(shape, V, dtype=torch.float32, seed=0):
+    """Hidden, weight, and targets of which about one in four is -100."""
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(shape, generator=generator).to(dtype)
+    weight = torch.randn(V, shape[-1], generator=generator).to(dtype)
+    targets = torch.randint(V, shape[:-1], generator=generator)
+    targets[torch.rand(shape[:-1], generator=generator) < 0.25] = -100
+    return hidden, weight, targets
+
+
+def results(function, hidden, weight, targets, factor=1.0, **kwargs):
+    """Return the loss and both gradients of `factor` times the loss."""
+    leaves = [x.detach().requires_grad_() for x in (hidden, weight)]
+    loss = function(*leaves, targets, **kwargs)
+    return [loss, *torch.autograd.grad(factor * loss, leaves)]
+
+
+def pytorch(hidden, weight, targets, **kwargs):
+    logits = F.linear(hidden, weight).flatten(0, -2)
+    return F.cross_entropy(logits, targets.flatten(), **kwargs)
+
+
+def by_hand(hidden, weight, targets, ignore_index=-100, label_smoothing=0, z_loss=0, softcap=None):
+    """The docstring's formula in Python's floats, token by token."""
+    losses = []
+    for h, target in zip(hidden.tolist(), targets.tolist(), strict=True):
+        if target == ignore_index:
+            continue
+        x = [sum(a * b for a, b in zip(h, w, strict=True)) for w in weight.tolist()]
+        if softcap is not None:
+            x = [softcap * math.tanh(logit / softcap) for logit in x]
+        lse = math.log(sum(math.exp(logit) for logit in x))
+        uniform = sum(lse - logit for logit in x) / len(x)
+        hard = lse - x[target]
+        losses.append((1 - label_smoothing) * hard + label_smoothing * uniform + z_loss * lse**2)
+    return sum(losses) / len(losses)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_is_the_formula(backend, options):
+    hidden, weight, _ = inputs((6, 3), 5, torch.float64)
+    targets = torch.tensor([4, 2, 0, 2, 1, 3])
+    loss = linear_cross_entropy(hidden, weight, targets, backend=backend, **options)
+    expected = by_hand(hidden, weight, targets, **options)
+    assert_close("linear_cross_entropy", loss, torch.tensor(expected, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_reference_gradients(options):
+    hidden, weight, _ = (
+        x.requires_grad_(x.is_floating_point()) for x in inputs((4, 3), 5, torch.float64)
+    )
+    targets = torch.tensor([4, 2, -100 if "ignore_index" not in options else 2, 1])
+    assert torch.autograd.gradcheck(
+        lambda h, w: linear_cross_entropy_reference(h, w, targets, **options), (hidden, weight)
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize(("shape", "V"), [((5, 4), 7), ((2, 3, 4), 1), ((300, 8), 65)])
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_agrees_with_pytorch(backend, shape, V, label_smoothing, dtype):
+    # 300 tokens are more than a chunk.
+    hidden, weight, targets = inputs(shape, V, dtype)
+    options = {"label_smoothing": label_smoothing}
+    actual = results(
+        linear_cross_entropy, hidden, weight, targets, factor=3.0, backend=backend, **options
+    )
+    expected = results(pytorch, hidden.double(), weight.double(), targets, factor=3.0, **options)
+    assert actual[0].dtype == torch.promote_types(dtype, torch.float32)
+    for a, e, like in zip(actual[1:], expected[1:], (hidden, weight), strict=True):
+        assert a.dtype == like.dtype
+        assert_close("linear_cross_entropy", a, e)
+    assert_close("linear_cross_entropy", actual[0], expected[0], dtype)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_chunks_agree_with_the_definition(dtype, options):
+    hidden, weight, targets = inputs((3, 171, 5), 11, dtype)
+    targets = targets.clamp(min=0) if "ignore_index" in options else targets
+    actual = results(linear_cross_entropy, hidden, weight, targets, backend="torch", **options)
+    expected = results(
+        linear_cross_entropy_reference, hidden.double(), weight.double(), targets, **options
+    )
+    for a, e in zip(actual, expected, strict=True):
+        assert_close("linear_cross_entropy", a, e, dtype)
+
+
+def test_half_precision_gradients_do_not_vanish():
+    # A gradient of the mean over 4,096 tokens is less than float16's smallest number for most.
+    hidden, weight, targets = inputs((4096, 4), 512, torch.float16)
+    factor = 4096.0  # as a GradScaler multiplies it
+    actual = results(linear_cross_entropy, hidden, weight, targets, factor, backend="torch")
+    expected = results(pytorch, hidden.double(), weight.double(), targets, factor)
+    for a, e in zip(actual[1:], expected[1:], strict=True):
+        assert (a - e).norm() < 2e-3 * e.norm()
+
+
+def test_the_factor_of_the_backward_is_not_rounded():
+    gradient = torch.arange(1.0, 128.0)
+    scaled, _ = torch.ops.gptfast.linear_cross_entropy_backward(
+        torch.tensor(1 / 3), gradient[:, None].bfloat16(), gradient[:, None]
+    )
+    assert torch.equal(scaled[:, 0], (gradient.double() / 3).bfloat16())
+
+
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_large_logits(backend):
+    hidden, weight, targets = inputs((5, 4), 7)
+    hidden *= 1e4
+    actual = results(linear_cross_entropy, hidden, weight, targets, backend=backend)
+    expected = results(pytorch, hidden.double(), weight.double(), targets)
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a.double(), e, rtol=1e-5, atol=1e-2)
+
+
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_no_token_that_counts(label_smoothing, backend):
+    hidden, weight, _ = inputs((4, 3), 5)
+    targets = torch.full((4,), -100)
+    options = {"label_smoothing": label_smoothing}
+    for function, kwargs in ((linear_cross_entropy, {"backend": backend}), (pytorch, {})):
+        loss, *gradients = results(function, hidden, weight, targets, **options, **kwargs)
+        assert loss.isnan()
+        assert not any(gradient.any() for gradient in gradients)
+    no_tokens = linear_cross_entropy(hidden[:0], weight, targets[:0], backend=backend)
+    assert no_tokens.isnan()
+
+
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_one_token_without_a_dimension(backend):
+    hidden, weight, _ = inputs((3,), 5)
+    loss = linear_cross_entropy(hidden, weight, torch.tensor(4), backend=backend)
+    assert_close("linear_cross_entropy", loss, F.cross_entropy(weight @ hidden, torch.tensor(4)))
+
+
+def test_only_the_gradients_that_are_wanted():
+    hidden, weight, targets = inputs((7, 3), 5)
+    _, dhidden, dweight = results(linear_cross_entropy, hidden, weight, targets, backend="torch")
+    for leaf, others, expected in (
+        (hidden, (weight, targets), dhidden),
+        (weight, (hidden, targets), dweight),
+    ):
+        leaf = leaf.clone().requires_grad_()
+        arguments = (leaf, *others) if leaf.shape == hidden.shape else (others[0], leaf, others[1])
+        linear_cross_entropy(*arguments, backend="torch").backward()
+        assert torch.equal(leaf.grad, expected)
+    with torch.no_grad():
+        assert not linear_cross_entropy(hidden.requires_grad_(), weight, targets).requires_grad
+
+
+def test_the_same_bits_twice():
+    arguments = inputs((600, 8), 40)
+    first, second = (
+        results(linear_cross_entropy, *arguments, backend="torch", softcap=2.0) for _ in range(2)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_backward_twice_adds_up():
+    hidden, weight, targets = inputs((7, 3), 5)
+    loss = linear_cross_entropy(hidden.requires_grad_(), weight, targets, backend="torch")
+    loss.backward(retain_graph=True)
+    once = hidden.grad.clone()
+    loss.backward()
+    assert torch.equal(hidden.grad, 2 * once)
+
+
+def largest_and_peak(function):
+    """Run it; return the bytes of its largest allocation, and the most that it held at a time."""
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        function()
+    sizes = [
+        event.nbytes()
+        for event in sorted(profile.profiler.kineto_results.events(), key=lambda e: e.start_ns())
+        if event.name() == "[memory]"
+    ]
+    held = peak = 0
+    for size in sizes:
+        held += size
+        peak = max(peak, held)
+    return max(sizes), peak
+
+
+def test_the_logits_never_exist_whole():
+    # A sixteenth of 16,384 tokens by 50,304 with 768 channels, in each.
+    M, V, C = 1024, 3144, 48
+    hidden, weight, targets = inputs((M, C), V)
+
+    def run(backend):
+        return largest_and_peak(
+            lambda: results(linear_cross_entropy, hidden, weight, targets, backend=backend)
+        )
+
+    largest, peak = run("torch")
+    whole, plain_peak = run("reference")
+    assert whole >= M * V * 4  # the measurement sees them where they do exist
+    assert largest <= M * V * 4 / 4
+    assert peak <= plain_peak / 5
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast(dtype):
+    hidden, weight, targets = inputs((7, 3), 5)
+    rounded = [x.to(dtype) for x in (hidden, weight)]
+    expected = results(linear_cross_entropy, *rounded, targets, backend="torch")
+    for backend in ("torch", "reference"):
+        with torch.autocast("cpu", dtype):
+            actual = results(linear_cross_entropy, hidden, weight, targets, backend=backend)
+            plain = results(pytorch, hidden, weight, targets)
+            wide = linear_cross_entropy(hidden.double(), weight.double(), targets, backend=backend)
+        assert [a.dtype for a in actual] == [p.dtype for p in plain] == [torch.float32] * 3
+        assert wide.dtype == torch.float64
+        for a, p, e in zip(actual, plain, expected, strict=True):
+            assert_close("linear_cross_entropy", a, p, dtype)
+            if backend == "torch":
+                assert torch.equal(a, e.float())
+
+
+# opcheck itself reads the .grad of a tensor that is no leaf.
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
+@pytest.mark.parametrize("needs", [(True, True), (True, False), (False, True), (False, False)])
+def test_registration(needs):
+    hidden, weight, targets = inputs((7, 3), 5)
+    leaves = [x.requires_grad_(n) for x, n in zip((hidden, weight), needs, strict=True)]
+    torch.library.opcheck(
+        torch.ops.gptfast.linear_cross_entropy.default,
+        (*leaves, targets, -100, 0.1, 0.1, 2.0, *needs, False),
+    )
+    torch.library.opcheck(
+        torch.ops.gptfast.linear_cross_entropy_backward.default,
+        (torch.tensor(2.0), hidden.detach().half(), weight.detach()),
+    )
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_compiles_without_a_graph_break(backend, autocast):
+    hidden, weight, targets = inputs((7, 3), 5)
+
+    def function(*arguments):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            return linear_cross_entropy(*arguments, backend=backend, softcap=2.0).sin()
+
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    for actual, expected in zip(
+        results(compiled, hidden, weight, targets),
+        results(function, hidden, weight, targets),
+        strict=True,
+    ):
+        assert torch.equal(actual, expected)
+
+
+def test_a_second_derivative_is_refused():
+    hidden, weight, targets = inputs((7, 3), 5)
+    hidden.requires_grad_()
+    loss = linear_cross_entropy(hidden, weight, targets, backend="torch")
+    (gradient,) = torch.autograd.grad(loss, hidden, create_graph=True)
+    with pytest.raises(UserError, match="has no second derivative; use backend='reference'"):
+        gradient.sum().backward()
+
+
+def test_shapes_on_the_meta_device():
+    hidden, weight, targets = (x.to("meta") for x in inputs((7, 3), 5))
+    for actual, like in zip(
+        results(linear_cross_entropy, hidden, weight, targets),
+        (torch.tensor(0.0), hidden, weight),
+        strict=True,
+    ):
+        assert (actual.shape, actual.dtype) == (like.shape, like.dtype)
+
+
+hidden, weight, targets = torch.zeros(2, 3), torch.zeros(5, 3), torch.zeros(2, dtype=torch.long)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((hidden.long(), weight, targets), {}, "expected a floating dtype"),
+        ((torch.tensor(1.0), weight, targets), {}, r"expected .* \(..., channels\)"),
+        ((hidden, weight.T, targets), {}, r"weight has shape \(3, 5\); expected \(vocabulary, 3\)"),
+        ((hidden, weight[:0], targets), {}, r"weight has shape \(0, 3\)"),
+        ((hidden, weight.half(), targets), {}, "weight is torch.float16 on cpu; move them to one"),
+        ((hidden, weight, targets[:1]), {}, r"targets have shape \(1,\) on cpu; expected \(2,\)"),
+        ((hidden, weight, targets.int()), {}, "targets are torch.int32; expected torch.int64"),
+        ((hidden, weight, targets + 5), {}, "a target is 5; expected 0 to 4, or -100"),
+        ((hidden, weight, targets - 100), {"ignore_index": -1}, "a target is -100; .* or -1"),
+        ((hidden, weight, targets), {"label_smoothing": 1.5}, "label_smoothing is 1.5"),
+        ((hidden, weight, targets), {"z_loss": -1.0}, "z_loss is -1.0; expected at least 0"),
+        ((hidden, weight, targets), {"softcap": 0.0}, "softcap is 0.0; expected more than 0"),
+    ],
+)
+def test_a_mistake_is_named(arguments, options, message):
+    with pytest.raises(UserError, match=message):
+        linear_cross_entropy(*arguments, **options)
