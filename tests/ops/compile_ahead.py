@@ -112,7 +112,9 @@ def main(target):
         arguments = {**dict(zip(kernel.arg_names, arguments, strict=False)), **keywords}
         compiled = triton.compile(source(kernel, arguments), TARGETS[target], options)
         every_option = " with every option" if arguments.get("seed") is not None else ""
-        rows.append([kernel.__name__ + every_option, compiled.metadata.shared, spilled_bytes(compiled.asm)])
+        rows.append(
+            [kernel.__name__ + every_option, compiled.metadata.shared, spilled_bytes(compiled.asm)]
+        )
 
     JITFunction.run = compile_instead
     launch_all(64, torch.float16)

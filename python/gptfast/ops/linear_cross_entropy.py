@@ -20,7 +20,7 @@ from gptfast.ops.dispatch import TRITON_DTYPES, choose, no_second_derivative, wh
 
 def linear_cross_entropy_reference(
     hidden: Tensor,
-    weight_VC: Tensor,
+    weight: Tensor,
     targets: Tensor,
     *,
     ignore_index: int = -100,
@@ -34,7 +34,7 @@ def linear_cross_entropy_reference(
     inputs stay float64).
     """
     targets_M = targets.reshape(-1)
-    x_MV = _capped(F.linear(hidden.reshape(-1, hidden.shape[-1]), weight_VC), softcap)
+    x_MV = _capped(F.linear(hidden.reshape(-1, hidden.shape[-1]), weight), softcap)
     losses_M = _losses(x_MV, x_MV.logsumexp(-1), targets_M, ignore_index, label_smoothing, z_loss)
     return _mean(losses_M.sum(), targets_M, ignore_index)
 
@@ -132,6 +132,7 @@ def _in_chunks(
             torch.mm(logits_NV, weight_VC, out=dhidden_MC[tokens])
         if needs_dweight:
             dweight_VC += logits_NV.T @ hidden_MC[tokens]
+        del logits_NV  # so that the next chunk gets its memory
     return losses_M.sum(), dhidden_MC, dweight_VC
 
 
@@ -222,7 +223,7 @@ _linear_cross_entropy_backward.register_autograd(no_second_derivative("linear_cr
 
 def linear_cross_entropy(
     hidden: Tensor,
-    weight_VC: Tensor,
+    weight: Tensor,
     targets: Tensor,
     *,
     ignore_index: int = -100,
@@ -245,7 +246,7 @@ def linear_cross_entropy(
 
     Args:
         hidden: (..., C), any floating dtype, any strides.
-        weight_VC: (V, C), of the same dtype unless autocast is on.
+        weight: (V, C), of the same dtype unless autocast is on.
         targets: (...), int64, each from 0 to V - 1 or `ignore_index`. Another value is an error on
             the CPU. On CUDA, where looking would make the GPU wait, "triton" returns a loss of NaN,
             and PyTorch's own indexing in "torch" and "reference" ends with a device-side assert.
@@ -266,17 +267,17 @@ def linear_cross_entropy(
     device = hidden.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         # As PyTorch's autocast does, which leaves float64 as it is.
-        hidden, weight_VC = (
+        hidden, weight = (
             x.to(torch.get_autocast_dtype(device)) if x.dtype in TRITON_DTYPES else x
-            for x in (hidden, weight_VC)
+            for x in (hidden, weight)
         )
-    _check(hidden, weight_VC, targets, label_smoothing, z_loss, softcap)
-    _check_values(targets, len(weight_VC), ignore_index)
+    _check(hidden, weight, targets, label_smoothing, z_loss, softcap)
+    _check_values(targets, len(weight), ignore_index)
     chosen = choose("linear_cross_entropy", backend, device, lambda name: why_not(name, hidden))
     if chosen == "reference":
         return linear_cross_entropy_reference(
             hidden,
-            weight_VC,
+            weight,
             targets,
             ignore_index=ignore_index,
             label_smoothing=label_smoothing,
@@ -286,14 +287,14 @@ def linear_cross_entropy(
     targets_M = targets.reshape(-1)
     loss_sum, _, _ = _linear_cross_entropy(
         hidden.reshape(-1, hidden.shape[-1]),
-        weight_VC,
+        weight,
         targets_M,
         ignore_index,
         label_smoothing,
         z_loss,
         softcap,
         torch.is_grad_enabled() and hidden.requires_grad,
-        torch.is_grad_enabled() and weight_VC.requires_grad,
+        torch.is_grad_enabled() and weight.requires_grad,
         chosen == "triton",
     )
     return _mean(loss_sum, targets_M, ignore_index)
@@ -306,7 +307,7 @@ def why_not(backend: str, hidden: Tensor) -> str | None:
 
 def _check(
     hidden: Tensor,
-    weight_VC: Tensor,
+    weight: Tensor,
     targets: Tensor,
     label_smoothing: float,
     z_loss: float,
@@ -317,15 +318,15 @@ def _check(
             f"linear_cross_entropy: hidden is {hidden.dtype} of shape {tuple(hidden.shape)}; "
             "expected a floating dtype and (..., channels), as (batch, time, channels)"
         )
-    if weight_VC.ndim != 2 or weight_VC.shape[1] != hidden.shape[-1] or len(weight_VC) == 0:
+    if weight.ndim != 2 or weight.shape[1] != hidden.shape[-1] or len(weight) == 0:
         raise UserError(
-            f"linear_cross_entropy: weight has shape {tuple(weight_VC.shape)}; expected "
+            f"linear_cross_entropy: weight has shape {tuple(weight.shape)}; expected "
             f"(vocabulary, {hidden.shape[-1]}) for hidden {tuple(hidden.shape)}"
         )
-    if (weight_VC.dtype, weight_VC.device) != (hidden.dtype, hidden.device):
+    if (weight.dtype, weight.device) != (hidden.dtype, hidden.device):
         raise UserError(
             f"linear_cross_entropy: hidden is {hidden.dtype} on {hidden.device}, weight is "
-            f"{weight_VC.dtype} on {weight_VC.device}; move them to one dtype and device with .to()"
+            f"{weight.dtype} on {weight.device}; move them to one dtype and device with .to()"
         )
     if (targets.shape, targets.device) != (hidden.shape[:-1], hidden.device):
         raise UserError(
