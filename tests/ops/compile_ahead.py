@@ -18,6 +18,7 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 from gptfast.kernels.cross_entropy import cross_entropy
+from gptfast.kernels.decode_attention import decode_attention
 from gptfast.kernels.flash_attention import flash_attention_backward, flash_attention_forward
 from gptfast.kernels.norm import norm_backward, norm_forward
 from gptfast.kernels.rotary import rotate
@@ -50,6 +51,8 @@ def launch_all(D, dtype):
         inputs = (q_BHTD, q_BHTD, q_BHTD, docs, dropout_seed)
         out, lse = flash_attention_forward(*inputs, *options)
         flash_attention_backward(out, lse, *inputs, out, lse, *options)
+    lengths_B = torch.empty(2, dtype=torch.int64, device="meta")
+    decode_attention(q_BHTD[:, :, :1], q_BHTD, q_BHTD, lengths_B, D**-0.5, 30.0, 256)
     x_BTC = torch.empty(2, 1024, 12 * D, dtype=dtype, device="meta")
     weight_C = torch.empty(12 * D, dtype=dtype, device="meta")
     for x, weight, bias, residual, centered in (

@@ -10,6 +10,7 @@ from gptfast.errors import UserError
 from gptfast.ops import (
     attention,
     backends,
+    decode_attention,
     dispatch,
     layer_norm,
     linear_cross_entropy,
@@ -20,6 +21,7 @@ from gptfast.ops import (
 q = torch.randn(1, 2, 5, 8, generator=torch.Generator().manual_seed(0))
 OPS = {
     "attention": lambda **kwargs: attention(q, q, q, **kwargs),
+    "decode_attention": lambda **kwargs: decode_attention(q[:, :, :1], q, q, **kwargs),
     "layer_norm": lambda **kwargs: layer_norm(q, **kwargs),
     "linear_cross_entropy": lambda **kwargs: linear_cross_entropy(
         q[0, 0], q[0, 1], torch.arange(5), **kwargs

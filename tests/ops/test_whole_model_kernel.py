@@ -13,7 +13,7 @@ def losses_and_gradients(kernels: str, device: str) -> tuple[list[float], dict[s
     ids = torch.randint(11, (2, 10), generator=torch.Generator().manual_seed(1)).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     losses, first_gradients = [], {}
-    for _ in range(5):
+    for _ in range(20):
         loss = model(ids[:, :-1], ids[:, 1:])
         loss.backward()
         if not first_gradients:

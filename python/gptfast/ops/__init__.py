@@ -10,6 +10,8 @@ import torch
 
 from gptfast.ops.attention import attention
 from gptfast.ops.attention import why_not as _attention_why_not
+from gptfast.ops.decode_attention import decode_attention
+from gptfast.ops.decode_attention import why_not as _decode_attention_why_not
 from gptfast.ops.dispatch import BACKENDS, preference
 from gptfast.ops.linear_cross_entropy import linear_cross_entropy
 from gptfast.ops.linear_cross_entropy import why_not as _linear_cross_entropy_why_not
@@ -18,7 +20,15 @@ from gptfast.ops.norm import why_not as _norm_why_not
 from gptfast.ops.rotary import rotary
 from gptfast.ops.rotary import why_not as _rotary_why_not
 
-__all__ = ["attention", "backends", "layer_norm", "linear_cross_entropy", "rms_norm", "rotary"]
+__all__ = [
+    "attention",
+    "backends",
+    "decode_attention",
+    "layer_norm",
+    "linear_cross_entropy",
+    "rms_norm",
+    "rotary",
+]
 
 
 def backends() -> list[tuple[str, str, str | None]]:
@@ -33,6 +43,9 @@ def backends() -> list[tuple[str, str, str | None]]:
     x_BTC = torch.empty(1, 1024, 768, device=device, dtype=dtype)
     ops: dict[str, Callable[[str], str | None]] = {
         "attention": lambda backend: _attention_why_not(backend, q_BHTD),
+        "decode_attention": lambda backend: _decode_attention_why_not(
+            backend, q_BHTD[:, :, :1], q_BHTD
+        ),
         "layer_norm": lambda backend: _norm_why_not(backend, x_BTC),
         "linear_cross_entropy": lambda backend: _linear_cross_entropy_why_not(backend, x_BTC),
         "rms_norm": lambda backend: _norm_why_not(backend, x_BTC),

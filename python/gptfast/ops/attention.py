@@ -301,8 +301,9 @@ def attention(
     Raises:
         UserError: the inputs don't fit together, or the backend named can't serve them.
     """
-    _check(q_BHTD, k_BGSD, v_BGSD)
-    _check_options(q_BHTD, k_BGSD, window, softcap, dropout_p, cu_seqlens)
+    check_tensors("attention", q_BHTD, k_BGSD, v_BGSD)
+    check_window_and_softcap("attention", window, softcap)
+    _check_options(q_BHTD, k_BGSD, dropout_p, cu_seqlens)
     chosen = choose(
         "attention",
         backend,
@@ -350,40 +351,43 @@ def why_not(
     return None
 
 
-def _check(q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor) -> None:
+def check_tensors(op: str, q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor) -> None:
+    """Raise UserError, in the name of an op, unless queries, keys and values fit together."""
     shapes = f"q {tuple(q_BHTD.shape)}, k {tuple(k_BGSD.shape)}, v {tuple(v_BGSD.shape)}"
     if not q_BHTD.ndim == k_BGSD.ndim == v_BGSD.ndim == 4 or 0 in (*q_BHTD.shape, *k_BGSD.shape):
-        raise UserError(f"attention: expected non-empty (batch, heads, time, head width); {shapes}")
+        raise UserError(f"{op}: expected non-empty (batch, heads, time, head width); {shapes}")
     (B, H, _, D), (B_k, G, _, D_k) = q_BHTD.shape, k_BGSD.shape
     if k_BGSD.shape != v_BGSD.shape or (B_k, D_k) != (B, D) or H % G:
         raise UserError(
-            "attention: k and v must have one shape, and q their batch and head width and a "
+            f"{op}: k and v must have one shape, and q their batch and head width and a "
             f"multiple of their heads; given {shapes}"
         )
     for name, x in (("k", k_BGSD), ("v", v_BGSD)):
         if (x.dtype, x.device) != (q_BHTD.dtype, q_BHTD.device):
             raise UserError(
-                f"attention: q is {q_BHTD.dtype} on {q_BHTD.device}, {name} is {x.dtype} on "
+                f"{op}: q is {q_BHTD.dtype} on {q_BHTD.device}, {name} is {x.dtype} on "
                 f"{x.device}; move them to one dtype and device with .to()"
             )
     if not q_BHTD.is_floating_point():
-        raise UserError(f"attention: q is {q_BHTD.dtype}; expected a floating dtype")
+        raise UserError(f"{op}: q is {q_BHTD.dtype}; expected a floating dtype")
+
+
+def check_window_and_softcap(op: str, window: int | None, softcap: float | None) -> None:
+    """Raise UserError, in the name of an op, unless these are None or make sense."""
+    if window is not None and window < 1:
+        raise UserError(f"{op}: window is {window}; expected at least 1, or None for all")
+    if softcap is not None and not 0 < softcap < math.inf:
+        raise UserError(f"{op}: softcap is {softcap}; expected more than 0, or None for none")
 
 
 def _check_options(
     q_BHTD: Tensor,
     k_BGSD: Tensor,
-    window: int | None,
-    softcap: float | None,
     dropout_p: float,
     cu_seqlens: Tensor | None,
 ) -> None:
     if not 0 <= dropout_p < 1:
         raise UserError(f"attention: dropout_p is {dropout_p}; expected 0 <= dropout_p < 1")
-    if window is not None and window < 1:
-        raise UserError(f"attention: window is {window}; expected at least 1, or None for all")
-    if softcap is not None and not 0 < softcap < math.inf:
-        raise UserError(f"attention: softcap is {softcap}; expected more than 0, or None for none")
     if cu_seqlens is None:
         return
     (B, _, T, _), S = q_BHTD.shape, k_BGSD.shape[2]

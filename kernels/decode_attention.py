@@ -1,0 +1,150 @@
+# mypy: ignore-errors
+"""Attention of a few queries against a long cache of keys, in Triton: the keys are split.
+
+One program for each head, as in flash_attention.py, would leave most of a GPU idle and have the
+few that work walk over all keys. Here many programs each walk over a part of a head's keys
+("Flash-Decoding for long-context inference", Dao et al. 2023), and a second kernel puts the parts
+together: README.md in this folder says how. The definition that this is tested against is
+`decode_attention_reference` in ops/decode_attention.py.
+
+Shape suffixes as in flash_attention.py, and R: the rows of one key head, which are the T queries of
+each of its GROUP query heads; P parts that the keys are split into.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from gptfast.kernels.flash_attention import LN_2, LOG2_E, LOWEST, _dot, _head, _load, _logits
+
+
+@triton.jit
+def _part_kernel(
+    q, q_strides, k, k_strides, v, v_strides, lengths, out_parts, lse_parts,
+    scale, softcap, window, H, T, S, KEYS_PER_PART,
+    GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr,
+):  # fmt: skip
+    """One program: all rows of one key head, against one part of the keys."""
+    part, n_parts = tl.program_id(0), tl.num_programs(0)
+    G = H // GROUP
+    batch, kv_head = tl.program_id(1) // G, tl.program_id(1) % G
+    k = _head(k, k_strides, batch, kv_head)
+    v = _head(v, v_strides, batch, kv_head)
+    length = S
+    if lengths is not None:
+        length = tl.load(lengths + batch).to(tl.int32)
+
+    rows_R = tl.arange(0, BLOCK_R)
+    heads_R, queries_R = kv_head * GROUP + rows_R // T, rows_R % T
+    is_row_R = rows_R < GROUP * T
+    columns = tl.arange(0, BLOCK_D)
+    offsets_R = heads_R.to(tl.int64) * q_strides[1] + queries_R.to(tl.int64) * q_strides[2]
+    q += batch.to(tl.int64) * q_strides[0]
+    q_RD = tl.load(
+        q + offsets_R[:, None] + columns.to(tl.int64)[None, :] * q_strides[3],
+        mask=is_row_R[:, None] & (columns < D)[None, :],
+        other=0.0,
+    )
+
+    newest_R = length - T + queries_R  # the last query is aligned with the last key
+    max_R = tl.full([BLOCK_R], LOWEST, tl.float32)
+    sum_R = tl.zeros([BLOCK_R], tl.float32)
+    acc_RD = tl.zeros([BLOCK_R, BLOCK_D], tl.float32)
+    start = part * KEYS_PER_PART
+    end = tl.minimum(start + KEYS_PER_PART, length)
+    if window is not None:  # keys before all windows are not read
+        start = tl.maximum(start, (length - T - window + 1) // BLOCK_S * BLOCK_S)
+    for first_key in range(start, end, BLOCK_S):
+        keys_S = first_key + tl.arange(0, BLOCK_S)
+        k_SD = _load(k, k_strides, keys_S, length, D, BLOCK_D)
+        logits_RS = _logits(q_RD, k_SD, scale, softcap)
+        visible_RS = keys_S[None, :] <= newest_R[:, None]
+        if window is not None:
+            visible_RS = visible_RS & (keys_S[None, :] > newest_R[:, None] - window)
+        logits_RS = tl.where(visible_RS, logits_RS, float("-inf"))
+        new_max_R = tl.maximum(max_R, tl.max(logits_RS, 1))
+        p_RS = tl.exp2(logits_RS - new_max_R[:, None])
+        shrink_R = tl.exp2(max_R - new_max_R)
+        sum_R = sum_R * shrink_R + tl.sum(p_RS, 1)
+        v_SD = _load(v, v_strides, keys_S, length, D, BLOCK_D)
+        acc_RD = acc_RD * shrink_R[:, None] + _dot(p_RS.to(v_SD.dtype), v_SD)
+        max_R = new_max_R
+
+    saw_none_R = sum_R == 0
+    sum_R = tl.where(saw_none_R, 1.0, sum_R)
+    lse_R = tl.where(saw_none_R, float("-inf"), (max_R + tl.log2(sum_R)) * LN_2)
+    # The parts of a row lie side by side: (B, H, T, P, D) and (B, H, T, P).
+    at_R = ((batch * H + heads_R).to(tl.int64) * T + queries_R) * n_parts + part
+    tl.store(lse_parts + at_R, lse_R, mask=is_row_R)
+    tl.store(
+        out_parts + at_R[:, None] * D + columns[None, :],
+        acc_RD / sum_R[:, None],
+        mask=is_row_R[:, None] & (columns < D)[None, :],
+    )
+
+
+@triton.jit
+def _combine_kernel(
+    out_parts, lse_parts, out, P, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_P: tl.constexpr
+):
+    """One program: one row, whose parts count as much as their sums of e^logit do."""
+    row = tl.program_id(0).to(tl.int64)
+    columns, parts = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_P)
+    lse_P = tl.load(lse_parts + row * P + parts, mask=parts < P, other=float("-inf"))
+    largest = tl.maximum(tl.max(lse_P, 0), LOWEST)
+    weights_P = tl.exp2((lse_P - largest) * LOG2_E)
+    total = tl.sum(weights_P, 0)
+    out_PD = tl.load(
+        out_parts + (row * P + parts)[:, None] * D + columns[None, :],
+        mask=(parts < P)[:, None] & (columns < D)[None, :],
+        other=0.0,
+    )
+    out_D = tl.sum(out_PD * weights_P[:, None], 0) / tl.where(total == 0, 1.0, total)
+    tl.store(out + row * D + columns, out_D.to(out.dtype.element_ty), mask=columns < D)
+
+
+BLOCK_S = 64
+# At most so many parts, and so many programs of the first kernel unless there are more heads: a few
+# for each multiprocessor of a large GPU.
+MAX_PARTS, MAX_PROGRAMS = 64, 512
+
+
+def decode_attention(
+    q_BHTD: torch.Tensor,
+    k_BGSD: torch.Tensor,
+    v_BGSD: torch.Tensor,
+    lengths_B: torch.Tensor | None,
+    scale: float,
+    softcap: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    """Return the output, contiguous, typed like q.
+
+    Takes float32, float16 or bfloat16, any strides, D up to 256; the number of keys that are there
+    for each batch entry, an integer type, contiguous. Checks nothing.
+    """
+    (B, H, T, D), (G, S) = q_BHTD.shape, k_BGSD.shape[1:3]
+    n_blocks = triton.cdiv(S, BLOCK_S)
+    n_parts = min(n_blocks, MAX_PARTS, max(MAX_PROGRAMS // (B * G), 1))
+    blocks_per_part = triton.cdiv(n_blocks, n_parts)
+    n_parts = triton.cdiv(n_blocks, blocks_per_part)
+    block_D = max(triton.next_power_of_2(D), 16)  # tl.dot multiplies no less than 16
+    wide = {"device": q_BHTD.device, "dtype": torch.float32}
+    out_parts = torch.empty(B, H, T, n_parts, D, **wide)
+    lse_parts = torch.empty(B, H, T, n_parts, **wide)
+    out_BHTD = torch.empty(B, H, T, D, device=q_BHTD.device, dtype=q_BHTD.dtype)
+    with torch.cuda.device_of(q_BHTD):
+        _part_kernel[(n_parts, B * G)](
+            q_BHTD, q_BHTD.stride(), k_BGSD, k_BGSD.stride(), v_BGSD, v_BGSD.stride(), lengths_B,
+            out_parts, lse_parts, scale, softcap, window, H, T, S, blocks_per_part * BLOCK_S,
+            GROUP=H // G, D=D, BLOCK_D=block_D,
+            BLOCK_R=max(triton.next_power_of_2(H // G * T), 16),
+            BLOCK_S=BLOCK_S if block_D * q_BHTD.element_size() <= 256 else BLOCK_S // 2,
+            num_warps=4, num_stages=2, enable_fp_fusion=True,
+        )  # fmt: skip
+        _combine_kernel[(B * H * T,)](
+            out_parts, lse_parts, out_BHTD, n_parts, D=D, BLOCK_D=block_D,
+            BLOCK_P=triton.next_power_of_2(n_parts), num_warps=4, enable_fp_fusion=True,
+        )  # fmt: skip
+    return out_BHTD

@@ -1,0 +1,207 @@
+"""Attention of the newest tokens to a cache: its definition, its backends, and what picks one.
+
+Shape suffixes as in ops/attention.py. S is what the cache has room for; of batch entry b the first
+`lengths_B[b]` keys are there, and the T queries belong to the last T of them.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gptfast.errors import UserError
+from gptfast.ops.attention import check_tensors, check_window_and_softcap
+from gptfast.ops.dispatch import TRITON_INTERPRETED, choose, why_not_triton
+
+# ---- 1. the definition ---------------------------------------------------------------------------
+
+
+def decode_attention_reference(
+    q_BHTD: Tensor,
+    k_BGSD: Tensor,
+    v_BGSD: Tensor,
+    lengths_B: Tensor | None = None,
+    *,
+    window: int | None = None,
+    softcap: float | None = None,
+    scale: float | None = None,
+) -> Tensor:
+    """softmax(q k^T * scale) v over the keys that are there, in plain PyTorch.
+
+    Computes in float32 (float64 inputs stay float64); `decode_attention` says what goes in.
+    """
+    compute_dtype = torch.promote_types(q_BHTD.dtype, torch.float32)
+    group = q_BHTD.shape[1] // k_BGSD.shape[1]
+    k_BHSD = k_BGSD.to(compute_dtype).repeat_interleave(group, dim=1)
+    v_BHSD = v_BGSD.to(compute_dtype).repeat_interleave(group, dim=1)
+    hidden_B1TS = _hidden(q_BHTD, k_BGSD, lengths_B, window)
+    logits_BHTS = (q_BHTD.to(compute_dtype) @ k_BHSD.mT) * _scale(q_BHTD, scale)
+    if softcap is not None:
+        logits_BHTS = softcap * torch.tanh(logits_BHTS / softcap)
+    # As in ops/attention.py: a query that sees no key gets 0.
+    logits_BHTS = logits_BHTS.masked_fill(hidden_B1TS, torch.finfo(compute_dtype).min)
+    weights_BHTS = logits_BHTS.softmax(-1).masked_fill(hidden_B1TS, 0)
+    return (weights_BHTS @ v_BHSD).to(q_BHTD.dtype)
+
+
+def _hidden(q_BHTD: Tensor, k_BGSD: Tensor, lengths_B: Tensor | None, window: int | None) -> Tensor:
+    """Return the (B, 1, T, S) mask that is True where a query may not look at a key."""
+    (B, _, T, _), S, device = q_BHTD.shape, k_BGSD.shape[2], q_BHTD.device
+    if lengths_B is None:
+        lengths_B = torch.full((B,), S, device=device)
+    newest_BT = lengths_B[:, None] - T + torch.arange(T, device=device)
+    ahead_BTS = torch.arange(S, device=device) - newest_BT[..., None]
+    hidden_BTS = ahead_BTS > 0
+    if window is not None:
+        hidden_BTS |= ahead_BTS <= -window
+    return hidden_BTS[:, None]
+
+
+def _scale(q_BHTD: Tensor, scale: float | None) -> float:
+    return q_BHTD.shape[-1] ** -0.5 if scale is None else scale
+
+
+# ---- 2. the backends -----------------------------------------------------------------------------
+# "torch" is PyTorch's fused op with a mask. Ours is an operator that torch.compile keeps whole; the
+# kernel is imported when first called, so that this module works without Triton.
+
+
+@torch.library.custom_op("gptfast::decode_attention", mutates_args=())
+def _decode_attention(
+    q_BHTD: Tensor,
+    k_BGSD: Tensor,
+    v_BGSD: Tensor,
+    lengths_B: Tensor | None,
+    scale: float,
+    softcap: float | None,
+    window: int | None,
+) -> Tensor:
+    from gptfast.kernels.decode_attention import decode_attention
+
+    return decode_attention(q_BHTD, k_BGSD, v_BGSD, lengths_B, scale, softcap, window)
+
+
+@_decode_attention.register_fake
+def _(q_BHTD: Tensor, *_: object) -> Tensor:
+    return q_BHTD.new_empty(q_BHTD.shape)
+
+
+# ---- 3. picking one ------------------------------------------------------------------------------
+
+
+def decode_attention(
+    q_BHTD: Tensor,
+    k_BGSD: Tensor,
+    v_BGSD: Tensor,
+    lengths_B: Tensor | None = None,
+    *,
+    window: int | None = None,
+    softcap: float | None = None,
+    scale: float | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Return causal attention of the T newest tokens of each batch entry to its cache.
+
+    For sampling: no gradients. The same as `attention` where every entry has S keys.
+
+    Args:
+        q_BHTD: queries, (B, H, T, D), any floating dtype, any strides; T is small, 1 as a rule.
+        k_BGSD: keys, (B, G, S, D), H a multiple of G.
+        v_BGSD: values, shaped like the keys.
+        lengths_B: how many of the S keys are there for each entry, (B,) int32 or int64; the last T
+            of them are the queries' own. None if all are. What lies behind must be finite.
+        window: a query sees only the `window` newest keys, its own included. None for all.
+        softcap: x becomes softcap * tanh(x / softcap) for each logit x. None for no cap.
+        scale: what the logits are multiplied by; 1/sqrt(D) if None.
+        backend: "auto" (PyTorch's op, or else on CUDA Triton, or else the reference),
+            or "triton", "torch", "reference".
+
+    Returns:
+        The output, shaped and typed like q.
+
+    Raises:
+        UserError: the inputs don't fit together, or the backend named can't serve them.
+    """
+    check_tensors("decode_attention", q_BHTD, k_BGSD, v_BGSD)
+    _check(q_BHTD, k_BGSD, v_BGSD, lengths_B, window, softcap)
+    chosen = choose(
+        "decode_attention",
+        backend,
+        q_BHTD.device.type,
+        lambda name: why_not(name, q_BHTD, k_BGSD, softcap=softcap),
+    )
+    if chosen == "reference":
+        return decode_attention_reference(
+            q_BHTD, k_BGSD, v_BGSD, lengths_B, window=window, softcap=softcap, scale=scale
+        )
+    scale = _scale(q_BHTD, scale)
+    if chosen == "triton":
+        lengths_B = None if lengths_B is None else lengths_B.contiguous()
+        out_BHTD: Tensor = _decode_attention(
+            q_BHTD, k_BGSD, v_BGSD, lengths_B, scale, softcap, window
+        )
+        return out_BHTD
+    return F.scaled_dot_product_attention(
+        q_BHTD,
+        k_BGSD,
+        v_BGSD,
+        attn_mask=~_hidden(q_BHTD, k_BGSD, lengths_B, window),
+        scale=scale,
+        enable_gqa=q_BHTD.shape[1] != k_BGSD.shape[1],
+    )
+
+
+# The rows of a key head lie in one tile of the kernel.
+_MAX_ROWS = 64
+
+
+def why_not(
+    backend: str, q_BHTD: Tensor, k_BGSD: Tensor, *, softcap: float | None = None
+) -> str | None:
+    """Say in one sentence why `backend` can't serve these inputs; None if it can."""
+    if backend == "triton":
+        (_, H, T, D), G = q_BHTD.shape, k_BGSD.shape[1]
+        if D > 256:
+            return f"the kernel takes head widths up to 256, not {D}"
+        if H // G * T > _MAX_ROWS:
+            return (
+                f"the kernel takes up to {_MAX_ROWS} queries for a key head, not {H // G} heads "
+                f"times {T}; use gptfast.ops.attention"
+            )
+        if TRITON_INTERPRETED and q_BHTD.dtype == torch.bfloat16:
+            return "Triton's interpreter multiplies bfloat16 matrices wrongly; use float32 there"
+        return why_not_triton(q_BHTD)
+    if backend == "torch" and softcap is not None:
+        return "F.scaled_dot_product_attention has no soft cap"
+    return None
+
+
+def _check(
+    q_BHTD: Tensor,
+    k_BGSD: Tensor,
+    v_BGSD: Tensor,
+    lengths_B: Tensor | None,
+    window: int | None,
+    softcap: float | None,
+) -> None:
+    op = "decode_attention"
+    check_window_and_softcap(op, window, softcap)
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (q_BHTD, k_BGSD, v_BGSD)):
+        raise UserError(f"{op} has no gradient: use torch.no_grad(), or gptfast.ops.attention")
+    (B, _, T, _), S = q_BHTD.shape, k_BGSD.shape[2]
+    if T > S:
+        raise UserError(f"{op}: expected at least as many keys as queries; given {S} and {T}")
+    if lengths_B is None:
+        return
+    is_integer = lengths_B.dtype in (torch.int32, torch.int64)
+    if lengths_B.shape != (B,) or not is_integer or lengths_B.device != q_BHTD.device:
+        raise UserError(
+            f"{op}: lengths_B is {lengths_B.dtype} of shape {tuple(lengths_B.shape)} on "
+            f"{lengths_B.device}; expected int32 or int64 of shape ({B},) on {q_BHTD.device}"
+        )
+    # Elsewhere a look at the values would wait for the GPU, or break a compiled graph.
+    is_known = lengths_B.device.type == "cpu" and not torch.compiler.is_compiling()
+    if is_known and (lengths_B.min() < T or lengths_B.max() > S):
+        raise UserError(
+            f"{op}: lengths_B is {lengths_B.tolist()}; expected from {T}, the number of queries, "
+            f"to {S}, the number of keys"
+        )
