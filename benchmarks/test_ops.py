@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from gptfast import ops
 from gptfast.ops.rotary import rotary_tables
@@ -32,6 +33,54 @@ def test_attention(benchmark: Any, backend: str) -> None:
 
     benchmark.extra_info.update(amount=B * T, unit="tokens")
     benchmark.pedantic(forward_backward, rounds=7, warmup_rounds=1)
+
+
+def _sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout_p: float) -> torch.Tensor:
+    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_p, is_causal=True)
+
+
+@pytest.mark.parametrize(
+    ("attend", "dropout_p"),
+    [(ops.attention, 0.2), (_sdpa, 0.2), (_sdpa, 0.0)],
+    ids=["ours", "PyTorch", "PyTorch, no dropout"],
+)
+def test_attention_with_dropout(benchmark: Any, attend: Any, dropout_p: float) -> None:
+    generator = torch.Generator(DEVICE).manual_seed(0)
+    q, k, v = (
+        torch.randn(64, 6, 256, 64, device=DEVICE, generator=generator, requires_grad=True)
+        for _ in range(3)
+    )
+    # Dropout does not change the mean: over all outputs hardly any of the noise is left.
+    plain = ops.attention(q, k, v.exp(), backend="reference").mean()
+    torch.testing.assert_close(
+        attend(q, k, v.exp(), dropout_p=dropout_p).mean(), plain, rtol=2e-3, atol=0
+    )
+
+    def forward_backward() -> float:
+        out = attend(q, k, v, dropout_p=dropout_p)
+        (dq, _, _) = torch.autograd.grad(out.sum(), (q, k, v))
+        return dq[0, 0, 0, 0].item()
+
+    benchmark.extra_info.update(amount=64 * 256, unit="tokens")
+    benchmark.pedantic(forward_backward, rounds=5, warmup_rounds=1)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_decode_attention(benchmark: Any, backend: str) -> None:
+    generator = torch.Generator(DEVICE).manual_seed(0)
+    options: dict[str, Any] = {"device": DEVICE, "generator": generator}
+    q = torch.randn(8, H, 1, D, **options)
+    k, v = (torch.randn(8, H, 4 * T, D, **options) for _ in range(2))
+    lengths = torch.arange(8, device=DEVICE) * 500 + 500
+    expected = ops.decode_attention(q, k, v, lengths, backend="reference")
+    actual = ops.decode_attention(q, k, v, lengths, backend=backend)
+    torch.testing.assert_close(actual, expected)
+    benchmark.extra_info.update(amount=8, unit="tokens")
+    benchmark.pedantic(
+        lambda: ops.decode_attention(q, k, v, lengths, backend=backend)[0, 0, 0, 0].item(),
+        rounds=15,
+        warmup_rounds=2,
+    )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from gptfast.errors import UserError
-from gptfast.ops import attention
+from gptfast.ops import attention, decode_attention
 from gptfast.ops.attention import attention_reference
 from tolerances import assert_close
 
@@ -174,6 +174,18 @@ def test_dropout_zeroes_weights_and_scales_the_rest(backend, causal):
     # Batch entries, heads and calls differ: of two masks 0.75^2 + 0.25^2 of the elements agree.
     for other in (kept.roll(1, 0), kept.roll(1, 1), others != 0):
         assert 0.6 < 1 - (kept != other).sum() / seen < 0.65
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_autocast_is_pytorchs(dtype, backend):
+    q, k, v = inputs(dtype=dtype)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = F.scaled_dot_product_attention(q, k, v)
+        out = attention(q, k, v, causal=False, backend=backend)
+        decoded = decode_attention(q, k, v, backend=backend)
+    assert decoded.dtype == out.dtype == expected.dtype
+    assert_close("attention", out, expected)
 
 
 @pytest.mark.parametrize("causal", [True, False])

@@ -4,7 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gptfast.ops import attention, layer_norm, linear_cross_entropy, rms_norm, rotary
+from gptfast.ops import (
+    attention,
+    decode_attention,
+    layer_norm,
+    linear_cross_entropy,
+    rms_norm,
+    rotary,
+)
 from gptfast.ops.rotary import rotary_reference, rotary_tables
 from tolerances import assert_close
 
@@ -60,6 +67,42 @@ def test_attention(B, H, G, T, S, D, causal, dtype):
     check(
         attention, (randn(B, H, T, D), randn(B, G, S, D), randn(B, G, S, D)), dtype, causal=causal
     )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("D", [64, 128])
+@pytest.mark.parametrize("options", [{"window": 200}, {"cu_seqlens": [0, 300, 900, 2000]}], ids=str)
+def test_attention_with_windows_and_documents(options, D, causal, dtype):
+    torch.manual_seed(0)
+    options = {
+        name: torch.tensor(x, device="cuda") if isinstance(x, list) else x
+        for name, x in options.items()
+    }
+    check(attention, [randn(2, 4, 1000, D) for _ in range(3)], dtype, causal=causal, **options)
+
+
+# PyTorch's op has no soft cap, and drops other weights: the table of tolerances instead.
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("options", [{"softcap": 5.0}, {"dropout_p": 0.2}], ids=str)
+def test_attention_with_a_soft_cap_and_with_dropout(options, dtype):
+    inputs = [randn(2, 4, 1000, 64).to(dtype) for _ in range(3)]
+    torch.manual_seed(0)
+    out = attention(*inputs, backend="triton", **options)
+    torch.manual_seed(0)
+    expected = attention(*(x.float() for x in inputs), backend="reference", **options)
+    assert_close("attention", out, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("H", "G", "T", "D"), [(12, 12, 1, 64), (32, 8, 1, 128), (8, 2, 4, 96)])
+def test_decode_attention(H, G, T, D, dtype):
+    torch.manual_seed(0)
+    inputs = [x.to(dtype) for x in (randn(3, H, T, D), randn(3, G, 8192, D), randn(3, G, 8192, D))]
+    lengths = torch.tensor([5, 4000, 8192], device="cuda")
+    expected = decode_attention(*(x.float() for x in inputs), lengths, backend="reference")
+    ours, theirs = (decode_attention(*inputs, lengths, backend=b) for b in ("triton", "torch"))
+    compare([ours], [theirs], [expected], dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

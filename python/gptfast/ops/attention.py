@@ -14,12 +14,20 @@ from torch import Tensor
 
 from gptfast.errors import UserError
 from gptfast.ops.blockwise import blockwise_attention
-from gptfast.ops.dispatch import TRITON_INTERPRETED, choose, no_second_derivative, why_not_triton
+from gptfast.ops.dispatch import (
+    TRITON_INTERPRETED,
+    autocast,
+    choose,
+    no_second_derivative,
+    why_not_triton,
+    without_autocast,
+)
 from gptfast.ops.philox import dropout_mask
 
 # ---- 1. the definition ---------------------------------------------------------------------------
 
 
+@without_autocast
 def attention_reference(
     q_BHTD: Tensor,
     k_BGSD: Tensor,
@@ -296,11 +304,13 @@ def attention(
             or "triton", "torch", "reference".
 
     Returns:
-        The output, shaped and typed like q; with `return_lse`, the pair (output, log-sum-exp).
+        The output, shaped and typed like q, or under autocast in its dtype, as from PyTorch's own
+        op; with `return_lse`, the pair (output, log-sum-exp).
 
     Raises:
         UserError: the inputs don't fit together, or the backend named can't serve them.
     """
+    q_BHTD, k_BGSD, v_BGSD = autocast(q_BHTD, k_BGSD, v_BGSD)
     check_tensors("attention", q_BHTD, k_BGSD, v_BGSD)
     check_window_and_softcap("attention", window, softcap)
     _check_options(q_BHTD, k_BGSD, dropout_p, cu_seqlens)

@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gptfast.ops.dispatch import no_second_derivative
+from gptfast.ops.dispatch import no_second_derivative, without_autocast
 
 _BLOCK_ROWS = 64
 _BLOCK_LOGITS = 2**18  # 1 MB of them: measured, on 2 cores with 512 kB of cache each
 _LEVELS = 2**16
 
 
+@without_autocast
 def blockwise_attention(
     q_BHTD: Tensor,
     k_BGSD: Tensor,

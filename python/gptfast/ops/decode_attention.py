@@ -10,11 +10,18 @@ from torch import Tensor
 
 from gptfast.errors import UserError
 from gptfast.ops.attention import check_tensors, check_window_and_softcap
-from gptfast.ops.dispatch import TRITON_INTERPRETED, choose, why_not_triton
+from gptfast.ops.dispatch import (
+    TRITON_INTERPRETED,
+    autocast,
+    choose,
+    why_not_triton,
+    without_autocast,
+)
 
 # ---- 1. the definition ---------------------------------------------------------------------------
 
 
+@without_autocast
 def decode_attention_reference(
     q_BHTD: Tensor,
     k_BGSD: Tensor,
@@ -116,11 +123,12 @@ def decode_attention(
             or "triton", "torch", "reference".
 
     Returns:
-        The output, shaped and typed like q.
+        The output, shaped and typed like q, or under autocast in its dtype.
 
     Raises:
         UserError: the inputs don't fit together, or the backend named can't serve them.
     """
+    q_BHTD, k_BGSD, v_BGSD = autocast(q_BHTD, k_BGSD, v_BGSD)
     check_tensors("decode_attention", q_BHTD, k_BGSD, v_BGSD)
     _check(q_BHTD, k_BGSD, v_BGSD, lengths_B, window, softcap)
     chosen = choose(

@@ -4,11 +4,12 @@ Every op offers the same three backends: `triton` (our kernels), `torch` (PyTorc
 and `reference` (the definition, which serves everything that the op accepts).
 """
 
+import functools
 import logging
 import os
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import NoReturn
+from typing import Concatenate, NoReturn, ParamSpec, TypeVar
 
 import torch
 
@@ -22,6 +23,9 @@ TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Both are settled before the first kernel is imported and can't change afterwards.
 TRITON_INSTALLED = find_spec("triton") is not None
 TRITON_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _log = logging.getLogger("gptfast.ops")
 _noticed: set[str] = set()
@@ -72,6 +76,31 @@ def why_not_triton(x: torch.Tensor) -> str | None:
         f"on the {x.device.type} device Triton runs only in its interpreter, which is slow and "
         "meant for tests; set TRITON_INTERPRET=1 before Python starts"
     )
+
+
+def autocast(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return the tensors in the dtype that PyTorch's matrix products would have them in here.
+
+    That is their own, unless autocast is on for their device; float64 stays float64.
+    """
+    device = tensors[0].device.type
+    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(x.to(dtype) if x.dtype in TRITON_DTYPES else x for x in tensors)
+
+
+def without_autocast(
+    function: Callable[Concatenate[torch.Tensor, P], R],
+) -> Callable[Concatenate[torch.Tensor, P], R]:
+    """Have a function that chooses its own dtypes compute in them, also where autocast is on."""
+
+    @functools.wraps(function)
+    def wrapped(first: torch.Tensor, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with torch.autocast(first.device.type, enabled=False):
+            return function(first, *args, **kwargs)
+
+    return wrapped
 
 
 def no_second_derivative(op: str) -> Callable[..., NoReturn]:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gptfast.errors import UserError
-from gptfast.ops.dispatch import TRITON_DTYPES, choose, no_second_derivative, why_not_triton
+from gptfast.ops.dispatch import autocast, choose, no_second_derivative, why_not_triton
 
 # ---- 1. the definition ---------------------------------------------------------------------------
 
@@ -264,16 +264,12 @@ def linear_cross_entropy(
     Raises:
         UserError: the inputs don't fit together, or the backend named can't serve them.
     """
-    device = hidden.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        # As PyTorch's autocast does, which leaves float64 as it is.
-        hidden, weight = (
-            x.to(torch.get_autocast_dtype(device)) if x.dtype in TRITON_DTYPES else x
-            for x in (hidden, weight)
-        )
+    hidden, weight = autocast(hidden, weight)
     _check(hidden, weight, targets, label_smoothing, z_loss, softcap)
     _check_values(targets, len(weight), ignore_index)
-    chosen = choose("linear_cross_entropy", backend, device, lambda name: why_not(name, hidden))
+    chosen = choose(
+        "linear_cross_entropy", backend, hidden.device.type, lambda name: why_not(name, hidden)
+    )
     if chosen == "reference":
         return linear_cross_entropy_reference(
             hidden,
