@@ -13,6 +13,8 @@ import torch
 import triton
 import triton.language as tl
 
+from gptfast.kernels.soft_cap import soft_cap
+
 # Larger than -inf, so that a logit of -inf gives e^(-inf) = 0 and not NaN.
 LOWEST = tl.constexpr(torch.finfo(torch.float32).min)
 
@@ -22,10 +24,7 @@ def _capped(logits, softcap):
     """softcap * tanh(logits / softcap) in float32."""
     x = logits.to(tl.float32)
     if softcap is not None:
-        # tanh |y| = (1 - e^-2|y|) / (1 + e^-2|y|)
-        shrunk = tl.exp(tl.abs(x) * (-2 / softcap))
-        magnitude = softcap * (1 - shrunk) / (1 + shrunk)
-        x = tl.where(x < 0, -magnitude, magnitude)
+        x = soft_cap(x, softcap)
     return x
 
 

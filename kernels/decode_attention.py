@@ -33,7 +33,7 @@ def _part_kernel(
     v = _head(v, v_strides, batch, kv_head)
     length = S
     if lengths is not None:
-        length = tl.load(lengths + batch).to(tl.int32)
+        length = tl.minimum(tl.load(lengths + batch), S).to(tl.int32)
 
     rows_R = tl.arange(0, BLOCK_R)
     heads_R, queries_R = kv_head * GROUP + rows_R // T, rows_R % T

@@ -16,6 +16,8 @@ import torch
 import triton
 import triton.language as tl
 
+from gptfast.kernels.soft_cap import soft_cap
+
 LOG2_E = tl.constexpr(math.log2(math.e))
 LN_2 = tl.constexpr(math.log(2))
 # Where the running maximum starts. Finite, so that exp2(-inf - maximum) is 0 and never NaN.
@@ -121,10 +123,7 @@ def _logits(a, b, scale, softcap):
     if softcap is None:
         logits *= scale * LOG2_E
     else:
-        # tanh |x| = (1 - e^-2|x|) / (1 + e^-2|x|)
-        shrunk = tl.exp2(tl.abs(logits) * (-2 * LOG2_E * tl.abs(scale) / softcap))
-        tanh = (1 - shrunk) / (1 + shrunk)
-        logits = tl.where((logits < 0) == (scale < 0), tanh, -tanh) * (softcap * LOG2_E)
+        logits = soft_cap(logits * scale, softcap) * LOG2_E
     return logits
 
 
@@ -397,9 +396,9 @@ def _blocks(table, x, seed=None):
 
 
 def _phases(causal, window, docs):
-    """Whether blocks that only some rows see come first, and whether they come last, in dk and dv.
+    """Return the phases that there are, as constants: of forward and dq, and of dk and dv.
 
-    To queries, they always may come last: the last block of keys need not be whole.
+    Towards keys the last phase is always there, as the last block of keys need not be whole.
     """
     bounded = window is not None or docs is not None
     return {"FIRST_PHASE": 0 if bounded else 1}, {

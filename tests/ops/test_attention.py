@@ -192,8 +192,9 @@ def test_autocast_is_pytorchs(dtype, backend):
 @pytest.mark.parametrize(
     ("B", "H", "G", "T", "S"), [(2, 4, 2, 70, 150), (1, 3, 3, 130, 130), (30, 3, 1, 64, 64)]
 )
-def test_dropout_on_the_cpu_gives_the_gradients_of_its_mask(B, H, G, T, S, causal):
-    q, k, v = inputs(B=B, H=H, G=G, T=T, S=S, requires_grad=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_on_the_cpu_gives_the_gradients_of_its_mask(dtype, B, H, G, T, S, causal):
+    q, k, v = inputs(B=B, H=H, G=G, T=T, S=S, dtype=dtype, requires_grad=True)
 
     def dropped(q, k, v):
         torch.manual_seed(0)
@@ -212,11 +213,41 @@ def test_dropout_on_the_cpu_gives_the_gradients_of_its_mask(B, H, G, T, S, causa
     out = dropped(q, k, v)
     assert_close("attention", out, expected)
     for gradient, expected_gradient in zip(
-        torch.autograd.grad(out.square().sum(), (q, k, v)),
-        torch.autograd.grad(expected.square().sum(), (wide_q, wide_k, wide_v)),
+        torch.autograd.grad(out.sum(), (q, k, v)),
+        torch.autograd.grad(expected.sum(), (wide_q, wide_k, wide_v)),
         strict=True,
     ):
-        torch.testing.assert_close(gradient.double(), expected_gradient, rtol=1e-5, atol=1e-4)
+        assert_close("attention", gradient, expected_gradient)
+
+
+def test_dropout_on_the_cpu_of_nearly_everything():
+    q, k, v = inputs()
+    assert attention(q, k, v, dropout_p=1 - 1e-9).isfinite().all()
+
+
+def test_a_backward_pass_under_autocast_of_dropout_on_the_cpu():
+    q, k, v = inputs(requires_grad=True)
+    torch.manual_seed(0)
+    expected = torch.autograd.grad(attention(q, k, v, dropout_p=0.2).sum(), (q, k, v))
+    torch.manual_seed(0)
+    out = attention(q, k, v, dropout_p=0.2)
+    with torch.autocast("cpu", torch.bfloat16):
+        actual = torch.autograd.grad(out.sum(), (q, k, v))
+    assert all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True))
+
+
+def test_a_second_derivative_of_dropout_on_the_cpu_is_refused():
+    q, k, v = inputs(requires_grad=True)
+    loss = attention(q, k, v, dropout_p=0.2).square().sum()
+    (gradient,) = torch.autograd.grad(loss, q, create_graph=True)
+    with pytest.raises(UserError, match="has no second derivative"):
+        gradient.sum().backward()
+
+
+def test_shapes_can_be_had_without_values():
+    q = torch.empty(1, 2, 5, 8, device="meta")
+    assert attention(q, q, q, backend="reference").shape == q.shape
+    assert decode_attention(q, q, q, softcap=2.0, backend="reference").shape == q.shape
 
 
 # opcheck itself reads the .grad of a tensor that is no leaf.

@@ -94,6 +94,11 @@ def test_a_program_of_the_backward_takes_many_tiles(programs, device, monkeypatc
     check("layer_norm", x, weight=weight, bias=bias)
 
 
+def test_parameters_of_any_strides(device):
+    x, wide = randn(3, 6).to(device), randn(12, seed=2).to(device)
+    check("layer_norm", x, weight=wide[::2], bias=wide[:1].expand(6))
+
+
 @both_norms
 @pytest.mark.parametrize("residual", [None, torch.zeros(0, 5)])
 def test_no_rows(residual, op, device):

@@ -53,7 +53,7 @@ def attention_reference(
 
     docs_B2T = _documents(cu_seqlens, B, T)
     hidden = _hidden(T, S, causal, window, docs_B2T, q_BHTD.device)
-    logits_BHTS = (q_BHTD.to(compute_dtype) @ k_BHSD.mT) * _scale(q_BHTD, scale)
+    logits_BHTS = (q_BHTD.to(compute_dtype) @ k_BHSD.mT) * scale_or_default(q_BHTD, scale)
     if softcap is not None:
         logits_BHTS = softcap * torch.tanh(logits_BHTS / softcap)
     # The lowest finite number instead of -inf, and a zero weight after the softmax: otherwise a
@@ -103,7 +103,8 @@ def _documents(cu_seqlens: Tensor | None, B: int, T: int) -> Tensor | None:
     return torch.stack((first_BT, end_BT), 1).clamp(0, T).int()
 
 
-def _scale(q_BHTD: Tensor, scale: float | None) -> float:
+def scale_or_default(q_BHTD: Tensor, scale: float | None) -> float:
+    """Return what the logits are multiplied by: `scale`, or 1/sqrt(D)."""
     return q_BHTD.shape[-1] ** -0.5 if scale is None else scale
 
 
@@ -221,9 +222,14 @@ def _(
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     tensors, ctx.options = inputs[:5], inputs[5:]
     ctx.save_for_backward(*tensors, *output)
+    ctx.set_materialize_grads(False)  # mostly there is no gradient of the log-sum-exp
 
 
-def _backward(ctx: Any, dout_BHTD: Tensor, dlse_BHT: Tensor | None) -> tuple[Tensor | None, ...]:
+def _backward(
+    ctx: Any, dout_BHTD: Tensor | None, dlse_BHT: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    if dout_BHTD is None:
+        dout_BHTD = torch.zeros_like(ctx.saved_tensors[5])
     gradients = _flash_attention_backward(dout_BHTD, dlse_BHT, *ctx.saved_tensors, *ctx.options)
     return (*gradients, *[None] * 7)
 
@@ -314,6 +320,8 @@ def attention(
     check_tensors("attention", q_BHTD, k_BGSD, v_BGSD)
     check_window_and_softcap("attention", window, softcap)
     _check_options(q_BHTD, k_BGSD, dropout_p, cu_seqlens)
+    if window is not None:
+        window = min(window, max(q_BHTD.shape[2], k_BGSD.shape[2]))  # so that sums fit 32 bits
     chosen = choose(
         "attention",
         backend,
@@ -333,7 +341,7 @@ def attention(
             cu_seqlens=cu_seqlens,
             return_lse=return_lse,
         )
-    scale = _scale(q_BHTD, scale)
+    scale = scale_or_default(q_BHTD, scale)
     docs_B2T = _documents(cu_seqlens, q_BHTD.shape[0], q_BHTD.shape[2])
     if chosen == "torch":
         return _attention_torch(q_BHTD, k_BGSD, v_BGSD, docs_B2T, causal, scale, window, dropout_p)

@@ -2,7 +2,7 @@
 
 `F.scaled_dot_product_attention` leaves its fused path there as soon as there is dropout: it holds
 all logits, and draws a number of 32 bits and more for each. Here a block's logits stay in the
-processor's cache, those that the causal mask hides are never computed, and a number of 16 bits
+processor's cache, blocks that the causal mask hides are never computed, and a number of 16 bits
 decides about a weight. The backward pass computes a block's weights again, and draws the same
 numbers again.
 
@@ -40,9 +40,10 @@ def blockwise_attention(
     B, H, T, D = q_BHTD.shape
     group = H // k_BGSD.shape[1]
     k_BHSD, v_BHSD = (x.repeat_interleave(group, 1) for x in (k_BGSD, v_BGSD))
-    tensors_NTD = (x.reshape(B * H, -1, D) for x in (q_BHTD, k_BHSD, v_BHSD))
+    compute_dtype = torch.promote_types(q_BHTD.dtype, torch.float32)
+    tensors_NTD = (x.reshape(B * H, -1, D).to(compute_dtype) for x in (q_BHTD, k_BHSD, v_BHSD))
     out_NTD: Tensor = _blockwise(*tensors_NTD, seed, causal, scale, dropout_p)
-    return out_NTD.view(B, H, T, D)
+    return out_NTD.view(B, H, T, D).to(q_BHTD.dtype)
 
 
 class _Blocks:
@@ -59,7 +60,7 @@ class _Blocks:
     ) -> None:
         self.q_NTD, self.k_NSD, self.causal, self.scale = q_NTD, k_NSD, causal, scale
         self.generator = torch.Generator().manual_seed(int(seed))
-        dropped_levels = round(dropout_p * _LEVELS)
+        dropped_levels = min(round(dropout_p * _LEVELS), _LEVELS - 1)
         self.first_kept = dropped_levels - _LEVELS // 2  # of int16
         self.kept_scale = _LEVELS / (_LEVELS - dropped_levels)
 
@@ -117,6 +118,7 @@ def _(q_NTD: Tensor, *_: object) -> Tensor:
 
 
 @torch.library.custom_op("gptfast::blockwise_attention_backward", mutates_args=())
+@without_autocast
 def _blockwise_backward(
     dout_NTD: Tensor,
     q_NTD: Tensor,

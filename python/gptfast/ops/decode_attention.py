@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gptfast.errors import UserError
-from gptfast.ops.attention import check_tensors, check_window_and_softcap
+from gptfast.ops.attention import check_tensors, check_window_and_softcap, scale_or_default
 from gptfast.ops.dispatch import (
     TRITON_INTERPRETED,
     autocast,
@@ -41,7 +41,7 @@ def decode_attention_reference(
     k_BHSD = k_BGSD.to(compute_dtype).repeat_interleave(group, dim=1)
     v_BHSD = v_BGSD.to(compute_dtype).repeat_interleave(group, dim=1)
     hidden_B1TS = _hidden(q_BHTD, k_BGSD, lengths_B, window)
-    logits_BHTS = (q_BHTD.to(compute_dtype) @ k_BHSD.mT) * _scale(q_BHTD, scale)
+    logits_BHTS = (q_BHTD.to(compute_dtype) @ k_BHSD.mT) * scale_or_default(q_BHTD, scale)
     if softcap is not None:
         logits_BHTS = softcap * torch.tanh(logits_BHTS / softcap)
     # As in ops/attention.py: a query that sees no key gets 0.
@@ -61,10 +61,6 @@ def _hidden(q_BHTD: Tensor, k_BGSD: Tensor, lengths_B: Tensor | None, window: in
     if window is not None:
         hidden_BTS |= ahead_BTS <= -window
     return hidden_BTS[:, None]
-
-
-def _scale(q_BHTD: Tensor, scale: float | None) -> float:
-    return q_BHTD.shape[-1] ** -0.5 if scale is None else scale
 
 
 # ---- 2. the backends -----------------------------------------------------------------------------
@@ -115,7 +111,9 @@ def decode_attention(
         k_BGSD: keys, (B, G, S, D), H a multiple of G.
         v_BGSD: values, shaped like the keys.
         lengths_B: how many of the S keys are there for each entry, (B,) int32 or int64; the last T
-            of them are the queries' own. None if all are. What lies behind must be finite.
+            of them are the queries' own. None if all are. What lies behind must be finite. A
+            length that is not from T to S is an error on the CPU; on CUDA, where looking would make
+            the GPU wait, a longer one counts as S.
         window: a query sees only the `window` newest keys, its own included. None for all.
         softcap: x becomes softcap * tanh(x / softcap) for each logit x. None for no cap.
         scale: what the logits are multiplied by; 1/sqrt(D) if None.
@@ -131,6 +129,8 @@ def decode_attention(
     q_BHTD, k_BGSD, v_BGSD = autocast(q_BHTD, k_BGSD, v_BGSD)
     check_tensors("decode_attention", q_BHTD, k_BGSD, v_BGSD)
     _check(q_BHTD, k_BGSD, v_BGSD, lengths_B, window, softcap)
+    if window is not None:
+        window = min(window, k_BGSD.shape[2])  # so that the kernel's sums fit 32 bits
     chosen = choose(
         "decode_attention",
         backend,
@@ -141,18 +141,20 @@ def decode_attention(
         return decode_attention_reference(
             q_BHTD, k_BGSD, v_BGSD, lengths_B, window=window, softcap=softcap, scale=scale
         )
-    scale = _scale(q_BHTD, scale)
+    scale = scale_or_default(q_BHTD, scale)
     if chosen == "triton":
         lengths_B = None if lengths_B is None else lengths_B.contiguous()
         out_BHTD: Tensor = _decode_attention(
             q_BHTD, k_BGSD, v_BGSD, lengths_B, scale, softcap, window
         )
         return out_BHTD
+    # One query, the newest, sees every key.
+    needs_mask = lengths_B is not None or window is not None or q_BHTD.shape[2] > 1
     return F.scaled_dot_product_attention(
         q_BHTD,
         k_BGSD,
         v_BGSD,
-        attn_mask=~_hidden(q_BHTD, k_BGSD, lengths_B, window),
+        attn_mask=~_hidden(q_BHTD, k_BGSD, lengths_B, window) if needs_mask else None,
         scale=scale,
         enable_gqa=q_BHTD.shape[1] != k_BGSD.shape[1],
     )

@@ -1,7 +1,7 @@
 """Choosing which implementation of an op runs: by name, or `auto`, which never changes silently.
 
-Every op offers the same three backends: `triton` (our kernels), `torch` (PyTorch's own fused op)
-and `reference` (the definition, which serves everything that the op accepts).
+The backends are `triton` (our kernels), `torch` (PyTorch's own fused op, or the best that can be
+made of its ops) and `reference` (the definition, which serves everything that the op accepts).
 """
 
 import functools
@@ -84,10 +84,14 @@ def autocast(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
     That is their own, unless autocast is on for their device; float64 stays float64.
     """
     device = tensors[0].device.type
-    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+    if not _autocasts(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(x.to(dtype) if x.dtype in TRITON_DTYPES else x for x in tensors)
+
+
+def _autocasts(device: str) -> bool:
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def without_autocast(
@@ -97,6 +101,8 @@ def without_autocast(
 
     @functools.wraps(function)
     def wrapped(first: torch.Tensor, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        if not _autocasts(first.device.type):
+            return function(first, *args, **kwargs)
         with torch.autocast(first.device.type, enabled=False):
             return function(first, *args, **kwargs)
 

@@ -256,6 +256,8 @@ def _pick(
     centered = op == "layer_norm"
     out_dtype = torch.float32 if _autocasts(x, residual) else _sum_dtype(x, residual)
     if chosen == "triton":
+        # The kernel knows strides of x alone.
+        weight, bias = (None if p is None else p.contiguous() for p in (weight, bias))
         out, summed, _, _ = _norm(x, weight, bias, residual, eps, centered, out_dtype)
     else:
         summed = x if residual is None else x + residual
