@@ -10,7 +10,7 @@
 use memmap2::MmapMut;
 
 use crate::error::Error;
-use crate::key::Key;
+use crate::key::{Key, is_long};
 use crate::memory::prefetch;
 
 /// Two keys and their ids: one cache line. 0 is no key.
@@ -234,7 +234,7 @@ impl Cache {
         &self.elsewhere[at as usize..][..usize::from(number)]
     }
 
-    /// The same for a key of [`long_key`]; None if it was the key of another pre-token than `piece`.
+    /// The same for a key of `long_key`; None if it was the key of another pre-token than `piece`.
     pub fn elsewhere_of_long<I: Id>(&self, ids: Ids, piece: &[u8]) -> Option<&[u32]> {
         let (at, number) = I::unpack_place(ids);
         let (ids, rest) = self.elsewhere[at as usize..].split_at(usize::from(number));
@@ -242,21 +242,12 @@ impl Cache {
         (&bytes[..rest[0] as usize] == piece).then_some(ids)
     }
 
-    /// Remember the ids of a key that is not in the table. They are at most as many as a key's bytes.
-    pub fn insert<I: Id>(&mut self, key: Key, place: Place, ids: &[u32]) {
-        if ids.len() <= I::MAX_IDS {
+    /// Remember the ids of `piece`, whose key is not in the table; at most as many as it has bytes.
+    pub fn insert<I: Id>(&mut self, key: Key, place: Place, ids: &[u32], piece: &[u8]) {
+        if !is_long(key) && ids.len() <= I::MAX_IDS {
             self.put(key, place, I::pack(ids));
-        } else {
-            self.put_elsewhere::<I>(key, place, ids, &[]);
+            return;
         }
-    }
-
-    /// The same for a key of [`long_key`] and the pre-token it is of.
-    pub fn insert_long<I: Id>(&mut self, key: Key, place: Place, ids: &[u32], piece: &[u8]) {
-        self.put_elsewhere::<I>(key, place, ids, piece);
-    }
-
-    fn put_elsewhere<I: Id>(&mut self, key: Key, place: Place, ids: &[u32], piece: &[u8]) {
         let at = self.elsewhere.len();
         if at >= MAX_ELSEWHERE {
             // Begin anew with everything, since keys may refer to what is thrown away here.
@@ -266,7 +257,7 @@ impl Cache {
             return;
         }
         self.elsewhere.extend_from_slice(ids);
-        if !piece.is_empty() {
+        if is_long(key) {
             self.elsewhere.push(piece.len() as u32);
             self.elsewhere.extend(piece.chunks(4).map(|bytes| {
                 let mut four = [0; 4];

@@ -282,11 +282,8 @@ impl<'a, I: Id, S: FnMut(&[I])> Encoding<'a, I, S> {
         end: usize,
     ) -> Result<(), Error> {
         let piece = &self.text[start..end];
-        let mut known = None;
-        if piece.len() <= MAX_LONG {
-            known = self.cache.table().get(key, place);
-            known = known.or_else(|| self.cache.take_back(key, place));
-        }
+        let known = self.cache.table().get(key, place);
+        let known = known.or_else(|| self.cache.take_back(key, place));
         if let Some(ids) = known {
             let (lanes, count) = I::unpack(ids);
             if let Some(ids) = lanes.get(..count) {
@@ -303,10 +300,8 @@ impl<'a, I: Id, S: FnMut(&[I])> Encoding<'a, I, S> {
         let ids = self
             .merger
             .merge(merges, byte_ids, piece, self.output.stop)?;
-        if !is_long(key) {
-            self.cache.insert::<I>(key, place, ids);
-        } else if piece.len() <= MAX_LONG && known.is_none() {
-            self.cache.insert_long::<I>(key, place, ids, piece);
+        if piece.len() <= MAX_LONG && known.is_none() {
+            self.cache.insert::<I>(key, place, ids, piece);
         }
         self.output.emit_u32(ids)
     }
