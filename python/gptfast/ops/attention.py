@@ -5,7 +5,6 @@ multiple of G; query head h reads key/value head h // (H // G)), D head width. `
 each token the first token of its document and the document's end, int32.
 """
 
-import math
 from typing import Any, Literal, overload
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from gptfast.errors import UserError
 from gptfast.ops.blockwise import blockwise_attention
+from gptfast.ops.checks import can_look_at, check_qkv, check_softcap, check_window
 from gptfast.ops.dispatch import (
     TRITON_INTERPRETED,
     autocast,
@@ -46,13 +46,28 @@ def attention_reference(
     Computes in float32 (float64 inputs stay float64) and holds all B*H*T*S logits at once.
     """
     (B, H, T, _), S = q_BHTD.shape, k_BGSD.shape[2]
-    compute_dtype = torch.promote_types(q_BHTD.dtype, torch.float32)
-    group = H // k_BGSD.shape[1]
-    k_BHSD = k_BGSD.to(compute_dtype).repeat_interleave(group, dim=1)
-    v_BHSD = v_BGSD.to(compute_dtype).repeat_interleave(group, dim=1)
-
     docs_B2T = _documents(cu_seqlens, B, T)
     hidden = _hidden(T, S, causal, window, docs_B2T, q_BHTD.device)
+    logits_BHTS, weights_BHTS = logits_and_weights(q_BHTD, k_BGSD, hidden, scale, softcap)
+    if dropout_p > 0:
+        kept_BHTS = dropout_mask(_seed(q_BHTD.device), B, H, T, S, dropout_p)
+        weights_BHTS = weights_BHTS * kept_BHTS / (1 - dropout_p)
+    out_BHTD = weighted_sum(weights_BHTS, v_BGSD)
+    if not return_lse:
+        return out_BHTD
+    return out_BHTD, logits_BHTS.masked_fill(hidden, float("-inf")).logsumexp(-1)
+
+
+def logits_and_weights(
+    q_BHTD: Tensor,
+    k_BGSD: Tensor,
+    hidden: Tensor,
+    scale: float | None,
+    softcap: float | None,
+) -> tuple[Tensor, Tensor]:
+    """Return q k^T * scale, capped, and its softmax over the keys that are not hidden."""
+    compute_dtype = torch.promote_types(q_BHTD.dtype, torch.float32)
+    k_BHSD = k_BGSD.to(compute_dtype).repeat_interleave(q_BHTD.shape[1] // k_BGSD.shape[1], dim=1)
     logits_BHTS = (q_BHTD.to(compute_dtype) @ k_BHSD.mT) * scale_or_default(q_BHTD, scale)
     if softcap is not None:
         logits_BHTS = softcap * torch.tanh(logits_BHTS / softcap)
@@ -60,13 +75,14 @@ def attention_reference(
     # query that sees no key would be 0/0, here and in the gradient.
     lowest = torch.finfo(compute_dtype).min
     weights_BHTS = logits_BHTS.masked_fill(hidden, lowest).softmax(-1).masked_fill(hidden, 0)
-    if dropout_p > 0:
-        kept_BHTS = dropout_mask(_seed(q_BHTD.device), B, H, T, S, dropout_p)
-        weights_BHTS = weights_BHTS * kept_BHTS / (1 - dropout_p)
-    out_BHTD = (weights_BHTS @ v_BHSD).to(q_BHTD.dtype)
-    if not return_lse:
-        return out_BHTD
-    return out_BHTD, logits_BHTS.masked_fill(hidden, float("-inf")).logsumexp(-1)
+    return logits_BHTS, weights_BHTS
+
+
+def weighted_sum(weights_BHTS: Tensor, v_BGSD: Tensor) -> Tensor:
+    """Return weights @ v, typed like v."""
+    group = weights_BHTS.shape[1] // v_BGSD.shape[1]
+    v_BHSD = v_BGSD.to(weights_BHTS.dtype).repeat_interleave(group, dim=1)
+    return (weights_BHTS @ v_BHSD).to(v_BGSD.dtype)
 
 
 def _hidden(
@@ -317,8 +333,9 @@ def attention(
         UserError: the inputs don't fit together, or the backend named can't serve them.
     """
     q_BHTD, k_BGSD, v_BGSD = autocast(q_BHTD, k_BGSD, v_BGSD)
-    check_tensors("attention", q_BHTD, k_BGSD, v_BGSD)
-    check_window_and_softcap("attention", window, softcap)
+    check_qkv("attention", q_BHTD, k_BGSD, v_BGSD)
+    check_window("attention", window)
+    check_softcap("attention", softcap)
     _check_options(q_BHTD, k_BGSD, dropout_p, cu_seqlens)
     if window is not None:
         window = min(window, max(q_BHTD.shape[2], k_BGSD.shape[2]))  # so that sums fit 32 bits
@@ -357,11 +374,7 @@ def why_not(
 ) -> str | None:
     """Say in one sentence why `backend` can't serve these inputs; None if it can."""
     if backend == "triton":
-        if q_BHTD.shape[-1] > 256:
-            return f"the kernel takes head widths up to 256, not {q_BHTD.shape[-1]}"
-        if TRITON_INTERPRETED and q_BHTD.dtype == torch.bfloat16:
-            return "Triton's interpreter multiplies bfloat16 matrices wrongly; use float32 there"
-        return why_not_triton(q_BHTD)
+        return why_not_triton_heads(q_BHTD)
     if backend == "torch" and return_lse:
         return "F.scaled_dot_product_attention does not return the log-sum-exp"
     if backend == "torch" and softcap is not None:
@@ -369,33 +382,13 @@ def why_not(
     return None
 
 
-def check_tensors(op: str, q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor) -> None:
-    """Raise UserError, in the name of an op, unless queries, keys and values fit together."""
-    shapes = f"q {tuple(q_BHTD.shape)}, k {tuple(k_BGSD.shape)}, v {tuple(v_BGSD.shape)}"
-    if not q_BHTD.ndim == k_BGSD.ndim == v_BGSD.ndim == 4 or 0 in (*q_BHTD.shape, *k_BGSD.shape):
-        raise UserError(f"{op}: expected non-empty (batch, heads, time, head width); {shapes}")
-    (B, H, _, D), (B_k, G, _, D_k) = q_BHTD.shape, k_BGSD.shape
-    if k_BGSD.shape != v_BGSD.shape or (B_k, D_k) != (B, D) or H % G:
-        raise UserError(
-            f"{op}: k and v must have one shape, and q their batch and head width and a "
-            f"multiple of their heads; given {shapes}"
-        )
-    for name, x in (("k", k_BGSD), ("v", v_BGSD)):
-        if (x.dtype, x.device) != (q_BHTD.dtype, q_BHTD.device):
-            raise UserError(
-                f"{op}: q is {q_BHTD.dtype} on {q_BHTD.device}, {name} is {x.dtype} on "
-                f"{x.device}; move them to one dtype and device with .to()"
-            )
-    if not q_BHTD.is_floating_point():
-        raise UserError(f"{op}: q is {q_BHTD.dtype}; expected a floating dtype")
-
-
-def check_window_and_softcap(op: str, window: int | None, softcap: float | None) -> None:
-    """Raise UserError, in the name of an op, unless these are None or make sense."""
-    if window is not None and window < 1:
-        raise UserError(f"{op}: window is {window}; expected at least 1, or None for all")
-    if softcap is not None and not 0 < softcap < math.inf:
-        raise UserError(f"{op}: softcap is {softcap}; expected more than 0, or None for none")
+def why_not_triton_heads(q_BHTD: Tensor) -> str | None:
+    """Return why the kernels can't attend with these queries, or None."""
+    if q_BHTD.shape[-1] > 256:
+        return f"the kernel takes head widths up to 256, not {q_BHTD.shape[-1]}"
+    if TRITON_INTERPRETED and q_BHTD.dtype == torch.bfloat16:
+        return "Triton's interpreter multiplies bfloat16 matrices wrongly; use float32 there"
+    return why_not_triton(q_BHTD)
 
 
 def _check_options(
@@ -417,8 +410,7 @@ def _check_options(
             f"attention: cu_seqlens is {cu_seqlens.dtype} of shape {tuple(cu_seqlens.shape)} on "
             f"{cu_seqlens.device}; expected int32 or int64 of one dimension on {q_BHTD.device}"
         )
-    # Elsewhere a look at the values would wait for the GPU, or break a compiled graph.
-    if cu_seqlens.device.type == "cpu" and not torch.compiler.is_compiling():
+    if can_look_at(cu_seqlens):
         lengths = cu_seqlens.diff()
         if len(lengths) == 0 or cu_seqlens[0] != 0 or cu_seqlens[-1] != B * T or lengths.min() < 0:
             raise UserError(

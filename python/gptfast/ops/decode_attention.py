@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gptfast.errors import UserError
-from gptfast.ops.attention import check_tensors, check_window_and_softcap, scale_or_default
-from gptfast.ops.dispatch import (
-    TRITON_INTERPRETED,
-    autocast,
-    choose,
-    why_not_triton,
-    without_autocast,
+from gptfast.ops.attention import (
+    logits_and_weights,
+    scale_or_default,
+    weighted_sum,
+    why_not_triton_heads,
 )
+from gptfast.ops.checks import can_look_at, check_qkv, check_softcap, check_window
+from gptfast.ops.dispatch import autocast, choose, without_autocast
 
 # ---- 1. the definition ---------------------------------------------------------------------------
 
@@ -36,18 +36,9 @@ def decode_attention_reference(
 
     Computes in float32 (float64 inputs stay float64); `decode_attention` says what goes in.
     """
-    compute_dtype = torch.promote_types(q_BHTD.dtype, torch.float32)
-    group = q_BHTD.shape[1] // k_BGSD.shape[1]
-    k_BHSD = k_BGSD.to(compute_dtype).repeat_interleave(group, dim=1)
-    v_BHSD = v_BGSD.to(compute_dtype).repeat_interleave(group, dim=1)
     hidden_B1TS = _hidden(q_BHTD, k_BGSD, lengths_B, window)
-    logits_BHTS = (q_BHTD.to(compute_dtype) @ k_BHSD.mT) * scale_or_default(q_BHTD, scale)
-    if softcap is not None:
-        logits_BHTS = softcap * torch.tanh(logits_BHTS / softcap)
-    # As in ops/attention.py: a query that sees no key gets 0.
-    logits_BHTS = logits_BHTS.masked_fill(hidden_B1TS, torch.finfo(compute_dtype).min)
-    weights_BHTS = logits_BHTS.softmax(-1).masked_fill(hidden_B1TS, 0)
-    return (weights_BHTS @ v_BHSD).to(q_BHTD.dtype)
+    _, weights_BHTS = logits_and_weights(q_BHTD, k_BGSD, hidden_B1TS, scale, softcap)
+    return weighted_sum(weights_BHTS, v_BGSD)
 
 
 def _hidden(q_BHTD: Tensor, k_BGSD: Tensor, lengths_B: Tensor | None, window: int | None) -> Tensor:
@@ -127,8 +118,10 @@ def decode_attention(
         UserError: the inputs don't fit together, or the backend named can't serve them.
     """
     q_BHTD, k_BGSD, v_BGSD = autocast(q_BHTD, k_BGSD, v_BGSD)
-    check_tensors("decode_attention", q_BHTD, k_BGSD, v_BGSD)
-    _check(q_BHTD, k_BGSD, v_BGSD, lengths_B, window, softcap)
+    check_qkv("decode_attention", q_BHTD, k_BGSD, v_BGSD)
+    check_window("decode_attention", window)
+    check_softcap("decode_attention", softcap)
+    _check(q_BHTD, k_BGSD, v_BGSD, lengths_B)
     if window is not None:
         window = min(window, k_BGSD.shape[2])  # so that the kernel's sums fit 32 bits
     chosen = choose(
@@ -169,17 +162,13 @@ def why_not(
 ) -> str | None:
     """Say in one sentence why `backend` can't serve these inputs; None if it can."""
     if backend == "triton":
-        (_, H, T, D), G = q_BHTD.shape, k_BGSD.shape[1]
-        if D > 256:
-            return f"the kernel takes head widths up to 256, not {D}"
+        (_, H, T, _), G = q_BHTD.shape, k_BGSD.shape[1]
         if H // G * T > _MAX_ROWS:
             return (
                 f"the kernel takes up to {_MAX_ROWS} queries for a key head, not {H // G} heads "
                 f"times {T}; use gptfast.ops.attention"
             )
-        if TRITON_INTERPRETED and q_BHTD.dtype == torch.bfloat16:
-            return "Triton's interpreter multiplies bfloat16 matrices wrongly; use float32 there"
-        return why_not_triton(q_BHTD)
+        return why_not_triton_heads(q_BHTD)
     if backend == "torch" and softcap is not None:
         return "F.scaled_dot_product_attention has no soft cap"
     return None
@@ -190,11 +179,8 @@ def _check(
     k_BGSD: Tensor,
     v_BGSD: Tensor,
     lengths_B: Tensor | None,
-    window: int | None,
-    softcap: float | None,
 ) -> None:
     op = "decode_attention"
-    check_window_and_softcap(op, window, softcap)
     if torch.is_grad_enabled() and any(x.requires_grad for x in (q_BHTD, k_BGSD, v_BGSD)):
         raise UserError(f"{op} has no gradient: use torch.no_grad(), or gptfast.ops.attention")
     (B, _, T, _), S = q_BHTD.shape, k_BGSD.shape[2]
@@ -208,9 +194,7 @@ def _check(
             f"{op}: lengths_B is {lengths_B.dtype} of shape {tuple(lengths_B.shape)} on "
             f"{lengths_B.device}; expected int32 or int64 of shape ({B},) on {q_BHTD.device}"
         )
-    # Elsewhere a look at the values would wait for the GPU, or break a compiled graph.
-    is_known = lengths_B.device.type == "cpu" and not torch.compiler.is_compiling()
-    if is_known and (lengths_B.min() < T or lengths_B.max() > S):
+    if can_look_at(lengths_B) and (lengths_B.min() < T or lengths_B.max() > S):
         raise UserError(
             f"{op}: lengths_B is {lengths_B.tolist()}; expected from {T}, the number of queries, "
             f"to {S}, the number of keys"

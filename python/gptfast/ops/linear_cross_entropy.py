@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gptfast.errors import UserError
+from gptfast.ops.checks import can_look_at, check_alike, check_softcap
 from gptfast.ops.dispatch import autocast, choose, no_second_derivative, why_not_triton
 
 # ---- 1. the definition ---------------------------------------------------------------------------
@@ -319,11 +320,7 @@ def _check(
             f"linear_cross_entropy: weight has shape {tuple(weight.shape)}; expected "
             f"(vocabulary, {hidden.shape[-1]}) for hidden {tuple(hidden.shape)}"
         )
-    if (weight.dtype, weight.device) != (hidden.dtype, hidden.device):
-        raise UserError(
-            f"linear_cross_entropy: hidden is {hidden.dtype} on {hidden.device}, weight is "
-            f"{weight.dtype} on {weight.device}; move them to one dtype and device with .to()"
-        )
+    check_alike("linear_cross_entropy", hidden=hidden, weight=weight)
     if (targets.shape, targets.device) != (hidden.shape[:-1], hidden.device):
         raise UserError(
             f"linear_cross_entropy: targets have shape {tuple(targets.shape)} on {targets.device}; "
@@ -340,15 +337,11 @@ def _check(
         )
     if not 0 <= z_loss < math.inf:
         raise UserError(f"linear_cross_entropy: z_loss is {z_loss}; expected at least 0")
-    if softcap is not None and not 0 < softcap < math.inf:
-        raise UserError(
-            f"linear_cross_entropy: softcap is {softcap}; expected more than 0, or None for none"
-        )
+    check_softcap("linear_cross_entropy", softcap)
 
 
 def _check_values(targets: Tensor, V: int, ignore_index: int) -> None:
-    # Elsewhere a look at the values would wait for the GPU, or break a compiled graph.
-    if targets.device.type == "cpu" and not torch.compiler.is_compiling():
+    if can_look_at(targets):
         is_outside = ((targets < 0) | (targets >= V)) & (targets != ignore_index)
         if is_outside.any():
             raise UserError(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gptfast.errors import UserError
+from gptfast.ops.checks import check_alike
 from gptfast.ops.dispatch import choose, why_not_triton
 
 
@@ -181,11 +182,7 @@ def _check(q_BHTD: Tensor, k_BGTD: Tensor, cos: Tensor, sin: Tensor) -> None:
     B, _, T, D = q_BHTD.shape
     if (k_BGTD.shape[0], *k_BGTD.shape[2:]) != (B, T, D):
         raise UserError(f"rotary: q and k may differ only in their number of heads; given {shapes}")
-    if (k_BGTD.dtype, k_BGTD.device) != (q_BHTD.dtype, q_BHTD.device):
-        raise UserError(
-            f"rotary: q is {q_BHTD.dtype} on {q_BHTD.device}, k is {k_BGTD.dtype} on "
-            f"{k_BGTD.device}; move them to one dtype and device with .to()"
-        )
+    check_alike("rotary", q=q_BHTD, k=k_BGTD)
     if not q_BHTD.is_floating_point():
         raise UserError(f"rotary: q is {q_BHTD.dtype}; expected a floating dtype")
     for name, table in (("cos", cos), ("sin", sin)):
