@@ -15,7 +15,16 @@ import torch
 import triton
 import triton.language as tl
 
-from gptfast.kernels.flash_attention import LN_2, LOG2_E, LOWEST, _dot, _head, _load, _logits
+from gptfast.kernels.flash_attention import (
+    LOG2_E,
+    LOWEST,
+    _dot,
+    _head,
+    _load,
+    _logits,
+    _softmax_end,
+    _softmax_step,
+)
 
 
 @triton.jit
@@ -63,23 +72,17 @@ def _part_kernel(
         if window is not None:
             visible_RS = visible_RS & (keys_S[None, :] > newest_R[:, None] - window)
         logits_RS = tl.where(visible_RS, logits_RS, float("-inf"))
-        new_max_R = tl.maximum(max_R, tl.max(logits_RS, 1))
-        p_RS = tl.exp2(logits_RS - new_max_R[:, None])
-        shrink_R = tl.exp2(max_R - new_max_R)
-        sum_R = sum_R * shrink_R + tl.sum(p_RS, 1)
+        max_R, sum_R, shrink_R, p_RS = _softmax_step(max_R, sum_R, logits_RS)
         v_SD = _load(v, v_strides, keys_S, length, D, BLOCK_D)
         acc_RD = acc_RD * shrink_R[:, None] + _dot(p_RS.to(v_SD.dtype), v_SD)
-        max_R = new_max_R
 
-    saw_none_R = sum_R == 0
-    sum_R = tl.where(saw_none_R, 1.0, sum_R)
-    lse_R = tl.where(saw_none_R, float("-inf"), (max_R + tl.log2(sum_R)) * LN_2)
+    out_RD, lse_R = _softmax_end(max_R, sum_R, acc_RD)
     # The parts of a row lie side by side: (B, H, T, P, D) and (B, H, T, P).
     at_R = ((batch * H + heads_R).to(tl.int64) * T + queries_R) * n_parts + part
     tl.store(lse_parts + at_R, lse_R, mask=is_row_R)
     tl.store(
         out_parts + at_R[:, None] * D + columns[None, :],
-        acc_RD / sum_R[:, None],
+        out_RD,
         mask=is_row_R[:, None] & (columns < D)[None, :],
     )
 

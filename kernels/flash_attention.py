@@ -81,6 +81,15 @@ def _keys_seen(queries, docs, T, S, window, CAUSAL: tl.constexpr):
 
 
 @triton.jit
+def _keys_seen_by_ends(first_row, docs, T, S, window, CAUSAL: tl.constexpr, BLOCK_T: tl.constexpr):
+    """`_keys_seen` of the first and of the last query of a block."""
+    low_first, high_first = _keys_seen(first_row, docs, T, S, window, CAUSAL)
+    last_row = tl.minimum(first_row + BLOCK_T, T) - 1
+    low_last, high_last = _keys_seen(last_row, docs, T, S, window, CAUSAL)
+    return low_first, high_first, low_last, high_last
+
+
+@triton.jit
 def _queries_seeing(keys, docs, T, S, window, CAUSAL: tl.constexpr):
     """The queries [low, high) that see a key: `_keys_seen` the other way round."""
     oldest = keys - (S - T)
@@ -158,6 +167,24 @@ def _dot(a, b):
     return tl.dot(a, b, input_precision="ieee")
 
 
+@triton.jit
+def _softmax_step(max_T, sum_T, logits_TS):
+    """The online softmax of further logits, and what all that was summed so far shrinks by."""
+    new_max_T = tl.maximum(max_T, tl.max(logits_TS, 1))
+    p_TS = tl.exp2(logits_TS - new_max_T[:, None])
+    shrink_T = tl.exp2(max_T - new_max_T)
+    return new_max_T, sum_T * shrink_T + tl.sum(p_TS, 1), shrink_T, p_TS
+
+
+@triton.jit
+def _softmax_end(max_T, sum_T, acc_TD):
+    """The output and the log-sum-exp; of a query that saw no key 0 and -inf."""
+    saw_none_T = sum_T == 0
+    sum_T = tl.where(saw_none_T, 1.0, sum_T)
+    lse_T = tl.where(saw_none_T, float("-inf"), (max_T + tl.log2(sum_T)) * LN_2)
+    return acc_TD / sum_T[:, None], lse_T
+
+
 # ---- forward -------------------------------------------------------------------------------------
 
 
@@ -183,9 +210,9 @@ def _forward_kernel(
     sum_T = tl.zeros([BLOCK_T], tl.float32)
     acc_TD = tl.zeros([BLOCK_T, BLOCK_D], tl.float32)
     low_T, high_T = _keys_seen(rows_T, docs, T, S, window, CAUSAL)
-    low_first, high_first = _keys_seen(first_row, docs, T, S, window, CAUSAL)
-    last_row = tl.minimum(first_row + BLOCK_T, T) - 1
-    low_last, high_last = _keys_seen(last_row, docs, T, S, window, CAUSAL)
+    low_first, high_first, low_last, high_last = _keys_seen_by_ends(
+        first_row, docs, T, S, window, CAUSAL, BLOCK_T
+    )
     for PHASE in tl.static_range(FIRST_PHASE, 3):
         start, end = _phase(PHASE, low_first, high_first, low_last, high_last, BLOCK_S)
         for first_key in range(start, end, BLOCK_S):
@@ -195,24 +222,15 @@ def _forward_kernel(
             if PHASE != 1:
                 visible_TS = (keys_S >= low_T[:, None]) & (keys_S < high_T[:, None])
                 logits_TS = tl.where(visible_TS, logits_TS, float("-inf"))
-            new_max_T = tl.maximum(max_T, tl.max(logits_TS, 1))
-            p_TS = tl.exp2(logits_TS - new_max_T[:, None])
-            shrink_T = tl.exp2(max_T - new_max_T)
-            sum_T = sum_T * shrink_T + tl.sum(p_TS, 1)
+            max_T, sum_T, shrink_T, p_TS = _softmax_step(max_T, sum_T, logits_TS)
             if seed is not None:
                 p_TS = _dropped_out(
                     p_TS, seed, batch * H + head, rows_T, first_key, dropout_p, BLOCK_T, BLOCK_S
                 )
             v_SD = _load(v, v_strides, keys_S, S, D, BLOCK_D)
             acc_TD = acc_TD * shrink_T[:, None] + _dot(p_TS.to(v_SD.dtype), v_SD)
-            max_T = new_max_T
-
-    # A query that saw no key: its output is 0 and its log-sum-exp -inf.
-    saw_none_T = sum_T == 0
-    sum_T = tl.where(saw_none_T, 1.0, sum_T)
-    out_TD = acc_TD / sum_T[:, None]
+    out_TD, lse_T = _softmax_end(max_T, sum_T, acc_TD)
     _store(_head(out, out_strides, batch, head), out_strides, rows_T, T, out_TD, D, BLOCK_D)
-    lse_T = tl.where(saw_none_T, float("-inf"), (max_T + tl.log2(sum_T)) * LN_2)
     tl.store(lse + (batch * H + head).to(tl.int64) * T + rows_T, lse_T, mask=rows_T < T)
 
 
@@ -259,9 +277,9 @@ def _dq_kernel(
     delta_T = tl.load(delta + head_start + rows_T, mask=rows_T < T, other=0.0)
     dq_TD = tl.zeros([BLOCK_T, BLOCK_D], tl.float32)
     low_T, high_T = _keys_seen(rows_T, docs, T, S, window, CAUSAL)
-    low_first, high_first = _keys_seen(first_row, docs, T, S, window, CAUSAL)
-    last_row = tl.minimum(first_row + BLOCK_T, T) - 1
-    low_last, high_last = _keys_seen(last_row, docs, T, S, window, CAUSAL)
+    low_first, high_first, low_last, high_last = _keys_seen_by_ends(
+        first_row, docs, T, S, window, CAUSAL, BLOCK_T
+    )
     for PHASE in tl.static_range(FIRST_PHASE, 3):
         start, end = _phase(PHASE, low_first, high_first, low_last, high_last, BLOCK_S)
         for first_key in range(start, end, BLOCK_S):
