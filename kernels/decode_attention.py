@@ -16,7 +16,6 @@ import triton
 import triton.language as tl
 
 from gptfast.kernels.flash_attention import (
-    LOG2_E,
     LOWEST,
     _dot,
     _head,
@@ -29,7 +28,7 @@ from gptfast.kernels.flash_attention import (
 
 @triton.jit
 def _part_kernel(
-    q, q_strides, k, k_strides, v, v_strides, lengths, out_parts, lse_parts,
+    q, q_strides, k, k_strides, v, v_strides, lengths, out_parts, lse2_parts,
     scale, softcap, window, H, T, S, KEYS_PER_PART,
     GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr,
@@ -76,10 +75,10 @@ def _part_kernel(
         v_SD = _load(v, v_strides, keys_S, length, D, BLOCK_D)
         acc_RD = acc_RD * shrink_R[:, None] + _dot(p_RS.to(v_SD.dtype), v_SD)
 
-    out_RD, lse_R = _softmax_end(max_R, sum_R, acc_RD)
+    out_RD, lse2_R = _softmax_end(max_R, sum_R, acc_RD)
     # The parts of a row lie side by side: (B, H, T, P, D) and (B, H, T, P).
     at_R = ((batch * H + heads_R).to(tl.int64) * T + queries_R) * n_parts + part
-    tl.store(lse_parts + at_R, lse_R, mask=is_row_R)
+    tl.store(lse2_parts + at_R, lse2_R, mask=is_row_R)
     tl.store(
         out_parts + at_R[:, None] * D + columns[None, :],
         out_RD,
@@ -89,14 +88,14 @@ def _part_kernel(
 
 @triton.jit
 def _combine_kernel(
-    out_parts, lse_parts, out, P, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_P: tl.constexpr
+    out_parts, lse2_parts, out, P, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_P: tl.constexpr
 ):
     """One program: one row, whose parts count as much as their sums of e^logit do."""
     row = tl.program_id(0).to(tl.int64)
     columns, parts = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_P)
-    lse_P = tl.load(lse_parts + row * P + parts, mask=parts < P, other=float("-inf"))
-    largest = tl.maximum(tl.max(lse_P, 0), LOWEST)
-    weights_P = tl.exp2((lse_P - largest) * LOG2_E)
+    lse2_P = tl.load(lse2_parts + row * P + parts, mask=parts < P, other=float("-inf"))
+    largest = tl.maximum(tl.max(lse2_P, 0), LOWEST)
+    weights_P = tl.exp2(lse2_P - largest)
     total = tl.sum(weights_P, 0)
     out_PD = tl.load(
         out_parts + (row * P + parts)[:, None] * D + columns[None, :],
@@ -135,19 +134,19 @@ def decode_attention(
     block_D = max(triton.next_power_of_2(D), 16)  # tl.dot multiplies no less than 16
     wide = {"device": q_BHTD.device, "dtype": torch.float32}
     out_parts = torch.empty(B, H, T, n_parts, D, **wide)
-    lse_parts = torch.empty(B, H, T, n_parts, **wide)
+    lse2_parts = torch.empty(B, H, T, n_parts, **wide)
     out_BHTD = torch.empty(B, H, T, D, device=q_BHTD.device, dtype=q_BHTD.dtype)
     with torch.cuda.device_of(q_BHTD):
         _part_kernel[(n_parts, B * G)](
             q_BHTD, q_BHTD.stride(), k_BGSD, k_BGSD.stride(), v_BGSD, v_BGSD.stride(), lengths_B,
-            out_parts, lse_parts, scale, softcap, window, H, T, S, blocks_per_part * BLOCK_S,
+            out_parts, lse2_parts, scale, softcap, window, H, T, S, blocks_per_part * BLOCK_S,
             GROUP=H // G, D=D, BLOCK_D=block_D,
             BLOCK_R=max(triton.next_power_of_2(H // G * T), 16),
             BLOCK_S=BLOCK_S if block_D * q_BHTD.element_size() <= 256 else BLOCK_S // 2,
             num_warps=4, num_stages=2, enable_fp_fusion=True,
         )  # fmt: skip
         _combine_kernel[(B * H * T,)](
-            out_parts, lse_parts, out_BHTD, n_parts, D=D, BLOCK_D=block_D,
+            out_parts, lse2_parts, out_BHTD, n_parts, D=D, BLOCK_D=block_D,
             BLOCK_P=triton.next_power_of_2(n_parts), num_warps=4, enable_fp_fusion=True,
         )  # fmt: skip
     return out_BHTD

@@ -7,7 +7,8 @@ The definition that these kernels are tested against is `attention_reference` in
 
 Shape suffixes: B batch, T query rows, S key rows, H query heads, G key/value heads, D head width.
 Inside a kernel a suffix is one tile: `q_TD` is (BLOCK_T, BLOCK_D), BLOCK_D the next power of two.
-Logits are in units of log2: exp2 is one instruction, and log2(e) hides in the scale.
+Logits are in units of log2: exp2 is one instruction, and log2(e) hides in the scale. So is `lse2`,
+their log-sum-exp, which rounding to other units would make useless where logits are in thousands.
 """
 
 import math
@@ -19,7 +20,6 @@ import triton.language as tl
 from gptfast.kernels.soft_cap import soft_cap
 
 LOG2_E = tl.constexpr(math.log2(math.e))
-LN_2 = tl.constexpr(math.log(2))
 # Where the running maximum starts. Finite, so that exp2(-inf - maximum) is 0 and never NaN.
 LOWEST = tl.constexpr(torch.finfo(torch.float32).min)
 
@@ -178,11 +178,11 @@ def _softmax_step(max_T, sum_T, logits_TS):
 
 @triton.jit
 def _softmax_end(max_T, sum_T, acc_TD):
-    """The output and the log-sum-exp; of a query that saw no key 0 and -inf."""
+    """The output and the log-sum-exp in units of log2; of a query that saw no key 0 and -inf."""
     saw_none_T = sum_T == 0
     sum_T = tl.where(saw_none_T, 1.0, sum_T)
-    lse_T = tl.where(saw_none_T, float("-inf"), (max_T + tl.log2(sum_T)) * LN_2)
-    return acc_TD / sum_T[:, None], lse_T
+    lse2_T = tl.where(saw_none_T, float("-inf"), max_T + tl.log2(sum_T))
+    return acc_TD / sum_T[:, None], lse2_T
 
 
 # ---- forward -------------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ def _softmax_end(max_T, sum_T, acc_TD):
 
 @triton.jit
 def _forward_kernel(
-    q, q_strides, k, k_strides, v, v_strides, out, out_strides, lse, docs, seed,
+    q, q_strides, k, k_strides, v, v_strides, out, out_strides, lse2, docs, seed,
     scale, softcap, window, dropout_p, H, GROUP, T, S,
     CAUSAL: tl.constexpr, FIRST_PHASE: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
@@ -229,9 +229,9 @@ def _forward_kernel(
                 )
             v_SD = _load(v, v_strides, keys_S, S, D, BLOCK_D)
             acc_TD = acc_TD * shrink_T[:, None] + _dot(p_TS.to(v_SD.dtype), v_SD)
-    out_TD, lse_T = _softmax_end(max_T, sum_T, acc_TD)
+    out_TD, lse2_T = _softmax_end(max_T, sum_T, acc_TD)
     _store(_head(out, out_strides, batch, head), out_strides, rows_T, T, out_TD, D, BLOCK_D)
-    tl.store(lse + (batch * H + head).to(tl.int64) * T + rows_T, lse_T, mask=rows_T < T)
+    tl.store(lse2 + (batch * H + head).to(tl.int64) * T + rows_T, lse2_T, mask=rows_T < T)
 
 
 # ---- backward ------------------------------------------------------------------------------------
@@ -255,7 +255,7 @@ def _delta_kernel(
 
 @triton.jit
 def _dq_kernel(
-    q, q_strides, k, k_strides, v, v_strides, dout, dout_strides, lse, delta, docs, seed,
+    q, q_strides, k, k_strides, v, v_strides, dout, dout_strides, lse2, delta, docs, seed,
     dq, dq_strides, scale, softcap, window, dropout_p, H, GROUP, T, S,
     CAUSAL: tl.constexpr, FIRST_PHASE: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
@@ -273,7 +273,7 @@ def _dq_kernel(
     q_TD = _load(_head(q, q_strides, batch, head), q_strides, rows_T, T, D, BLOCK_D)
     dout_TD = _load(_head(dout, dout_strides, batch, head), dout_strides, rows_T, T, D, BLOCK_D)
     head_start = (batch * H + head).to(tl.int64) * T
-    lse_T = tl.load(lse + head_start + rows_T, mask=rows_T < T, other=0.0) * LOG2_E
+    lse2_T = tl.load(lse2 + head_start + rows_T, mask=rows_T < T, other=0.0)
     delta_T = tl.load(delta + head_start + rows_T, mask=rows_T < T, other=0.0)
     dq_TD = tl.zeros([BLOCK_T, BLOCK_D], tl.float32)
     low_T, high_T = _keys_seen(rows_T, docs, T, S, window, CAUSAL)
@@ -287,7 +287,7 @@ def _dq_kernel(
             k_SD = _load(k, k_strides, keys_S, S, D, BLOCK_D)
             v_SD = _load(v, v_strides, keys_S, S, D, BLOCK_D)
             logits_TS = _logits(q_TD, k_SD, scale, softcap)
-            p_TS = tl.exp2(logits_TS - lse_T[:, None])
+            p_TS = tl.exp2(logits_TS - lse2_T[:, None])
             if PHASE != 1:
                 visible_TS = (keys_S >= low_T[:, None]) & (keys_S < high_T[:, None])
                 p_TS = tl.where(visible_TS, p_TS, 0.0)
@@ -303,7 +303,7 @@ def _dq_kernel(
 
 @triton.jit
 def _dkdv_kernel(
-    q, q_strides, k, k_strides, v, v_strides, dout, dout_strides, lse, delta, docs, seed,
+    q, q_strides, k, k_strides, v, v_strides, dout, dout_strides, lse2, delta, docs, seed,
     dk, dk_strides, dv, dv_strides, scale, softcap, window, dropout_p, H, GROUP, T, S,
     CAUSAL: tl.constexpr, FIRST_PHASE: tl.constexpr, LAST_PHASE: tl.constexpr,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
@@ -342,10 +342,10 @@ def _dkdv_kernel(
                 rows_T = first_row + tl.arange(0, BLOCK_T)
                 q_TD = _load(q_head, q_strides, rows_T, T, D, BLOCK_D)
                 dout_TD = _load(dout_head, dout_strides, rows_T, T, D, BLOCK_D)
-                lse_T = tl.load(lse + head_start + rows_T, mask=rows_T < T, other=0.0) * LOG2_E
+                lse2_T = tl.load(lse2 + head_start + rows_T, mask=rows_T < T, other=0.0)
                 delta_T = tl.load(delta + head_start + rows_T, mask=rows_T < T, other=0.0)
                 logits_ST = _logits(k_SD, q_TD, scale, softcap)
-                p_ST = tl.exp2(logits_ST - lse_T[None, :])
+                p_ST = tl.exp2(logits_ST - lse2_T[None, :])
                 if PHASE != 1:
                     visible_ST = (rows_T >= low_S[:, None]) & (rows_T < high_S[:, None])
                     p_ST = tl.where(visible_ST, p_ST, 0.0)
@@ -437,7 +437,7 @@ def flash_attention_forward(
     window: int | None,
     dropout_p: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the output, like q, and the log-sum-exp of the logits, (B, H, T) in float32.
+    """Return the output, like q, and the logits' log-sum-exp / log 2, (B, H, T) in float32.
 
     Takes float32, float16 or bfloat16, any strides, D up to 256; for each token its document's
     first token and its end, int32, contiguous; a seed for dropout, (1,) int64. Checks nothing.
@@ -445,28 +445,28 @@ def flash_attention_forward(
     B, H, T, _ = q_BHTD.shape
     G, S = k_BGSD.shape[1:3]
     out_BHTD = torch.empty_like(q_BHTD)
-    lse_BHT = torch.empty(B, H, T, device=q_BHTD.device, dtype=torch.float32)
+    lse2_BHT = torch.empty(B, H, T, device=q_BHTD.device, dtype=torch.float32)
     blocks = _blocks(FORWARD_BLOCKS, q_BHTD, seed)
     phases, _ = _phases(causal, window, docs_B2T)
     with torch.cuda.device_of(q_BHTD):
         _forward_kernel[(triton.cdiv(T, blocks["BLOCK_T"]) * B * H,)](
             q_BHTD, q_BHTD.stride(), k_BGSD, k_BGSD.stride(), v_BGSD, v_BGSD.stride(),
-            out_BHTD, out_BHTD.stride(), lse_BHT, docs_B2T, seed, scale, softcap, window,
+            out_BHTD, out_BHTD.stride(), lse2_BHT, docs_B2T, seed, scale, softcap, window,
             dropout_p, H, H // G, T, S, CAUSAL=causal, **phases, **blocks,
         )  # fmt: skip
-    return out_BHTD, lse_BHT
+    return out_BHTD, lse2_BHT
 
 
 def flash_attention_backward(
     dout_BHTD: torch.Tensor,
-    dlse_BHT: torch.Tensor | None,
+    dlse2_BHT: torch.Tensor | None,
     q_BHTD: torch.Tensor,
     k_BGSD: torch.Tensor,
     v_BGSD: torch.Tensor,
     docs_B2T: torch.Tensor | None,
     seed: torch.Tensor | None,
     out_BHTD: torch.Tensor,
-    lse_BHT: torch.Tensor,
+    lse2_BHT: torch.Tensor,
     causal: bool,
     scale: float,
     softcap: float | None,
@@ -476,7 +476,7 @@ def flash_attention_backward(
     """Return dq, dk and dv, like q, k and v; the same bits for the same inputs."""
     B, H, T, _ = q_BHTD.shape
     G, S = k_BGSD.shape[1:3]
-    delta_BHT = torch.empty_like(lse_BHT)
+    delta_BHT = torch.empty_like(lse2_BHT)
     dq_BHTD = torch.empty_like(q_BHTD)
     dk_BGSD = torch.empty_like(k_BGSD)
     dv_BGSD = torch.empty_like(v_BGSD)
@@ -487,11 +487,11 @@ def flash_attention_backward(
             out_BHTD, out_BHTD.stride(), dout_BHTD, dout_BHTD.stride(), delta_BHT, H, T,
             blocks["D"], blocks["BLOCK_D"], blocks["BLOCK_T"], enable_fp_fusion=True,
         )  # fmt: skip
-        if dlse_BHT is not None:
-            delta_BHT -= dlse_BHT  # d lse / d logits is the softmax itself
+        if dlse2_BHT is not None:
+            delta_BHT -= dlse2_BHT * LOG2_E.value  # the derivative of lse is the softmax
         inputs = (
             q_BHTD, q_BHTD.stride(), k_BGSD, k_BGSD.stride(), v_BGSD, v_BGSD.stride(),
-            dout_BHTD, dout_BHTD.stride(), lse_BHT, delta_BHT, docs_B2T, seed,
+            dout_BHTD, dout_BHTD.stride(), lse2_BHT, delta_BHT, docs_B2T, seed,
         )  # fmt: skip
         options = (scale, softcap, window, dropout_p, H, H // G, T, S)
         _dq_kernel[(triton.cdiv(T, blocks["BLOCK_T"]) * B * H,)](

@@ -1,8 +1,8 @@
 """Compile every kernel for a GPU that need not be here: `python compile_ahead.py sm_90`.
 
-Prints a JSON list, one row per kernel: its name, its bytes of shared memory and of spilled
-registers. A script of its own, because the tests beside it may run in the interpreter. Nothing is
-launched: each launch is recorded and then compiled for the arguments that it had.
+Prints a JSON list, one row per kernel: its name, what it is part of, its bytes of shared memory and
+of spilled registers. A script of its own, because the tests beside it may run in the interpreter.
+Nothing is launched: each launch is recorded and then compiled for the arguments that it had.
 """
 
 import json
@@ -39,22 +39,37 @@ TYPES = {
 OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
 
 
-def launch_all(D, dtype):
+def empty(*shape, dtype):
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def attend(q_BHTD, k_BGSD, causal=True, *, every_option=False):
+    """Launch attention forward and backward."""
+    (B, _, T, D), S = q_BHTD.shape, k_BGSD.shape[2]
+    docs_B2T = empty(B, 2, T, dtype=torch.int32) if every_option and T == S else None
+    seed = empty(1, dtype=torch.int64) if every_option else None
+    rest = (30.0, 256, 0.1) if every_option else (None, None, 0.0)
+    options = (causal, D**-0.5, *rest)
+    inputs = (q_BHTD, k_BGSD, k_BGSD, docs_B2T, seed)
+    out, lse2 = flash_attention_forward(*inputs, *options)
+    flash_attention_backward(out, lse2, *inputs, out, lse2, *options)
+
+
+def decode(q_BHTD, k_BGSD, *, every_option=False):
+    B, D = q_BHTD.shape[0], q_BHTD.shape[3]
+    lengths_B = empty(B, dtype=torch.int64) if every_option else None
+    rest = (30.0, 256) if every_option else (None, None)
+    decode_attention(q_BHTD, k_BGSD, k_BGSD, lengths_B, D**-0.5, *rest)
+
+
+def launch_defaults(D, dtype):
     """Launch every kernel at GPT-2's sizes, with 12 heads of width D."""
-    q_BHTD = torch.empty(2, 12, 1024, D, dtype=dtype, device="meta")
-    docs_B2T = torch.empty(2, 2, 1024, dtype=torch.int32, device="meta")
-    seed = torch.empty(1, dtype=torch.int64, device="meta")
-    for docs, dropout_seed, options in (
-        (None, None, (True, D**-0.5, None, None, 0.0)),
-        (docs_B2T, seed, (True, D**-0.5, 30.0, 256, 0.1)),
-    ):
-        inputs = (q_BHTD, q_BHTD, q_BHTD, docs, dropout_seed)
-        out, lse = flash_attention_forward(*inputs, *options)
-        flash_attention_backward(out, lse, *inputs, out, lse, *options)
-    lengths_B = torch.empty(2, dtype=torch.int64, device="meta")
-    decode_attention(q_BHTD[:, :, :1], q_BHTD, q_BHTD, lengths_B, D**-0.5, 30.0, 256)
-    x_BTC = torch.empty(2, 1024, 12 * D, dtype=dtype, device="meta")
-    weight_C = torch.empty(12 * D, dtype=dtype, device="meta")
+    q_BHTD = empty(2, 12, 1024, D, dtype=dtype)
+    attend(q_BHTD, q_BHTD)
+    attend(q_BHTD, q_BHTD, every_option=True)
+    decode(q_BHTD[:, :, :1], q_BHTD, every_option=True)
+    x_BTC = empty(2, 1024, 12 * D, dtype=dtype)
+    weight_C = empty(12 * D, dtype=dtype)
     for x, weight, bias, residual, centered in (
         (x_BTC, weight_C, weight_C, None, True),
         (x_BTC, weight_C, None, x_BTC, False),
@@ -63,12 +78,28 @@ def launch_all(D, dtype):
         out, summed, mean, rstd = norm_forward(x, weight, bias, residual, 1e-5, centered, dtype)
         dsummed = None if residual is None else summed
         norm_backward(out, dsummed, x, weight, mean, rstd, bias is not None, centered)
-    cos_TP = torch.empty(1024, D // 4, device="meta")  # half of the channels are rotated
+    cos_TP = empty(1024, D // 4, dtype=torch.float32)  # half of the channels are rotated
     rotate(q_BHTD, q_BHTD, cos_TP, cos_TP, inverse=True)
-    logits_NV = torch.empty(1024, 50_304, dtype=dtype, device="meta")
-    targets_N = torch.empty(1024, dtype=torch.int64, device="meta")
+    logits_NV = empty(1024, 50_304, dtype=dtype)
+    targets_N = empty(1024, dtype=torch.int64)
     cross_entropy(logits_NV, targets_N, -100, 0.0, 0.0, None, True)
     cross_entropy(logits_NV, targets_N, -100, 0.1, 1e-4, 30.0, True)
+
+
+def launch_variants():
+    """Launch what else compiles differently: full attention, one query, grouped heads."""
+    q_BHTD = empty(2, 12, 1024, 64, dtype=torch.float16)
+    k_BGSD = empty(2, 4, 1000, 64, dtype=torch.float16)
+    attend(q_BHTD, k_BGSD, causal=False)
+    attend(q_BHTD[:, :, :1], k_BGSD)
+    decode(q_BHTD[:, :, :1], k_BGSD)
+
+
+def launch_table(D, dtype):
+    """Launch attention with the other rows of the tables of blocks."""
+    q_BHTD = empty(2, 12, 1024, D, dtype=dtype)
+    attend(q_BHTD, q_BHTD)
+    decode(q_BHTD[:, :, :1], q_BHTD)
 
 
 def source(kernel, arguments):
@@ -116,12 +147,24 @@ def main(target):
         compiled = triton.compile(source(kernel, arguments), TARGETS[target], options)
         every_option = " with every option" if arguments.get("seed") is not None else ""
         rows.append(
-            [kernel.__name__ + every_option, compiled.metadata.shared, spilled_bytes(compiled.asm)]
+            {
+                "kernel": kernel.__name__ + every_option,
+                "part": part,
+                "shared_memory": compiled.metadata.shared,
+                "spilled": spilled_bytes(compiled.asm),
+            }
         )
 
     JITFunction.run = compile_instead
-    launch_all(64, torch.float16)
-    launch_all(128, torch.bfloat16)
+    part = "defaults"
+    launch_defaults(64, torch.float16)
+    launch_defaults(128, torch.bfloat16)
+    part = "variants"
+    launch_variants()
+    part = "table"
+    launch_table(256, torch.float16)
+    for D in (64, 128, 256):
+        launch_table(D, torch.float32)
     print(json.dumps(rows))
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -49,10 +50,12 @@ def test_compiles_within_the_limits_of(target, compilers):
     output, errors = compilers[target].communicate()
     assert compilers[target].returncode == 0, errors
     rows = json.loads(output)
-    assert len(rows) == 2 * 19
-    for kernel, shared_memory, spilled in rows:
-        assert shared_memory <= SHARED_MEMORY[target], kernel
+    counts = Counter(row["part"] for row in rows)
+    assert counts == {"defaults": 2 * 19, "variants": 2 * 4 + 2, "table": 4 * (4 + 2)}
+    for row in rows:
+        assert row["shared_memory"] <= SHARED_MEMORY[target], row
         allowed = SPILLS_ALLOWED.get(target, 0)
-        if kernel.endswith("with every option"):
+        if row["kernel"].endswith("with every option"):
             allowed = SPILLS_ALLOWED_WITH_EVERY_OPTION
-        assert spilled <= allowed, kernel
+        if row["part"] != "table":  # float32 and width 256 may spill
+            assert row["spilled"] <= allowed, row

@@ -5,6 +5,7 @@ multiple of G; query head h reads key/value head h // (H // G)), D head width. `
 each token the first token of its document and the document's end, int32.
 """
 
+import math
 from typing import Any, Literal, overload
 
 import torch
@@ -23,6 +24,7 @@ from gptfast.ops.dispatch import (
     without_autocast,
 )
 from gptfast.ops.philox import dropout_mask
+from gptfast.ops.rules import Work, training_and_dtype
 
 # ---- 1. the definition ---------------------------------------------------------------------------
 
@@ -170,7 +172,7 @@ def _attention_torch(
 
 
 # Our kernels, as operators that torch.compile keeps whole. They are imported when first called,
-# so that this module works without Triton.
+# so that this module works without Triton. `lse2_BHT` is the log-sum-exp divided by log 2.
 
 
 @torch.library.custom_op("gptfast::flash_attention", mutates_args=())
@@ -201,14 +203,14 @@ def _(q_BHTD: Tensor, *_: object) -> tuple[Tensor, Tensor]:
 @torch.library.custom_op("gptfast::flash_attention_backward", mutates_args=())
 def _flash_attention_backward(
     dout_BHTD: Tensor,
-    dlse_BHT: Tensor | None,
+    dlse2_BHT: Tensor | None,
     q_BHTD: Tensor,
     k_BGSD: Tensor,
     v_BGSD: Tensor,
     docs_B2T: Tensor | None,
     seed: Tensor | None,
     out_BHTD: Tensor,
-    lse_BHT: Tensor,
+    lse2_BHT: Tensor,
     causal: bool,
     scale: float,
     softcap: float | None,
@@ -218,7 +220,7 @@ def _flash_attention_backward(
     from gptfast.kernels.flash_attention import flash_attention_backward
 
     return flash_attention_backward(
-        dout_BHTD, dlse_BHT, q_BHTD, k_BGSD, v_BGSD, docs_B2T, seed, out_BHTD, lse_BHT,
+        dout_BHTD, dlse2_BHT, q_BHTD, k_BGSD, v_BGSD, docs_B2T, seed, out_BHTD, lse2_BHT,
         causal, scale, softcap, window, dropout_p,
     )  # fmt: skip
 
@@ -226,7 +228,7 @@ def _flash_attention_backward(
 @_flash_attention_backward.register_fake
 def _(
     dout_BHTD: Tensor,
-    dlse_BHT: Tensor | None,
+    dlse2_BHT: Tensor | None,
     q_BHTD: Tensor,
     k_BGSD: Tensor,
     v_BGSD: Tensor,
@@ -242,11 +244,11 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 
 
 def _backward(
-    ctx: Any, dout_BHTD: Tensor | None, dlse_BHT: Tensor | None
+    ctx: Any, dout_BHTD: Tensor | None, dlse2_BHT: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     if dout_BHTD is None:
         dout_BHTD = torch.zeros_like(ctx.saved_tensors[5])
-    gradients = _flash_attention_backward(dout_BHTD, dlse_BHT, *ctx.saved_tensors, *ctx.options)
+    gradients = _flash_attention_backward(dout_BHTD, dlse2_BHT, *ctx.saved_tensors, *ctx.options)
     return (*gradients, *[None] * 7)
 
 
@@ -322,8 +324,9 @@ def attention(
             another document. T must be S.
         return_lse: also return the log-sum-exp of the logits, (B, H, T), float32 (float64 for
             float64 inputs); it too can be differentiated.
-        backend: "auto" (PyTorch's op, or else on CUDA Triton, or else the reference),
-            or "triton", "torch", "reference".
+        backend: "auto" (on CUDA what was measured to be the fastest: gptfast.ops.rules; else
+            PyTorch's op; what can't serve is passed over, which is said once), or "triton",
+            "torch", "reference".
 
     Returns:
         The output, shaped and typed like q, or under autocast in its dtype, as from PyTorch's own
@@ -340,9 +343,9 @@ def attention(
     if window is not None:
         window = min(window, max(q_BHTD.shape[2], k_BGSD.shape[2]))  # so that sums fit 32 bits
     chosen = choose(
-        "attention",
+        work(q_BHTD, k_BGSD, v_BGSD, window is not None or cu_seqlens is not None, dropout_p),
         backend,
-        q_BHTD.device.type,
+        q_BHTD.device,
         lambda name: why_not(name, q_BHTD, softcap=softcap, return_lse=return_lse),
     )
     if chosen == "reference":
@@ -363,10 +366,10 @@ def attention(
     if chosen == "torch":
         return _attention_torch(q_BHTD, k_BGSD, v_BGSD, docs_B2T, causal, scale, window, dropout_p)
     seed = _seed(q_BHTD.device) if dropout_p > 0 else None
-    out_BHTD, lse_BHT = _flash_attention(
+    out_BHTD, lse2_BHT = _flash_attention(
         q_BHTD, k_BGSD, v_BGSD, docs_B2T, seed, causal, scale, softcap, window, dropout_p
     )
-    return (out_BHTD, lse_BHT) if return_lse else out_BHTD
+    return (out_BHTD, lse2_BHT * math.log(2)) if return_lse else out_BHTD
 
 
 def why_not(
@@ -380,6 +383,21 @@ def why_not(
     if backend == "torch" and softcap is not None:
         return "F.scaled_dot_product_attention has no soft cap"
     return None
+
+
+def work(
+    q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, is_bounded: bool, dropout_p: float
+) -> Work:
+    """Describe a call for the rules; `is_bounded` by a window or by documents."""
+    details = [training_and_dtype(q_BHTD, k_BGSD, v_BGSD), width(q_BHTD)]
+    details += ["bounded"] * is_bounded + ["dropout"] * (dropout_p > 0)
+    return Work("attention", ", ".join(details), k_BGSD.shape[2])
+
+
+def width(q_BHTD: Tensor) -> str:
+    """Return the head width as rules tell widths apart: by the next that is measured."""
+    D = q_BHTD.shape[-1]
+    return f"width {64 if D <= 64 else 128 if D <= 128 else 256}"
 
 
 def why_not_triton_heads(q_BHTD: Tensor) -> str | None:
