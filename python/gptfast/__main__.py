@@ -12,6 +12,7 @@ COMMANDS = {
     "sample": "let a trained model write",
     "tokenizer": "train a tokenizer, encode and decode with it, audit it, show its tokens",
     "ladder": "train the rungs from bigram to GPT and compare them",
+    "bench": "check the kernels on this GPU, measure them, have 'auto' take the fastest",
     "data": "fetch and describe a corpus",
     "doctor": "show device, data types and which kernels run here",
 }

@@ -10,6 +10,7 @@ from gptfast.errors import UserError
 from gptfast.ops import rotary
 from gptfast.ops.dispatch import preference
 from gptfast.ops.rotary import rotary_reference, rotary_tables
+from gptfast.ops.rules import Work
 from tolerances import assert_close
 
 
@@ -232,5 +233,6 @@ def test_a_mistake_about_the_tables_is_named(arguments, message):
 def test_pytorch_has_no_op_for_it():
     with pytest.raises(UserError, match=r"'torch' can't serve .* PyTorch has no rotary embedding"):
         rotary(X, X, TABLE, TABLE, backend="torch")
-    assert preference("rotary", "cpu") == ("reference",)
-    assert preference("rotary", "cuda") == ("triton", "reference")
+    work = Work("rotary", "training, half", 1)
+    assert preference(work, torch.device("cpu")) == ("reference",)
+    assert preference(work, torch.device("cuda")) == ("triton", "reference")

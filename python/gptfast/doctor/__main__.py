@@ -11,6 +11,7 @@ from rich.table import Table
 
 from gptfast import __version__, _cpu, cli, ops
 from gptfast.errors import UserError
+from gptfast.ops.rules import current_rules, describe
 
 
 def main(argv: Sequence[str]) -> int:
@@ -31,6 +32,8 @@ def main(argv: Sequence[str]) -> int:
     for op, backend, reason in ops.backends():
         table.add_row(op, backend, "runs" if reason is None else reason)
     console.print(table, soft_wrap=False)
+    for line in _rules():
+        console.print(line)
     return 0
 
 
@@ -69,6 +72,21 @@ def _devices() -> list[str]:
         f"{'bfloat16' if torch.cuda.is_bf16_supported() else 'no bfloat16'}"
         for i in range(torch.cuda.device_count())
     ]
+
+
+def _rules() -> list[str]:
+    """Say which measured rules `auto` follows on the first GPU."""
+    if not torch.cuda.is_available():
+        return []
+    file = current_rules(torch.device("cuda"))
+    if file is None:
+        return [
+            "rules: this GPU was not measured, so 'auto' takes PyTorch's op wherever there is one; "
+            "`gptfast bench ops --write-rules` measures it"
+        ]
+    rows = [f"  {name}: {describe(bounds)}" for name, bounds in file.rules.items()]
+    measured = ", ".join(f"{name} {value}" for name, value in file.machine.items())
+    return [f"rules: {file.path}, measured on {measured}", *rows]
 
 
 if __name__ == "__main__":

@@ -5,20 +5,17 @@
 """
 
 from collections.abc import Callable
+from importlib import import_module
 
 import torch
 
 from gptfast.ops.attention import attention
-from gptfast.ops.attention import why_not as _attention_why_not
 from gptfast.ops.decode_attention import decode_attention
-from gptfast.ops.decode_attention import why_not as _decode_attention_why_not
 from gptfast.ops.dispatch import BACKENDS, preference
 from gptfast.ops.linear_cross_entropy import linear_cross_entropy
-from gptfast.ops.linear_cross_entropy import why_not as _linear_cross_entropy_why_not
 from gptfast.ops.norm import layer_norm, rms_norm
-from gptfast.ops.norm import why_not as _norm_why_not
 from gptfast.ops.rotary import rotary
-from gptfast.ops.rotary import why_not as _rotary_why_not
+from gptfast.ops.rules import Work
 
 __all__ = [
     "attention",
@@ -34,31 +31,36 @@ __all__ = [
 def backends() -> list[tuple[str, str, str | None]]:
     """Return (op, backend, reason) for every op and backend, for GPT-2's shapes on this machine.
 
-    The reason is None for the backend that `auto` chooses; for the others it is one sentence.
+    Training, but for `decode_attention`. The reason is None for the backend that `auto` chooses;
+    for the others it is one sentence.
     """
-    device, dtype = (
-        ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
+    on_cuda = torch.cuda.is_available()
+    device = torch.device("cuda" if on_cuda else "cpu")
+    dtype = torch.bfloat16 if on_cuda else torch.float32
+    q = torch.empty(1, 12, 1024, 64, device=device, dtype=dtype, requires_grad=True)
+    x = torch.empty(1, 1024, 768, device=device, dtype=dtype, requires_grad=True)
+    cached = q.detach()
+    new = cached[:, :, :1]
+    # The functions above have the names of their modules.
+    attention_, decode_, norm_, loss_, rotary_ = (
+        import_module(f"gptfast.ops.{name}")
+        for name in ("attention", "decode_attention", "norm", "linear_cross_entropy", "rotary")
     )
-    q_BHTD = torch.empty(1, 12, 1024, 64, device=device, dtype=dtype)
-    x_BTC = torch.empty(1, 1024, 768, device=device, dtype=dtype)
-    ops: dict[str, Callable[[str], str | None]] = {
-        "attention": lambda backend: _attention_why_not(backend, q_BHTD),
-        "decode_attention": lambda backend: _decode_attention_why_not(
-            backend, q_BHTD[:, :, :1], q_BHTD
+    ops: list[tuple[Work, Callable[[str], str | None]]] = [
+        (attention_.work(q, q, q, False, 0.0), lambda b: attention_.why_not(b, q)),
+        (
+            decode_.work(new, cached, False),
+            lambda b: decode_.why_not(b, new, cached),
         ),
-        "layer_norm": lambda backend: _norm_why_not(backend, x_BTC),
-        "linear_cross_entropy": lambda backend: _linear_cross_entropy_why_not(backend, x_BTC),
-        "rms_norm": lambda backend: _norm_why_not(backend, x_BTC),
-        "rotary": lambda backend: _rotary_why_not(backend, q_BHTD),
-    }
+        (norm_.work("layer_norm", x), lambda b: norm_.why_not(b, x)),
+        (loss_.work(x, x), lambda b: loss_.why_not(b, x)),
+        (norm_.work("rms_norm", x), lambda b: norm_.why_not(b, x)),
+        (rotary_.work(q, q), lambda b: rotary_.why_not(b, q)),
+    ]
     rows = []
-    for op, why_not in ops.items():
-        chosen = next(backend for backend in preference(op, device) if why_not(backend) is None)
+    for work, why_not in ops:
+        chosen = next(b for b in preference(work, device) if why_not(b) is None)
         for backend in BACKENDS:
-            reason = (
-                None
-                if backend == chosen
-                else why_not(backend) or f"could run, but auto takes {chosen}"
-            )
-            rows.append((op, backend, reason))
+            reason = why_not(backend) or f"could run, but auto takes {chosen}"
+            rows.append((work.op, backend, None if backend == chosen else reason))
     return rows

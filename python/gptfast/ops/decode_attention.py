@@ -14,9 +14,11 @@ from gptfast.ops.attention import (
     scale_or_default,
     weighted_sum,
     why_not_triton_heads,
+    width,
 )
 from gptfast.ops.checks import can_look_at, check_qkv, check_softcap, check_window
 from gptfast.ops.dispatch import autocast, choose, without_autocast
+from gptfast.ops.rules import Work, training_and_dtype
 
 # ---- 1. the definition ---------------------------------------------------------------------------
 
@@ -108,8 +110,7 @@ def decode_attention(
         window: a query sees only the `window` newest keys, its own included. None for all.
         softcap: x becomes softcap * tanh(x / softcap) for each logit x. None for no cap.
         scale: what the logits are multiplied by; 1/sqrt(D) if None.
-        backend: "auto" (PyTorch's op, or else on CUDA Triton, or else the reference),
-            or "triton", "torch", "reference".
+        backend: as for `attention`.
 
     Returns:
         The output, shaped and typed like q, or under autocast in its dtype.
@@ -125,9 +126,9 @@ def decode_attention(
     if window is not None:
         window = min(window, k_BGSD.shape[2])  # so that the kernel's sums fit 32 bits
     chosen = choose(
-        "decode_attention",
+        work(q_BHTD, k_BGSD, lengths_B is not None or window is not None),
         backend,
-        q_BHTD.device.type,
+        q_BHTD.device,
         lambda name: why_not(name, q_BHTD, k_BGSD, softcap=softcap),
     )
     if chosen == "reference":
@@ -151,6 +152,13 @@ def decode_attention(
         scale=scale,
         enable_gqa=q_BHTD.shape[1] != k_BGSD.shape[1],
     )
+
+
+def work(q_BHTD: Tensor, k_BGSD: Tensor, is_bounded: bool) -> Work:
+    """Describe a call for the rules; `is_bounded` by lengths or by a window."""
+    B, G, S, _ = k_BGSD.shape
+    details = [training_and_dtype(q_BHTD), width(q_BHTD), *["bounded"] * is_bounded]
+    return Work("decode_attention", ", ".join(details), B * G * S)
 
 
 # The rows of a key head lie in one tile of the kernel.

@@ -8,12 +8,14 @@ import functools
 import logging
 import os
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Concatenate, NoReturn, ParamSpec, TypeVar
 
 import torch
 
 from gptfast.errors import UserError
+from gptfast.ops.rules import Work, fastest
 
 BACKENDS = ("triton", "torch", "reference")
 # Ops that PyTorch has no fused op for.
@@ -23,6 +25,8 @@ TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Both are settled before the first kernel is imported and can't change afterwards.
 TRITON_INSTALLED = find_spec("triton") is not None
 TRITON_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+OLDEST_TRITON = (3, 6)
+OLDEST_TORCH = (2, 11)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -31,15 +35,40 @@ _log = logging.getLogger("gptfast.ops")
 _noticed: set[str] = set()
 
 
-def choose(op: str, backend: str, device: str, why_not: Callable[[str], str | None]) -> str:
-    """Return the backend that runs `op`.
+def release(version: str) -> tuple[int, int]:
+    """Return the first two numbers of a version: "3.10.1+git" is (3, 10)."""
+    major, minor = version.split(".")[:2]
+    return int(major), int(minor)
 
-    `auto` takes the first of `preference(op, device)` that can serve and says so once when that
+
+def _triton_version() -> str | None:
+    try:
+        return version("triton")
+    except PackageNotFoundError:  # not installed, or a build under another name
+        return None
+
+
+TRITON_VERSION = _triton_version()
+
+if release(torch.__version__) < OLDEST_TORCH:
+    raise UserError(
+        f"this is PyTorch {torch.__version__}; gptfast needs {'.'.join(map(str, OLDEST_TORCH))} or "
+        "newer: pip install --upgrade torch"
+    )
+
+
+def choose(
+    work: Work, backend: str, device: torch.device, why_not: Callable[[str], str | None]
+) -> str:
+    """Return the backend that does `work`.
+
+    `auto` takes the first of `preference(work, device)` that can serve and says so once when that
     isn't the first choice. Raises UserError for an unknown name, and for a backend asked for by
     name that can't serve: `why_not(backend)` is the sentence.
     """
+    op = work.op
     if backend == "auto":
-        first, *others = preference(op, device)
+        first, *others = preference(work, device)
         reason = why_not(first)
         if reason is None:
             return first
@@ -54,20 +83,26 @@ def choose(op: str, backend: str, device: str, why_not: Callable[[str], str | No
     return backend
 
 
-def preference(op: str, device: str) -> tuple[str, ...]:
-    """Return the order in which `auto` tries the backends of `op` on this type of device.
+def preference(work: Work, device: torch.device) -> tuple[str, ...]:
+    """Return the order in which `auto` tries the backends on this device.
 
-    PyTorch's op first, until our kernels have been measured on a GPU: see kernels/README.md.
+    On CUDA the one first that a rule says is the fastest; without a rule, PyTorch's op.
     """
-    theirs = () if op in ONLY_OURS else ("torch",)
-    ours = ("triton",) if device == "cuda" else ()
-    return (*theirs, *ours, "reference")
+    theirs = () if work.op in ONLY_OURS else ("torch",)
+    if device.type != "cuda":
+        return (*theirs, "reference")
+    if theirs and fastest(work, device) == "triton":
+        return ("triton", "torch", "reference")
+    return (*theirs, "triton", "reference")
 
 
 def why_not_triton(x: torch.Tensor) -> str | None:
     """Return why no Triton kernel can run on `x`, or None: the part that all ops share."""
     if not TRITON_INSTALLED:
         return "triton is not installed; pip install triton"
+    if TRITON_VERSION is not None and release(TRITON_VERSION) < OLDEST_TRITON:
+        oldest = ".".join(map(str, OLDEST_TRITON))
+        return f"this is Triton {TRITON_VERSION}; the kernels need {oldest} or newer"
     if x.dtype not in TRITON_DTYPES:
         return f"the kernels take float32, float16 and bfloat16, not {x.dtype}"
     if TRITON_INTERPRETED or x.is_cuda:

@@ -15,6 +15,7 @@ from torch import Tensor
 from gptfast.errors import UserError
 from gptfast.ops.checks import can_look_at, check_alike, check_softcap
 from gptfast.ops.dispatch import autocast, choose, no_second_derivative, why_not_triton
+from gptfast.ops.rules import Work, training_and_dtype
 
 # ---- 1. the definition ---------------------------------------------------------------------------
 
@@ -256,7 +257,8 @@ def linear_cross_entropy(
         z_loss: weight of the z-loss; "PaLM" has 1e-4.
         softcap: x becomes softcap * tanh(x / softcap) for each logit x ("Gemma 2", 2024). None for
             no cap.
-        backend: "auto" (in chunks by PyTorch's operators), or "triton", "torch", "reference".
+        backend: "auto" (on CUDA what was measured to be the fastest: gptfast.ops.rules; else
+            "torch", in chunks by PyTorch's operators), or "triton", "torch", "reference".
 
     Returns:
         The mean over the tokens that count, a scalar in float32 (float64 for float64 inputs). If
@@ -269,7 +271,7 @@ def linear_cross_entropy(
     _check(hidden, weight, targets, label_smoothing, z_loss, softcap)
     _check_values(targets, len(weight), ignore_index)
     chosen = choose(
-        "linear_cross_entropy", backend, hidden.device.type, lambda name: why_not(name, hidden)
+        work(hidden, weight), backend, hidden.device, lambda name: why_not(name, hidden)
     )
     if chosen == "reference":
         return linear_cross_entropy_reference(
@@ -300,6 +302,12 @@ def linear_cross_entropy(
 def why_not(backend: str, hidden: Tensor) -> str | None:
     """Say in one sentence why `backend` can't serve these inputs; None if it can."""
     return why_not_triton(hidden) if backend == "triton" else None
+
+
+def work(hidden: Tensor, weight: Tensor) -> Work:
+    """Describe a call for the rules."""
+    tokens = hidden.numel() // hidden.shape[-1]
+    return Work("linear_cross_entropy", training_and_dtype(hidden, weight), tokens)
 
 
 def _check(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gptfast.errors import UserError
 from gptfast.ops.dispatch import choose, no_second_derivative, why_not_triton
+from gptfast.ops.rules import Work, training_and_dtype
 
 # Where PyTorch's autocast computes norms in float32. On the CPU it leaves them as they are.
 AUTOCAST_DEVICES = ("cuda",)
@@ -178,8 +179,9 @@ def layer_norm(
         eps: added to the variance, so that a constant row gives the bias.
         residual: shaped like x, any floating dtype, any strides; the norm is then taken of
             x + residual.
-        backend: "auto" (PyTorch's op, or else on CUDA Triton, or else the reference),
-            or "triton", "torch", "reference".
+        backend: "auto" (on CUDA what was measured to be the fastest: gptfast.ops.rules; else
+            PyTorch's op; what can't serve is passed over, which is said once), or "triton",
+            "torch", "reference".
 
     Returns:
         A tensor shaped and typed like x; with a residual, the pair of the norm and x + residual,
@@ -251,7 +253,10 @@ def _pick(
 ) -> Tensor | tuple[Tensor, Tensor]:
     _check(op, x, weight, bias, residual)
     chosen = choose(
-        op, backend, x.device.type, lambda name: why_not(name, x, weight, bias, residual)
+        work(op, x, weight, bias, residual),
+        backend,
+        x.device,
+        lambda name: why_not(name, x, weight, bias, residual),
     )
     centered = op == "layer_norm"
     out_dtype = torch.float32 if _autocasts(x, residual) else _sum_dtype(x, residual)
@@ -291,6 +296,20 @@ def why_not(
             if parameter is not None and parameter.dtype != dtype:
                 return f"PyTorch's op wants one dtype; given {dtype} to norm, and {parameter.dtype}"
     return None
+
+
+def work(
+    op: str,
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+) -> Work:
+    """Describe a call for the rules."""
+    tensors = [t for t in (x, weight, bias, residual) if t is not None]
+    details = [training_and_dtype(*tensors), "narrow" if x.shape[-1] <= 2048 else "wide"]
+    details += ["residual"] * (residual is not None)
+    return Work(op, ", ".join(details), x.numel())
 
 
 def _sum_dtype(x: Tensor, residual: Tensor | None) -> torch.dtype:

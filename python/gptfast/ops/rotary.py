@@ -13,6 +13,7 @@ from torch import Tensor
 from gptfast.errors import UserError
 from gptfast.ops.checks import check_alike
 from gptfast.ops.dispatch import choose, why_not_triton
+from gptfast.ops.rules import Work, training_and_dtype
 
 
 def rotary_tables(
@@ -151,7 +152,9 @@ def rotary(
     _check(q_BHTD, k_BGTD, cos, sin)
     if inplace:
         _check_inplace(q_BHTD, k_BGTD)
-    chosen = choose("rotary", backend, q_BHTD.device.type, lambda name: why_not(name, q_BHTD))
+    chosen = choose(
+        work(q_BHTD, k_BGTD), backend, q_BHTD.device, lambda name: why_not(name, q_BHTD)
+    )
     if inplace and chosen == "triton":
         _rotary_(q_BHTD, k_BGTD, cos, sin)
         return q_BHTD, k_BGTD
@@ -171,6 +174,11 @@ def why_not(backend: str, q_BHTD: Tensor) -> str | None:
     if backend == "torch":
         return "PyTorch has no rotary embedding of its own; use 'triton' or 'reference'"
     return None
+
+
+def work(q_BHTD: Tensor, k_BGTD: Tensor) -> Work:
+    """Describe a call for the rules."""
+    return Work("rotary", training_and_dtype(q_BHTD, k_BGTD), q_BHTD.numel())
 
 
 def _check(q_BHTD: Tensor, k_BGTD: Tensor, cos: Tensor, sin: Tensor) -> None:

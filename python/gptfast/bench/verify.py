@@ -1,0 +1,298 @@
+"""Are the kernels right on this device? Every op, forward and backward, in every dtype.
+
+The rule: the error against the definition in a wider dtype (float32 for half precision, float64 for
+float32) is at most twice that of PyTorch's own op in the same dtype. Where PyTorch has no such op,
+what a user would write in its place stands for it. One rounding of the largest value is granted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gptfast.ops import (
+    attention,
+    decode_attention,
+    layer_norm,
+    linear_cross_entropy,
+    rms_norm,
+    rotary,
+)
+from gptfast.ops.attention import attention_reference
+from gptfast.ops.decode_attention import decode_attention_reference
+from gptfast.ops.linear_cross_entropy import linear_cross_entropy_reference
+from gptfast.ops.norm import layer_norm_reference, rms_norm_reference
+from gptfast.ops.philox import dropout_mask
+from gptfast.ops.rotary import rotary_reference, rotary_tables
+
+Shape: TypeAlias = tuple[int, ...]
+Result: TypeAlias = "Tensor | tuple[Tensor, ...]"
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Check:
+    """One op with one set of options: three functions of the same tensors."""
+
+    op: str
+    title: str
+    shapes: tuple[tuple[int, ...], ...]
+    ours: Callable[..., Result]
+    theirs: Callable[..., Result]
+    definition: Callable[..., Result]
+    has_gradient: bool = True
+    scales: tuple[float, ...] = ()
+    """What the random inputs are multiplied by; 1 if not given."""
+
+    def __str__(self) -> str:
+        return f"{self.op}, {self.title}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a check ended in one dtype."""
+
+    op: str
+    title: str
+    dtype: str
+    ratio: float
+    """The largest error of ours, over results and gradients, as a share of what is allowed."""
+    is_right: bool
+    errors: dict[str, tuple[float, float]]
+    """For each result and gradient the largest error of ours and of theirs."""
+
+
+def verify(check: Check, dtype: torch.dtype, device: str) -> Verdict:
+    """Run a check. Errors that a kernel raises are the caller's to see."""
+    generator = torch.Generator(device).manual_seed(SEED)
+    scales = check.scales or (1.0,) * len(check.shapes)
+    inputs = [
+        (torch.randn(shape, device=device, generator=generator) * scale).to(dtype)
+        for shape, scale in zip(check.shapes, scales, strict=True)
+    ]
+    wide = torch.float64 if dtype == torch.float32 else torch.float32
+    expected = _results(check, check.definition, [x.to(wide) for x in inputs])
+    ours = _results(check, check.ours, inputs)
+    theirs = _results(check, check.theirs, inputs)
+    errors, worst, is_right = {}, 0.0, True
+    for name, e in expected.items():
+        our, their = ours[name], theirs[name]
+        our_error, their_error = ((x.to(wide) - e).abs().max().item() for x in (our, their))
+        granted = torch.finfo(dtype).eps * e.abs().max().item()
+        allowed = 2 * their_error + granted
+        errors[name] = (our_error, their_error)
+        # Written so that a NaN is wrong, too.
+        is_right = is_right and our.dtype == their.dtype and our_error <= allowed
+        worst = max(worst, our_error / allowed if allowed > 0 else float(our_error > 0))
+    name = str(dtype).removeprefix("torch.")
+    return Verdict(check.op, check.title, name, worst, is_right, errors)
+
+
+def _results(
+    check: Check, function: Callable[..., Result], inputs: list[Tensor]
+) -> dict[str, Tensor]:
+    """Return results and gradients by name; the results' gradients are the same for every one."""
+    leaves = [x.detach().requires_grad_(check.has_gradient) for x in inputs]
+    torch.manual_seed(SEED)  # for dropout
+    out = function(*leaves)
+    results = list(out) if isinstance(out, tuple) else [out]
+    named = {f"result {i}": x for i, x in enumerate(results)}
+    if check.has_gradient:
+        generator = torch.Generator(inputs[0].device).manual_seed(SEED + 1)
+        douts = [
+            torch.randn(x.shape, device=x.device, generator=generator).to(inputs[0].dtype).to(x)
+            for x in results
+        ]
+        gradients = torch.autograd.grad(results, leaves, douts)
+        named |= {f"gradient {i}": x for i, x in enumerate(gradients)}
+    return {name: x.detach() for name, x in named.items()}
+
+
+# ---- what a user would write where PyTorch has no op ---------------------------------------------
+
+
+def plain_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    softcap: float | None = None,
+    dropout_p: float = 0.0,
+) -> Tensor:
+    """Causal attention in the inputs' own dtype, line by line."""
+    T, S = q.shape[2], k.shape[2]
+    logits = q @ k.mT * q.shape[-1] ** -0.5
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    newest = torch.arange(S - T, S, device=q.device)
+    hidden = torch.arange(S, device=q.device) > newest[:, None]
+    weights = logits.masked_fill(hidden, float("-inf")).softmax(-1)
+    if dropout_p > 0:
+        seed = torch.randint(-(2**63), 2**63 - 1, (1,), device=q.device)
+        B, H = q.shape[:2]
+        kept = dropout_mask(seed, B, H, T, S, dropout_p)
+        weights = weights * kept / (1 - dropout_p)
+    out: Tensor = weights @ v
+    return out
+
+
+def plain_rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Rotary embedding in the inputs' own dtype."""
+    cos, sin = (torch.cat((x, x), -1).to(q.dtype) for x in (cos, sin))
+
+    def rotated(x: Tensor) -> Tensor:
+        first, second = x.chunk(2, -1)
+        return x * cos + torch.cat((-second, first), -1) * sin
+
+    return rotated(q), rotated(k)
+
+
+def plain_linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+) -> Tensor:
+    """The loss by PyTorch's linear and cross_entropy, all logits at once."""
+    logits = F.linear(hidden, weight).float()
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    loss = F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+    if z_loss > 0:
+        loss = loss + z_loss * logits.logsumexp(-1)[targets != -100].square().mean()
+    return loss
+
+
+# ---- the checks ----------------------------------------------------------------------------------
+
+
+def checks(device: str, tiny: bool) -> Iterator[Check]:
+    """Every op and feature; `tiny` shapes are for Triton's interpreter."""
+    yield from _attention_checks(device, tiny)
+    yield from _decode_checks(device, tiny)
+    yield from _norm_checks(tiny)
+    yield from _rotary_checks(device, tiny)
+    yield from _loss_checks(device, tiny)
+
+
+def _attention_checks(device: str, tiny: bool) -> Iterator[Check]:
+    def check(title: str, q_shape: Shape, k_shape: Shape, **options: Any) -> Check:
+        # PyTorch's op has no soft cap, and drops other weights.
+        is_plain = "softcap" in options or "dropout_p" in options
+        return Check(
+            "attention",
+            title,
+            (q_shape, k_shape, k_shape),
+            lambda *x: attention(*x, **options, backend="triton"),
+            lambda *x: (
+                plain_attention(*x, **options)
+                if is_plain
+                else attention(*x, **options, backend="torch")
+            ),
+            lambda *x: attention_reference(*x, **options),
+        )
+
+    sizes = (
+        [(1, 2, 2, 33, 33, 16), (1, 4, 2, 5, 40, 24)]
+        if tiny
+        else [
+            (2, 12, 12, 1024, 1024, 64),
+            (1, 8, 2, 1000, 1000, 128),
+            (1, 4, 4, 77, 512, 96),
+            (1, 2, 2, 300, 300, 256),
+            (1, 4, 4, 300, 300, 40),
+            (4, 8, 8, 1, 700, 64),
+        ]
+    )
+    for B, H, G, T, S, D in sizes:
+        for causal in (True, False):
+            title = f"{'causal' if causal else 'full'} B{B} H{H} G{G} T{T} S{S} D{D}"
+            yield check(title, (B, H, T, D), (B, G, S, D), causal=causal)
+    T, D = (40, 16) if tiny else (1000, 64)
+    shape = (2, 4, T, D)
+    cuts = [0, T // 3, T, 2 * T - 5, 2 * T]
+    yield check("window", shape, shape, window=T // 5)
+    yield check("window, full", shape, shape, window=T // 5, causal=False)
+    yield check("documents", shape, shape, cu_seqlens=torch.tensor(cuts, device=device))
+    yield check("soft cap", shape, shape, softcap=5.0)
+    yield check("dropout", shape, shape, dropout_p=0.2)
+    yield check("soft cap and dropout", shape, shape, softcap=5.0, dropout_p=0.2)
+
+
+def _decode_checks(device: str, tiny: bool) -> Iterator[Check]:
+    S = 150 if tiny else 8192
+    lengths = torch.tensor([5, S // 2, S], device=device)
+    for H, G, T, D in (
+        [(4, 2, 1, 16)] if tiny else [(12, 12, 1, 64), (32, 8, 1, 128), (8, 2, 4, 96)]
+    ):
+        yield Check(
+            "decode_attention",
+            f"H{H} G{G} T{T} S{S} D{D}",
+            ((3, H, T, D), (3, G, S, D), (3, G, S, D)),
+            lambda q, k, v: decode_attention(q, k, v, lengths, backend="triton"),
+            lambda q, k, v: decode_attention(q, k, v, lengths, backend="torch"),
+            lambda q, k, v: decode_attention_reference(q, k, v, lengths),
+            has_gradient=False,
+        )
+
+
+def _norm_checks(tiny: bool) -> Iterator[Check]:
+    shapes = [(3, 1), (5, 70)] if tiny else [(8192, 768), (3, 1), (100, 1025), (17, 65_536)]
+    for M, C in shapes:
+        yield Check(
+            "layer_norm",
+            f"{M} x {C}",
+            ((M, C), (C,), (C,)),
+            lambda *x: layer_norm(*x, backend="triton"),
+            lambda *x: layer_norm(*x, backend="torch"),
+            layer_norm_reference,
+        )
+        yield Check(
+            "rms_norm",
+            f"{M} x {C}, residual",
+            ((M, C), (C,), (M, C)),
+            lambda x, w, r: rms_norm(x, w, residual=r, backend="triton"),
+            lambda x, w, r: rms_norm(x, w, residual=r, backend="torch"),
+            lambda x, w, r: (rms_norm_reference(x + r, w), x + r),
+        )
+
+
+def _rotary_checks(device: str, tiny: bool) -> Iterator[Check]:
+    T, D = (9, 16) if tiny else (1000, 128)
+    cos, sin = rotary_tables(torch.arange(T, device=device), D)
+    yield Check(
+        "rotary",
+        f"T{T} D{D}",
+        ((2, 8, T, D), (2, 2, T, D)),
+        lambda q, k: rotary(q, k, cos, sin, backend="triton"),
+        lambda q, k: plain_rotary(q, k, cos, sin),
+        lambda q, k: rotary_reference(q, k, cos, sin),
+    )
+
+
+def _loss_checks(device: str, tiny: bool) -> Iterator[Check]:
+    def check(M: int, V: int, C: int, title: str, **options: Any) -> Check:
+        generator = torch.Generator(device).manual_seed(SEED)
+        targets = torch.randint(V, (M,), device=device, generator=generator)
+        targets[::3] = -100
+        return Check(
+            "linear_cross_entropy",
+            f"M{M} V{V} C{C}{title}",
+            ((M, C), (V, C)),
+            lambda h, w: linear_cross_entropy(h, w, targets, backend="triton", **options),
+            lambda h, w: plain_linear_cross_entropy(h, w, targets, **options),
+            lambda h, w: linear_cross_entropy_reference(h, w, targets, **options),
+            scales=(1.0, C**-0.5),
+        )
+
+    for sizes in [(300, 130, 16)] if tiny else [(4096, 50_304, 768), (77, 50_257, 128), (5, 1, 8)]:
+        yield check(*sizes, "")
+        yield check(*sizes, ", every option", label_smoothing=0.1, z_loss=1e-3, softcap=5.0)

@@ -1,0 +1,154 @@
+"""`gptfast bench`: the report adds up, and the whole command runs where there is no GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from gptfast.bench import report
+from gptfast.bench.measure import Measurement, Timing, measure
+from gptfast.bench.verify import Verdict
+from gptfast.bench.workloads import OURS, Pass, Workload
+
+PYTHON = Path(__file__).parents[2] / "python"
+OPS = {"attention", "decode_attention", "layer_norm", "linear_cross_entropy", "rms_norm", "rotary"}
+
+
+def workload(**fields: object) -> Workload:
+    arguments = {
+        "op": "layer_norm",
+        "title": "8 x 8",
+        "passes": Pass.BOTH,
+        "make_inputs": lambda: [torch.ones(3, requires_grad=True)],
+        "implementations": {},
+        "work": 1e9,
+        "unit": "GB/s",
+        **fields,
+    }
+    return Workload(**arguments)  # type: ignore[arg-type]
+
+
+def measurement(name: str, speed: float, peak_bytes: int = 10**6) -> Measurement:
+    timing = Timing(1000 / speed, 800 / speed, 1250 / speed, speed, peak_bytes)
+    return Measurement("layer_norm", "8 x 8", "forward + backward", name, "GB/s", timing)
+
+
+def test_targets_are_judged_by_the_medians() -> None:
+    work = workload(
+        targets={"PyTorch": 1.0, "copy": 0.85, "cuDNN": 0.9}, memory_targets={"PyTorch": 0.2}
+    )
+    failed = Measurement("layer_norm", "8 x 8", "", "cuDNN", "GB/s", reason="RuntimeError: no")
+    rows = [measurement(OURS, 900, 10), measurement("PyTorch", 1000, 100), failed]
+    assert report.target_lines(work, rows, copy=1000) == [
+        "1.00 x PyTorch: 0.90 **missed**",
+        "0.85 x copy: 0.90 met",
+        "0.90 x cuDNN: not measured",
+        "0.20 x the memory of PyTorch: 0.100 met",
+    ]
+
+
+def test_the_report_shows_medians_spread_and_reasons(tmp_path: Path) -> None:
+    work = workload(targets={"PyTorch": 1.0})
+    failed = Measurement("layer_norm", "8 x 8", "", "cuDNN", "GB/s", reason="RuntimeError: no")
+    measured = [(work, [measurement(OURS, 2000), measurement("PyTorch", 1000), failed])]
+    verdicts = [
+        Verdict("layer_norm", "8 x 8", "float16", 0.5, True, {}),
+        Verdict("layer_norm", "9 x 9", "float16", 3.0, False, {"result 0": (3e-3, 1e-3)}),
+    ]
+    about = {"date": "2026-11-25", "torch": "2.15"}
+    text = report.markdown(about, verdicts, measured)
+    assert (
+        "| 8 x 8 | 2,000 (1,600 to 2,500), 1 | 1,000 (800 to 1,250), 1 | [1] "
+        "| 1.00 x PyTorch: 2.00 met |" in text
+    )
+    assert "[1] RuntimeError: no" in text
+    assert "1 of 2 checks passed" in text
+    assert "| layer_norm | float16 | 2 | 1 | 3.00 | 9 x 9 |" in text
+    paths = report.save(tmp_path / "out", about, verdicts, measured)
+    assert [path.name for path in paths] == ["gpu.json", "gpu.md", "gpu.png"]
+    assert json.loads(paths[0].read_bytes())["measurements"][0]["timing"]["speed"] == 2000
+    assert paths[2].read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_implementation_that_differs_or_fails_gets_a_reason_and_no_time() -> None:
+    def fails(x: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("no kernel\nand a long explanation")
+
+    rows = measure(
+        workload(
+            implementations={
+                OURS: torch.exp,
+                "PyTorch": lambda x: x.exp(),
+                "differs": lambda x: x.exp() * 1.05,
+                "fails": fails,
+            }
+        ),
+        timed=False,
+    )
+    assert [row.reason for row in rows] == [
+        None,
+        None,
+        "ArithmeticError: the output differs from ours by 0.05 of the largest",
+        "RuntimeError: no kernel",
+    ]
+
+
+def run(*arguments: str, hidden: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """Run the command from the checkout, on a machine that lacks the `hidden` modules."""
+    code = (
+        f"import sys\nfor name in {hidden!r}: sys.modules[name] = None\n"
+        f"sys.argv = ['gptfast.bench', *{arguments!r}]\n"
+        "import runpy; runpy.run_module('gptfast.bench', run_name='__main__', alter_sys=True)"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**environment, "PYTHONPATH": str(PYTHON)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_the_rehearsal_runs_everything_with_pytorch_and_triton_alone(tmp_path: Path) -> None:
+    pytest.importorskip("triton")
+    missing = ("gptfast._rust", "tyro", "rich", "platformdirs", "safetensors", "matplotlib")
+    done = run("gpu", "--out", str(tmp_path / "out"), "--rehearse", hidden=missing)
+    assert done.returncode == 0, done.stdout + done.stderr
+    content = json.loads((tmp_path / "out" / "gpu.json").read_bytes())
+    assert {v["op"] for v in content["verification"]} == OPS
+    assert all(v["is_right"] for v in content["verification"])
+    ours = [m for m in content["measurements"] if m["implementation"] in (OURS, "copy")]
+    assert {m["op"] for m in ours} == OPS | {"copy"}
+    assert all(m["timing"] is None and m["reason"] is None for m in ours)
+    text = (tmp_path / "out" / "gpu.md").read_text()
+    assert "| ran | " in text
+    assert "not measured" in text
+
+
+@pytest.mark.slow
+def test_the_rehearsal_of_the_rules_writes_none(tmp_path: Path) -> None:
+    pytest.importorskip("triton")
+    done = run("ops", "--write-rules", "--rehearse")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for op in OPS - {"rotary"}:
+        assert f"\n{op}, inference, float32" in done.stdout
+    assert "written" not in done.stdout
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_gpu_it_says_so_in_one_line(tmp_path: Path) -> None:
+    for arguments in (("gpu", "--out", str(tmp_path)), ("ops",)):
+        done = run(*arguments)
+        assert done.returncode == 2
+        assert done.stderr == (
+            "error: PyTorch sees no CUDA device here: run this on a machine with one, or add "
+            "--rehearse\n"
+        )
