@@ -68,8 +68,8 @@ def test_an_unknown_command_is_one_line(
     monkeypatch.setattr(sys, "argv", ["gptfast", "fly"])
     assert main() == 2
     assert capsys.readouterr().err == (
-        "error: unknown command 'fly': expected one of train, sample, tokenizer, ladder, data, "
-        "doctor\n"
+        "error: unknown command 'fly': expected one of train, sample, tokenizer, ladder, bench, "
+        "data, doctor\n"
     )
 
 

@@ -20,6 +20,7 @@ SHORTER = {  # what a command gets in addition, so that it takes seconds
     "ladder": TINY,
     "sample": ["--max-new-tokens", "5"],
     "doctor": [],
+    "bench": ["--rehearse"],
     "data": [],
 }
 # A checkout's own commands: `make` is only asked what it would do.

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from gptfast.bench.rules import Timed, bounds, write
+from gptfast.doctor.__main__ import _rules as doctor_rules
 from gptfast.ops import rules
 from gptfast.ops.dispatch import preference
 from gptfast.ops.rules import Work, current_rules, describe, fastest
@@ -110,3 +111,16 @@ def test_a_look_at_the_rules_does_not_break_a_compiled_graph(own_file: Path) -> 
     compiled = torch.compile(scale, fullgraph=True, dynamic=True, backend="eager")
     for size, factor in ((1000, 2), (3000, 3), (1001, 2)):
         assert compiled(torch.ones(size)).unique().item() == factor
+
+
+def test_doctor_shows_the_rules(own_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert "this GPU was not measured" in doctor_rules()[0]
+    current_rules.cache_clear()
+    write(own_file, {"gpu": "NVIDIA H100 80GB", "date": "2026-11-25"}, TIMES)
+    assert doctor_rules() == [
+        f"rules: {own_file}, measured on gpu NVIDIA H100 80GB, date 2026-11-25",
+        "  attention, training: triton up to 2,048, then torch",
+        "  layer_norm, training: torch up to 100, then triton",
+        "  rms_norm, training: torch",
+    ]
