@@ -28,6 +28,7 @@ pub fn large_vec<T>(n: usize) -> Vec<T> {
 }
 
 /// Append to what [`large_vec`] made. Should the room not do, the new room is in large pages, too.
+#[cfg(feature = "python")] // which alone doesn't know how many there will be
 pub fn extend_large<T: Copy>(values: &mut Vec<T>, more: &[T]) {
     let n = values.len() + more.len();
     if n > values.capacity() {
