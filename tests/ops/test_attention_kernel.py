@@ -150,18 +150,22 @@ def test_a_gradient_with_strides_of_zero(device):
         assert_close("attention", a, e)
 
 
+# The backward masks hidden keys after exp2, where they may be infinite.
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp2")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_logits_of_ten_thousand(dtype, device):
     q, k, v = Case(T=40, S=40, dtype=dtype).inputs(device)
     q, k = 50 * q.sign(), 50 * k.sign()  # sums of 16 times +-2,500, exact in every dtype
     for causal in (True, False):
-        out, lse = attention(q, k, v, causal=causal, scale=0.25, return_lse=True, backend="triton")
-        expected, expected_lse = attention_reference(
-            q.double(), k.double(), v.double(), causal=causal, scale=0.25, return_lse=True
-        )
-        assert expected_lse.abs().max() > 5_000
-        assert_close("attention", out, expected)
-        assert_close("attention", lse, expected_lse)
+        options = {"causal": causal, "scale": 0.25}
+        dout, dlse = v.flip(2), torch.ones(1, 1, 40, device=device)
+        actual = results(attention, q, k, v, dout, dlse, backend="triton", **options)
+        wide = [x.double() for x in (q, k, v, dout, dlse)]
+        expected = results(attention_reference, *wide, **options)
+        assert expected[1].abs().max() > 5_000
+        for a, e in zip(actual, expected, strict=True):
+            largest = e.abs().max()  # dq is a sum of keys of 50
+            assert_close("attention", a.double() / largest, e / largest, dtype)
 
 
 def test_offsets_beyond_32_bits(device):

@@ -83,6 +83,15 @@ def test_backends_names_one_choice_for_each_op():
         assert [reason for name, _, reason in rows if name == op].count(None) == 1
 
 
+def test_what_is_too_old_is_named(monkeypatch):
+    assert dispatch.release("3.10.1+git1") > dispatch.OLDEST_TRITON > dispatch.release("3.5.1")
+    monkeypatch.setattr(dispatch, "TRITON_VERSION", "3.5.1")
+    with pytest.raises(UserError, match=r"this is Triton 3\.5\.1; the kernels need 3\.6 or newer"):
+        attention(q, q, q, backend="triton")
+    done = run("import torch; torch.__version__ = '2.10.1'; import gptfast.ops")
+    assert "UserError: this is PyTorch 2.10.1; gptfast needs 2.11 or newer" in done.stderr
+
+
 def run(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
