@@ -389,9 +389,10 @@ def work(
     q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, is_bounded: bool, dropout_p: float
 ) -> Work:
     """Describe a call for the rules; `is_bounded` by a window or by documents."""
-    details = [training_and_dtype(q_BHTD, k_BGSD, v_BGSD), width(q_BHTD)]
-    details += ["bounded"] * is_bounded + ["dropout"] * (dropout_p > 0)
-    return Work("attention", ", ".join(details), k_BGSD.shape[2])
+    kind = f"{training_and_dtype(q_BHTD, k_BGSD, v_BGSD)}, {width(q_BHTD)}"
+    kind += ", bounded" if is_bounded else ""
+    kind += ", dropout" if dropout_p > 0 else ""
+    return Work("attention", kind, k_BGSD.shape[2])
 
 
 def width(q_BHTD: Tensor) -> str:

@@ -157,8 +157,8 @@ def decode_attention(
 def work(q_BHTD: Tensor, k_BGSD: Tensor, is_bounded: bool) -> Work:
     """Describe a call for the rules; `is_bounded` by lengths or by a window."""
     B, G, S, _ = k_BGSD.shape
-    details = [training_and_dtype(q_BHTD), width(q_BHTD), *["bounded"] * is_bounded]
-    return Work("decode_attention", ", ".join(details), B * G * S)
+    kind = f"{training_and_dtype(q_BHTD)}, {width(q_BHTD)}{', bounded' if is_bounded else ''}"
+    return Work("decode_attention", kind, B * G * S)
 
 
 # The rows of a key head lie in one tile of the kernel.

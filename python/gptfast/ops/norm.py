@@ -307,9 +307,8 @@ def work(
 ) -> Work:
     """Describe a call for the rules."""
     tensors = [t for t in (x, weight, bias, residual) if t is not None]
-    details = [training_and_dtype(*tensors), "narrow" if x.shape[-1] <= 2048 else "wide"]
-    details += ["residual"] * (residual is not None)
-    return Work(op, ", ".join(details), x.numel())
+    kind = f"{training_and_dtype(*tensors)}, {'narrow' if x.shape[-1] <= 2048 else 'wide'}"
+    return Work(op, f"{kind}{'' if residual is None else ', residual'}", x.numel())
 
 
 def _sum_dtype(x: Tensor, residual: Tensor | None) -> torch.dtype:
