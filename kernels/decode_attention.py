@@ -142,7 +142,8 @@ def decode_attention(
             out_parts, lse2_parts, scale, softcap, window, H, T, S, blocks_per_part * BLOCK_S,
             GROUP=H // G, D=D, BLOCK_D=block_D,
             BLOCK_R=max(triton.next_power_of_2(H // G * T), 16),
-            BLOCK_S=BLOCK_S if block_D * q_BHTD.element_size() <= 256 else BLOCK_S // 2,
+            # At most 16 KiB of keys at a time.
+            BLOCK_S=min(BLOCK_S, 2**14 // (block_D * q_BHTD.element_size())),
             num_warps=4, num_stages=2, enable_fp_fusion=True,
         )  # fmt: skip
         _combine_kernel[(B * H * T,)](

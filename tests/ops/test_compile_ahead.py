@@ -19,6 +19,8 @@ SHARED_MEMORY = {  # bytes that one block may use
 }
 # One 32-bit register of the attention forward at width 128.
 SPILLS_ALLOWED = {"gfx942": 4}
+# Bytes of dk and dv with grouped heads.
+SPILLS_ALLOWED_IN_VARIANTS = 64
 # Bytes, with dropout, packed documents, a window and a soft cap all at once.
 SPILLS_ALLOWED_WITH_EVERY_OPTION = 1024
 
@@ -57,5 +59,7 @@ def test_compiles_within_the_limits_of(target, compilers):
         allowed = SPILLS_ALLOWED.get(target, 0)
         if row["kernel"].endswith("with every option"):
             allowed = SPILLS_ALLOWED_WITH_EVERY_OPTION
+        if row["part"] == "variants":
+            allowed = SPILLS_ALLOWED_IN_VARIANTS
         if row["part"] != "table":  # float32 and width 256 may spill
             assert row["spilled"] <= allowed, row
