@@ -14,7 +14,7 @@ FLOOR = {
     "train": 3, "sample": 3, "bench": 3,
 }  # fmt: skip
 # Used by every floor, and importing none; _cpu alone asks _rust what the CPU is.
-GROUND = {"errors", "fsync", "cli", "_cpu", "__version__"}
+GROUND = {"errors", "fsync", "cache", "cli", "_cpu", "__version__"}
 # Doors open onto every room: commands are where the rooms meet.
 DOORS = {"__main__", "__init__", "doctor", "ladder"}
 

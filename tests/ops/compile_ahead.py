@@ -45,8 +45,8 @@ def empty(*shape, dtype):
 
 def attend(q_BHTD, k_BGSD, causal=True, *, every_option=False):
     """Launch attention forward and backward."""
-    (B, _, T, D), S = q_BHTD.shape, k_BGSD.shape[2]
-    docs_B2T = empty(B, 2, T, dtype=torch.int32) if every_option and T == S else None
+    B, _, T, D = q_BHTD.shape
+    docs_B2T = empty(B, 2, T, dtype=torch.int32) if every_option else None
     seed = empty(1, dtype=torch.int64) if every_option else None
     rest = (30.0, 256, 0.1) if every_option else (None, None, 0.0)
     options = (causal, D**-0.5, *rest)

@@ -191,6 +191,19 @@ def _decoding(setting: Setting) -> Iterator[Workload]:
 # ---- norms, rotary, loss -------------------------------------------------------------------------
 
 
+def _their_layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], weight, bias)
+
+
+def _their_rms_norm(x: Tensor, weight: Tensor) -> Tensor:
+    return F.rms_norm(x, x.shape[-1:], weight)
+
+
+def _their_residual_norm(x: Tensor, weight: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+    summed = x + residual
+    return F.rms_norm(summed, x.shape[-1:], weight), summed
+
+
 def _norms(setting: Setting) -> Iterator[Workload]:
     if setting.tiny:
         sizes = [(5, 70)]
@@ -204,25 +217,15 @@ def _norms(setting: Setting) -> Iterator[Workload]:
         if size == 2**30:
             targets[COPY] = 0.85
 
-        def their_layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-            return F.layer_norm(x, x.shape[-1:], weight, bias)
-
-        def their_rms_norm(x: Tensor, weight: Tensor) -> Tensor:
-            return F.rms_norm(x, x.shape[-1:], weight)
-
-        def with_residual(x: Tensor, weight: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
-            summed = x + residual
-            return F.rms_norm(summed, x.shape[-1:], weight), summed
-
         for op, title, shapes, ours, theirs, tensors in (
             # Forward: x and out. Backward: x, dout and dx; and what the sum adds to both.
             ("layer_norm", "", ((M, C), (C,), (C,)),
-             lambda *x: layer_norm(*x, backend="triton"), their_layer_norm, 5),
+             lambda *x: layer_norm(*x, backend="triton"), _their_layer_norm, 5),
             ("rms_norm", "", ((M, C), (C,)),
-             lambda x, weight: rms_norm(x, weight, eps=_EPS, backend="triton"), their_rms_norm, 5),
+             lambda x, weight: rms_norm(x, weight, eps=_EPS, backend="triton"), _their_rms_norm, 5),
             ("rms_norm", ", residual", ((M, C), (C,), (M, C)),
              lambda x, weight, r: rms_norm(x, weight, eps=_EPS, residual=r, backend="triton"),
-             with_residual, 8),
+             _their_residual_norm, 8),
         ):  # fmt: skip
             yield Workload(
                 op,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import os
 import re
 import subprocess
 import sys
@@ -18,8 +17,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
-
+from gptfast.cache import cache_path
 from gptfast.errors import MissingFileError, UserError
 from gptfast.fsync import write_atomically
 from gptfast.tokenizer.documents import find_files, read_blocks
@@ -61,7 +59,7 @@ def cache_folder() -> Path:
 
     Raises UserError if nothing can be written there.
     """
-    folder = Path(os.environ.get("GPTFAST_CACHE") or platformdirs.user_cache_dir("gptfast"))
+    folder = cache_path()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 
 import torch
 from rich.table import Table
 
 from gptfast import __version__, _cpu, cli, ops
 from gptfast.errors import UserError
+from gptfast.ops.dispatch import TRITON_VERSION
 from gptfast.ops.rules import current_rules, describe
 
 
@@ -22,7 +22,8 @@ def main(argv: Sequence[str]) -> int:
     if argv:
         raise UserError(f"gptfast doctor takes no arguments: {' '.join(argv)!r} was given")
     console = cli.console()
-    console.print(f"gptfast {__version__}, torch {torch.__version__}, triton {_triton_version()}")
+    triton = TRITON_VERSION or "not installed"
+    console.print(f"gptfast {__version__}, torch {torch.__version__}, triton {triton}")
     console.print(f"rust extension: {_rust_state()}")
     console.print(f"cpu: {torch.get_num_threads()} threads, {_cpu_capability()}")
     console.print(f"amx: {_cpu.notice or _amx_state()}")
@@ -35,13 +36,6 @@ def main(argv: Sequence[str]) -> int:
     for line in _rules():
         console.print(line)
     return 0
-
-
-def _triton_version() -> str:
-    try:
-        return version("triton")
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _rust_state() -> str:

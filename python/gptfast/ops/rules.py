@@ -16,7 +16,6 @@ import functools
 import json
 import logging
 import math
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -25,6 +24,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from gptfast.cache import cache_path
 
 SHIPPED = Path(__file__).parent / "measured"
 
@@ -127,11 +128,8 @@ def describe(bounds: Iterable[tuple[float | None, str]]) -> str:
 
 def user_file(gpu: str) -> Path | None:
     """Return where the user's own rules for this GPU are, or None where there is no such place."""
-    folder = os.environ.get("GPTFAST_CACHE")
-    if not folder:
-        try:
-            import platformdirs
-        except ImportError:  # a plain checkout has what the machine has
-            return None
-        folder = platformdirs.user_cache_dir("gptfast")
-    return Path(folder) / "rules" / f"{re.sub('[^A-Za-z0-9]+', '_', gpu)}.json"
+    try:
+        folder = cache_path()
+    except ImportError:  # a plain checkout has what the machine has
+        return None
+    return folder / "rules" / f"{re.sub('[^A-Za-z0-9]+', '_', gpu)}.json"
