@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from gptfast import ops
-from gptfast.ops.rotary import rotary_tables
+from gptfast.ops.rotary import rotary_frequencies, rotary_tables
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BACKENDS = ["torch", "reference"] + (["triton"] if DEVICE == "cuda" else [])
@@ -149,7 +149,7 @@ def test_rotary(benchmark: Any, backend: str) -> None:
         torch.randn(B, H, T, D, device=DEVICE, generator=generator, requires_grad=True)
         for _ in range(2)
     )
-    tables = rotary_tables(torch.arange(T, device=DEVICE), D)
+    tables = rotary_tables(torch.arange(T, device=DEVICE), rotary_frequencies(D))
     expected = ops.rotary(q, k, *tables, backend="reference")
     torch.testing.assert_close(ops.rotary(q, k, *tables, backend=backend), expected)
 

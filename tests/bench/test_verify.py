@@ -18,7 +18,7 @@ from gptfast.bench.verify import (
 )
 from gptfast.ops.attention import attention_reference
 from gptfast.ops.linear_cross_entropy import linear_cross_entropy_reference
-from gptfast.ops.rotary import rotary_reference, rotary_tables
+from gptfast.ops.rotary import rotary_frequencies, rotary_reference, rotary_tables
 
 
 def check(ours: Callable[..., Any]) -> Check:
@@ -77,7 +77,7 @@ def test_what_a_user_would_write_is_the_definition_in_float64() -> None:
         torch.manual_seed(5)
         torch.testing.assert_close(ours, attention_reference(q, k, v, **options))
 
-    tables = rotary_tables(torch.arange(5), 8)
+    tables = rotary_tables(torch.arange(5), rotary_frequencies(8))
     torch.testing.assert_close(
         plain_rotary(q, k[:, :, :5], *tables), rotary_reference(q, k[:, :, :5], *tables)
     )

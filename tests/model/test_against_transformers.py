@@ -1,8 +1,9 @@
-"""transformers' GPT-2 as the oracle: parameter counts, shapes, logits, and the model folder."""
+"""transformers' GPT-2, Llama and Mixtral as oracles: shapes, logits, and the model folder."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from gptfast.errors import MissingFileError, UserError
-from gptfast.model import GPT, ModelConfig, build_model
-from gptfast.model.folder import (
-    gptfast_to_stored,
-    load_model,
-    save_description,
-    save_weights,
-    stored_to_gptfast,
-)
+from gptfast.model import GPT, ModelConfig, build_model, layouts
+from gptfast.model.folder import load_model, save_description, save_weights
 from gptfast.tokenizer import BPETokenizer, CharTokenizer
 from gptfast.train.config import load_preset
 
@@ -47,23 +42,94 @@ def test_gpt2_presets_have_gpt2s_tensors(preset: str, published: int) -> None:
         theirs = their_model(config.model_config(config.vocab_size))
     assert ours.n_parameters() == published == sum(p.numel() for p in theirs.parameters())
     their_shapes = {n: t.shape for n, t in theirs.state_dict().items() if n != "lm_head.weight"}
-    assert {n: t.shape for n, t in gptfast_to_stored(ours).items()} == their_shapes
+    stored = layouts.to_stored(ours.config, ours.state_dict())
+    assert {n: t.shape for n, t in stored.items()} == their_shapes
 
 
-def test_logits_agree_for_the_same_random_weights() -> None:
+LLAMA = ModelConfig(
+    300, "gpt", 32, 3, 4, 48, n_kv_head=2, norm="rmsnorm", norm_eps=1e-6, bias=False,
+    positions="rotary", rope_theta=500.0, activation="swiglu", n_hidden=80, tie_embeddings=False,
+)  # fmt: skip
+LLAMAS = {
+    "llama": LLAMA,
+    "biases": replace(LLAMA, bias=True, tie_embeddings=True),
+    "yarn": replace(LLAMA, block_size=128, rope_scaling="yarn", rope_factor=4.0),
+}
+MIXTRAL = replace(LLAMA, n_expert=4, n_expert_active=2, n_hidden=40)
+MIXTRALS = {"mixtral": MIXTRAL, "window": replace(MIXTRAL, window=7, n_expert_active=3)}
+MODELS = {"gpt2": TINY, **LLAMAS, **MIXTRALS}
+
+
+def shaken(theirs: torch.nn.Module) -> torch.nn.Module:
+    """Biases are zero, gains one and matrices small at initialisation: nothing to tell apart."""
     torch.manual_seed(0)
-    theirs = their_model(TINY)
     with torch.no_grad():
-        for parameter in theirs.parameters():  # biases are zero and gains one at initialisation
+        for parameter in theirs.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
-    ours = GPT(TINY).eval()
-    ours.load_state_dict(stored_to_gptfast(ours, theirs.state_dict()))
+    return theirs.eval()
+
+
+def their_twin(config: ModelConfig) -> torch.nn.Module:
+    """transformers' model of a configuration, by its own reading of our config.json."""
+    kind = transformers.AutoConfig.for_model(**layouts.describe(config, eot_token=None))
+    return shaken(transformers.AutoModelForCausalLM.from_config(kind))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_agree_for_the_same_random_weights(name: str, tmp_path: Path) -> None:
+    config = MODELS[name]
+    theirs = their_twin(config)
+    theirs.save_pretrained(tmp_path)
+    BPETokenizer.train(["some text"], 300).save(tmp_path)
+    ours, _ = load_model(tmp_path)
+    assert ours.config == config
+    ids = torch.randint(300, (2, config.block_size))
+    with torch.no_grad():
+        expected = theirs(ids).logits
+        assert expected.std() > 0.3
+        torch.testing.assert_close(ours.logits(ids), expected, atol=1e-4, rtol=0)
+        loss = ours(ids[:, :-1], ids[:, 1:])
+        torch.testing.assert_close(loss, theirs(ids, labels=ids).loss, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_transformers_loads_what_we_save(name: str, tmp_path: Path) -> None:
+    config = MODELS[name]
+    tokenizer = BPETokenizer.train(["a rose is a rose is a rose. " * 30], 265)
+    ours = shaken(GPT(config))
+    save_description(tmp_path, config, tokenizer)
+    save_weights(ours, tmp_path / "model.safetensors")
+    theirs, info = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path, output_loading_info=True
+    )
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert theirs.num_parameters() == ours.n_parameters()
+    ids = torch.randint(300, (2, config.block_size))
+    with torch.no_grad():
+        torch.testing.assert_close(ours.logits(ids), theirs(ids).logits, atol=1e-4, rtol=0)
+    their_tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    text = "a rose is not a nose"
+    assert their_tokenizer(text)["input_ids"] == tokenizer.encode_ordinary(text)
+    again, _ = load_model(tmp_path)
+    for parameter, loaded in zip(ours.parameters(), again.parameters(), strict=True):
+        assert torch.equal(parameter, loaded)
+
+
+def test_the_balance_loss_is_transformers_over_the_experts_of_a_token() -> None:
+    from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
+
+    config = replace(MIXTRAL, expert_balance_rate=1.0, n_layer=1)
+    model = shaken(GPT(config)).train()
+    router_logits = []
+    moe = model.experts()[0]
+    moe.router.register_forward_hook(lambda _m, _i, out: router_logits.append(out))
     ids = torch.randint(300, (2, 32))
-    expected = theirs(ids).logits
-    assert expected.std() > 0.3
-    torch.testing.assert_close(ours.logits(ids), expected, atol=1e-4, rtol=0)
-    expected_loss = theirs(ids, labels=ids).loss
-    torch.testing.assert_close(ours(ids[:, :-1], ids[:, 1:]), expected_loss, atol=1e-4, rtol=0)
+    with_balance = model(ids, ids)
+    theirs = load_balancing_loss_func(tuple(router_logits), num_experts=4, top_k=2)
+    torch.testing.assert_close(moe.balance_loss, theirs / 2)
+    assert moe.balance_loss > 1.001  # else the choice would be even, and any formula would do
+    torch.testing.assert_close(with_balance - model.eval()(ids, ids), theirs / 2)
 
 
 def test_logits_agree_at_gpt2_124m_size() -> None:
@@ -72,7 +138,8 @@ def test_logits_agree_at_gpt2_124m_size() -> None:
     torch.manual_seed(0)
     theirs = their_model(config_124m)
     ours = GPT(config_124m).eval()
-    ours.load_state_dict(stored_to_gptfast(ours, theirs.state_dict()))
+    state = layouts.from_stored(config_124m, ours.state_dict(), theirs.state_dict())
+    ours.load_state_dict(state)
     ids = torch.randint(50257, (1, 24))
     with torch.no_grad():
         torch.testing.assert_close(ours.logits(ids), theirs(ids).logits, atol=1e-4, rtol=0)
@@ -92,31 +159,6 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def test_transformers_loads_our_folder(folder: Path) -> None:
-    ours, tokenizer = load_model(folder)
-    theirs, info = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, output_loading_info=True
-    )
-    assert not info["missing_keys"]
-    assert not info["unexpected_keys"]
-    their_tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
-    text = "a rose is not a nose"
-    ids = tokenizer.encode_ordinary(text)
-    assert their_tokenizer(text)["input_ids"] == ids
-    logits = theirs.eval()(torch.tensor([ids])).logits
-    torch.testing.assert_close(ours.logits(torch.tensor([ids])), logits, atol=1e-4, rtol=0)
-
-
-def test_we_load_a_folder_that_transformers_saved(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    theirs = their_model(TINY)
-    theirs.save_pretrained(tmp_path)
-    BPETokenizer.train(["some text"], 300).save(tmp_path)
-    ours, _ = load_model(tmp_path)
-    ids = torch.randint(300, (1, 20))
-    torch.testing.assert_close(ours.logits(ids), theirs(ids).logits, atol=1e-4, rtol=0)
-
-
 @pytest.mark.parametrize("architecture", ["bigram", "average", "head", "multihead"])
 def test_the_other_rungs_come_back_as_they_were(tmp_path: Path, architecture: str) -> None:
     tokenizer = CharTokenizer.train("abcdefgh\n")
@@ -128,6 +170,58 @@ def test_the_other_rungs_come_back_as_they_were(tmp_path: Path, architecture: st
     assert again.config == config
     ids = torch.randint(tokenizer.n_vocab, (2, 8))
     assert torch.equal(again.logits(ids), model.logits(ids))
+
+
+OWN = {
+    "rmsnorm alone": replace(TINY, norm="rmsnorm"),
+    "qk_norm": replace(LLAMA, qk_norm=True),
+    "window": replace(LLAMA, window=4, global_every=2),
+    "ntk": replace(LLAMA, rope_scaling="ntk", rope_factor=2.0),
+    "bias-balanced experts": replace(MIXTRAL, expert_balance="bias"),
+    "softcap": replace(TINY, logit_softcap=15.0),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_what_no_format_of_theirs_expresses_comes_back_as_it_was(name: str, tmp_path: Path) -> None:
+    config, tokenizer = OWN[name], BPETokenizer.train(["some text"], 258)
+    model = shaken(GPT(config))
+    for moe in model.experts():
+        moe.bias_E.add_(torch.randn(4))
+    save_description(tmp_path, config, tokenizer)
+    save_weights(model, tmp_path / "model.safetensors")
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "gptfast"
+    again, _ = load_model(tmp_path)
+    assert again.config == config
+    ids = torch.randint(300, (2, 32))
+    assert torch.equal(again.logits(ids), model.logits(ids))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
+        ({"head_dim": 16}, "head_dim 16"),
+        ({"mlp_bias": True}, "mlp_bias True"),
+        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1.0}}, "rope_type 'llama3'"),
+        ({"num_key_value_heads": 3}, "can't share n_kv_head 3"),
+    ],
+)
+def test_llamas_that_we_cant_compute_are_refused(
+    changes: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    save_description(tmp_path, LLAMA, BPETokenizer.train(["some text"], 258))
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(UserError, match=message):
+        load_model(tmp_path)
+
+
+def test_a_llama_described_by_an_older_transformers_is_read() -> None:
+    described = layouts.describe(LLAMAS["yarn"], eot_token=None)
+    rope = described.pop("rope_parameters")
+    old = {"rope_theta": rope.pop("rope_theta"), "rope_scaling": rope}
+    assert layouts.parse(described | old) == LLAMAS["yarn"]
 
 
 def test_damaged_folders_are_named(folder: Path, tmp_path: Path) -> None:
@@ -151,8 +245,7 @@ def test_damaged_folders_are_named(folder: Path, tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "mamba"}))
     with pytest.raises(UserError, match="describes a 'mamba' model"):
         load_model(folder)
-    for key, value in [("activation_function", "relu"), ("layer_norm_epsilon", 0.5),
-                       ("n_inner", 7), ("tie_word_embeddings", False)]:  # fmt: skip
+    for key, value in [("activation_function", "relu"), ("scale_attn_weights", False)]:  # fmt: skip
         (folder / "config.json").write_text(json.dumps(config | {key: value}))
         with pytest.raises(UserError, match=f"has {key} .*: gptfast has only"):
             load_model(folder)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from gptfast.bench.verify import checks, plain_linear_cross_entropy, verify
 from gptfast.ops import layer_norm, linear_cross_entropy, rms_norm, rotary
-from gptfast.ops.rotary import rotary_reference, rotary_tables
+from gptfast.ops.rotary import rotary_frequencies, rotary_reference, rotary_tables
 from tolerances import assert_close
 
 pytestmark = [
@@ -63,7 +63,7 @@ def test_linear_cross_entropy_holds_a_fifth_of_the_plain_loss(backend):
 def test_rotary_by_default_at_the_size_of_a_model(inplace, dtype):
     torch.manual_seed(0)
     q, k = (randn(4, 1000, H, 128).to(dtype).transpose(1, 2) for H in (32, 8))
-    tables = rotary_tables(torch.arange(1000, device="cuda"), 128)
+    tables = rotary_tables(torch.arange(1000, device="cuda"), rotary_frequencies(128))
     expected = rotary_reference(q.double(), k.double(), *tables)
     for a, e in zip(rotary(q, k, *tables, inplace=inplace), expected, strict=True):
         assert_close("rotary", a, e)

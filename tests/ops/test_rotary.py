@@ -9,7 +9,7 @@ import torch
 from gptfast.errors import UserError
 from gptfast.ops import rotary
 from gptfast.ops.dispatch import preference
-from gptfast.ops.rotary import rotary_reference, rotary_tables
+from gptfast.ops.rotary import rotary_frequencies, rotary_reference, rotary_tables
 from gptfast.ops.rules import Work
 from tolerances import assert_close
 
@@ -38,7 +38,7 @@ def test_it_multiplies_complex_numbers(dtype):
     positions = torch.arange(100, 105)
     angles = positions.double()[:, None] * 10_000.0 ** -(torch.arange(4).double() / 4)
     turn = torch.polar(torch.ones_like(angles), angles)
-    tables = rotary_tables(positions, 8)
+    tables = rotary_tables(positions, rotary_frequencies(8))
     for x, out in zip((q, k), rotary(q, k, *tables), strict=True):
         assert out.dtype == dtype
         x1, x2 = x.double().chunk(2, -1)
@@ -60,7 +60,7 @@ def test_agrees_with_transformers_llama():
     q, k = randn(2, 3, 5, 8), randn(2, 1, 5, 8, seed=1)
     positions = torch.tensor([[0, 1, 2, 3, 4], [7, 8, 9, 0, 1]])
     theirs = llama.apply_rotary_pos_emb(q, k, *llama.LlamaRotaryEmbedding(config)(q, positions))
-    ours = rotary(q, k, *rotary_tables(positions, 8, base=500.0))
+    ours = rotary(q, k, *rotary_tables(positions, rotary_frequencies(8, base=500.0)))
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
@@ -69,7 +69,7 @@ def test_agrees_with_transformers_gpt_neox_on_a_part_of_the_head():
     from transformers.models.gpt_neox.modeling_gpt_neox import apply_rotary_pos_emb
 
     q, k = randn(1, 2, 5, 9), randn(1, 2, 5, 9, seed=1)
-    cos, sin = rotary_tables(torch.arange(5), 6)
+    cos, sin = rotary_tables(torch.arange(5), rotary_frequencies(6))
     theirs = apply_rotary_pos_emb(q, k, *(torch.cat((t, t), -1)[None] for t in (cos, sin)))
     torch.testing.assert_close(rotary(q, k, cos, sin), theirs, atol=1e-6, rtol=0)
 
@@ -78,7 +78,8 @@ def test_lengths_stay_and_products_depend_on_the_distance_alone():
     q, k = (
         randn(1, 1, 1, 16, seed=seed, dtype=torch.float64).expand(1, 1, 40, 16) for seed in (0, 1)
     )
-    q_rotated, k_rotated = rotary(q, k, *rotary_tables(torch.arange(40) + 3000, 16))
+    tables = rotary_tables(torch.arange(40) + 3000, rotary_frequencies(16))
+    q_rotated, k_rotated = rotary(q, k, *tables)
     torch.testing.assert_close(q_rotated.norm(dim=-1), q.norm(dim=-1), atol=1e-6, rtol=0)
     products = (q_rotated @ k_rotated.mT)[0, 0]
     for distance in range(40):
@@ -90,14 +91,15 @@ def test_lengths_stay_and_products_depend_on_the_distance_alone():
 
 def test_tables_are_precise_at_long_positions():
     positions = torch.tensor([[0, 1, 8191], [131_071, 1_000_003, 2**24 + 1]])
-    cos, sin = rotary_tables(positions, 6, base=500_000.0)
+    frequencies = rotary_frequencies(6, base=500_000.0)
+    cos, sin = rotary_tables(positions, frequencies)
     assert cos.dtype == sin.dtype == torch.float32
     assert cos.shape == sin.shape == (2, 3, 3)
     for b, t, p in torch.cartesian_prod(torch.arange(2), torch.arange(3), torch.arange(3)).tolist():
         angle = positions[b, t].item() / 500_000.0 ** (2 * p / 6)
         assert abs(cos[b, t, p].item() - math.cos(angle)) < 1e-7
         assert abs(sin[b, t, p].item() - math.sin(angle)) < 1e-7
-    assert torch.equal(rotary_tables(positions[1], 6, base=500_000.0)[0], cos[1])
+    assert torch.equal(rotary_tables(positions[1], frequencies)[0], cos[1])
 
 
 def test_reference_gradients():
@@ -111,7 +113,7 @@ def test_reference_gradients():
 
 def test_in_place_gives_the_same_in_the_same_memory():
     q, k = randn(2, 4, 3, 7), randn(2, 2, 3, 7, seed=1)
-    tables = rotary_tables(torch.arange(3), 6)
+    tables = rotary_tables(torch.arange(3), rotary_frequencies(6))
     expected = rotary(q, k, *tables)
     out = rotary(q, k, *tables, inplace=True)
     assert out[0] is q
@@ -124,7 +126,7 @@ def test_in_place_gives_the_same_in_the_same_memory():
 def test_in_place_is_refused_where_a_gradient_is_wanted(name):
     x = {"q": randn(1, 1, 3, 4), "k": randn(1, 1, 3, 4)}
     x[name].requires_grad_()
-    before, tables = x[name].detach().clone(), rotary_tables(torch.arange(3), 4)
+    before, tables = x[name].detach().clone(), rotary_tables(torch.arange(3), rotary_frequencies(4))
     with pytest.raises(UserError, match=f"{name} requires a gradient.* use inplace=False"):
         rotary(
             **{f"{n}_{s}": x[n] for n, s in (("q", "BHTD"), ("k", "BGTD"))},
@@ -153,7 +155,7 @@ def test_in_place_takes_views_of_one_tensor(view):
     first, second, *_ = view(randn(2, 3, 8, 5))
     for q, k in ((first, second), (second, first)):
         q, k = q.transpose(1, 2), k.transpose(1, 2)
-        tables = rotary_tables(torch.arange(q.shape[2]), 2)
+        tables = rotary_tables(torch.arange(q.shape[2]), rotary_frequencies(2))
         expected = rotary(q, k, *tables)
         assert all(map(torch.equal, rotary(q, k, *tables, inplace=True), expected))
 
@@ -216,18 +218,28 @@ def test_a_mistake_is_named(arguments, message):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("positions", "message"),
     [
-        ((torch.zeros(2, 3, 4), 8), r"shape \(2, 3, 4\); expected numbers of shape \(time,\)"),
-        ((torch.zeros(2).bool(), 8), "positions are torch.bool"),
-        ((torch.arange(3), 7), "rotary_width is 7; expected 2, 4, 6"),
-        ((torch.arange(3), 0), "rotary_width is 0"),
-        ((torch.arange(3), 8, 0.0), "base is 0.0; expected more than 0"),
+        (torch.zeros(2, 3, 4), r"shape \(2, 3, 4\); expected numbers of shape \(time,\)"),
+        (torch.zeros(2).bool(), "positions are torch.bool"),
     ],
 )
-def test_a_mistake_about_the_tables_is_named(arguments, message):
+def test_a_mistake_about_the_tables_is_named(positions, message):
     with pytest.raises(UserError, match=message):
-        rotary_tables(*arguments)
+        rotary_tables(positions, rotary_frequencies(8))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((7,), "rotary_width is 7; expected 2, 4, 6"),
+        ((0,), "rotary_width is 0"),
+        ((8, 0.0), "base is 0.0; expected more than 0"),
+    ],
+)
+def test_a_mistake_about_the_frequencies_is_named(arguments, message):
+    with pytest.raises(UserError, match=message):
+        rotary_frequencies(*arguments)
 
 
 def test_pytorch_has_no_op_for_it():

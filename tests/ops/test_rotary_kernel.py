@@ -5,7 +5,7 @@ import torch
 
 from gptfast.kernels import rotary as kernels
 from gptfast.ops import rotary
-from gptfast.ops.rotary import rotary_reference, rotary_tables
+from gptfast.ops.rotary import rotary_frequencies, rotary_reference, rotary_tables
 from tolerances import assert_close
 
 pytestmark = pytest.mark.usefixtures("_poisoned")
@@ -92,7 +92,7 @@ def test_offsets_beyond_32_bits(device, monkeypatch):
 
 def example(device):
     q, k = (randn(2, n, 3, 7, seed=n).to(device).requires_grad_() for n in (2, 1))
-    return q, k, rotary_tables(torch.arange(3, device=device), 6)
+    return q, k, rotary_tables(torch.arange(3, device=device), rotary_frequencies(6))
 
 
 def test_only_the_tables_are_kept_for_the_backward(device):
@@ -182,7 +182,7 @@ def test_in_place_within_a_fused_qkv(is_compiled, dtype, device):
         rotate = torch.compile(rotate, fullgraph=True, backend="aot_eager")
     qkv_BTHD = randn(2, 4, 5, 7).to(device, dtype)
     before = qkv_BTHD.clone()
-    tables = rotary_tables(torch.arange(4, device=device), 6)
+    tables = rotary_tables(torch.arange(4, device=device), rotary_frequencies(6))
     q, k, v = (x.transpose(1, 2) for x in before.split((3, 1, 1), dim=2))
     expected = rotary(q, k, *tables, backend="triton")
     with torch.inference_mode():

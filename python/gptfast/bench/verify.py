@@ -28,7 +28,7 @@ from gptfast.ops.decode_attention import decode_attention_reference
 from gptfast.ops.linear_cross_entropy import linear_cross_entropy_reference
 from gptfast.ops.norm import layer_norm_reference, rms_norm_reference
 from gptfast.ops.philox import dropout_mask
-from gptfast.ops.rotary import rotary_reference, rotary_tables
+from gptfast.ops.rotary import rotary_frequencies, rotary_reference, rotary_tables
 
 Shape: TypeAlias = tuple[int, ...]
 Result: TypeAlias = "Tensor | tuple[Tensor, ...]"
@@ -267,7 +267,7 @@ def _norm_checks(tiny: bool) -> Iterator[Check]:
 
 def _rotary_checks(device: str, tiny: bool) -> Iterator[Check]:
     T, D = (9, 16) if tiny else (1000, 128)
-    cos, sin = rotary_tables(torch.arange(T, device=device), D)
+    cos, sin = rotary_tables(torch.arange(T, device=device), rotary_frequencies(D))
     yield Check(
         "rotary",
         f"T{T} D{D}",

@@ -27,7 +27,7 @@ from gptfast.ops import (
     rms_norm,
     rotary,
 )
-from gptfast.ops.rotary import rotary_tables
+from gptfast.ops.rotary import rotary_frequencies, rotary_tables
 
 Result: TypeAlias = "Tensor | tuple[Tensor, ...]"
 Implementation: TypeAlias = "Callable[..., Result]"
@@ -245,7 +245,7 @@ _EPS = torch.finfo(torch.float32).eps
 
 def _rotary(setting: Setting) -> Iterator[Workload]:
     B, H, G, T, D = (1, 2, 1, 9, 16) if setting.tiny else (8, 32, 8, 2048, 128)
-    cos, sin = rotary_tables(torch.arange(T, device=setting.device), D)
+    cos, sin = rotary_tables(torch.arange(T, device=setting.device), rotary_frequencies(D))
 
     def theirs(q: Tensor, k: Tensor) -> Result:
         return plain_rotary(q, k, cos, sin)

@@ -1,6 +1,7 @@
 """Causal multi-head self-attention, the one place where tokens look at one another.
 
-Legend: B batch, T time, C channels (n_embd), H heads, D head width (C = H * D).
+Legend: B batch, T time, C channels (n_embd), H query heads, G key and value heads, D head width
+(C = H * D), P pairs of channels that rotary positions turn.
 """
 
 from __future__ import annotations
@@ -10,38 +11,70 @@ from torch import Tensor, nn
 from gptfast import ops
 from gptfast.model.config import ModelConfig
 from gptfast.model.kv_cache import KVCache
+from gptfast.model.norm import RMSNorm
 
 
 class CausalSelfAttention(nn.Module):
     """softmax(q k^T / sqrt(D)) v for H heads side by side, each token seeing itself and the past.
 
-    "Attention Is All You Need" (Vaswani et al., 2017), section 3.2, with GPT-2's names.
+    "Attention Is All You Need" (Vaswani et al., 2017), section 3.2, with GPT-2's names. Where G is
+    less than H, heads share keys and values ("GQA", Ainslie et al., 2023).
     """
 
-    def __init__(self, config: ModelConfig, kernels: str = "auto") -> None:
+    def __init__(self, config: ModelConfig, kernels: str = "auto", layer: int = 0) -> None:
         super().__init__()
-        self.n_head = config.n_head
+        self.heads = (config.n_head, config.key_value_heads, config.key_value_heads)
         self.dropout = config.dropout
+        self.window = config.layer_window(layer)
+        self.layer = layer
         self.kernels = kernels
+        self.rotary_kernels = "reference" if kernels == "torch" else kernels  # PyTorch has none
         # Queries, keys and values of all heads in one matrix product.
-        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
-        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+        self.c_attn = nn.Linear(
+            config.n_embd, sum(self.heads) * config.head_width, bias=config.bias
+        )
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        if config.qk_norm:
+            self.q_norm = RMSNorm(config.head_width, config.norm_eps, kernels)
+            self.k_norm = RMSNorm(config.head_width, config.norm_eps, kernels)
+        self.qk_norm = config.qk_norm
         self.resid_dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x_BTC: Tensor, cache: KVCache | None = None, layer: int = 0) -> Tensor:
-        """Mix the tokens of x (B, T, C). With a cache, T new tokens attend to the past as well."""
-        qkv_BTHD = self.c_attn(x_BTC).unflatten(-1, (3 * self.n_head, -1))
-        q_BHTD, k_BHTD, v_BHTD = qkv_BTHD.transpose(1, 2).chunk(3, dim=1)
+    def forward(
+        self,
+        x_BTC: Tensor,
+        rotation: tuple[Tensor, Tensor] | None = None,
+        cache: KVCache | None = None,
+        cu_seqlens: Tensor | None = None,
+    ) -> Tensor:
+        """Mix the tokens of x (B, T, C).
+
+        rotation: cos and sin, (T, P), of the tokens' positions. cache: T new tokens attend to the
+        past as well. cu_seqlens: borders of documents, as `ops.attention` takes them.
+        """
+        qkv_BTHD = self.c_attn(x_BTC).unflatten(-1, (sum(self.heads), -1))
+        q_BHTD, k_BGTD, v_BGTD = qkv_BTHD.transpose(1, 2).split(self.heads, dim=1)
+        if self.qk_norm:
+            q_BHTD, k_BGTD = self.q_norm(q_BHTD), self.k_norm(k_BGTD)
+        if rotation is not None:
+            q_BHTD, k_BGTD = ops.rotary(q_BHTD, k_BGTD, *rotation, backend=self.rotary_kernels)
         if cache is not None:
-            k_BHTD, v_BHTD = cache.append(layer, k_BHTD, v_BHTD)
-        y_BHTD = ops.attention(
-            q_BHTD,
-            k_BHTD,
-            v_BHTD,
-            causal=True,
-            dropout_p=self.dropout if self.training else 0.0,
-            backend=self.kernels,
-        )
+            k_BGTD, v_BGTD = cache.append(self.layer, k_BGTD, v_BGTD)
+        if cache is not None and q_BHTD.size(2) == 1:
+            y_BHTD = ops.decode_attention(
+                q_BHTD, k_BGTD, v_BGTD, window=self.window, backend=self.kernels
+            )
+        else:
+            y_BHTD = ops.attention(
+                q_BHTD,
+                k_BGTD,
+                v_BGTD,
+                causal=True,
+                window=self.window,
+                dropout_p=self.dropout if self.training else 0.0,
+                cu_seqlens=cu_seqlens,
+                backend=self.kernels,
+            )
         y_BTC = y_BHTD.transpose(1, 2).flatten(2)
         out_BTC: Tensor = self.resid_dropout(self.c_proj(y_BTC))
         return out_BTC

@@ -25,9 +25,16 @@ class LanguageModel(nn.Module):
         """Unnormalised log-probabilities (B, T, V) of the next token, for int64 ids (B, T)."""
         raise NotImplementedError
 
-    def forward(self, idx_BT: Tensor, targets_BT: Tensor) -> Tensor:
-        """The mean cross entropy in nats per token, a scalar."""
-        return cross_entropy(self.logits(idx_BT), targets_BT)
+    def forward(
+        self, idx_BT: Tensor, targets_BT: Tensor, cu_seqlens: Tensor | None = None
+    ) -> Tensor:
+        """The mean cross entropy in nats per token, a scalar; targets of -100 don't count.
+
+        cu_seqlens: borders of documents that don't see each other, as `ops.attention` takes them.
+        Only the GPT makes use of them; the rungs below it see across.
+        """
+        logits_BTV = self.logits(idx_BT)
+        return F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten())
 
     def next_token_logits(self, idx_BT: Tensor, cache: KVCache | None) -> Tensor:
         """The logits (B, V) that follow the last token. Only the GPT makes use of a cache."""
@@ -40,8 +47,3 @@ class LanguageModel(nn.Module):
     def n_parameters(self) -> int:
         """The number of trainable parameters; tied ones count once."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
-
-
-def cross_entropy(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
-    """Mean of -ln p(target), in nats per token."""
-    return F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten())

@@ -9,32 +9,32 @@ from torch import Tensor
 class KVCache:
     """Keys and values of every layer, in buffers as long as the context.
 
-    Legend: L layers, B batch, H heads, T time, D head width.
+    Legend: L layers, B batch, G key and value heads, T time, D head width.
     """
 
     def __init__(
         self,
         n_layer: int,
         batch_size: int,
-        n_head: int,
+        n_kv_head: int,
         block_size: int,
         head_width: int,
         *,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        shape = (n_layer, batch_size, n_head, block_size, head_width)
-        self.k_LBHTD = torch.zeros(shape, device=device, dtype=dtype)
-        self.v_LBHTD = torch.zeros(shape, device=device, dtype=dtype)
+        shape = (n_layer, batch_size, n_kv_head, block_size, head_width)
+        self.k_LBGTD = torch.zeros(shape, device=device, dtype=dtype)
+        self.v_LBGTD = torch.zeros(shape, device=device, dtype=dtype)
         self.length = 0
         """How many tokens every layer holds; `advance` moves it after all layers have appended."""
 
-    def append(self, layer: int, k_BHTD: Tensor, v_BHTD: Tensor) -> tuple[Tensor, Tensor]:
+    def append(self, layer: int, k_BGTD: Tensor, v_BGTD: Tensor) -> tuple[Tensor, Tensor]:
         """Store the new tokens' keys and values; return the layer's past, the new ones included."""
-        end = self.length + k_BHTD.size(2)
-        self.k_LBHTD[layer, :, :, self.length : end] = k_BHTD
-        self.v_LBHTD[layer, :, :, self.length : end] = v_BHTD
-        return self.k_LBHTD[layer, :, :, :end], self.v_LBHTD[layer, :, :, :end]
+        end = self.length + k_BGTD.size(2)
+        self.k_LBGTD[layer, :, :, self.length : end] = k_BGTD
+        self.v_LBGTD[layer, :, :, self.length : end] = v_BGTD
+        return self.k_LBGTD[layer, :, :, :end], self.v_LBGTD[layer, :, :, :end]
 
     def advance(self, n_tokens: int) -> None:
         """Count `n_tokens` as seen, once every layer has appended them."""

@@ -9,16 +9,37 @@ from gptfast.model.config import ModelConfig
 
 
 class MLP(nn.Module):
-    """C -> 4C -> C with GPT-2's GELU (its tanh approximation; Hendrycks and Gimpel, 2016)."""
+    """C -> F -> C, with an activation in between."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
-        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
+        self.activation = config.activation
+        width = fan_out(config)
+        self.c_fc = nn.Linear(config.n_embd, width, bias=config.bias)
+        self.c_proj = nn.Linear(config.hidden_width, config.n_embd, bias=config.bias)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C), token by token."""
-        hidden_BT4C = F.gelu(self.c_fc(x_BTC), approximate="tanh")
-        out_BTC: Tensor = self.dropout(self.c_proj(hidden_BT4C))
+        hidden_BTF = activate(self.c_fc(x_BTC), self.activation)
+        out_BTC: Tensor = self.dropout(self.c_proj(hidden_BTF))
         return out_BTC
+
+
+def fan_out(config: ModelConfig) -> int:
+    """How many outputs the first matrix has: with 'swiglu' F gates and F values, else F."""
+    return config.hidden_width * (2 if config.activation == "swiglu" else 1)
+
+
+def activate(x: Tensor, activation: str) -> Tensor:
+    """Apply the activation to x (..., F); for 'swiglu' x is (..., 2 F), gates first.
+
+    'gelu': GPT-2's, the tanh approximation (Hendrycks and Gimpel, 2016). 'swiglu': silu(gate) *
+    value (Shazeer, 2020). 'relu2': max(x, 0)^2 ("Primer", So et al., 2021).
+    """
+    if activation == "swiglu":
+        gate, value = x.chunk(2, dim=-1)
+        return F.silu(gate) * value
+    if activation == "relu2":
+        return F.relu(x).square()
+    return F.gelu(x, approximate="tanh")

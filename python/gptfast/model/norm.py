@@ -1,4 +1,4 @@
-"""Layer normalisation as a module, computed by gptfast.ops."""
+"""The norms as modules, computed by gptfast.ops."""
 
 from __future__ import annotations
 
@@ -6,18 +6,40 @@ import torch
 from torch import Tensor, nn
 
 from gptfast import ops
+from gptfast.model.config import ModelConfig
 
 
 class LayerNorm(nn.Module):
     """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis (Ba et al., 2016)."""
 
-    def __init__(self, n_embd: int, kernels: str = "auto", eps: float = 1e-5) -> None:
+    def __init__(self, width: int, eps: float, bias: bool, kernels: str = "auto") -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(n_embd))
-        self.bias = nn.Parameter(torch.zeros(n_embd))
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width)) if bias else None
         self.eps = eps
         self.kernels = kernels
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x (..., C); the shape stays."""
         return ops.layer_norm(x, self.weight, self.bias, self.eps, backend=self.kernels)
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean of x^2 + eps) * weight over the last axis (Zhang and Sennrich, 2019)."""
+
+    def __init__(self, width: int, eps: float, kernels: str = "auto") -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+        self.kernels = kernels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x (..., C); the shape stays."""
+        return ops.rms_norm(x, self.weight, self.eps, backend=self.kernels)
+
+
+def build_norm(config: ModelConfig, kernels: str) -> LayerNorm | RMSNorm:
+    """The norm of the residual stream that the configuration asks for."""
+    if config.norm == "rmsnorm":
+        return RMSNorm(config.n_embd, config.norm_eps, kernels)
+    return LayerNorm(config.n_embd, config.norm_eps, config.bias, kernels)

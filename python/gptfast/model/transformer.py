@@ -1,6 +1,6 @@
-"""The GPT: GPT-2's decoder-only transformer, from one layer for a laptop to 48 for GPT-2 XL.
+"""The GPT: a decoder-only transformer, from one layer for a laptop to 48 for GPT-2 XL.
 
-Legend: B batch, T time, C channels (n_embd), V vocabulary.
+Legend: B batch, T time, C channels (n_embd), V vocabulary, P pairs of channels of a head.
 """
 
 from __future__ import annotations
@@ -10,13 +10,17 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
+from gptfast import ops
 from gptfast.model.attention import CausalSelfAttention
 from gptfast.model.base import LanguageModel
 from gptfast.model.config import ModelConfig
 from gptfast.model.kv_cache import KVCache
 from gptfast.model.mlp import MLP
-from gptfast.model.norm import LayerNorm
+from gptfast.model.moe import MixtureOfExperts
+from gptfast.model.norm import build_norm
+from gptfast.model.positions import rotation
 
 
 class Block(nn.Module):
@@ -26,79 +30,149 @@ class Block(nn.Module):
     gradients reach the first layer undiminished through the sums.
     """
 
-    def __init__(self, config: ModelConfig, kernels: str = "auto") -> None:
+    def __init__(self, config: ModelConfig, kernels: str, layer: int) -> None:
         super().__init__()
-        self.ln_1 = LayerNorm(config.n_embd, kernels)
-        self.attn = CausalSelfAttention(config, kernels)
-        self.ln_2 = LayerNorm(config.n_embd, kernels)
-        self.mlp = MLP(config)
+        self.ln_1 = build_norm(config, kernels)
+        self.attn = CausalSelfAttention(config, kernels, layer)
+        self.ln_2 = build_norm(config, kernels)
+        self.mlp = MixtureOfExperts(config) if config.n_expert else MLP(config)
 
-    def forward(self, x_BTC: Tensor, cache: KVCache | None = None, layer: int = 0) -> Tensor:
+    def forward(
+        self,
+        x_BTC: Tensor,
+        cos_sin: tuple[Tensor, Tensor] | None = None,
+        cache: KVCache | None = None,
+        cu_seqlens: Tensor | None = None,
+    ) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        x_BTC = x_BTC + self.attn(self.ln_1(x_BTC), cache, layer)
+        x_BTC = x_BTC + self.attn(self.ln_1(x_BTC), cos_sin, cache, cu_seqlens)
         out_BTC: Tensor = x_BTC + self.mlp(self.ln_2(x_BTC))
         return out_BTC
 
 
 class GPT(LanguageModel):
-    """GPT-2 ("Language Models are Unsupervised Multitask Learners", Radford et al., 2019).
+    """GPT-2 ("Language Models are Unsupervised Multitask Learners", Radford et al., 2019), or what
+    its configuration makes of it: Llama, Mixtral, a speed-runner's model.
 
-    Parameter names are GPT-2's, so that its weights fit (model/folder.py transposes four matrices
-    per block, which GPT-2 stores as (in, out)). The output matrix is the token embedding (tied).
+    Parameter names are GPT-2's; model/layouts.py knows what Hugging Face's formats call them.
     """
+
+    cos_TP: Tensor
+    sin_TP: Tensor
 
     def __init__(self, config: ModelConfig, kernels: str = "auto") -> None:
         super().__init__(config)
+        self.recompute_blocks = False
+        """Activation checkpointing: keep a block's input only, and compute the rest of what its
+        gradient needs once more. Less memory, a third more work."""
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
-        self.wpe = nn.Embedding(config.block_size, config.n_embd)
+        if config.positions == "learned":
+            self.wpe = nn.Embedding(config.block_size, config.n_embd)
+        if config.positions == "rotary":
+            for name, table_TP in zip(("cos_TP", "sin_TP"), rotation(config), strict=True):
+                self.register_buffer(name, table_TP, persistent=False)
+        self.ln_emb = build_norm(config, kernels) if config.embedding_norm else nn.Identity()
         self.drop = nn.Dropout(config.dropout)
-        self.h = nn.ModuleList(Block(config, kernels) for _ in range(config.n_layer))
-        self.ln_f = LayerNorm(config.n_embd, kernels)
-        self.apply(_init_weights)
-        # Each block adds two outputs to the residual stream. Divided by sqrt(2 n_layer), their sum
-        # has the same variance however deep the model is (GPT-2, section 2.3).
-        for name, parameter in self.named_parameters():
-            if name.endswith("c_proj.weight"):
-                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.n_layer))
+        self.h = nn.ModuleList(Block(config, kernels, layer) for layer in range(config.n_layer))
+        self.ln_f = build_norm(config, kernels)
+        if not config.tie_embeddings:
+            self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.kernels = kernels
+        self.init_weights()
 
-    def hidden(self, idx_BT: Tensor, cache: KVCache | None = None) -> Tensor:
-        """The final normalised residual stream (B, T, C) for int64 ids (B, T)."""
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """GPT-2's initialisation: N(0, 0.02) for matrices and embeddings, zero for biases.
+
+        Each block adds two outputs to the residual stream. With their last matrices divided by
+        sqrt(2 n_layer), the sum has the same variance however deep the model is (GPT-2, section
+        2.3); with `zero_init` these matrices start at zero.
+        """
+        for name, parameter in self.named_parameters():
+            if parameter.ndim >= 2:
+                nn.init.normal_(parameter, std=0.02)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+        residual_std = 0.0 if self.config.zero_init else 0.02 / math.sqrt(2 * self.config.n_layer)
+        for name, parameter in self.named_parameters():
+            if parameter.ndim >= 2 and "c_proj" in name:
+                nn.init.normal_(parameter, std=residual_std)
+
+    @property
+    def head_VC(self) -> Tensor:
+        """The output matrix."""
+        return self.wte.weight if self.config.tie_embeddings else self.lm_head.weight
+
+    def hidden(
+        self, idx_BT: Tensor, cache: KVCache | None = None, cu_seqlens: Tensor | None = None
+    ) -> Tensor:
+        """The final normalised residual stream (B, T, C) for int64 ids (B, T).
+
+        cu_seqlens: borders of documents that don't see each other, as `ops.attention` takes them.
+        """
         start = cache.length if cache is not None else 0
         T = idx_BT.size(1)
         if start + T > self.config.block_size:
             raise ValueError(
                 f"{start + T} tokens don't fit into the context of {self.config.block_size}"
             )
-        positions_T = torch.arange(start, start + T, device=idx_BT.device)
-        x_BTC = self.drop(self.wte(idx_BT) + self.wpe(positions_T))
-        for layer, block in enumerate(self.h):
-            x_BTC = block(x_BTC, cache, layer)
+        x_BTC = self.wte(idx_BT)
+        cos_sin = None
+        if self.config.positions == "learned":
+            x_BTC = x_BTC + self.wpe(torch.arange(start, start + T, device=idx_BT.device))
+        if self.config.positions == "rotary":
+            cos_sin = self.cos_TP[start : start + T], self.sin_TP[start : start + T]
+        x_BTC = self.drop(self.ln_emb(x_BTC))
+        for block in self.h:
+            if self.recompute_blocks and torch.is_grad_enabled():
+                x_BTC = checkpoint(block, x_BTC, cos_sin, cache, cu_seqlens, use_reentrant=False)
+            else:
+                x_BTC = block(x_BTC, cos_sin, cache, cu_seqlens)
         if cache is not None:
             cache.advance(T)
         h_BTC: Tensor = self.ln_f(x_BTC)
         return h_BTC
 
+    def forward(
+        self, idx_BT: Tensor, targets_BT: Tensor, cu_seqlens: Tensor | None = None
+    ) -> Tensor:
+        """The mean cross entropy in nats per token, a scalar; targets of -100 don't count.
+
+        In training, experts that are balanced by a loss add theirs.
+        """
+        loss = ops.linear_cross_entropy(
+            self.hidden(idx_BT, cu_seqlens=cu_seqlens),
+            self.head_VC,
+            targets_BT,
+            softcap=self.config.logit_softcap,
+            backend=self.kernels,
+        )
+        if self.training and self.config.n_expert and self.config.expert_balance == "loss":
+            loss = loss + torch.stack([moe.balance_loss for moe in self.experts()]).mean()
+        return loss
+
     def logits(self, idx_BT: Tensor) -> Tensor:
         """Unnormalised log-probabilities (B, T, V) of the next token, for int64 ids (B, T)."""
-        return F.linear(self.hidden(idx_BT), self.wte.weight)
+        return self._logits_of(self.hidden(idx_BT))
 
+    @torch.no_grad()
     def next_token_logits(self, idx_BT: Tensor, cache: KVCache | None) -> Tensor:
         """The logits (B, V) that follow the last of the T new tokens; the cache keeps the past."""
-        return F.linear(self.hidden(idx_BT, cache)[:, -1], self.wte.weight)
+        return self._logits_of(self.hidden(idx_BT, cache)[:, -1])
 
     def new_cache(self, batch_size: int) -> KVCache:
         """An empty cache on this model's device, in its dtype."""
         c, weight = self.config, self.wte.weight
-        head_width = c.n_embd // c.n_head
         return KVCache(
-            c.n_layer, batch_size, c.n_head, c.block_size, head_width,
+            c.n_layer, batch_size, c.key_value_heads, c.block_size, c.head_width,
             device=weight.device, dtype=weight.dtype,
         )  # fmt: skip
 
+    def experts(self) -> list[MixtureOfExperts]:
+        """The mixtures of experts, one for each layer; none in a dense model."""
+        return [block.mlp for block in self.h if isinstance(block.mlp, MixtureOfExperts)]
 
-def _init_weights(module: nn.Module) -> None:
-    """GPT-2's initialisation: N(0, 0.02) for matrices and embeddings, zero for biases."""
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear):
-        nn.init.zeros_(module.bias)
+    def _logits_of(self, hidden: Tensor) -> Tensor:
+        logits = F.linear(hidden, self.head_VC)
+        cap = self.config.logit_softcap
+        return logits if cap is None else cap * torch.tanh(logits / cap)

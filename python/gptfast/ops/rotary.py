@@ -16,34 +16,43 @@ from gptfast.ops.dispatch import choose, why_not_triton
 from gptfast.ops.rules import Work, training_and_dtype
 
 
-def rotary_tables(
-    positions: Tensor, rotary_width: int, base: float = 10_000.0
-) -> tuple[Tensor, Tensor]:
-    """Return the cosines and sines of position * base^(-2 p / rotary_width) for each pair p.
+def rotary_frequencies(rotary_width: int, base: float = 10_000.0) -> Tensor:
+    """Return the angle by which each pair p turns from a position to the next, in radians.
+
+    base^(-2 p / rotary_width) ("RoFormer", Su et al. 2021, section 3.2.2), for each of the
+    P = rotary_width / 2 pairs: (P,) float64. The slowest turns almost `base` times slower than the
+    first. Raises UserError if the width is not even, or the base not positive.
+    """
+    if rotary_width < 2 or rotary_width % 2:
+        raise UserError(
+            f"rotary_frequencies: rotary_width is {rotary_width}; expected 2, 4, 6, ..."
+        )
+    if not base > 0:
+        raise UserError(f"rotary_frequencies: base is {base}; expected more than 0, as 10000.0")
+    return base ** -(torch.arange(0, rotary_width, 2).double() / rotary_width)
+
+
+def rotary_tables(positions: Tensor, frequencies_P: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the cosines and sines of position * frequency for each pair p.
 
     Args:
         positions: (T,) or (B, T), integer or floating.
-        rotary_width: how many channels of a head are rotated, twice the number of pairs P.
-        base: the slowest pair turns almost `base` times slower than the first.
+        frequencies_P: (P,), as from `rotary_frequencies`, of which 2 P channels of a head are
+            rotated.
 
     Returns:
         cos and sin, (T, P) or (B, T, P), float32, computed in float64: at position 1,000,000 a
         float32 angle may be wrong by 0.04.
 
     Raises:
-        UserError: positions or rotary_width are not as above, or the base is not positive.
+        UserError: positions are not as above.
     """
     if positions.ndim not in (1, 2) or positions.is_complex() or positions.dtype == torch.bool:
         raise UserError(
             f"rotary_tables: positions are {positions.dtype} of shape {tuple(positions.shape)}; "
             "expected numbers of shape (time,) or (batch, time)"
         )
-    if rotary_width < 2 or rotary_width % 2:
-        raise UserError(f"rotary_tables: rotary_width is {rotary_width}; expected 2, 4, 6, ...")
-    if not base > 0:
-        raise UserError(f"rotary_tables: base is {base}; expected more than 0, as 10000.0")
-    exponents_P = torch.arange(0, rotary_width, 2, device=positions.device).double() / rotary_width
-    angles = positions.double()[..., None] * base**-exponents_P
+    angles = positions.double()[..., None] * frequencies_P.double().to(positions.device)
     return angles.cos().float(), angles.sin().float()
 
 

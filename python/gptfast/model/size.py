@@ -1,0 +1,51 @@
+"""How large a model is and what it costs, from its configuration alone.
+
+A multiplication and an addition count as two operations (FLOPs); only matrix products are counted,
+as is usual ("PaLM", Chowdhery et al., 2022, appendix B; nanoGPT).
+"""
+
+from __future__ import annotations
+
+from gptfast.model.config import ModelConfig
+from gptfast.model.mlp import fan_out
+
+
+def n_parameters(config: ModelConfig) -> int:
+    """The number of trainable parameters of a GPT; tied ones count once."""
+    C, V, H = config.n_embd, config.vocab_size, config.n_head
+    width = config.head_width
+    qkv = (H + 2 * config.key_value_heads) * width
+    norm = C * (2 if config.norm == "layernorm" and config.bias else 1)
+
+    attention = C * qkv + C * C + 2 * width * config.qk_norm
+    up = fan_out(config)
+    if config.n_expert:
+        mlp = config.n_expert * (C * up + config.hidden_width * C) + C * config.n_expert
+    else:
+        mlp = C * up + config.hidden_width * C
+    biases = (qkv + C + up + C) * config.bias
+    block = attention + mlp + biases + 2 * norm
+
+    embeddings = V * C * (1 if config.tie_embeddings else 2)
+    if config.positions == "learned":
+        embeddings += config.block_size * C
+    return embeddings + config.n_layer * block + norm * (2 if config.embedding_norm else 1)
+
+
+def flops_per_token(config: ModelConfig, context: int | None = None) -> int:
+    """Operations of a forward pass of a GPT per token, in windows of `context` tokens.
+
+    context: block_size if None. Attention counts every pair of tokens within a layer's window, the
+    masked half included. Training takes three times as many: the backward pass has two products
+    for each one of the forward pass.
+    """
+    C, T = config.n_embd, context or config.block_size
+    qkv = (config.n_head + 2 * config.key_value_heads) * config.head_width
+    experts = config.n_expert_active if config.n_expert else 1
+    per_block = C * qkv + C * C + experts * (C * fan_out(config) + config.hidden_width * C)
+    if config.n_expert:
+        per_block += C * config.n_expert
+    matrices = config.n_layer * per_block + C * config.vocab_size
+    # q k^T and the weighted sum of v: C products per pair of tokens each.
+    seen = sum(min(T, config.layer_window(layer) or T) for layer in range(config.n_layer))
+    return 2 * matrices + 2 * 2 * C * seen

@@ -1,0 +1,66 @@
+"""Stretched rotary positions against transformers' and against what the papers say of them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from gptfast.model import ModelConfig
+from gptfast.model.positions import rotation
+
+
+def config(block_size: int, scaling: str = "none", factor: float = 1.0, head: int = 16):
+    return ModelConfig(
+        65, n_head=2, n_embd=2 * head, block_size=block_size, positions="rotary",
+        rope_theta=10_000.0, rope_scaling=scaling, rope_factor=factor,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("factor", "head"), [(2.0, 16), (4.0, 64), (8.0, 128), (1.5, 2)])
+def test_yarn_is_transformers_yarn(factor: float, head: int) -> None:
+    pytest.importorskip("transformers")
+    from transformers import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    theirs = LlamaRotaryEmbedding(
+        LlamaConfig(
+            hidden_size=2 * head, num_attention_heads=2, max_position_embeddings=1536,
+            rope_parameters={
+                "rope_type": "yarn", "rope_theta": 10_000.0, "factor": factor,
+                "original_max_position_embeddings": round(1536 / factor),
+            },
+        )
+    )  # fmt: skip
+    expected = theirs(torch.zeros(1, 1), torch.arange(1536)[None])
+    for ours, cos_or_sin in zip(
+        rotation(config(1536, "yarn", factor, head)), expected, strict=True
+    ):
+        torch.testing.assert_close(ours, cos_or_sin[0, :, : head // 2], atol=1e-3, rtol=0)
+
+
+def angles(cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """The angle that each pair turns from position 0 to 1."""
+    return torch.atan2(sin[1], cos[1])
+
+
+def test_ntk_leaves_the_fastest_pair_and_slows_the_slowest_by_the_factor() -> None:
+    plain = angles(*rotation(config(64)))
+    ntk = angles(*rotation(config(256, "ntk", 4.0)))
+    assert ntk[0].item() == pytest.approx(plain[0].item())
+    assert ntk[-1].item() == pytest.approx(plain[-1].item() / 4, rel=1e-4)
+    ratios = plain / ntk
+    assert (ratios.diff() > 0).all()
+
+
+def test_yarn_leaves_fast_pairs_divides_slow_ones_and_lengthens_queries_and_keys() -> None:
+    plain_cos, plain_sin = rotation(config(512, head=64))
+    cos, sin = rotation(config(2048, "yarn", 4.0, head=64))
+    length = (cos.square() + sin.square()).sqrt()
+    torch.testing.assert_close(length, torch.full_like(length, 1 + 0.1 * math.log(4)))
+    ratios = angles(plain_cos, plain_sin) / angles(cos, sin)
+    turns = angles(plain_cos, plain_sin) * 512 / (2 * math.pi)  # in the trained context
+    torch.testing.assert_close(ratios[turns > 40], torch.ones_like(ratios[turns > 40]))
+    torch.testing.assert_close(ratios[turns < 0.8], torch.full_like(ratios[turns < 0.8], 4.0))
+    assert (turns > 40).sum() > 1 < (turns < 0.8).sum()

@@ -1,0 +1,220 @@
+"""Every choice that a configuration offers: it learns, sees no future, and costs what we say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from gptfast.errors import UserError
+from gptfast.model import GPT, ModelConfig, build_model
+from gptfast.model.size import flops_per_token, n_parameters
+
+GPT2 = ModelConfig(65, "gpt", 16, 2, 4, 64)
+LLAMA = replace(
+    GPT2, norm="rmsnorm", bias=False, positions="rotary", activation="swiglu", n_kv_head=2,
+    tie_embeddings=False,
+)  # fmt: skip
+VARIANTS = {
+    "gpt2": GPT2,
+    "no bias": replace(GPT2, bias=False),
+    "rmsnorm": replace(GPT2, norm="rmsnorm"),
+    "rotary": replace(GPT2, positions="rotary"),
+    "no positions": replace(GPT2, positions="none"),
+    "ntk": replace(GPT2, positions="rotary", rope_scaling="ntk", rope_factor=2.0),
+    "yarn": replace(GPT2, positions="rotary", rope_scaling="yarn", rope_factor=2.0),
+    "swiglu": replace(GPT2, activation="swiglu"),
+    "relu2": replace(GPT2, activation="relu2", n_hidden=96),
+    "grouped heads": replace(GPT2, n_kv_head=2),
+    "one key head": replace(GPT2, n_kv_head=1),
+    "qk_norm": replace(GPT2, qk_norm=True),
+    "softcap": replace(GPT2, logit_softcap=15.0),
+    "window": replace(GPT2, window=5),
+    "window, every second layer global": replace(GPT2, window=5, global_every=2),
+    "untied": replace(GPT2, tie_embeddings=False),
+    "embedding_norm": replace(GPT2, embedding_norm=True),
+    "zero_init": replace(GPT2, zero_init=True),
+    "llama": LLAMA,
+    "experts": replace(LLAMA, n_expert=4, n_hidden=64),
+    "experts, bias-balanced": replace(
+        LLAMA, n_expert=4, n_hidden=64, n_expert_active=3, expert_balance="bias"
+    ),
+}
+
+
+@pytest.fixture(params=VARIANTS)
+def config(request: pytest.FixtureRequest) -> ModelConfig:
+    return VARIANTS[request.param]
+
+
+def test_one_batch_can_be_overfitted(config: ModelConfig) -> None:
+    torch.manual_seed(0)
+    model = GPT(config)
+    ids = torch.randint(65, (4, 17), generator=torch.Generator().manual_seed(2))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
+    for _ in range(200):
+        loss = model(ids[:, :-1], ids[:, 1:])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert model.eval()(ids[:, :-1], ids[:, 1:]).item() < 0.05
+
+
+def shaken(config: ModelConfig) -> GPT:
+    torch.manual_seed(0)
+    model = GPT(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model
+
+
+def test_future_tokens_leave_earlier_logits_bitwise_unchanged(config: ModelConfig) -> None:
+    # With experts, a product's rows depend on what else goes to the expert in their last bits.
+    exact = config.n_expert == 0
+    model = shaken(config)
+    ids = torch.randint(65, (2, 16), generator=torch.Generator().manual_seed(1))
+    before = model.logits(ids)
+    for t in range(1, 16):
+        changed = ids.clone()
+        changed[:, t:] = (changed[:, t:] + 1 + torch.arange(16 - t)) % 65
+        after = model.logits(changed)
+        torch.testing.assert_close(after[:, :t], before[:, :t], atol=0 if exact else 1e-5, rtol=0)
+        assert not torch.equal(after[:, t], before[:, t])
+
+
+def test_the_cache_gives_the_logits_of_the_whole_text(config: ModelConfig) -> None:
+    model = shaken(config)
+    ids = torch.randint(65, (3, 16), generator=torch.Generator().manual_seed(1))
+    expected = model.logits(ids)
+    cache = model.new_cache(batch_size=3)
+    for start, end in [(0, 4), (4, 5), (5, 6), (6, 9), (9, 16)]:
+        logits = model.next_token_logits(ids[:, start:end], cache)
+        torch.testing.assert_close(logits, expected[:, end - 1], atol=1e-4, rtol=1e-4)
+
+
+def test_parameters_and_flops_are_predicted_exactly(config: ModelConfig) -> None:
+    model = build_model(config, kernels="reference")
+    assert model.n_parameters() == n_parameters(config)
+    ids = torch.randint(65, (2, 16))
+    with FlopCounterMode(display=False) as counter:
+        model.logits(ids)
+    # The definition of attention multiplies what lies outside of a window as well.
+    whole = replace(config, window=None, global_every=None)
+    counted = counter.get_total_flops() + uncounted_flops(config, ids.numel())
+    assert counted == flops_per_token(whole) * ids.numel()
+
+
+def uncounted_flops(config: ModelConfig, n_tokens: int) -> int:
+    """PyTorch's counter doesn't know the grouped product: its three matrices, by hand."""
+    if not config.n_expert:
+        return 0
+    rows = n_tokens * config.n_expert_active * config.n_layer
+    return 2 * 3 * rows * config.n_embd * config.hidden_width
+
+
+def test_a_window_costs_its_width_and_only_where_there_is_one() -> None:
+    config = replace(GPT2, window=5, global_every=2)
+    matrices = 2 * (12 * 64 * 64 + 12 * 64 * 64 + 64 * 65)
+    assert flops_per_token(config) == matrices + 4 * 64 * (5 + 16)
+    assert flops_per_token(config, context=4) == matrices + 4 * 64 * (4 + 4)
+
+
+def test_a_window_hides_what_is_older() -> None:
+    model = shaken(replace(GPT2, window=3, n_layer=1))
+    ids = torch.randint(65, (1, 16), generator=torch.Generator().manual_seed(1))
+    changed = ids.clone()
+    changed[0, 5] = (changed[0, 5] + 1) % 65
+    same = (model.logits(ids) == model.logits(changed)).all(-1)[0]
+    assert same.tolist() == [True] * 5 + [False] * 3 + [True] * 8
+
+
+def test_which_layers_have_the_window() -> None:
+    config = replace(GPT2, window=3, global_every=3, n_layer=7)
+    windows = [config.layer_window(layer) for layer in range(7)]
+    assert windows == [3, 3, None, 3, 3, None, 3]
+    assert [block.attn.window for block in GPT(config).h] == windows
+
+
+def test_the_softcap_bounds_the_logits_and_the_loss_is_of_the_capped_ones() -> None:
+    model = shaken(replace(GPT2, logit_softcap=1.0))
+    plain = GPT(GPT2).eval()
+    plain.load_state_dict(model.state_dict())
+    ids = torch.randint(65, (2, 16), generator=torch.Generator().manual_seed(1))
+    logits, uncapped = model.logits(ids), plain.logits(ids)
+    assert uncapped.abs().max() > 2 > 1 > logits.abs().max()
+    torch.testing.assert_close(logits, torch.tanh(uncapped))
+    torch.testing.assert_close(
+        model(ids, ids), torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids.flatten())
+    )
+
+
+def test_zero_init_starts_as_the_embedding_alone() -> None:
+    torch.manual_seed(0)
+    model = GPT(replace(GPT2, zero_init=True, positions="none")).eval()
+    ids = torch.randint(65, (2, 16))
+    expected = model.ln_f(model.wte(ids)) @ model.wte.weight.T
+    torch.testing.assert_close(model.logits(ids), expected)
+
+
+def test_qk_norm_makes_attention_blind_to_the_length_of_queries_and_keys() -> None:
+    model = shaken(replace(GPT2, qk_norm=True, n_layer=1, bias=False, norm_eps=1e-12))
+    ids = torch.randint(65, (2, 16))
+    before = model.logits(ids)
+    with torch.no_grad():
+        model.h[0].attn.c_attn.weight[:128] *= 7
+    torch.testing.assert_close(model.logits(ids), before)
+
+
+def test_documents_of_a_row_do_not_see_each_other() -> None:
+    model = shaken(replace(LLAMA, positions="none"))
+    ids = torch.randint(65, (2, 16), generator=torch.Generator().manual_seed(1))
+    borders = torch.tensor([0, 5, 16, 22, 32])
+    packed = model.hidden(ids, cu_seqlens=borders).flatten(0, 1)
+    alone = [model.hidden(ids.flatten()[start:end][None])[0] for start, end in pairwise(borders)]
+    torch.testing.assert_close(packed, torch.cat(alone))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "experts"])
+def test_recomputing_blocks_changes_no_gradient(name: str) -> None:
+    ids = torch.randint(65, (2, 17), generator=torch.Generator().manual_seed(1))
+    gradients = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        model = GPT(replace(VARIANTS[name], dropout=0.2))
+        model.recompute_blocks = recompute
+        torch.manual_seed(1)
+        model(ids[:, :-1], ids[:, 1:]).backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for plain, recomputed in zip(*gradients, strict=True):
+        assert torch.equal(plain, recomputed)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"norm": "batchnorm"}, "unknown norm 'batchnorm': expected one of layernorm, rmsnorm"),
+        ({"n_kv_head": 3}, "n_head 4 query heads can't share n_kv_head 3"),
+        ({"n_hidden": 0}, "n_hidden is 0: expected at least 1"),
+        ({"logit_softcap": 0.0}, "logit_softcap is 0.0: expected more than 0"),
+        ({"global_every": 2}, "no layer has a --window"),
+        ({"positions": "rotary", "n_embd": 20}, "a head has 5: choose"),
+        ({"rope_scaling": "yarn", "rope_factor": 2.0}, "only rotary ones can be stretched"),
+        ({"positions": "rotary", "rope_factor": 2.0}, "a factor above 1 with 'ntk' or 'yarn'"),
+        ({"positions": "rotary", "rope_factor": 0.5}, "rope_factor is 0.5: expected at least 1"),
+        ({"n_expert": 4}, "experts have no biases"),
+        ({"n_expert": 1, "bias": False}, "n_expert_active is 2 of n_expert 1"),
+        ({"n_expert": 4, "n_expert_active": 1, "bias": False}, "at least 2: a router learns"),
+        ({"n_expert": 2, "bias": False, "n_embd": 36}, "multiples of 8"),
+        (
+            {"n_expert": 2, "bias": False, "expert_balance_rate": -1.0},
+            "expert_balance_rate is -1.0",
+        ),
+    ],
+)
+def test_impossible_configurations_are_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        replace(GPT2, **change)
