@@ -60,7 +60,7 @@ def test_a_short_climb_leaves_table_json_and_picture(
 def test_full_is_the_10_million_parameter_configuration() -> None:
     config = rung_config(rungs(full=True)[-1], "x", Path("y"), 0)
     wanted = {"block_size": 256, "n_embd": 384, "n_head": 6, "n_layer": 6, "dropout": 0.2}
-    assert {name: getattr(config, name) for name in wanted} == wanted
+    assert {name: getattr(config.model, name) for name in wanted} == wanted
     assert config.max_steps == 5000
     parameters = build_model(config.model_config(65)).n_parameters()
     # 12 C^2 + 13 C per block, embeddings of 65 tokens and 256 positions, the last norm.

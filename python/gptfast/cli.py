@@ -62,7 +62,8 @@ def parse(configuration: type[T], argv: Sequence[str], prog: str, default: T | N
                 configuration,
                 args=argv,
                 prog=prog,
-                config=(tyro.conf.FlagCreatePairsOff,),
+                # The flags of a nested configuration are named as if it were not nested.
+                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
                 **defaults,
             )
             return parsed

@@ -38,8 +38,8 @@ def their_model(config: ModelConfig) -> torch.nn.Module:
 def test_gpt2_presets_have_gpt2s_tensors(preset: str, published: int) -> None:
     config = load_preset(preset)
     with torch.device("meta"):
-        ours = build_model(config.model_config(config.vocab_size))
-        theirs = their_model(config.model_config(config.vocab_size))
+        ours = build_model(config.model)
+        theirs = their_model(config.model)
     assert ours.n_parameters() == published == sum(p.numel() for p in theirs.parameters())
     their_shapes = {n: t.shape for n, t in theirs.state_dict().items() if n != "lm_head.weight"}
     stored = layouts.to_stored(ours.config, ours.state_dict())
@@ -134,7 +134,7 @@ def test_the_balance_loss_is_transformers_over_the_experts_of_a_token() -> None:
 
 def test_logits_agree_at_gpt2_124m_size() -> None:
     config = load_preset("gpt2-124m")
-    config_124m = config.model_config(config.vocab_size)
+    config_124m = config.model
     torch.manual_seed(0)
     theirs = their_model(config_124m)
     ours = GPT(config_124m).eval()

@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import math
 import re
+import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +18,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from gptfast.data.loader import IGNORED
 from gptfast.data.prepare import prepare
 from gptfast.errors import RunError, UserError
 from gptfast.model import GPT, ModelConfig, build_model
@@ -20,6 +27,7 @@ from gptfast.train import loop
 from gptfast.train import run as run_module
 from gptfast.train.config import PRESETS, TrainConfig, load_preset
 from gptfast.train.evaluate import bits_per_byte, evaluate
+from gptfast.train.guards import BadStep, check_finite, check_spike
 from gptfast.train.optim import Muon, Optimizer, orthogonalize
 from gptfast.train.run import run
 from gptfast.train.schedule import lr_factor
@@ -28,9 +36,9 @@ from gptfast.train.schedule import lr_factor
 @pytest.fixture
 def config(corpus_file: Path, tmp_path: Path) -> TrainConfig:
     return TrainConfig(
-        out=tmp_path / "run", corpus=str(corpus_file), tokenizer="char", block_size=16, n_layer=2,
-        n_head=2, n_embd=16, dropout=0.1, max_steps=12, batch_size=4, warmup_steps=2,
-        eval_interval=4, eval_windows=4,
+        out=tmp_path / "run", corpus=str(corpus_file), tokenizer="char",
+        model=ModelConfig(1024, block_size=16, n_layer=2, n_head=2, n_embd=16, dropout=0.1),
+        max_steps=12, batch_size=4, warmup_steps=2, eval_interval=4, eval_windows=4,
     )  # fmt: skip
 
 
@@ -46,6 +54,10 @@ def metrics(config: TrainConfig) -> list[dict[str, Any]]:
     return [{k: v for k, v in json.loads(line).items() if k not in timed} for line in lines]
 
 
+def steps_saved(config: TrainConfig) -> list[int]:
+    return sorted(int(p.name.removeprefix("step-")) for p in (config.out / "training").iterdir())
+
+
 def test_a_run_leaves_a_whole_model_folder(config: TrainConfig) -> None:
     result = train(config)
     names = {path.name for path in config.out.iterdir()}
@@ -53,10 +65,10 @@ def test_a_run_leaves_a_whole_model_folder(config: TrainConfig) -> None:
         "config.json", "generation_config.json", "metrics.jsonl", "model.safetensors", "run.json",
         "tokenizer.json", "training",
     }  # fmt: skip
-    assert [p.name for p in (config.out / "training").iterdir()] == ["step-00000012"]
+    assert steps_saved(config) == [8, 12]
     record = json.loads((config.out / "run.json").read_text())
     assert record["config"]["seed"] == 1337
-    assert record["config"]["n_embd"] == 16
+    assert record["config"]["model"]["n_embd"] == 16
     assert record["command"] == "test"
     assert record["versions"]["torch"] == torch.__version__
     assert record["hardware"]["torch_threads"] == torch.get_num_threads()
@@ -69,7 +81,13 @@ def test_a_run_leaves_a_whole_model_folder(config: TrainConfig) -> None:
 
 
 def test_training_learns(config: TrainConfig) -> None:
-    config = replace(config, n_embd=32, learning_rate=1e-2, max_steps=150, eval_interval=50)
+    config = replace(
+        config,
+        model=replace(config.model, n_embd=32),
+        learning_rate=1e-2,
+        max_steps=150,
+        eval_interval=50,
+    )
     result = train(config)
     looks = [m["val_loss"] for m in metrics(config) if "val_loss" in m]
     assert looks[0] == pytest.approx(math.log(30), abs=0.5)
@@ -89,15 +107,42 @@ class Killed(Exception):
     pass
 
 
+def within_step(step: int, act: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have `act` called once, in the middle of the step after `step`: between loss and update."""
+    take_step, check = loop.Trainer.step, loop.check_finite
+    trainers, acted = [], []
+
+    def remember(trainer: loop.Trainer) -> None:
+        trainers.append(trainer)
+        take_step(trainer)
+
+    def act_and_check(*arguments: Any) -> None:
+        if trainers[-1].progress.step == step and not acted:
+            acted.append(step)
+            act()
+        check(*arguments)
+
+    monkeypatch.setattr(loop.Trainer, "step", remember)
+    monkeypatch.setattr(loop, "check_finite", act_and_check)
+
+
+def before_batch(number: int, error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have `error` raised before the batch so numbered is drawn."""
+    next_batch = loop.Trainer.next_batch
+
+    def next_batch_or_die(trainer: loop.Trainer) -> Any:
+        if trainer.progress.batches == number:
+            raise error
+        return next_batch(trainer)
+
+    monkeypatch.setattr(loop.Trainer, "next_batch", next_batch_or_die)
+
+
 def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    check = loop.check_finite
+    def die() -> None:
+        raise Killed
 
-    def check_or_die(loss: Any, norm: Any, model: Any, progress: Any, config: Any) -> None:
-        if progress.step == step:
-            raise Killed
-        check(loss, norm, model, progress, config)
-
-    monkeypatch.setattr(loop, "check_finite", check_or_die)
+    within_step(step, die, monkeypatch)
 
 
 @pytest.mark.parametrize("eval_interval", [10, 7])
@@ -128,18 +173,11 @@ def test_a_signal_saves_and_the_run_can_go_on(
     import signal
 
     whole = train(replace(config, out=config.out.with_name("whole")))
-    check = loop.check_finite
-
-    def check_and_interrupt(loss: Any, norm: Any, model: Any, progress: Any, config: Any) -> None:
-        if progress.step == 5:
-            signal.raise_signal(signal.SIGTERM)
-        check(loss, norm, model, progress, config)
-
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "check_finite", check_and_interrupt)
+        within_step(5, lambda: signal.raise_signal(signal.SIGTERM), patch)
         assert run(config, "test", Console(quiet=True)) is None
     # The step during which the signal came was finished.
-    assert [p.name for p in (config.out / "training").iterdir()] == ["step-00000006"]
+    assert steps_saved(config) == [4, 6]
     assert train(replace(config, resume=True)).val_loss == whole.val_loss
     assert metrics(config) == metrics(replace(config, out=config.out.with_name("whole")))
     record = json.loads((config.out / "run.json").read_text())
@@ -155,15 +193,16 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(
         train(replace(config, learning_rate=1e30, warmup_steps=0, eval_interval=eval_interval))
     message = str(caught.value)
     assert re.search("loss is (nan|inf)|norm (nan|inf)", message)
+    assert "3 batches were skipped already: giving up" in message
     assert "keeps the last good checkpoint" in message
     assert "--learning-rate (now 1e+30)" in message
-    assert [p.name for p in (config.out / "training").iterdir()] == ["step-00000000"]
+    assert steps_saved(config) == [0]
     model, _ = load_model(config.out)
     assert all(p.isfinite().all() for p in model.parameters())
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient", "weight"])
-def test_the_diagnosis_names_what_is_not_finite(what: str, config: TrainConfig) -> None:
+def test_the_diagnosis_names_what_is_not_finite(what: str) -> None:
     model = build_model(ModelConfig(5, "gpt", 4, 1, 1, 4))
     ids = torch.zeros(1, 4, dtype=torch.long)
     loss = model(ids, ids)
@@ -179,8 +218,8 @@ def test_the_diagnosis_names_what_is_not_finite(what: str, config: TrainConfig) 
         model.wpe.weight.data[0, 0] = math.inf
         expected = r"the weights wpe\.weight are not finite"
     norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])
-    with pytest.raises(RunError, match=expected):
-        loop.check_finite(loss, norm, model, loop.Progress(), config)
+    with pytest.raises(BadStep, match=expected):
+        check_finite(loss, norm, model)
 
 
 def test_bfloat16_trains_on_this_cpu(config: TrainConfig) -> None:
@@ -188,8 +227,114 @@ def test_bfloat16_trains_on_this_cpu(config: TrainConfig) -> None:
     assert math.isfinite(train(replace(config, dtype="bfloat16")).val_loss)
 
 
+def test_float16_scales_the_loss_and_goes_on_bitwise(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(config, dtype="float16")
+    whole = train(replace(config, out=config.out.with_name("whole")))
+    with monkeypatch.context() as patch:
+        before_batch(6, Killed, patch)
+        with pytest.raises(Killed):
+            train(config)
+    assert train(replace(config, resume=True)).val_loss == whole.val_loss
+    single = train(replace(config, dtype="float32", out=config.out.with_name("single")))
+    assert whole.val_loss == pytest.approx(single.val_loss, abs=0.01)
+    assert whole.val_loss != single.val_loss
+    state = torch.load(config.out / "training" / "step-00000012" / "optimizer.pt")
+    assert state["scaler"]["scale"] >= 1024
+
+
+def test_a_gradient_that_overflows_float16_makes_no_update_and_lowers_the_scale(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scales, weights = [], []
+    take_step = loop.Trainer.step
+
+    def step(trainer: loop.Trainer) -> None:
+        trainer.scaler._init_scale = 2.0**40  # the first gradients overflow
+        take_step(trainer)
+        scales.append(trainer.scaler.get_scale())
+        weights.append(trainer.model.h[0].attn.c_attn.weight.detach().clone())
+
+    monkeypatch.setattr(loop.Trainer, "step", step)
+    train(replace(config, dtype="float16", max_steps=40))
+    overflowed = [after < before for before, after in pairwise(scales)]
+    assert sum(overflowed) > 5
+    assert not overflowed[-1]
+    for made_none, (before, after) in zip(overflowed, pairwise(weights), strict=True):
+        assert torch.equal(before, after) == made_none
+
+
+@pytest.mark.parametrize("micro_batches", [2, 4])
+def test_gradients_of_parts_add_up_to_those_of_the_whole(
+    config: TrainConfig, micro_batches: int
+) -> None:
+    torch.manual_seed(0)
+    model = build_model(replace(config.model, dropout=0.0, vocab_size=11))
+    x = torch.randint(11, (4, 16))
+    y = torch.randint(11, (4, 16))
+    y[0, 3:] = IGNORED  # so that the parts have different numbers of targets
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    expected_loss = model(x, y)
+    expected = torch.autograd.grad(expected_loss, list(model.parameters()))
+    parts = replace(config, micro_batches=micro_batches)
+    loss = loop.accumulate_gradients(model, x, y, parts, scaler)
+    torch.testing.assert_close(loss, expected_loss.detach())
+    for parameter, gradient in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_the_settings_reach_what_they_set(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainers = []
+    take_step = loop.Trainer.step
+
+    def step(trainer: loop.Trainer) -> None:
+        trainers.append(trainer)
+        take_step(trainer)
+
+    monkeypatch.setattr(loop.Trainer, "step", step)
+    settings = {
+        "optimizer": "adamw", "beta2": 0.9, "micro_batches": 2, "recompute_blocks": True,
+        "schedule": "wsd", "final_learning_rate": 0.5, "learning_rate": 1e-2, "eval_interval": 12,
+    }  # fmt: skip
+    train(replace(config, **settings))
+    ((adamw, peak),) = trainers[0].optimizer.parts
+    assert peak == 1e-2
+    assert adamw.param_groups[0]["betas"] == (0.9, 0.9)
+    assert trainers[0].model.recompute_blocks
+    # Constant to step 7 of 12, then down; the factor of the last step is 0.5 + 0.5 / 5.
+    assert adamw.param_groups[0]["lr"] == pytest.approx(1e-2 * 0.6)
+
+
+@pytest.mark.slow
+def test_compiled_trains_to_the_same_loss(config: TrainConfig) -> None:
+    config = replace(config, model=replace(config.model, dropout=0.0))
+    plain = train(replace(config, out=config.out.with_name("plain")))
+    compiled = train(replace(config, compile=True))
+    assert compiled.val_loss == pytest.approx(plain.val_loss, abs=1e-4)
+
+
+@pytest.mark.parametrize("balance", ["loss", "bias"])
+def test_experts_train_and_how_busy_they_are_is_logged(config: TrainConfig, balance: str) -> None:
+    model = replace(config.model, bias=False, n_expert=4, expert_balance=balance, n_hidden=32)
+    config = replace(config, model=model, max_steps=20, learning_rate=1e-2)
+    whole = train(config)
+    (line,) = [m for m in metrics(config) if m["step"] == 20 and "loss" in m]
+    shares = line["expert_shares"]
+    assert len(shares) == 2  # layers
+    for layer in shares:
+        assert len(layer) == 4
+        assert sum(layer) == pytest.approx(1)
+    assert whole.val_loss < 3.3
+    trained, _ = load_model(config.out)
+    moved = [moe.bias_E.abs().max().item() > 0 for moe in trained.experts()]
+    assert moved == [balance == "bias"] * 2
+
+
 def test_every_kernel_choice_trains_to_the_same_losses(config: TrainConfig) -> None:
-    config = replace(config, dropout=0.0)
+    config = replace(config, model=replace(config.model, dropout=0.0))
     torch_loss = train(replace(config, kernels="torch")).val_loss
     reference = replace(config, kernels="reference", out=config.out.with_name("reference"))
     assert train(reference).val_loss == pytest.approx(torch_loss, abs=1e-4)
@@ -225,9 +370,20 @@ def test_bits_per_byte_by_hand() -> None:
     assert bits_per_byte(math.log(256), 1.0) == pytest.approx(8.0)
 
 
-def test_the_learning_rate_rises_and_falls_linearly() -> None:
-    assert [lr_factor(step, 2, 6) for step in range(6)] == [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
-    assert lr_factor(0, 0, 4) == 1.0
+def factors(schedule: str, steps: int, **settings: Any) -> list[float]:
+    defaults = {"warmup_steps": 2, "max_steps": steps, "decay_fraction": 0.5, "final": 0.0}
+    return [lr_factor(s, schedule=schedule, **defaults | settings) for s in range(steps)]
+
+
+def test_the_learning_rate_rises_linearly_and_falls_as_the_schedule_says() -> None:
+    assert factors("linear", 6) == [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
+    assert factors("linear", 6, final=0.5) == [0.5, 1.0, 1.0, 0.875, 0.75, 0.625]
+    assert factors("wsd", 8) == [0.5, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25]
+    half = math.sqrt(0.5)
+    expected = [0.5, 1.0, 1.0, (1 + half) / 2, 0.5, (1 - half) / 2]
+    assert factors("cosine", 6) == pytest.approx(expected)
+    assert factors("cosine", 6, final=0.1)[4] == pytest.approx(0.55)
+    assert factors("linear", 4, warmup_steps=0)[0] == 1.0
 
 
 def test_muons_direction_is_nearly_orthogonal() -> None:
@@ -272,13 +428,13 @@ def test_every_preset_is_complete() -> None:
     for path in PRESETS.glob("*.json"):
         config = load_preset(path.stem)
         assert config.preset == path.stem
-        config.model_config(config.vocab_size)
+        config.model_config(config.model.vocab_size)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"vocab_size": 256}, "vocab_size is 256: a byte-level BPE tokenizer needs"),
+        ({"model": ModelConfig(256)}, "vocab_size is 256: a byte-level BPE tokenizer needs"),
         ({"max_steps": 0}, "max_steps is 0: expected at least 1"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0: expected more than 0"),
         ({"grad_clip": math.nan}, "grad_clip is nan"),
@@ -296,9 +452,9 @@ def test_a_text_shorter_than_one_context_is_refused(config: TrainConfig, tmp_pat
     short = tmp_path / "short.txt"
     short.write_text("too short a text " * 10)
     with pytest.raises(UserError, match=r"val part of the corpus has 17 tokens, but one context"):
-        train(replace(config, corpus=str(short), block_size=32))
+        train(replace(config, corpus=str(short), model=replace(config.model, block_size=32)))
     with pytest.raises(UserError, match=r"train part of the corpus has 153 tokens"):
-        train(replace(config, corpus=str(short), block_size=512))
+        train(replace(config, corpus=str(short), model=replace(config.model, block_size=512)))
     # Nothing was written, so nothing stands in the way of the mended command.
     assert not any(config.out.iterdir())
 
@@ -346,16 +502,197 @@ def test_overwrite_replaces_a_damaged_record(config: TrainConfig) -> None:
     assert train(replace(config, overwrite=True)).steps == 12
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "state.json"])
-def test_a_damaged_checkpoint_is_named(
-    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, name: str
+DAMAGES = {
+    "cut short": lambda data: data[:50],
+    "empty": lambda data: b"",
+    "one bit": lambda data: data[:-9] + bytes([data[-9] ^ 1]) + data[-8:],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.pt", "state.json", "checksums.json"]
+)
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, name: str, damage: str
+) -> None:
+    whole = train(replace(config, out=config.out.with_name("whole")))
+    with monkeypatch.context() as patch:
+        kill_at(10, patch)
+        with pytest.raises(Killed):
+            train(config)
+    assert steps_saved(config) == [4, 8]
+    path = config.out / "training" / "step-00000008" / name
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    said = Console(record=True, quiet=False, file=io.StringIO(), soft_wrap=True)
+    result = run(replace(config, resume=True), "test", said)
+    assert result is not None
+    assert "step-00000008 is damaged" in said.export_text()
+    assert result.val_loss == whole.val_loss
+    assert metrics(config) == metrics(replace(config, out=config.out.with_name("whole")))
+    assert steps_saved(config) == [8, 12]
+
+
+def test_when_every_checkpoint_is_damaged_that_is_said(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         kill_at(6, patch)
         with pytest.raises(Killed):
             train(config)
-    path = config.out / "training" / "step-00000004" / name
-    for length in (50, 0):
-        path.write_bytes(path.read_bytes()[:length])
-        with pytest.raises(UserError, match=r"step-00000004 is damaged .*--overwrite"):
-            train(replace(config, resume=True))
+    for path in (config.out / "training").glob("*/optimizer.pt"):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"no checkpoint in .* is whole: .*--overwrite"):
+        train(replace(config, resume=True))
+
+
+class Evil:
+    """What a pickle can do."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (exec, ("import gptfast; gptfast.was_hacked = True",))
+
+
+def test_a_pickle_in_a_checkpoint_is_not_run(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        kill_at(6, patch)
+        with pytest.raises(Killed):
+            train(config)
+    for folder in (config.out / "training").iterdir():
+        torch.save({"optimizer": Evil()}, folder / "optimizer.pt")
+        checksums = json.loads((folder / "checksums.json").read_text())
+        data = (folder / "optimizer.pt").read_bytes()
+        checksums["optimizer.pt"] = hashlib.sha256(data).hexdigest()
+        (folder / "checksums.json").write_text(json.dumps(checksums))
+    with pytest.raises(UserError, match=r"no checkpoint in .* is whole"):
+        train(replace(config, resume=True))
+    import gptfast
+
+    assert not hasattr(gptfast, "was_hacked")
+
+
+def test_only_as_many_checkpoints_as_asked_for_are_kept(config: TrainConfig) -> None:
+    train(replace(config, keep_checkpoints=3, eval_interval=2))
+    assert steps_saved(config) == [8, 10, 12]
+
+
+def poison_batch(number: int, monkeypatch: pytest.MonkeyPatch, factor: float) -> list[int]:
+    """Multiply the loss of the batch so numbered; return the list that counts how often."""
+    accumulate, next_batch = loop.accumulate_gradients, loop.Trainer.next_batch
+    drawn, poisoned = [], []
+
+    def next_batch_and_number(trainer: loop.Trainer) -> Any:
+        batch = next_batch(trainer)
+        drawn.append(trainer.progress.batches - 1)
+        return batch
+
+    def accumulate_poison(*arguments: Any) -> torch.Tensor:
+        loss = accumulate(*arguments)
+        if drawn and drawn[-1] == number:
+            poisoned.append(number)
+            loss = loss * factor
+        return loss
+
+    monkeypatch.setattr(loop.Trainer, "next_batch", next_batch_and_number)
+    monkeypatch.setattr(loop, "accumulate_gradients", accumulate_poison)
+    return poisoned
+
+
+@pytest.mark.parametrize(("factor", "said"), [(math.nan, "loss is nan"), (4.0, "nats above")])
+def test_a_bad_batch_is_undone_and_skipped(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, factor: float, said: str
+) -> None:
+    config = replace(config, max_steps=70, eval_interval=20)
+    console = Console(record=True, file=io.StringIO(), soft_wrap=True)
+    with monkeypatch.context() as patch:
+        poisoned = poison_batch(66, patch, factor)
+        result = run(config, "test", console)
+    assert poisoned == [66]
+    text = console.export_text()
+    assert said in text
+    assert "back to step 60, and without batch 66 from there" in text
+    assert result is not None
+    assert result.steps == 70
+    # The same as if the loader had never given that batch.
+    without = replace(config, out=config.out.with_name("without"))
+    with monkeypatch.context() as patch:
+        skip = loop.Progress(skipped=[66])
+        patch.setattr(loop, "load_checkpoint", lambda *_: skip)
+        expected = train(without)
+    assert result.val_loss == expected.val_loss
+    assert metrics(config) == metrics(without)
+    state = json.loads((config.out / "training" / "step-00000070" / "state.json").read_text())
+    assert state["progress"]["skipped"] == [66]
+    assert state["progress"]["batches"] == 71
+
+
+def test_a_spike_is_only_seen_once_there_is_something_to_compare_with() -> None:
+    check_spike(9.0, [1.0] * 49, spike=1.5)
+    check_spike(2.4, [1.0] * 50, spike=1.5)
+    with pytest.raises(BadStep, match=r"loss is 2\.600, more than 1\.5 nats above 1\.000"):
+        check_spike(2.6, [1.0] * 50, spike=1.5)
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from rich.console import Console
+from gptfast.errors import RunError
+from gptfast.train import loop
+from gptfast.train.config import TrainConfig
+from gptfast.model import ModelConfig
+from gptfast.train.run import run
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing fails instead, as on a full disk
+out, corpus, first, last = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+step = loop.Trainer.step
+
+def step_on_a_full_disk(trainer):
+    full = first <= trainer.progress.step < last
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000 if full else -1, -1))
+    step(trainer)
+
+loop.Trainer.step = step_on_a_full_disk
+config = TrainConfig(
+    out=out, corpus=corpus, tokenizer="char",
+    model=ModelConfig(1024, block_size=16, n_layer=2, n_head=2, n_embd=16, dropout=0.1),
+    max_steps=12, batch_size=4, warmup_steps=2, eval_interval=4, eval_windows=4,
+)
+try:
+    print(run(config, "test", Console(soft_wrap=True)))
+except RunError as error:
+    sys.exit(f"error: {error}")
+"""
+
+
+def on_a_full_disk(config: TrainConfig, first: int, last: int) -> subprocess.CompletedProcess[str]:
+    """Run `config` in a process whose files can't grow during the steps from first to last."""
+    arguments = [str(config.out), config.corpus, str(first), str(last)]
+    return subprocess.run(
+        [sys.executable, "-c", FULL_DISK, *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_a_full_disk_keeps_the_run_alive_and_the_old_checkpoint_whole(config: TrainConfig) -> None:
+    whole = train(replace(config, out=config.out.with_name("whole")))
+    done = on_a_full_disk(config, first=5, last=8)
+    assert done.returncode == 0, done.stderr
+    assert "can't save the checkpoint of step 8" in done.stdout
+    assert "the run goes on; the one before stays" in done.stdout
+    assert steps_saved(config) == [4, 12]
+    assert f"val_loss={whole.val_loss}" in done.stdout
+
+
+def test_a_disk_that_is_full_at_the_end_is_an_error_and_the_run_can_go_on(
+    config: TrainConfig,
+) -> None:
+    whole = train(replace(config, out=config.out.with_name("whole")))
+    done = on_a_full_disk(config, first=9, last=99)
+    assert done.returncode == 1
+    assert "can't save the checkpoint of step 12" in done.stderr
+    assert "free some space and give --resume" in done.stderr
+    assert steps_saved(config) == [4, 8]
+    assert train(replace(config, resume=True)).val_loss == whole.val_loss
+    assert metrics(config) == metrics(replace(config, out=config.out.with_name("whole")))

@@ -11,6 +11,9 @@ from torch import Tensor
 from gptfast.errors import UserError
 from gptfast.tokenizer.shard import Tokens
 
+IGNORED = -100
+"""A target that doesn't count in the loss: PyTorch's default."""
+
 
 class LoaderState(TypedDict):
     """Where a Loader stands."""

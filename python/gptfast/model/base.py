@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from gptfast.model.config import ModelConfig
 from gptfast.model.kv_cache import KVCache
+from gptfast.model.moe import MixtureOfExperts
 
 
 class LanguageModel(nn.Module):
@@ -43,6 +44,10 @@ class LanguageModel(nn.Module):
     def new_cache(self, batch_size: int) -> KVCache | None:
         """A cache for generating token by token; None where the model has no use for one."""
         return None
+
+    def experts(self) -> list[MixtureOfExperts]:
+        """The mixtures of experts, one for each layer; none in a dense model."""
+        return []
 
     def n_parameters(self) -> int:
         """The number of trainable parameters; tied ones count once."""

@@ -21,10 +21,13 @@ from gptfast.tokenizer import Tokenizer, load_tokenizer
 
 
 def save_weights(model: LanguageModel, path: Path) -> None:
-    """Write model.safetensors at `path`, aside and then renamed."""
+    """Write model.safetensors at `path`, aside and then renamed. Raises OSError."""
     stored = layouts.to_stored(model.config, model.state_dict())
     tensors = {name: t.detach().cpu().contiguous() for name, t in stored.items()}
-    write_atomically(path, lambda p: save_file(tensors, p, metadata={"format": "pt"}))
+    try:
+        write_atomically(path, lambda p: save_file(tensors, p, metadata={"format": "pt"}))
+    except SafetensorError as error:
+        raise OSError(f"can't write {path}: {error}") from error
 
 
 def save_description(folder: Path, config: ModelConfig, tokenizer: Tokenizer) -> None:

@@ -1,15 +1,17 @@
 """What a run needs to go on as if it had never stopped.
 
-training/step-00000500/ holds model.safetensors, optimizer.pt (optimizer and random generators) and
-state.json (step, loader, best val loss). A checkpoint is written aside and renamed; only then is
-the one before deleted.
+training/step-00000500/ holds model.safetensors, optimizer.pt (optimizer, loss scale and random
+generators), state.json (progress and loader) and checksums.json. A checkpoint is written aside and
+renamed; only then are the oldest deleted. One that is damaged is passed over for the one before.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ from gptfast.model import LanguageModel
 from gptfast.model.folder import load_weights, save_weights
 from gptfast.train.optim import Optimizer
 
+_FILES = ("model.safetensors", "optimizer.pt", "state.json")
+
 
 @dataclass
 class Progress:
@@ -30,6 +34,10 @@ class Progress:
 
     step: int = 0
     """Optimizer steps taken."""
+    batches: int = 0
+    """Batches drawn from the loader: more than steps where some were skipped."""
+    skipped: list[int] = field(default_factory=list)
+    """Which of these batches were skipped because their step went wrong; 0 is the first."""
     best_val_loss: float = float("inf")
     """Lowest val loss seen, in nats per token; model.safetensors holds its weights."""
     best_step: int = 0
@@ -39,55 +47,105 @@ class Progress:
     """The part of it spent on optimizer steps."""
     losses: list[float] = field(default_factory=list)
     """Losses of the steps since the last line of metrics.jsonl."""
+    recent: list[float] = field(default_factory=list)
+    """Losses of the last steps, with which the next is compared."""
 
 
-def save_checkpoint(
-    folder: Path, model: LanguageModel, optimizer: Optimizer, loader: Loader, progress: Progress
-) -> None:
-    """Write folder/training/step-N and delete the older ones."""
+@dataclass
+class State:
+    """The parts of a run that change as it goes, beside its progress."""
+
+    model: LanguageModel
+    optimizer: Optimizer
+    scaler: torch.amp.GradScaler
+    loader: Loader
+
+
+def save_checkpoint(folder: Path, state: State, progress: Progress, keep: int) -> None:
+    """Write folder/training/step-N; keep the `keep` newest. Raises OSError, as for a full disk."""
     training = folder / "training"
-    older = list(training.glob("step-*"))
     killed = list(training.glob(".step-*"))  # half-written ones, of runs that were killed
     path = training / f"step-{progress.step:08d}"
-    if path in older:
+    if path.exists():
         return
 
     def write(temporary: Path) -> None:
-        save_weights(model, temporary / "model.safetensors")
-        state = {"optimizer": optimizer.state_dict(), "random": _random_state(model)}
-        torch.save(state, temporary / "optimizer.pt")
-        state_json = {"progress": asdict(progress), "loader": loader.state_dict()}
-        write_text_atomically(temporary / "state.json", json.dumps(state_json, indent=2))
+        save_weights(state.model, temporary / "model.safetensors")
+        rest = {
+            "optimizer": state.optimizer.state_dict(),
+            "scaler": state.scaler.state_dict(),
+            "random": _random_state(state.model),
+        }
+        try:
+            torch.save(rest, temporary / "optimizer.pt")
+        except RuntimeError as error:  # PyTorch's word for a full disk
+            raise OSError(str(error).split("\n")[0]) from error
+        described = {"progress": asdict(progress), "loader": state.loader.state_dict()}
+        write_text_atomically(temporary / "state.json", json.dumps(described, indent=2))
+        checksums = {name: _sha256(temporary / name) for name in _FILES}
+        write_text_atomically(temporary / "checksums.json", json.dumps(checksums, indent=2))
 
     training.mkdir(parents=True, exist_ok=True)
     write_folder_atomically(path, write)
-    for old in older + killed:
+    for old in [*sorted(training.glob("step-*"))[:-keep], *killed]:
         shutil.rmtree(old)
 
 
-def load_checkpoint(
-    folder: Path, model: LanguageModel, optimizer: Optimizer, loader: Loader
-) -> Progress:
-    """Restore the newest checkpoint; the progress is that of a new run if there is none."""
-    checkpoints = sorted((folder / "training").glob("step-*"))
-    if not checkpoints:
-        return Progress()
-    newest = checkpoints[-1]
+def load_checkpoint(folder: Path, state: State, say: Callable[[str], None]) -> Progress | None:
+    """Restore the newest checkpoint that is whole and return its progress; None if there is none.
+
+    `say` hears of damaged ones. Raises UserError if all are.
+    """
+    checkpoints = sorted((folder / "training").glob("step-*"), reverse=True)
+    for path in checkpoints:
+        progress = _load_if_whole(path, state, say)
+        if progress is not None:
+            return progress
+    if checkpoints:
+        raise UserError(
+            f"no checkpoint in {folder / 'training'} is whole: train again with --overwrite"
+        )
+    return None
+
+
+def delete_checkpoints_after(folder: Path, step: int) -> None:
+    """Delete the checkpoints of steps after `step`, which are damaged or will be made again."""
+    for path in (folder / "training").glob("step-*"):
+        if int(path.name.removeprefix("step-")) > step:
+            shutil.rmtree(path)
+
+
+def _load_if_whole(path: Path, state: State, say: Callable[[str], None]) -> Progress | None:
     try:
-        load_weights(model, newest / "model.safetensors")
-        # weights_only: a model folder may come from anyone, and a pickle could run code.
-        state = torch.load(newest / "optimizer.pt", weights_only=True, map_location="cpu")
-        described = json.loads((newest / "state.json").read_text(encoding="utf-8"))
-        optimizer.load_state_dict(state["optimizer"])
-        _restore_random_state(model, state["random"])
-        saved_loader: LoaderState = described["loader"]
-        loader.load_state_dict(saved_loader)
-        return Progress(**described["progress"])
+        return _load(path, state)
     except (OSError, EOFError, RuntimeError, LookupError, TypeError, ValueError,
             pickle.PickleError) as error:  # fmt: skip
-        raise UserError(
-            f"the checkpoint {newest} is damaged ({error}): train again with --overwrite"
-        ) from error
+        say(f"the checkpoint {path} is damaged ({error}): passed over")
+        return None
+
+
+def _load(path: Path, state: State) -> Progress:
+    for name, expected in json.loads((path / "checksums.json").read_text(encoding="utf-8")).items():
+        if _sha256(path / name) != expected:
+            raise ValueError(f"{name} is not what was written")
+    load_weights(state.model, path / "model.safetensors")
+    # weights_only: a model folder may come from anyone, and a pickle could run code.
+    rest = torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu")
+    described = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    state.optimizer.load_state_dict(rest["optimizer"])
+    state.scaler.load_state_dict(rest["scaler"])
+    _restore_random_state(state.model, rest["random"])
+    saved_loader: LoaderState = described["loader"]
+    state.loader.load_state_dict(saved_loader)
+    return Progress(**described["progress"])
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _random_state(model: LanguageModel) -> dict[str, Any]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from gptfast.errors import UserError
-from gptfast.model.config import Architecture, ModelConfig
+from gptfast.model.config import ModelConfig
+from gptfast.train.schedule import Schedule
 
 PRESETS = Path(__file__).parent / "presets"
 """One JSON file per preset: the fields in which it differs from TrainConfig's defaults."""
+
+
+_SMALL = ModelConfig(1024, block_size=128, n_layer=4, n_head=4, n_embd=128)
 
 
 @dataclass(frozen=True)
@@ -33,36 +37,49 @@ class TrainConfig:
     """Share of the corpus, at its end, that is kept for validation."""
     tokenizer: str = "bpe"
     """'bpe' or 'char' (trained on the corpus), or a folder that holds a tokenizer.json."""
-    vocab_size: int = 1024
-    """Number of ids of a trained BPE tokenizer."""
 
-    architecture: Architecture = "gpt"
-    """'gpt' is GPT-2's transformer; the others are the rungs that lead to it."""
-    block_size: int = 128
-    """Context length in tokens."""
-    n_layer: int = 4
-    """Number of transformer blocks."""
-    n_head: int = 4
-    """Attention heads per block; must divide n_embd."""
-    n_embd: int = 128
-    """Width of the residual stream."""
-    dropout: float = 0.0
-    """Probability of zeroing an embedding, an attention weight or a block's output in training."""
+    model: ModelConfig = _SMALL
+    """The model. Its vocab_size is that of a BPE tokenizer to be trained, else the tokenizer's."""
 
     max_steps: int = 2000
     """Optimizer steps to take."""
     batch_size: int = 16
     """Windows of block_size tokens per step."""
+    optimizer: Literal["muon", "adamw"] = "muon"
+    """'muon' trains the matrices of attention and MLP, AdamW the rest; or 'adamw' trains all."""
     learning_rate: float = 1e-3
     """Peak learning rate of AdamW, reached after the warm-up."""
     matrix_learning_rate: float = 0.02
-    """Peak learning rate of Muon, which trains the matrices of attention and MLP."""
+    """Peak learning rate of Muon."""
+    beta2: float = 0.95
+    """AdamW's decay of the mean square of the gradients, per step."""
+    momentum: float = 0.95
+    """Muon's momentum."""
+    schedule: Schedule = "linear"
+    """After the warm-up: 'linear' or 'cosine' decay, or 'wsd', constant with a linear decay."""
     warmup_steps: int = 100
     """Steps over which the learning rate rises linearly from 0."""
+    decay_fraction: float = 0.4
+    """Share of the steps, at the end, in which 'wsd' decays."""
+    final_learning_rate: float = 0.0
+    """What the learning rates decay to, as a share of their peaks."""
     weight_decay: float = 0.1
     """Decoupled weight decay of matrices and embeddings; gains and biases have none."""
     grad_clip: float = 1.0
     """The gradient's norm is scaled down to this at most."""
+    micro_batches: int = 1
+    """A step's windows go through the model in so many parts, whose gradients add up."""
+    recompute_blocks: bool = False
+    """Activation checkpointing: a block's insides are computed again for the backward pass."""
+    spike: float = 1.5
+    """A loss so many nats above the mean of the last 50 steps is undone, as is one that is not
+    finite: back to the newest checkpoint, and on without that batch."""
+    max_rollbacks: int = 3
+    """How often that may happen before the run gives up."""
+    keep_checkpoints: int = 2
+    """How many checkpoints are kept, the newest ones; the best weights are kept in any case."""
+    compile: bool = False
+    """Compile the model with torch.compile: a minute at first, then faster."""
 
     eval_interval: int = 250
     """Steps between looks at the val loss; each one saves a checkpoint."""
@@ -72,40 +89,51 @@ class TrainConfig:
     """Decides the weights, the order of the data and dropout."""
     device: str = "auto"
     """'auto' (CUDA if there is one), 'cpu', 'cuda' or 'cuda:1'."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the matrix products; weights and optimizer stay float32."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of the matrix products; weights and optimizer stay float32. With 'float16' the loss
+    is scaled, so that small gradients don't vanish."""
     kernels: Literal["auto", "triton", "torch", "reference"] = "auto"
     """Which attention and layer norm run: see `gptfast doctor`."""
 
     def __post_init__(self) -> None:
-        at_least_one = ("max_steps", "batch_size", "eval_interval", "eval_windows", "block_size")
-        for name in at_least_one:
+        for name in ("max_steps", "batch_size", "micro_batches", "eval_interval", "eval_windows",
+                     "keep_checkpoints"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: expected at least 1")
-        if self.tokenizer == "bpe" and self.vocab_size < 257:
+        if self.tokenizer == "bpe" and self.model.vocab_size < 257:
             raise UserError(
-                f"vocab_size is {self.vocab_size}: a byte-level BPE tokenizer needs an id for each "
-                f"of the 256 bytes and one for <|endoftext|>, so at least 257"
+                f"vocab_size is {self.model.vocab_size}: a byte-level BPE tokenizer needs an id "
+                f"for each of the 256 bytes and one for <|endoftext|>, so at least 257"
             )
-        for name in ("learning_rate", "matrix_learning_rate", "grad_clip"):
+        for name in ("learning_rate", "matrix_learning_rate", "grad_clip", "spike"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} is {getattr(self, name)}: expected more than 0")
-        for name in ("warmup_steps", "weight_decay", "seed"):
+        for name in ("warmup_steps", "weight_decay", "seed", "max_rollbacks"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name} is {getattr(self, name)}: expected 0 or more")
+        for name in ("beta2", "momentum", "decay_fraction", "final_learning_rate"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name} is {getattr(self, name)}: expected from 0 to 1")
+        if self.batch_size % self.micro_batches:
+            raise UserError(
+                f"batch_size {self.batch_size} can't be divided into micro_batches "
+                f"{self.micro_batches}: choose a divisor"
+            )
+        if self.recompute_blocks and self.model.architecture != "gpt":
+            raise UserError(
+                f"recompute_blocks needs architecture 'gpt': {self.model.architecture!r} has no "
+                f"blocks"
+            )
         if self.seed >= 2**63:
             raise UserError(f"seed is {self.seed}: expected less than 2^63")
 
     def model_config(self, vocab_size: int) -> ModelConfig:
-        """The model's part, for a tokenizer of `vocab_size` ids. Raises UserError."""
-        return ModelConfig(
-            vocab_size, self.architecture, self.block_size,
-            self.n_layer, self.n_head, self.n_embd, self.dropout,
-        )  # fmt: skip
+        """The model's part, for a tokenizer of `vocab_size` ids."""
+        return replace(self.model, vocab_size=vocab_size)
 
     def to_json(self) -> dict[str, Any]:
         """All fields but those that only say what to do with an older run in `out`."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = asdict(self)
         del values["resume"], values["overwrite"]
         return values | {"out": str(self.out)}
 
@@ -118,4 +146,5 @@ def load_preset(name: str) -> TrainConfig:
         raise UserError(f"unknown preset {name!r}: expected one of {known}")
     values = json.loads(path.read_text(encoding="utf-8"))
     values["out"] = Path(values.get("out", f"runs/{name}"))
-    return replace(TrainConfig(preset=name), **values)
+    values["model"] = replace(TrainConfig.model, **values["model"])
+    return TrainConfig(preset=name, **values)

@@ -5,35 +5,35 @@ Everything that trains in this package, the ladder's rungs included, trains here
 
 from __future__ import annotations
 
-import json
 import math
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gptfast.data.loader import Loader, check_length, windows
+from gptfast.data.loader import IGNORED, Loader, check_length, windows
 from gptfast.data.prepare import Dataset
 from gptfast.errors import RunError
-from gptfast.fsync import write_text_atomically
-from gptfast.model import LanguageModel, build_model
+from gptfast.model import GPT, LanguageModel, build_model
 from gptfast.model.device import resolve_device
 from gptfast.model.folder import load_weights, save_description, save_weights
-from gptfast.train.checkpoint import Progress, load_checkpoint, save_checkpoint
+from gptfast.train.checkpoint import (
+    Progress,
+    State,
+    delete_checkpoints_after,
+    load_checkpoint,
+    save_checkpoint,
+)
 from gptfast.train.config import TrainConfig
 from gptfast.train.display import Display
 from gptfast.train.evaluate import bits_per_byte, evaluate
+from gptfast.train.guards import RECENT, BadStep, check_finite, check_spike
+from gptfast.train.metrics import Metrics
 from gptfast.train.optim import Optimizer
 from gptfast.train.schedule import lr_factor
+from gptfast.train.signals import stop_signal
 
 LOG_INTERVAL = 10
 """Steps per line of metrics.jsonl; the loss in it is their mean."""
@@ -60,25 +60,49 @@ def begin(config: TrainConfig, data: Dataset) -> LanguageModel:
     Raises UserError if it doesn't fit the data or the machine.
     """
     device = resolve_device(config.device)
-    check_length(data.train, config.block_size, "train")
-    check_length(data.val, config.block_size, "val")
+    check_length(data.train, config.model.block_size, "train")
+    check_length(data.val, config.model.block_size, "val")
     torch.manual_seed(config.seed)
     model = build_model(config.model_config(data.tokenizer.n_vocab), config.kernels).to(device)
+    if isinstance(model, GPT):
+        model.recompute_blocks = config.recompute_blocks
+    if config.compile:
+        model.compile()
     starts = np.zeros(config.batch_size, dtype=np.int64)
-    x_BT, y_BT = windows(data.train, starts, config.block_size)
+    x_BT, y_BT = windows(data.train, starts, config.model.block_size)
     # Dropout's random numbers are given back: trying must not change what is learned.
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        training_loss(model, x_BT, y_BT, config).backward()  # type: ignore[no-untyped-call]
+        accumulate_gradients(model, x_BT, y_BT, config, _scaler(config, device))
     model.zero_grad()
+    for moe in model.experts():
+        moe.chosen_E.zero_()
     return model
 
 
-def training_loss(model: LanguageModel, x_BT: Tensor, y_BT: Tensor, config: TrainConfig) -> Tensor:
-    """The loss of a batch, its matrix products in config.dtype."""
+def accumulate_gradients(
+    model: LanguageModel,
+    x_BT: Tensor,
+    y_BT: Tensor,
+    config: TrainConfig,
+    scaler: torch.amp.GradScaler,
+) -> Tensor:
+    """Add the gradients of a batch's mean loss to the parameters'; return that loss.
+
+    The batch goes through the model in config.micro_batches parts. Each counts by its share of the
+    targets that aren't IGNORED, so that the result is that of the whole batch at once.
+    """
     device = next(model.parameters()).device
-    with torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
-        loss: Tensor = model(x_BT.to(device), y_BT.to(device))
-    return loss
+    n_targets = (y_BT != IGNORED).sum()
+    mean = torch.zeros((), device=device)
+    parts = (t_BT.chunk(config.micro_batches) for t_BT in (x_BT, y_BT))
+    for x, y in zip(*parts, strict=True):
+        share = ((y != IGNORED).sum() / n_targets).to(device)
+        dtype = torch.float16 if config.dtype == "float16" else torch.bfloat16
+        with torch.autocast(device.type, dtype, enabled=config.dtype != "float32"):
+            loss: Tensor = model(x.to(device), y.to(device))
+        scaler.scale(loss * share).backward()
+        mean += loss.detach() * share
+    return mean
 
 
 def train(
@@ -87,131 +111,227 @@ def train(
     """Train `model` into the folder config.out; go on from its newest checkpoint if it has one.
 
     Returns None when SIGINT or SIGTERM ended the run early, after saving a checkpoint.
-    Raises RunError if a loss or a gradient is not finite.
+    Raises RunError if steps keep going wrong, or if the last checkpoint can't be saved.
     """
-    device = next(model.parameters()).device
-    optimizer = Optimizer(
-        model, config.learning_rate, config.matrix_learning_rate, config.weight_decay
-    )
-    loader = Loader(data.train, config.block_size, config.batch_size, config.seed)
-    progress = load_checkpoint(config.out, model, optimizer, loader)
-    save_description(config.out, model.config, data.tokenizer)
-    metrics = Metrics(config.out / "metrics.jsonl", keep_until=progress.step)
-    display.message(
-        f"model {config.architecture}: {model.n_parameters():,} parameters on {device}, "
-        f"{config.dtype}; " + (f"from step {progress.step}" if progress.step else "from the start")
-    )
-    display.begin(progress.step)
-    clock = Clock()
-    interval_tokens, interval_seconds = 0, 0.0
+    return Trainer(config, data, model, display).run()
 
-    with stop_signal() as stop:
+
+class Trainer:
+    """A run as it goes: what changes from step to step, and where the results go."""
+
+    def __init__(
+        self, config: TrainConfig, data: Dataset, model: LanguageModel, display: Display
+    ) -> None:
+        self.config = config
+        self.data = data
+        self.model = model
+        self.display = display
+        self.optimizer = Optimizer(
+            model,
+            config.learning_rate,
+            config.matrix_learning_rate if config.optimizer == "muon" else None,
+            config.weight_decay,
+            beta2=config.beta2,
+            momentum=config.momentum,
+        )
+        self.scaler = _scaler(config, next(model.parameters()).device)
+        self.loader = Loader(data.train, config.model.block_size, config.batch_size, config.seed)
+        self.state = State(model, self.optimizer, self.scaler, self.loader)
+        self.progress = load_checkpoint(config.out, self.state, display.message) or Progress()
+        delete_checkpoints_after(config.out, self.progress.step)
+        save_description(config.out, model.config, data.tokenizer)
+        self.metrics = Metrics(config.out / "metrics.jsonl", display.message)
+        self.metrics.go_back_to(self.progress.step)
+        self.clock = Clock()
+        self.interval_tokens, self.interval_seconds = 0, 0.0
+
+    def run(self) -> Result | None:
+        """Train to the end, or until a signal comes: then None."""
+        config, model = self.config, self.model
+        step = self.progress.step
+        self.display.message(
+            f"model {config.model.architecture}: {model.n_parameters():,} parameters on "
+            f"{next(model.parameters()).device}, {config.dtype}; "
+            + (f"from step {step}" if step else "from the start")
+        )
+        self.display.begin(step)
+        with stop_signal() as stop:
+            while True:
+                is_last = self.progress.step == config.max_steps
+                if stop.is_set() and not is_last:
+                    self.save(must=True)
+                    return None
+                try:
+                    if self.progress.step % config.eval_interval == 0 or is_last:
+                        self.look()
+                        self.save(must=is_last)
+                    if is_last:
+                        break
+                    self.step()
+                except BadStep as bad:
+                    self.roll_back(bad)
+        return self.finish()
+
+    def step(self) -> None:
+        """One optimizer step. Raises BadStep, before or after the weights have changed."""
+        config, progress = self.config, self.progress
+        x_BT, y_BT = self.next_batch()
+        loss = accumulate_gradients(self.model, x_BT, y_BT, config, self.scaler)
+        for optimizer, _ in self.optimizer.parts:
+            self.scaler.unscale_(optimizer)
+        grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip)
+        # A scaled gradient may overflow; then there is no update, and the scale becomes smaller.
+        overflowed = self.scaler.is_enabled() and not math.isfinite(grad_norm.item())
+        if not (overflowed and math.isfinite(loss.item())):
+            check_finite(loss, grad_norm, self.model)
+        check_spike(loss.item(), progress.recent, config.spike)
+        factor = lr_factor(
+            progress.step,
+            schedule=config.schedule,
+            warmup_steps=config.warmup_steps,
+            max_steps=config.max_steps,
+            decay_fraction=config.decay_fraction,
+            final=config.final_learning_rate,
+        )
+        if overflowed:
+            self.model.zero_grad()
+        else:
+            self.optimizer.step(factor)
+        self.scaler.update()
+        expert_shares = [moe.end_step().tolist() for moe in self.model.experts()]
+        progress.step += 1
+
+        progress.losses.append(loss.item())
+        progress.recent = [*progress.recent, loss.item()][-RECENT:]
+        seconds = self.lap()
+        progress.training_seconds += seconds
+        self.interval_tokens += x_BT.numel()
+        self.interval_seconds += seconds
+        if progress.step % LOG_INTERVAL == 0 or progress.step == config.max_steps:
+            self.log(factor, grad_norm.item(), expert_shares)
+
+    def next_batch(self) -> tuple[Tensor, Tensor]:
+        """The next batch that is not to be skipped."""
         while True:
-            last = progress.step == config.max_steps
-            if stop.is_set() and not last:
-                progress.seconds += clock.lap()
-                save_checkpoint(config.out, model, optimizer, loader, progress)
-                return None
-            if progress.step % config.eval_interval == 0 or last:
-                look(config, data, model, progress, metrics, display)
-                progress.seconds += clock.lap()
-                save_checkpoint(config.out, model, optimizer, loader, progress)
-            if last:
-                break
+            batch = self.loader.next_batch()
+            self.progress.batches += 1
+            if self.progress.batches - 1 not in self.progress.skipped:
+                return batch
 
-            x_BT, y_BT = loader.next_batch()
-            loss = training_loss(model, x_BT, y_BT, config)
-            loss.backward()  # type: ignore[no-untyped-call]
-            grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
-            check_finite(loss, grad_norm, model, progress, config)
-            factor = lr_factor(progress.step, config.warmup_steps, config.max_steps)
-            optimizer.step(factor)
-            progress.step += 1
+    def log(self, factor: float, grad_norm: float, expert_shares: list[list[float]]) -> None:
+        """A line of metrics.jsonl and of the display, on the steps since the last one."""
+        progress = self.progress
+        mean_loss = sum(progress.losses) / len(progress.losses)
+        speed = self.interval_tokens / self.interval_seconds
+        self.metrics.log(
+            step=progress.step,
+            loss=mean_loss,
+            learning_rate=self.config.learning_rate * factor,
+            grad_norm=grad_norm,
+            tokens_per_second=speed,
+            seconds=progress.seconds,
+            **({"expert_shares": expert_shares} if expert_shares else {}),
+        )
+        self.display.step(progress.step, mean_loss, speed)
+        progress.losses, self.interval_tokens, self.interval_seconds = [], 0, 0.0
 
-            progress.losses.append(loss.item())
-            seconds = clock.lap()
-            progress.seconds += seconds
-            progress.training_seconds += seconds
-            interval_tokens += x_BT.numel()
-            interval_seconds += seconds
-            if progress.step % LOG_INTERVAL == 0 or progress.step == config.max_steps:
-                mean_loss = sum(progress.losses) / len(progress.losses)
-                speed = interval_tokens / interval_seconds
-                metrics.write(
-                    step=progress.step, loss=mean_loss, learning_rate=config.learning_rate * factor,
-                    grad_norm=grad_norm.item(), tokens_per_second=speed, seconds=progress.seconds,
-                )  # fmt: skip
-                display.step(progress.step, mean_loss, speed)
-                progress.losses, interval_tokens, interval_seconds = [], 0, 0.0
+    def look(self) -> None:
+        """Evaluate on val; keep the weights if they are the best so far. Raises BadStep."""
+        config, progress = self.config, self.progress
+        val_loss = evaluate(
+            self.model, self.data.val, batch_size=config.batch_size, max_windows=config.eval_windows
+        )
+        if not math.isfinite(val_loss):
+            raise BadStep(f"the val loss is {val_loss}")
+        val_bpb = bits_per_byte(val_loss, self.data.val_bytes_per_token)
+        self.metrics.log(step=progress.step, val_loss=val_loss, val_bits_per_byte=val_bpb)
+        self.display.message(
+            f"step {progress.step}: val loss {val_loss:.4f} nats/token, {val_bpb:.3f} bits/byte, "
+            f"{progress.seconds:.0f} s"
+        )
+        if val_loss < progress.best_val_loss:
+            try:
+                save_weights(self.model, config.out / "model.safetensors")
+                progress.best_val_loss, progress.best_step = val_loss, progress.step
+            except OSError as error:
+                self.display.message(
+                    f"can't save the best weights so far ({error}): the run goes on; those of "
+                    f"step {progress.best_step} stay"
+                )
 
-    display.message(f"evaluating the weights of step {progress.best_step} on the whole val split")
-    load_weights(model, config.out / "model.safetensors")
-    val_loss = evaluate(model, data.val, batch_size=config.batch_size)
-    tokens = progress.step * config.batch_size * config.block_size
-    return Result(
-        steps=progress.step,
-        best_step=progress.best_step,
-        val_loss=val_loss,
-        val_bits_per_byte=bits_per_byte(val_loss, data.val_bytes_per_token),
-        seconds=progress.seconds + clock.lap(),
-        tokens_per_second=tokens / progress.training_seconds,
-    )
+    def save(self, *, must: bool) -> None:
+        """Save a checkpoint. If that fails the run goes on, but for one that `must` be saved.
 
+        Raises RunError for such a one.
+        """
+        self.lap()
+        try:
+            save_checkpoint(
+                self.config.out, self.state, self.progress, self.config.keep_checkpoints
+            )
+        except OSError as error:
+            what = f"can't save the checkpoint of step {self.progress.step} ({error})"
+            if must:
+                raise RunError(
+                    f"{what}: free some space and give --resume to go on from the one before"
+                ) from error
+            self.display.message(f"{what}: the run goes on; the one before stays")
 
-def look(
-    config: TrainConfig,
-    data: Dataset,
-    model: LanguageModel,
-    progress: Progress,
-    metrics: Metrics,
-    display: Display,
-) -> None:
-    """Evaluate on val; keep the weights if they are the best so far. Raises RunError."""
-    val_loss = evaluate(
-        model, data.val, batch_size=config.batch_size, max_windows=config.eval_windows
-    )
-    if not math.isfinite(val_loss):
-        raise RunError(f"step {progress.step}: the val loss is {val_loss}. {_advice(config)}")
-    val_bpb = bits_per_byte(val_loss, data.val_bytes_per_token)
-    metrics.write(step=progress.step, val_loss=val_loss, val_bits_per_byte=val_bpb)
-    display.message(
-        f"step {progress.step}: val loss {val_loss:.4f} nats/token, {val_bpb:.3f} bits/byte, "
-        f"{progress.seconds:.0f} s"
-    )
-    if val_loss < progress.best_val_loss:
-        progress.best_val_loss, progress.best_step = val_loss, progress.step
-        save_weights(model, config.out / "model.safetensors")
+    def roll_back(self, bad: BadStep) -> None:
+        """Return to the newest checkpoint, and skip the batch that `bad` came from.
 
+        Raises RunError if that has happened too often.
+        """
+        config, progress = self.config, self.progress
+        where = f"step {progress.step + 1}: {bad}"
+        if len(progress.skipped) >= config.max_rollbacks:
+            raise RunError(
+                f"{where}. {len(progress.skipped)} batches were skipped already: giving up; "
+                f"{config.out} keeps the last good checkpoint. Try a lower --learning-rate (now "
+                f"{config.learning_rate:g}) and --matrix-learning-rate (now "
+                f"{config.matrix_learning_rate:g}) or a longer --warmup-steps "
+                f"(now {config.warmup_steps})"
+            ) from bad
+        self.model.zero_grad()
+        skipped = sorted({*progress.skipped, max(progress.batches - 1, 0)})
+        lost = self.lap()
+        good = load_checkpoint(config.out, self.state, self.display.message)
+        if good is None:
+            raise RunError(f"{where}, and no checkpoint could be saved to go back to") from bad
+        self.progress = good
+        self.progress.skipped = skipped
+        self.progress.seconds += lost
+        self.metrics.go_back_to(self.progress.step)
+        self.interval_tokens, self.interval_seconds = 0, 0.0
+        self.display.message(
+            f"{where}: back to step {self.progress.step}, and without batch {skipped[-1]} from "
+            f"there"
+        )
 
-def check_finite(
-    loss: Tensor, grad_norm: Tensor, model: LanguageModel, progress: Progress, config: TrainConfig
-) -> None:
-    """Raise RunError before a NaN or an infinity reaches the weights; say where it came from."""
-    if math.isfinite(loss.item()) and math.isfinite(grad_norm.item()):
-        return
-    broken = [n for n, p in model.named_parameters() if not p.isfinite().all()]
-    gradients = [
-        n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()
-    ]
-    where = (
-        f"the weights {broken[0]} are not finite" if broken
-        else f"{len(gradients)} gradients are not finite, the first is that of {gradients[0]}"
-        if gradients
-        else "weights and gradients are finite"
-    )  # fmt: skip
-    raise RunError(
-        f"step {progress.step + 1}: loss is {loss.item()}, gradient norm {grad_norm.item()}; "
-        f"{where}. The update was not made. {_advice(config)}"
-    )
+    def finish(self) -> Result:
+        """Evaluate the best weights on the whole val split."""
+        config, progress = self.config, self.progress
+        self.display.message(
+            f"evaluating the weights of step {progress.best_step} on the whole val split"
+        )
+        load_weights(self.model, config.out / "model.safetensors")
+        val_loss = evaluate(self.model, self.data.val, batch_size=config.batch_size)
+        self.lap()
+        tokens = progress.step * config.batch_size * config.model.block_size
+        return Result(
+            steps=progress.step,
+            best_step=progress.best_step,
+            val_loss=val_loss,
+            val_bits_per_byte=bits_per_byte(val_loss, self.data.val_bytes_per_token),
+            seconds=progress.seconds,
+            tokens_per_second=tokens / progress.training_seconds,
+        )
 
-
-def _advice(config: TrainConfig) -> str:
-    return (
-        f"{config.out} keeps the last good checkpoint. "
-        f"Try a lower --learning-rate (now {config.learning_rate:g}) and --matrix-learning-rate "
-        f"(now {config.matrix_learning_rate:g}) or a longer --warmup-steps "
-        f"(now {config.warmup_steps})"
-    )
+    def lap(self) -> float:
+        """Count the time since the last lap as spent on this run, and return it."""
+        seconds = self.clock.lap()
+        self.progress.seconds += seconds
+        return seconds
 
 
 class Clock:
@@ -226,49 +346,6 @@ class Clock:
         return self.last - before
 
 
-class Metrics:
-    """metrics.jsonl: one JSON object per line, appended as the run goes."""
-
-    def __init__(self, path: Path, keep_until: int) -> None:
-        """Open the file; lines of steps after `keep_until`, from before a resume, are dropped."""
-        self.path = path
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        kept = [line for line in lines if _is_up_to(line, keep_until)]
-        write_text_atomically(path, "".join(line + "\n" for line in kept))
-
-    def write(self, **values: Any) -> None:
-        """Append one line."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
-
-
-def _is_up_to(line: str, step: int) -> bool:
-    try:
-        # A look at val happens before the step that follows it, and will be repeated.
-        values = json.loads(line)
-        return bool(values["step"] < step or (values["step"] == step and "loss" in values))
-    except (json.JSONDecodeError, KeyError):
-        return False  # cut short when the run was killed
-
-
-@contextmanager
-def stop_signal() -> Iterator[threading.Event]:
-    """An event that SIGINT or SIGTERM sets, instead of ending the process in the middle of a step.
-
-    The second SIGINT raises KeyboardInterrupt as usual.
-    """
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # only the main thread may handle signals
-        return
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _scaler(config: TrainConfig, device: torch.device) -> torch.amp.GradScaler:
+    """What keeps float16's small gradients from vanishing; does nothing for the other dtypes."""
+    return torch.amp.GradScaler(device.type, enabled=config.dtype == "float16")

@@ -26,7 +26,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Update every parameter that has a gradient; all must be matrices."""
+        """Update every parameter that has a gradient: matrices, or stacks of them (experts)."""
         for group in self.param_groups:
             lr, momentum = group["lr"], group["momentum"]
             for p in group["params"]:
@@ -38,38 +38,45 @@ class Muon(torch.optim.Optimizer):
                 state["momentum"].lerp_(p.grad, 1 - momentum)
                 update = orthogonalize(p.grad.lerp(state["momentum"], momentum))
                 p.mul_(1 - lr * group["weight_decay"])
-                p.add_(update, alpha=-lr * max(1.0, p.size(0) / p.size(1)) ** 0.5)
+                p.add_(update, alpha=-lr * max(1.0, p.size(-2) / p.size(-1)) ** 0.5)
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:
-    """Roughly U V^T of the singular value decomposition U S V^T of a matrix (out, in), float32.
+    """Roughly U V^T of the singular value decomposition U S V^T of each matrix (..., out, in).
 
     Five steps of a quintic Newton-Schulz iteration, whose coefficients Jordan et al. (2024) chose
     to lift small singular values fast; they end between about 0.7 and 1.2.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    tall = matrix.size(0) > matrix.size(1)
-    x = matrix.T if tall else matrix  # the smaller side first, so that x x^T is the smaller one
-    x = x / (x.norm() + 1e-7)  # singular values must not exceed 1
+    tall = matrix.size(-2) > matrix.size(-1)
+    x = matrix.mT if tall else matrix  # the smaller side first, so that x x^T is the smaller one
+    x = x.flatten(0, -3) if x.ndim > 2 else x[None]  # baddbmm wants (N, out, in)
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)  # singular values must not exceed 1
     for _ in range(5):
-        gram = x @ x.T
-        x = torch.addmm(a * x, torch.addmm(b * gram, gram, gram, alpha=c), x)
-    return x.T if tall else x
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).view_as(matrix)
 
 
 class Optimizer:
-    """Both optimizers behind one interface. `lr_factor` scales the peak learning rate of each."""
+    """Both optimizers behind one interface. `lr_factor` scales the peak learning rate of each.
+
+    matrix_learning_rate: Muon's; None for AdamW alone, on everything.
+    """
 
     def __init__(
         self,
         model: LanguageModel,
         learning_rate: float,
-        matrix_learning_rate: float,
+        matrix_learning_rate: float | None,
         weight_decay: float,
+        *,
+        beta2: float = 0.95,
+        momentum: float = 0.95,
     ) -> None:
         named = dict(model.named_parameters())
         matrices = {
-            n: p for n, p in named.items() if p.ndim == 2 and {"attn", "mlp"} & set(n.split("."))
+            n: p for n, p in named.items() if matrix_learning_rate and _is_hidden_matrix(n, p)
         }
         others = [p for n, p in named.items() if n not in matrices]
         adamw = torch.optim.AdamW(
@@ -78,12 +85,12 @@ class Optimizer:
                 {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
             ],
             lr=learning_rate,
-            betas=(0.9, 0.95),
+            betas=(0.9, beta2),
             fused=True,
         )
         self.parts: list[tuple[torch.optim.Optimizer, float]] = [(adamw, learning_rate)]
-        if matrices:
-            muon = Muon(matrices.values(), matrix_learning_rate, weight_decay)
+        if matrix_learning_rate and matrices:
+            muon = Muon(matrices.values(), matrix_learning_rate, weight_decay, momentum)
             self.parts.append((muon, matrix_learning_rate))
 
     def step(self, lr_factor: float) -> None:
@@ -102,3 +109,9 @@ class Optimizer:
         """Restore what `state_dict` returned."""
         for (optimizer, _), state in zip(self.parts, states, strict=True):
             optimizer.load_state_dict(state)
+
+
+def _is_hidden_matrix(name: str, parameter: Tensor) -> bool:
+    """Whether Muon trains it: attention's and MLP's matrices, but no router, whose rows are few."""
+    path = set(name.split("."))
+    return parameter.ndim >= 2 and bool({"attn", "mlp"} & path) and "router" not in path

@@ -26,7 +26,9 @@ def run(config: TrainConfig, command: str, console: Console) -> Result | None:
     """
     say = console.print
     older = check_output(config)
-    data = prepare(config.corpus, config.tokenizer, config.vocab_size, config.val_fraction, say)
+    data = prepare(
+        config.corpus, config.tokenizer, config.model.vocab_size, config.val_fraction, say
+    )
     say(describe(data.report))
     if older is not None:
         check_same_data(config.out, older, data)
@@ -71,15 +73,21 @@ def check_output(config: TrainConfig) -> dict[str, Any] | None:
             f"it, or another --out"
         )
     older = read_record(out)
-    now = config.to_json()
-    changed = [f for f, value in older["config"].items() if now.get(f) != value and f != "out"]
+    then, now = flat(older["config"]), flat(config.to_json())
+    changed = [name for name in then if now.get(name) != then[name] and name != "out"]
     if changed:
-        was = ", ".join(f"{name}={older['config'][name]!r}" for name in changed)
+        was = ", ".join(f"{name}={then[name]!r}" for name in changed)
         raise UserError(
             f"the run in {out} was begun with {was}: --resume can't change that; give the "
             f"same arguments, or --overwrite to begin anew"
         )
     return older
+
+
+def flat(config: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a run's configuration, those of its model among them."""
+    model: dict[str, Any] = config.get("model", {})
+    return {k: v for k, v in config.items() if k != "model"} | model
 
 
 def check_same_data(folder: Path, older: dict[str, Any], data: Dataset) -> None:

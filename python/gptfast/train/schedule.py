@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+import math
+from typing import Literal
 
-def lr_factor(step: int, warmup_steps: int, max_steps: int) -> float:
+Schedule = Literal["linear", "cosine", "wsd"]
+
+
+def lr_factor(
+    step: int,
+    *,
+    schedule: Schedule,
+    warmup_steps: int,
+    max_steps: int,
+    decay_fraction: float,
+    final: float,
+) -> float:
     """What the peak learning rate is multiplied with at `step` (0 is the first).
 
-    A linear rise over the warm-up, then a linear fall that would reach 0 one step after the last.
-    Linear decay to zero: "Straight to Zero" (Bergsma et al., 2025).
+    A linear rise over the warm-up; then a decay that would reach `final` one step after the last:
+    linear ("Straight to Zero", Bergsma et al., 2025); half a cosine (Loshchilov and Hutter, 2017);
+    or warmup-stable-decay, constant until the last `decay_fraction` of the steps ("MiniCPM", Hu et
+    al., 2024), and then linear.
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps
-    return (max_steps - step) / max(1, max_steps - warmup_steps)
+    start = warmup_steps
+    if schedule == "wsd":
+        start = max(start, round(max_steps * (1 - decay_fraction)))
+    if step < start:
+        return 1.0
+    done = (step - start) / max(1, max_steps - start)
+    left = (1 + math.cos(math.pi * done)) / 2 if schedule == "cosine" else 1 - done
+    return final + (1 - final) * left
