@@ -23,6 +23,7 @@ from gptfast.data.prepare import prepare
 from gptfast.errors import RunError, UserError
 from gptfast.model import GPT, ModelConfig, build_model
 from gptfast.model.folder import load_model
+from gptfast.model.size import n_parameters
 from gptfast.train import loop
 from gptfast.train import run as run_module
 from gptfast.train.config import PRESETS, TrainConfig, load_preset
@@ -424,11 +425,20 @@ def test_every_parameter_is_trained_once_and_only_matrices_decay() -> None:
         assert all((p.ndim >= 2) == (group["weight_decay"] > 0) for p in group["params"])
 
 
-def test_every_preset_is_complete() -> None:
-    for path in PRESETS.glob("*.json"):
-        config = load_preset(path.stem)
-        assert config.preset == path.stem
-        config.model_config(config.model.vocab_size)
+@pytest.mark.parametrize("preset", sorted(path.stem for path in PRESETS.glob("*.json")))
+def test_every_preset_can_be_built_and_has_the_parameters_predicted(preset: str) -> None:
+    config = load_preset(preset)
+    assert config.preset == preset
+    model_config = config.model_config(65 if config.tokenizer == "char" else 50257)
+    with torch.device("meta"):
+        model = build_model(model_config)
+    assert model.n_parameters() == n_parameters(model_config)
+
+
+def test_nanogpts_preset_has_nanogpts_size() -> None:
+    config = load_preset("nanogpt-shakespeare").model_config(65)
+    # nanoGPT prints 10.65M, and doesn't count the position embedding.
+    assert n_parameters(config) - 256 * 384 == 10_646_784
 
 
 @pytest.mark.parametrize(
