@@ -244,7 +244,13 @@ class Trainer:
         if not math.isfinite(val_loss):
             raise BadStep(f"the val loss is {val_loss}")
         val_bpb = bits_per_byte(val_loss, self.data.val_bytes_per_token)
-        self.metrics.log(step=progress.step, val_loss=val_loss, val_bits_per_byte=val_bpb)
+        self.lap()
+        self.metrics.log(
+            step=progress.step,
+            val_loss=val_loss,
+            val_bits_per_byte=val_bpb,
+            seconds=progress.seconds,
+        )
         self.display.message(
             f"step {progress.step}: val loss {val_loss:.4f} nats/token, {val_bpb:.3f} bits/byte, "
             f"{progress.seconds:.0f} s"

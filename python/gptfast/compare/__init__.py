@@ -1,0 +1,1 @@
+"""Comparing finished or running runs with one another."""

@@ -1,0 +1,63 @@
+"""`gptfast compare RUN RUN...`: what differs between runs, their curves, their samples."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from gptfast import cli
+from gptfast.compare.report import Run, differences, plot, read_run
+from gptfast.errors import MissingFileError, UserError
+from gptfast.fsync import write_atomically
+from gptfast.model.folder import load_model
+from gptfast.sample.generate import write_sample
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """Which runs to compare, and where the picture goes."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Two or more model folders that training made."""
+    out: Path = Path("comparison.png")
+    """The picture of their curves."""
+    sample_tokens: int = 100
+    """Length of the sample of each run; 0 for none."""
+    seed: int = 1337
+    """Decides the samples."""
+
+    def __post_init__(self) -> None:
+        if len(self.runs) < 2:
+            raise UserError(f"{len(self.runs)} runs given: expected two or more folders to compare")
+        if self.sample_tokens < 0:
+            raise UserError(f"sample_tokens is {self.sample_tokens}: expected 0 or more")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print the differences and samples, write the curves. Returns 0."""
+    config = cli.parse(CompareConfig, argv, "python -m gptfast.compare")
+    runs = [read_run(folder) for folder in config.runs]
+    console = cli.console()
+    console.print(differences(runs), soft_wrap=False)
+    write_atomically(config.out, lambda path: plot(runs, path))
+    for run in runs if config.sample_tokens else []:
+        console.print(f"\n--- {run.name} ---\n{_sample(run, config)}")
+    console.print(f"\nthe curves are in {config.out}")
+    return 0
+
+
+def _sample(run: Run, config: CompareConfig) -> str:
+    try:
+        model, tokenizer = load_model(run.folder)
+    except MissingFileError:
+        return "(no weights yet)"
+    return write_sample(model, tokenizer, config.sample_tokens, config.seed).strip()
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
