@@ -16,7 +16,7 @@ FLOOR = {
 # Used by every floor, and importing none; _cpu alone asks _rust what the CPU is.
 GROUND = {"errors", "fsync", "cache", "cli", "_cpu", "__version__"}
 # Doors open onto every room: commands are where the rooms meet.
-DOORS = {"__main__", "__init__", "compare", "doctor", "ladder"}
+DOORS = {"__main__", "__init__", "compare", "doctor", "ladder", "plan"}
 
 
 def imports(path: Path) -> Iterator[str]:

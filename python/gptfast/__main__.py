@@ -11,6 +11,7 @@ COMMANDS = {
     "train": "train a GPT, its tokenizer included, into a model folder",
     "sample": "let a trained model write",
     "tokenizer": "train a tokenizer, encode and decode with it, audit it, show its tokens",
+    "plan": "predict parameters, memory, tokens and time of a training run",
     "compare": "show how runs differ: settings, curves, samples",
     "ladder": "train the rungs from bigram to GPT and compare them",
     "bench": "check the kernels on this GPU, measure them, have 'auto' take the fastest",

@@ -50,11 +50,11 @@ class MixtureOfExperts(nn.Module):
     def forward(self, x_BTC: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C), token by token."""
         x_MC = x_BTC.flatten(0, 1)
-        weights_MK, experts_MK = self._choose(x_MC)
+        weights_MK, experts_MK, chosen_E = self._choose(x_MC)
         # Sorted by expert, each one's tokens lie together: one grouped product serves them all.
         order = experts_MK.flatten().argsort(stable=True)
         tokens = order // self.n_active
-        ends_E = experts_MK.flatten().bincount(minlength=len(self.bias_E)).cumsum(0).int()
+        ends_E = chosen_E.cumsum(0).int()
         rows, c_fc, c_proj = autocast(x_MC[tokens], self.c_fc, self.c_proj)
         hidden = activate(F.grouped_mm(rows, c_fc.mT, offs=ends_E), self.activation)
         out = F.grouped_mm(hidden, c_proj.mT, offs=ends_E) * weights_MK.flatten()[order, None]
@@ -62,20 +62,21 @@ class MixtureOfExperts(nn.Module):
         out_BTC: Tensor = self.dropout(out_MC.view_as(x_BTC))
         return out_BTC
 
-    def _choose(self, x_MC: Tensor) -> tuple[Tensor, Tensor]:
-        """Return each token's weights and experts, (M, K)."""
+    def _choose(self, x_MC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return each token's weights and experts, (M, K), and how often each is chosen, (E,)."""
         scores_ME = self.router(x_MC).float().softmax(-1)
         experts_MK = (scores_ME + self.bias_E).topk(self.n_active).indices
         weights_MK = scores_ME.gather(1, experts_MK)
+        all_E = torch.arange(len(self.bias_E), device=x_MC.device)
+        chosen_E = (experts_MK[..., None] == all_E).sum((0, 1))
         if self.training:
-            chosen_E = experts_MK.flatten().bincount(minlength=len(self.bias_E))
             self.chosen_E += chosen_E
             if self.balance == "loss":
                 share_E = chosen_E / experts_MK.numel()
                 self.balance_loss = self.balance_rate * (
                     len(share_E) * (share_E * scores_ME.mean(0)).sum()
                 )
-        return weights_MK / weights_MK.sum(-1, keepdim=True), experts_MK
+        return weights_MK / weights_MK.sum(-1, keepdim=True), experts_MK, chosen_E
 
     @torch.no_grad()
     def end_step(self) -> Tensor:

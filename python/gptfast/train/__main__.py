@@ -34,12 +34,12 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def parse_config(argv: Sequence[str]) -> TrainConfig:
+def parse_config(argv: Sequence[str], module: str = MODULE) -> TrainConfig:
     """The configuration that the arguments ask for, on top of the preset that they name."""
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--preset", default=TrainConfig.preset)
     preset = load_preset(finder.parse_known_args(argv)[0].preset)
-    return cli.parse(TrainConfig, argv, f"python -m {MODULE}", default=preset)
+    return cli.parse(TrainConfig, argv, f"python -m {module}", default=preset)
 
 
 def finish(config: TrainConfig, result: Result, say: Callable[[str], None]) -> None:

@@ -72,7 +72,7 @@ def begin(config: TrainConfig, data: Dataset) -> LanguageModel:
     x_BT, y_BT = windows(data.train, starts, config.model.block_size)
     # Dropout's random numbers are given back: trying must not change what is learned.
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        accumulate_gradients(model, x_BT, y_BT, config, _scaler(config, device))
+        accumulate_gradients(model, x_BT, y_BT, config, gradient_scaler(config, device))
     model.zero_grad()
     for moe in model.experts():
         moe.chosen_E.zero_()
@@ -134,7 +134,7 @@ class Trainer:
             beta2=config.beta2,
             momentum=config.momentum,
         )
-        self.scaler = _scaler(config, next(model.parameters()).device)
+        self.scaler = gradient_scaler(config, next(model.parameters()).device)
         self.loader = Loader(data.train, config.model.block_size, config.batch_size, config.seed)
         self.state = State(model, self.optimizer, self.scaler, self.loader)
         self.progress = load_checkpoint(config.out, self.state, display.message) or Progress()
@@ -352,6 +352,6 @@ class Clock:
         return self.last - before
 
 
-def _scaler(config: TrainConfig, device: torch.device) -> torch.amp.GradScaler:
+def gradient_scaler(config: TrainConfig, device: torch.device) -> torch.amp.GradScaler:
     """What keeps float16's small gradients from vanishing; does nothing for the other dtypes."""
     return torch.amp.GradScaler(device.type, enabled=config.dtype == "float16")

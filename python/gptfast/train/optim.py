@@ -76,7 +76,7 @@ class Optimizer:
     ) -> None:
         named = dict(model.named_parameters())
         matrices = {
-            n: p for n, p in named.items() if matrix_learning_rate and _is_hidden_matrix(n, p)
+            n: p for n, p in named.items() if matrix_learning_rate and is_hidden_matrix(n, p)
         }
         others = [p for n, p in named.items() if n not in matrices]
         adamw = torch.optim.AdamW(
@@ -111,7 +111,7 @@ class Optimizer:
             optimizer.load_state_dict(state)
 
 
-def _is_hidden_matrix(name: str, parameter: Tensor) -> bool:
+def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
     """Whether Muon trains it: attention's and MLP's matrices, but no router, whose rows are few."""
     path = set(name.split("."))
     return parameter.ndim >= 2 and bool({"attn", "mlp"} & path) and "router" not in path

@@ -1,0 +1,118 @@
+"""`gptfast plan PRESET`: what a training run will take, before it is begun."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from gptfast import cli
+from gptfast.errors import UserError
+from gptfast.model.device import resolve_device
+from gptfast.train.__main__ import parse_config
+from gptfast.train.config import TrainConfig
+from gptfast.train.plan import (
+    OPTIMAL_TOKENS_PER_PARAMETER,
+    Memory,
+    Plan,
+    Probe,
+    available_memory,
+    plan,
+    probe,
+    with_vocabulary,
+)
+
+MODULE = "gptfast.plan"
+PROBE_SECONDS = 5.0
+CHARACTERS = 65
+"""What Shakespeare is written with: the vocabulary of a character tokenizer unless known better."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print the plan for a preset, and for flags as `gptfast train` takes them. Returns 0."""
+    if argv and not argv[0].startswith("-"):
+        argv = ["--preset", *argv]
+    config = with_vocabulary(parse_config(argv, MODULE), CHARACTERS)
+    if config.model.architecture != "gpt":
+        raise UserError(
+            f"plan knows architecture 'gpt' only, not {config.model.architecture!r}: the rungs "
+            f"below it train within a minute"
+        )
+    planned = plan(config)
+    device = resolve_device(config.device)
+    enough = planned.memory.total < available_memory(device)
+    probed = probe(config, PROBE_SECONDS) if enough else None
+    console = cli.console()
+    console.print(table(config, planned, probed), soft_wrap=False)
+    if config.tokenizer == "char":
+        console.print(f"a vocabulary of {CHARACTERS} characters was assumed, as Shakespeare has")
+    if not enough:
+        console.print(
+            f"this needs {gib(planned.memory.total)} and {device} has "
+            f"{gib(available_memory(device))}: no time was measured. Try more --micro-batches, "
+            f"--recompute-blocks, or a smaller model"
+        )
+    return 0
+
+
+def table(config: TrainConfig, planned: Plan, probed: Probe | None) -> Table:
+    """The plan as a table of what, how much, and how that comes."""
+    shown = Table(title=f"plan of {config.preset}", show_header=False)
+    m = planned.memory
+    shown.add_row("parameters", f"{planned.parameters:,}", "")
+    shown.add_row(
+        "FLOPs per token", f"{planned.forward_flops:,}", "forward; a training step takes 3 x"
+    )
+    shown.add_row("tokens per step", f"{planned.tokens_per_step:,}", _batch(config))
+    shown.add_row("tokens asked for", f"{planned.tokens:,}", f"{config.max_steps:,} steps")
+    shown.add_row(
+        "compute-optimal tokens", f"{planned.optimal_tokens:,}",
+        f"{OPTIMAL_TOKENS_PER_PARAMETER} per parameter: "
+        f"{planned.optimal_tokens / planned.tokens_per_step:,.0f} steps",
+    )  # fmt: skip
+    shown.add_row("FLOPs of the run", f"{planned.training_flops:.3g}", "evaluations excepted")
+    shown.add_row("memory", gib(m.total), _parts(m))
+    if probed is not None:
+        speed = planned.tokens_per_step / probed.step_seconds
+        flops = 3 * planned.forward_flops * speed
+        shown.add_row(
+            "tokens/s", f"{speed:,.0f}",
+            f"{flops / 1e9:,.0f} GFLOP/s; median of {probed.steps} steps of "
+            f"{probed.step_seconds:.3g} s",
+        )  # fmt: skip
+        shown.add_row(
+            "time", duration(probed.seconds),
+            f"with a look at val of {probed.look_seconds:.2g} s every {config.eval_interval} steps",
+        )  # fmt: skip
+    return shown
+
+
+def gib(n_bytes: int) -> str:
+    """A number of bytes for people."""
+    return f"{n_bytes / 2**30:.2f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.1f} MiB"
+
+
+def duration(seconds: float) -> str:
+    """A time for people."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 2 * 3600:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
+
+
+def _batch(config: TrainConfig) -> str:
+    parts = f", in {config.micro_batches} parts" if config.micro_batches > 1 else ""
+    return f"{config.batch_size} windows of {config.model.block_size}{parts}"
+
+
+def _parts(m: Memory) -> str:
+    return (
+        f"weights {gib(m.weights)}, gradients {gib(m.gradients)}, optimizer {gib(m.optimizer)}, "
+        f"activations {gib(m.activations)}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

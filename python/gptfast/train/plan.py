@@ -1,0 +1,205 @@
+"""What a run will take, before it is begun: parameters, FLOPs, memory, tokens, time."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from gptfast.model import GPT, LanguageModel, build_model
+from gptfast.model.device import resolve_device
+from gptfast.model.size import flops_per_token, n_parameters
+from gptfast.train.config import TrainConfig
+from gptfast.train.evaluate import evaluate
+from gptfast.train.loop import accumulate_gradients, gradient_scaler
+from gptfast.train.optim import Optimizer, is_hidden_matrix
+
+OPTIMAL_TOKENS_PER_PARAMETER = 20
+"""For the lowest loss at a given compute ("Chinchilla", Hoffmann et al., 2022, table 3)."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that training takes, without what PyTorch itself needs."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    """AdamW keeps two numbers per parameter, Muon one."""
+    activations: int
+    """What the backward pass needs of a micro-batch, and the loss's part of the logits."""
+
+    @property
+    def total(self) -> int:
+        """Their sum."""
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is known of a run from its configuration alone."""
+
+    parameters: int
+    forward_flops: int
+    """Per token; a training step takes three times as many."""
+    memory: Memory
+    tokens: int
+    """That the configuration asks for."""
+    tokens_per_step: int
+
+    @property
+    def optimal_tokens(self) -> int:
+        """How many would give the lowest loss for the compute that they take."""
+        return OPTIMAL_TOKENS_PER_PARAMETER * self.parameters
+
+    @property
+    def training_flops(self) -> int:
+        """Of the whole run, evaluations excepted."""
+        return 3 * self.forward_flops * self.tokens
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a few real steps on this machine say."""
+
+    step_seconds: float
+    """Median."""
+    steps: int
+    """How many were taken."""
+    look_seconds: float
+    """One look at the val loss."""
+    seconds: float
+    """Predicted for the whole run: its steps and looks, without compiling or the last evaluation on
+    the whole split."""
+
+
+def plan(config: TrainConfig) -> Plan:
+    """Everything that can be computed without computing. Architecture 'gpt' only."""
+    tokens_per_step = config.batch_size * config.model.block_size
+    return Plan(
+        n_parameters(config.model),
+        flops_per_token(config.model),
+        memory(config),
+        tokens_per_step * config.max_steps,
+        tokens_per_step,
+    )
+
+
+def memory(config: TrainConfig) -> Memory:
+    """Weights, gradients and optimizer by count; activations by a forward pass without numbers."""
+    with torch.device("meta"):
+        named = dict(build_model(config.model).named_parameters())
+    sizes = {name: 4 * p.numel() for name, p in named.items()}
+    by_muon = {
+        name: config.optimizer == "muon" and is_hidden_matrix(name, p) for name, p in named.items()
+    }
+    return Memory(
+        weights=sum(sizes.values()),
+        gradients=sum(sizes.values()),
+        optimizer=sum(size * (1 if by_muon[name] else 2) for name, size in sizes.items()),
+        activations=_activations(config) + _loss(config),
+    )
+
+
+def _activations(config: TrainConfig) -> int:
+    """Bytes that autograd keeps of a micro-batch's way through the blocks.
+
+    PyTorch's fake tensors have shapes and storages, but no numbers: however large the model is,
+    this takes a second or two and no memory.
+    """
+    kept: dict[int, int] = {}
+    device = resolve_device(config.device).type
+    with FakeTensorMode(), torch.device(device):
+        model = GPT(config.model, config.kernels)
+        model.recompute_blocks = config.recompute_blocks
+        parameters = {p.untyped_storage()._cdata for p in model.parameters()}
+        ids_BT = torch.zeros(
+            config.batch_size // config.micro_batches, config.model.block_size,
+            dtype=torch.long,
+        )  # fmt: skip
+
+        def keep(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage._cdata not in parameters:
+                kept[storage._cdata] = storage.nbytes()
+            return tensor
+
+        dtype = torch.float16 if config.dtype == "float16" else torch.bfloat16
+        with (
+            torch.autocast(device, dtype, enabled=config.dtype != "float32"),
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        ):
+            kept_alive = model.hidden(ids_BT)
+    del kept_alive
+    return sum(kept.values())
+
+
+def _loss(config: TrainConfig) -> int:
+    """Bytes of `ops.linear_cross_entropy`: the gradients of both inputs and a chunk of logits."""
+    n_tokens = config.batch_size // config.micro_batches * config.model.block_size
+    V, C = config.model.vocab_size, config.model.n_embd
+    return 4 * (n_tokens * C + V * C + V * max(C, 256))
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes of the device's memory: all of it, for a CPU, whatever other processes take."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def probe(config: TrainConfig, seconds: float) -> Probe:
+    """Train on random tokens for about `seconds` and look at val once.
+
+    A first step is not counted; at least one more is taken.
+    """
+    device = resolve_device(config.device)
+    model: LanguageModel = build_model(config.model, config.kernels).to(device)
+    optimizer = Optimizer(
+        model,
+        config.learning_rate,
+        config.matrix_learning_rate if config.optimizer == "muon" else None,
+        config.weight_decay,
+    )
+    if config.compile:
+        model.compile()
+    T = config.model.block_size
+    n_windows = max(config.batch_size, config.eval_windows)
+    tokens = np.random.default_rng(0).integers(config.model.vocab_size, size=n_windows * T + 1)
+    x_BT = torch.from_numpy(tokens[: config.batch_size * T]).view(-1, T)
+    scaler = gradient_scaler(config, device)
+
+    def step() -> float:
+        start = time.perf_counter()
+        loss = accumulate_gradients(model, x_BT, x_BT, config, scaler)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
+        optimizer.step(0.0)
+        loss.item()  # waits for the device
+        return time.perf_counter() - start
+
+    step()  # the first one sets up memory and, if asked to, compiles
+    times: list[float] = []
+    deadline = time.perf_counter() + seconds
+    while not times or time.perf_counter() < deadline:
+        times.append(step())
+    start = time.perf_counter()
+    evaluate(model, tokens.astype(np.uint32), batch_size=config.batch_size,
+             max_windows=config.eval_windows)  # fmt: skip
+    look_seconds = time.perf_counter() - start
+    step_seconds = statistics.median(times)
+    looks = config.max_steps // config.eval_interval + 1
+    total = config.max_steps * step_seconds + looks * look_seconds
+    return Probe(step_seconds, len(times), look_seconds, total)
+
+
+def with_vocabulary(config: TrainConfig, n_characters: int) -> TrainConfig:
+    """The configuration with the vocabulary that its tokenizer will have, as far as is known."""
+    if config.tokenizer == "char":
+        return replace(config, model=replace(config.model, vocab_size=n_characters))
+    return config
