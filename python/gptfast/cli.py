@@ -88,10 +88,18 @@ def command_line(module: str, arguments: Sequence[str]) -> str:
     return shlex.join([python, "-m", module, *arguments])
 
 
+def this_command(module: str, arguments: Sequence[str]) -> str:
+    """The command that started this process: torchrun's, where that did."""
+    if "LOCAL_WORLD_SIZE" not in os.environ:
+        return command_line(module, arguments)
+    processes = f"--nproc-per-node={os.environ['LOCAL_WORLD_SIZE']}"
+    return shlex.join(["torchrun", processes, "-m", module, *arguments])
+
+
 def resume_command(module: str, arguments: Sequence[str]) -> str:
     """The command that goes on with what `module` was doing when it was stopped."""
     kept = [a for a in arguments if a not in ("--resume", "--overwrite")]
-    return command_line(module, [*kept, "--resume"])
+    return this_command(module, [*kept, "--resume"])
 
 
 def console() -> Console:

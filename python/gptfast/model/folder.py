@@ -8,11 +8,13 @@ folders of these three that it saved load here. Nothing is pickled.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from gptfast.errors import MissingFileError, UserError
 from gptfast.fsync import write_atomically, write_text_atomically
@@ -20,9 +22,14 @@ from gptfast.model import LanguageModel, ModelConfig, build_model, layouts
 from gptfast.tokenizer import Tokenizer, load_tokenizer
 
 
-def save_weights(model: LanguageModel, path: Path) -> None:
-    """Write model.safetensors at `path`, aside and then renamed. Raises OSError."""
-    stored = layouts.to_stored(model.config, model.state_dict())
+def save_weights(
+    model: LanguageModel, path: Path, state: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write model.safetensors at `path`, aside and then renamed. Raises OSError.
+
+    state: the model's whole state, where the model itself is in shards.
+    """
+    stored = layouts.to_stored(model.config, model.state_dict() if state is None else state)
     tensors = {name: t.detach().cpu().contiguous() for name, t in stored.items()}
     try:
         write_atomically(path, lambda p: save_file(tensors, p, metadata={"format": "pt"}))
@@ -62,8 +69,15 @@ def load_model(folder: str | Path, kernels: str = "auto") -> tuple[LanguageModel
     return model.eval(), tokenizer
 
 
-def load_weights(model: LanguageModel, path: Path) -> None:
-    """Fill `model` from a model.safetensors. Raises MissingFileError or UserError."""
+def load_weights(
+    model: LanguageModel,
+    path: Path,
+    load: Callable[[LanguageModel, dict[str, Tensor]], object] = nn.Module.load_state_dict,
+) -> None:
+    """Fill `model` from a model.safetensors. Raises MissingFileError or UserError.
+
+    load: what puts a whole state into the model, where the model itself is in shards.
+    """
     if not path.is_file():
         raise MissingFileError(f"no weights at {path}: the training run has not saved any yet")
     try:
@@ -71,7 +85,7 @@ def load_weights(model: LanguageModel, path: Path) -> None:
     except SafetensorError as error:
         raise UserError(f"{path} is not a whole safetensors file ({error}): train again") from error
     try:
-        model.load_state_dict(layouts.from_stored(model.config, model.state_dict(), tensors))
+        load(model, layouts.from_stored(model.config, model.state_dict(), tensors))
     except RuntimeError as error:
         raise UserError(f"{path} does not fit its config.json: {error}") from error
 

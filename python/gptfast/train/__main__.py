@@ -26,10 +26,12 @@ def main(argv: Sequence[str]) -> int:
     say = console.print
     if _cpu.notice:
         say(f"note: {_cpu.notice}")
-    result = run(config, cli.command_line(MODULE, argv), console)
+    result = run(config, cli.this_command(MODULE, argv), console)
     if result is None:
         say(f"stopped and saved; to go on: {cli.resume_command(MODULE, argv)}")
         return 130
+    if console.quiet:
+        return 0  # the main one of several processes says how it went
     finish(config, result, say)
     return 0
 

@@ -23,6 +23,13 @@ from gptfast.errors import UserError
 from gptfast.fsync import write_folder_atomically, write_text_atomically
 from gptfast.model import LanguageModel
 from gptfast.model.folder import load_weights, save_weights
+from gptfast.train.distributed import (
+    World,
+    full_optimizer_state,
+    full_state,
+    load_full_optimizer_state,
+    load_full_state,
+)
 from gptfast.train.optim import Optimizer
 
 _FILES = ("model.safetensors", "optimizer.pt", "state.json")
@@ -59,10 +66,24 @@ class State:
     optimizer: Optimizer
     scaler: torch.amp.GradScaler
     loader: Loader
+    world: World
+
+    @property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """The optimizer's parts."""
+        return [part for part, _ in self.optimizer.parts]
 
 
 def save_checkpoint(folder: Path, state: State, progress: Progress, keep: int) -> None:
-    """Write folder/training/step-N; keep the `keep` newest. Raises OSError, as for a full disk."""
+    """Write folder/training/step-N; keep the `keep` newest. Raises OSError, as for a full disk.
+
+    Every process must call it; rank 0 collects what the others hold, and writes.
+    """
+    model_state = full_state(state.model)
+    optimizer_state = full_optimizer_state(state.model, state.optimizers)
+    random_states = state.world.gather(_random_state(state.world.device))
+    if not state.world.is_main:
+        return
     training = folder / "training"
     killed = list(training.glob(".step-*"))  # half-written ones, of runs that were killed
     path = training / f"step-{progress.step:08d}"
@@ -70,11 +91,11 @@ def save_checkpoint(folder: Path, state: State, progress: Progress, keep: int) -
         return
 
     def write(temporary: Path) -> None:
-        save_weights(state.model, temporary / "model.safetensors")
+        save_weights(state.model, temporary / "model.safetensors", model_state)
         rest = {
-            "optimizer": state.optimizer.state_dict(),
+            "optimizer": optimizer_state,
             "scaler": state.scaler.state_dict(),
-            "random": _random_state(state.model),
+            "random": random_states,
         }
         try:
             torch.save(rest, temporary / "optimizer.pt")
@@ -128,13 +149,14 @@ def _load(path: Path, state: State) -> Progress:
     for name, expected in json.loads((path / "checksums.json").read_text(encoding="utf-8")).items():
         if _sha256(path / name) != expected:
             raise ValueError(f"{name} is not what was written")
-    load_weights(state.model, path / "model.safetensors")
+    load_weights(state.model, path / "model.safetensors", load_full_state)
     # weights_only: a model folder may come from anyone, and a pickle could run code.
     rest = torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu")
     described = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    state.optimizer.load_state_dict(rest["optimizer"])
+    load_full_optimizer_state(state.model, state.optimizers, rest["optimizer"])
     state.scaler.load_state_dict(rest["scaler"])
-    _restore_random_state(state.model, rest["random"])
+    if state.world.rank < len(rest["random"]):  # there may be more processes than there were
+        _restore_random_state(state.world.device, rest["random"][state.world.rank])
     saved_loader: LoaderState = described["loader"]
     state.loader.load_state_dict(saved_loader)
     return Progress(**described["progress"])
@@ -148,14 +170,12 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _random_state(model: LanguageModel) -> dict[str, Any]:
-    device = next(model.parameters()).device
+def _random_state(device: torch.device) -> dict[str, Any]:
     cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
-def _restore_random_state(model: LanguageModel, state: dict[str, Any]) -> None:
+def _restore_random_state(device: torch.device, state: dict[str, Any]) -> None:
     torch.set_rng_state(state["cpu"])
-    device = next(model.parameters()).device
     if device.type == "cuda" and state["cuda"] is not None:
         torch.cuda.set_rng_state(state["cuda"], device)

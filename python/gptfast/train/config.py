@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from gptfast.errors import UserError
 from gptfast.model.config import ModelConfig
+from gptfast.train.distributed import Parallel
 from gptfast.train.schedule import Schedule
 
 PRESETS = Path(__file__).parent / "presets"
@@ -89,6 +90,8 @@ class TrainConfig:
     """Decides the weights, the order of the data and dropout."""
     device: str = "auto"
     """'auto' (CUDA if there is one), 'cpu', 'cuda' or 'cuda:1'."""
+    parallel: Parallel = "ddp"
+    """Under torchrun: 'ddp' copies the model to each process, 'fsdp' shards it."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of the matrix products; weights and optimizer stay float32. With 'float16' the loss
     is scaled, so that small gradients don't vanish."""

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gptfast.data.loader import IGNORED, Loader, check_length, windows
 from gptfast.data.prepare import Dataset
-from gptfast.errors import RunError
+from gptfast.errors import RunError, UserError
 from gptfast.model import GPT, LanguageModel, build_model
-from gptfast.model.device import resolve_device
 from gptfast.model.folder import load_weights, save_description, save_weights
 from gptfast.train.checkpoint import (
     Progress,
@@ -28,6 +27,15 @@ from gptfast.train.checkpoint import (
 )
 from gptfast.train.config import TrainConfig
 from gptfast.train.display import Display
+from gptfast.train.distributed import (
+    ALONE,
+    World,
+    accumulating,
+    full,
+    full_state,
+    load_full_state,
+    parallelize,
+)
 from gptfast.train.evaluate import bits_per_byte, evaluate
 from gptfast.train.guards import RECENT, BadStep, check_finite, check_spike
 from gptfast.train.metrics import Metrics
@@ -54,16 +62,22 @@ class Result:
     """Tokens trained on per second of training, evaluations not counted."""
 
 
-def begin(config: TrainConfig, data: Dataset) -> LanguageModel:
+def begin(config: TrainConfig, data: Dataset, world: World) -> LanguageModel:
     """The model that a run starts from, after trying a step of it, update excepted.
 
     Raises UserError if it doesn't fit the data or the machine.
     """
-    device = resolve_device(config.device)
+    if config.batch_size % (config.micro_batches * world.size):
+        raise UserError(
+            f"batch_size {config.batch_size} can't be divided into {config.micro_batches} "
+            f"micro_batches in each of {world.size} processes: choose a multiple of "
+            f"{config.micro_batches * world.size}"
+        )
     check_length(data.train, config.model.block_size, "train")
     check_length(data.val, config.model.block_size, "val")
     torch.manual_seed(config.seed)
-    model = build_model(config.model_config(data.tokenizer.n_vocab), config.kernels).to(device)
+    model_config = config.model_config(data.tokenizer.n_vocab)
+    model = build_model(model_config, config.kernels).to(world.device)
     if isinstance(model, GPT):
         model.recompute_blocks = config.recompute_blocks
     if config.compile:
@@ -71,8 +85,13 @@ def begin(config: TrainConfig, data: Dataset) -> LanguageModel:
     starts = np.zeros(config.batch_size, dtype=np.int64)
     x_BT, y_BT = windows(data.train, starts, config.model.block_size)
     # Dropout's random numbers are given back: trying must not change what is learned.
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        accumulate_gradients(model, x_BT, y_BT, config, gradient_scaler(config, device))
+    with torch.random.fork_rng([world.device] if world.device.type == "cuda" else []):
+        accumulate_gradients(
+            model, x_BT[: len(x_BT) // world.size], y_BT[: len(y_BT) // world.size], config,
+            gradient_scaler(config, world.device),
+        )  # fmt: skip
+    if not world.is_main:
+        torch.manual_seed(config.seed + world.rank)  # their dropout must differ, not their weights
     model.zero_grad()
     for moe in model.experts():
         moe.chosen_E.zero_()
@@ -80,49 +99,60 @@ def begin(config: TrainConfig, data: Dataset) -> LanguageModel:
 
 
 def accumulate_gradients(
-    model: LanguageModel,
+    engine: nn.Module,
     x_BT: Tensor,
     y_BT: Tensor,
     config: TrainConfig,
     scaler: torch.amp.GradScaler,
+    world: World = ALONE,
 ) -> Tensor:
-    """Add the gradients of a batch's mean loss to the parameters'; return that loss.
+    """Add the gradients of a global batch's mean loss to the parameters'; return that loss.
 
-    The batch goes through the model in config.micro_batches parts. Each counts by its share of the
-    targets that aren't IGNORED, so that the result is that of the whole batch at once.
+    engine: the model, or what `parallelize` made of it. This process's share of the batch goes
+    through it in config.micro_batches parts. Each counts by its share of all targets that aren't
+    IGNORED, so that the result is that of the whole batch at once, in one process.
     """
-    device = next(model.parameters()).device
+    device = next(engine.parameters()).device
     n_targets = (y_BT != IGNORED).sum()
     mean = torch.zeros((), device=device)
-    parts = (t_BT.chunk(config.micro_batches) for t_BT in (x_BT, y_BT))
-    for x, y in zip(*parts, strict=True):
-        share = ((y != IGNORED).sum() / n_targets).to(device)
+    parts = [world.share(t_BT).chunk(config.micro_batches) for t_BT in (x_BT, y_BT)]
+    for i, (x, y) in enumerate(zip(*parts, strict=True)):
+        weight = ((y != IGNORED).sum() / n_targets).to(device)
         dtype = torch.float16 if config.dtype == "float16" else torch.bfloat16
-        with torch.autocast(device.type, dtype, enabled=config.dtype != "float32"):
-            loss: Tensor = model(x.to(device), y.to(device))
-        scaler.scale(loss * share).backward()
-        mean += loss.detach() * share
-    return mean
+        with accumulating(engine, is_last=i == config.micro_batches - 1):
+            with torch.autocast(device.type, dtype, enabled=config.dtype != "float32"):
+                loss: Tensor = engine(x.to(device), y.to(device))
+            # The engine averages gradients over the processes; what is wanted is their sum.
+            scaler.scale(loss * weight * world.size).backward()
+        mean += loss.detach() * weight
+    return world.sum(mean)
 
 
 def train(
-    config: TrainConfig, data: Dataset, model: LanguageModel, display: Display
+    config: TrainConfig, data: Dataset, model: LanguageModel, display: Display, world: World
 ) -> Result | None:
     """Train `model` into the folder config.out; go on from its newest checkpoint if it has one.
 
     Returns None when SIGINT or SIGTERM ended the run early, after saving a checkpoint.
     Raises RunError if steps keep going wrong, or if the last checkpoint can't be saved.
     """
-    return Trainer(config, data, model, display).run()
+    return Trainer(config, data, model, display, world).run()
 
 
 class Trainer:
     """A run as it goes: what changes from step to step, and where the results go."""
 
     def __init__(
-        self, config: TrainConfig, data: Dataset, model: LanguageModel, display: Display
+        self,
+        config: TrainConfig,
+        data: Dataset,
+        model: LanguageModel,
+        display: Display,
+        world: World,
     ) -> None:
         self.config = config
+        self.world = world
+        self.engine = parallelize(model, world, config.parallel)
         self.data = data
         self.model = model
         self.display = display
@@ -134,13 +164,15 @@ class Trainer:
             beta2=config.beta2,
             momentum=config.momentum,
         )
-        self.scaler = gradient_scaler(config, next(model.parameters()).device)
+        self.scaler = gradient_scaler(config, world.device)
         self.loader = Loader(data.train, config.model.block_size, config.batch_size, config.seed)
-        self.state = State(model, self.optimizer, self.scaler, self.loader)
+        self.state = State(model, self.optimizer, self.scaler, self.loader, world)
         self.progress = load_checkpoint(config.out, self.state, display.message) or Progress()
-        delete_checkpoints_after(config.out, self.progress.step)
-        save_description(config.out, model.config, data.tokenizer)
-        self.metrics = Metrics(config.out / "metrics.jsonl", display.message)
+        self.metrics = Metrics(config.out / "metrics.jsonl", display.message, world.is_main)
+        world.gather(None)  # every process has read the checkpoint before rank 0 tidies up
+        if world.is_main:
+            delete_checkpoints_after(config.out, self.progress.step)
+            save_description(config.out, model.config, data.tokenizer)
         self.metrics.go_back_to(self.progress.step)
         self.clock = Clock()
         self.interval_tokens, self.interval_seconds = 0, 0.0
@@ -151,14 +183,13 @@ class Trainer:
         step = self.progress.step
         self.display.message(
             f"model {config.model.architecture}: {model.n_parameters():,} parameters on "
-            f"{next(model.parameters()).device}, {config.dtype}; "
-            + (f"from step {step}" if step else "from the start")
+            f"{self.world}, {config.dtype}; " + (f"from step {step}" if step else "from the start")
         )
         self.display.begin(step)
         with stop_signal() as stop:
             while True:
                 is_last = self.progress.step == config.max_steps
-                if stop.is_set() and not is_last:
+                if self.world.any(stop.is_set()) and not is_last:
                     self.save(must=True)
                     return None
                 try:
@@ -176,10 +207,10 @@ class Trainer:
         """One optimizer step. Raises BadStep, before or after the weights have changed."""
         config, progress = self.config, self.progress
         x_BT, y_BT = self.next_batch()
-        loss = accumulate_gradients(self.model, x_BT, y_BT, config, self.scaler)
+        loss = accumulate_gradients(self.engine, x_BT, y_BT, config, self.scaler, self.world)
         for optimizer, _ in self.optimizer.parts:
             self.scaler.unscale_(optimizer)
-        grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip)
+        grad_norm = full(nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip))
         # A scaled gradient may overflow; then there is no update, and the scale becomes smaller.
         overflowed = self.scaler.is_enabled() and not math.isfinite(grad_norm.item())
         if not (overflowed and math.isfinite(loss.item())):
@@ -198,7 +229,10 @@ class Trainer:
         else:
             self.optimizer.step(factor)
         self.scaler.update()
-        expert_shares = [moe.end_step().tolist() for moe in self.model.experts()]
+        expert_shares = []
+        for moe in self.model.experts():
+            self.world.sum(moe.chosen_E)
+            expert_shares.append(moe.end_step().tolist())
         progress.step += 1
 
         progress.losses.append(loss.item())
@@ -239,8 +273,9 @@ class Trainer:
         """Evaluate on val; keep the weights if they are the best so far. Raises BadStep."""
         config, progress = self.config, self.progress
         val_loss = evaluate(
-            self.model, self.data.val, batch_size=config.batch_size, max_windows=config.eval_windows
-        )
+            self.model, self.data.val, batch_size=config.batch_size,
+            max_windows=config.eval_windows, world=self.world,
+        )  # fmt: skip
         if not math.isfinite(val_loss):
             raise BadStep(f"the val loss is {val_loss}")
         val_bpb = bits_per_byte(val_loss, self.data.val_bytes_per_token)
@@ -255,15 +290,23 @@ class Trainer:
             f"step {progress.step}: val loss {val_loss:.4f} nats/token, {val_bpb:.3f} bits/byte, "
             f"{progress.seconds:.0f} s"
         )
-        if val_loss < progress.best_val_loss:
+        if val_loss < progress.best_val_loss and self.save_best():
+            progress.best_val_loss, progress.best_step = val_loss, progress.step
+
+    def save_best(self) -> bool:
+        """Write the weights as model.safetensors; return whether that was possible."""
+        state = full_state(self.model)
+        failed = False
+        if self.world.is_main:
             try:
-                save_weights(self.model, config.out / "model.safetensors")
-                progress.best_val_loss, progress.best_step = val_loss, progress.step
+                save_weights(self.model, self.config.out / "model.safetensors", state)
             except OSError as error:
+                failed = True
                 self.display.message(
                     f"can't save the best weights so far ({error}): the run goes on; those of "
-                    f"step {progress.best_step} stay"
+                    f"step {self.progress.best_step} stay"
                 )
+        return not self.world.any(failed)
 
     def save(self, *, must: bool) -> None:
         """Save a checkpoint. If that fails the run goes on, but for one that `must` be saved.
@@ -301,6 +344,7 @@ class Trainer:
         self.model.zero_grad()
         skipped = sorted({*progress.skipped, max(progress.batches - 1, 0)})
         lost = self.lap()
+        self.world.gather(None)  # rank 0 may be writing still
         good = load_checkpoint(config.out, self.state, self.display.message)
         if good is None:
             raise RunError(f"{where}, and no checkpoint could be saved to go back to") from bad
@@ -320,8 +364,10 @@ class Trainer:
         self.display.message(
             f"evaluating the weights of step {progress.best_step} on the whole val split"
         )
-        load_weights(self.model, config.out / "model.safetensors")
-        val_loss = evaluate(self.model, self.data.val, batch_size=config.batch_size)
+        load_weights(self.model, config.out / "model.safetensors", load_full_state)
+        val_loss = evaluate(
+            self.model, self.data.val, batch_size=config.batch_size, world=self.world
+        )
         self.lap()
         tokens = progress.step * config.batch_size * config.model.block_size
         return Result(

@@ -11,21 +11,29 @@ from gptfast.fsync import write_text_atomically
 
 
 class Metrics:
-    """The file, whose lines are kept up to a step when a run goes back to it."""
+    """The file, whose lines are kept up to a step when a run goes back to it.
 
-    def __init__(self, path: Path, say: Callable[[str], None]) -> None:
+    Only the main one of several processes writes it.
+    """
+
+    def __init__(self, path: Path, say: Callable[[str], None], is_main: bool) -> None:
         self.path = path
+        self.is_main = is_main
         self.say = say
         self.is_full = False
 
     def go_back_to(self, step: int) -> None:
         """Drop the lines of what happened after `step` steps, which will happen again."""
+        if not self.is_main:
+            return
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
         kept = [line for line in lines if _is_up_to(line, step)]
         write_text_atomically(self.path, "".join(line + "\n" for line in kept))
 
     def log(self, **values: Any) -> None:
         """Append one line. A disk that is full costs the line, not the run."""
+        if not self.is_main:
+            return
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(values) + "\n")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from gptfast.model import LanguageModel
 
@@ -36,7 +36,7 @@ class Muon(torch.optim.Optimizer):
                 if not state:
                     state["momentum"] = torch.zeros_like(p)
                 state["momentum"].lerp_(p.grad, 1 - momentum)
-                update = orthogonalize(p.grad.lerp(state["momentum"], momentum))
+                update = _whole(orthogonalize, p.grad.lerp(state["momentum"], momentum))
                 p.mul_(1 - lr * group["weight_decay"])
                 p.add_(update, alpha=-lr * max(1.0, p.size(-2) / p.size(-1)) ** 0.5)
 
@@ -56,6 +56,15 @@ def orthogonalize(matrix: Tensor) -> Tensor:
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return (x.mT if tall else x).view_as(matrix)
+
+
+def _whole(function: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
+    """Apply a function of whole matrices to a tensor that FSDP may have sharded by rows."""
+    if not isinstance(tensor, DTensor):
+        return function(tensor)
+    whole = function(tensor.full_tensor())
+    # Every process has computed the same, so that nothing needs to be sent.
+    return distribute_tensor(whole, tensor.device_mesh, tensor.placements, src_data_rank=None)
 
 
 class Optimizer:
@@ -100,15 +109,6 @@ class Optimizer:
                 group["lr"] = peak * lr_factor
             optimizer.step()
             optimizer.zero_grad()
-
-    def state_dict(self) -> list[dict[str, Any]]:
-        """Momenta and step counts of each part."""
-        return [optimizer.state_dict() for optimizer, _ in self.parts]
-
-    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        """Restore what `state_dict` returned."""
-        for (optimizer, _), state in zip(self.parts, states, strict=True):
-            optimizer.load_state_dict(state)
 
 
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:

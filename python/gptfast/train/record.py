@@ -27,6 +27,7 @@ def write_record(
     report: DataReport,
     result: Result | None,
     older: dict[str, Any] | None,
+    processes: int,
 ) -> None:
     """Write config.out/run.json.
 
@@ -46,7 +47,7 @@ def write_record(
             "triton": _version("triton"),
             "numpy": _version("numpy"),
         },
-        "hardware": hardware(),
+        "hardware": hardware() | {"processes": processes},
         "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "result": asdict(result) if result else None,
     }

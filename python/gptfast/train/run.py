@@ -14,6 +14,7 @@ from gptfast.errors import UserError
 from gptfast.tokenizer import load_tokenizer
 from gptfast.train.config import TrainConfig
 from gptfast.train.display import Display
+from gptfast.train.distributed import world
 from gptfast.train.loop import Result, begin, train
 from gptfast.train.record import read_record, write_record
 
@@ -24,29 +25,40 @@ def run(config: TrainConfig, command: str, console: Console) -> Result | None:
     A run that is finished already is not repeated with config.resume; its result is returned.
     Returns None if a signal ended the run early. Raises UserError, MissingFileError or RunError.
     """
-    say = console.print
-    older = check_output(config)
-    data = prepare(
-        config.corpus, config.tokenizer, config.model.vocab_size, config.val_fraction, say
-    )
-    say(describe(data.report))
-    if older is not None:
-        check_same_data(config.out, older, data)
-        if older["result"]:
-            say(f"{config.out} is trained already (--overwrite trains it again)")
-            return Result(**older["result"])
-    model = begin(config, data)  # complains before anything is written or deleted
-    # In this order, a kill at any point leaves a run that --resume or --overwrite can deal with.
-    if config.overwrite:
-        delete_checkpoints(config.out)
-    write_record(config, command, data.report, None, older)
-    if config.overwrite:
-        delete_model(config.out)
-    with Display(config.max_steps, console) as display:
-        result = train(config, data, model, display)
-    if result is not None:
-        write_record(config, command, data.report, result, older)
-    return result
+    with world(config.device) as processes:
+        if not processes.is_main:
+            console.quiet = True
+        with processes.main_first():  # the others find the data made
+            older = check_output(config) if processes.is_main else None
+            data = prepare(
+                config.corpus,
+                config.tokenizer,
+                config.model.vocab_size,
+                config.val_fraction,
+                console.print,
+            )
+        console.print(describe(data.report))
+        if processes.is_main and older is not None:
+            check_same_data(config.out, older, data)
+        (finished, *_) = processes.gather(older["result"] if older else None)
+        if finished:
+            console.print(f"{config.out} is trained already (--overwrite trains it again)")
+            return Result(**finished)
+        model = begin(config, data, processes)  # complains before anything is written or deleted
+        if processes.is_main:
+            # In this order, a kill at any point leaves a run that --resume or --overwrite can
+            # deal with.
+            if config.overwrite:
+                delete_checkpoints(config.out)
+            write_record(config, command, data.report, None, older, processes.size)
+            if config.overwrite:
+                delete_model(config.out)
+        processes.gather(None)  # now nothing of an older run is left for the others to load
+        with Display(config.max_steps, console) as display:
+            result = train(config, data, model, display, processes)
+        if result is not None and processes.is_main:
+            write_record(config, command, data.report, result, older, processes.size)
+        return result
 
 
 def check_output(config: TrainConfig) -> dict[str, Any] | None:

@@ -1,0 +1,151 @@
+"""Two processes on the CPU (gloo) against one: the same losses, and checkpoints for any number."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from gptfast.model.folder import load_model
+from gptfast.train.__main__ import main as train
+
+ROOT = Path(__file__).parents[2]
+SMALL = [
+    "--tokenizer", "char", "--block-size", "16", "--n-layer", "2", "--n-head", "2",
+    "--n-embd", "16", "--batch-size", "8", "--max-steps", "20", "--eval-interval", "5",
+    "--eval-windows", "5", "--warmup-steps", "2", "--device", "cpu",
+]  # fmt: skip
+# Balanced by a loss, a process would see only the choices of its own tokens.
+EXPERTS = [
+    "--expert-balance",
+    "bias",
+    "--no-bias",
+    "--n-expert",
+    "4",
+    "--n-hidden",
+    "32",
+    "--positions",
+    "rotary",
+]
+
+
+def torchrun(n: int, arguments: list[str]) -> subprocess.Popen[str]:
+    """Start training in n processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={n}",
+               "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0",
+               "-m", "gptfast.train", *arguments]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "python")}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def finished(process: subprocess.Popen[str]) -> str:
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, f"{out}\n{err}"
+    return out
+
+
+def losses(folder: Path) -> dict[tuple[int, str], float]:
+    """(step, which loss): its value, of every line of metrics.jsonl."""
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    kinds = ("loss", "val_loss")
+    return {(m["step"], kind): m[kind] for m in lines for kind in kinds if kind in m}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["--parallel", "ddp"],
+        ["--parallel", "ddp", "--micro-batches", "2", "--optimizer", "adamw"],
+        ["--parallel", "fsdp"],
+        ["--parallel", "fsdp", "--micro-batches", "2", *EXPERTS],
+        ["--parallel", "ddp", *EXPERTS],
+    ],
+    ids=" ".join,
+)
+def test_two_processes_have_the_losses_of_one(
+    settings: list[str], corpus_file: Path, tmp_path: Path
+) -> None:
+    arguments = ["--corpus", str(corpus_file), *SMALL, *settings]
+    assert train([*arguments, "--out", str(tmp_path / "one")]) == 0
+    out = finished(torchrun(2, [*arguments, "--out", str(tmp_path / "two")]))
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert one.keys() == two.keys()
+    assert len(one) == 2 + 5
+    for key, loss in one.items():
+        assert two[key] == pytest.approx(loss, abs=1e-5), key
+    # Only one of the processes talks, and says that there are two.
+    assert out.count("val loss") == 5 + 1
+    assert "on 2 x cpu" in out
+    assert "\n  torchrun" not in out  # nobody samples with two processes
+    record = json.loads((tmp_path / "two" / "run.json").read_text())
+    assert record["hardware"]["processes"] == 2
+    assert record["command"].startswith("torchrun --nproc-per-node=2 -m gptfast.train")
+    model, _ = load_model(tmp_path / "two")
+    assert model.config.n_embd == 16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("parallel", "first", "then"), [("fsdp", 2, 1), ("fsdp", 2, 4), ("ddp", 1, 2)]
+)
+def test_a_checkpoint_of_some_processes_is_resumed_by_others(
+    parallel: str, first: int, then: int, corpus_file: Path, tmp_path: Path
+) -> None:
+    whole = ["--corpus", str(corpus_file), *SMALL, "--max-steps", "60", "--parallel", parallel]
+    assert train([*whole, "--out", str(tmp_path / "whole")]) == 0
+    arguments = [*whole, "--out", str(tmp_path / "moved")]
+    process = torchrun(first, arguments)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "moved" / "training" / "step-00000005").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    for pid in [process.pid, *map(int, workers)]:
+        os.kill(pid, signal.SIGKILL)
+    process.communicate()
+    saved = sorted((tmp_path / "moved" / "training").glob("step-*"))[-1]
+    weights = load_file(saved / "model.safetensors")
+    assert weights["transformer.wte.weight"].shape[1] == 16  # whole, not a shard
+    if then == 1:
+        assert train([*arguments, "--resume"]) == 0
+    else:
+        out = finished(torchrun(then, [*arguments, "--resume"]))
+        assert re.search(r"from step \d+", out)
+    expected = losses(tmp_path / "whole")
+    for key, loss in losses(tmp_path / "moved").items():
+        assert loss == pytest.approx(expected[key], abs=1e-4), key
+
+
+def test_sigterm_stops_all_processes_after_the_same_step(corpus_file: Path, tmp_path: Path) -> None:
+    long = [*SMALL, "--max-steps", "100000", "--eval-interval", "1000"]
+    arguments = ["--corpus", str(corpus_file), *long, "--out", str(tmp_path / "run")]
+    process = torchrun(2, arguments)
+    while not (tmp_path / "run" / "training" / "step-00000000").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)  # torchrun hands it on
+    out, _ = process.communicate(timeout=60)
+    steps = [int(p.name[5:]) for p in (tmp_path / "run" / "training").glob("step-*")]
+    assert max(steps) > 0
+    assert "stopped and saved; to go on: torchrun --nproc-per-node=2 -m gptfast.train" in out
+    assert out.rstrip().endswith("--resume")
+
+
+def test_a_batch_that_cant_be_shared_is_refused(corpus_file: Path, tmp_path: Path) -> None:
+    arguments = ["--corpus", str(corpus_file), *SMALL, "--batch-size", "3"]
+    process = torchrun(2, [*arguments, "--out", str(tmp_path / "run")])
+    _, err = process.communicate(timeout=100)
+    assert process.returncode != 0
+    assert "batch_size 3 can't be divided into 1 micro_batches in each of 2 processes" in err
