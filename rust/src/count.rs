@@ -8,7 +8,7 @@ use crate::key::{MAX_SHORT, key_at, key_bytes, key_of};
 use crate::key_map::KeyMap;
 use crate::parallel::for_each;
 use crate::pretokenize::{BATCH, Pattern, Visitor};
-use crate::stop::check;
+use crate::stop::{check, check_at};
 
 /// Distinct pre-tokens and their counts.
 #[derive(Debug, Clone, Default)]
@@ -72,28 +72,35 @@ impl PieceCounts {
         }
     }
 
-    /// Add the counts of another, which is emptied.
-    pub fn append(&mut self, mut other: PieceCounts) {
+    /// Add the counts of another, which is emptied. Fails soon after `stop` has become true.
+    pub fn append(&mut self, mut other: PieceCounts, stop: &AtomicBool) -> Result<(), Error> {
         if self.len() < other.len() {
             std::mem::swap(self, &mut other);
         }
-        for (key, count) in other.short.iter() {
-            *self.short.entry(key) += count;
-        }
-        for (piece, count) in other.long {
-            self.add(&piece, count);
-        }
+        other.for_each(stop, |piece, count| {
+            self.add(piece, count);
+            Ok(())
+        })
     }
 
     /// Hand each distinct pre-token and its count to `visit`, in no particular order.
-    pub fn for_each(&self, mut visit: impl FnMut(&[u8], u64)) {
-        for (key, count) in self.short.iter() {
+    ///
+    /// Fails if `visit` does, or soon after `stop` has become true.
+    pub fn for_each(
+        &self,
+        stop: &AtomicBool,
+        mut visit: impl FnMut(&[u8], u64) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        for (step, (key, count)) in (0..).zip(self.short.iter()) {
+            check_at(step, stop)?;
             let (bytes, length) = key_bytes(key);
-            visit(&bytes[..length], count);
+            visit(&bytes[..length], count)?;
         }
-        for (piece, &count) in &self.long {
-            visit(piece, count);
+        for (step, (piece, &count)) in (0..).zip(&self.long) {
+            check_at(step, stop)?;
+            visit(piece, count)?;
         }
+        Ok(())
     }
 }
 

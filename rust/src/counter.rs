@@ -7,7 +7,6 @@ use crate::error::Error;
 use crate::memory::{give_back, keep_little};
 use crate::pretokenize::Pattern;
 use crate::spill::{LeftOut, Spill, training_bytes};
-use crate::stop::check;
 
 /// How large the parts of a text are that threads take.
 const PART: usize = 1 << 20;
@@ -95,19 +94,19 @@ impl Counter {
         count_texts(&mut self.partial, pattern, texts, stop)?;
         let n_bytes: usize = self.partial.iter().map(PieceCounts::n_bytes).sum();
         if n_bytes > limit.counts {
-            self.write_out()?;
+            self.write_out(stop)?;
         }
         Ok(())
     }
 
     /// Move all counts to disk.
-    fn write_out(&mut self) -> Result<&mut Spill, Error> {
+    fn write_out(&mut self, stop: &AtomicBool) -> Result<&mut Spill, Error> {
         let spill = match &mut self.spill {
             Some(spill) => spill,
             none => none.insert(Spill::new()?),
         };
         for counts in &mut self.partial {
-            spill.take(counts)?;
+            spill.take(counts, stop)?;
         }
         give_back();
         Ok(spill)
@@ -118,18 +117,20 @@ impl Counter {
         if let Some(limit) = self.limit {
             let mut n_bytes = 0;
             for counts in &self.partial {
-                counts.for_each(|piece, _| n_bytes += training_bytes(piece));
+                counts.for_each(stop, |piece, _| {
+                    n_bytes += training_bytes(piece);
+                    Ok(())
+                })?;
             }
             if self.spill.is_some() || n_bytes > limit.training {
-                let fitting = self.write_out()?.most_frequent(limit.training, stop);
+                let fitting = self.write_out(stop)?.most_frequent(limit.training, stop);
                 give_back();
                 return fitting;
             }
         }
         let mut all = PieceCounts::default();
         for counts in self.partial {
-            check(stop)?;
-            all.append(counts);
+            all.append(counts, stop)?;
         }
         Ok((all, LeftOut::default()))
     }

@@ -18,6 +18,7 @@ pub mod merge;
 pub mod merges;
 pub mod parallel;
 pub mod pretokenize;
+pub mod special;
 pub mod spill;
 mod stop;
 pub mod train;
@@ -31,4 +32,10 @@ mod _rust {
     use crate::bindings::bpe::{Bpe, utf8_error};
     #[pymodule_export]
     use crate::bindings::cpu::amx_state;
+
+    #[pymodule_init]
+    fn init(module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
+        crate::bindings::bpe::prepare_numpy(module.py());
+        Ok(())
+    }
 }

@@ -43,17 +43,14 @@ impl Spill {
         })
     }
 
-    /// Write counts to the files and empty them.
-    pub fn take(&mut self, counts: &mut PieceCounts) -> Result<(), Error> {
-        let mut done = Ok(());
-        counts.for_each(|piece, count| {
+    /// Write counts to the files and empty them. Fails soon after `stop` has become true.
+    pub fn take(&mut self, counts: &mut PieceCounts, stop: &AtomicBool) -> Result<(), Error> {
+        counts.for_each(stop, |piece, count| {
             let i = self.spread.hash_one(piece) as usize % N_FILES;
-            if done.is_ok() {
-                done = write_record(&mut self.files[i], piece, count);
-            }
-        });
+            write_record(&mut self.files[i], piece, count).map_err(no_space)
+        })?;
         *counts = PieceCounts::default();
-        done.map_err(no_space)
+        Ok(())
     }
 
     /// The counts of the most frequent pre-tokens: as many as training takes `max_bytes` of memory for,
@@ -70,8 +67,10 @@ impl Spill {
         let mut sizes: BTreeMap<u64, u64> = BTreeMap::new();
         for file in &mut self.files {
             let counts = read_counts(file, stop)?;
-            counts
-                .for_each(|piece, count| *sizes.entry(count).or_default() += training_bytes(piece));
+            counts.for_each(stop, |piece, count| {
+                *sizes.entry(count).or_default() += training_bytes(piece);
+                Ok(())
+            })?;
         }
         // The count at which there is no more room, and the share of its pre-tokens that are left out.
         let mut room = max_bytes;
@@ -87,7 +86,7 @@ impl Spill {
         let mut left_out = LeftOut::default();
         for file in &mut self.files {
             let counts = read_counts(file, stop)?;
-            counts.for_each(|piece, count| {
+            counts.for_each(stop, |piece, count| {
                 let fits = || training_bytes(piece) <= room && share_at(piece) >= border.1;
                 if count > border.0 || (count == border.0 && fits()) {
                     kept.add(piece, count);
@@ -95,7 +94,8 @@ impl Spill {
                     left_out.pieces += 1;
                     left_out.at_most = left_out.at_most.max(count);
                 }
-            });
+                Ok(())
+            })?;
         }
         Ok((kept, left_out))
     }

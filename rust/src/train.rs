@@ -20,13 +20,16 @@ use crate::count::PieceCounts;
 use crate::error::Error;
 use crate::memory::{large_vec, prefetch};
 use crate::parallel::for_each;
-use crate::stop::check_at;
+use crate::stop::{check, check_at};
 
 /// Two adjacent tokens, by id.
 pub type Pair = (u32, u32);
 
 /// This many words ahead the memory of a word is asked for.
 const AHEAD: usize = 8;
+
+/// Of a word that is longer, so many bytes or tokens are seen to between two looks at `stop`.
+const STRETCH: usize = 1 << 16;
 
 /// How many times rarer than the most frequent pair a pair may be to be worth following.
 const FOLLOW_RANGE: u64 = 32;
@@ -46,7 +49,7 @@ pub fn train(
     stop: &AtomicBool,
     mut keep_going: impl FnMut(usize) -> bool,
 ) -> Result<Vec<Pair>, Error> {
-    let mut corpus = Corpus::new(&counts, alphabet)?;
+    let mut corpus = Corpus::new(&counts, alphabet, stop)?;
     drop(counts);
     let mut merges = Vec::new();
     let fewest = min_frequency.max(1);
@@ -87,18 +90,19 @@ fn count_in(header: &[u32]) -> u64 {
 }
 
 impl Corpus {
-    fn new(counts: &PieceCounts, alphabet: &[u8; 256]) -> Result<Self, Error> {
+    fn new(counts: &PieceCounts, alphabet: &[u8; 256], stop: &AtomicBool) -> Result<Self, Error> {
         let mut ids = [0; 256];
         for (id, &byte) in (0..).zip(alphabet) {
             ids[usize::from(byte)] = id;
         }
         let (mut n_words, mut n_numbers) = (0, 0);
-        counts.for_each(|piece, _| {
+        counts.for_each(stop, |piece, _| {
             if piece.len() > 1 {
                 n_words += 1;
                 n_numbers += HEADER + piece.len();
             }
-        });
+            Ok(())
+        })?;
         if u32::try_from(n_numbers).is_err() {
             return Err(Error::TooLong(format!(
                 "the {n_words} distinct pre-tokens have {} bytes together, expected less than 4 GiB: \
@@ -110,15 +114,19 @@ impl Corpus {
             words: large_vec(n_numbers),
             starts: Vec::with_capacity(n_words),
         };
-        counts.for_each(|piece, count| {
+        counts.for_each(stop, |piece, count| {
             if piece.len() > 1 {
                 corpus.starts.push(corpus.words.len() as u32);
                 let header = [piece.len() as u32, count as u32, (count >> 32) as u32];
                 corpus.words.extend(header);
-                let tokens = piece.iter().map(|&byte| ids[usize::from(byte)]);
-                corpus.words.extend(tokens);
+                for stretch in piece.chunks(STRETCH) {
+                    check(stop)?;
+                    let tokens = stretch.iter().map(|&byte| ids[usize::from(byte)]);
+                    corpus.words.extend(tokens);
+                }
             }
-        });
+            Ok(())
+        })?;
         Ok(corpus)
     }
 
@@ -146,18 +154,25 @@ impl Corpus {
         let mut wanted = Vec::new();
         for (i, &start) in (0..).zip(&self.starts) {
             check_at(i, stop)?;
-            let (count, tokens) = self.word(start);
-            if wanted.len() < tokens.len() {
-                wanted.resize(tokens.len(), (0, 0));
-            }
-            // Which of them are nobody can foresee, so they are gathered without a branch.
-            let mut n = 0;
-            for two in tokens.windows(2) {
-                wanted[n] = (two[0], two[1]);
-                n += usize::from(is_wanted(wanted[n]));
-            }
-            for &pair in &wanted[..n] {
-                visit(pair, start, count);
+            let (count, mut tokens) = self.word(start);
+            while tokens.len() > 1 {
+                let stretch = &tokens[..tokens.len().min(STRETCH)];
+                if wanted.len() < stretch.len() {
+                    wanted.resize(stretch.len(), (0, 0));
+                }
+                // Which of them are nobody can foresee, so they are gathered without a branch.
+                let mut n = 0;
+                for two in stretch.windows(2) {
+                    wanted[n] = (two[0], two[1]);
+                    n += usize::from(is_wanted(wanted[n]));
+                }
+                for &pair in &wanted[..n] {
+                    visit(pair, start, count);
+                }
+                tokens = &tokens[stretch.len() - 1..];
+                if tokens.len() > 1 {
+                    check(stop)?;
+                }
             }
         }
         Ok(())
@@ -287,7 +302,7 @@ impl Round {
                 prefetch(&corpus.words, ahead as usize + 16); // the next cache line
             }
             let (n_tokens, count, tokens) = corpus.word_mut(start);
-            *n_tokens = self.merge_word(tokens, pair, new_id, start, count) as u32;
+            *n_tokens = self.merge_word(tokens, pair, new_id, (start, count), stop)? as u32;
         }
         let Round {
             threshold,
@@ -301,23 +316,25 @@ impl Round {
         Ok(())
     }
 
-    /// Merge within one word, in place; note what pairs it loses and gets. Returns its new length.
+    /// Merge within one word, given by its start and count too, in place; note what pairs it loses
+    /// and gets. Returns its new length.
     fn merge_word(
         &mut self,
         tokens: &mut [u32],
         pair: Pair,
         new_id: u32,
-        word: u32,
-        count: u64,
-    ) -> usize {
+        (word, count): (u32, u64),
+        stop: &AtomicBool,
+    ) -> Result<usize, Error> {
         let starts_at = |tokens: &[u32], i: usize| tokens[i..].starts_with(&[pair.0, pair.1]);
         let mut starts = tokens.windows(2);
         let Some(first) = starts.position(|two| two == [pair.0, pair.1]) else {
-            return tokens.len();
+            return Ok(tokens.len());
         };
         let (mut read, mut write) = (first, first);
         let mut after_merge = false;
         while read < tokens.len() {
+            check_at(write as u32, stop)?;
             if !starts_at(tokens, read) {
                 tokens[write] = tokens[read];
                 (read, write, after_merge) = (read + 1, write + 1, false);
@@ -338,7 +355,7 @@ impl Round {
             tokens[write] = new_id;
             (write, after_merge) = (write + 1, true);
         }
-        write
+        Ok(write)
     }
 }
 

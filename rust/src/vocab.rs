@@ -8,6 +8,7 @@ use crate::key::key_of;
 use crate::key_map::KeyMap;
 use crate::merge::Merger;
 use crate::merges::{ID_BITS, Merges};
+use crate::stop::check_at;
 use crate::train::Pair;
 
 /// A byte-level BPE vocabulary: 256 single bytes, merged tokens, special tokens.
@@ -165,14 +166,20 @@ impl Vocab {
         self.tokens.get(id)
     }
 
-    /// The bytes of each id, end to end.
-    pub fn decode_bytes(&self, ids: impl ExactSizeIterator<Item = i64>) -> Result<Vec<u8>, Error> {
+    /// The bytes of each id, end to end. Fails for an id that stands for no token, or soon after `stop`
+    /// has become true.
+    pub fn decode_bytes(
+        &self,
+        ids: impl ExactSizeIterator<Item = i64>,
+        stop: &AtomicBool,
+    ) -> Result<Vec<u8>, Error> {
         let mut bytes = Vec::with_capacity(4 * ids.len());
         // Tokens are gathered here first. Most are short, and copying 16 bytes takes less time than
         // copying as many as there are.
         let mut gathered = [0; 512];
         let mut n = 0;
         for (position, id) in ids.enumerate() {
+            check_at(position as u32, stop)?;
             let index = usize::try_from(id).unwrap_or(usize::MAX);
             let Some((token, sixteen)) = self.tokens.get_with_sixteen(index) else {
                 return Err(Error::UnknownId {

@@ -91,7 +91,9 @@ fn counts_of(pattern: &Pattern, texts: &[&str], n_threads: usize) -> PieceCounts
     let mut partial = vec![PieceCounts::default(); n_threads];
     count_texts(&mut partial, pattern, texts, &AtomicBool::new(false)).unwrap();
     let mut counts = PieceCounts::default();
-    partial.into_iter().for_each(|some| counts.append(some));
+    for some in partial {
+        counts.append(some, &AtomicBool::new(false)).unwrap();
+    }
     counts
 }
 
@@ -180,7 +182,7 @@ proptest! {
             prop_assert_eq!(&ids, &by_merges);
             prop_assert_eq!(&ids, &by_rank);
             let ids = ids.into_iter().map(i64::from);
-            prop_assert_eq!(vocab.decode_bytes(ids).unwrap(), text.as_bytes());
+            prop_assert_eq!(vocab.decode_bytes(ids, &AtomicBool::new(false)).unwrap(), text.as_bytes());
         }
     }
 
@@ -191,7 +193,7 @@ proptest! {
         let mut ids = Vec::new();
         tokenizer.encode_bytes_to(&bytes, &AtomicBool::new(false), &mut ids).unwrap();
         let ids = ids.into_iter().map(i64::from);
-        prop_assert_eq!(vocab.decode_bytes(ids).unwrap(), bytes);
+        prop_assert_eq!(vocab.decode_bytes(ids, &AtomicBool::new(false)).unwrap(), bytes);
     }
 }
 
@@ -260,7 +262,11 @@ fn the_last_letter_changes_all_before_it() {
 
 fn listed(counts: &PieceCounts) -> Vec<(Vec<u8>, u64)> {
     let mut list = Vec::new();
-    counts.for_each(|piece, count| list.push((piece.to_vec(), count)));
+    let visit = |piece: &[u8], count| {
+        list.push((piece.to_vec(), count));
+        Ok(())
+    };
+    counts.for_each(&AtomicBool::new(false), visit).unwrap();
     list.sort();
     list
 }
@@ -276,7 +282,7 @@ fn spilled(n_spills: u64) -> (Spill, PieceCounts) {
             some.add(piece.as_bytes(), 1 + i % 5);
             all.add(piece.as_bytes(), 1 + i % 5);
         }
-        spill.take(&mut some).unwrap();
+        spill.take(&mut some, &AtomicBool::new(false)).unwrap();
         assert!(some.is_empty());
     }
     (spill, all)
@@ -354,7 +360,9 @@ fn special_tokens_come_last_and_decode_to_their_names() {
     assert_eq!(vocab.special_tokens(), [("<|endoftext|>".into(), 257)]);
     assert_eq!(vocab.n_vocab(), 258);
     assert_eq!(
-        vocab.decode_bytes([256, 257].into_iter()).unwrap(),
+        vocab
+            .decode_bytes([256, 257].into_iter(), &AtomicBool::new(false))
+            .unwrap(),
         b"ab<|endoftext|>"
     );
 }
@@ -363,7 +371,9 @@ fn special_tokens_come_last_and_decode_to_their_names() {
 fn unknown_ids_are_named() {
     let vocab = Vocab::from_merges(&BYTES, &[], &[]).unwrap();
     for id in [-1, 256, i64::MAX] {
-        let error = vocab.decode_bytes([65, id].into_iter()).unwrap_err();
+        let error = vocab
+            .decode_bytes([65, id].into_iter(), &AtomicBool::new(false))
+            .unwrap_err();
         assert!(
             error
                 .to_string()

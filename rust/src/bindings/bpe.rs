@@ -1,5 +1,6 @@
 //! The byte-level BPE tokenizer, for Python. `python/gptfast/_rust.pyi` has the types.
 
+use std::collections::HashSet;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
@@ -7,7 +8,7 @@ use numpy::PyArray1;
 use numpy::PyArrayMethods;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{IntoPyDict, PyBytes, PyDict, PyList};
+use pyo3::types::{IntoPyDict, PyBytes, PyDict, PyList, PyString};
 
 use super::text::Text;
 use super::work::{interruptible, value_error};
@@ -18,13 +19,20 @@ use crate::error::Error;
 use crate::memory::{extend_large, large_vec};
 use crate::parallel::for_each;
 use crate::pretokenize::Pattern;
+use crate::special::SpecialFinder;
+use crate::stop::check;
 use crate::train::train;
 use crate::vocab::{MAX_ID, Vocab};
+
+/// In a long list, so many elements are seen to between two looks for signals.
+const BETWEEN_SIGNALS: usize = 1 << 16;
 
 /// A byte-level BPE vocabulary with the pattern that cuts text into pre-tokens.
 #[pyclass(frozen, name = "BPE", module = "gptfast._rust")]
 pub struct Bpe {
     tokenizer: Tokenizer,
+    /// For all special tokens, as most callers want who want any.
+    finder: SpecialFinder,
 }
 
 #[pymethods]
@@ -38,18 +46,15 @@ impl Bpe {
     ) -> PyResult<Self> {
         let ranks = ranks
             .iter()
-            .map(|(token, id)| Ok((token.extract::<Vec<u8>>()?.into(), token_id(&token, &id)?)))
+            .map(|(token, id)| Ok((token_bytes(&token)?, token_id(&token, &id)?)))
             .collect::<PyResult<Vec<(Box<[u8]>, u32)>>>()?;
         let special_tokens = special_tokens
             .iter()
-            .map(|(name, id)| Ok((name.extract()?, token_id(&name, &id)?)))
+            .map(|(name, id)| Ok((token_name(&name)?, token_id(&name, &id)?)))
             .collect::<PyResult<Vec<(String, u32)>>>()?;
         interruptible(py, usize::MAX, |_| {
             let pattern = Pattern::new(pattern)?;
-            let vocab = Vocab::new(ranks, &special_tokens)?;
-            Ok(Bpe {
-                tokenizer: Tokenizer::new(vocab, pattern),
-            })
+            Bpe::of(Vocab::new(ranks, &special_tokens)?, pattern)
         })
     }
 
@@ -79,12 +84,6 @@ impl Bpe {
                     256 + special_tokens.len()
                 ))
             })?;
-        if vocab_size > MAX_ID as usize + 1 {
-            return Err(PyValueError::new_err(format!(
-                "vocab_size is {vocab_size}: expected at most {}",
-                MAX_ID + 1
-            )));
-        }
         let pattern = Pattern::new(pattern).map_err(value_error)?;
         let counts = count_all(py, texts, &pattern, n_threads, memory_limit, &progress)?;
         let progress = progress.unbind();
@@ -105,23 +104,30 @@ impl Bpe {
                 },
             );
             failed.map_err(|error| Error::Callback(error.to_string()))?;
-            let vocab = Vocab::from_merges(&alphabet, &merges?, &special_tokens)?;
-            Ok(Bpe {
-                tokenizer: Tokenizer::new(vocab, pattern),
-            })
+            Bpe::of(
+                Vocab::from_merges(&alphabet, &merges?, &special_tokens)?,
+                pattern,
+            )
         })
     }
 
     /// The pre-tokens of text, which laid end to end are text.
-    fn pretokenize<'t>(&self, py: Python<'_>, text: &'t str) -> PyResult<Vec<&'t str>> {
-        interruptible(py, text.len(), |_| {
+    fn pretokenize<'py>(&self, py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyList>> {
+        let pieces = interruptible(py, text.len(), |stop| {
             let mut pieces = Vec::new();
             self.tokenizer.pattern().split(text, |piece| {
                 pieces.push(piece);
-                Ok(())
+                check(stop)
             })?;
             Ok(pieces)
-        })
+        })?;
+        // A str for each takes longer than finding them.
+        let list = PyList::empty(py);
+        for some in pieces.chunks(BETWEEN_SIGNALS) {
+            py.check_signals()?;
+            some.iter().try_for_each(|piece| list.append(piece))?;
+        }
+        Ok(list)
     }
 
     /// The last place where a text of which data is a part may be cut; 0 if there is none.
@@ -133,6 +139,29 @@ impl Bpe {
     fn encode_ordinary(&self, py: Python<'_>, text: Text) -> PyResult<Vec<u32>> {
         interruptible(py, text.as_bytes().len(), |stop| {
             text.ids(&self.tokenizer, stop)
+        })
+    }
+
+    /// The ids of text, in which the special tokens named may occur. None: all of them.
+    fn encode(
+        &self,
+        py: Python<'_>,
+        text: &str,
+        allowed: Option<HashSet<String>>,
+    ) -> PyResult<Vec<u32>> {
+        interruptible(py, text.len(), |stop| {
+            let mut ids = Vec::new();
+            let some = match allowed {
+                None => None,
+                Some(names) => {
+                    let all = self.tokenizer.vocab().special_tokens().iter().cloned();
+                    let allowed: Vec<_> = all.filter(|(name, _)| names.contains(name)).collect();
+                    Some(SpecialFinder::new(&allowed)?)
+                }
+            };
+            let finder = some.as_ref().unwrap_or(&self.finder);
+            finder.encode_to(&self.tokenizer, text, stop, &mut ids)?;
+            Ok(ids)
         })
     }
 
@@ -186,10 +215,10 @@ impl Bpe {
     ) -> PyResult<Bound<'py, PyBytes>> {
         let vocab = self.tokenizer.vocab();
         let ids = GivenIds::read(ids, vocab)?;
-        let bytes = interruptible(py, 4 * ids.len(), |_| match &ids {
-            GivenIds::U16(ids) => vocab.decode_bytes(ids.iter().map(|&id| id.into())),
-            GivenIds::U32(ids) => vocab.decode_bytes(ids.iter().map(|&id| id.into())),
-            GivenIds::I64(ids) => vocab.decode_bytes(ids.iter().copied()),
+        let bytes = interruptible(py, 4 * ids.len(), |stop| match &ids {
+            GivenIds::U16(ids) => vocab.decode_bytes(ids.iter().map(|&id| id.into()), stop),
+            GivenIds::U32(ids) => vocab.decode_bytes(ids.iter().map(|&id| id.into()), stop),
+            GivenIds::I64(ids) => vocab.decode_bytes(ids.iter().copied(), stop),
         })?;
         Ok(PyBytes::new(py, &bytes))
     }
@@ -240,6 +269,12 @@ impl Bpe {
 }
 
 impl Bpe {
+    fn of(vocab: Vocab, pattern: Pattern) -> Result<Self, Error> {
+        let finder = SpecialFinder::new(vocab.special_tokens())?;
+        let tokenizer = Tokenizer::new(vocab, pattern);
+        Ok(Bpe { tokenizer, finder })
+    }
+
     /// Do `encode` for each text, with the results in the order of the texts.
     fn encode_many<R: Send>(
         &self,
@@ -344,11 +379,14 @@ impl GivenIds {
             })
         };
         if let Ok(list) = ids.cast::<PyList>() {
-            let ids = list.iter().enumerate();
-            return ids
-                .map(|(position, id)| id.extract().map_err(|_| unknown(position, &id)))
-                .collect::<PyResult<_>>()
-                .map(GivenIds::I64);
+            let mut ids = Vec::with_capacity(list.len());
+            for (position, id) in list.iter().enumerate() {
+                if position % BETWEEN_SIGNALS == BETWEEN_SIGNALS - 1 {
+                    list.py().check_signals()?;
+                }
+                ids.push(id.extract().map_err(|_| unknown(position, &id))?);
+            }
+            return Ok(GivenIds::I64(ids));
         }
         if let Ok(array) = ids.cast::<PyArray1<u16>>() {
             return Ok(GivenIds::U16(array.to_vec()?));
@@ -405,6 +443,36 @@ fn count_all(
         progress.call1(("left out", left_out.pieces, left_out.at_most))?;
     }
     Ok(counts)
+}
+
+/// Make NumPy's functions and types known to this module.
+///
+/// Otherwise the first array would do it, behind a lock: a process that is forked while another thread
+/// makes that array would wait for it for ever.
+pub fn prepare_numpy(py: Python<'_>) {
+    PyArray1::<u16>::zeros(py, 1, false);
+    PyArray1::<u32>::zeros(py, 1, false);
+    PyArray1::<i64>::zeros(py, 1, false);
+}
+
+fn token_bytes(token: &Bound<'_, PyAny>) -> PyResult<Box<[u8]>> {
+    match token.cast::<PyBytes>() {
+        Ok(bytes) => Ok(bytes.as_bytes().into()),
+        Err(_) => Err(PyValueError::new_err(format!(
+            "ranks has the token {}: expected bytes",
+            token.repr()?
+        ))),
+    }
+}
+
+fn token_name(name: &Bound<'_, PyAny>) -> PyResult<String> {
+    match name.cast::<PyString>() {
+        Ok(name) => name.extract(),
+        Err(_) => Err(PyValueError::new_err(format!(
+            "special_tokens has the name {}: expected a str",
+            name.repr()?
+        ))),
+    }
 }
 
 fn token_id(token: &Bound<'_, PyAny>, id: &Bound<'_, PyAny>) -> PyResult<u32> {
