@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import os
+import re
+import secrets
 import shutil
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, flush it to disk, rename it to `path`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Let `write` fill a temporary file beside `path`, flush it to disk, rename it to `path`.
+
+    An OSError that names no file, or the temporary one, names `path` instead.
+    """
+    temporary = _temporary(path)
     try:
         write(temporary)
         _sync(temporary)
         temporary.replace(path)
+    except OSError as error:
+        if error.filename in (None, str(temporary)) and error.filename2 is None:
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     _sync(path.parent)
@@ -27,8 +37,7 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 def write_folder_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """The same for a folder that does not exist yet."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process that had the same number
+    temporary = _temporary(path)
     try:
         temporary.mkdir(parents=True)
         write(temporary)
@@ -39,6 +48,38 @@ def write_folder_atomically(path: Path, write: Callable[[Path], None]) -> None:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     _sync(path.parent)
+
+
+def remove_leftovers(paths: Iterable[Path]) -> None:
+    """Delete the temporary files of `paths` whose processes are gone: killed before they ended."""
+    if os.name == "nt":
+        return  # Windows has no way to ask for a process that is harmless to it
+    names: dict[Path, set[str]] = defaultdict(set)
+    for path in paths:
+        names[path.parent].add(path.name)
+    for folder, wanted in names.items():
+        for found in folder.iterdir() if folder.is_dir() else ():
+            match = _TEMPORARY.fullmatch(found.name)
+            if match and match["name"] in wanted and not _is_alive(int(match["pid"])):
+                found.unlink(missing_ok=True)
+
+
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.[0-9a-f]{8}\.tmp", re.DOTALL)
+
+
+def _temporary(path: Path) -> Path:
+    """A name of its own for every call: several threads may write the same file."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)  # no signal, only the checks for one
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # someone else's
+        return True
+    return True
 
 
 def _write_text(path: Path, text: str) -> None:
