@@ -24,7 +24,9 @@ from tiktoken.load import load_tiktoken_bpe
 from tiktoken_ext import openai_public
 from tricky_text import ATOMS, TEXTS
 
+from gptfast.errors import UserError
 from gptfast.tokenizer import BPETokenizer
+from gptfast.tokenizer.published import open_tokenizer
 
 Pair: TypeAlias = tuple[BPETokenizer, tiktoken.Encoding]
 
@@ -112,6 +114,29 @@ def published_pair(pattern: str) -> Pair:
         special_tokens=special_tokens,
     )
     return BPETokenizer.from_tiktoken(path, pattern, special_tokens), theirs
+
+
+@pytest.mark.parametrize("pattern", RANK_FILES)
+def test_published_ranks_are_known_by_what_they_are(pattern: str, tmp_path: Path) -> None:
+    path = RANK_FILES[pattern]
+    if not path.is_file():
+        pytest.skip(f"{path} is missing")
+    _, special_tokens = published(pattern)
+    known = BPETokenizer.from_tiktoken(path)
+    assert (known.pattern, known.special_tokens) == (pattern, special_tokens)
+    assert open_tokenizer(path).fingerprint == known.fingerprint
+    # As many ranks, two of which are others: the pattern and the special tokens may be any.
+    first, second, *rest = path.read_bytes().splitlines(keepends=True)
+    swapped = [
+        first.split()[0] + b" " + second.split()[1],
+        second.split()[0] + b" " + first.split()[1],
+    ]
+    other = tmp_path / "other"
+    other.write_bytes(b"\n".join(swapped) + b"\n" + b"".join(rest))
+    with pytest.raises(UserError, match="does not have the ranks of GPT-2, cl100k or o200k"):
+        open_tokenizer(other)
+    opened = open_tokenizer(other, pattern)
+    assert opened.special_tokens == {"<|endoftext|>": len(rest) + 2}
 
 
 @pytest.fixture(

@@ -204,7 +204,7 @@ def test_each_file_has_its_shard_and_only_once(
     (out / "2.txt.bin").write_bytes((out / "2.txt.bin").read_bytes()[:-2])
     assert encode_each(tokenizer, source, out) == again
     is_made_again("2.txt")
-    (out / "3.txt.bin.json").write_text("{")
+    (out / "3.txt.bin.json").write_text('{"made_from": {}, "skipped": 0}')
     assert encode_each(tokenizer, source, out) == again
     is_made_again("3.txt")
     (out / "deep" / "0.txt.bin.json").unlink()
@@ -251,6 +251,92 @@ def test_a_record_never_outlives_its_shard(
     os.utime(path, ns=(time_of_change, time_of_change))
     (shard,) = encode_each(tokenizer, path, tmp_path / "out")
     assert tokenizer.decode(shard.tokens(tokenizer)) == "the king<|endoftext|>"
+
+
+def test_a_file_of_the_same_size_and_time_is_another_file(
+    tmp_path: Path, tokenizer: BPETokenizer
+) -> None:
+    for folder, text in {"x": "the king", "y": "the fool"}.items():
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.txt").write_text(text)
+        os.utime(tmp_path / folder / "a.txt", ns=(0, 0))
+        (shard,) = encode_each(tokenizer, tmp_path / folder, tmp_path / "out")
+        assert tokenizer.decode(shard.tokens(tokenizer)) == f"{text}<|endoftext|>"
+
+
+@pytest.mark.parametrize(
+    ("names", "threatened"),
+    [(["notes", "notes.bin"], "notes.bin"), (["notes", "notes.bin.json"], "notes.bin.json")],
+)
+def test_no_file_that_is_read_is_overwritten(
+    tmp_path: Path, tokenizer: BPETokenizer, names: list[str], threatened: str
+) -> None:
+    # Beside the files themselves, and through another name of the same file.
+    (tmp_path / "linked").mkdir()
+    for name in names:
+        (tmp_path / name).write_text(f"the king's {name}")
+        (tmp_path / "linked" / name).hardlink_to(tmp_path / name)
+    before = sorted(tmp_path.rglob("*"))
+    for out in (tmp_path, tmp_path / "linked"):
+        with pytest.raises(UserError, match=rf"{threatened} is one of the files to be read"):
+            encode_each(tokenizer, [tmp_path / name for name in names], out)
+    assert sorted(tmp_path.rglob("*")) == before
+    for name in names:
+        assert (tmp_path / name).read_text() == f"the king's {name}"
+
+
+@pytest.mark.parametrize("foreign", [b"", b"GPT", b"weights", b'{"text": "mine"}'])
+def test_no_file_of_anyone_else_is_replaced(
+    tmp_path: Path, tokenizer: BPETokenizer, foreign: bytes
+) -> None:
+    text, out = tmp_path / "a.txt", tmp_path / "out"
+    text.write_text("the king")
+    out.mkdir()
+    for name in ("a.txt.bin", "a.txt.bin.json"):
+        (out / name).write_bytes(foreign)
+        with pytest.raises(UserError, match=rf"{name} exists and is no .*: choose another place"):
+            encode_each(tokenizer, text, out)
+        assert (out / name).read_bytes() == foreign
+        (out / name).unlink()
+    (out / "model.bin").write_bytes(foreign)
+    with pytest.raises(UserError, match=r"model\.bin exists and is no token shard"):
+        encode_files(tokenizer, text, out / "model.bin")
+    assert (out / "model.bin").read_bytes() == foreign
+    # A shard may be.
+    encode_files(tokenizer, text, out / "shard.bin")
+    text.write_text("the fool")
+    shard = encode_files(tokenizer, text, out / "shard.bin")
+    assert tokenizer.decode(shard.tokens(tokenizer)) == "the fool<|endoftext|>"
+
+
+def test_a_place_that_cannot_be_written_to_is_named_at_once(
+    tmp_path: Path, tokenizer: BPETokenizer
+) -> None:
+    text = tmp_path / "a.txt"
+    text.write_bytes(b"caf\xe9")  # would be refused if it were read
+    places = [text / "x", Path("/proc/x"), Path("/proc")]
+    for out in places if sys.platform == "linux" else places[:1]:
+        with pytest.raises(UserError, match=rf"{out} can't be written to \("):
+            encode_each(tokenizer, text, out)
+        with pytest.raises(UserError, match=rf"{out} can't be written to \("):
+            encode_files(tokenizer, text, out / "x.bin")
+
+
+def test_what_killed_runs_left_is_deleted(tmp_path: Path, tokenizer: BPETokenizer) -> None:
+    text, out = tmp_path / "a.txt", tmp_path / "out"
+    text.write_text("the king")
+    out.mkdir()
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        ended.wait()
+    deleted = [f".a.txt.bin.{ended.pid}.0123abcd.tmp", f".a.txt.bin.json.{ended.pid}.0123abcd.tmp"]
+    kept = [f".a.txt.bin.{os.getpid()}.0123abcd.tmp", f".b.txt.bin.{ended.pid}.0123abcd.tmp"]
+    for name in (*deleted, *kept):
+        (out / name).touch()
+    encode_each(tokenizer, text, out)
+    assert {path.name for path in out.iterdir()} == {"a.txt.bin", "a.txt.bin.json", *kept}
+    (out / deleted[0]).touch()
+    encode_files(tokenizer, text, out / "a.txt.bin")
+    assert not (out / deleted[0]).exists()
 
 
 def test_two_files_of_one_name_are_refused(tmp_path: Path, tokenizer: BPETokenizer) -> None:
@@ -301,6 +387,7 @@ def test_a_run_that_was_stopped_goes_on(
     texts = [tokenizer.decode(shard.tokens(tokenizer)[:-1]) for shard in shards]
     assert texts == ["the king", "the fool", "STOP", "the moon"]
     assert {name: made(out)[name] for name in before} == before
+    assert not list(out.glob(".*"))  # what the killed run was writing
 
 
 @pytest.mark.slow

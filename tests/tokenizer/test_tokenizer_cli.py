@@ -15,7 +15,6 @@ from gptfast import cli
 from gptfast.errors import MissingFileError, UserError
 from gptfast.tokenizer import BPETokenizer, CharTokenizer
 from gptfast.tokenizer.__main__ import main
-from gptfast.tokenizer.formats import write_tiktoken
 from gptfast.tokenizer.options import n_bytes
 from gptfast.tokenizer.published import open_tokenizer
 from gptfast.tokenizer.shard import Shard
@@ -205,7 +204,7 @@ def test_a_rank_file_of_ours_needs_its_pattern(folder: Path, tmp_path: Path) -> 
     ours = BPETokenizer.load(folder)
     path = tmp_path / "ours.tiktoken"
     ours.to_tiktoken(path)
-    with pytest.raises(UserError, match=r"has 299 ranks, .* give its pattern"):
+    with pytest.raises(UserError, match=r"does not have the ranks of .* give its pattern"):
         open_tokenizer(path)
     again = open_tokenizer(path, "gpt2")
     assert again.encode("The king<|endoftext|>", "all") == ours.encode(
@@ -225,36 +224,3 @@ def test_gpt2s_rank_file_is_known(shared_data: Path) -> None:
     gpt2 = open_tokenizer(path)
     # "Hello world" in GPT-2 is known to everybody who ever counted its tokens.
     assert gpt2.encode("Hello world<|endoftext|>", "all") == [15496, 995, 50256]
-
-
-@pytest.mark.parametrize(
-    ("n_ranks", "pattern", "special_tokens"),
-    [
-        (50256, "gpt2", {"<|endoftext|>": 50256}),
-        (
-            100256,
-            "cl100k",
-            {
-                "<|endoftext|>": 100257,
-                "<|fim_prefix|>": 100258,
-                "<|fim_middle|>": 100259,
-                "<|fim_suffix|>": 100260,
-                "<|endofprompt|>": 100276,
-            },
-        ),
-        (199998, "o200k", {"<|endoftext|>": 199999, "<|endofprompt|>": 200018}),
-    ],
-)
-def test_published_vocabularies_are_known_by_their_size(
-    n_ranks: int, pattern: str, special_tokens: dict[str, int], tmp_path: Path
-) -> None:
-    # As many tokens as the real file has: all bytes, pairs of bytes, and some triples of bytes.
-    one, two = [bytes([i]) for i in range(256)], [i.to_bytes(2, "big") for i in range(65536)]
-    three = [i.to_bytes(3, "big") for i in range(max(0, n_ranks - 256 - 65536))]
-    tokens = [*one, *two, *three][:n_ranks]
-    write_tiktoken(tmp_path / "ranks", {token: rank for rank, token in enumerate(tokens)})
-    tokenizer = open_tokenizer(tmp_path / "ranks")
-    assert isinstance(tokenizer, BPETokenizer)
-    assert tokenizer.pattern == pattern
-    assert tokenizer.special_tokens == special_tokens
-    assert open_tokenizer(tmp_path / "ranks", "none").special_tokens == special_tokens

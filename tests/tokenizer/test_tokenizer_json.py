@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,19 @@ def test_bpe_equals_hugging_face(text: str, pattern: str) -> None:
 @given(st.lists(st.sampled_from([*ATOMS, *SPECIAL])).map("".join))
 def test_char_equals_hugging_face(text: str) -> None:
     assert_equal(CHARS, HF_CHARS, text)
+
+
+OVERLAPPING = ["<a>", "<a>b", ">b", "b>x", "x<a"]
+OVERLAPPING_TOKENIZERS = [
+    BPETokenizer.train(SAMPLE, 300, special_tokens=OVERLAPPING),
+    CharTokenizer("<>abx", OVERLAPPING),
+]
+
+
+@given(st.lists(st.sampled_from(["<a>", "b", ">", "x", "<", "<a>b"])).map("".join))
+def test_special_tokens_that_overlap_are_found_as_in_hugging_face(text: str) -> None:
+    for ours in OVERLAPPING_TOKENIZERS:
+        assert ours.encode(text, "all") == in_hugging_face(ours).encode(text).ids
 
 
 @pytest.mark.parametrize("ours", [*BPES.values(), CHARS], ids=[*PATTERNS, "char"])
@@ -109,6 +123,86 @@ def set_field(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
 def swap_merges(data: dict[str, Any]) -> None:
     merges = data["model"]["merges"]
     merges[0], merges[1] = merges[1], merges[0]
+
+
+NEXT_ID = BPES["gpt2"].n_vocab
+
+
+def add_token(**given: Any) -> Callable[[dict[str, Any]], None]:
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+
+    def change(data: dict[str, Any]) -> None:
+        data["added_tokens"].append({"id": NEXT_ID, "content": "<new>", **flags, **given})
+
+    return change
+
+
+def overlap(data: dict[str, Any]) -> None:
+    add_token()(data)
+    add_token(id=NEXT_ID + 1, content="x<n", normalized=True)(data)
+
+
+TRUNCATION = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
+PADDING = {
+    "strategy": {"Fixed": 90}, "direction": "Right", "pad_to_multiple_of": None,
+    "pad_id": 0, "pad_type_id": 0, "pad_token": "!",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (set_field("truncation", TRUNCATION), "truncation is {"),
+        (set_field("padding", PADDING), "padding is {"),
+        (add_token(lstrip=True), "'<new>' with lstrip: expected lstrip to be false"),
+        (add_token(rstrip=True), "'<new>' with rstrip"),
+        (add_token(single_word=True), "'<new>' with single_word"),
+        (add_token(id=360), f"'<new>' with the id 360: expected {NEXT_ID}"),
+        (overlap, "'<new>' and 'x<n', which overlap, and only one is normalized"),
+    ],
+)
+def test_files_that_ask_for_other_ids_are_refused(
+    tmp_path: Path, change: Callable[[dict[str, Any]], None], complaint: str
+) -> None:
+    ours = BPES["gpt2"]
+    data = copy.deepcopy(ours.to_json())
+    change(data)
+    # What we have: the tokens that the file names, wherever they are, with the ids it gives them.
+    names = {token["content"]: token["id"] for token in data["added_tokens"]}
+    ranks = {ours.token_bytes(i): i for i in range(NEXT_ID - len(SPECIAL))}
+    text = "a <new> bx<new>b<new> c x<n"
+    theirs = tokenizers.Tokenizer.from_str(json.dumps(data)).encode(text).ids
+    assert BPETokenizer(ranks, "gpt2", names).encode(text, "all") != theirs
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    for load in (load_tokenizer, BPETokenizer.load, BPETokenizer.from_hf):
+        with pytest.raises(UserError, match=re.escape(complaint)):
+            load(tmp_path)
+
+
+def test_an_added_token_with_two_ids_is_refused(tmp_path: Path) -> None:
+    data = copy.deepcopy(BPES["gpt2"].to_json())
+    data["added_tokens"][0]["id"] = 400
+    theirs = tokenizers.Tokenizer.from_str(json.dumps(data))
+    assert theirs.encode("<|endoftext|>").ids == [data["model"]["vocab"]["<|endoftext|>"]]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    with pytest.raises(UserError, match=r"'<\|endoftext\|>' with the id 400: expected 303"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_added_tokens_get_the_ids_that_hugging_face_gives_them(
+    tmp_path: Path, normalized: bool
+) -> None:
+    data = copy.deepcopy(BPES["gpt2"].to_json())
+    for token in data["added_tokens"]:
+        token["normalized"] = normalized
+    add_token(normalized=normalized, special=False)(data)
+    add_token(id=NEXT_ID + 1, content="w>a", normalized=normalized)(data)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    ours = load_tokenizer(tmp_path)
+    for text in ("a <new>aw>a", "w>new><new>", SAMPLE + "<|end|><new>"):
+        assert ours.encode(text, "all") == theirs.encode(text).ids
 
 
 def drop_a_byte(data: dict[str, Any]) -> None:
@@ -189,9 +283,11 @@ def test_files_that_are_no_json_object(tmp_path: Path, text: str) -> None:
 def test_a_special_token_that_the_file_cannot_tell_from_a_token() -> None:
     # "Ġt" is how the file spells the token " t".
     ranks = {bytes([byte]): byte for byte in range(256)} | {b" t": 256}
-    tokenizer = BPETokenizer(ranks, special_tokens={"Ġt": 257})
-    with pytest.raises(UserError, match="spells the same"):
-        tokenizer.to_json()
+    with pytest.raises(UserError, match="can't tell the special token 'Ġt' from the token b' t'"):
+        BPETokenizer(ranks, special_tokens={"Ġt": 257})
+    with pytest.raises(UserError, match="spells the same: choose another name"):
+        BPETokenizer.train("at at at", 258, special_tokens=["Ġ"])
+    assert BPETokenizer(ranks, special_tokens={"Ġx": 257}).special_tokens == {"Ġx": 257}
 
 
 def test_loading_the_other_class(tmp_path: Path) -> None:

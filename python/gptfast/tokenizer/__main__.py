@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,9 @@ from gptfast.tokenizer.audit.compression import bytes_per_token
 from gptfast.tokenizer.audit.probes import KINDS, probe
 from gptfast.tokenizer.audit.report import print_audit, save
 from gptfast.tokenizer.base import END_OF_TEXT
-from gptfast.tokenizer.documents import find_files, read_blocks
+from gptfast.tokenizer.documents import ReadReport, find_files, longest_uncut, read_blocks
 from gptfast.tokenizer.encode_files import EncodeOptions, encode_each, encode_files
+from gptfast.tokenizer.formats import make_folder
 from gptfast.tokenizer.options import Audit, Decode, Encode, Show, TokenizerConfig, Train, n_bytes
 from gptfast.tokenizer.published import open_tokenizer
 from gptfast.tokenizer.shard import Shard
@@ -54,8 +57,8 @@ def run_train(config: Train) -> None:
         "errors": config.errors,
         "on_error": config.on_error,
     }
-    sample = _first_bytes(files, SAMPLE_BYTES, reading)
-    if not sample:
+    limit = n_bytes(config.memory_limit)
+    if not _first_bytes(files, 1, reading, limit):
         raise UserError(
             f"there is no text in {' '.join(config.files)}: expected some to learn from"
         )
@@ -64,23 +67,26 @@ def run_train(config: Train) -> None:
             f"{config.out} already holds a tokenizer: give --overwrite to replace it, or another "
             f"--out"
         )
-    config.out.mkdir(parents=True, exist_ok=True)  # rather fail now than after the training
+    make_folder(config.out)  # rather fail now than after the training
     start = time.perf_counter()
-    tokenizer = BPETokenizer.train(
-        files=files,
-        vocab_size=config.vocab_size,
-        pattern=config.pattern,
-        special_tokens=config.special_tokens or (END_OF_TEXT,),
-        min_frequency=config.min_frequency,
-        tie=config.tie,
-        n_threads=config.n_threads,
-        memory_limit=n_bytes(config.memory_limit),
-        **reading,
-    )
+    with _warnings_as_lines():
+        tokenizer = BPETokenizer.train(
+            files=files,
+            vocab_size=config.vocab_size,
+            pattern=config.pattern,
+            special_tokens=config.special_tokens or (END_OF_TEXT,),
+            min_frequency=config.min_frequency,
+            tie=config.tie,
+            n_threads=config.n_threads,
+            memory_limit=limit,
+            **reading,
+        )
     seconds = time.perf_counter() - start
     tokenizer.save(config.out)
+    sample = _first_bytes(files, SAMPLE_BYTES, reading, limit)
+    n_read = sum(path.stat().st_size for path in files)
     print(
-        f"{tokenizer.n_vocab:,} tokens learned from {_speed(files, seconds)}\n"
+        f"{tokenizer.n_vocab:,} tokens learned from {_speed(n_read, seconds)}\n"
         f"{bytes_per_token(tokenizer, sample):.2f} bytes per token on the first "
         f"{sum(len(text.encode()) for text in sample) / 1e6:,.1f} MB of text\n"
         f"saved in {config.out}; see what it does to a text with:\n  "
@@ -88,10 +94,23 @@ def run_train(config: Train) -> None:
     )
 
 
-def _first_bytes(files: Sequence[Path], n: int, reading: dict[str, Any]) -> list[str]:
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Print warnings as lines on stderr, without the line of source that Python shows."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+        yield
+
+
+def _first_bytes(
+    files: Sequence[Path], n: int, reading: dict[str, Any], memory_limit: int | None
+) -> list[str]:
     """The documents with which the files begin, cut after `n` bytes."""
+    longest = longest_uncut(memory_limit)
     texts: list[str] = []
-    for block in read_blocks(files, safe_cut=lambda data: data.rfind(b"\n") + 1, **reading):
+    # What is measured on them is hardly changed by where they are cut, so that may be anywhere.
+    for block in read_blocks(files, safe_cut=_before_last_character, longest=longest, **reading):
         texts.append(block.data[:n].decode(errors="ignore"))
         n -= len(block.data)
         if n <= 0:
@@ -99,8 +118,15 @@ def _first_bytes(files: Sequence[Path], n: int, reading: dict[str, Any]) -> list
     return texts
 
 
-def _speed(files: Sequence[Path], seconds: float) -> str:
-    megabytes = sum(path.stat().st_size for path in files) / 1e6
+def _before_last_character(data: bytes) -> int:
+    cut = len(data) - 1
+    while cut > 0 and data[cut] & 0xC0 == 0x80:
+        cut -= 1
+    return max(cut, 0)
+
+
+def _speed(n_bytes: int, seconds: float) -> str:
+    megabytes = n_bytes / 1e6
     return f"{megabytes:,.1f} MB in {seconds:.1f} s ({megabytes / seconds:,.0f} MB/s)"
 
 
@@ -114,7 +140,6 @@ def run_encode(config: Encode) -> None:
         return
     if config.text is not None:
         raise UserError("--text was given with --out: expected files to write shards of")
-    files = find_files(config.files)
     options = EncodeOptions(
         separator=config.separator,
         n_threads=config.n_threads,
@@ -125,15 +150,19 @@ def run_encode(config: Encode) -> None:
         memory_limit=n_bytes(config.memory_limit),
     )
     bpe = _bpe(tokenizer, config.tokenizer)
+    report = ReadReport()
     start = time.perf_counter()
     if config.out.suffix == ".bin":
-        shards = [encode_files(bpe, files, config.out, options)]
+        shards = [encode_files(bpe, config.files, config.out, options, report)]
     else:
-        shards = encode_each(bpe, list(config.files), config.out, options)
+        shards = encode_each(bpe, config.files, config.out, options, report)
     seconds = time.perf_counter() - start
     for shard in shards:
         print(f"{shard.path}: {shard.count:,} ids of {shard.dtype.itemsize} bytes")
-    print(f"{sum(shard.count for shard in shards):,} ids from {_speed(files, seconds)}")
+    if report.files_kept:
+        print(f"{report.files_kept:,} of {len(shards):,} shards were finished before, and are kept")
+    n_ids = sum(shard.count for shard in shards)
+    print(f"{n_ids:,} ids; encoded {_speed(report.bytes_read, seconds)}")
 
 
 def _bpe(tokenizer: Tokenizer, path: Path) -> BPETokenizer:
@@ -177,6 +206,8 @@ def run_audit(config: Audit) -> None:
             raise UserError(f"two tokenizers are called {name!r}: give --against another name")
         pattern = None if tokenizers else config.pattern
         tokenizers[name] = _bpe(open_tokenizer(path, pattern), path)
+    if config.out is not None:
+        make_folder(config.out)
     texts = _texts(config, config.files) if config.files else [probe(kind) for kind in KINDS]
     learned_from = _texts(config, config.learned_from) if config.learned_from else None
     result = audit(tokenizers, texts, learned_from)
@@ -212,6 +243,8 @@ def _texts(config: Audit, files: Sequence[str]) -> list[str]:
 def run_show(config: Show) -> None:
     """Print the text with its tokens visible, then how many there are."""
     tokenizer = config.open()
+    if config.text is not None and config.file is not None:
+        raise UserError("both a text and --file were given: expected one of them")
     text = _text(config.text, config.file)
     ids = tokenizer.encode_ordinary(text)
     console = cli.console()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence, Set
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -16,7 +15,8 @@ import numpy.typing as npt
 
 from gptfast.errors import UserError
 from gptfast.fsync import write_text_atomically
-from gptfast.tokenizer.formats import read_tokenizer_json, tokenizer_json_path
+from gptfast.tokenizer.checks import as_path, check_codec_errors
+from gptfast.tokenizer.formats import make_folder, read_tokenizer_json, tokenizer_json_path
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -88,29 +88,33 @@ class Tokenizer(ABC):
         Where two of them begin at the same character, the longer one counts. A special token that
         isn't allowed is text like any other. Raises UserError if a name is no special token's.
         """
+        if isinstance(allowed_special, str) and allowed_special == "all":
+            return self._encode_with(text, None)
+        names = allowed_special if isinstance(allowed_special, (Set, list, tuple)) else [None]
+        if not names:
+            return self.encode_ordinary(text)
         special_tokens = self.special_tokens
-        allowed = special_tokens.keys() if allowed_special == "all" else set(allowed_special)
-        if not allowed <= special_tokens.keys():
+        if not all(isinstance(name, str) and name in special_tokens for name in names):
             raise UserError(
                 f"allowed_special is {allowed_special!r}: expected 'all' or a set of some of "
                 f"{sorted(special_tokens)}"
             )
-        if not allowed:
-            return self.encode_ordinary(text)
-        longest_first = sorted(allowed, key=len, reverse=True)
-        any_special = "|".join(re.escape(name) for name in longest_first)
-        ids = []
-        for i, part in enumerate(re.split(f"({any_special})", text)):
-            is_special = i % 2 == 1  # re.split puts what the group matched between the rest
-            ids += [special_tokens[part]] if is_special else self.encode_ordinary(part)
-        return ids
+        return self._encode_with(text, set(allowed_special))
+
+    @abstractmethod
+    def _encode_with(self, text: str, allowed: set[str] | None) -> list[int]:
+        """`encode` with names that are known to be special tokens', or None for all of them."""
 
     def decode(self, ids: Sequence[int] | npt.NDArray[Any], errors: str = "replace") -> str:
         """Return the text of `ids`, whose bytes need not be UTF-8: `errors` is as in bytes.decode.
 
-        Raises UserError for an id that stands for no token.
+        Raises UserError for an id that stands for no token, and with `errors="strict"`
+        UnicodeDecodeError.
         """
-        return self.decode_bytes(ids).decode("utf-8", errors=errors)
+        data = self.decode_bytes(ids)
+        if errors != "replace":
+            check_codec_errors(errors)
+        return data.decode("utf-8", errors=errors)
 
     def token_bytes(self, token_id: int) -> bytes:
         """Return the bytes of one token. Raises UserError if there is none with this id."""
@@ -122,9 +126,13 @@ class Tokenizer(ABC):
         return hashlib.sha256(self._serialized().encode()).hexdigest()
 
     def save(self, folder: str | Path) -> None:
-        """Write `tokenizer.json` into `folder`, which is made if need be; whole or not at all."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        write_text_atomically(Path(folder) / "tokenizer.json", self._serialized())
+        """Write `tokenizer.json` into `folder`, which is made if need be; whole or not at all.
+
+        Raises UserError if it can't be written there.
+        """
+        folder = as_path("folder", folder)
+        make_folder(folder)
+        write_text_atomically(folder / "tokenizer.json", self._serialized())
 
     @classmethod
     def load(cls, folder_or_file: str | Path) -> Self:
@@ -151,6 +159,6 @@ def id_list(ids: Sequence[int] | npt.NDArray[Any]) -> list[int]:
 
     Raises UserError if they are none of these.
     """
-    if not isinstance(ids, Iterable):
+    if not isinstance(ids, Iterable) or isinstance(ids, (str, bytes)) or np.ndim(ids) == 0:
         raise UserError(f"the ids are a {type(ids).__name__}: expected a list or array of ids")
     return ids.tolist() if hasattr(ids, "tolist") else list(ids)

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from gptfast.errors import UserError, check_at_least
+from gptfast.errors import UserError
 from gptfast.tokenizer.base import END_OF_TEXT, IdArray, Tokenizer, id_list
-from gptfast.tokenizer.documents import Paths, ReadReport, read_blocks
+from gptfast.tokenizer.checks import (
+    check_between,
+    check_choice,
+    check_codec_errors,
+    check_keywords,
+    check_kind,
+    check_names,
+)
+from gptfast.tokenizer.documents import Paths, ReadReport, longest_uncut, read_blocks
 from gptfast.tokenizer.formats import (
     bpe_from_json,
     bpe_to_json,
     byte_level_alphabet,
+    check_spelling,
     merges_to_json,
     read_hf,
     read_tiktoken,
     write_tiktoken,
 )
 from gptfast.tokenizer.progress import show_training
+from gptfast.tokenizer.ranks import known_ranks
 from gptfast.tokenizer.stream import StreamDecoder
 from gptfast.tokenizer.threads import thread_count
 
@@ -35,6 +47,8 @@ if TYPE_CHECKING:
 _ID_DTYPES = (np.dtype(np.uint16), np.dtype(np.uint32), np.dtype(np.int64))
 
 _SMALLEST_LIMIT = 64_000_000  # less would not hold what training needs however short the text is
+_LARGEST_VOCABULARY = 2_097_151  # MAX_ID + 1 in rust/src/vocab.rs
+_READING = ("field", "column", "errors", "on_error")
 
 # The single bytes in the order of their ids.
 _ALPHABETS: dict[str, list[int]] = {
@@ -63,7 +77,8 @@ class BPETokenizer(Tokenizer):
     "o200k", "none" (all of it is one) or a regular expression. `special_tokens` maps names to ids.
 
     Raises UserError if a byte has no id, an id is given twice, a token can't be merged from two of
-    lower rank, or the pattern is no regular expression.
+    lower rank, the pattern is no regular expression, or a special token is spelled as an ordinary
+    one is in `tokenizer.json`.
     """
 
     def __init__(
@@ -72,15 +87,20 @@ class BPETokenizer(Tokenizer):
         pattern: str = "gpt2",
         special_tokens: Mapping[str, int] | None = None,
     ) -> None:
+        special_tokens = {} if special_tokens is None else special_tokens
+        check_kind("ranks", ranks, Mapping, "a dict of tokens (bytes) and their ids")
+        check_kind("special_tokens", special_tokens, Mapping, "a dict of names and ids")
+        check_kind("pattern", pattern, str, "the name of a pattern or a regular expression")
         try:
-            self._bpe = _rust_bpe()(dict(ranks), pattern, dict(special_tokens or {}))
+            self._bpe = _rust_bpe()(dict(ranks), pattern, dict(special_tokens))
         except _RUST_ERRORS as error:
             raise _user_error(error) from None
+        check_spelling(special_tokens, ranks.__contains__)
 
     @classmethod
     def train(
         cls,
-        texts: str | Iterable[str | bytes] | None = None,
+        texts: str | bytes | Iterable[str | bytes] | None = None,
         vocab_size: int = 32_768,
         pattern: str = "gpt2",
         special_tokens: Sequence[str] = (END_OF_TEXT,),
@@ -95,7 +115,7 @@ class BPETokenizer(Tokenizer):
     ) -> Self:
         """Learn a vocabulary: ids 0 to 255 are single bytes, then merges, then the special tokens.
 
-        Give either `texts` (one str is one text) or `files`: paths, folders or globs, as
+        Give either `texts` (a str or bytes is one text) or `files`: paths, folders or globs, as
         `read_blocks` reads them; `reading` is its field, column, errors and on_error. Merges never
         cross two texts. `vocab_size` counts everything; fewer ids are made if at some point no pair
         occurs `min_frequency` times.
@@ -110,30 +130,34 @@ class BPETokenizer(Tokenizer):
         room for, the rarest are left out, and a warning says how many. None is no limit.
 
         Raises UserError if the arguments ask for something impossible, or a file can't be used.
+        What `texts` itself raises comes through.
         """
+        check_names("special_tokens", special_tokens)
         smallest = 256 + len(special_tokens)
         why = f", for 256 bytes and {len(special_tokens)} special tokens"
-        check_at_least("vocab_size", vocab_size, smallest, why)
-        check_at_least("min_frequency", min_frequency, 1)
+        check_between("vocab_size", vocab_size, smallest, _LARGEST_VOCABULARY, why)
+        check_between("min_frequency", min_frequency, 1, sys.maxsize)
         if memory_limit is not None:
-            check_at_least("memory_limit", memory_limit, _SMALLEST_LIMIT)
-        if tie not in _ALPHABETS:
-            raise UserError(f"tie is {tie!r}: expected one of {', '.join(_ALPHABETS)}")
-        if isinstance(special_tokens, str):
-            raise UserError(f"special_tokens is {special_tokens!r}: expected a list of such names")
-        if (texts is None) == (files is None):
+            check_between("memory_limit", memory_limit, _SMALLEST_LIMIT, sys.maxsize)
+        check_choice("tie", tie, _ALPHABETS)
+        check_kind("pattern", pattern, str, "the name of a pattern or a regular expression")
+        check_keywords(reading, _READING)
+        own_errors: list[Exception] = []
+        report, left_out = ReadReport(), list[str]()
+        source: Iterator[str | bytes]
+        if files is not None and texts is None:
+            source = _text_of(files, pattern, memory_limit, report, **reading)
+        elif texts is None or files is not None:
             raise UserError("expected either texts or files to learn from, and not both")
-        source: Iterable[str | bytes] = [texts] if isinstance(texts, str) else texts or ()
-        if not isinstance(source, Iterable):
-            raise UserError(f"texts is a {type(texts).__name__}: expected texts to learn from")
-        if files is not None:
-            source = _text_of(files, pattern, memory_limit, **reading)
         elif reading:
             raise UserError(
                 f"{', '.join(reading)} given, which say how files are read: expected files"
             )
+        else:
+            check_kind("texts", texts, Iterable, "texts to learn from")
+            source = _noting(own_errors, [texts] if isinstance(texts, (str, bytes)) else texts)
         try:
-            with show_training(progress) as told:
+            with show_training(progress, left_out) as told:
                 trained = _rust_bpe().train(
                     source,
                     vocab_size,
@@ -146,7 +170,15 @@ class BPETokenizer(Tokenizer):
                     told,
                 )
         except _RUST_ERRORS as error:
+            if error in own_errors:
+                raise
             raise _user_error(error) from None
+        if special_tokens:
+            check_spelling(special_tokens, trained.ranks.__contains__)
+        if report.skipped:
+            left_out.append(report.left_out())
+        for line in left_out:
+            warnings.warn(line, stacklevel=2)
         return cls._of(trained)
 
     @classmethod
@@ -159,16 +191,24 @@ class BPETokenizer(Tokenizer):
     def from_tiktoken(
         cls,
         path: str | Path,
-        pattern: str = "gpt2",
+        pattern: str | None = None,
         special_tokens: Mapping[str, int] | None = None,
     ) -> Self:
-        """Load a tiktoken rank file; without `special_tokens`, GPT-2's (`<|endoftext|>`: 50256).
+        """Load a tiktoken rank file, which has neither the pattern nor the special tokens.
+
+        By default they are the published ones if the ranks are exactly those of GPT-2, cl100k or
+        o200k. For other ranks the pattern is "gpt2", as in `train`, and `<|endoftext|>` the only
+        special token, with the id after the highest rank.
 
         Raises MissingFileError if there is no such file, UserError if it can't be used.
         """
-        if special_tokens is None:
-            special_tokens = {END_OF_TEXT: 50256}
         ranks = read_tiktoken(path)
+        known = known_ranks(ranks)
+        if pattern is None:
+            pattern = known.pattern if known else "gpt2"
+        if special_tokens is None:
+            next_id = max(ranks.values(), default=-1) + 1
+            special_tokens = known.special_tokens if known else {END_OF_TEXT: next_id}
         try:
             return cls(ranks, pattern, special_tokens)
         except UserError as error:
@@ -189,7 +229,10 @@ class BPETokenizer(Tokenizer):
             raise UserError(f"{path}: {error}") from None
 
     def to_tiktoken(self, path: str | Path) -> None:
-        """Write a tiktoken rank file. It has neither the pattern nor the special tokens."""
+        """Write a tiktoken rank file. It has neither the pattern nor the special tokens.
+
+        Raises UserError if it can't be written there.
+        """
         write_tiktoken(path, self._bpe.ranks)
 
     @property
@@ -214,6 +257,7 @@ class BPETokenizer(Tokenizer):
 
     def pretokenize(self, text: str) -> list[str]:
         """Cut `text` into the pre-tokens that BPE works on. End to end they are `text`."""
+        check_kind("text", text, str, "a str")
         try:
             return self._bpe.pretokenize(text)
         except _RUST_ERRORS as error:
@@ -226,6 +270,13 @@ class BPETokenizer(Tokenizer):
         """
         try:
             return self._bpe.encode_ordinary(text)
+        except _RUST_ERRORS as error:
+            raise _user_error(error) from None
+
+    def _encode_with(self, text: str, allowed: set[str] | None) -> list[int]:
+        check_kind("text", text, str, "a str")
+        try:
+            return self._bpe.encode(text, allowed)
         except _RUST_ERRORS as error:
             raise _user_error(error) from None
 
@@ -275,6 +326,7 @@ class BPETokenizer(Tokenizer):
         """
         from gptfast.tokenizer.encode_files import EncodeOptions, encode_files
 
+        check_keywords(options, [field.name for field in fields(EncodeOptions)])
         options = {"separator": separator, "n_threads": n_threads} | options
         return encode_files(self, paths, out, EncodeOptions(**options))
 
@@ -284,6 +336,7 @@ class BPETokenizer(Tokenizer):
         An offset is (start, end) in characters. A token that is a part of a character stands for
         all of it.
         """
+        check_kind("text", text, str, "a str")
         ids = self.encode_to_numpy(text)
         data = np.frombuffer(text.encode(), dtype=np.uint8)
         character_of_byte = np.cumsum((data & 0xC0) != 0x80) - 1
@@ -312,10 +365,15 @@ class BPETokenizer(Tokenizer):
     def decode_batch(
         self, batch: Iterable[Sequence[int] | npt.NDArray[Any]], errors: str = "replace"
     ) -> list[str]:
-        """Return `decode` of each sequence of ids."""
-        if not isinstance(batch, Iterable):
-            raise UserError(f"batch is a {type(batch).__name__}: expected a list of lists of ids")
-        return [self.decode(ids, errors) for ids in batch]
+        """Return `decode` of each sequence of ids. UserError says which one can't be decoded."""
+        check_kind("batch", batch, Iterable, "a list of lists of ids")
+        check_codec_errors(errors)
+        texts: list[str] = []
+        try:
+            texts.extend(self.decode_bytes(ids).decode(errors=errors) for ids in batch)
+        except UserError as error:
+            raise UserError(f"batch[{len(texts)}]: {error}") from None
+        return texts
 
     def stream_decoder(self) -> StreamDecoder:
         """Return a decoder that takes ids as they come and gives text as soon as it is whole."""
@@ -348,23 +406,28 @@ def _ids_for_rust(ids: Sequence[int] | npt.NDArray[Any]) -> list[int] | npt.NDAr
     return id_list(ids)
 
 
+def _noting(raised: list[Exception], texts: Iterable[str | bytes]) -> Iterator[str | bytes]:
+    """The texts. What they raise is noted too: it is the caller's, as nothing of ours is."""
+    try:
+        yield from texts
+    except Exception as error:
+        raised.append(error)
+        raise
+
+
 def _text_of(
-    files: Paths, pattern: str, memory_limit: int | None, **reading: Any
+    files: Paths, pattern: str, memory_limit: int | None, report: ReadReport, **reading: Any
 ) -> Iterator[bytes]:
     """The text of files in blocks that merges would not cross anyway."""
     try:
         single_bytes = _rust_bpe()({bytes([byte]): byte for byte in range(256)}, pattern, {})
     except _RUST_ERRORS as error:
         raise _user_error(error) from None
-    longest = None if memory_limit is None else memory_limit // 16
-    report = ReadReport()
-    blocks = read_blocks(
+    longest = longest_uncut(memory_limit)
+    for block in read_blocks(
         files, safe_cut=single_bytes.safe_cut, longest=longest, report=report, **reading
-    )
-    for block in blocks:
+    ):
         yield block.data
-    if report.skipped:
-        warnings.warn(report.left_out(), stacklevel=1)
 
 
 # What Rust raises for what it can't use. Every method catches these by itself: a context manager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 from gptfast.errors import UserError
 from gptfast.tokenizer.base import IdArray, Tokenizer, id_list
+from gptfast.tokenizer.checks import check_kind, check_names
 from gptfast.tokenizer.formats import added_tokens_json, field, special_tokens_from_json
 
 if TYPE_CHECKING:
@@ -25,11 +27,13 @@ class CharTokenizer(Tokenizer):
     an element of `chars` isn't one character, or a token is given twice.
     """
 
-    def __init__(self, chars: Iterable[str], special_tokens: Iterable[str] = ()) -> None:
+    def __init__(self, chars: Iterable[str], special_tokens: Sequence[str] = ()) -> None:
+        check_kind("chars", chars, Iterable, "single characters")
+        check_names("special_tokens", special_tokens)
         self._chars = list(chars)
         names = list(special_tokens)
         for char in self._chars:
-            if len(char) != 1 or _is_surrogate(char):
+            if not isinstance(char, str) or len(char) != 1 or _is_surrogate(char):
                 raise UserError(f"chars has {char!r}: expected single characters")
         tokens = [*self._chars, *names]
         if len(set(tokens)) != len(tokens) or "" in names:
@@ -43,8 +47,9 @@ class CharTokenizer(Tokenizer):
         self._id_of[[ord(char) for char in self._chars]] = np.arange(len(self._chars))
 
     @classmethod
-    def train(cls, text: str, special_tokens: Iterable[str] = ()) -> Self:
+    def train(cls, text: str, special_tokens: Sequence[str] = ()) -> Self:
         """Make the vocabulary of the distinct characters of `text`, in order of code points."""
+        check_kind("text", text, str, "a str")
         return cls(sorted(set(text)), special_tokens)
 
     @property
@@ -67,6 +72,7 @@ class CharTokenizer(Tokenizer):
 
     def encode_to_numpy(self, text: str) -> IdArray:
         """Return `encode_ordinary(text)` as an array of shape (n,) and this tokenizer's `dtype`."""
+        check_kind("text", text, str, "a str")
         code_points = np.frombuffer(text.encode("utf-32-le", errors="surrogatepass"), np.uint32)
         ids = self._id_of[code_points]
         is_unknown = ids == self.n_vocab
@@ -82,6 +88,19 @@ class CharTokenizer(Tokenizer):
             )
         return ids.astype(self.dtype, copy=False)
 
+    def _encode_with(self, text: str, allowed: set[str] | None) -> list[int]:
+        check_kind("text", text, str, "a str")
+        names = self._special_tokens.keys() if allowed is None else allowed
+        if not names:
+            return self.encode_ordinary(text)
+        longest_first = sorted(names, key=len, reverse=True)
+        any_special = "|".join(re.escape(name) for name in longest_first)
+        ids = []
+        for i, part in enumerate(re.split(f"({any_special})", text)):
+            is_special = i % 2 == 1  # re.split puts what the group matched between the rest
+            ids += [self._special_tokens[part]] if is_special else self.encode_ordinary(part)
+        return ids
+
     def decode_bytes(self, ids: Sequence[int] | npt.NDArray[Any]) -> bytes:
         """Return the UTF-8 of each id's character, end to end; of special tokens, their names.
 
@@ -89,10 +108,10 @@ class CharTokenizer(Tokenizer):
         """
         ids = id_list(ids)
         for position, token_id in enumerate(ids):
-            if not 0 <= token_id < self.n_vocab:
+            if not (isinstance(token_id, (int, np.integer)) and 0 <= token_id < self.n_vocab):
                 raise UserError(
-                    f"id {token_id} at position {position} stands for no token: expected an id of "
-                    f"this vocabulary, from 0 to {self.n_vocab - 1}"
+                    f"id {token_id!r} at position {position} stands for no token: expected an id "
+                    f"of this vocabulary, from 0 to {self.n_vocab - 1}"
                 )
         return b"".join([self._token_bytes[token_id] for token_id in ids])
 
@@ -123,7 +142,7 @@ class CharTokenizer(Tokenizer):
         """Make the tokenizer whose `to_json()` is `data`. Raises UserError if there is none."""
         special_tokens = special_tokens_from_json(data)
         chars = [t for t in field(data, "model.vocab", dict) if t not in special_tokens]
-        tokenizer = cls(chars, special_tokens)
+        tokenizer = cls(chars, list(special_tokens))
         if tokenizer.to_json() != data:
             raise UserError("expected the tokenizer.json of a character tokenizer, as it was saved")
         return tokenizer

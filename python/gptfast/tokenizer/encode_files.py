@@ -14,15 +14,18 @@ import numpy as np
 
 from gptfast.errors import UserError
 from gptfast.tokenizer.base import END_OF_TEXT, IdArray
+from gptfast.tokenizer.checks import as_path, check_between, check_kind
 from gptfast.tokenizer.documents import (
     BLOCK_BYTES,
     Block,
     Paths,
     ReadReport,
     find_files,
+    longest_uncut,
     read_blocks,
 )
 from gptfast.tokenizer.finished import Record, shard_paths
+from gptfast.tokenizer.outputs import prepare_shards
 from gptfast.tokenizer.shard import Shard, write_shard
 from gptfast.tokenizer.threads import thread_count
 
@@ -64,18 +67,15 @@ def encode_files(
     """Encode all documents of files, folders and globs into one shard, the file `out`.
 
     The ids are those of `encode_ordinary` of each document, and the separator's after each. If
-    anything fails or is interrupted, `out` is as it was before. `report` learns how much was read
-    and what was left out.
+    anything fails or is interrupted, `out` is as it was before; a shard that is there is replaced,
+    any other file is not. `report` learns how much was read and what was left out.
 
     Raises UserError for what can't be used, such as a file that `read_blocks` refuses.
     """
-    options, report, out = options or EncodeOptions(), report or ReadReport(), Path(out)
+    options, report, out = options or EncodeOptions(), report or ReadReport(), as_path("out", out)
     files = find_files(paths)
-    if out.is_dir():
-        raise UserError(f"{out} is a folder: expected the name of the file to be written")
-    if out.exists() and any(out.samefile(file) for file in files):
-        raise UserError(f"{out} is one of the files to be read: expected another file to write")
     encoder = _Encoder.plan(tokenizer, options, report)
+    prepare_shards([out], [], files)
     with _progress(files, options, report) as update:
         return encoder.write(files, out, update)
 
@@ -91,20 +91,23 @@ def encode_each(
 
     Files from a folder keep their places in it. Shards that are finished are kept, so that a run
     that was killed goes on where it was: those made by the same tokenizer, with the same options,
-    from a file of the same size and time of change. `NAME.bin.json`, written last, says so.
+    from the same file with the same size and time of change. `NAME.bin.json`, written last, says
+    so. Other shards are replaced; if any other file would be, or a file that is read, UserError is
+    raised before anything is written.
     """
     options, report = options or EncodeOptions(), report or ReadReport()
-    outs = shard_paths(paths, Path(folder))
+    outs = shard_paths(paths, as_path("folder", folder))
     encoder = _Encoder.plan(tokenizer, options, report)
+    records = {file: Record.of(file, out, options) for file, out in outs.items()}
+    prepare_shards(outs.values(), [record.path for record in records.values()], outs.keys())
     shards = []
     with _progress(list(outs), options, report) as update:
-        for file, out in outs.items():
-            record = Record.of(file, out, options)
+        for file, record in records.items():
             shard = record.finished_shard(tokenizer, report)
             if shard is None:
                 record.remove()
                 skipped_before = report.skipped
-                shard = encoder.write([file], out, update)
+                shard = encoder.write([file], record.shard, update)
                 record.write(report.skipped - skipped_before)
             shards.append(shard)
     return shards
@@ -128,6 +131,7 @@ class _Encoder:
         """Check the options and choose the sizes."""
         separator: list[IdArray] = []
         if options.separator is not None:
+            check_kind("separator", options.separator, str, "a special token, or None")
             token_id = tokenizer.special_tokens.get(options.separator)
             if token_id is None:
                 raise UserError(
@@ -137,21 +141,23 @@ class _Encoder:
             separator = [np.array([token_id], tokenizer.dtype)]
         n_threads = thread_count(options.n_threads)
         limit = options.memory_limit
+        if limit is not None:
+            check_between("memory_limit", limit, 1, sys.maxsize)
         # In blocks: text of the batch that is read and of the one that is encoded, and at worst an
         # id for each byte of the latter and of the batch that is written; the reader's own buffers.
         in_flight = _BLOCKS_PER_THREAD * n_threads * (2 + 2 * tokenizer.dtype.itemsize) + 3
-        block_bytes = min(BLOCK_BYTES, (limit or _DEFAULT_MEMORY) // in_flight)
+        block_bytes = min(BLOCK_BYTES, (_DEFAULT_MEMORY if limit is None else limit) // in_flight)
         if limit is not None and block_bytes < _SMALLEST_BLOCK:
             raise UserError(
                 f"memory_limit is {limit:,} bytes: expected at least "
                 f"{_SMALLEST_BLOCK * in_flight:,} for {n_threads} threads"
             )
-        longest = None if limit is None else limit // 16
-        return cls(tokenizer, options, report, separator, n_threads, block_bytes, longest)
+        return cls(
+            tokenizer, options, report, separator, n_threads, block_bytes, longest_uncut(limit)
+        )
 
     def write(self, files: Sequence[Path], out: Path, update: Callable[[], None]) -> Shard:
         """Encode the documents into one shard; `update` is called now and then."""
-        out.parent.mkdir(parents=True, exist_ok=True)
         blocks = read_blocks(
             files,
             safe_cut=self.tokenizer._bpe.safe_cut,
@@ -219,7 +225,7 @@ def _progress(
         total = sum(file.stat().st_size for file in files)
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task("encode", total=total)
-            yield lambda: bar.update(task, completed=report.bytes_read)
+            yield lambda: bar.update(task, completed=report.bytes_read + report.bytes_kept)
     else:
         yield lambda: None
     if options.progress and report.skipped:

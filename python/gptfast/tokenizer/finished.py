@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gptfast.errors import UserError
 from gptfast.fsync import write_text_atomically
 from gptfast.tokenizer.base import Tokenizer
-from gptfast.tokenizer.documents import Paths, ReadReport, find_files
+from gptfast.tokenizer.documents import Paths, ReadReport, find_files, path_list
 from gptfast.tokenizer.shard import Shard
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def shard_paths(paths: Paths, folder: Path) -> dict[Path, Path]:
     """
     shards: dict[Path, Path] = {}
     files: dict[Path, Path] = {}
-    for path in [paths] if isinstance(paths, (str, Path)) else paths:
+    for path in path_list(paths):
         for file in find_files(path):
             name = file.relative_to(path) if Path(path).is_dir() else Path(file.name)
             shard = folder / name.with_name(f"{name.name}.bin")
@@ -49,34 +49,40 @@ class Record:
 
     @classmethod
     def of(cls, file: Path, shard: Path, options: EncodeOptions) -> Record:
-        """Note a file's size and time of change, and the options that decide on the ids."""
+        """Note a file's place, size and time of change, and the options that decide on the ids."""
         stat = file.stat()
-        made_from = {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+        made_from = {
+            "source": str(file.resolve()),
+            "bytes": stat.st_size,
+            "mtime_ns": stat.st_mtime_ns,
+        }
         names = ("separator", "field", "column", "errors", "on_error")
         return cls(shard, made_from | {name: getattr(options, name) for name in names})
 
     def finished_shard(self, tokenizer: Tokenizer, report: ReadReport) -> Shard | None:
-        """Return the shard if it need not be made again; `report` learns what it read."""
+        """Return the shard if it need not be made again; `report` learns how much that saves."""
         try:
-            shard, kept = Shard.open(self.shard), json.loads(self._path.read_bytes())
+            shard, kept = Shard.open(self.shard), json.loads(self.path.read_bytes())
             made_from, skipped = kept["made_from"], int(kept["skipped"])
         except (UserError, OSError, ValueError, LookupError, TypeError):
             return None
         if shard.tokenizer_sha256 != tokenizer.fingerprint or made_from != self.made_from:
             return None
         report.skipped += skipped
-        report.bytes_read += self.made_from["bytes"]
+        report.files_kept += 1
+        report.bytes_kept += self.made_from["bytes"]
         return shard
 
     def remove(self) -> None:
         """Forget the shard, before it is made again."""
-        self._path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
 
     def write(self, skipped: int) -> None:
         """Note that the shard is finished, and how much was left out of it."""
         contents = {"made_from": self.made_from, "skipped": skipped}
-        write_text_atomically(self._path, json.dumps(contents, indent=2) + "\n")
+        write_text_atomically(self.path, json.dumps(contents, indent=2) + "\n")
 
     @property
-    def _path(self) -> Path:
+    def path(self) -> Path:
+        """`NAME.bin.json`."""
         return self.shard.with_name(f"{self.shard.name}.json")

@@ -3,21 +3,42 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
-from collections.abc import Sequence
-from itertools import chain
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, product
 from pathlib import Path
 from typing import Any, TypeVar
 
 from gptfast.errors import MissingFileError, UserError
 from gptfast.fsync import write_text_atomically
+from gptfast.tokenizer.checks import as_path
 
 T = TypeVar("T")
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder if need be, and check that files can be made in it.
+
+    Raises UserError if it can't be made or written to; a full disk stays an OSError.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"{folder} can't be written to ({error.strerror}): expected a folder, or a place where "
+            f"one can be made; choose another"
+        ) from None
+
+
 def tokenizer_json_path(folder_or_file: str | Path) -> Path:
     """Return the path itself, or of `tokenizer.json` in it. Raises MissingFileError."""
-    path = Path(folder_or_file)
+    path = as_path("folder_or_file", folder_or_file)
     if path.is_dir():
         path = path / "tokenizer.json"
     if not path.is_file():
@@ -43,13 +64,18 @@ def read_hf(path: str | Path) -> dict[str, Any]:
 
     Raises MissingFileError if there is neither, UserError if a file holds something else.
     """
-    folder = Path(path)
+    folder = as_path("path", path)
     vocab, merges = folder / "vocab.json", folder / "merges.txt"
     if (folder / "tokenizer.json").is_file() or not (vocab.is_file() and merges.is_file()):
         return read_tokenizer_json(tokenizer_json_path(path))
     ids = read_tokenizer_json(vocab)
     # The first line is a comment, the version.
-    lines = merges.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = merges.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{merges} is not UTF-8 text (byte {error.start}): expected a merge on each line"
+        ) from None
     pairs = [line for line in lines if line and not line.startswith("#version")]
     end_of_text = {"content": "<|endoftext|>", "id": ids.get("<|endoftext|>")}
     return {
@@ -136,16 +162,8 @@ def bpe_to_json(
     pattern: str,
     special_tokens: dict[str, int],
 ) -> dict[str, Any]:
-    """Return the `tokenizer.json` of a byte-level BPE; see `BPETokenizer` for the arguments.
-
-    Raises UserError if a special token is spelled as an ordinary token is in the file's alphabet.
-    """
+    """Return the `tokenizer.json` of a byte-level BPE; see `BPETokenizer` for the arguments."""
     vocab = {_to_alphabet(token): token_id for token, token_id in ranks.items()}
-    if clash := vocab.keys() & special_tokens.keys():
-        raise UserError(
-            f"tokenizer.json can't tell the special tokens {sorted(clash)} from ordinary tokens, "
-            f"which it spells the same: expected special tokens with other names"
-        )
     return {
         "version": "1.0",
         "truncation": None,
@@ -175,6 +193,16 @@ def bpe_to_json(
     }
 
 
+def check_spelling(special_tokens: Iterable[str], is_token: Callable[[bytes], bool]) -> None:
+    """Raise UserError if a special token is spelled as an ordinary one is in `tokenizer.json`."""
+    for name in special_tokens:
+        if set(name) <= _CHAR_TO_BYTE.keys() and is_token(_from_alphabet(name)):
+            raise UserError(
+                f"tokenizer.json can't tell the special token {name!r} from the token "
+                f"{_from_alphabet(name)!r}, which it spells the same: choose another name"
+            )
+
+
 def merges_to_json(merges: Sequence[tuple[bytes, bytes]]) -> list[list[str]]:
     """Return merges as `tokenizer.json` lists them, in the byte-level alphabet."""
     spelled = {token: _to_alphabet(token) for token in set(chain.from_iterable(merges))}
@@ -193,6 +221,8 @@ def bpe_from_json(data: dict[str, Any]) -> tuple[dict[bytes, int], list[Any], st
         ("model.continuing_subword_prefix", model.get("continuing_subword_prefix"), (None, "")),
         ("model.end_of_word_suffix", model.get("end_of_word_suffix"), (None, "")),
         ("normalizer", data.get("normalizer"), (None,)),
+        ("truncation", data.get("truncation"), (None,)),
+        ("padding", data.get("padding"), (None,)),
         ("post_processor.type", _type_of(data.get("post_processor")), (None, "ByteLevel")),
         ("decoder.type", _type_of(data.get("decoder")), ("ByteLevel",)),
     ]
@@ -201,11 +231,44 @@ def bpe_from_json(data: dict[str, Any]) -> tuple[dict[bytes, int], list[Any], st
             raise UserError(f"{name} is {_shorten(value)}: expected {allowed[0]!r}")
     special_tokens = special_tokens_from_json(data)
     vocab = field(data, "model.vocab", dict)
+    _check_added_tokens(data["added_tokens"], vocab)
     ranks = {_from_alphabet(t): i for t, i in vocab.items() if t not in special_tokens}
     # Files written before 2024 have each merge as one string, which is unambiguous: the alphabet
     # has no space.
     merges = [m.split(" ") if isinstance(m, str) else m for m in field(data, "model.merges", list)]
     return ranks, merges, _pattern_from_json(data.get("pre_tokenizer")), special_tokens
+
+
+def _check_added_tokens(added_tokens: list[dict[str, Any]], vocab: dict[str, Any]) -> None:
+    """Raise UserError if Hugging Face would find one of them elsewhere, or give it another id."""
+    next_id = len(vocab)
+    for token in added_tokens:
+        name, given = token["content"], token["id"]
+        for key in ("lstrip", "rstrip", "single_word"):
+            if token.get(key):
+                raise UserError(f"added_tokens has {name!r} with {key}: expected {key} to be false")
+        wanted = vocab.get(name, next_id)
+        next_id += name not in vocab
+        if given != wanted:
+            raise UserError(
+                f"added_tokens has {name!r} with the id {given}: expected {wanted}, which "
+                f"model.vocab gives it or leaves for it"
+            )
+    # Hugging Face looks for all those that are not normalized first. Nothing is normalized here, so
+    # that matters only where two can be at the same place.
+    first = [t["content"] for t in added_tokens if not t.get("normalized")]
+    then = [t["content"] for t in added_tokens if t.get("normalized")]
+    for a, b in product(first, then):
+        if _can_overlap(a, b):
+            raise UserError(
+                f"added_tokens has {a!r} and {b!r}, which overlap, and only one is normalized: "
+                f"expected both to be, or neither"
+            )
+
+
+def _can_overlap(a: str, b: str) -> bool:
+    lengths = range(1, min(len(a), len(b)))
+    return a in b or b in a or any(a.endswith(b[:n]) or b.endswith(a[:n]) for n in lengths)
 
 
 def _type_of(component: Any) -> Any:
@@ -281,7 +344,7 @@ def read_tiktoken(path: str | Path) -> dict[bytes, int]:
 
     Raises MissingFileError if there is no such file, UserError if a line is something else.
     """
-    path = Path(path)
+    path = as_path("path", path)
     if not path.is_file():
         raise MissingFileError(f"there is no {path}: expected a tiktoken rank file")
     ranks: dict[bytes, int] = {}
@@ -305,10 +368,18 @@ def _parse_rank(line: bytes) -> tuple[bytes, int] | None:
 
 
 def write_tiktoken(path: str | Path, ranks: dict[bytes, int]) -> None:
-    """Write a tiktoken rank file, tokens by rank."""
+    """Write a tiktoken rank file, tokens by rank. Raises UserError if it can't be written there."""
+    path = as_path("path", path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: expected the name of the file to be written")
+    make_folder(path.parent)
+    write_text_atomically(path, tiktoken_lines(ranks))
+
+
+def tiktoken_lines(ranks: dict[bytes, int]) -> str:
+    """Return the contents of a tiktoken rank file, tokens by rank."""
     by_rank = sorted(ranks.items(), key=lambda item: item[1])
-    lines = [f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in by_rank]
-    write_text_atomically(Path(path), "".join(lines))
+    return "".join(f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in by_rank)
 
 
 def _shorten(value: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
@@ -13,10 +12,11 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def show_training(wanted: bool) -> Iterator[Callable[[str, int, int], None]]:
+def show_training(wanted: bool, left_out: list[str]) -> Iterator[Callable[[str, int, int], None]]:
     """A line on stderr, if that is a terminal; the function that is told (stage, done, total).
 
-    The stage "left out", with the number of pre-tokens and their highest count, is a warning.
+    Of the stage "left out", with the number of pre-tokens and their highest count, a sentence is
+    appended to `left_out`.
     """
     line: AbstractContextManager[Status | None] = nullcontext()
     if wanted and sys.stderr.isatty():
@@ -27,18 +27,13 @@ def show_training(wanted: bool) -> Iterator[Callable[[str, int, int], None]]:
 
         def tell(stage: str, done: int, total: int) -> None:
             if stage == "left out":
-                _warn_left_out(done, total)
+                left_out.append(
+                    f"memory_limit leaves no room for {done:,} distinct pre-tokens that occur at "
+                    f"most {total:,} times each: they were left out"
+                )
             elif status is not None and stage == "counting":
                 status.update(f"counting pre-tokens: {done / 1e6:,.0f} MB")
             elif status is not None:
                 status.update(f"merging: {done:,} of {total:,}")
 
         yield tell
-
-
-def _warn_left_out(n_pieces: int, at_most: int) -> None:
-    warnings.warn(
-        f"memory_limit leaves no room for {n_pieces:,} distinct pre-tokens that occur at most "
-        f"{at_most:,} times each: they were left out",
-        stacklevel=4,  # whoever called train: this was called from there, by way of Rust
-    )

@@ -134,5 +134,13 @@ def write_shard(path: Path, batches: Iterable[Sequence[IdArray]], tokenizer: Tok
     return Shard.open(path)
 
 
+def is_shard(path: Path) -> bool:
+    """Whether a file begins as a shard does, whole or not."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(_MAGIC)) == _MAGIC
+
+
 def _id_dtype(vocab_size: int) -> np.dtype[np.uint16] | np.dtype[np.uint32]:
     return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")

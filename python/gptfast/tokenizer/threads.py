@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from gptfast.errors import UserError, check_at_least
+from gptfast.tokenizer.checks import check_between
 
 _MOST_THREADS = 1024  # each has tables of its own
 
@@ -16,9 +16,7 @@ def thread_count(n_threads: int | None) -> int:
     """
     if n_threads is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else _all_cores()
-    check_at_least("n_threads", n_threads, 1)
-    if n_threads > _MOST_THREADS:
-        raise UserError(f"n_threads is {n_threads}: expected at most {_MOST_THREADS:,}")
+    check_between("n_threads", n_threads, 1, _MOST_THREADS)
     return n_threads
 
 

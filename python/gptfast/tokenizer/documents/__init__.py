@@ -5,8 +5,17 @@ those into blocks of a quarter of a megabyte, so that memory stays bounded howev
 Whatever is wrong with a file is said with its name and line.
 """
 
-from gptfast.tokenizer.documents.cut import BLOCK_BYTES, Block
-from gptfast.tokenizer.documents.listing import Paths, find_files
+from gptfast.tokenizer.documents.cut import BLOCK_BYTES, Block, longest_uncut
+from gptfast.tokenizer.documents.listing import Paths, find_files, path_list
 from gptfast.tokenizer.documents.read import ReadReport, read_blocks
 
-__all__ = ["BLOCK_BYTES", "Block", "Paths", "ReadReport", "find_files", "read_blocks"]
+__all__ = [
+    "BLOCK_BYTES",
+    "Block",
+    "Paths",
+    "ReadReport",
+    "find_files",
+    "longest_uncut",
+    "path_list",
+    "read_blocks",
+]

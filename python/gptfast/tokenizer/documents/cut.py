@@ -13,6 +13,11 @@ ReadInto: TypeAlias = Callable[[memoryview], int]
 """Fills the beginning of a buffer and says how many bytes; 0 at the end."""
 
 
+def longest_uncut(memory_limit: int | None) -> int | None:
+    """How many bytes that can't be cut a `memory_limit` in bytes has room for; None: any."""
+    return None if memory_limit is None else memory_limit // 16
+
+
 class Block(NamedTuple):
     """A document, or the next part of one."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from gptfast.errors import MissingFileError, UserError
+from gptfast.tokenizer.checks import as_path, check_kind
 
 Paths: TypeAlias = str | Path | Sequence[str | Path]
 
@@ -24,23 +25,31 @@ def find_files(paths: Paths) -> list[Path]:
     Folders are searched to any depth for files that end in one of FOLDER_SUFFIXES. Raises
     MissingFileError if a path stands for no file, UserError if there is no path.
     """
-    names = [paths] if isinstance(paths, (str, Path)) else paths
-    if not names:
+    return list(dict.fromkeys(file for path in path_list(paths) for file in _find(path)))
+
+
+def path_list(paths: Paths) -> list[Path]:
+    """Return the paths given, one or several. Raises UserError if there is none, or one is empty.
+
+    An empty one would mean the current folder, with all that is in it.
+    """
+    check_kind("paths", paths, (str, Path, Sequence), "a path or a list of paths")
+    given = [paths] if isinstance(paths, (str, Path)) else paths
+    if not given:
         raise UserError("no files were given: expected at least one file, folder or glob")
-    return list(dict.fromkeys(file for name in names for file in _find(name)))
+    return [as_path("a path", path) for path in given]
 
 
-def _find(name: str | Path) -> list[Path]:
-    path = Path(name)
+def _find(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
         inside = (p for p in path.rglob("*") if p.name.lower().endswith(FOLDER_SUFFIXES))
         found = sorted(p for p in inside if p.is_file())
-        problem = f"no file in the folder {name} ends in one of {' '.join(FOLDER_SUFFIXES)}"
+        problem = f"no file in the folder {path} ends in one of {' '.join(FOLDER_SUFFIXES)}"
     else:
-        found = sorted(p for p in map(Path, glob.glob(str(name), recursive=True)) if p.is_file())
-        problem = f"there is no {name}: expected a file, a folder, or a glob that matches files"
+        found = sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file())
+        problem = f"there is no {path}: expected a file, a folder, or a glob that matches files"
     if not found:
         raise MissingFileError(problem)
     return found

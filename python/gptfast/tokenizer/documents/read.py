@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import io
 import itertools
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from gptfast.errors import UserError
+from gptfast.tokenizer.checks import check_choice, check_kind
 from gptfast.tokenizer.documents.cut import (
     BLOCK_BYTES,
     Block,
@@ -49,6 +51,10 @@ class ReadReport:
     """Documents read to their end."""
     bytes_read: int = 0
     """Of the files as they are on disk."""
+    files_kept: int = 0
+    """Files that need not be read, since an earlier run has finished their shards."""
+    bytes_kept: int = 0
+    """Of those files as they are on disk."""
     skipped: int = 0
     """Lines, rows and ends of files that were left out for an error."""
     complaints: list[str] = dataclasses.field(default_factory=list)
@@ -76,7 +82,8 @@ def read_blocks(
 
     A .jsonl file has a document on each line, the string under the key `field`; a .parquet file one
     in each row, in `column`; any other file is one document. Both other kinds may end in .gz or
-    .zst. With `errors="replace"`, bytes that are no UTF-8 become U+FFFD.
+    .zst, and a byte order mark (U+FEFF) at their beginning is left out. With `errors="replace"`,
+    bytes that are no UTF-8 become U+FFFD.
 
     `safe_cut(data)` returns the last place inside of `data`, a part of a document, where this may
     be cut, 0 if there is none; without it, a document is one block. A block has at most
@@ -87,12 +94,10 @@ def read_blocks(
     of other documents and of damaged files the rest. Raises UserError otherwise, with the file's
     name and line; MissingFileError if a path stands for no file.
     """
-    for name, value, allowed in (
-        ("errors", errors, ("strict", "replace")),
-        ("on_error", on_error, ("raise", "skip")),
-    ):
-        if value not in allowed:
-            raise UserError(f"{name} is {value!r}: expected {' or '.join(map(repr, allowed))}")
+    check_choice("errors", errors, ("strict", "replace"))
+    check_choice("on_error", on_error, ("raise", "skip"))
+    check_kind("field", field, str, "the key of the text")
+    check_kind("column", column, str, "the name of the text's column")
     cutter = Cutter(safe_cut or (lambda data: 0), block_bytes, longest or (1 << 62))
     reader = _Reader(field, column, errors, on_error, cutter, report or ReadReport())
     return reader.read(find_files(paths))
@@ -162,7 +167,8 @@ class _Reader:
         for block in self._cut(str(path), replaced):
             bad = utf8_error(block.data)
             if bad is None:
-                yield block
+                data = block.data if offset else block.data.removeprefix(codecs.BOM_UTF8)
+                yield Block(data, block.ends_document)
                 offset += len(block.data)
                 continue
             if not damage:  # else a character that the damage cut in two is no error of its own
@@ -190,12 +196,13 @@ class _Reader:
                 return
             if not line:
                 return
-            if line.isspace():
+            text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+            if not text.strip():
                 continue
             try:
                 if line is not rest:
                     raise _BadDocumentError(f"is longer than {longest:,} bytes")
-                data = self._value(line)
+                data = self._value(text)
             except _BadDocumentError as error:
                 self._bad(f"{where} {error}")
             else:
