@@ -368,6 +368,19 @@ fn special_tokens_come_last_and_decode_to_their_names() {
 }
 
 #[test]
+fn decoding_and_counts_hear_stop() {
+    let vocab = Vocab::from_merges(&BYTES, &[], &[]).unwrap();
+    let stop = AtomicBool::new(true);
+    let decoded = vocab.decode_bytes([65; 10].into_iter(), &stop);
+    assert_eq!(decoded, Err(Error::Interrupted));
+    let counts = counts_of(&Pattern::Gpt2, &["a b"], 1);
+    let visited = counts.for_each(&stop, |_, _| Ok(()));
+    assert_eq!(visited, Err(Error::Interrupted));
+    let appended = counts.clone().append(counts, &stop);
+    assert_eq!(appended, Err(Error::Interrupted));
+}
+
+#[test]
 fn unknown_ids_are_named() {
     let vocab = Vocab::from_merges(&BYTES, &[], &[]).unwrap();
     for id in [-1, 256, i64::MAX] {

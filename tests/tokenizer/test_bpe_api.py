@@ -9,7 +9,7 @@ import gzip
 import json
 import pickle
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -365,6 +365,43 @@ def test_round_trips(tmp_path: Path, pattern: str) -> None:
         (lambda t: t.encode_batch("ab"), "texts is a str: expected a list of texts"),
         (lambda t: t.encode_batch(5), "texts is a int: expected a list of texts"),
         (lambda t: t.encode_batch(["a"], n_threads="2"), "n_threads is '2': expected a whole"),
+        (lambda t: t.encode(5, "all"), "text is a int: expected a str"),
+        (lambda t: t.encode("a", 5), "allowed_special is 5: expected 'all' or a set of"),
+        (lambda t: t.pretokenize(b"a"), "text is a bytes: expected a str"),
+        (lambda t: t.encode_with_offsets(b"a"), "text is a bytes: expected a str"),
+        (lambda t: t.decode([97], errors="foo"), "errors is 'foo': expected 'strict', 'replace'"),
+        (lambda t: t.decode([97], errors=None), "errors is None: expected a name such as"),
+        (lambda t: t.decode(np.array(5)), "the ids are a ndarray: expected a list or array"),
+        (lambda t: t.decode("abc"), "the ids are a str"),
+        (lambda t: t.decode_batch([[97], [999]]), r"batch\[1\]: id 999 at position 0"),
+        (lambda t: t.decode_batch([[97]], errors="foo"), "errors is 'foo'"),
+        (lambda t: t.load(5), "folder_or_file is a int: expected a path"),
+        (lambda t: t.load(None), "folder_or_file is None: expected a path"),
+        (lambda t: t.from_tiktoken(5), "path is a int: expected a path"),
+        (lambda t: t.from_hf(None), "path is None: expected a path"),
+        (lambda t: t.from_hf("a\0b"), "expected a path without NUL"),
+        (lambda t: t.save(5), "folder is a int: expected a path"),
+        (lambda t: t.save("/dev/null/x"), "/dev/null/x can't be written to"),
+        (lambda t: t.to_tiktoken("."), r"\. is a folder: expected the name of the file"),
+        (lambda t: t.to_tiktoken("/dev/null/x"), "/dev/null can't be written to"),
+        (lambda t: t.encode_files(5, "x.bin"), "paths is a int: expected a path or a list"),
+        (lambda t: t.encode_files([5], "x.bin"), "a path is a int: expected a path"),
+        (lambda t: t.encode_files("", "x.bin"), "a path is empty: expected a path"),
+        (lambda t: t.encode_files(__file__, None), "out is None: expected a path"),
+        (lambda t: t.encode_files(__file__, "x", ["a"]), "separator is a list: expected a special"),
+        (lambda t: t.encode_files(__file__, "x", None, foo=1), "there is no argument 'foo'"),
+        (
+            lambda t: t.encode_files(__file__, "x", None, memory_limit=0),
+            "memory_limit is 0: expected at least",
+        ),
+        (
+            lambda t: t.encode_files(__file__, "x", None, memory_limit="1GB"),
+            "memory_limit is '1GB': expected a whole number",
+        ),
+        (lambda _: BPETokenizer({"a": 1}), "ranks has the token 'a': expected bytes"),
+        (lambda _: BPETokenizer(None), "ranks is None: expected a dict"),
+        (lambda _: BPETokenizer({}, special_tokens=["x"]), "special_tokens is a list: expected a"),
+        (lambda _: BPETokenizer({}, special_tokens={5: 5}), "has the name 5: expected a str"),
         (lambda t: t.decode(65), "the ids are a int: expected a list or array of ids"),
         (lambda t: t.decode_batch(65), "batch is a int: expected a list of lists of ids"),
         (lambda t: t.decode_batch([65]), "the ids are a int"),
@@ -375,6 +412,50 @@ def test_round_trips(tmp_path: Path, pattern: str) -> None:
 def test_arguments_of_the_wrong_type(call: Callable[[Any], object], complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
         call(BPETokenizer.train("ab", 257))
+
+
+class OwnError(ValueError):
+    pass
+
+
+@pytest.mark.parametrize("error", [OwnError("mine"), TypeError("mine"), OverflowError("mine")])
+def test_what_the_texts_raise_comes_through(error: Exception) -> None:
+    def texts() -> Iterator[str]:
+        yield "a text"
+        raise error
+
+    with pytest.raises(type(error), match="mine") as raised:
+        BPETokenizer.train(texts(), 300)
+    assert raised.value is error
+    assert not isinstance(raised.value, UserError)
+    with pytest.raises(UserError, match=r"the text is a .*int.*: expected str or bytes"):
+        BPETokenizer.train((text for text in ["a", 5]), 300)  # type: ignore[misc]
+
+
+def test_training_takes_arrays_and_bytes_of_text() -> None:
+    expected = BPETokenizer.train(["ab ab", "abab"], 258).merges
+    assert BPETokenizer.train(np.array(["ab ab", "abab"]), 258).merges == expected
+    assert BPETokenizer.train(b"ab ab abab", 258).merges == expected
+
+
+def test_merges_that_are_no_text(tmp_path: Path) -> None:
+    (tmp_path / "vocab.json").write_text("{}")
+    (tmp_path / "merges.txt").write_bytes(b"#version: 0.2\n\xff \xff\n")
+    with pytest.raises(UserError, match=r"merges\.txt is not UTF-8 text \(byte 14\)"):
+        BPETokenizer.from_hf(tmp_path)
+
+
+def test_warnings_name_the_line_that_called(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "ab"}\nbroken\n')
+    lines = []
+    for _ in range(2):  # however often
+        with pytest.warns(UserWarning, match="left out 1") as warned:
+            BPETokenizer.train(files=tmp_path, vocab_size=257, on_error="skip")
+        lines += [(warning.filename, warning.lineno) for warning in warned]
+    (line, again), source = lines, Path(__file__).read_text().splitlines()
+    assert line == again
+    assert line[0] == __file__
+    assert "BPETokenizer.train(" in source[line[1] - 1]
 
 
 def test_training_reads_files_as_it_is_told(tmp_path: Path) -> None:

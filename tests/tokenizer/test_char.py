@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,6 +82,28 @@ def test_ids_out_of_range(bad_id: int) -> None:
 def test_bad_vocabularies(chars: list[str], special_tokens: list[str]) -> None:
     with pytest.raises(UserError, match="expected"):
         CharTokenizer(chars, special_tokens)
+
+
+@pytest.mark.parametrize(
+    ("call", "complaint"),
+    [
+        (lambda t: t.encode_ordinary(5), "text is a int: expected a str"),
+        (lambda t: t.encode_to_numpy(b""), "text is a bytes: expected a str"),
+        (lambda t: t.encode(5, "all"), "text is a int: expected a str"),
+        (lambda t: t.encode("a", None), "allowed_special is None: expected 'all'"),
+        (lambda t: t.decode([1.5]), r"id 1\.5 at position 0 stands for no token"),
+        (lambda t: t.decode([0, "a"]), "id 'a' at position 1 stands for no token"),
+        (lambda t: t.decode(np.array(5)), "the ids are a ndarray"),
+        (lambda _: CharTokenizer([1]), "chars has 1: expected single characters"),  # type: ignore[list-item]
+        (lambda _: CharTokenizer(5), "chars is a int: expected single characters"),  # type: ignore[arg-type]
+        (lambda _: CharTokenizer("a", {"<x>"}), "special_tokens is a set: expected a list of str"),  # type: ignore[arg-type]
+        (lambda _: CharTokenizer("a", "<x>"), "special_tokens is a str: expected a list of str"),
+        (lambda _: CharTokenizer.train(5), "text is a int: expected a str"),  # type: ignore[arg-type]
+    ],
+)
+def test_arguments_of_the_wrong_type(call: Callable[[Any], object], complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        call(CharTokenizer("abc", ["<|endoftext|>"]))
 
 
 def test_dtype() -> None:

@@ -285,6 +285,40 @@ def test_a_long_stretch_without_a_place_to_cut_is_refused_if_asked(tmp_path: Pat
     assert documents(path, safe_cut=after_newline, block_bytes=64) == [path.read_text()]
 
 
+@pytest.mark.parametrize("packing", [".gz", ".zst"])
+def test_an_archive_of_no_bytes_is_damaged(tmp_path: Path, packing: str) -> None:
+    if packing == ".zst":
+        zstd()
+    for name in ("a.txt", "a.jsonl"):
+        path = tmp_path / f"{name}{packing}"
+        path.touch()
+        with pytest.raises(UserError, match=r"is truncated or corrupt at line 1 "):
+            documents(path)
+        report = ReadReport()
+        assert documents(path, on_error="skip", report=report) == []
+        assert report.skipped == 1
+
+
+@packed
+@pytest.mark.parametrize("block_bytes", [1, 3, 1 << 20])
+def test_a_byte_order_mark_at_the_beginning_is_no_text(
+    tmp_path: Path, packing: str, block_bytes: int
+) -> None:
+    # As "utf-8-sig" reads it: one at the beginning is a mark, any other is text.
+    data = "\ufeff\ufeffone\n\ufefftwo\n".encode()
+    text, lines = tmp_path / f"a.txt{packing}", tmp_path / f"a.jsonl{packing}"
+    text.write_bytes(PACKERS[packing](data))
+    lines.write_bytes(PACKERS[packing]('\ufeff{"text": "\ufeffone"}\n{"text": "two"}'.encode()))
+    options: dict[str, Any] = {"safe_cut": after_newline, "block_bytes": block_bytes}
+    assert documents(text, **options) == [data.decode("utf-8-sig")]
+    assert documents(lines, **options) == ["\ufeffone", "two"]
+    text.write_bytes(PACKERS[packing]("\ufeff".encode()))
+    assert documents(text, **options) == []
+    text.write_bytes(PACKERS[packing]("\ufeffa\n".encode() + b"\xff"))
+    with pytest.raises(UserError, match=r"\(byte 5, line 2\)"):
+        documents(text, **options)
+
+
 def test_empty_documents_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "a.txt").touch()
     (tmp_path / "b.txt").write_text("b")
@@ -301,6 +335,8 @@ def test_folders_and_globs_are_listed_sorted(tmp_path: Path) -> None:
     assert find_files(tmp_path) == [tmp_path / name for name in sorted(names)]
     assert find_files(str(tmp_path / "*.txt")) == [tmp_path / "b.txt"]
     assert find_files([tmp_path / "x.bin", str(tmp_path / "*.bin")]) == [tmp_path / "x.bin"]
+    with pytest.raises(UserError, match="a path is empty: expected a path"):
+        find_files([tmp_path, ""])
     odd = tmp_path / "[1].txt"
     odd.touch()
     assert find_files(odd) == [odd]

@@ -387,16 +387,18 @@ ENDLESS = {
         print("ready", flush=True)
         tokenizer.pretokenize(text)
     """,
-    "decoding": """
-        ids = [97] * 60_000_000
-        print("ready", flush=True)
-        tokenizer.decode_bytes(ids)
-    """,
 }
 
 
-@pytest.mark.parametrize("work", ENDLESS)
-def test_ctrl_c(tmp_path: Path, work: str) -> None:
+@pytest.mark.parametrize(
+    ("work", "after"),
+    [
+        *((work, 0.4) for work in ENDLESS),
+        pytest.param("training on one long pre-token", 2.0, marks=pytest.mark.slow),
+        pytest.param("cutting into pre-tokens", 0.8, marks=pytest.mark.slow),
+    ],
+)
+def test_ctrl_c(tmp_path: Path, work: str, after: float) -> None:
     head = """
         import random
         from gptfast.tokenizer import BPETokenizer
@@ -414,7 +416,7 @@ def test_ctrl_c(tmp_path: Path, work: str) -> None:
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        time.sleep(0.4)
+        time.sleep(after)
         assert process.poll() is None, "the work was over before it could be stopped"
         stopped_at = time.monotonic()
         process.send_signal(signal.SIGINT)

@@ -78,6 +78,57 @@ def test_train_encode_decode(
     assert counts == {len(ids) + 1, len(tokenizer.encode_ordinary("The king sees the door.\n")) + 1}
 
 
+def test_a_speed_counts_what_this_run_has_encoded(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / "a.txt").write_text("The king sees the door.\n" * 100_000)
+    encode = ["encode", "--tokenizer", folder, source, "--out", tmp_path / "out"]
+    assert run(*encode) == 0
+    assert "encoded 2.4 MB in" in capsys.readouterr().out
+    (source / "b.txt").write_text("The king sees the door.\n" * 50_000)
+    assert run(*encode) == 0
+    printed = capsys.readouterr().out
+    assert "1 of 2 shards were finished before, and are kept" in printed
+    assert "encoded 1.2 MB in" in printed
+
+
+def test_what_is_left_out_is_one_line(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"text": "The king"}\nbroken\n')
+    for arguments in (
+        ["train", path, "--out", tmp_path / "new", "--vocab-size", 257],
+        ["encode", "--tokenizer", folder, path, "--out", tmp_path / "x.bin"],
+    ):
+        assert run(*arguments, "--on-error", "skip") == 0
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "left out 1 that could not be read, first: " in line
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
+def test_one_line_without_end_stays_within_the_memory_limit(tmp_path: Path) -> None:
+    path = tmp_path / "line.txt"
+    path.write_text("the king and the fool " * 10_000_000)
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from gptfast.tokenizer.__main__ import main\n"
+        "def peak():\n"
+        "    status = Path('/proc/self/status').read_text()\n"
+        "    return int(status.split('VmHWM:')[1].split()[0]) * 1024\n"
+        "before = peak()\n"
+        "main(['train', sys.argv[1], '--out', sys.argv[2], '--memory-limit', '64MB'])\n"
+        "print(peak() - before)\n"
+    )
+    arguments = [sys.executable, "-c", script, str(path), str(tmp_path / "out")]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert int(done.stdout.split()[-1]) < 64_000_000
+
+
 def test_the_json_field_and_bad_lines(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "lines.jsonl"
     path.write_text('{"body": "The king"}\n{"body": \n{"body": "The fool"}\n')
@@ -156,6 +207,15 @@ def test_mistakes_are_one_line(
     bpe = ["--tokenizer", folder]
     for expected, arguments in [
         ("no files were given", ["train", "--out", tmp_path / "x"]),
+        ("a path is empty", ["train", "", "--out", tmp_path / "x"]),
+        ("can't be written to", ["train", corpus_file, "--out", corpus_file]),
+        ("can't be written to", ["train", corpus_file, "--out", corpus_file / "x"]),
+        ("can't be written to", ["encode", *bpe, corpus_file, "--out", corpus_file]),
+        ("can't be written to", ["encode", *bpe, corpus_file, "--out", corpus_file / "x.bin"]),
+        ("can't be written to", ["audit", *bpe, "--out", corpus_file]),
+        ("memory_limit is 0", ["encode", *bpe, corpus_file, "--out", "x", "--memory-limit", "0"]),
+        ("memory_limit is 0", ["train", corpus_file, "--out", "x", "--memory-limit", "0"]),
+        ("both a text and --file", ["show", "x", *bpe, "--file", corpus_file]),
         ("there is no nowhere.txt", ["train", "nowhere.txt", "--out", tmp_path / "x"]),
         ("there is no text in", ["train", empty, "--out", tmp_path / "x"]),
         ("already holds a tokenizer: give --overwrite", ["train", corpus_file, "--out", folder]),

@@ -53,10 +53,11 @@ def test_what_is_frequent_is_learned() -> None:
     """Of 900,000 words that occur once nothing can be learned; the few frequent ones all are."""
     frequent = ["the", "king", "sleeps"]
     rare = words(900_000, 0, seed=2)
-    with pytest.warns(UserWarning, match="left out"):
+    with pytest.warns(UserWarning, match="left out") as warned:
         tokenizer = BPETokenizer.train(
             [rare, " ".join(frequent * 1_000_000)], 1000, memory_limit=SMALLEST
         )
+    assert warned[0].filename == __file__
     tokens = Counter(tokenizer.encode_ordinary(" the king sleeps"))
     assert len(tokens) == len(frequent)
 

@@ -47,7 +47,7 @@ class UnpackedFile(io.RawIOBase):
             if self._unpacker is None:
                 return self._disk.readinto(view)
             data = self._unpacker.read1(len(view))
-            if not data and self._disk.tell() == 0:  # which both libraries take for no data
+            if not data and self._disk.tell() == 0:  # which gzip takes for no data
                 raise EOFError("it has 0 bytes, where even an archive of nothing has some")
         except self._damage as error:
             raise DamagedFileError(str(error)) from error
