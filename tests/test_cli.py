@@ -68,9 +68,29 @@ def test_an_unknown_command_is_one_line(
     monkeypatch.setattr(sys, "argv", ["gptfast", "fly"])
     assert main() == 2
     assert capsys.readouterr().err == (
-        "error: unknown command 'fly': expected one of train, sample, tokenizer, ladder, bench, "
-        "data, doctor\n"
+        "error: unknown command 'fly': expected one of train, sample, tokenizer, plan, compare, "
+        "ladder, bench, data, doctor\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--n-layr", "3"], r"Unrecognized options: --n-layr, 3; perhaps .* --n-layer"),
+        (["train", "--n-layer", "abc"], "Error parsing --n-layer: .*'abc'"),
+        (["train", "--dtype", "float8"], "invalid choice 'float8' for argument '--dtype'"),
+        (["sample"], "Missing from .*: --model PATH"),
+        (["tokenizer"], r"Expected one of \{train, encode"),
+    ],
+)
+@pytest.mark.parametrize("columns", ["60", "200"])
+def test_wrong_flags_are_one_line(arguments: list[str], message: str, columns: str) -> None:
+    command = [sys.executable, "-m", "gptfast", *arguments]
+    environment = os.environ | {"COLUMNS": columns}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 2
+    assert re.fullmatch(rf"error: {message}.*: see python -m gptfast\.\w+ --help\n", done.stderr)
+    assert done.stdout == ""
 
 
 @pytest.mark.parametrize(
@@ -252,7 +272,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(corpus_file: Path, tmp_path: Path) -
     assert errors == ""
     assert f"stopped and saved; to go on: {sys.executable} -m gptfast.train" in rest
     assert rest.rstrip().endswith("--resume")
-    (checkpoint,) = (tmp_path / "run" / "training").iterdir()
+    checkpoint = max((tmp_path / "run" / "training").iterdir())
     assert int(checkpoint.name.removeprefix("step-")) > 0
 
 

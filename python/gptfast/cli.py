@@ -48,9 +48,10 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = No
 
 
 def parse(configuration: type[T], argv: Sequence[str], prog: str, default: T | None = None) -> T:
-    """Fill a dataclass from command-line arguments. --help ends the process, as does a wrong flag.
+    """Fill a dataclass from command-line arguments. --help ends the process.
 
-    Raises the UserError that the dataclass raises for values that can't be used.
+    Raises UserError for wrong flags, and the one that the dataclass raises for values that can't be
+    used.
     """
     import tyro  # a quarter of a second that `gptfast --help` doesn't need
 
@@ -68,14 +69,28 @@ def parse(configuration: type[T], argv: Sequence[str], prog: str, default: T | N
             )
             return parsed
     except SystemExit as end:
-        # tyro frames a dataclass's ValueError in a box of its own; ours is one line already.
+        if not end.code:
+            raise
+        # tyro frames what is wrong in a box, a dataclass's ValueError as well. We say it in a line.
         error: BaseException | None = end
         while error is not None:
             if isinstance(error, UserError):
                 raise error from None
             error = error.__context__
-        print(said.getvalue(), end="", file=sys.stderr)
-        raise
+        raise UserError(f"{_first_of_box(said.getvalue())}: see {prog} --help") from None
+
+
+def _first_of_box(text: str) -> str:
+    """What the first of tyro's boxes says, in one line, without its explanations.
+
+    A box has sections with lines between them: what is wrong, perhaps what was meant, the help.
+    """
+    box = text.partition("╰")[0]
+    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
+    sections = [part.split("\n") for part in re.split(r"\n─+\n", "\n".join(lines))]
+    what = " ".join(sections[0]) if sections else text
+    meant = [part[1] for part in sections[1:] if part[0].startswith("Perhaps you meant")]
+    return "; perhaps you meant ".join([what.rstrip(".:"), *meant])
 
 
 def command_line(module: str, arguments: Sequence[str]) -> str:
