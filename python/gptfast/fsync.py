@@ -22,7 +22,8 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         _sync(temporary)
         temporary.replace(path)
     except OSError as error:
-        if error.filename in (None, str(temporary)) and error.filename2 is None:
+        names_none = error.errno is not None and error.filename is None
+        if names_none or (error.filename == str(temporary) and error.filename2 is None):
             error.filename = str(path)
         raise
     finally:

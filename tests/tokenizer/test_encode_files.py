@@ -285,7 +285,7 @@ def test_no_file_that_is_read_is_overwritten(
         assert (tmp_path / name).read_text() == f"the king's {name}"
 
 
-@pytest.mark.parametrize("foreign", [b"", b"GPT", b"weights", b'{"text": "mine"}'])
+@pytest.mark.parametrize("foreign", [b"", b"GPT", b'"made_from"', b'{"text": "mine"}'])
 def test_no_file_of_anyone_else_is_replaced(
     tmp_path: Path, tokenizer: BPETokenizer, foreign: bytes
 ) -> None:

@@ -54,6 +54,7 @@ def _identity(path: Path) -> tuple[int, int]:
 def _is_record(path: Path) -> bool:
     """Whether a file is what `finished.Record` writes."""
     try:
-        return "made_from" in json.loads(path.read_bytes())
-    except (OSError, ValueError, TypeError):
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
         return False
+    return isinstance(content, dict) and "made_from" in content
