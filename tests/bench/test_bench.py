@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gptfast.bench import report
+from gptfast.bench import report, training
 from gptfast.bench.measure import Measurement, Timing, measure
 from gptfast.bench.verify import Verdict
 from gptfast.bench.workloads import OURS, Pass, Workload
@@ -143,9 +143,84 @@ def test_the_rehearsal_of_the_rules_writes_none(tmp_path: Path) -> None:
     assert "written" not in done.stdout
 
 
+NANOGPT = """
+from dataclasses import dataclass
+import torch
+
+@dataclass
+class GPTConfig:
+    block_size: int
+    vocab_size: int
+    n_layer: int
+    n_head: int
+    n_embd: int
+    dropout: float
+    bias: bool
+
+class GPT(torch.nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        assert config.vocab_size == 64
+        self.table = torch.nn.Embedding(64, 64)
+
+    def forward(self, x, y):
+        logits = self.table(x)
+        return logits, torch.nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten())
+"""
+
+
+def test_the_rehearsal_of_training_needs_pytorch_and_triton_alone(tmp_path: Path) -> None:
+    pytest.importorskip("triton")
+    (tmp_path / "text.txt").write_text("to be or not to be, that is the question\n" * 20)
+    (tmp_path / "nanogpt").mkdir()
+    (tmp_path / "nanogpt" / "model.py").write_text(NANOGPT)
+    missing = ("gptfast._rust", "tyro", "rich", "platformdirs", "safetensors", "matplotlib")
+    done = run(
+        "train", "--out", str(tmp_path / "out"), "--data", str(tmp_path / "text.txt"),
+        "--nanogpt", str(tmp_path / "nanogpt"), "--rehearse", hidden=missing,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    content = json.loads((tmp_path / "out" / "train.json").read_bytes())
+    cases = {(s["implementation"], s["kernels"], s["compiled"]) for s in content["speeds"]}
+    ours = {("gptfast", kernels, c) for kernels in ("torch", "triton") for c in (True, False)}
+    assert cases == ours | {("nanoGPT", "torch", True), ("nanoGPT", "torch", False)}
+    assert all(s["reason"] is None for s in content["speeds"])
+    curve = content["shakespeare"]
+    assert curve["steps"] == [0, 2, 4]
+    assert curve["val_losses"][2] < curve["val_losses"][0]
+    text = (tmp_path / "out" / "train.md").read_text()
+    assert "To reach 1.25 x nanoGPT compiled: not measured." in text
+    assert "lowest val loss" in text
+
+
+def test_what_fails_or_comes_too_late_is_said_and_the_rest_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("to be or not to be\n" * 20)
+    (tmp_path / "nanogpt").mkdir()
+    (tmp_path / "nanogpt" / "model.py").write_text("raise RuntimeError('no model today')")
+    nanogpt = tmp_path / "nanogpt"
+    speed = training.measure_speed("nanoGPT", "torch", True, nanogpt, rehearse=True)
+    assert speed.reason == "RuntimeError: no model today"
+    late = training.run(tmp_path / "out", tmp_path / "text.txt", None, -1.0, rehearse=True)
+    assert len(late.left_out) == 5
+    assert "Left out for want of time: nanogpt-shakespeare" in late.markdown()
+
+
+def test_the_target_is_judged_by_the_best_compiled_of_each() -> None:
+    speeds = [
+        training.Speed("nanoGPT", "torch", True, 1000.0, 10**9),
+        training.Speed("nanoGPT", "torch", False, 5000.0, 10**9),
+        training.Speed("gptfast", "torch", True, 1100.0, 10**9),
+        training.Speed("gptfast", "triton", True, 1300.0, 10**9),
+    ]
+    text = training.Report({"gpu": "X"}, speeds).markdown()
+    assert "To reach 1.25 x nanoGPT compiled: 1.30 met." in text
+    assert "| gptfast | triton | yes | 1,300 | 1.00 |  |" in text
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_without_a_gpu_it_says_so_in_one_line(tmp_path: Path) -> None:
-    for arguments in (("gpu", "--out", str(tmp_path)), ("ops",)):
+    train = ("train", "--out", str(tmp_path), "--data", "x")
+    for arguments in (("gpu", "--out", str(tmp_path)), ("ops",), train):
         done = run(*arguments)
         assert done.returncode == 2
         assert done.stderr == (

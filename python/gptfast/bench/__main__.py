@@ -19,6 +19,7 @@ from gptfast.errors import RunError, UserError
 
 if TYPE_CHECKING:
     from gptfast.bench.measure import Measurement
+    from gptfast.bench.training import Speed
     from gptfast.bench.verify import Verdict
     from gptfast.bench.workloads import Setting
 
@@ -37,7 +38,11 @@ def main(argv: Sequence[str]) -> int:
         action="store_true",
         help="have 'auto' take the fastest on this GPU from now on",
     )
-    for command in (gpu, ops):
+    train = commands.add_parser("train", help="train nanoGPT's model; the speed of GPT-2 124M")
+    train.add_argument("--out", type=Path, required=True, help="folder for train.json, .md, .png")
+    train.add_argument("--data", type=Path, required=True, help="a text, as tinyshakespeare.txt")
+    train.add_argument("--nanogpt", type=Path, help="a clone of karpathy/nanoGPT to compare with")
+    for command in (gpu, ops, train):
         command.add_argument(
             "--rehearse",
             action="store_true",
@@ -54,6 +59,15 @@ def main(argv: Sequence[str]) -> int:
         )
     if arguments.command == "gpu":
         return _gpu(arguments.out, arguments.rehearse)
+    if arguments.command == "train":
+        from gptfast.bench import training
+
+        report = training.run(
+            arguments.out, arguments.data, arguments.nanogpt, TIME_LIMIT_S, arguments.rehearse
+        )
+        print(f"\n{report.markdown()}\nwritten to {arguments.out}")
+        _raise_if_no_speed(report.speeds)
+        return 0
     return _ops(arguments.write_rules, arguments.rehearse)
 
 
@@ -78,6 +92,7 @@ def _gpu(out: Path, rehearse: bool) -> int:
         measured.append((workload, rows))
         for m in rows:
             print(f"{name}: {m.implementation}: {m.result}", flush=True)
+        report.save_text(out, about, verdicts, measured)  # a later crash costs nothing
     about["seconds"] = f"{time.monotonic() - started:.0f}"
     if left_out:
         about["left out for want of time"] = "; ".join(left_out)
@@ -161,6 +176,15 @@ def _raise_if_failed(ours: Sequence[Measurement]) -> None:
         raise RunError(
             f"{len(failed)} of our kernels could not run, the first one {failed[0].op}, "
             f"{failed[0].title}: {failed[0].reason}"
+        )
+
+
+def _raise_if_no_speed(speeds: Sequence[Speed]) -> None:
+    failed = [s for s in speeds if s.reason is not None]
+    if failed:
+        raise RunError(
+            f"{len(failed)} of {len(speeds)} could not train, the first one "
+            f"{failed[0].implementation}, {failed[0].kernels}: {failed[0].reason}"
         )
 
 

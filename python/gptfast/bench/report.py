@@ -147,6 +147,21 @@ def save(
     folder: Path, about: dict[str, str], verdicts: Sequence[Verdict], measured: Measured
 ) -> list[Path]:
     """Write gpu.json, gpu.md and, where matplotlib is installed, gpu.png. Returns what was."""
+    paths = save_text(folder, about, verdicts, measured)
+    if any(m.timing is not None for _, ms in measured for m in ms):
+        try:
+            import matplotlib  # noqa: F401
+        except ImportError:  # a plain checkout has what the machine has
+            return paths
+        write_atomically(folder / "gpu.png", lambda path: plot(about, measured, path))
+        paths.append(folder / "gpu.png")
+    return paths
+
+
+def save_text(
+    folder: Path, about: dict[str, str], verdicts: Sequence[Verdict], measured: Measured
+) -> list[Path]:
+    """Write gpu.json and gpu.md; return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     content: dict[str, Any] = {
         "machine": about,
@@ -156,13 +171,6 @@ def save(
     paths = [folder / "gpu.json", folder / "gpu.md"]
     write_text_atomically(paths[0], json.dumps(content, indent=1) + "\n")
     write_text_atomically(paths[1], markdown(about, verdicts, measured))
-    if any(m.timing is not None for _, ms in measured for m in ms):
-        try:
-            import matplotlib  # noqa: F401
-        except ImportError:  # a plain checkout has what the machine has
-            return paths
-        write_atomically(folder / "gpu.png", lambda path: plot(about, measured, path))
-        paths.append(folder / "gpu.png")
     return paths
 
 

@@ -1,0 +1,375 @@
+"""Training on a GPU: nanoGPT's Shakespeare model to its end, and the speed of GPT-2 124M.
+
+Needs PyTorch and Triton only, like the rest of this room: the text is given as a file, and its
+characters are numbered here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gptfast.bench.report import machine
+from gptfast.data.loader import Loader, windows
+from gptfast.errors import MissingFileError
+from gptfast.fsync import write_atomically, write_text_atomically
+from gptfast.model import GPT, ModelConfig
+from gptfast.train.config import TrainConfig, load_preset
+from gptfast.train.optim import Optimizer
+from gptfast.train.schedule import lr_factor
+
+TARGET = 1.25
+"""To reach: so many times nanoGPT's compiled tokens/s on GPT-2 124M."""
+THEIRS, OURS = "nanoGPT", "gptfast"
+_TINY: dict[str, Any] = {"n_layer": 1, "n_head": 2, "n_embd": 32, "block_size": 16}
+"""The models of a rehearsal."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast one implementation trains GPT-2 124M."""
+
+    implementation: str
+    kernels: str
+    compiled: bool
+    tokens_per_second: float | None = None
+    """Median; None in a rehearsal, and where `reason` says why there is none."""
+    peak_bytes: int | None = None
+    reason: str | None = None
+
+
+@dataclass
+class Curve:
+    """How a run went."""
+
+    steps: list[int] = field(default_factory=list)
+    val_losses: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    """Training alone, without looks at val."""
+    parameters: int = 0
+    tokens_per_second: float | None = None
+    sample: str = ""
+
+
+@dataclass
+class Report:
+    """All that was measured, written after every part of it."""
+
+    machine: dict[str, str]
+    speeds: list[Speed] = field(default_factory=list)
+    shakespeare: Curve | None = None
+    left_out: list[str] = field(default_factory=list)
+
+    def save(self, folder: Path) -> None:
+        """Write train.json and train.md."""
+        write_text_atomically(folder / "train.json", json.dumps(asdict(self), indent=1) + "\n")
+        write_text_atomically(folder / "train.md", self.markdown())
+
+    def markdown(self) -> str:
+        """Return the report as a page."""
+        lines = ["# Training on a GPU", "", _listed(self.machine), "", "## GPT-2 124M, T1024", ""]
+        lines += ["| implementation | kernels | compiled | tokens/s | peak memory, GB | |"]
+        lines += ["|---|---|---|---:|---:|---|"]
+        for s in self.speeds:
+            speed = "ran" if s.tokens_per_second is None else f"{s.tokens_per_second:,.0f}"
+            memory = "" if s.peak_bytes is None else f"{s.peak_bytes / 1e9:.2f}"
+            cells = [s.implementation, s.kernels, "yes" if s.compiled else "no"]
+            cells += ["" if s.reason else speed, memory, s.reason or ""]
+            lines.append(f"| {' | '.join(cells)} |")
+        lines += ["", self._target(), ""]
+        if self.shakespeare is not None:
+            lines += ["## nanogpt-shakespeare", "", _described(self.shakespeare), ""]
+        lines += [f"Left out for want of time: {what}  " for what in self.left_out]
+        return "\n".join(lines).rstrip() + "\n"
+
+    def _target(self) -> str:
+        def best(implementation: str) -> float | None:
+            speeds = [s for s in self.speeds if s.implementation == implementation and s.compiled]
+            return max((s.tokens_per_second or 0 for s in speeds), default=0) or None
+
+        ours, theirs = best(OURS), best(THEIRS)
+        if ours is None or theirs is None:
+            return f"To reach {TARGET} x nanoGPT compiled: not measured."
+        verdict = "met" if ours / theirs >= TARGET else "**missed**"
+        return f"To reach {TARGET} x nanoGPT compiled: {ours / theirs:.2f} {verdict}."
+
+
+def run(out: Path, data: Path, nanogpt: Path | None, seconds: float, rehearse: bool) -> Report:
+    """Train and measure until `seconds` are over; what is not begun by then is left out.
+
+    Raises MissingFileError if there is no text or no nanoGPT where they should be.
+    """
+    if not data.is_file():
+        raise MissingFileError(f"no text at {data}: expected a file such as tinyshakespeare.txt")
+    if nanogpt is not None and not (nanogpt / "model.py").is_file():
+        raise MissingFileError(f"no model.py in {nanogpt}: expected a clone of karpathy/nanoGPT")
+    out.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + seconds
+    report = Report(machine())
+    for name, part in _parts(report, data, nanogpt, rehearse):
+        if time.monotonic() > deadline:
+            report.left_out.append(name)
+        else:
+            print(f"{name} ...", flush=True)
+            part()
+        report.save(out)
+    if report.shakespeare is not None:
+        plot(report.shakespeare, out / "train.png")
+    return report
+
+
+def _parts(
+    report: Report, data: Path, nanogpt: Path | None, rehearse: bool
+) -> Iterator[tuple[str, Callable[[], None]]]:
+    """What there is to do, the most important first: (name, what does it and adds to `report`)."""
+    cases = [(OURS, "torch", True), (OURS, "triton", True), (OURS, "torch", False)]
+    cases += [(OURS, "triton", False)]
+    if nanogpt is not None:
+        cases = [(THEIRS, "torch", True), *cases, (THEIRS, "torch", False)]
+
+    def add_speed(case: tuple[str, str, bool]) -> Callable[[], None]:
+        return lambda: report.speeds.append(measure_speed(*case, nanogpt, rehearse))
+
+    def add_curve() -> None:
+        report.shakespeare = train_shakespeare(data, rehearse)
+
+    names = [f"GPT-2 124M, {who}, {k}, {'compiled' if c else 'eager'}" for who, k, c in cases]
+    speeds = [(name, add_speed(case)) for name, case in zip(names, cases, strict=True)]
+    compiled = sum(compiled for *_, compiled in cases)
+    yield from speeds[:compiled]
+    yield "nanogpt-shakespeare", add_curve
+    yield from speeds[compiled:]
+
+
+# ---- GPT-2 124M ----------------------------------------------------------------------------------
+
+
+def measure_speed(
+    implementation: str, kernels: str, compiled: bool, nanogpt: Path | None, rehearse: bool
+) -> Speed:
+    """Tokens/s and peak memory of training steps. Whatever goes wrong becomes the reason."""
+    about = (implementation, kernels, compiled)
+    try:
+        speed, peak = _time_steps(implementation, kernels, compiled, nanogpt, rehearse)
+        result = Speed(*about, speed, peak)
+    except Exception as error:  # one failure is a finding, not the end
+        reason = f"{type(error).__name__}: {str(error).strip()}".split("\n")[0]
+        result = Speed(*about, reason=reason)
+    torch.compiler.reset()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    print(f"  {result}", flush=True)
+    return result
+
+
+def _time_steps(
+    implementation: str, kernels: str, compiled: bool, nanogpt: Path | None, rehearse: bool
+) -> tuple[float | None, int | None]:
+    device = "cpu" if rehearse else "cuda"
+    config = load_preset("gpt2-124m").model_config(50304)  # nanoGPT's vocabulary, a multiple of 64
+    n_windows = 16
+    if rehearse:
+        tiny: dict[str, Any] = {
+            "vocab_size": 64,
+            "n_layer": 1,
+            "n_head": 2,
+            "n_embd": 32,
+            "block_size": 16,
+        }
+        config, n_windows = replace(config, **tiny), 2
+    config = replace(config, dropout=0.0, bias=False)
+    torch.manual_seed(1337)
+    model, loss_of = _build(implementation, config, kernels, nanogpt)
+    model.to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=6e-4, betas=(0.9, 0.95), fused=True)
+    if compiled and not rehearse:
+        model.compile()
+    ids = torch.randint(config.vocab_size, (n_windows, config.block_size + 1), device=device)
+    x_BT, y_BT = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+
+    def step() -> float:
+        start = time.perf_counter()
+        with _autocast(device, rehearse):
+            loss = loss_of(x_BT, y_BT)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        loss.item()  # waits for the GPU
+        return time.perf_counter() - start
+
+    for _ in range(1 if rehearse else 5):
+        step()
+    if rehearse:
+        return None, None
+    torch.cuda.reset_peak_memory_stats()
+    seconds = statistics.median(step() for _ in range(20))
+    return x_BT.numel() / seconds, torch.cuda.max_memory_allocated()
+
+
+def _build(
+    implementation: str, config: ModelConfig, kernels: str, nanogpt: Path | None
+) -> tuple[nn.Module, Callable[[Tensor, Tensor], Tensor]]:
+    """A model, and what gives its loss for inputs and targets."""
+    if implementation == OURS or nanogpt is None:
+        ours = GPT(config, kernels)
+        return ours, ours
+    spec = importlib.util.spec_from_file_location("nanogpt_model", nanogpt / "model.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclass looks itself up
+    spec.loader.exec_module(module)
+    names = ("block_size", "vocab_size", "n_layer", "n_head", "n_embd", "dropout", "bias")
+    theirs = module.GPT(module.GPTConfig(**{name: getattr(config, name) for name in names}))
+    return theirs, lambda x_BT, y_BT: theirs(x_BT, y_BT)[1]
+
+
+def _autocast(device: str, rehearse: bool) -> contextlib.AbstractContextManager[Any]:
+    return torch.autocast(device, torch.bfloat16, enabled=not rehearse)
+
+
+# ---- nanogpt-shakespeare -------------------------------------------------------------------------
+
+
+def train_shakespeare(data: Path, rehearse: bool) -> Curve:
+    """Train the preset on a text's characters, nanoGPT's own split, and let it write."""
+    device = "cpu" if rehearse else "cuda"
+    text = data.read_text(encoding="utf-8")
+    characters = sorted(set(text))
+    number = {character: i for i, character in enumerate(characters)}
+    ids = np.array([number[character] for character in text], dtype=np.uint16)
+    train, val = np.split(ids, [int(len(ids) * 0.9)])
+    config = load_preset("nanogpt-shakespeare")
+    if rehearse:
+        model_config = replace(config.model, **_TINY)
+        config = replace(config, model=model_config, max_steps=4, eval_interval=2, batch_size=8)
+    torch.manual_seed(config.seed)
+    model = GPT(config.model_config(len(characters)), config.kernels).to(device)
+    optimizer = Optimizer(
+        model, config.learning_rate, None, config.weight_decay, beta2=config.beta2
+    )
+    if not rehearse:
+        model.compile()
+    loader = Loader(train, config.model.block_size, config.batch_size, config.seed)
+    curve = Curve(parameters=model.n_parameters())
+    training_seconds = 0.0
+    for step in range(config.max_steps + 1):
+        if step % config.eval_interval == 0 or step == config.max_steps:
+            curve.steps.append(step)
+            curve.val_losses.append(_val_loss(model, val, config, device, rehearse))
+            curve.seconds.append(training_seconds)
+            print(f"  step {step}: val loss {curve.val_losses[-1]:.4f}", flush=True)
+        if step < config.max_steps:
+            start = time.perf_counter()
+            _step(model, optimizer, loader, config, step, device, rehearse)
+            training_seconds += time.perf_counter() - start
+    tokens = config.max_steps * config.batch_size * config.model.block_size
+    curve.tokens_per_second = None if rehearse else tokens / training_seconds
+    curve.sample = _sample(model, number, characters, 40 if rehearse else 500, device)
+    return curve
+
+
+def _step(
+    model: GPT, optimizer: Optimizer, loader: Loader, config: TrainConfig, step: int,
+    device: str, rehearse: bool,
+) -> None:  # fmt: skip
+    x_BT, y_BT = (t.to(device) for t in loader.next_batch())
+    with _autocast(device, rehearse):
+        loss = model(x_BT, y_BT)
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
+    optimizer.step(
+        lr_factor(
+            step, schedule=config.schedule, warmup_steps=config.warmup_steps,
+            max_steps=config.max_steps, decay_fraction=config.decay_fraction,
+            final=config.final_learning_rate,
+        )
+    )  # fmt: skip
+    loss.item()  # waits for the GPU, so that the seconds are this step's
+
+
+@torch.no_grad()
+def _val_loss(
+    model: GPT, val: np.ndarray, config: TrainConfig, device: str, rehearse: bool
+) -> float:
+    """Over all windows of the val split that don't overlap."""
+    T = config.model.block_size
+    starts = np.arange(0, len(val) - T, T)
+    starts = starts[:4] if rehearse else starts
+    model.eval()
+    total = 0.0
+    for first in range(0, len(starts), config.batch_size):
+        x_BT, y_BT = windows(val, starts[first : first + config.batch_size], T)
+        with _autocast(device, rehearse):
+            total += model(x_BT.to(device), y_BT.to(device)).item() * len(x_BT)
+    model.train()
+    return total / len(starts)
+
+
+@torch.no_grad()
+def _sample(
+    model: GPT, number: dict[str, int], characters: list[str], length: int, device: str
+) -> str:
+    """Text that the model writes after a newline."""
+    model.eval()
+    generator = torch.Generator(device).manual_seed(1337)
+    ids = torch.tensor([[number.get("\n", 0)]], device=device)
+    for _ in range(length):
+        logits_V = model.logits(ids[:, -model.config.block_size :])[0, -1]
+        drawn = torch.multinomial(logits_V.float().softmax(-1), 1, generator=generator)
+        ids = torch.cat((ids, drawn[None]), dim=1)
+    return "".join(characters[i] for i in ids[0].tolist())
+
+
+# ---- the report ----------------------------------------------------------------------------------
+
+
+def _described(curve: Curve) -> str:
+    best = min(range(len(curve.steps)), key=lambda i: curve.val_losses[i])
+    speed = f", {curve.tokens_per_second:,.0f} tokens/s" if curve.tokens_per_second else ""
+    lines = [
+        f"{curve.parameters:,} parameters; lowest val loss {curve.val_losses[best]:.4f} at step "
+        f"{curve.steps[best]}; {curve.steps[-1]} steps in {curve.seconds[-1]:.0f} s without the "
+        f"looks at val{speed}. nanoGPT publishes 1.4697.",
+        "",
+        "| step | val loss |",
+        "|---:|---:|",
+        *(f"| {s} | {v:.4f} |" for s, v in zip(curve.steps, curve.val_losses, strict=True)),
+        "",
+        *(f"    {line}".rstrip() for line in curve.sample.strip().splitlines()),
+    ]
+    return "\n".join(lines)
+
+
+def _listed(about: dict[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in about.items())
+
+
+def plot(curve: Curve, path: Path) -> None:
+    """Draw the val losses, where matplotlib is installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:  # a plain checkout has what the machine has
+        return
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(curve.steps, curve.val_losses, marker=".")
+    axes.axhline(1.4697, color="gray", linestyle="--", label="nanoGPT's published val loss")
+    axes.set_xlabel("steps")
+    axes.set_ylabel("val loss (nats per character)")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
