@@ -204,7 +204,7 @@ class Trainer:
         return self.finish()
 
     def step(self) -> None:
-        """One optimizer step. Raises BadStep, before or after the weights have changed."""
+        """One optimizer step. Raises BadStep before the weights have changed."""
         config, progress = self.config, self.progress
         x_BT, y_BT = self.next_batch()
         loss = accumulate_gradients(self.engine, x_BT, y_BT, config, self.scaler, self.world)
