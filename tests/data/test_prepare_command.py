@@ -415,10 +415,12 @@ def test_what_is_left_out_is_counted(
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     with pytest.raises(UserError, match=r"a\.jsonl, line 4 is broken JSON"):
         prepare_files(tokenizer, tmp_path / "a.jsonl", tmp_path / "out", 0.5)
+    (tmp_path / "b.txt").touch()  # no document at all
     options = EncodeOptions(on_error="skip")
-    made = prepare_files(tokenizer, tmp_path / "a.jsonl", tmp_path / "out", 0.5, options)
+    made = prepare_files(tokenizer, tmp_path / "[ab].*", tmp_path / "out", 0.5, options)
     assert made.skipped == 2
     assert made.report.train_documents + made.report.val_documents == 38
+    assert len(made.train_shards) == len(made.val_shards) == 2
     assert "left out 2 that could not be read, first: " in capsys.readouterr().err
 
 
