@@ -34,9 +34,11 @@ class TrainConfig:
     """Delete the run in `out` and begin anew; wins over --resume."""
 
     corpus: str = "shakespeare"
-    """'shakespeare', 'tinyshakespeare', or the path of a text file, a folder or a glob."""
+    """'shakespeare', 'tinyshakespeare', the path of a text file, a folder or a glob, or a folder
+    that `gptfast data prepare` wrote."""
     val_fraction: float = 0.1
-    """Share of the corpus, at its end, that is kept for validation."""
+    """Share of the corpus, at its end, that is kept for validation; a prepared folder has its
+    own."""
     tokenizer: str = "bpe"
     """'bpe' or 'char' (trained on the corpus), or a folder that holds a tokenizer.json."""
 

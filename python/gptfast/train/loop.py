@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gptfast.data.dataset import Dataset
 from gptfast.data.loader import IGNORED, Loader, check_length, windows
-from gptfast.data.prepare import Dataset
 from gptfast.errors import RunError, UserError
 from gptfast.model import GPT, LanguageModel, build_model
 from gptfast.model.folder import load_weights, save_description, save_weights

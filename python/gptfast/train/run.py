@@ -9,7 +9,8 @@ from typing import Any
 
 from rich.console import Console
 
-from gptfast.data.prepare import DataReport, Dataset, prepare
+from gptfast.data.dataset import DataReport, Dataset
+from gptfast.data.prepare import prepare
 from gptfast.errors import UserError
 from gptfast.model.size import flops_per_token
 from gptfast.tokenizer import load_tokenizer
