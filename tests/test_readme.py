@@ -18,6 +18,8 @@ TINY = ["--max-steps", "2"]
 SHORTER = {  # what a command gets in addition, so that it takes seconds
     "train": [*TINY, "--n-layer", "1", "--eval-windows", "2", "--vocab-size", "300"],
     "ladder": TINY,
+    "plan": ["--n-layer", "1"],
+    "compare": ["--sample-tokens", "5"],
     "sample": ["--max-new-tokens", "5"],
     "doctor": [],
     "bench": ["--rehearse"],
