@@ -38,7 +38,7 @@ impl PieceCounts {
 
     /// Count the pre-tokens of one text, which need not be UTF-8.
     ///
-    /// Fails if a regular expression exceeds its backtracking limit, or soon after `stop` has become
+    /// Fails if a regular expression gives up, or soon after `stop` has become
     /// true.
     pub fn add_text(
         &mut self,

@@ -96,7 +96,7 @@ impl Tokenizer {
 
     /// Hand the ids of `text` to `sink`, some at a time.
     ///
-    /// Fails if a regular expression exceeds its backtracking limit, or soon after `stop` has become
+    /// Fails if a regular expression gives up, or soon after `stop` has become
     /// true.
     pub fn encode_to(
         &self,

@@ -30,7 +30,7 @@ impl SpecialFinder {
     /// Append the ids of `text` to `ids`: those of the special tokens found, and of each stretch between
     /// them those that it has as a text of its own.
     ///
-    /// Fails if a regular expression exceeds its backtracking limit, or soon after `stop` has become
+    /// Fails if a regular expression gives up, or soon after `stop` has become
     /// true.
     pub fn encode_to(
         &self,

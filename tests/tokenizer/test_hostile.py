@@ -381,6 +381,18 @@ ENDLESS = {
         print("ready", flush=True)
         BPETokenizer.train([text], 2_000, "none", n_threads=2)
     """,
+    "a pattern that backtracks over few bytes": r"""
+        single_bytes = {bytes([byte]): byte for byte in range(256)}
+        tokenizer = BPETokenizer(single_bytes, r"(?=(a|aa|aaa){11}(b)\2)x|a")
+        print("ready", flush=True)
+        tokenizer.encode_ordinary("a" * 800)
+    """,
+    "a pattern that looks ahead from everywhere": """
+        single_bytes = {bytes([byte]): byte for byte in range(256)}
+        tokenizer = BPETokenizer(single_bytes, ".*[^A-Z]|[A-Z]")
+        print("ready", flush=True)
+        tokenizer.encode_to_numpy("A" * 250_000)
+    """,
     "cutting into pre-tokens": """
         tokenizer = BPETokenizer.train("ab", 257)
         text = "ab " * 40_000_000

@@ -113,7 +113,7 @@ impl Bpe {
 
     /// The pre-tokens of text, which laid end to end are text.
     fn pretokenize<'py>(&self, py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyList>> {
-        let pieces = interruptible(py, text.len(), |stop| {
+        let pieces = interruptible(py, self.work(text.len()), |stop| {
             let mut pieces = Vec::new();
             self.tokenizer.pattern().split(text, |piece| {
                 pieces.push(piece);
@@ -137,7 +137,7 @@ impl Bpe {
 
     /// The ids of text; special tokens in it are ordinary text.
     fn encode_ordinary(&self, py: Python<'_>, text: Text) -> PyResult<Vec<u32>> {
-        interruptible(py, text.as_bytes().len(), |stop| {
+        interruptible(py, self.work(text.as_bytes().len()), |stop| {
             text.ids(&self.tokenizer, stop)
         })
     }
@@ -149,7 +149,7 @@ impl Bpe {
         text: &str,
         allowed: Option<HashSet<String>>,
     ) -> PyResult<Vec<u32>> {
-        interruptible(py, text.len(), |stop| {
+        interruptible(py, self.work(text.len()), |stop| {
             let mut ids = Vec::new();
             let some = match allowed {
                 None => None,
@@ -167,7 +167,7 @@ impl Bpe {
 
     /// The number of ids of text.
     fn count(&self, py: Python<'_>, text: Text) -> PyResult<usize> {
-        interruptible(py, text.as_bytes().len(), |stop| {
+        interruptible(py, self.work(text.as_bytes().len()), |stop| {
             let mut number = Count(0);
             text.encode_to(&self.tokenizer, stop, &mut number)?;
             Ok(number.0)
@@ -176,7 +176,7 @@ impl Bpe {
 
     /// The ids of text as an array of the smaller dtype of uint16 and uint32 that holds every id.
     fn encode_to_numpy<'py>(&self, py: Python<'py>, text: Text) -> PyResult<Bound<'py, PyAny>> {
-        let ids = interruptible(py, text.as_bytes().len(), |stop| {
+        let ids = interruptible(py, self.work(text.as_bytes().len()), |stop| {
             Ids::of(&self.tokenizer, &text, stop)
         })?;
         Ok(ids.into_numpy(py))
@@ -275,6 +275,15 @@ impl Bpe {
         Ok(Bpe { tokenizer, finder })
     }
 
+    /// How much work a text of `n_bytes` is, for [`interruptible`].
+    fn work(&self, n_bytes: usize) -> usize {
+        if self.tokenizer.pattern().is_linear() {
+            n_bytes
+        } else {
+            usize::MAX
+        }
+    }
+
     /// Do `encode` for each text, with the results in the order of the texts.
     fn encode_many<R: Send>(
         &self,
@@ -285,7 +294,7 @@ impl Bpe {
     ) -> PyResult<Vec<R>> {
         let n_bytes = texts.iter().map(|text| text.as_bytes().len()).sum();
         let results: Vec<Mutex<Option<R>>> = texts.iter().map(|_| Mutex::new(None)).collect();
-        interruptible(py, n_bytes, |stop| {
+        interruptible(py, self.work(n_bytes), |stop| {
             for_each(&mut vec![(); n_threads], texts.len(), stop, |(), i| {
                 let result = encode(&texts[i], stop)?;
                 // Each place has a lock of its own, which only this thread ever takes.
