@@ -4,28 +4,27 @@ use std::collections::HashSet;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
+use numpy::Element;
 use numpy::PyArray1;
 use numpy::PyArrayMethods;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyBytes, PyDict, PyList, PyString};
 
+use super::lists::{Signals, id_list, list_of, py_bytes, read_texts};
 use super::text::Text;
 use super::work::{interruptible, value_error};
 use crate::count::PieceCounts;
 use crate::counter::Counter;
 use crate::encode::{Sink, Tokenizer};
 use crate::error::Error;
-use crate::memory::{extend_large, large_vec};
+use crate::memory::{copied, extend_large, large_vec, reserve};
 use crate::parallel::for_each;
 use crate::pretokenize::Pattern;
 use crate::special::SpecialFinder;
 use crate::stop::check;
 use crate::train::train;
 use crate::vocab::{MAX_ID, Vocab};
-
-/// In a long list, so many elements are seen to between two looks for signals.
-const BETWEEN_SIGNALS: usize = 1 << 16;
 
 /// A byte-level BPE vocabulary with the pattern that cuts text into pre-tokens.
 #[pyclass(frozen, name = "BPE", module = "gptfast._rust")]
@@ -116,18 +115,16 @@ impl Bpe {
         let pieces = interruptible(py, self.work(text.len()), |stop| {
             let mut pieces = Vec::new();
             self.tokenizer.pattern().split(text, |piece| {
+                reserve(&mut pieces, 1)?;
                 pieces.push(piece);
                 check(stop)
             })?;
             Ok(pieces)
         })?;
         // A str for each takes longer than finding them.
-        let list = PyList::empty(py);
-        for some in pieces.chunks(BETWEEN_SIGNALS) {
-            py.check_signals()?;
-            some.iter().try_for_each(|piece| list.append(piece))?;
-        }
-        Ok(list)
+        list_of(py, pieces, |piece, _| {
+            Ok(PyString::from_bytes(py, piece.as_bytes())?.into_any())
+        })
     }
 
     /// The last place where a text of which data is a part may be cut; 0 if there is none.
@@ -136,20 +133,21 @@ impl Bpe {
     }
 
     /// The ids of text; special tokens in it are ordinary text.
-    fn encode_ordinary(&self, py: Python<'_>, text: Text) -> PyResult<Vec<u32>> {
-        interruptible(py, self.work(text.as_bytes().len()), |stop| {
+    fn encode_ordinary<'py>(&self, py: Python<'py>, text: Text) -> PyResult<Bound<'py, PyList>> {
+        let ids = interruptible(py, self.work(text.as_bytes().len()), |stop| {
             text.ids(&self.tokenizer, stop)
-        })
+        })?;
+        id_list(py, &ids, &mut Signals::default())
     }
 
     /// The ids of text, in which the special tokens named may occur. None: all of them.
-    fn encode(
+    fn encode<'py>(
         &self,
-        py: Python<'_>,
+        py: Python<'py>,
         text: &str,
         allowed: Option<HashSet<String>>,
-    ) -> PyResult<Vec<u32>> {
-        interruptible(py, self.work(text.len()), |stop| {
+    ) -> PyResult<Bound<'py, PyList>> {
+        let ids = interruptible(py, self.work(text.len()), |stop| {
             let mut ids = Vec::new();
             let some = match allowed {
                 None => None,
@@ -162,7 +160,8 @@ impl Bpe {
             let finder = some.as_ref().unwrap_or(&self.finder);
             finder.encode_to(&self.tokenizer, text, stop, &mut ids)?;
             Ok(ids)
-        })
+        })?;
+        id_list(py, &ids, &mut Signals::default())
     }
 
     /// The number of ids of text.
@@ -183,14 +182,18 @@ impl Bpe {
     }
 
     /// encode_ordinary of each text, on n_threads threads.
-    fn encode_batch(
+    fn encode_batch<'py>(
         &self,
-        py: Python<'_>,
-        texts: Vec<Text>,
+        py: Python<'py>,
+        texts: &Bound<'py, PyAny>,
         n_threads: usize,
-    ) -> PyResult<Vec<Vec<u32>>> {
-        self.encode_many(py, &texts, n_threads, |text, stop| {
+    ) -> PyResult<Bound<'py, PyList>> {
+        let texts = read_texts(texts)?;
+        let all = self.encode_many(py, &texts, n_threads, |text, stop| {
             text.ids(&self.tokenizer, stop)
+        })?;
+        list_of(py, all, |ids, signals| {
+            Ok(id_list(py, &ids, signals)?.into_any())
         })
     }
 
@@ -198,13 +201,14 @@ impl Bpe {
     fn encode_blocks<'py>(
         &self,
         py: Python<'py>,
-        texts: Vec<Text>,
+        texts: &Bound<'py, PyAny>,
         n_threads: usize,
-    ) -> PyResult<Vec<Bound<'py, PyAny>>> {
+    ) -> PyResult<Bound<'py, PyList>> {
+        let texts = read_texts(texts)?;
         let all = self.encode_many(py, &texts, n_threads, |text, stop| {
             Ids::of(&self.tokenizer, text, stop)
         })?;
-        Ok(all.into_iter().map(|ids| ids.into_numpy(py)).collect())
+        list_of(py, all, |ids, _| Ok(ids.into_numpy(py)))
     }
 
     /// The bytes of each id, end to end. ids: a list of int, or an array.
@@ -220,7 +224,7 @@ impl Bpe {
             GivenIds::U32(ids) => vocab.decode_bytes(ids.iter().map(|&id| id.into()), stop),
             GivenIds::I64(ids) => vocab.decode_bytes(ids.iter().copied(), stop),
         })?;
-        Ok(PyBytes::new(py, &bytes))
+        py_bytes(py, &bytes)
     }
 
     /// The number of bytes of each token by id, 0 where an id stands for none.
@@ -322,9 +326,9 @@ impl Ids {
         // Few texts have more than one id for two bytes.
         let room = text.as_bytes().len() / 2;
         let mut ids = if tokenizer.vocab().fits_16_bits() {
-            Ids::U16(large_vec(room))
+            Ids::U16(large_vec(room)?)
         } else {
-            Ids::U32(large_vec(room))
+            Ids::U32(large_vec(room)?)
         };
         text.encode_to(tokenizer, stop, &mut ids)?;
         match &mut ids {
@@ -343,14 +347,14 @@ impl Ids {
 }
 
 impl Sink for Ids {
-    fn narrow(&mut self, some: &[u16]) {
+    fn narrow(&mut self, some: &[u16]) -> Result<(), Error> {
         match self {
             Ids::U16(ids) => extend_large(ids, some),
             Ids::U32(ids) => ids.narrow(some),
         }
     }
 
-    fn wide(&mut self, some: &[u32]) {
+    fn wide(&mut self, some: &[u32]) -> Result<(), Error> {
         match self {
             Ids::U16(_) => unreachable!("ids of 16 bits are handed on as such"),
             Ids::U32(ids) => extend_large(ids, some),
@@ -362,12 +366,14 @@ impl Sink for Ids {
 struct Count(usize);
 
 impl Sink for Count {
-    fn narrow(&mut self, some: &[u16]) {
+    fn narrow(&mut self, some: &[u16]) -> Result<(), Error> {
         self.0 += some.len();
+        Ok(())
     }
 
-    fn wide(&mut self, some: &[u32]) {
+    fn wide(&mut self, some: &[u32]) -> Result<(), Error> {
         self.0 += some.len();
+        Ok(())
     }
 }
 
@@ -388,22 +394,21 @@ impl GivenIds {
             })
         };
         if let Ok(list) = ids.cast::<PyList>() {
-            let mut ids = Vec::with_capacity(list.len());
+            let mut ids = large_vec(list.len()).map_err(value_error)?;
+            let mut signals = Signals::default();
             for (position, id) in list.iter().enumerate() {
-                if position % BETWEEN_SIGNALS == BETWEEN_SIGNALS - 1 {
-                    list.py().check_signals()?;
-                }
+                signals.saw(list.py(), 1)?;
                 ids.push(id.extract().map_err(|_| unknown(position, &id))?);
             }
             return Ok(GivenIds::I64(ids));
         }
         if let Ok(array) = ids.cast::<PyArray1<u16>>() {
-            return Ok(GivenIds::U16(array.to_vec()?));
+            return Ok(GivenIds::U16(copy_of(array)?));
         }
         if let Ok(array) = ids.cast::<PyArray1<u32>>() {
-            return Ok(GivenIds::U32(array.to_vec()?));
+            return Ok(GivenIds::U32(copy_of(array)?));
         }
-        Ok(GivenIds::I64(ids.cast::<PyArray1<i64>>()?.to_vec()?))
+        Ok(GivenIds::I64(copy_of(ids.cast::<PyArray1<i64>>()?)?))
     }
 
     fn len(&self) -> usize {
@@ -413,6 +418,13 @@ impl GivenIds {
             GivenIds::I64(ids) => ids.len(),
         }
     }
+}
+
+fn copy_of<T: Element + Copy>(array: &Bound<'_, PyArray1<T>>) -> PyResult<Vec<T>> {
+    // SAFETY: Python code can't change the array before the copy is made, as the GIL is held, and no Rust
+    // code changes arrays.
+    let values = unsafe { array.as_slice()? };
+    copied(values).map_err(value_error)
 }
 
 /// Count the pre-tokens of an iterable of str or bytes, a batch of texts at a time.
