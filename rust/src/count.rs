@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use crate::error::Error;
 use crate::key::{MAX_SHORT, key_at, key_bytes, key_of};
 use crate::key_map::KeyMap;
+use crate::memory::copied;
 use crate::parallel::for_each;
 use crate::pretokenize::{BATCH, Pattern, Visitor};
 use crate::stop::{check, check_at};
@@ -38,7 +39,7 @@ impl PieceCounts {
 
     /// Count the pre-tokens of one text, which need not be UTF-8.
     ///
-    /// Fails if a regular expression exceeds its backtracking limit, or soon after `stop` has become
+    /// Fails if a regular expression gives up, or soon after `stop` has become
     /// true.
     pub fn add_text(
         &mut self,
@@ -57,8 +58,8 @@ impl PieceCounts {
         }
     }
 
-    /// Count `piece` another `count` times.
-    pub fn add(&mut self, piece: &[u8], count: u64) {
+    /// Count `piece` another `count` times. Fails if there is no memory for a copy of it.
+    pub fn add(&mut self, piece: &[u8], count: u64) -> Result<(), Error> {
         match key_of(piece) {
             Some(key) => *self.short.entry(key) += count,
             // Two look-ups, so that only a pre-token not seen before is copied.
@@ -66,10 +67,11 @@ impl PieceCounts {
                 Some(known) => *known += count,
                 None => {
                     self.n_long_bytes += piece.len() + 64;
-                    self.long.insert(piece.into(), count);
+                    self.long.insert(copied(piece)?.into_boxed_slice(), count);
                 }
             },
         }
+        Ok(())
     }
 
     /// Add the counts of another, which is emptied. Fails soon after `stop` has become true.
@@ -77,10 +79,7 @@ impl PieceCounts {
         if self.len() < other.len() {
             std::mem::swap(self, &mut other);
         }
-        other.for_each(stop, |piece, count| {
-            self.add(piece, count);
-            Ok(())
-        })
+        other.for_each(stop, |piece, count| self.add(piece, count))
     }
 
     /// Hand each distinct pre-token and its count to `visit`, in no particular order.
@@ -140,7 +139,7 @@ impl Visitor for Counting<'_> {
             if end - start <= MAX_SHORT {
                 *self.counts.short.entry(key) += 1;
             } else {
-                self.counts.add(&self.text[start..end], 1);
+                self.counts.add(&self.text[start..end], 1)?;
             }
             start = end;
         }

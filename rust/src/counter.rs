@@ -58,7 +58,7 @@ impl Counter {
 
     /// Count the pre-tokens of texts, each by itself.
     ///
-    /// Fails if a regular expression exceeds its backtracking limit, or if the counts can't be kept, or
+    /// Fails if a regular expression gives up, or if the counts can't be kept, or
     /// soon after `stop` has become true.
     pub fn add(
         &mut self,

@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicBool;
 use crate::cache::{Cache, Id, LANES, MAX_LONG, Place};
 use crate::error::Error;
 use crate::key::{Key, MAX_SHORT, is_long, key_at, long_key};
+use crate::memory::reserve;
 use crate::merge::Merger;
 use crate::pretokenize::{BATCH, Pattern, Visitor};
 use crate::stop::check;
@@ -49,21 +50,25 @@ impl Scratch {
     }
 }
 
-/// Takes the ids of a text, some at a time.
+/// Takes the ids of a text, some at a time. An error, for want of memory, ends the encoding.
 pub trait Sink {
     /// Take some ids of a vocabulary whose ids fit 16 bits.
-    fn narrow(&mut self, ids: &[u16]);
+    fn narrow(&mut self, ids: &[u16]) -> Result<(), Error>;
     /// Take some ids of another vocabulary.
-    fn wide(&mut self, ids: &[u32]);
+    fn wide(&mut self, ids: &[u32]) -> Result<(), Error>;
 }
 
 impl Sink for Vec<u32> {
-    fn narrow(&mut self, ids: &[u16]) {
+    fn narrow(&mut self, ids: &[u16]) -> Result<(), Error> {
+        reserve(self, ids.len())?;
         self.extend(ids.iter().map(|&id| u32::from(id)));
+        Ok(())
     }
 
-    fn wide(&mut self, ids: &[u32]) {
+    fn wide(&mut self, ids: &[u32]) -> Result<(), Error> {
+        reserve(self, ids.len())?;
         self.extend_from_slice(ids);
+        Ok(())
     }
 }
 
@@ -96,7 +101,7 @@ impl Tokenizer {
 
     /// Hand the ids of `text` to `sink`, some at a time.
     ///
-    /// Fails if a regular expression exceeds its backtracking limit, or soon after `stop` has become
+    /// Fails if a regular expression gives up, or soon after `stop` has become
     /// true.
     pub fn encode_to(
         &self,
@@ -166,7 +171,7 @@ struct Encoding<'a, I, S> {
     output: Output<'a, I, S>,
 }
 
-impl<I: Id, S: FnMut(&[I])> Visitor for Encoding<'_, I, S> {
+impl<I: Id, S: FnMut(&[I]) -> Result<(), Error>> Visitor for Encoding<'_, I, S> {
     #[inline(always)]
     fn pieces(&mut self, first_start: usize, ends: &[usize]) -> Result<(), Error> {
         check(self.output.stop)?;
@@ -200,7 +205,7 @@ impl<I: Id, S: FnMut(&[I])> Visitor for Encoding<'_, I, S> {
     }
 }
 
-impl<'a, I: Id, S: FnMut(&[I])> Encoding<'a, I, S> {
+impl<'a, I: Id, S: FnMut(&[I]) -> Result<(), Error>> Encoding<'a, I, S> {
     fn new(
         tokenizer: &'a Tokenizer,
         scratch: &'a mut Scratch,
@@ -316,7 +321,7 @@ struct Output<'a, I, S> {
     sink: S,
 }
 
-impl<I: Id, S: FnMut(&[I])> Output<'_, I, S> {
+impl<I: Id, S: FnMut(&[I]) -> Result<(), Error>> Output<'_, I, S> {
     fn emit(&mut self, ids: &[I]) -> Result<(), Error> {
         if self.n + ids.len() > self.buffer.len() {
             self.flush()?;
@@ -325,10 +330,10 @@ impl<I: Id, S: FnMut(&[I])> Output<'_, I, S> {
             Some(places) => {
                 places.copy_from_slice(ids);
                 self.n += ids.len();
+                Ok(())
             }
             None => (self.sink)(ids),
         }
-        Ok(())
     }
 
     fn emit_u32(&mut self, mut ids: &[u32]) -> Result<(), Error> {
@@ -349,7 +354,7 @@ impl<I: Id, S: FnMut(&[I])> Output<'_, I, S> {
 
     fn flush(&mut self) -> Result<(), Error> {
         check(self.stop)?;
-        (self.sink)(&self.buffer[..self.n]);
+        (self.sink)(&self.buffer[..self.n])?;
         self.n = 0;
         Ok(())
     }

@@ -112,7 +112,8 @@ impl<V: Copy + Default> KeyMap<V> {
 }
 
 fn filled<T: Copy>(n: usize, value: T) -> Vec<T> {
-    let mut values = large_vec(n);
+    // Without large pages it works all the same.
+    let mut values = large_vec(n).unwrap_or_default();
     values.resize(n, value);
     values
 }

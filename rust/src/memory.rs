@@ -1,5 +1,7 @@
 //! Memory, and the time it takes to get at it.
 
+use crate::error::Error;
+
 /// A hint to the processor to have `values[index]` at hand soon.
 #[inline(always)]
 pub fn prefetch<T>(values: &[T], index: usize) {
@@ -17,26 +19,52 @@ pub fn prefetch<T>(values: &[T], index: usize) {
 /// Room for `n` values, in large pages where the system has them: what a long text's ids are written to
 /// is new memory, and getting it from the system page by page would take a quarter of the time.
 ///
-/// If there is not so much memory, the vector has less room, and grows as it is filled.
-pub fn large_vec<T>(n: usize) -> Vec<T> {
+/// Fails if there is not so much memory.
+pub fn large_vec<T>(n: usize) -> Result<Vec<T>, Error> {
     let mut values = Vec::new();
-    if values.try_reserve_exact(n).is_ok() {
-        #[cfg(target_os = "linux")]
-        advise_large_pages(&mut values);
-    }
+    values.try_reserve_exact(n).map_err(|_| no_room::<T>(n))?;
+    #[cfg(target_os = "linux")]
+    advise_large_pages(&mut values);
+    Ok(values)
+}
+
+/// Have room for `n` more values. Without memory for them a vector that grows by itself would end the
+/// process.
+#[inline]
+pub fn reserve<T>(values: &mut Vec<T>, n: usize) -> Result<(), Error> {
     values
+        .try_reserve(n)
+        .map_err(|_| no_room::<T>(values.len().saturating_add(n)))
+}
+
+/// A copy, if there is memory for it.
+pub fn copied<T: Copy>(values: &[T]) -> Result<Vec<T>, Error> {
+    let mut copy = Vec::new();
+    copy.try_reserve_exact(values.len())
+        .map_err(|_| no_room::<T>(values.len()))?;
+    copy.extend_from_slice(values);
+    Ok(copy)
+}
+
+#[cold]
+fn no_room<T>(n: usize) -> Error {
+    Error::Memory(format!(
+        "no memory for {} bytes: give shorter texts, or less at a time",
+        n.saturating_mul(size_of::<T>())
+    ))
 }
 
 /// Append to what [`large_vec`] made. Should the room not do, the new room is in large pages, too.
 #[cfg(feature = "python")] // which alone doesn't know how many there will be
-pub fn extend_large<T: Copy>(values: &mut Vec<T>, more: &[T]) {
+pub fn extend_large<T: Copy>(values: &mut Vec<T>, more: &[T]) -> Result<(), Error> {
     let n = values.len() + more.len();
     if n > values.capacity() {
-        let mut larger = large_vec(n.max(2 * values.capacity()));
+        let mut larger = large_vec(n.max(2 * values.capacity()))?;
         larger.extend_from_slice(values);
         *values = larger;
     }
     values.extend_from_slice(more);
+    Ok(())
 }
 
 #[cfg(target_os = "linux")]

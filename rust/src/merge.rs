@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicBool;
 use rustc_hash::FxHashMap;
 
 use crate::error::Error;
+use crate::memory::reserve;
 use crate::merges::{Merges, NONE};
 use crate::stop::{check, check_at};
 
@@ -47,7 +48,7 @@ impl Merger {
         piece: &[u8],
         stop: &AtomicBool,
     ) -> Result<&[u32], Error> {
-        set_to_bytes(&mut self.ids, byte_ids, piece);
+        set_to_bytes(&mut self.ids, byte_ids, piece)?;
         if piece.len() <= FEW {
             merge_few(merges, &mut self.ids);
         } else {
@@ -105,7 +106,7 @@ impl Merger {
             let end = after.next().map_or(piece.len(), |(i, _)| at + i);
             let start = first.map_or(0, |(i, _)| i);
 
-            set_to_bytes(&mut self.seam, byte_ids, &piece[start..end]);
+            set_to_bytes(&mut self.seam, byte_ids, &piece[start..end])?;
             self.links.merge_many(merges, &mut self.seam, stop)?;
             let last_now = self.seam.iter().rfind(|&&id| id != NONE);
             let left_fits = start == 0 || first.map(|(_, id)| id) == self.seam.first();
@@ -119,9 +120,11 @@ impl Merger {
     }
 }
 
-fn set_to_bytes(ids: &mut Vec<u32>, byte_ids: &[u32; 256], bytes: &[u8]) {
+fn set_to_bytes(ids: &mut Vec<u32>, byte_ids: &[u32; 256], bytes: &[u8]) -> Result<(), Error> {
     ids.clear();
+    reserve(ids, bytes.len())?;
     ids.extend(bytes.iter().map(|&byte| byte_ids[usize::from(byte)]));
+    Ok(())
 }
 
 /// The definition, with the ranks of all pairs kept: at most FEW * FEW steps.

@@ -6,6 +6,7 @@ use aho_corasick::{AhoCorasick, MatchKind};
 
 use crate::encode::Tokenizer;
 use crate::error::Error;
+use crate::memory::reserve;
 use crate::stop::check;
 
 /// Finds some special tokens in a text, in time that does not depend on how many they are.
@@ -30,7 +31,7 @@ impl SpecialFinder {
     /// Append the ids of `text` to `ids`: those of the special tokens found, and of each stretch between
     /// them those that it has as a text of its own.
     ///
-    /// Fails if a regular expression exceeds its backtracking limit, or soon after `stop` has become
+    /// Fails if a regular expression gives up, or soon after `stop` has become
     /// true.
     pub fn encode_to(
         &self,
@@ -45,6 +46,7 @@ impl SpecialFinder {
             if start < found.start() {
                 tokenizer.encode_to(&text[start..found.start()], stop, ids)?;
             }
+            reserve(ids, 1)?;
             ids.push(self.ids[found.pattern().as_usize()]);
             start = found.end();
         }

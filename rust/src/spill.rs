@@ -89,7 +89,7 @@ impl Spill {
             counts.for_each(stop, |piece, count| {
                 let fits = || training_bytes(piece) <= room && share_at(piece) >= border.1;
                 if count > border.0 || (count == border.0 && fits()) {
-                    kept.add(piece, count);
+                    kept.add(piece, count)?;
                 } else {
                     left_out.pieces += 1;
                     left_out.at_most = left_out.at_most.max(count);
@@ -128,7 +128,7 @@ fn read_counts(file: &mut BufWriter<File>, stop: &AtomicBool) -> Result<PieceCou
     for step in (0..=u32::MAX).cycle() {
         check_at(step, stop)?;
         match read_record(&mut reader, &mut piece).map_err(no_space)? {
-            Some(count) => counts.add(&piece, count),
+            Some(count) => counts.add(&piece, count)?,
             None => break,
         }
     }

@@ -111,8 +111,8 @@ impl Corpus {
             )));
         }
         let mut corpus = Corpus {
-            words: large_vec(n_numbers),
-            starts: Vec::with_capacity(n_words),
+            words: large_vec(n_numbers)?,
+            starts: large_vec(n_words)?,
         };
         counts.for_each(stop, |piece, count| {
             if piece.len() > 1 {

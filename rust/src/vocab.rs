@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use crate::error::Error;
 use crate::key::key_of;
 use crate::key_map::KeyMap;
+use crate::memory::reserve;
 use crate::merge::Merger;
 use crate::merges::{ID_BITS, Merges};
 use crate::stop::check_at;
@@ -166,14 +167,15 @@ impl Vocab {
         self.tokens.get(id)
     }
 
-    /// The bytes of each id, end to end. Fails for an id that stands for no token, or soon after `stop`
-    /// has become true.
+    /// The bytes of each id, end to end. Fails for an id that stands for no token, if there is no memory
+    /// for the bytes, of which an id may have millions, or soon after `stop` has become true.
     pub fn decode_bytes(
         &self,
         ids: impl ExactSizeIterator<Item = i64>,
         stop: &AtomicBool,
     ) -> Result<Vec<u8>, Error> {
-        let mut bytes = Vec::with_capacity(4 * ids.len());
+        let mut bytes = Vec::new();
+        reserve(&mut bytes, 4 * ids.len())?;
         // Tokens are gathered here first. Most are short, and copying 16 bytes takes less time than
         // copying as many as there are.
         let mut gathered = [0; 512];
@@ -189,6 +191,7 @@ impl Vocab {
                 });
             };
             if n + 16 > gathered.len() || token.len() > 16 {
+                reserve(&mut bytes, n + token.len())?;
                 bytes.extend_from_slice(&gathered[..n]);
                 n = 0;
             }
@@ -199,6 +202,7 @@ impl Vocab {
                 n += token.len();
             }
         }
+        reserve(&mut bytes, n)?;
         bytes.extend_from_slice(&gathered[..n]);
         Ok(bytes)
     }

@@ -279,8 +279,8 @@ fn spilled(n_spills: u64) -> (Spill, PieceCounts) {
         let mut some = PieceCounts::default();
         for i in (0..3000).filter(|i| i % n_spills == round || i % 7 == 0) {
             let piece = format!("{i}{}", "x".repeat(i as usize % 40));
-            some.add(piece.as_bytes(), 1 + i % 5);
-            all.add(piece.as_bytes(), 1 + i % 5);
+            some.add(piece.as_bytes(), 1 + i % 5).unwrap();
+            all.add(piece.as_bytes(), 1 + i % 5).unwrap();
         }
         spill.take(&mut some, &AtomicBool::new(false)).unwrap();
         assert!(some.is_empty());

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import signal
@@ -347,6 +348,94 @@ def test_several_threads_share_a_tokenizer(tokenizers: dict[str, BPETokenizer]) 
         assert all(pool.map(encode_all, range(4)))
 
 
+# Each needs more memory than there is left, which would end the process if it were taken for granted.
+TOO_LARGE = {
+    "decoding tokens of a megabyte": """
+        ranks = {bytes([byte]): byte for byte in range(256)}
+        ranks |= {b"a" * 2**i: 255 + i for i in range(1, 21)}
+        huge = BPETokenizer(ranks, "none")
+        leave(200)
+        huge.decode_bytes([275] * 8000)
+    """,
+    "a list of ids in Rust": """
+        text = "ab " * 10_000_000
+        leave(100)
+        tokenizer.encode_ordinary(text)
+    """,
+    "a list of ids in Python": """
+        text = "ab " * 10_000_000
+        leave(300)
+        tokenizer.encode_ordinary(text)
+    """,
+    "an array of ids": """
+        text = "ab " * 40_000_000
+        leave(100)
+        tokenizer.encode_to_numpy(text)
+    """,
+    "merging one pre-token": """
+        tokenizer = BPETokenizer({bytes([byte]): byte for byte in range(256)}, "none")
+        text = "ab " * 10_000_000
+        leave(70)
+        tokenizer.count(text)
+    """,
+    "training, the count of one pre-token": """
+        text = "a" * 100_000_000
+        leave(50)
+        BPETokenizer.train(text, 300, "none", progress=False)
+    """,
+    "training, its tokens": """
+        text = "a" * 100_000_000
+        leave(300)
+        BPETokenizer.train(text, 300, "none", progress=False)
+    """,
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads what is in use from /proc")
+@pytest.mark.parametrize("work", TOO_LARGE)
+def test_want_of_memory_is_an_exception(work: str) -> None:
+    head = """
+        import resource
+        from pathlib import Path
+        from gptfast.errors import UserError
+        from gptfast.tokenizer import BPETokenizer
+        tokenizer = BPETokenizer({bytes([byte]): byte for byte in range(256)})
+        tokenizer.encode_batch(["a"] * 2, 2)  # starts threads, which keep some memory
+        def leave(megabytes):
+            in_use = int(Path("/proc/self/status").read_text().split("VmSize:")[1].split()[0]) << 10
+            limit = in_use + (megabytes << 20)
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        try:
+    """
+    lines = [line.removeprefix("        ") for line in head.splitlines()]
+    lines += [line.removeprefix("    ") for line in TOO_LARGE[work].splitlines()]
+    lines += ["except (UserError, MemoryError) as error:", "    print(type(error).__name__)"]
+    command = [sys.executable, "-c", "\n".join(lines)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout in ("UserError\n", "MemoryError\n")
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers")
+def test_signals_are_heard_in_a_batch_of_many_short_texts() -> None:
+    """Most of the time goes into the lists, from Python and for Python."""
+    heard: list[float] = []
+    texts = ["ab " * 10] * 1_500_000
+    before = signal.signal(signal.SIGALRM, lambda *_: heard.append(time.monotonic()))
+    signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+    try:
+        start = time.monotonic()
+        batch = SMALL["gpt2"].encode_batch(texts, 2)
+        end = time.monotonic()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert batch[-1] == list(b"ab " * 10)
+    heard = [start, *heard, end]
+    longest = max(later - earlier for earlier, later in itertools.pairwise(heard))
+    assert longest < (end - start) / 3
+
+
 ENDLESS = {
     "encoding one pre-token": """
         text = "abcdefghijk" * 4_000_000
@@ -380,6 +469,18 @@ ENDLESS = {
         text = random.Random(0).randbytes(100_000_000).translate(letters)
         print("ready", flush=True)
         BPETokenizer.train([text], 2_000, "none", n_threads=2)
+    """,
+    "a pattern that backtracks over few bytes": r"""
+        single_bytes = {bytes([byte]): byte for byte in range(256)}
+        tokenizer = BPETokenizer(single_bytes, r"(?=(a|aa|aaa){11}(b)\2)x|a")
+        print("ready", flush=True)
+        tokenizer.encode_ordinary("a" * 800)
+    """,
+    "a pattern that looks ahead from everywhere": """
+        single_bytes = {bytes([byte]): byte for byte in range(256)}
+        tokenizer = BPETokenizer(single_bytes, ".*[^A-Z]|[A-Z]")
+        print("ready", flush=True)
+        tokenizer.encode_to_numpy("A" * 250_000)
     """,
     "cutting into pre-tokens": """
         tokenizer = BPETokenizer.train("ab", 257)

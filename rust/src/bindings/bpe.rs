@@ -4,28 +4,27 @@ use std::collections::HashSet;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
+use numpy::Element;
 use numpy::PyArray1;
 use numpy::PyArrayMethods;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyBytes, PyDict, PyList, PyString};
 
+use super::lists::{Signals, id_list, list_of, py_bytes, read_texts};
 use super::text::Text;
 use super::work::{interruptible, value_error};
 use crate::count::PieceCounts;
 use crate::counter::Counter;
 use crate::encode::{Sink, Tokenizer};
 use crate::error::Error;
-use crate::memory::{extend_large, large_vec};
+use crate::memory::{copied, extend_large, large_vec, reserve};
 use crate::parallel::for_each;
 use crate::pretokenize::Pattern;
 use crate::special::SpecialFinder;
 use crate::stop::check;
 use crate::train::train;
 use crate::vocab::{MAX_ID, Vocab};
-
-/// In a long list, so many elements are seen to between two looks for signals.
-const BETWEEN_SIGNALS: usize = 1 << 16;
 
 /// A byte-level BPE vocabulary with the pattern that cuts text into pre-tokens.
 #[pyclass(frozen, name = "BPE", module = "gptfast._rust")]
@@ -113,21 +112,19 @@ impl Bpe {
 
     /// The pre-tokens of text, which laid end to end are text.
     fn pretokenize<'py>(&self, py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyList>> {
-        let pieces = interruptible(py, text.len(), |stop| {
+        let pieces = interruptible(py, self.work(text.len()), |stop| {
             let mut pieces = Vec::new();
             self.tokenizer.pattern().split(text, |piece| {
+                reserve(&mut pieces, 1)?;
                 pieces.push(piece);
                 check(stop)
             })?;
             Ok(pieces)
         })?;
         // A str for each takes longer than finding them.
-        let list = PyList::empty(py);
-        for some in pieces.chunks(BETWEEN_SIGNALS) {
-            py.check_signals()?;
-            some.iter().try_for_each(|piece| list.append(piece))?;
-        }
-        Ok(list)
+        list_of(py, pieces, |piece, _| {
+            Ok(PyString::from_bytes(py, piece.as_bytes())?.into_any())
+        })
     }
 
     /// The last place where a text of which data is a part may be cut; 0 if there is none.
@@ -136,20 +133,21 @@ impl Bpe {
     }
 
     /// The ids of text; special tokens in it are ordinary text.
-    fn encode_ordinary(&self, py: Python<'_>, text: Text) -> PyResult<Vec<u32>> {
-        interruptible(py, text.as_bytes().len(), |stop| {
+    fn encode_ordinary<'py>(&self, py: Python<'py>, text: Text) -> PyResult<Bound<'py, PyList>> {
+        let ids = interruptible(py, self.work(text.as_bytes().len()), |stop| {
             text.ids(&self.tokenizer, stop)
-        })
+        })?;
+        id_list(py, &ids, &mut Signals::default())
     }
 
     /// The ids of text, in which the special tokens named may occur. None: all of them.
-    fn encode(
+    fn encode<'py>(
         &self,
-        py: Python<'_>,
+        py: Python<'py>,
         text: &str,
         allowed: Option<HashSet<String>>,
-    ) -> PyResult<Vec<u32>> {
-        interruptible(py, text.len(), |stop| {
+    ) -> PyResult<Bound<'py, PyList>> {
+        let ids = interruptible(py, self.work(text.len()), |stop| {
             let mut ids = Vec::new();
             let some = match allowed {
                 None => None,
@@ -162,12 +160,13 @@ impl Bpe {
             let finder = some.as_ref().unwrap_or(&self.finder);
             finder.encode_to(&self.tokenizer, text, stop, &mut ids)?;
             Ok(ids)
-        })
+        })?;
+        id_list(py, &ids, &mut Signals::default())
     }
 
     /// The number of ids of text.
     fn count(&self, py: Python<'_>, text: Text) -> PyResult<usize> {
-        interruptible(py, text.as_bytes().len(), |stop| {
+        interruptible(py, self.work(text.as_bytes().len()), |stop| {
             let mut number = Count(0);
             text.encode_to(&self.tokenizer, stop, &mut number)?;
             Ok(number.0)
@@ -176,21 +175,25 @@ impl Bpe {
 
     /// The ids of text as an array of the smaller dtype of uint16 and uint32 that holds every id.
     fn encode_to_numpy<'py>(&self, py: Python<'py>, text: Text) -> PyResult<Bound<'py, PyAny>> {
-        let ids = interruptible(py, text.as_bytes().len(), |stop| {
+        let ids = interruptible(py, self.work(text.as_bytes().len()), |stop| {
             Ids::of(&self.tokenizer, &text, stop)
         })?;
         Ok(ids.into_numpy(py))
     }
 
     /// encode_ordinary of each text, on n_threads threads.
-    fn encode_batch(
+    fn encode_batch<'py>(
         &self,
-        py: Python<'_>,
-        texts: Vec<Text>,
+        py: Python<'py>,
+        texts: &Bound<'py, PyAny>,
         n_threads: usize,
-    ) -> PyResult<Vec<Vec<u32>>> {
-        self.encode_many(py, &texts, n_threads, |text, stop| {
+    ) -> PyResult<Bound<'py, PyList>> {
+        let texts = read_texts(texts)?;
+        let all = self.encode_many(py, &texts, n_threads, |text, stop| {
             text.ids(&self.tokenizer, stop)
+        })?;
+        list_of(py, all, |ids, signals| {
+            Ok(id_list(py, &ids, signals)?.into_any())
         })
     }
 
@@ -198,13 +201,14 @@ impl Bpe {
     fn encode_blocks<'py>(
         &self,
         py: Python<'py>,
-        texts: Vec<Text>,
+        texts: &Bound<'py, PyAny>,
         n_threads: usize,
-    ) -> PyResult<Vec<Bound<'py, PyAny>>> {
+    ) -> PyResult<Bound<'py, PyList>> {
+        let texts = read_texts(texts)?;
         let all = self.encode_many(py, &texts, n_threads, |text, stop| {
             Ids::of(&self.tokenizer, text, stop)
         })?;
-        Ok(all.into_iter().map(|ids| ids.into_numpy(py)).collect())
+        list_of(py, all, |ids, _| Ok(ids.into_numpy(py)))
     }
 
     /// The bytes of each id, end to end. ids: a list of int, or an array.
@@ -220,7 +224,7 @@ impl Bpe {
             GivenIds::U32(ids) => vocab.decode_bytes(ids.iter().map(|&id| id.into()), stop),
             GivenIds::I64(ids) => vocab.decode_bytes(ids.iter().copied(), stop),
         })?;
-        Ok(PyBytes::new(py, &bytes))
+        py_bytes(py, &bytes)
     }
 
     /// The number of bytes of each token by id, 0 where an id stands for none.
@@ -275,6 +279,15 @@ impl Bpe {
         Ok(Bpe { tokenizer, finder })
     }
 
+    /// How much work a text of `n_bytes` is, for [`interruptible`].
+    fn work(&self, n_bytes: usize) -> usize {
+        if self.tokenizer.pattern().is_linear() {
+            n_bytes
+        } else {
+            usize::MAX
+        }
+    }
+
     /// Do `encode` for each text, with the results in the order of the texts.
     fn encode_many<R: Send>(
         &self,
@@ -285,7 +298,7 @@ impl Bpe {
     ) -> PyResult<Vec<R>> {
         let n_bytes = texts.iter().map(|text| text.as_bytes().len()).sum();
         let results: Vec<Mutex<Option<R>>> = texts.iter().map(|_| Mutex::new(None)).collect();
-        interruptible(py, n_bytes, |stop| {
+        interruptible(py, self.work(n_bytes), |stop| {
             for_each(&mut vec![(); n_threads], texts.len(), stop, |(), i| {
                 let result = encode(&texts[i], stop)?;
                 // Each place has a lock of its own, which only this thread ever takes.
@@ -313,9 +326,9 @@ impl Ids {
         // Few texts have more than one id for two bytes.
         let room = text.as_bytes().len() / 2;
         let mut ids = if tokenizer.vocab().fits_16_bits() {
-            Ids::U16(large_vec(room))
+            Ids::U16(large_vec(room)?)
         } else {
-            Ids::U32(large_vec(room))
+            Ids::U32(large_vec(room)?)
         };
         text.encode_to(tokenizer, stop, &mut ids)?;
         match &mut ids {
@@ -334,14 +347,14 @@ impl Ids {
 }
 
 impl Sink for Ids {
-    fn narrow(&mut self, some: &[u16]) {
+    fn narrow(&mut self, some: &[u16]) -> Result<(), Error> {
         match self {
             Ids::U16(ids) => extend_large(ids, some),
             Ids::U32(ids) => ids.narrow(some),
         }
     }
 
-    fn wide(&mut self, some: &[u32]) {
+    fn wide(&mut self, some: &[u32]) -> Result<(), Error> {
         match self {
             Ids::U16(_) => unreachable!("ids of 16 bits are handed on as such"),
             Ids::U32(ids) => extend_large(ids, some),
@@ -353,12 +366,14 @@ impl Sink for Ids {
 struct Count(usize);
 
 impl Sink for Count {
-    fn narrow(&mut self, some: &[u16]) {
+    fn narrow(&mut self, some: &[u16]) -> Result<(), Error> {
         self.0 += some.len();
+        Ok(())
     }
 
-    fn wide(&mut self, some: &[u32]) {
+    fn wide(&mut self, some: &[u32]) -> Result<(), Error> {
         self.0 += some.len();
+        Ok(())
     }
 }
 
@@ -379,22 +394,21 @@ impl GivenIds {
             })
         };
         if let Ok(list) = ids.cast::<PyList>() {
-            let mut ids = Vec::with_capacity(list.len());
+            let mut ids = large_vec(list.len()).map_err(value_error)?;
+            let mut signals = Signals::default();
             for (position, id) in list.iter().enumerate() {
-                if position % BETWEEN_SIGNALS == BETWEEN_SIGNALS - 1 {
-                    list.py().check_signals()?;
-                }
+                signals.saw(list.py(), 1)?;
                 ids.push(id.extract().map_err(|_| unknown(position, &id))?);
             }
             return Ok(GivenIds::I64(ids));
         }
         if let Ok(array) = ids.cast::<PyArray1<u16>>() {
-            return Ok(GivenIds::U16(array.to_vec()?));
+            return Ok(GivenIds::U16(copy_of(array)?));
         }
         if let Ok(array) = ids.cast::<PyArray1<u32>>() {
-            return Ok(GivenIds::U32(array.to_vec()?));
+            return Ok(GivenIds::U32(copy_of(array)?));
         }
-        Ok(GivenIds::I64(ids.cast::<PyArray1<i64>>()?.to_vec()?))
+        Ok(GivenIds::I64(copy_of(ids.cast::<PyArray1<i64>>()?)?))
     }
 
     fn len(&self) -> usize {
@@ -404,6 +418,13 @@ impl GivenIds {
             GivenIds::I64(ids) => ids.len(),
         }
     }
+}
+
+fn copy_of<T: Element + Copy>(array: &Bound<'_, PyArray1<T>>) -> PyResult<Vec<T>> {
+    // SAFETY: Python code can't change the array before the copy is made, as the GIL is held, and no Rust
+    // code changes arrays.
+    let values = unsafe { array.as_slice()? };
+    copied(values).map_err(value_error)
 }
 
 /// Count the pre-tokens of an iterable of str or bytes, a batch of texts at a time.

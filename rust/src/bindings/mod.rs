@@ -2,5 +2,6 @@
 
 pub mod bpe;
 pub mod cpu;
+mod lists;
 mod text;
 mod work;

@@ -17,7 +17,7 @@ const LONG: usize = 256 << 10;
 /// How often a long work is interrupted to ask for signals.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Do `work` on a text of `n_bytes`.
+/// Do `work` on a text of `n_bytes`, or of usize::MAX if they don't tell how long it will take.
 ///
 /// Other Python threads can run meanwhile, unless it is very short. If it is long, it runs on another
 /// thread while this one looks for signals: Ctrl-C sets the flag that `work` is given, and raises

@@ -10,6 +10,8 @@ mod parts;
 mod safe_cut;
 mod simd;
 
+use std::time::{Duration, Instant};
+
 use fancy_regex::Regex;
 
 pub use self::cl100k::CL100K_REGEX;
@@ -68,9 +70,15 @@ impl Pattern {
         }
     }
 
+    /// Whether the time that a text takes is in proportion to its length. A regular expression that a
+    /// user made up may take seconds for a hundred bytes.
+    pub fn is_linear(&self) -> bool {
+        !matches!(self, Pattern::Regex(_))
+    }
+
     /// Hand each pre-token of `text` to `visit`, in order. None is empty.
     ///
-    /// Fails if a regular expression exceeds its backtracking limit, or if `visit` fails.
+    /// Fails if a regular expression backtracks too often or takes too long, or if `visit` fails.
     pub fn split<'t>(
         &self,
         text: &'t str,
@@ -87,7 +95,7 @@ impl Pattern {
             Pattern::O200k => split_by_scanner(o200k::match_length, text, visitor),
             Pattern::None if text.is_empty() => Ok(()),
             Pattern::None => visitor.pieces(0, &[text.len()]),
-            Pattern::Regex(regex) => split_by_regex(regex, text, visitor),
+            Pattern::Regex(regex) => split_by_regex(regex, text, time_limit(text), visitor),
         }
     }
 
@@ -238,16 +246,35 @@ fn split_by_scanner(
     pieces.hand_on()
 }
 
-fn split_by_regex(regex: &Regex, text: &str, visitor: &mut impl Visitor) -> Result<(), Error> {
+/// How long a regular expression may work on a text: a hundred times as long as is usual.
+///
+/// The engine limits how often it backtracks in one match, but there may be as many matches as there are
+/// characters, and each may read all that follows. It does not count its steps, so time has to tell.
+fn time_limit(text: &str) -> Duration {
+    Duration::from_secs(10)
+        + Duration::from_micros(10) * u32::try_from(text.len()).unwrap_or(u32::MAX)
+}
+
+fn split_by_regex(
+    regex: &Regex,
+    text: &str,
+    limit: Duration,
+    visitor: &mut impl Visitor,
+) -> Result<(), Error> {
+    let gave_up = |done: usize, why: String| {
+        Error::Pattern(format!(
+            "the split pattern {:?} gave up on the text after byte {done}: {why}; use a pattern that \
+             backtracks less, or shorter texts",
+            regex.as_str()
+        ))
+    };
+    let start = Instant::now();
     let mut done = 0;
     for found in regex.find_iter(text) {
-        let found = found.map_err(|error| {
-            Error::Pattern(format!(
-                "the split pattern {:?} gave up on the text after byte {done}: {error}; use a \
-                 pattern that backtracks less, or shorter texts",
-                regex.as_str()
-            ))
-        })?;
+        let found = found.map_err(|error| gave_up(done, error.to_string()))?;
+        if start.elapsed() > limit {
+            return Err(gave_up(done, format!("it took longer than {limit:?}")));
+        }
         for end in [found.start(), found.end()] {
             if done < end {
                 // One by one, so that the visitor may end it: a match can take very long.
@@ -260,4 +287,28 @@ fn split_by_regex(regex: &Regex, text: &str, visitor: &mut impl Visitor) -> Resu
         visitor.pieces(done, &[text.len()])?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_regex_that_takes_too_long_is_an_error() {
+        // Each match of one letter looks for a lower-case one until the end of the text.
+        let regex = Regex::new(".*[^A-Z]|[A-Z]").unwrap();
+        let text = "A".repeat(100_000);
+        let (mut end, limit) = (0, Duration::from_millis(20));
+        let result = split_by_regex(&regex, &text, limit, &mut |_, piece_end| {
+            end = piece_end;
+            Ok(())
+        });
+        let expected = format!("gave up on the text after byte {end}: it took longer than 20ms");
+        assert!(
+            matches!(&result, Err(Error::Pattern(message)) if message.contains(&expected)),
+            "{result:?}"
+        );
+        assert!(0 < end && end < text.len());
+        assert_eq!(time_limit(&text), Duration::from_secs(11));
+    }
 }
