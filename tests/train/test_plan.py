@@ -101,7 +101,7 @@ def test_the_time_of_a_run_is_predicted_within_15_percent(
         out=tmp_path / "run", max_steps=60, eval_interval=20, eval_windows=4,
     )  # fmt: skip
     ratios = []
-    for _ in range(3):  # a machine that others use may be slow for a while
+    for _ in range(5):  # a machine that others use may be slow for a while
         predicted = probe(config, seconds=4.0).seconds
         result = run(replace(config, overwrite=True), "test", Console(quiet=True))
         assert result is not None
