@@ -118,14 +118,31 @@ def accumulate_gradients(
     parts = [world.share(t_BT).chunk(config.micro_batches) for t_BT in (x_BT, y_BT)]
     for i, (x, y) in enumerate(zip(*parts, strict=True)):
         weight = ((y != IGNORED).sum() / n_targets).to(device)
-        dtype = torch.float16 if config.dtype == "float16" else torch.bfloat16
         with accumulating(engine, is_last=i == config.micro_batches - 1):
-            with torch.autocast(device.type, dtype, enabled=config.dtype != "float32"):
+            with autocast(config, device):
                 loss: Tensor = engine(x.to(device), y.to(device))
             # The engine averages gradients over the processes; what is wanted is their sum.
             scaler.scale(loss * weight * world.size).backward()
         mean += loss.detach() * weight
     return world.sum(mean)
+
+
+def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
+    """Where matrix products are made in config.dtype."""
+    dtype = torch.float16 if config.dtype == "float16" else torch.bfloat16
+    return torch.autocast(device.type, dtype, enabled=config.dtype != "float32")
+
+
+def build_optimizer(config: TrainConfig, model: LanguageModel) -> Optimizer:
+    """The optimizer that the configuration asks for."""
+    return Optimizer(
+        model,
+        config.learning_rate,
+        config.matrix_learning_rate if config.optimizer == "muon" else None,
+        config.weight_decay,
+        beta2=config.beta2,
+        momentum=config.momentum,
+    )
 
 
 def train(
@@ -160,14 +177,7 @@ class Trainer:
         self.data = data
         self.model = model
         self.display = display
-        self.optimizer = Optimizer(
-            model,
-            config.learning_rate,
-            config.matrix_learning_rate if config.optimizer == "muon" else None,
-            config.weight_decay,
-            beta2=config.beta2,
-            momentum=config.momentum,
-        )
+        self.optimizer = build_optimizer(config, model)
         self.scaler = gradient_scaler(config, world.device)
         self.loader = Loader(data.train, config.model.block_size, config.batch_size, config.seed)
         self.state = State(model, self.optimizer, self.scaler, self.loader, world)

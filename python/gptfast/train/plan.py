@@ -17,8 +17,13 @@ from gptfast.model.device import resolve_device
 from gptfast.model.size import flops_per_token, n_parameters
 from gptfast.train.config import TrainConfig
 from gptfast.train.evaluate import evaluate
-from gptfast.train.loop import accumulate_gradients, gradient_scaler
-from gptfast.train.optim import Optimizer, is_hidden_matrix
+from gptfast.train.loop import (
+    accumulate_gradients,
+    autocast,
+    build_optimizer,
+    gradient_scaler,
+)
+from gptfast.train.optim import is_hidden_matrix
 
 OPTIMAL_TOKENS_PER_PARAMETER = 20
 """For the lowest loss at a given compute ("Chinchilla", Hoffmann et al., 2022, table 3)."""
@@ -130,9 +135,8 @@ def _activations(config: TrainConfig) -> int:
                 kept[storage._cdata] = storage.nbytes()
             return tensor
 
-        dtype = torch.float16 if config.dtype == "float16" else torch.bfloat16
         with (
-            torch.autocast(device, dtype, enabled=config.dtype != "float32"),
+            autocast(config, torch.device(device)),
             torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
         ):
             kept_alive = model.hidden(ids_BT)
@@ -161,12 +165,7 @@ def probe(config: TrainConfig, seconds: float) -> Probe:
     """
     device = resolve_device(config.device)
     model: LanguageModel = build_model(config.model, config.kernels).to(device)
-    optimizer = Optimizer(
-        model,
-        config.learning_rate,
-        config.matrix_learning_rate if config.optimizer == "muon" else None,
-        config.weight_decay,
-    )
+    optimizer = build_optimizer(config, model)
     if config.compile:
         model.compile()
     T = config.model.block_size
