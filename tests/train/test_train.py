@@ -139,11 +139,14 @@ def before_batch(number: int, error: type[Exception], monkeypatch: pytest.Monkey
     monkeypatch.setattr(loop.Trainer, "next_batch", next_batch_or_die)
 
 
-def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def train_until_killed_at(step: int, config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     def die() -> None:
         raise Killed
 
-    within_step(step, die, monkeypatch)
+    with monkeypatch.context() as patch:
+        within_step(step, die, patch)
+        with pytest.raises(Killed):
+            train(config)
 
 
 @pytest.mark.parametrize("eval_interval", [10, 7])
@@ -152,10 +155,7 @@ def test_a_killed_run_goes_on_bitwise_as_if_it_never_stopped(
 ) -> None:
     config = replace(config, max_steps=30, eval_interval=eval_interval)
     whole = train(replace(config, out=config.out.with_name("whole")))
-    with monkeypatch.context() as patch:
-        kill_at(17, patch)
-        with pytest.raises(Killed):
-            train(config)
+    train_until_killed_at(17, config, monkeypatch)
     # What a kill can leave behind: half a line, and half a checkpoint under its temporary name.
     with (config.out / "metrics.jsonl").open("a") as file:
         file.write('{"step": 18, "lo')
@@ -527,10 +527,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch, name: str, damage: str
 ) -> None:
     whole = train(replace(config, out=config.out.with_name("whole")))
-    with monkeypatch.context() as patch:
-        kill_at(10, patch)
-        with pytest.raises(Killed):
-            train(config)
+    train_until_killed_at(10, config, monkeypatch)
     assert steps_saved(config) == [4, 8]
     path = config.out / "training" / "step-00000008" / name
     path.write_bytes(DAMAGES[damage](path.read_bytes()))
@@ -546,10 +543,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
 def test_when_every_checkpoint_is_damaged_that_is_said(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch:
-        kill_at(6, patch)
-        with pytest.raises(Killed):
-            train(config)
+    train_until_killed_at(6, config, monkeypatch)
     for path in (config.out / "training").glob("*/optimizer.pt"):
         path.write_bytes(b"")
     with pytest.raises(UserError, match=r"no checkpoint in .* is whole: .*--overwrite"):
@@ -566,10 +560,7 @@ class Evil:
 def test_a_pickle_in_a_checkpoint_is_not_run(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch:
-        kill_at(6, patch)
-        with pytest.raises(Killed):
-            train(config)
+    train_until_killed_at(6, config, monkeypatch)
     for folder in (config.out / "training").iterdir():
         torch.save({"optimizer": Evil()}, folder / "optimizer.pt")
         checksums = json.loads((folder / "checksums.json").read_text())
