@@ -171,6 +171,16 @@ fn merge_few(merges: &Merges, ids: &mut [u32]) {
     }
 }
 
+/// A position in a block, which is nearly always short.
+fn position(n: usize) -> Result<u32, Error> {
+    u32::try_from(n).map_err(|_| {
+        Error::TooLong(format!(
+            "{n} bytes of one pre-token have to be merged at once, expected less than 4 GiB: give \
+             shorter texts, or a pattern that cuts them"
+        ))
+    })
+}
+
 /// A linked list of tokens, each at the position of its first byte.
 #[derive(Debug, Default)]
 struct Links {
@@ -193,11 +203,11 @@ impl Links {
         ids: &mut [u32],
         stop: &AtomicBool,
     ) -> Result<(), Error> {
+        let end = position(ids.len())?;
         // If the last time was interrupted, there are some left.
         for Reverse(rank) in self.queue.drain() {
             self.positions.remove(&rank);
         }
-        let end = ids.len() as u32;
         self.next.clear();
         self.next.extend(1..=end);
         self.previous.clear();
