@@ -136,7 +136,7 @@ fn texts() -> impl Strategy<Value = Vec<String>> {
 }
 
 fn pattern_name() -> impl Strategy<Value = &'static str> {
-    prop::sample::select(vec!["gpt2", "none"])
+    prop::sample::select(vec!["gpt2", "cl100k", "o200k", "none"])
 }
 
 /// PROPTEST_CASES=200000 tries as many.
@@ -203,7 +203,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(cases(24))]
 
     /// Pre-tokens of many thousand bytes are merged in blocks, which are then joined.
     #[test]
