@@ -1,26 +1,36 @@
-"""Try blocks for the attention kernels on this GPU: `PYTHONPATH=python python tune_attention.py`.
+"""Try blocks for the attention kernels on this GPU, and keep what each of them took.
 
-Prints for each kernel, head width and shape the fastest blocks beside those of the table in
-kernels/flash_attention.py, from which they are copied by hand after a look. Each candidate's output
-is compared with the table's. Not yet run on a GPU.
+    PYTHONPATH=python python benchmarks/tune_attention.py --out tuned.jsonl
+
+Each candidate's line, a JSON object, is appended at once. Printed are for each kernel, head width
+and shape the fastest blocks beside those of the table in kernels/flash_attention.py, into which
+they are copied by hand after a look. Each candidate's output is compared with the table's. Not yet
+run on a GPU.
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from triton.testing import do_bench
 
+from gptfast.bench.verify import in_a_line
 from gptfast.kernels import flash_attention as kernels
 
+Blocks = tuple[int, int, int, int]
+"""Rows of the query block, rows of the key block, warps, stages."""
 TABLES = {
     "forward": kernels.FORWARD_BLOCKS,
     "dq": kernels.DQ_BLOCKS,
     "dk, dv": kernels.DKDV_BLOCKS,
 }
-# (rows of the query block, rows of the key block, warps, stages)
-CANDIDATES = {
+CANDIDATES: dict[str, list[Blocks]] = {
     "forward": [*itertools.product((64, 128), (64, 128), (4, 8), (2, 3)), (128, 64, 8, 4)],
     "dq": [*itertools.product((64, 128), (32, 64), (4, 8), (2, 3))],
     "dk, dv": [*itertools.product((32, 64), (64, 128), (4, 8), (2, 3))],
@@ -28,44 +38,71 @@ CANDIDATES = {
 SHAPES = [(16, 12, 1024, 64), (2, 32, 8192, 64), (2, 16, 8192, 128)]  # B, H, T, D
 
 
-def tune(B: int, H: int, T: int, D: int) -> None:
-    """Time every candidate at one shape, causal, in bfloat16."""
-    q, k, v, dout = (torch.randn(B, H, T, D, device="cuda", dtype=torch.bfloat16) for _ in range(4))
-    rest = (True, D**-0.5, None, None, 0.0)
+def milliseconds(call: Callable[[], object]) -> float:
+    """Return the median time of a call, with a cold second-level cache."""
+    median: float = do_bench(call, quantiles=(0.5, 0.2, 0.8))[0]
+    return median
+
+
+def tune(
+    q: torch.Tensor,
+    out: Path,
+    candidates: dict[str, list[Blocks]],
+    deadline: float,
+    timer: Callable[[Callable[[], object]], float] = milliseconds,
+) -> None:
+    """Time every candidate, causal, on random tensors like `q` (B, H, T, D), until `deadline`.
+
+    `deadline` is a value of `time.monotonic()`.
+    """
+    q, k, v, dout = (torch.randn_like(q) for _ in range(4))
+    rest = (True, q.shape[-1] ** -0.5, None, None, 0.0)
+    o, lse2 = kernels.flash_attention_forward(q, k, v, None, None, *rest)
 
     def forward() -> tuple[torch.Tensor, ...]:
         return kernels.flash_attention_forward(q, k, v, None, None, *rest)
 
-    out, lse2 = forward()
-
     def backward() -> tuple[torch.Tensor, ...]:
-        return kernels.flash_attention_backward(
-            dout, None, q, k, v, None, None, out, lse2, *rest
-        )  # fmt: skip
+        return kernels.flash_attention_backward(dout, None, q, k, v, None, None, o, lse2, *rest)
 
     for name, table in TABLES.items():
         call = forward if name == "forward" else backward
-        usual, expected, times = table[2, D], call(), {}
-        for blocks in dict.fromkeys([usual, *CANDIDATES[name]]):
-            table[2, D] = blocks
+        key = (q.dtype.itemsize, q.shape[-1])
+        usual, expected, times = table[key], call(), {}
+        for blocks in dict.fromkeys([usual, *candidates[name]]):
+            if time.monotonic() > deadline:
+                print(f"{name}: out of time before {blocks}", flush=True)
+                break
+            row = {"kernel": name, "shape": list(q.shape), "blocks": blocks}
+            table[key] = blocks
             try:
-                results = call()
-                times[blocks] = do_bench(call, quantiles=(0.5, 0.2, 0.8))[0]
+                for x, e in zip(call(), expected, strict=True):
+                    torch.testing.assert_close(x, e, rtol=3e-2, atol=3e-2)
+                times[blocks] = timer(call)
+                row["milliseconds"] = times[blocks]
             except Exception as error:  # too much shared memory, as a rule
-                print(f"{name} D{D} {blocks}: {str(error).splitlines()[0]}")
-                continue
-            for x, e in zip(results, expected, strict=True):
-                torch.testing.assert_close(x, e, rtol=3e-2, atol=3e-2)
-        table[2, D] = usual
-        best = sorted(times, key=times.__getitem__)[:3]
+                row["reason"] = in_a_line(error)
+            finally:
+                table[key] = usual
+            with out.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(row, flush=True)
         # The backward's time is that of all its kernels, of which one changes.
-        print(
-            f"{name}, D{D} B{B} H{H} T{T}: {usual} takes {times[usual]:.3f} ms; fastest "
-            + ", ".join(f"{blocks} {times[blocks]:.3f}" for blocks in best),
-            flush=True,
-        )
+        best = sorted(times, key=times.__getitem__)[:3]
+        said = ", ".join(f"{blocks} {times[blocks]:.3f} ms" for blocks in best)
+        print(f"{name}, {tuple(q.shape)}: the table has {usual}; fastest {said}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="JSON lines, appended to")
+    parser.add_argument("--time-limit", type=float, default=480.0, help="seconds; %(default)s")
+    arguments = parser.parse_args()
+    deadline = time.monotonic() + arguments.time_limit
+    for shape in SHAPES:
+        q = torch.empty(shape, device="cuda", dtype=torch.bfloat16)
+        tune(q, arguments.out, CANDIDATES, deadline)
 
 
 if __name__ == "__main__":
-    for shape in SHAPES:
-        tune(*shape)
+    main()

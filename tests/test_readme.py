@@ -18,6 +18,8 @@ TINY = ["--max-steps", "2"]
 SHORTER = {  # what a command gets in addition, so that it takes seconds
     "train": [*TINY, "--n-layer", "1", "--eval-windows", "2", "--vocab-size", "300"],
     "ladder": TINY,
+    "plan": ["--n-layer", "1"],
+    "compare": ["--sample-tokens", "5"],
     "sample": ["--max-new-tokens", "5"],
     "doctor": [],
     "bench": ["--rehearse"],
@@ -49,6 +51,10 @@ def test_the_readmes_commands_run(tmp_path: Path, corpus_file: Path) -> None:
     commands = readme_commands()
     assert {"make train", "make test"} <= set(commands)
     assert any(command.startswith("python -m gptfast.sample") for command in commands)
+    (tmp_path / "texts").mkdir()
+    lines = corpus_file.read_text(encoding="utf-8").splitlines()
+    documents = [json.dumps({"text": line}) for line in lines]
+    (tmp_path / "texts" / "a.jsonl").write_text("\n".join(documents), encoding="utf-8")
     to_run: list[list[str]] = []
     for command in commands:
         if command.startswith("make"):
@@ -70,8 +76,8 @@ def test_the_readmes_commands_run(tmp_path: Path, corpus_file: Path) -> None:
         if "--help" not in (name, *arguments):
             if name in ("train", "ladder"):
                 arguments = [*arguments, "--corpus", str(corpus_file)]
-            elif name == "data":
-                arguments = [str(corpus_file)]
+            elif arguments == ["describe"]:
+                arguments = ["describe", str(corpus_file)]
             arguments = [*arguments, *SHORTER[name]]
         done = subprocess.run(
             [sys.executable, "-m", "gptfast", name, *arguments],

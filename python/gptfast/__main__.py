@@ -15,7 +15,7 @@ COMMANDS = {
     "compare": "show how runs differ: settings, curves, samples",
     "ladder": "train the rungs from bigram to GPT and compare them",
     "bench": "check the kernels on this GPU, measure them, have 'auto' take the fastest",
-    "data": "fetch and describe a corpus",
+    "data": "describe a corpus; prepare token shards from files or the Hub",
     "doctor": "show device, data types and which kernels run here",
 }
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -70,33 +71,48 @@ def test_the_report_shows_medians_spread_and_reasons(tmp_path: Path) -> None:
     assert "[1] RuntimeError: no" in text
     assert "1 of 2 checks passed" in text
     assert "| layer_norm | float16 | 2 | 1 | 3.00 | 9 x 9 |" in text
-    paths = report.save(tmp_path / "out", about, verdicts, measured)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    paths = report.save(folder, about, verdicts, measured)
+    paths += report.save_plot(folder, about, measured)
     assert [path.name for path in paths] == ["gpu.json", "gpu.md", "gpu.png"]
     assert json.loads(paths[0].read_bytes())["measurements"][0]["timing"]["speed"] == 2000
     assert paths[2].read_bytes().startswith(b"\x89PNG")
+
+
+class NoGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.exp()
+
+    @staticmethod
+    def backward(ctx: Any, *douts: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(douts[0])
 
 
 def test_an_implementation_that_differs_or_fails_gets_a_reason_and_no_time() -> None:
     def fails(x: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("no kernel\nand a long explanation")
 
-    rows = measure(
-        workload(
-            implementations={
-                OURS: torch.exp,
-                "PyTorch": lambda x: x.exp(),
-                "differs": lambda x: x.exp() * 1.05,
-                "fails": fails,
-            }
-        ),
-        timed=False,
-    )
-    assert [row.reason for row in rows] == [
-        None,
-        None,
-        "ArithmeticError: the output differs from ours by 0.05 of the largest",
-        "RuntimeError: no kernel",
-    ]
+    def last_row_differs(x: torch.Tensor) -> torch.Tensor:
+        return x.exp() * torch.tensor([[1.0], [1.0], [1.05]])
+
+    def reasons(passes: Pass, **peers: Any) -> list[str | None]:
+        # The last row is small beside the others, and weighs as much.
+        x = torch.tensor([[3.0], [3.0], [2.0]]).expand(3, 4).log().requires_grad_()
+        implementations = {OURS: torch.exp, "PyTorch": torch.exp, **peers}
+        work = workload(passes=passes, make_inputs=lambda: [x], implementations=implementations)
+        work.implementations.update(peers)
+        return [row.reason for row in measure(work, timed=False)]
+
+    differs = "ArithmeticError: tensor 0: a row differs from that of PyTorch by 0.05 of its norm"
+    found = reasons(Pass.BOTH, row=last_row_differs, fails=fails, zero=NoGradient.apply)
+    wrong_gradient = differs.replace("tensor 0", "tensor 1").replace("0.05", "1")
+    assert found == [None, None, differs, "RuntimeError: no kernel", wrong_gradient]
+    assert reasons(Pass.BACKWARD, zero=NoGradient.apply)[2] == wrong_gradient
+    assert reasons(Pass.FORWARD, zero=NoGradient.apply)[2] is None
+    # If ours is the wrong one, the reason is ours.
+    assert reasons(Pass.BOTH, **{OURS: last_row_differs}) == [differs, None]
 
 
 def run(*arguments: str, hidden: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:

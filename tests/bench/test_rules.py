@@ -13,10 +13,13 @@ import torch
 from gptfast.bench.rules import Timed, bounds, write
 from gptfast.doctor.__main__ import _rules as doctor_rules
 from gptfast.ops import rules
+from gptfast.ops.attention import work as attention_work
 from gptfast.ops.dispatch import preference
 from gptfast.ops.rules import Work, current_rules, describe, fastest
+from gptfast.ops.versions import TRITON_VERSION
 
 CUDA = torch.device("cuda", 0)
+HERE = {"gpu": "NVIDIA H100 80GB", "torch": torch.__version__, "triton": TRITON_VERSION or ""}
 
 
 def timed(rule: str, size: int, **milliseconds: float) -> Timed:
@@ -65,7 +68,7 @@ def test_auto_follows_the_users_rules(own_file: Path) -> None:
     short, long = (Work("attention", "training", size) for size in (2048, 2049))
     assert preference(short, CUDA) == ("torch", "triton", "reference")
     current_rules.cache_clear()
-    write(own_file, {"gpu": "NVIDIA H100 80GB"}, TIMES)
+    write(own_file, HERE, TIMES)
     assert preference(short, CUDA) == ("triton", "torch", "reference")
     assert preference(long, CUDA) == ("torch", "triton", "reference")
     assert preference(short, torch.device("cpu")) == ("torch", "reference")
@@ -77,16 +80,34 @@ def test_auto_follows_the_users_rules(own_file: Path) -> None:
 def test_the_users_rules_come_before_those_shipped(own_file: Path) -> None:
     work = Work("layer_norm", "training", 10)
     shipped = rules.SHIPPED / "sm_90.json"
-    write(shipped, {}, [timed("layer_norm, training", 5, triton=1.0, torch=2.0)])
+    write(shipped, HERE, [timed("layer_norm, training", 5, triton=1.0, torch=2.0)])
     assert fastest(work, CUDA) == "triton"
     current_rules.cache_clear()
-    write(own_file, {}, TIMES)
+    write(own_file, HERE, TIMES)
     assert fastest(work, CUDA) == "torch"
 
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[]", '{"machine": {}}', json.dumps({"machine": {}, "rules": {"a": [[None, "cuda"]]}})],
+    [
+        "",
+        "[]",
+        '{"machine": {}}',
+        '{"machine": {}, "rules": []}',
+        '{"machine": {"torch": 2}, "rules": {}}',
+        *(
+            json.dumps({"machine": HERE, "rules": {"a": bounds}})
+            for bounds in (
+                None,
+                [],
+                [[None, "cuda"]],
+                [["x", "torch"], [None, "torch"]],
+                [[math.nan, "triton"], [None, "torch"]],
+                [[9, "triton"], [5, "torch"], [None, "torch"]],
+                [[9, "triton"]],
+            )
+        ),
+    ],
 )
 def test_a_damaged_file_is_left_out_with_a_warning(
     own_file: Path, content: str, caplog: pytest.LogCaptureFixture
@@ -101,8 +122,39 @@ def test_a_damaged_file_is_left_out_with_a_warning(
     assert "gptfast bench ops --write-rules" in caplog.text
 
 
+@pytest.mark.parametrize("name", ["torch", "triton"])
+def test_rules_measured_with_another_version_are_not_followed(
+    own_file: Path,
+    name: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write(own_file, {**HERE, name: "1.9.3"}, TIMES)
+    with caplog.at_level(logging.WARNING):
+        for size in (10, 20):
+            assert fastest(Work("attention", "training", size), CUDA) is None
+    (record,) = caplog.records
+    assert f"it was measured with {name} 1.9.3, this is {HERE[name]}; " in record.message
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert doctor_rules()[0] == f"rules: {record.message}"
+
+
+def test_a_patch_release_changes_no_rule(own_file: Path) -> None:
+    write(own_file, {**HERE, "torch": ".".join(torch.__version__.split(".")[:2]) + ".99"}, TIMES)
+    assert fastest(Work("attention", "training", 10), CUDA) == "triton"
+
+
+def test_few_queries_are_a_kind_of_their_own() -> None:
+    q, k = torch.empty(1, 2, 10, 64), torch.empty(1, 2, 40, 64)
+    usual = attention_work(k, k, k, False, 0.0)
+    assert attention_work(q, k, k, False, 0.0) == Work(
+        "attention", usual.kind + ", few queries", 40
+    )
+    assert attention_work(k[:, :, :11], k, k, False, 0.0) == usual
+
+
 def test_a_look_at_the_rules_does_not_break_a_compiled_graph(own_file: Path) -> None:
-    write(own_file, {}, TIMES)
+    write(own_file, HERE, TIMES)
 
     def scale(x: torch.Tensor) -> torch.Tensor:
         chosen = preference(Work("attention", "training", x.shape[0]), CUDA)[0]
@@ -115,11 +167,12 @@ def test_a_look_at_the_rules_does_not_break_a_compiled_graph(own_file: Path) -> 
 
 def test_doctor_shows_the_rules(own_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert "this GPU was not measured" in doctor_rules()[0]
+    assert "none for this GPU" in doctor_rules()[0]
     current_rules.cache_clear()
-    write(own_file, {"gpu": "NVIDIA H100 80GB", "date": "2026-11-25"}, TIMES)
+    write(own_file, HERE, TIMES)
     assert doctor_rules() == [
-        f"rules: {own_file}, measured on gpu NVIDIA H100 80GB, date 2026-11-25",
+        f"rules: {own_file}, measured on gpu NVIDIA H100 80GB, torch {HERE['torch']}, "
+        f"triton {HERE['triton']}",
         "  attention, training: triton up to 2,048, then torch",
         "  layer_norm, training: torch up to 100, then triton",
         "  rms_norm, training: torch",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -64,6 +65,29 @@ def test_what_is_wrong_is_found(wrong: Callable[..., Any]) -> None:
     assert not verdict.is_right
 
 
+def test_nan_and_what_is_raised_are_an_infinite_error_with_a_reason() -> None:
+    def raises(x: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("no kernel\nand more")
+
+    verdict = verify(check(raises), torch.float32, "cpu")
+    assert (verdict.is_right, verdict.ratio) == (False, math.inf)
+    assert verdict.reason == "RuntimeError: no kernel"
+    verdict = verify(check(lambda x: F.gelu(x) * float("nan")), torch.float32, "cpu")
+    assert (verdict.is_right, verdict.ratio) == (False, math.inf)
+
+
+def test_other_bits_the_second_time_are_found() -> None:
+    calls = []
+
+    def changes(x: torch.Tensor) -> torch.Tensor:
+        calls.append(x)
+        return F.gelu(x) + (1e-7 if len(calls) == 2 else 0)
+
+    verdict = verify(check(changes), torch.float32, "cpu")
+    assert not verdict.is_right
+    assert verdict.reason == "result 0 has other bits when computed again"
+
+
 def randn(*shape: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     return torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -71,7 +95,7 @@ def randn(*shape: int) -> torch.Tensor:
 
 def test_what_a_user_would_write_is_the_definition_in_float64() -> None:
     q, k, v = randn(2, 3, 5, 8), randn(2, 3, 9, 8), randn(2, 3, 9, 8) + 1
-    for options in ({}, {"softcap": 2.0}, {"dropout_p": 0.3}):
+    for options in ({}, {"softcap": 2.0}, {"dropout_p": 0.3}, {"return_lse": True}):
         torch.manual_seed(5)
         ours = plain_attention(q, k, v, **options)
         torch.manual_seed(5)

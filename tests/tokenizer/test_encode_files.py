@@ -353,13 +353,13 @@ SCRIPT = """
 import sys, time
 from gptfast.tokenizer import BPETokenizer
 from gptfast.tokenizer import encode_files as module
-encode_blocks = module._Encoder._encode_blocks
+encode_blocks = module.Encoder._encode_blocks
 def stops(self, blocks):
     if any(b"STOP" in block for block in blocks):
         print("ready", flush=True)
         time.sleep(60)
     return encode_blocks(self, blocks)
-module._Encoder._encode_blocks = stops
+module.Encoder._encode_blocks = stops
 module.encode_each(BPETokenizer.load(sys.argv[1]), sys.argv[2], sys.argv[3])
 """
 

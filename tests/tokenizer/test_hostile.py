@@ -348,7 +348,7 @@ def test_several_threads_share_a_tokenizer(tokenizers: dict[str, BPETokenizer]) 
         assert all(pool.map(encode_all, range(4)))
 
 
-# Each needs more memory than is left, which would end the process if it were taken for granted.
+# Each needs more memory than there is left, which would end the process if taken for granted.
 TOO_LARGE = {
     "decoding tokens of a megabyte": """
         ranks = {bytes([byte]): byte for byte in range(256)}

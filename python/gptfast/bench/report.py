@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
+import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import date
@@ -17,13 +19,19 @@ from gptfast.bench.measure import Measurement
 from gptfast.bench.verify import Verdict
 from gptfast.bench.workloads import COPY, OURS, Workload
 from gptfast.fsync import write_atomically, write_text_atomically
-from gptfast.ops.dispatch import TRITON_VERSION
+from gptfast.ops.versions import TRITON_VERSION
 
 Measured = list[tuple[Workload, list[Measurement]]]
 
+CHECKOUT = Path(__file__).parents[3]
+
 
 def machine() -> dict[str, str]:
-    """Return what the figures depend on: the GPU, its driver's CUDA, and the versions."""
+    """Return what the figures depend on: the date, the versions, the commit, the GPU, its driver.
+
+    What can't be known here is left out: of a package that is no checkout the commit, without a GPU
+    all that belongs to it.
+    """
     about = {
         "date": date.today().isoformat(),
         "gptfast": __version__,
@@ -32,17 +40,30 @@ def machine() -> dict[str, str]:
         "triton": TRITON_VERSION or "not installed",
         "system": f"{platform.system()} {platform.machine()}",
     }
+    if (CHECKOUT / ".git").exists():
+        about["commit"] = _said_by("git", "-C", str(CHECKOUT), "describe", "--always", "--dirty")
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
+        driver = _said_by("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
         about |= {
             "gpu": properties.name,
             "capability": f"sm_{properties.major}{properties.minor}",
             "gpu memory": f"{properties.total_memory / 2**30:.0f} GiB",
             "multiprocessors": str(properties.multi_processor_count),
+            "driver": driver.split("\n")[0],
             "cuda": str(torch.version.cuda or torch.version.hip),
             "cudnn": str(torch.backends.cudnn.version()),  # type: ignore[no-untyped-call]
         }
-    return about
+    return {name: value for name, value in about.items() if value}
+
+
+def _said_by(*command: str) -> str:
+    """Return what a command prints; nothing if there is no such command, or it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
 
 
 def target_lines(workload: Workload, measurements: Sequence[Measurement], copy: float) -> list[str]:
@@ -69,6 +90,14 @@ def target_lines(workload: Workload, measurements: Sequence[Measurement], copy: 
     return lines
 
 
+def summary(lines: Sequence[str]) -> str:
+    """Count what `target_lines` said of all workloads."""
+    missed = sum("missed" in line for line in lines)
+    not_measured = sum("not measured" in line for line in lines)
+    met = len(lines) - missed - not_measured
+    return f"{met} of {len(lines)} targets met, {missed} missed, {not_measured} not measured"
+
+
 def _verdict(met: bool) -> str:
     return "met" if met else "**missed**"
 
@@ -79,6 +108,7 @@ def markdown(about: dict[str, str], verdicts: Sequence[Verdict], measured: Measu
     lines += _verified(verdicts)
     timings = [m.timing for _, ms in measured for m in ms if m.implementation == COPY]
     copy = timings[0].speed if timings and timings[0] else 0.0
+    judged = []
     for (op, passes), group in _groups(measured).items():
         names = list(dict.fromkeys(m.implementation for _, ms in group for m in ms))
         unit = group[0][0].unit
@@ -89,10 +119,11 @@ def markdown(about: dict[str, str], verdicts: Sequence[Verdict], measured: Measu
         for workload, ms in group:
             by_name = {m.implementation: m for m in ms}
             cells = [_cell(by_name.get(name), notes) for name in names]
-            targets = "; ".join(target_lines(workload, ms, copy))
-            lines.append(_row([workload.title, *cells, targets]))
+            targets = target_lines(workload, ms, copy)
+            judged += targets
+            lines.append(_row([workload.title, *cells, "; ".join(targets)]))
         lines += ["", *(f"[{n}] {reason}  " for reason, n in notes.items()), ""]
-    return "\n".join(lines).rstrip() + "\n"
+    return "\n".join([*lines, summary(judged)]) + "\n"
 
 
 def _verified(verdicts: Sequence[Verdict]) -> list[str]:
@@ -116,7 +147,7 @@ def _verified(verdicts: Sequence[Verdict]) -> list[str]:
         lines.append(
             _row([op, dtype, str(len(group)), str(passed), f"{worst.ratio:.2f}", worst.title])
         )
-    lines += ["", *(f"Wrong: {v.op}, {v.title}, {v.dtype}: {v.errors}  " for v in wrong), ""]
+    lines += ["", *(f"{v}  " for v in wrong), ""]
     return lines
 
 
@@ -146,32 +177,37 @@ def _row(cells: Iterable[str]) -> str:
 def save(
     folder: Path, about: dict[str, str], verdicts: Sequence[Verdict], measured: Measured
 ) -> list[Path]:
-    """Write gpu.json, gpu.md and, where matplotlib is installed, gpu.png. Returns what was."""
-    paths = save_text(folder, about, verdicts, measured)
-    if any(m.timing is not None for _, ms in measured for m in ms):
-        try:
-            import matplotlib  # noqa: F401
-        except ImportError:  # a plain checkout has what the machine has
-            return paths
-        write_atomically(folder / "gpu.png", lambda path: plot(about, measured, path))
-        paths.append(folder / "gpu.png")
-    return paths
-
-
-def save_text(
-    folder: Path, about: dict[str, str], verdicts: Sequence[Verdict], measured: Measured
-) -> list[Path]:
-    """Write gpu.json and gpu.md; return their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write gpu.json and gpu.md; return their paths. What is no finite number is null."""
     content: dict[str, Any] = {
         "machine": about,
         "verification": [asdict(v) for v in verdicts],
         "measurements": [asdict(m) for _, ms in measured for m in ms],
     }
     paths = [folder / "gpu.json", folder / "gpu.md"]
-    write_text_atomically(paths[0], json.dumps(content, indent=1) + "\n")
+    text = json.dumps(_without_infinities(content), indent=1, allow_nan=False)
+    write_text_atomically(paths[0], text + "\n")
     write_text_atomically(paths[1], markdown(about, verdicts, measured))
     return paths
+
+
+def _without_infinities(x: Any) -> Any:
+    if isinstance(x, dict):
+        return {name: _without_infinities(value) for name, value in x.items()}
+    if isinstance(x, list | tuple):
+        return [_without_infinities(value) for value in x]
+    return None if isinstance(x, float) and not math.isfinite(x) else x
+
+
+def save_plot(folder: Path, about: dict[str, str], measured: Measured) -> list[Path]:
+    """Write gpu.png if anything was timed and matplotlib is installed; return its path if so."""
+    if all(m.timing is None for _, ms in measured for m in ms):
+        return []
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:  # a plain checkout has what the machine has
+        return []
+    write_atomically(folder / "gpu.png", lambda path: plot(about, measured, path))
+    return [folder / "gpu.png"]
 
 
 def plot(about: dict[str, str], measured: Measured, path: Path) -> None:

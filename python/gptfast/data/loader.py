@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gptfast.data.dataset import TokenSource
 from gptfast.errors import UserError
-from gptfast.tokenizer.shard import Tokens
 
 IGNORED = -100
 """A target that doesn't count in the loss: PyTorch's default."""
@@ -23,14 +23,14 @@ class LoaderState(TypedDict):
 
 
 class Loader:
-    """Shuffled windows of a token shard, each once per epoch.
+    """Shuffled windows of the train tokens, each once per epoch.
 
-    An epoch cuts the shard into windows of block_size tokens that don't overlap, beginning at a
+    An epoch cuts the tokens into windows of block_size tokens that don't overlap, beginning at a
     random offset so that the cuts differ from epoch to epoch, and visits them in random order. Both
     depend on (seed, epoch) alone.
     """
 
-    def __init__(self, tokens: Tokens, block_size: int, batch_size: int, seed: int) -> None:
+    def __init__(self, tokens: TokenSource, block_size: int, batch_size: int, seed: int) -> None:
         check_length(tokens, block_size, "train")
         self.tokens = tokens
         self.block_size = block_size
@@ -69,13 +69,13 @@ class Loader:
         self.position = 0
 
 
-def windows(tokens: Tokens, starts: np.ndarray, block_size: int) -> tuple[Tensor, Tensor]:
+def windows(tokens: TokenSource, starts: np.ndarray, block_size: int) -> tuple[Tensor, Tensor]:
     """The windows that begin at `starts`, and the same one token later; int64 (B, block_size)."""
     batch = torch.from_numpy(tokens[starts[:, None] + np.arange(block_size + 1)].astype(np.int64))
     return batch[:, :-1].contiguous(), batch[:, 1:].contiguous()
 
 
-def check_length(tokens: Tokens, block_size: int, part: str) -> None:
+def check_length(tokens: TokenSource, block_size: int, part: str) -> None:
     """Raise UserError if not even one window fits into the tokens."""
     if len(tokens) <= block_size:
         raise UserError(

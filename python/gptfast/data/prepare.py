@@ -9,11 +9,13 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
+from gptfast.data.dataset import DataReport, Dataset, open_tokens
+from gptfast.data.prepared import is_prepared, open_prepared
 from gptfast.data.sources import cache_folder, load_corpus
 from gptfast.data.split import overlap, split_documents
 from gptfast.errors import UserError
@@ -22,38 +24,6 @@ from gptfast.tokenizer import BPETokenizer, CharTokenizer, Tokenizer, load_token
 from gptfast.tokenizer.shard import Shard, Tokens, write_shard
 
 _FORMAT = 1  # raise it when anything below changes what is written
-
-
-@dataclass(frozen=True)
-class DataReport:
-    """What a data set was made of. Sizes of text in bytes of UTF-8."""
-
-    corpus: str
-    corpus_sha256: str
-    train_documents: int
-    train_bytes: int
-    train_tokens: int
-    val_documents: int
-    val_bytes: int
-    val_tokens: int
-    overlap: float
-    """Share of val's 50-byte windows that also occur in train."""
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A prepared corpus: ids of train and val, and the tokenizer that made them."""
-
-    folder: Path
-    tokenizer: Tokenizer
-    train: Tokens
-    val: Tokens
-    report: DataReport
-
-    @property
-    def val_bytes_per_token(self) -> float:
-        """Bytes of val text that a token stands for, end-of-text tokens counted."""
-        return self.report.val_bytes / self.report.val_tokens
 
 
 def prepare(
@@ -67,8 +37,12 @@ def prepare(
 
     tokenizer_name: 'bpe' (byte-level BPE with `vocab_size` ids, trained on the train part), 'char'
     (one id per distinct character), or the path of a folder that holds a tokenizer.json.
+    A corpus that `gptfast data prepare` made is opened as it is: its tokenizer and its split are
+    those it was made with, so tokenizer_name may only be 'bpe' or the same tokenizer's path.
     Raises UserError or MissingFileError for a corpus, tokenizer or size that can't be used.
     """
+    if is_prepared(Path(corpus_name)):
+        return _open_prepared(Path(corpus_name), tokenizer_name)
     corpus = load_corpus(corpus_name)
     train, val = split_documents(corpus.documents, val_fraction)
     if not (any(train) and any(val)):
@@ -116,10 +90,23 @@ def prepare(
     return _read(folder, corpus_name)
 
 
+def _open_prepared(folder: Path, tokenizer_name: str) -> Dataset:
+    data = open_prepared(folder)
+    if tokenizer_name == "bpe":  # the default: nothing was asked for
+        return data
+    given = None if tokenizer_name == "char" else load_tokenizer(Path(tokenizer_name))
+    if given is None or given.fingerprint != data.tokenizer.fingerprint:
+        raise UserError(
+            f"{folder} was prepared with another tokenizer than {tokenizer_name}: leave "
+            f"--tokenizer out to take the one in the folder, or prepare the files with the other"
+        )
+    return data
+
+
 def _read(folder: Path, corpus_name: str) -> Dataset:
     tokenizer = load_tokenizer(folder)
-    train_ids = Shard.open(folder / "train.bin").tokens(tokenizer)
-    val_ids = Shard.open(folder / "val.bin").tokens(tokenizer)
+    train_ids = open_tokens(Shard.open(folder / "train.bin"), tokenizer)
+    val_ids = open_tokens(Shard.open(folder / "val.bin"), tokenizer)
     report = DataReport(**json.loads((folder / "report.json").read_text(encoding="utf-8")))
     # The same text may have been prepared under another name.
     return Dataset(folder, tokenizer, train_ids, val_ids, replace(report, corpus=corpus_name))

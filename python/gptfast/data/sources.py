@@ -174,7 +174,7 @@ def _tinyshakespeare() -> Path:
     except (OSError, http.client.HTTPException) as error:
         raise MissingFileError(
             f"the corpus 'tinyshakespeare' can't be downloaded from {_TINY_URL} ({error}). "
-            f"If you have the file: `python -m gptfast.data tinyshakespeare --copy FILE`, "
+            f"If you have the file: `gptfast data describe tinyshakespeare --copy FILE`, "
             f"or train on it with --corpus FILE"
         ) from error
     _check(data, _TINY_SHA256, f"{_TINY_URL} served another file")

@@ -22,8 +22,7 @@ def split_documents(
     of the characters. Where that isn't within a factor of 2 (a single document, or a huge last
     one), the document in which the fraction ends is cut there.
     """
-    if not 0.0 < val_fraction < 1.0:
-        raise UserError(f"val_fraction is {val_fraction}: expected a share between 0 and 1")
+    check_fraction(val_fraction)
     # starts[i]: characters before document i; the last entry is the size of the corpus.
     starts = np.cumsum([0, *map(len, documents)])
     size = int(starts[-1])
@@ -36,6 +35,12 @@ def split_documents(
     inside = int(np.searchsorted(starts, cut, side="right")) - 1
     text, at = documents[inside], cut - int(starts[inside])
     return (*documents[:inside], text[:at]), (text[at:], *documents[inside + 1 :])
+
+
+def check_fraction(val_fraction: float) -> None:
+    """Raise UserError if val_fraction is no share between 0 and 1."""
+    if not 0.0 < val_fraction < 1.0:
+        raise UserError(f"val_fraction is {val_fraction}: expected a share between 0 and 1")
 
 
 def overlap(train: Sequence[str], val: Sequence[str]) -> float:

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from gptfast import __version__, _cpu, cli, ops
 from gptfast.errors import UserError
-from gptfast.ops.dispatch import TRITON_VERSION
-from gptfast.ops.rules import current_rules, describe
+from gptfast.ops.rules import describe, read_rules
+from gptfast.ops.versions import TRITON_VERSION
 
 
 def main(argv: Sequence[str]) -> int:
@@ -72,15 +72,17 @@ def _rules() -> list[str]:
     """Say which measured rules `auto` follows on the first GPU."""
     if not torch.cuda.is_available():
         return []
-    file = current_rules(torch.device("cuda"))
+    file, left_out = read_rules(torch.device("cuda"))
+    notes = [f"rules: {note}" for note in left_out]
     if file is None:
         return [
-            "rules: this GPU was not measured, so 'auto' takes PyTorch's op wherever there is one; "
-            "`gptfast bench ops --write-rules` measures it"
+            *notes,
+            "rules: none for this GPU, so 'auto' takes PyTorch's op wherever there is one; "
+            "`gptfast bench ops --write-rules` measures it",
         ]
     rows = [f"  {name}: {describe(bounds)}" for name, bounds in file.rules.items()]
     measured = ", ".join(f"{name} {value}" for name, value in file.machine.items())
-    return [f"rules: {file.path}, measured on {measured}", *rows]
+    return [*notes, f"rules: {file.path}, measured on {measured}", *rows]
 
 
 if __name__ == "__main__":

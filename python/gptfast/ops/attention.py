@@ -392,6 +392,8 @@ def work(
     kind = f"{training_and_dtype(q_BHTD, k_BGSD, v_BGSD)}, {width(q_BHTD)}"
     kind += ", bounded" if is_bounded else ""
     kind += ", dropout" if dropout_p > 0 else ""
+    # New tokens against a cache: another work than as many queries as keys, which rules measure.
+    kind += ", few queries" if 4 * q_BHTD.shape[2] <= k_BGSD.shape[2] else ""
     return Work("attention", kind, k_BGSD.shape[2])
 
 

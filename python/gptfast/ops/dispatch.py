@@ -8,7 +8,6 @@ import functools
 import logging
 import os
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Concatenate, NoReturn, ParamSpec, TypeVar
 
@@ -16,6 +15,7 @@ import torch
 
 from gptfast.errors import UserError
 from gptfast.ops.rules import Work, fastest
+from gptfast.ops.versions import TRITON_VERSION, release
 
 BACKENDS = ("triton", "torch", "reference")
 # Ops that PyTorch has no fused op for.
@@ -34,21 +34,6 @@ R = TypeVar("R")
 _log = logging.getLogger("gptfast.ops")
 _noticed: set[str] = set()
 
-
-def release(version: str) -> tuple[int, int]:
-    """Return the first two numbers of a version: "3.10.1+git" is (3, 10)."""
-    major, minor = version.split(".")[:2]
-    return int(major), int(minor)
-
-
-def _triton_version() -> str | None:
-    try:
-        return version("triton")
-    except PackageNotFoundError:  # not installed, or a build under another name
-        return None
-
-
-TRITON_VERSION = _triton_version()
 
 if release(torch.__version__) < OLDEST_TORCH:
     raise UserError(

@@ -7,7 +7,8 @@ type of GPU may also come with gptfast, in the folder `measured/` beside this fi
      [null, "torch"]]}, "measured": [...]}
 
 Up to 1,448 keys `auto` takes "triton" there, beyond that "torch". A kind of work that has no rule
-was not measured; `preference` in dispatch.py says what happens then.
+was not measured; `preference` in dispatch.py says what happens then. Rules measured with another
+minor version of PyTorch or Triton, whose kernels may be faster or slower, are not followed.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import torch
 from torch import Tensor
 
 from gptfast.cache import cache_path
+from gptfast.ops.versions import TRITON_VERSION
 
 SHIPPED = Path(__file__).parent / "measured"
 
@@ -86,35 +88,83 @@ _bounds._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 @functools.cache
 def current_rules(device: torch.device) -> RuleFile | None:
+    """Return the rules that `auto` follows on this GPU, or None.
+
+    Read once in a process. A file that can't be followed is left out, with a warning.
+    """
+    file, left_out = read_rules(device)
+    for note in left_out:
+        _log.warning(note)
+    return file
+
+
+def read_rules(device: torch.device) -> tuple[RuleFile | None, list[str]]:
     """Return the user's own rules for this GPU, or else those that came with gptfast, or None.
 
-    Read once in a process. A file that can't be read is left out, with a warning.
+    And a sentence about each file that is there but can't be followed.
     """
     own = user_file(torch.cuda.get_device_name(device))
     major, minor = torch.cuda.get_device_capability(device)
+    left_out: list[str] = []
     for path in ([] if own is None else [own]) + [SHIPPED / f"sm_{major}{minor}.json"]:
-        if path.is_file():
-            try:
-                return _parse(path, json.loads(path.read_bytes()))
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                _log.warning(
-                    "%s is no rule file (%s); `gptfast bench ops --write-rules` writes it anew",
-                    path,
-                    error,
-                )
-    return None
+        if not path.is_file():
+            continue
+        try:
+            file = _parse(path, json.loads(path.read_bytes()))
+        except (OSError, ValueError) as error:
+            why = f"is no rule file ({error})"
+        else:
+            differing = _other_versions(file.machine)
+            if not differing:
+                return file, left_out
+            why = f"is not followed: it was measured with {differing}"
+        left_out.append(f"{path} {why}; `gptfast bench ops --write-rules` writes it anew")
+    return None, left_out
+
+
+def _other_versions(machine: dict[str, str]) -> str:
+    """Say which versions that a measurement was made with differ from those here."""
+    here = {"torch": torch.__version__, "triton": TRITON_VERSION or "unknown"}
+    return " and ".join(
+        f"{name} {machine.get(name, 'unknown')}, this is {version}"
+        for name, version in here.items()
+        if version.split(".")[:2] != machine.get(name, "unknown").split(".")[:2]
+    )
 
 
 def _parse(path: Path, content: Any) -> RuleFile:
-    rules = {
-        str(name): tuple((math.inf if up_to is None else float(up_to), str(backend))
-                         for up_to, backend in bounds)
-        for name, bounds in content["rules"].items()
-    }  # fmt: skip
-    for bounds in rules.values():
-        if not {backend for _, backend in bounds} <= {"triton", "torch"}:
-            raise ValueError(f"backends are {bounds}: expected 'triton' and 'torch'")
-    return RuleFile(path, dict(content["machine"]), rules)
+    """Raise ValueError unless `content` is what `gptfast bench ops` writes."""
+    if not isinstance(content, dict):
+        raise ValueError("expected a JSON object")
+    for part in ("machine", "rules"):
+        if not isinstance(content.get(part), dict):
+            raise ValueError(f"expected an object {part!r}")
+    for name, value in content["machine"].items():
+        if not isinstance(value, str):
+            raise ValueError(f"{name} is {value!r}: expected a text")
+    rules = {name: _parse_bounds(bounds) for name, bounds in content["rules"].items()}
+    return RuleFile(path, content["machine"], rules)
+
+
+def _parse_bounds(bounds: Any) -> tuple[tuple[float, str], ...]:
+    expected = ValueError(
+        f"a rule is {bounds!r}: expected [[size, backend], ..., [null, backend]], sizes ascending, "
+        "backends 'triton' and 'torch'"
+    )
+    if not isinstance(bounds, list) or not bounds:
+        raise expected
+    parsed: list[tuple[float, str]] = []
+    for bound in bounds:
+        if not (isinstance(bound, list) and len(bound) == 2 and bound[1] in ("triton", "torch")):
+            raise expected
+        up_to = math.inf if bound[0] is None else bound[0]
+        # Written so that a NaN is wrong, too.
+        if not (isinstance(up_to, int | float) and up_to > (parsed[-1][0] if parsed else 0)):
+            raise expected
+        parsed.append((up_to, bound[1]))
+    if parsed[-1][0] != math.inf:
+        raise expected
+    return tuple(parsed)
 
 
 def describe(bounds: Iterable[tuple[float | None, str]]) -> str:

@@ -22,6 +22,7 @@ from gptfast.train.plan import (
     probe,
     with_vocabulary,
 )
+from gptfast.train.units import duration, gib
 
 MODULE = "gptfast.plan"
 PROBE_SECONDS = 5.0
@@ -86,20 +87,6 @@ def table(config: TrainConfig, planned: Plan, probed: Probe | None) -> Table:
             f"with a look at val of {probed.look_seconds:.2g} s every {config.eval_interval} steps",
         )  # fmt: skip
     return shown
-
-
-def gib(n_bytes: int) -> str:
-    """A number of bytes for people."""
-    return f"{n_bytes / 2**30:.2f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.1f} MiB"
-
-
-def duration(seconds: float) -> str:
-    """A time for people."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 2 * 3600:
-        return f"{seconds / 60:.1f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
 
 
 def _batch(config: TrainConfig) -> str:

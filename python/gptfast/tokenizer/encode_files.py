@@ -26,6 +26,7 @@ from gptfast.tokenizer.documents import (
 )
 from gptfast.tokenizer.finished import Record, shard_paths
 from gptfast.tokenizer.outputs import prepare_shards
+from gptfast.tokenizer.progress import show_bytes
 from gptfast.tokenizer.shard import Shard, write_shard
 from gptfast.tokenizer.threads import thread_count
 
@@ -74,7 +75,7 @@ def encode_files(
     """
     options, report, out = options or EncodeOptions(), report or ReadReport(), as_path("out", out)
     files = find_files(paths)
-    encoder = _Encoder.plan(tokenizer, options, report)
+    encoder = Encoder.plan(tokenizer, options, report)
     prepare_shards([out], [], files)
     with _progress(files, options, report) as update:
         return encoder.write(files, out, update)
@@ -97,7 +98,7 @@ def encode_each(
     """
     options, report = options or EncodeOptions(), report or ReadReport()
     outs = shard_paths(paths, as_path("folder", folder))
-    encoder = _Encoder.plan(tokenizer, options, report)
+    encoder = Encoder.plan(tokenizer, options, report)
     records = {file: Record.of(file, out, options) for file, out in outs.items()}
     prepare_shards(outs.values(), [record.path for record in records.values()], outs.keys())
     shards = []
@@ -114,7 +115,7 @@ def encode_each(
 
 
 @dataclass(frozen=True)
-class _Encoder:
+class Encoder:
     """The way from files to a shard."""
 
     tokenizer: BPETokenizer
@@ -127,7 +128,7 @@ class _Encoder:
     longest: int | None
 
     @classmethod
-    def plan(cls, tokenizer: BPETokenizer, options: EncodeOptions, report: ReadReport) -> _Encoder:
+    def plan(cls, tokenizer: BPETokenizer, options: EncodeOptions, report: ReadReport) -> Encoder:
         """Check the options and choose the sizes."""
         separator: list[IdArray] = []
         if options.separator is not None:
@@ -158,7 +159,13 @@ class _Encoder:
 
     def write(self, files: Sequence[Path], out: Path, update: Callable[[], None]) -> Shard:
         """Encode the documents into one shard; `update` is called now and then."""
-        blocks = read_blocks(
+        batches = self.encode(self.blocks(files), update)
+        ids = ([array for block_ids, _ in batch for array in block_ids] for batch in batches)
+        return write_shard(out, ids, self.tokenizer)
+
+    def blocks(self, files: Sequence[Path]) -> Iterator[Block]:
+        """Read the documents, cut where the tokenizer lets them be cut."""
+        return read_blocks(
             files,
             safe_cut=self.tokenizer._bpe.safe_cut,
             field=self.options.field,
@@ -169,13 +176,16 @@ class _Encoder:
             longest=self.longest,
             report=self.report,
         )
-        batches = _batches(blocks, self.block_bytes * _BLOCKS_PER_THREAD * self.n_threads)
-        return write_shard(out, self._encode(batches, update), self.tokenizer)
 
-    def _encode(
-        self, batches: Iterator[list[Block]], update: Callable[[], None]
-    ) -> Iterator[list[IdArray]]:
-        """Encode here, in the thread that hears Ctrl-C, while the next batch is read in another."""
+    def encode(
+        self, blocks: Iterable[Block], update: Callable[[], None]
+    ) -> Iterator[list[tuple[list[IdArray], bool]]]:
+        """Return batches of (ids, ends_document), one for each block, in their order.
+
+        The separator's id is among those of a document's last block. Encodes here, in the thread
+        that hears Ctrl-C, while the next batch is read in another.
+        """
+        batches = _batches(blocks, self.block_bytes * _BLOCKS_PER_THREAD * self.n_threads)
 
         def read() -> list[Block]:
             return next(batches, [])
@@ -185,12 +195,11 @@ class _Encoder:
             while batch := reading.result():
                 reading = background.submit(read)
                 encoded = self._encode_blocks([block.data for block in batch])
-                ids = []
-                for block, block_ids in zip(batch, encoded, strict=True):
-                    ids.append(block_ids)
-                    if block.ends_document:
-                        ids += self.separator
-                yield ids
+                ends = [block.ends_document for block in batch]
+                yield [
+                    ([ids, *self.separator] if end else [ids], end)
+                    for ids, end in zip(encoded, ends, strict=True)
+                ]
                 update()
 
     def _encode_blocks(self, blocks: list[bytes]) -> list[IdArray]:
@@ -217,16 +226,8 @@ def _progress(
     files: Sequence[Path], options: EncodeOptions, report: ReadReport
 ) -> Iterator[Callable[[], None]]:
     """A bar of the bytes read, while it lasts; the function that moves it."""
-    if options.progress and sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
-
-        columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        total = sum(file.stat().st_size for file in files)
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("encode", total=total)
-            yield lambda: bar.update(task, completed=report.bytes_read + report.bytes_kept)
-    else:
-        yield lambda: None
+    total = sum(file.stat().st_size for file in files)
+    with show_bytes("encoding", total, options.progress) as move:
+        yield lambda: move(report.bytes_read + report.bytes_kept)
     if options.progress and report.skipped:
         print(report.left_out(), file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What a user sees while a tokenizer is trained."""
+"""What a user sees while a tokenizer is trained, or files are read."""
 
 from __future__ import annotations
 
@@ -37,3 +37,21 @@ def show_training(wanted: bool, left_out: list[str]) -> Iterator[Callable[[str, 
                 status.update(f"merging: {done:,} of {total:,}")
 
         yield tell
+
+
+@contextmanager
+def show_bytes(what: str, total: int | None, wanted: bool) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr, if that is a terminal; the function that moves it to so many bytes.
+
+    total: the bytes of all the work; None if nobody knows.
+    """
+    if not (wanted and sys.stderr.isatty()):
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, completed=done)

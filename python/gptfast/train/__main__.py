@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 
 from gptfast import _cpu, cli
 from gptfast.data.sources import NAMED_SOURCES
+from gptfast.model import LanguageModel
 from gptfast.model.folder import load_model
 from gptfast.sample.generate import write_sample
+from gptfast.tokenizer import Tokenizer
 from gptfast.train.config import TrainConfig, load_preset
 from gptfast.train.loop import Result
 from gptfast.train.run import run
@@ -26,7 +28,12 @@ def main(argv: Sequence[str]) -> int:
     say = console.print
     if _cpu.notice:
         say(f"note: {_cpu.notice}")
-    result = run(config, cli.this_command(MODULE, argv), console)
+
+    def sample(model: LanguageModel, tokenizer: Tokenizer) -> str:
+        # The same random numbers each time: what differs is what the model has learned.
+        return write_sample(model, tokenizer, SAMPLE_TOKENS, config.seed)
+
+    result = run(config, cli.this_command(MODULE, argv), console, sample)
     if result is None:
         say(f"stopped and saved; to go on: {cli.resume_command(MODULE, argv)}")
         return 130

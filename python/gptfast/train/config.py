@@ -10,6 +10,7 @@ from typing import Any, Literal
 from gptfast.errors import UserError
 from gptfast.model.config import ModelConfig
 from gptfast.train.distributed import Parallel
+from gptfast.train.metrics import LogTo
 from gptfast.train.schedule import Schedule
 
 PRESETS = Path(__file__).parent / "presets"
@@ -33,9 +34,11 @@ class TrainConfig:
     """Delete the run in `out` and begin anew; wins over --resume."""
 
     corpus: str = "shakespeare"
-    """'shakespeare', 'tinyshakespeare', or the path of a text file, a folder or a glob."""
+    """'shakespeare', 'tinyshakespeare', the path of a text file, a folder or a glob, or a folder
+    that `gptfast data prepare` wrote."""
     val_fraction: float = 0.1
-    """Share of the corpus, at its end, that is kept for validation."""
+    """Share of the corpus, at its end, that is kept for validation; a prepared folder has its
+    own."""
     tokenizer: str = "bpe"
     """'bpe' or 'char' (trained on the corpus), or a folder that holds a tokenizer.json."""
 
@@ -98,6 +101,12 @@ class TrainConfig:
     kernels: Literal["auto", "triton", "torch", "reference"] = "auto"
     """Which attention and layer norm run: see `gptfast doctor`."""
 
+    sample_interval: int | None = None
+    """Steps between samples of what the model writes, 0 for none. Unless given: at every look at
+    val on a terminal, whose panel shows the newest; none in a pipe, whose log they would fill."""
+    log_to: tuple[LogTo, ...] = ()
+    """Where measurements go beside metrics.jsonl: 'tensorboard', 'trackio' or both."""
+
     def __post_init__(self) -> None:
         for name in ("max_steps", "batch_size", "micro_batches", "eval_interval", "eval_windows",
                      "keep_checkpoints"):  # fmt: skip
@@ -114,6 +123,8 @@ class TrainConfig:
         for name in ("warmup_steps", "weight_decay", "seed", "max_rollbacks"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name} is {getattr(self, name)}: expected 0 or more")
+        if self.sample_interval is not None and self.sample_interval < 0:
+            raise UserError(f"sample_interval is {self.sample_interval}: expected 0 or more")
         for name in ("beta2", "momentum", "decay_fraction", "final_learning_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} is {getattr(self, name)}: expected from 0 to 1")

@@ -1,39 +1,68 @@
-"""What a run shows while it goes: a live bar on a terminal, plain lines in a pipe."""
+"""What a run shows while it goes: a live panel on a terminal, plain lines in a pipe."""
 
 from __future__ import annotations
 
 import time
 from types import TracebackType
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from gptfast.model import LanguageModel
+from gptfast.train.distributed import World
+from gptfast.train.hardware import peak_flops, peak_memory
+from gptfast.train.sampler import Sampler
+from gptfast.train.units import duration, flop_rate, gib
 
 SECONDS_BETWEEN_LINES = 10.0
 """In a pipe, at most one line of progress in this time."""
+SAMPLE_LINES = 8
+"""What the panel shows of a sample, so that it stays as high as it is."""
+UNKNOWN = "-"
+"""Shown for what has not been measured yet."""
 
 
 class Display:
-    """Shows steps, losses and messages. A context manager: the bar is removed at the end."""
+    """Shows steps, measurements, samples and messages.
 
-    def __init__(self, max_steps: int, console: Console) -> None:
-        self.console = console
+    A context manager: the panel is removed at the end. Shows nothing on a quiet console.
+    """
+
+    def __init__(
+        self,
+        max_steps: int,
+        console: Console,
+        world: World,
+        flops_per_token: int | None = None,
+        sampler: Sampler | None = None,
+    ) -> None:
+        """`flops_per_token`: of training, backward pass included; None if they can't be counted."""
         self.max_steps = max_steps
-        self.bar = Progress(
-            TextColumn("step"),
-            MofNCompleteColumn(),
-            BarColumn(),
-            TextColumn("{task.fields[state]}"),
-            TimeRemainingColumn(),
-            TextColumn("left"),
-            console=console,
-            transient=True,
-        )
-        self.task = self.bar.add_task("train", total=max_steps, state="")
+        self.console = console
+        self.device = world.device
+        self.flops_per_token = flops_per_token
+        peak = peak_flops(world.device)
+        self.peak_flops = peak * world.size if peak else None
+        self.sampler = sampler
+        self.measured = dict.fromkeys(
+            ("train loss", "val loss", "learning rate", "best val loss", "gradient norm",
+             "peak memory", "speed", "compute"), UNKNOWN,
+        )  # fmt: skip
+        if flops_per_token is None:
+            del self.measured["compute"]
+        self.newest_sample: Panel | None = None
         self.begin(0)
+        self.live = Live(
+            get_renderable=self.panel, console=console, refresh_per_second=4, transient=True
+        )
 
     def __enter__(self) -> Display:
-        if self.console.is_terminal:
-            self.bar.start()
+        if self.console.is_terminal and not self.console.quiet:
+            self.live.start()
         return self
 
     def __exit__(
@@ -42,26 +71,101 @@ class Display:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.bar.stop()
+        self.live.stop()
 
     def begin(self, step: int) -> None:
         """The run starts, or goes on, after `step` steps."""
-        self.first_step = step
+        self.first_step = self.last_step = step
         self.last_line = self.start = time.monotonic()
-        self.bar.reset(self.task, completed=step)
+        self.time_left = UNKNOWN
 
     def message(self, text: str) -> None:
         """One line that stays."""
         self.console.print(text)
 
-    def step(self, step: int, loss: float, tokens_per_second: float) -> None:
+    def step(
+        self,
+        step: int,
+        *,
+        loss: float,
+        learning_rate: float,
+        grad_norm: float,
+        tokens_per_second: float,
+    ) -> None:
         """`step` steps are done; `loss` is the mean since the last call, in nats per token."""
-        state = f"loss {loss:.3f}  {tokens_per_second:,.0f} tokens/s"
-        if self.console.is_terminal:
-            self.bar.update(self.task, completed=step, state=state)
-            return
         now = time.monotonic()
-        if now - self.last_line >= SECONDS_BETWEEN_LINES:
+        self.last_step = step
+        # By the wall clock, so that looks at val, checkpoints and samples count as well.
+        seconds_per_step = (now - self.start) / (step - self.first_step)
+        self.time_left = duration(seconds_per_step * (self.max_steps - step))
+        speed = f"{tokens_per_second:,.0f} tokens/s"
+        self.measured |= {
+            "train loss": f"{loss:.4f}",
+            "learning rate": f"{learning_rate:.2e}",
+            "gradient norm": f"{grad_norm:.3f}",
+            "speed": speed,
+            "peak memory": gib(peak_memory(self.device)),
+        }
+        if self.flops_per_token is not None:
+            self.measured["compute"] = self.compute(self.flops_per_token * tokens_per_second)
+            speed += f"  {self.measured['compute']}"
+        if not self.live.is_started and now - self.last_line >= SECONDS_BETWEEN_LINES:
             self.last_line = now
-            left = (now - self.start) / (step - self.first_step) * (self.max_steps - step)
-            self.message(f"step {step}/{self.max_steps}  {state}  {left:.0f} s left")
+            self.message(
+                f"step {step}/{self.max_steps}  loss {loss:.3f}  lr {learning_rate:.2e}  "
+                f"grad norm {grad_norm:.2f}  {speed}  {self.time_left} left"
+            )
+
+    def compute(self, flops: float) -> str:
+        """FLOP/s in words, and as a share of what the hardware could do, where that is known.
+
+        The share is the model FLOPs utilisation, MFU ("PaLM", Chowdhery et al., 2022, appendix B):
+        activations that are computed again don't count.
+        """
+        share = f", {flops / self.peak_flops:.1%} MFU" if self.peak_flops else ""
+        return flop_rate(flops) + share
+
+    def look(self, val_loss: float, best_val_loss: float, best_step: int) -> None:
+        """The val losses of now and of the best step so far, in nats per token."""
+        self.measured |= {
+            "val loss": f"{val_loss:.4f}",
+            "best val loss": f"{best_val_loss:.4f} at step {best_step:,}",
+        }
+
+    def sample(self, step: int, model: LanguageModel) -> None:
+        """Show what the model writes after `step` steps, if a sample is due."""
+        if self.sampler is None or not self.sampler.is_due(step):
+            return
+        text = printable(self.sampler.sample(model).strip())
+        title = f"sample after {step:,} steps"
+        if self.live.is_started:
+            shown = Text(text, no_wrap=False, overflow="fold")
+            self.newest_sample = Panel(shown, title=title, height=SAMPLE_LINES + 2)
+        else:
+            self.message(f"--- {title} ---\n{text}")
+
+    def panel(self) -> Group:
+        """The panel as it is now: progress, measurements, the newest sample."""
+        progress = Table.grid(expand=True, padding=(0, 1))
+        progress.add_column()
+        progress.add_column(ratio=1)
+        progress.add_row(
+            f"step {self.last_step:,}/{self.max_steps:,}",
+            ProgressBar(total=self.max_steps, completed=self.last_step),
+            f"{self.time_left} left",
+        )
+        table = Table.grid(expand=True, padding=(0, 1))
+        for _ in range(2):
+            table.add_column(style="dim")
+            table.add_column(ratio=1)
+        cells = [cell for pair in self.measured.items() for cell in pair]
+        for first in range(0, len(cells), 4):
+            table.add_row(*cells[first : first + 4])
+        measurements = Panel(Group(progress, table), title="training")
+        parts = [measurements, self.newest_sample] if self.newest_sample else [measurements]
+        return Group(*parts)
+
+
+def printable(text: str) -> str:
+    """The text with what a terminal would obey, not show, replaced: a model may write anything."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text)

@@ -7,16 +7,16 @@ import math
 import numpy as np
 import torch
 
+from gptfast.data.dataset import TokenSource
 from gptfast.data.loader import check_length, windows
 from gptfast.model import LanguageModel
-from gptfast.tokenizer.shard import Tokens
 from gptfast.train.distributed import ALONE, World
 
 
 @torch.no_grad()
 def evaluate(
     model: LanguageModel,
-    tokens: Tokens,
+    tokens: TokenSource,
     *,
     batch_size: int,
     max_windows: int | None = None,

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gptfast.data.dataset import Dataset
 from gptfast.data.loader import IGNORED, Loader, check_length, windows
-from gptfast.data.prepare import Dataset
 from gptfast.errors import RunError, UserError
 from gptfast.model import GPT, LanguageModel, build_model
 from gptfast.model.folder import load_weights, save_description, save_weights
@@ -136,7 +136,11 @@ def train(
     Returns None when SIGINT or SIGTERM ended the run early, after saving a checkpoint.
     Raises RunError if steps keep going wrong, or if the last checkpoint can't be saved.
     """
-    return Trainer(config, data, model, display, world).run()
+    trainer = Trainer(config, data, model, display, world)
+    try:
+        return trainer.run()
+    finally:
+        trainer.metrics.close()
 
 
 class Trainer:
@@ -168,7 +172,7 @@ class Trainer:
         self.loader = Loader(data.train, config.model.block_size, config.batch_size, config.seed)
         self.state = State(model, self.optimizer, self.scaler, self.loader, world)
         self.progress = load_checkpoint(config.out, self.state, display.message) or Progress()
-        self.metrics = Metrics(config.out / "metrics.jsonl", display.message, world.is_main)
+        self.metrics = Metrics(config.out, display.message, world.is_main, config.log_to)
         world.gather(None)  # every process has read the checkpoint before rank 0 tidies up
         if world.is_main:
             delete_checkpoints_after(config.out, self.progress.step)
@@ -198,6 +202,8 @@ class Trainer:
                         self.save(must=is_last)
                     if is_last:
                         break
+                    self.display.sample(self.progress.step, model)
+                    self.lap()
                     self.step()
                 except BadStep as bad:
                     self.roll_back(bad)
@@ -257,16 +263,19 @@ class Trainer:
         progress = self.progress
         mean_loss = sum(progress.losses) / len(progress.losses)
         speed = self.interval_tokens / self.interval_seconds
+        measured = {
+            "loss": mean_loss,
+            "learning_rate": self.config.learning_rate * factor,
+            "grad_norm": grad_norm,
+            "tokens_per_second": speed,
+        }
         self.metrics.log(
             step=progress.step,
-            loss=mean_loss,
-            learning_rate=self.config.learning_rate * factor,
-            grad_norm=grad_norm,
-            tokens_per_second=speed,
+            **measured,
             seconds=progress.seconds,
             **({"expert_shares": expert_shares} if expert_shares else {}),
         )
-        self.display.step(progress.step, mean_loss, speed)
+        self.display.step(progress.step, **measured)
         progress.losses, self.interval_tokens, self.interval_seconds = [], 0, 0.0
 
     def look(self) -> None:
@@ -292,6 +301,7 @@ class Trainer:
         )
         if val_loss < progress.best_val_loss and self.save_best():
             progress.best_val_loss, progress.best_step = val_loss, progress.step
+        self.display.look(val_loss, progress.best_val_loss, progress.best_step)
 
     def save_best(self) -> bool:
         """Write the weights as model.safetensors; return whether that was possible."""
@@ -353,6 +363,7 @@ class Trainer:
         self.progress.seconds += lost
         self.metrics.go_back_to(self.progress.step)
         self.interval_tokens, self.interval_seconds = 0, 0.0
+        self.display.begin(self.progress.step)
         self.display.message(
             f"{where}: back to step {self.progress.step}, and without batch {skipped[-1]} from "
             f"there"

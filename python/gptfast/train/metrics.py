@@ -1,26 +1,38 @@
-"""metrics.jsonl: what a run measured, one JSON object per line, appended as it goes."""
+"""What a run measured: always in metrics.jsonl, one JSON object per line, appended as it goes.
+
+If asked for, also in TensorBoard or trackio, which are extras.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
+from gptfast.errors import UserError
 from gptfast.fsync import write_text_atomically
+
+LogTo = Literal["tensorboard", "trackio"]
 
 
 class Metrics:
-    """The file, whose lines are kept up to a step when a run goes back to it.
+    """Where measurements go. Only the main one of several processes keeps any.
 
-    Only the main one of several processes writes it.
+    metrics.jsonl has each step once: its lines are kept up to a step when a run goes back to it.
+    The trackers only ever get more; what was undone stays in them.
     """
 
-    def __init__(self, path: Path, say: Callable[[str], None], is_main: bool) -> None:
-        self.path = path
+    def __init__(
+        self, folder: Path, say: Callable[[str], None], is_main: bool, log_to: Sequence[LogTo] = ()
+    ) -> None:
+        self.path = folder / "metrics.jsonl"
         self.is_main = is_main
         self.say = say
         self.is_full = False
+        self.trackers = [TRACKERS[name](folder) for name in log_to] if is_main else []
 
     def go_back_to(self, step: int) -> None:
         """Drop the lines of what happened after `step` steps, which will happen again."""
@@ -30,17 +42,113 @@ class Metrics:
         kept = [line for line in lines if _is_up_to(line, step)]
         write_text_atomically(self.path, "".join(line + "\n" for line in kept))
 
-    def log(self, **values: Any) -> None:
-        """Append one line. A disk that is full costs the line, not the run."""
+    def log(self, step: int, **values: Any) -> None:
+        """Append one line. A disk that is full costs the line, not the run.
+
+        values: numbers, or lists of them, nested or not.
+        """
         if not self.is_main:
             return
         try:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(values) + "\n")
+                file.write(json.dumps({"step": step, **values}) + "\n")
         except OSError as error:
             if not self.is_full:
                 self.say(f"can't write {self.path} ({error}): the run goes on without it")
             self.is_full = True
+        numbers = scalars(values)
+        for tracker in list(self.trackers):
+            self._attempt(tracker, partial(tracker.log, step, numbers))
+
+    def close(self) -> None:
+        """Have the trackers write what they still hold."""
+        for tracker in list(self.trackers):
+            self._attempt(tracker, tracker.close)
+
+    def _attempt(self, tracker: Tracker, act: Callable[[], None]) -> None:
+        """Do something with a tracker, which is left out from then on if it fails."""
+        try:
+            act()
+        except Exception as error:  # of its disk, its database, its thread
+            self.trackers.remove(tracker)
+            name = type(tracker).__name__
+            self.say(f"{name} failed ({error!r}): the run goes on without it")
+
+
+class Tracker(Protocol):
+    """A library that keeps measurements for its own pictures."""
+
+    def log(self, step: int, numbers: dict[str, float]) -> None:
+        """Keep what was measured after `step` steps."""
+
+    def close(self) -> None:
+        """Write what is still in memory."""
+
+
+class TensorBoard:
+    """Event files in folder/tensorboard."""
+
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # needs the extra, takes two seconds
+
+        # A run that is killed loses at most so many seconds.
+        self.writer = SummaryWriter(str(folder / "tensorboard"), flush_secs=10)
+
+    def log(self, step: int, numbers: dict[str, float]) -> None:
+        """Queue the numbers for the writer's thread."""
+        for name, number in numbers.items():
+            self.writer.add_scalar(name, number, step)
+
+    def close(self) -> None:
+        """Wait for the writer's thread."""
+        self.writer.close()
+
+
+class Trackio:
+    """trackio's database on this machine (TRACKIO_DIR); the run is named for its folder."""
+
+    def __init__(self, folder: Path) -> None:
+        import trackio  # needs the extra
+
+        goes_on = (folder / "metrics.jsonl").exists()  # or is there an older run of this name only?
+        self.trackio = trackio
+        trackio.init(
+            project="gptfast",
+            name=str(folder),
+            resume="allow" if goes_on else "never",
+            embed=False,
+        )
+
+    def log(self, step: int, numbers: dict[str, float]) -> None:
+        """Queue the numbers for trackio's thread."""
+        self.trackio.log(numbers, step=step)
+
+    def close(self) -> None:
+        """Wait for trackio's thread."""
+        self.trackio.finish()
+
+
+TRACKERS: dict[LogTo, Callable[[Path], Tracker]] = {"tensorboard": TensorBoard, "trackio": Trackio}
+
+
+def check_trackers(log_to: Sequence[LogTo]) -> None:
+    """Raise UserError if the package of a tracker is missing, which has its name."""
+    for name in log_to:
+        if find_spec(name) is None:
+            raise UserError(
+                f"log_to has {name!r}, but that package is not installed: pip install {name}"
+            )
+
+
+def scalars(values: dict[str, Any]) -> dict[str, float]:
+    """Numbers as they are; a list's under its name and their index: {"a": [5, 6]} is a/0, a/1."""
+    found: dict[str, float] = {}
+    for name, value in values.items():
+        if isinstance(value, list):
+            found |= scalars({f"{name}/{i}": v for i, v in enumerate(value)})
+        else:
+            found[name] = value
+    return found
 
 
 def _is_up_to(line: str, step: int) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from gptfast import __version__
-from gptfast.data.prepare import DataReport
+from gptfast.data.dataset import DataReport
 from gptfast.errors import UserError
 from gptfast.fsync import write_text_atomically
 from gptfast.train.config import TrainConfig

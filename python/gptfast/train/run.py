@@ -9,25 +9,37 @@ from typing import Any
 
 from rich.console import Console
 
-from gptfast.data.prepare import DataReport, Dataset, prepare
+from gptfast.data.dataset import DataReport, Dataset
+from gptfast.data.prepare import prepare
 from gptfast.errors import UserError
+from gptfast.model.size import flops_per_token
 from gptfast.tokenizer import load_tokenizer
 from gptfast.train.config import TrainConfig
 from gptfast.train.display import Display
-from gptfast.train.distributed import world
+from gptfast.train.distributed import World, world
 from gptfast.train.loop import Result, begin, train
+from gptfast.train.metrics import check_trackers
 from gptfast.train.record import read_record, write_record
+from gptfast.train.sampler import Sampler, WriteSample
+
+CHANGEABLE = ("out", "sample_interval", "log_to")
+"""Settings that --resume may change: the weights don't depend on them."""
 
 
-def run(config: TrainConfig, command: str, console: Console) -> Result | None:
+def run(
+    config: TrainConfig, command: str, console: Console, write_sample: WriteSample | None = None
+) -> Result | None:
     """Prepare the data, train into config.out, and record `command` and the result in run.json.
 
     A run that is finished already is not repeated with config.resume; its result is returned.
-    Returns None if a signal ended the run early. Raises UserError, MissingFileError or RunError.
+    write_sample: what shows samples on the way; without it there are none. Returns None if a signal
+    ended the run early. Raises UserError, MissingFileError or RunError.
     """
+    check_trackers(config.log_to)
     with world(config.device) as processes:
         if not processes.is_main:
             console.quiet = True
+        interval = sample_interval(config, processes, console)
         with processes.main_first():  # the others find the data made
             older = check_output(config) if processes.is_main else None
             data = prepare(
@@ -54,7 +66,11 @@ def run(config: TrainConfig, command: str, console: Console) -> Result | None:
             if config.overwrite:
                 delete_model(config.out)
         processes.gather(None)  # now nothing of an older run is left for the others to load
-        with Display(config.max_steps, console) as display:
+        flops = 3 * flops_per_token(model.config) if config.model.architecture == "gpt" else None
+        sampler = None
+        if write_sample and interval:
+            sampler = Sampler(write_sample, data.tokenizer, interval)
+        with Display(config.max_steps, console, processes, flops, sampler) as display:
             result = train(config, data, model, display, processes)
         if result is not None and processes.is_main:
             write_record(config, command, data.report, result, older, processes.size)
@@ -86,7 +102,7 @@ def check_output(config: TrainConfig) -> dict[str, Any] | None:
         )
     older = read_record(out)
     then, now = flat(older["config"]), flat(config.to_json())
-    changed = [name for name in then if now.get(name) != then[name] and name != "out"]
+    changed = [name for name in then if now.get(name) != then[name] and name not in CHANGEABLE]
     if changed:
         was = ", ".join(f"{name}={then[name]!r}" for name in changed)
         raise UserError(
@@ -130,6 +146,22 @@ def delete_model(folder: Path) -> None:
     for name in ("config.json", "generation_config.json", "metrics.jsonl", "model.safetensors",
                  "tokenizer.json"):  # fmt: skip
         (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+
+
+def sample_interval(config: TrainConfig, world: World, console: Console) -> int:
+    """Steps between samples, 0 for none. Raises UserError if there can't be the ones asked for."""
+    sharded = world.size > 1 and config.parallel == "fsdp"
+    if config.sample_interval and sharded:
+        raise UserError(
+            f"sample_interval is {config.sample_interval}: with parallel 'fsdp' no process holds "
+            f"the whole model to sample from; give --sample-interval 0 or --parallel ddp"
+        )
+    if sharded or console.quiet:
+        return 0
+    if config.sample_interval is None:
+        return config.eval_interval if console.is_terminal else 0
+    return config.sample_interval
 
 
 def describe(report: DataReport) -> str:

@@ -1,0 +1,95 @@
+"""A hash of every document: it says which are duplicates, and what is train and what is val."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gptfast.fsync import write_atomically
+from gptfast.tokenizer.documents import Block, ReadReport
+
+HASH_BYTES = 16
+"""Of 10 billion different documents, two have the same hash with a chance of 1 in 10^18."""
+
+DUPLICATE, TRAIN, VAL = 0, 1, 2
+"""Where a document goes."""
+
+
+def new_hash() -> hashlib.blake2b:
+    """Return the hash of no bytes, to be updated with a document's."""
+    return hashlib.blake2b(digest_size=HASH_BYTES)
+
+
+@dataclass(frozen=True)
+class Hashes:
+    """The documents of some files, in order, and what was left out of the files."""
+
+    hashes: NDArray[np.uint8]
+    """(documents, HASH_BYTES)"""
+    sizes: NDArray[np.int64]
+    """(documents,): bytes of UTF-8."""
+    skipped: int
+    complaints: list[str]
+    """As in ReadReport."""
+
+    @classmethod
+    def of(cls, blocks: Iterable[Block], report: ReadReport) -> Hashes:
+        """Hash documents, which are read block by block; `report` is the reader's."""
+        hashes, sizes = bytearray(), array("q")
+        digest, size = new_hash(), 0
+        for block in blocks:
+            digest.update(block.data)
+            size += len(block.data)
+            if block.ends_document:
+                hashes += digest.digest()
+                sizes.append(size)
+                digest, size = new_hash(), 0
+        return cls(
+            np.frombuffer(hashes, np.uint8).reshape(-1, HASH_BYTES),
+            np.array(sizes, np.int64),
+            report.skipped,
+            report.complaints,
+        )
+
+    def save(self, path: Path) -> None:
+        """Write a file for `load`, whole or not at all."""
+
+        def write(temporary: Path) -> None:
+            with temporary.open("wb") as file:
+                np.savez(
+                    file, hashes=self.hashes, sizes=self.sizes, skipped=self.skipped,
+                    complaints=np.array(self.complaints, dtype=np.str_),
+                )  # fmt: skip
+
+        write_atomically(path, write)
+
+    @classmethod
+    def load(cls, path: Path) -> Hashes:
+        """Read what `save` wrote."""
+        with np.load(path) as file:
+            return cls(
+                file["hashes"], file["sizes"], int(file["skipped"]), file["complaints"].tolist()
+            )
+
+
+def route(hashes: NDArray[np.uint8], val_fraction: float) -> NDArray[np.uint8]:
+    """Where each document goes: DUPLICATE, TRAIN or VAL; shape (documents,).
+
+    hashes: (documents, HASH_BYTES). Of equal ones the first stays. The first 8 bytes as a fraction
+    of 2^64 are below val_fraction in val: so what a document is depends on itself alone, and stays
+    the same when others are added.
+    """
+    first, second = hashes.view(">u8").astype(np.uint64).T
+    in_val = first < np.uint64(int(val_fraction * 2**64))
+    routes = np.where(in_val, VAL, TRAIN).astype(np.uint8)
+    order = np.lexsort((second, first))  # equal ones stay in their order
+    first, second = first[order], second[order]
+    like_the_one_before = (first[1:] == first[:-1]) & (second[1:] == second[:-1])
+    routes[order[1:][like_the_one_before]] = DUPLICATE
+    return routes

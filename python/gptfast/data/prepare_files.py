@@ -1,0 +1,369 @@
+"""Files or a Hub data set to train and val shards: deduplicated, split by document, resumable.
+
+1. Every document is hashed, several files at a time (hashes.py).
+2. The hashes say which documents are duplicates, and which are train and which val.
+3. The documents that stay are encoded, by all threads.
+
+`plan.json`, written first, holds all that decides on the result. A later run with the same plan
+goes on: whatever file it finds is whole, as each is written aside and renamed. What lies in `work/`
+is named by what decides on it, so a run with another plan takes from there what it can use.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gptfast.data.dataset import DataReport, TokenShards
+from gptfast.data.hashes import DUPLICATE, TRAIN, VAL, Hashes, new_hash, route
+from gptfast.data.hub import HubDataset, open_hub, stream_to_files
+from gptfast.data.prepared import Description
+from gptfast.data.split import check_fraction, overlap
+from gptfast.errors import UserError
+from gptfast.fsync import remove_leftovers, write_text_atomically
+from gptfast.tokenizer import BPETokenizer
+from gptfast.tokenizer.base import END_OF_TEXT, IdArray
+from gptfast.tokenizer.checks import as_path
+from gptfast.tokenizer.documents import Block, Paths, ReadReport, find_files
+from gptfast.tokenizer.encode_files import EncodeOptions, Encoder
+from gptfast.tokenizer.formats import make_folder
+from gptfast.tokenizer.progress import show_bytes
+from gptfast.tokenizer.shard import Shard, write_shard
+
+_FORMAT = 1  # raise it when anything below changes what is written
+_PART_BYTES = 64 << 20
+_SAMPLE_TOKENS = 8 << 20
+_CHUNK_TOKENS = 1 << 16
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some files in a row: 64 MB of them, so that many small ones don't become as many shards."""
+
+    name: str
+    files: list[Path]
+    size: int
+    """Bytes on disk."""
+
+
+def prepare_files(
+    tokenizer: BPETokenizer,
+    source: Paths | HubDataset,
+    out: str | Path,
+    val_fraction: float = 0.01,
+    options: EncodeOptions | None = None,
+) -> Description:
+    """Make the folder `out` from files, folders and globs, or from a data set of the Hub.
+
+    A document that is equal to an earlier one, byte for byte, is left out; of the others about
+    `val_fraction` are val. Each is followed by the end-of-text token. A run that was killed goes on
+    if it is called again with the same arguments; what it makes does not depend on where it was
+    killed, nor on `options.n_threads`. A folder that is finished is left as it is.
+
+    Raises UserError for arguments or files that can't be used, for a folder that holds anything
+    else, and if all documents would be train, or all val.
+    """
+    out = as_path("out", out)
+    check_fraction(val_fraction)
+    options = replace(options or EncodeOptions(), separator=END_OF_TEXT)
+    encoder = Encoder.plan(tokenizer, options, ReadReport())
+    if isinstance(source, HubDataset):
+        builder = open_hub(source)
+        made_from: Any = asdict(source) | {"hash": builder.hash}
+    else:
+        files = find_files(source)
+        made_from = [_identity(file) for file in files]
+    plan = {
+        "format": _FORMAT,
+        "source": made_from,
+        "tokenizer": tokenizer.fingerprint,
+        "val_fraction": val_fraction,
+        **{name: getattr(options, name) for name in ("field", "column", "errors", "on_error")},
+    }
+    if not _is_finished(out, plan):
+        _begin(out, plan)
+        if isinstance(source, HubDataset):
+            folder = out / "work" / f"hub-{_digest([made_from, options.column])}"
+            files = stream_to_files(builder, source.split, options.column, folder, options.progress)
+            encoder = replace(encoder, options=replace(options, field=options.column))
+        _make(files, encoder, out, plan)
+    # A run that was killed at its end left these beside data.json.
+    shutil.rmtree(out / "work", ignore_errors=True)
+    (out / "plan.json").unlink(missing_ok=True)
+    return Description.read(out)
+
+
+def _identity(file: Path) -> list[Any]:
+    """What changes if another file is meant, or the file is written to."""
+    stat = file.stat()
+    return [str(file.resolve()), stat.st_size, stat.st_mtime_ns]
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _is_finished(out: Path, plan: dict[str, Any]) -> bool:
+    """Whether `out` was made by this plan, to its end. Raises UserError if by another one."""
+    if not (out / "data.json").exists():
+        return False
+    _check_same(out, Description.read(out).made_from, plan)
+    return True
+
+
+def _begin(out: Path, plan: dict[str, Any]) -> None:
+    """Make `out` ready to begin or to go on. Raises UserError if anything in it would be lost."""
+    make_folder(out)
+    path = out / "plan.json"
+    remove_leftovers([path])
+    if path.exists():
+        if any((out / "train").glob("*.bin")):
+            _check_same(out, json.loads(path.read_bytes()), plan)
+    elif any(out.iterdir()):
+        raise UserError(f"{out} holds files that are no data set of gptfast: choose another --out")
+    write_text_atomically(path, json.dumps(plan, indent=2) + "\n")
+    for name in ("work", "train", "val"):
+        (out / name).mkdir(exist_ok=True)
+
+
+def _check_same(out: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
+    changed = [name for name in now if then.get(name) != now[name]]
+    if changed:
+        raise UserError(
+            f"{out} holds shards that were made with another {' and another '.join(changed)}: "
+            f"expected the same arguments and unchanged files; choose another --out, or delete it"
+        )
+
+
+def _make(files: Sequence[Path], encoder: Encoder, out: Path, plan: dict[str, Any]) -> None:
+    """Go from files to a finished folder."""
+    parts = _parts(files)
+    decides_on_hashes = {name: value for name, value in plan.items() if name != "val_fraction"}
+    hashed = _hash_parts(parts, encoder, out / "work" / f"hashes-{_digest(decides_on_hashes)}")
+    left_out = ReadReport(
+        skipped=sum(part.skipped for part in hashed),
+        complaints=[complaint for part in hashed for complaint in part.complaints],
+    )
+    if encoder.options.progress and left_out.skipped:
+        print(left_out.left_out(), file=sys.stderr)
+    hashes = np.concatenate([part.hashes for part in hashed])
+    sizes = np.concatenate([part.sizes for part in hashed])
+    routes = route(hashes, plan["val_fraction"])
+    _check_sides(routes, plan["val_fraction"])
+    train, val = _encode_parts(parts, hashed, routes, encoder, out)
+    share, train_bytes, val_bytes = _leakage(train, val, encoder.tokenizer)
+    encoder.tokenizer.save(out)
+    in_train, in_val = routes == TRAIN, routes == VAL
+    report = DataReport(
+        str(out), hashlib.sha256(hashes.tobytes() + routes.tobytes()).hexdigest(),
+        int(in_train.sum()), int(sizes[in_train].sum()), sum(shard.count for shard in train),
+        int(in_val.sum()), int(sizes[in_val].sum()), sum(shard.count for shard in val),
+        share,
+    )  # fmt: skip
+    Description(
+        report=report,
+        duplicates=int((routes == DUPLICATE).sum()),
+        skipped=left_out.skipped,
+        compared_train_bytes=train_bytes,
+        compared_val_bytes=val_bytes,
+        train_shards=[shard.path.relative_to(out).as_posix() for shard in train],
+        val_shards=[shard.path.relative_to(out).as_posix() for shard in val],
+        made_from=plan,
+    ).write(out)
+
+
+def _parts(files: Sequence[Path]) -> list[_Part]:
+    parts: list[_Part] = []
+    together: list[Path] = []
+    size = 0
+    for file in files:
+        together.append(file)
+        size += file.stat().st_size
+        if size >= _PART_BYTES or file is files[-1]:
+            parts.append(_Part(f"{len(parts):05}", together, size))
+            together, size = [], 0
+    return parts
+
+
+def _hash_parts(parts: Sequence[_Part], encoder: Encoder, folder: Path) -> list[Hashes]:
+    """Hash the documents of each part, as many parts at a time as there are threads.
+
+    What is in `folder` is not hashed again.
+    """
+    folder.mkdir(exist_ok=True)
+    stop = threading.Event()
+
+    def hash_part(part: _Part, report: ReadReport) -> Hashes:
+        path = folder / f"{part.name}.npz"
+        if path.exists():
+            report.bytes_kept = part.size
+            return Hashes.load(path)
+        blocks = replace(encoder, report=report).blocks(part.files)
+        hashed = Hashes.of(_until(stop, blocks), report)
+        hashed.save(path)
+        return hashed
+
+    reports = [ReadReport() for _ in parts]
+    with (
+        show_bytes("hashing", _size(parts), encoder.options.progress) as move,
+        ThreadPoolExecutor(encoder.n_threads) as pool,
+    ):
+        tasks = [
+            pool.submit(hash_part, part, report)
+            for part, report in zip(parts, reports, strict=True)
+        ]
+        try:
+            pending = set(tasks)
+            while pending:
+                done, pending = wait(pending, timeout=0.1, return_when=FIRST_EXCEPTION)
+                for task in done:
+                    task.result()  # raises what it raised
+                move(_bytes_done(reports))
+        finally:  # after an error or Ctrl-C, don't wait for whole parts
+            stop.set()
+            for task in tasks:
+                task.cancel()
+    return [task.result() for task in tasks]
+
+
+def _size(parts: Sequence[_Part]) -> int:
+    return sum(part.size for part in parts)
+
+
+def _bytes_done(reports: Sequence[ReadReport]) -> int:
+    return sum(report.bytes_read + report.bytes_kept for report in reports)
+
+
+def _until(stop: threading.Event, blocks: Iterable[Block]) -> Iterator[Block]:
+    for block in blocks:
+        if stop.is_set():
+            raise CancelledError
+        yield block
+
+
+def _check_sides(routes: NDArray[np.uint8], val_fraction: float) -> None:
+    n_train, n_val = int((routes == TRAIN).sum()), int((routes == VAL).sum())
+    if n_train and n_val:
+        return
+    if not (n_train or n_val):
+        raise UserError("there is no text in the files: expected at least two documents")
+    raise UserError(
+        f"of {n_train + n_val:,} different documents {n_val:,} are in val with val_fraction "
+        f"{val_fraction}: expected some in train and some in val; give another --val-fraction, or "
+        f"train on a single text with `gptfast train --corpus`, which cuts it"
+    )
+
+
+def _encode_parts(
+    parts: Sequence[_Part],
+    hashed: Sequence[Hashes],
+    routes: NDArray[np.uint8],
+    encoder: Encoder,
+    out: Path,
+) -> tuple[list[Shard], list[Shard]]:
+    """Write the shards of all parts that have none yet; return train's and val's."""
+    train, val = ([out / side / f"{part.name}.bin" for part in parts] for side in ("train", "val"))
+    remove_leftovers((*train, *val))
+    routes_of = np.split(routes, np.cumsum([len(part.hashes) for part in hashed])[:-1])
+    reports = [ReadReport() for _ in parts]
+    with show_bytes("encoding", _size(parts), encoder.options.progress) as move:
+        for i, part in enumerate(parts):
+            if train[i].exists() and val[i].exists():
+                reports[i].bytes_kept = part.size
+                continue
+            blocks = replace(encoder, report=reports[i]).blocks(part.files)
+            batches = encoder.encode(
+                _kept(blocks, hashed[i].hashes, routes_of[i], part),
+                lambda: move(_bytes_done(reports)),
+            )
+            in_val = routes_of[i][routes_of[i] != DUPLICATE] == VAL
+            _write_both(batches, in_val, train[i], val[i], encoder.tokenizer)
+    return [Shard.open(path) for path in train], [Shard.open(path) for path in val]
+
+
+def _kept(
+    blocks: Iterable[Block], hashes: NDArray[np.uint8], routes: NDArray[np.uint8], part: _Part
+) -> Iterator[Block]:
+    """Leave duplicates out. Raises UserError if the documents are not those that were hashed."""
+    changed = UserError(
+        f"a file among {part.files[0]} to {part.files[-1].name} has changed since it was hashed: "
+        f"expected files that stay as they are; delete the folder that is written, and begin anew"
+    )
+    i, digest = 0, new_hash()
+    for block in blocks:
+        digest.update(block.data)
+        if i < len(hashes) and routes[i] != DUPLICATE:
+            yield block
+        if block.ends_document:
+            if i == len(hashes) or digest.digest() != hashes[i].tobytes():
+                raise changed
+            i, digest = i + 1, new_hash()
+    if i < len(hashes):
+        raise changed
+
+
+def _write_both(
+    batches: Iterable[list[tuple[list[IdArray], bool]]],
+    in_val: NDArray[np.bool_],
+    train: Path,
+    val: Path,
+    tokenizer: BPETokenizer,
+) -> None:
+    """Write the two shards of a part; val's ids, the fewer, are in memory until the end.
+
+    batches: what `Encoder.encode` yields. in_val: (documents,), in the same order.
+    """
+    val_ids: list[IdArray] = []
+
+    def train_batches() -> Iterator[list[IdArray]]:
+        document = 0
+        for batch in batches:
+            train_ids: list[IdArray] = []
+            for ids, ends_document in batch:
+                (val_ids if in_val[document] else train_ids).extend(ids)
+                document += ends_document
+            yield train_ids
+
+    write_shard(train, train_batches(), tokenizer)
+    write_shard(val, [val_ids], tokenizer)
+
+
+def _leakage(
+    train: Sequence[Shard], val: Sequence[Shard], tokenizer: BPETokenizer
+) -> tuple[float, int, int]:
+    """The overlap of val with train in samples of both, and the bytes of train's and of val's."""
+    train_texts, val_texts = (
+        _sample(TokenShards(side, tokenizer), tokenizer) for side in (train, val)
+    )
+    n_train, n_val = (sum(len(t.encode()) for t in texts) for texts in (train_texts, val_texts))
+    return overlap(train_texts, val_texts), n_train, n_val
+
+
+def _sample(tokens: TokenShards, tokenizer: BPETokenizer) -> list[str]:
+    """Texts of at most _SAMPLE_TOKENS tokens, in chunks that are spread evenly over all of them.
+
+    A text is a document, or what of it lies in a chunk.
+    """
+    starts = np.arange(0, len(tokens), _CHUNK_TOKENS)
+    n_chunks = _SAMPLE_TOKENS // _CHUNK_TOKENS
+    if len(starts) > n_chunks:
+        starts = starts[np.linspace(0, len(starts) - 1, n_chunks).astype(int)]
+    texts: list[str] = []
+    for start in starts:
+        ids = tokens[np.arange(start, min(start + _CHUNK_TOKENS, len(tokens)))]
+        is_end = ids == tokenizer.eot_token
+        documents = np.split(ids[~is_end], np.flatnonzero(is_end) - np.arange(is_end.sum()))
+        # A chunk may begin or end inside of a character.
+        texts += (tokenizer.decode(document, errors="ignore") for document in documents)
+    return texts

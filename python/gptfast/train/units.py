@@ -1,0 +1,22 @@
+"""Numbers for people."""
+
+from __future__ import annotations
+
+
+def gib(n_bytes: int) -> str:
+    """A number of bytes, in MiB or GiB."""
+    return f"{n_bytes / 2**30:.2f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.1f} MiB"
+
+
+def duration(seconds: float) -> str:
+    """A time, in the unit that it is a few of."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 2 * 3600:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
+
+
+def flop_rate(flops: float) -> str:
+    """Operations per second, in GFLOP/s or TFLOP/s."""
+    return f"{flops / 1e12:,.1f} TFLOP/s" if flops >= 1e12 else f"{flops / 1e9:,.1f} GFLOP/s"
