@@ -219,6 +219,7 @@ def _record(
     return {
         "date": date.today().isoformat(),
         "command": shlex.join(["python", "benchmarks/tokenizer.py", *sys.argv[1:]]),
+        "commit": _commit(),
         "machine": _machine(config.scratch),
         "versions": {
             "python": platform.python_version(),
@@ -255,6 +256,24 @@ def _machine(scratch: Path) -> dict[str, Any]:
         "cpus": len(_cpus()),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "shards_on": file_system.stdout.strip() or "unknown",
+    }
+
+
+def _commit() -> dict[str, Any]:
+    """What the code was: git's commit, and whether a file that git knows was changed since."""
+
+    def git(*arguments: str) -> str | None:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except OSError:
+            return None  # there is no git
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return {
+        "hash": git("rev-parse", "HEAD") or "unknown",
+        "changed": None if changed is None else bool(changed),
     }
 
 

@@ -168,6 +168,10 @@ def test_growth_is_against_a_straight_line() -> None:
     sizes = report.growth_of(runs)["vocabulary"]
     assert [size for size, _, _ in sizes] == [8192, 16_384, 65_536]
     assert report.of_linear(sizes) == [1.0, 1.5, 0.5]
+    assert report.of_step(sizes) == pytest.approx([1.0, 1.5, 1 / 3])
+    shown = printed(lambda console: report.print_targets([], {"vocabulary": sizes}, console))
+    verdicts = [line.split()[-2:] for line in shown if "linear" in line]
+    assert verdicts == [["0.50", "met"], ["1.50", "missed"]]
 
 
 def test_pieces_keep_the_pre_tokens() -> None:

@@ -136,10 +136,25 @@ pub struct Cache {
     victim: usize,
     /// Ids that have no room in a bucket. After those of a long pre-token, its bytes.
     elsewhere: Vec<u32>,
+    limits: Limits,
 }
 
-/// The most ids and bytes kept outside the buckets, in places of 4 bytes.
-const MAX_ELSEWHERE: usize = 1 << 21;
+/// How large a cache becomes.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    /// The smallest and the largest table, as binary logarithms of the number of buckets: at least a
+    /// [`GROUP`] of them.
+    log2_buckets: (u32, u32),
+    /// The most ids and bytes kept outside the buckets, in places of 4 bytes.
+    elsewhere: usize,
+}
+
+/// The table grows, eightfold at a time, from half a megabyte to 32: a process that encodes little text
+/// shall not take much memory. On 106 MB of English text the largest holds nearly all pre-tokens met.
+const LIMITS: Limits = Limits {
+    log2_buckets: (13, 19),
+    elsewhere: 1 << 21,
+};
 
 /// The longest pre-token that is remembered, in bytes.
 pub const MAX_LONG: usize = 256;
@@ -147,23 +162,19 @@ pub const MAX_LONG: usize = 256;
 /// Buckets in which a key may be.
 const GROUP: usize = 4;
 
-/// The table grows, eightfold at a time, from half a megabyte to 32: a process that encodes little text
-/// shall not take much memory. On 106 MB of English text the largest holds nearly all pre-tokens met.
-const LOG2_BUCKETS: std::ops::RangeInclusive<u32> = 13..=19;
-
 impl Cache {
     /// An empty table of the smallest size. Fails if there is no memory for it.
     pub fn new() -> Result<Self, Error> {
-        Cache::with_buckets(*LOG2_BUCKETS.start())
+        Cache::with_buckets(LIMITS.log2_buckets.0, LIMITS)
             .map_err(|error| Error::Memory(format!("no memory for a cache of pre-tokens: {error}")))
     }
 
-    fn with_buckets(log2_buckets: u32) -> std::io::Result<Self> {
+    fn with_buckets(log2_buckets: u32, limits: Limits) -> std::io::Result<Self> {
         let memory = MmapMut::map_anon(size_of::<Bucket>() << log2_buckets)?;
         // With small pages the processor would look up most buckets' addresses in memory, too. If the
         // system has no large pages, it works all the same.
         #[cfg(target_os = "linux")]
-        if log2_buckets > *LOG2_BUCKETS.start() {
+        if log2_buckets > limits.log2_buckets.0 {
             let _ = memory.advise(memmap2::Advice::HugePage);
         }
         Ok(Cache {
@@ -172,6 +183,7 @@ impl Cache {
             n_keys: 0,
             victim: 0,
             elsewhere: Vec::new(),
+            limits,
         })
     }
 
@@ -179,7 +191,7 @@ impl Cache {
     #[inline(always)]
     pub fn make_room(&mut self) {
         if self.n_keys > (2usize << self.log2_buckets) / 3
-            && self.log2_buckets < *LOG2_BUCKETS.end()
+            && self.log2_buckets < self.limits.log2_buckets.1
         {
             self.grow();
         }
@@ -188,7 +200,7 @@ impl Cache {
     #[cold]
     fn grow(&mut self) {
         // Without memory for a larger table this one will do.
-        let Ok(mut larger) = Cache::with_buckets(self.log2_buckets + 3) else {
+        let Ok(mut larger) = Cache::with_buckets(self.log2_buckets + 3, self.limits) else {
             return;
         };
         for bucket in self.table().buckets {
@@ -249,7 +261,7 @@ impl Cache {
             return;
         }
         let at = self.elsewhere.len();
-        if at >= MAX_ELSEWHERE {
+        if at >= self.limits.elsewhere {
             // Begin anew with everything, since keys may refer to what is thrown away here.
             self.elsewhere.clear();
             self.buckets_mut().fill(bytemuck::Zeroable::zeroed());
@@ -337,4 +349,116 @@ impl Table<'_> {
 /// The slots in the other buckets of a group, each as a bucket and 0 or 1.
 fn slots_elsewhere(place: Place) -> impl Iterator<Item = (usize, usize)> {
     (1..GROUP).flat_map(move |i| [(place.0 ^ i, 0), (place.0 ^ i, 1)])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::key::{key_of, long_key};
+
+    /// 4 buckets at first, 32 at most, and no room elsewhere for more than a few long pre-tokens.
+    const TINY: Limits = Limits {
+        log2_buckets: (2, 5),
+        elsewhere: 400,
+    };
+
+    /// The ids that are remembered for a pre-token, if any are; looked up as the encoder does.
+    fn look_up<I: Id>(cache: &mut Cache, piece: &[u8], key: Key, place: Place) -> Option<Vec<u8>> {
+        let known = cache.table().get(key, place);
+        let ids = known.or_else(|| cache.take_back(key, place))?;
+        let (lanes, n) = I::unpack(ids);
+        if let Some(ids) = lanes.get(..n) {
+            return Some(bytemuck::cast_slice(ids).to_vec());
+        }
+        let ids = if is_long(key) {
+            cache.elsewhere_of_long::<I>(ids, piece)?
+        } else {
+            cache.elsewhere::<I>(ids)
+        };
+        Some(as_bytes::<I>(ids))
+    }
+
+    fn as_bytes<I: Id>(ids: &[u32]) -> Vec<u8> {
+        let ids: Vec<I> = ids.iter().map(|&id| I::from_u32(id)).collect();
+        bytemuck::cast_slice(&ids).to_vec()
+    }
+
+    /// What the cache says is what it was told; what it was told last, it says; no key is there twice.
+    fn assert_remembers<I: Id>(told: &[(Vec<u8>, Vec<u32>)], order: &[prop::sample::Index]) {
+        let mut cache = Cache::with_buckets(TINY.log2_buckets.0, TINY).unwrap();
+        let pool: HashMap<&[u8], Vec<u32>> = told
+            .iter()
+            .map(|(piece, ids)| (&piece[..], ids[..ids.len().min(piece.len())].to_vec()))
+            .collect();
+        for index in order {
+            let piece = &index.get(told).0[..];
+            let ids = &pool[piece];
+            let key = key_of(piece).unwrap_or_else(|| long_key(piece));
+            cache.make_room();
+            let place = cache.table().prefetch(key);
+            let found = look_up::<I>(&mut cache, piece, key, place);
+            if found.is_none() {
+                cache.insert::<I>(key, place, ids, piece);
+            }
+            let again = look_up::<I>(&mut cache, piece, key, place);
+            let all_forgotten = cache.n_keys == 0;
+            assert!(again == Some(as_bytes::<I>(ids)) || (found.is_none() && all_forgotten));
+            assert!(found.is_none() || found == again);
+
+            let keys = cache.table().buckets.iter().flat_map(|bucket| bucket.keys);
+            let mut keys: Vec<Key> = keys.filter(|&key| key != 0).collect();
+            assert_eq!(keys.len(), cache.n_keys);
+            keys.sort_unstable();
+            keys.dedup();
+            assert_eq!(keys.len(), cache.n_keys);
+            assert!(cache.elsewhere.len() < TINY.elsewhere + 2 * MAX_LONG);
+        }
+    }
+
+    /// Pre-tokens and their ids below `n_vocab`: mostly short ones with few ids.
+    fn told(n_vocab: u32) -> impl Strategy<Value = Vec<(Vec<u8>, Vec<u32>)>> {
+        let piece = prop_oneof![
+            6 => prop::collection::vec(any::<u8>(), 1..=4),
+            3 => prop::collection::vec(0..3u8, 5..=17),
+            1 => prop::collection::vec(any::<u8>(), 18..=MAX_LONG),
+        ];
+        let ids = prop_oneof![
+            3 => prop::collection::vec(0..n_vocab, 1..=4),
+            1 => prop::collection::vec(0..n_vocab, 1..=MAX_LONG),
+        ];
+        prop::collection::vec((piece, ids), 1..150)
+    }
+
+    fn order() -> impl Strategy<Value = Vec<prop::sample::Index>> {
+        prop::collection::vec(any::<prop::sample::Index>(), 0..400)
+    }
+
+    proptest! {
+        #[test]
+        fn narrow_ids_are_remembered(told in told(1 << 16), order in order()) {
+            assert_remembers::<u16>(&told, &order);
+        }
+
+        #[test]
+        fn wide_ids_are_remembered(told in told(crate::vocab::MAX_ID + 1), order in order()) {
+            assert_remembers::<u32>(&told, &order);
+        }
+    }
+
+    #[test]
+    fn it_grows_to_its_limit() {
+        let mut cache = Cache::with_buckets(TINY.log2_buckets.0, TINY).unwrap();
+        for i in 0..1000u32 {
+            cache.make_room();
+            let key = key_of(&i.to_le_bytes()).unwrap();
+            let place = cache.table().prefetch(key);
+            cache.insert::<u16>(key, place, &[i], &i.to_le_bytes());
+        }
+        assert_eq!(cache.table().buckets.len(), 32);
+        assert!(cache.n_keys > 48, "{}", cache.n_keys); // of 64 places
+    }
 }

@@ -23,7 +23,7 @@ impl<V: Copy + Default> Default for KeyMap<V> {
 impl<V: Copy + Default> KeyMap<V> {
     /// An empty map with room for `capacity` keys.
     pub fn with_capacity(capacity: usize) -> Self {
-        let n_slots = (capacity * 8 / 5 + 1).next_power_of_two().max(64);
+        let n_slots = (capacity * 8).div_ceil(5).next_power_of_two().max(64);
         KeyMap {
             keys: filled(n_slots, 0),
             values: filled(n_slots, V::default()),
@@ -103,7 +103,7 @@ impl<V: Copy + Default> KeyMap<V> {
     }
 
     fn grow(&mut self) {
-        let mut larger = KeyMap::with_capacity(self.keys.len() / 8 * 5 * 2);
+        let mut larger = KeyMap::with_capacity(self.len * 2);
         for (key, value) in self.iter() {
             *larger.insert(key) = value;
         }
@@ -122,4 +122,36 @@ fn random_key() -> Key {
     use std::hash::{BuildHasher, RandomState};
     let random = |i: u64| u128::from(RandomState::new().hash_one(i));
     random(0) << 64 | random(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_room_for_the_capacity_and_no_more_than_needed() {
+        for (capacity, n_slots) in [(0, 64), (40, 64), (41, 128), (80, 128), (81, 256)] {
+            let mut map = KeyMap::<u32>::with_capacity(capacity);
+            assert_eq!(map.keys.len(), n_slots, "for {capacity}");
+            for key in 1..=capacity {
+                map.entry(key as Key);
+            }
+            assert_eq!(map.keys.len(), n_slots, "with {capacity}");
+        }
+    }
+
+    #[test]
+    fn it_doubles_when_it_is_full() {
+        let mut map = KeyMap::default();
+        let mut sizes = vec![map.keys.len()];
+        for key in 1..=10_000 {
+            *map.entry(key) = key as u32;
+            assert!(map.len() * 8 <= map.keys.len() * 5);
+            if map.keys.len() != sizes[sizes.len() - 1] {
+                sizes.push(map.keys.len());
+            }
+        }
+        assert_eq!(sizes, (6..=14).map(|log2| 1 << log2).collect::<Vec<_>>());
+        assert!((1..=10_000).all(|key| map.get(key) == Some(key as u32)));
+    }
 }

@@ -85,7 +85,8 @@ fn advise_large_pages<T>(values: &mut Vec<T>) {
 
 /// From now on, have the C library hand back memory of a megabyte or more as soon as it is freed.
 ///
-/// By itself it keeps ever larger pieces, for each thread, because asking the system again takes time.
+/// That goes for the whole process, other libraries' memory included, and until it ends: there is no
+/// asking what was set before. By itself it keeps ever larger pieces, for each thread, because asking the system again takes time.
 pub fn keep_little() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: it takes no pointers, and changes only where memory allocated later comes from.

@@ -28,16 +28,33 @@ const MAX_KEPT: usize = 1 << 20;
 const MAX_KEPT_POSITIONS: usize = 32;
 
 /// The memory of the merge loop, used again for each pre-token.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Merger {
     /// For each byte of the pre-token the id of the token that begins there, or [`NONE`].
     ids: Vec<u32>,
     /// The same for the bytes on both sides of a seam.
     seam: Vec<u32>,
     links: Links,
+    /// [`BLOCK`], but in tests.
+    block: usize,
+}
+
+impl Default for Merger {
+    fn default() -> Self {
+        Merger::with_blocks(BLOCK)
+    }
 }
 
 impl Merger {
+    fn with_blocks(block: usize) -> Self {
+        Merger {
+            ids: Vec::new(),
+            seam: Vec::new(),
+            links: Links::default(),
+            block,
+        }
+    }
+
     /// The tokens that `merges` make of `piece`, of which each byte is the token `byte_ids` says.
     ///
     /// Fails soon after `stop` has become true.
@@ -57,7 +74,7 @@ impl Merger {
                 check(stop)?;
                 // All joins together take no longer than all blocks, as the next block has at least
                 // as many bytes as a join went over.
-                let end = piece.len().min(start + n_joined.max(BLOCK));
+                let end = piece.len().min(start + n_joined.max(self.block));
                 self.links
                     .merge_many(merges, &mut self.ids[start..end], stop)?;
                 if start > 0 {
@@ -73,7 +90,7 @@ impl Merger {
     /// Free what a very long pre-token has left behind.
     pub fn shrink(&mut self) {
         if self.ids.capacity() > MAX_KEPT {
-            *self = Merger::default();
+            *self = Merger::with_blocks(self.block);
         }
     }
 
@@ -171,6 +188,16 @@ fn merge_few(merges: &Merges, ids: &mut [u32]) {
     }
 }
 
+/// A position in a block, which is nearly always short.
+fn position(n: usize) -> Result<u32, Error> {
+    u32::try_from(n).map_err(|_| {
+        Error::TooLong(format!(
+            "{n} bytes of one pre-token have to be merged at once, expected less than 4 GiB: give \
+             shorter texts, or a pattern that cuts them"
+        ))
+    })
+}
+
 /// A linked list of tokens, each at the position of its first byte.
 #[derive(Debug, Default)]
 struct Links {
@@ -193,11 +220,11 @@ impl Links {
         ids: &mut [u32],
         stop: &AtomicBool,
     ) -> Result<(), Error> {
+        let end = position(ids.len())?;
         // If the last time was interrupted, there are some left.
         for Reverse(rank) in self.queue.drain() {
             self.positions.remove(&rank);
         }
-        let end = ids.len() as u32;
         self.next.clear();
         self.next.extend(1..=end);
         self.previous.clear();
@@ -258,5 +285,80 @@ impl Links {
             Some(&right_id) if left_id != NONE => merges.get(left_id, right_id),
             _ => NONE,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The definition: one merge after another, lowest rank first, from left to right.
+    fn naive(merges: &[(u32, u32)], piece: &[u8]) -> Vec<u32> {
+        let bytes = piece.iter().map(|&byte| u32::from(byte)).collect();
+        (256..)
+            .zip(merges)
+            .fold(bytes, |word: Vec<u32>, (id, &pair)| {
+                let mut merged: Vec<u32> = Vec::new();
+                let mut rest = &word[..];
+                while let [first, after @ ..] = rest {
+                    let is_pair = after
+                        .first()
+                        .is_some_and(|&second| (*first, second) == pair);
+                    merged.push(if is_pair { id } else { *first });
+                    rest = &after[usize::from(is_pair)..];
+                }
+                merged
+            })
+    }
+
+    /// Merges of a, b and what they make, none of them twice.
+    fn some_merges() -> impl Strategy<Value = Vec<(u32, u32)>> {
+        let sides = prop::collection::vec(
+            (any::<prop::sample::Index>(), any::<prop::sample::Index>()),
+            0..40,
+        );
+        let some = sides.prop_map(|sides| {
+            let mut tokens: Vec<u32> = vec![b'a'.into(), b'b'.into()];
+            let mut merges = Vec::new();
+            for (left, right) in sides {
+                let pair = (*left.get(&tokens), *right.get(&tokens));
+                if !merges.contains(&pair) {
+                    tokens.push(256 + merges.len() as u32);
+                    merges.push(pair);
+                }
+            }
+            merges
+        });
+        // yz goes first, then xy, and so on: the last letter decides how all before it pair up.
+        let chain = (b'a'..=b'y')
+            .rev()
+            .map(|c| (u32::from(c), u32::from(c) + 1));
+        prop_oneof![3 => some, 1 => Just(chain.collect())]
+    }
+
+    proptest! {
+        #[test]
+        fn blocks_are_joined_to_what_the_whole_is(
+            listed in some_merges(),
+            piece in "([ab]{49,200}|a{49,200}|b?a{49,150}b|(ab|aab){20,60}|(abb){20,60}a{0,3}|([a-c]{0,3}abcdefghijklmnopqrstuvwxyz?){2,8})",
+            block in 1..70usize,
+        ) {
+            let mut merges = Merges::default();
+            for (id, &pair) in (256..).zip(&listed) {
+                merges.insert(pair, id);
+            }
+            let byte_ids = std::array::from_fn(|i| i as u32);
+            let mut merger = Merger::with_blocks(block);
+            let merged = merger.merge(&merges, &byte_ids, piece.as_bytes(), &AtomicBool::new(false));
+            prop_assert_eq!(merged.unwrap(), naive(&listed, piece.as_bytes()));
+        }
+    }
+
+    #[test]
+    fn a_block_of_4_gib_is_refused() {
+        assert_eq!(position(u32::MAX as usize), Ok(u32::MAX));
+        assert!(matches!(position(1 << 32), Err(Error::TooLong(_))));
     }
 }

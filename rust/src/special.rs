@@ -10,6 +10,10 @@ use crate::memory::reserve;
 use crate::stop::check;
 
 /// Finds some special tokens in a text, in time that does not depend on how many they are.
+///
+/// It may depend on the longest name: what begins as that does may turn out to be a shorter name only
+/// where the two differ, and is read anew from the end of the shorter one on. So the worst case is the
+/// length of the text times that of the longest name.
 pub struct SpecialFinder {
     automaton: AhoCorasick,
     /// In the order of the automaton's patterns.

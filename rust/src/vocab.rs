@@ -1,6 +1,6 @@
 //! Tokens and their ids, in both directions.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::AtomicBool;
 
 use crate::error::Error;
@@ -37,14 +37,17 @@ impl Vocab {
     /// encoding are one: merging by listed pairs (Hugging Face), merging whatever makes a known
     /// byte string (tiktoken), and looking the whole pre-token up first.
     ///
-    /// Fails if a byte or an id is missing or given twice, or a token can't be derived.
+    /// Fails if a byte or an id is missing or given twice, or a token can't be derived; or soon after
+    /// `stop` has become true.
     pub fn new(
         ranks: impl IntoIterator<Item = (Box<[u8]>, u32)>,
         special_tokens: &[(String, u32)],
+        stop: &AtomicBool,
     ) -> Result<Self, Error> {
         let mut ids = TokenIds::default();
         let mut tokens = Tokens::default();
-        for (token, id) in ranks {
+        for (step, (token, id)) in (0..).zip(ranks) {
+            check_at(step, stop)?;
             if token.is_empty() {
                 return Err(Error::Vocabulary(format!(
                     "the id {id} has an empty token: expected at least one byte"
@@ -63,9 +66,11 @@ impl Vocab {
                 ))
             })?;
         }
-        let merges = derive_merges(&tokens, &byte_ids)?;
-        for (i, (name, id)) in special_tokens.iter().enumerate() {
-            if special_tokens[..i].iter().any(|(other, _)| other == name) {
+        let merges = derive_merges(&tokens, &byte_ids, stop)?;
+        let mut names = HashSet::new();
+        for (step, (name, id)) in (0..).zip(special_tokens) {
+            check_at(step, stop)?;
+            if !names.insert(name) {
                 return Err(Error::Vocabulary(format!(
                     "the special token {name:?} is given twice"
                 )));
@@ -92,6 +97,7 @@ impl Vocab {
         alphabet: &[u8; 256],
         merges: &[Pair],
         special_tokens: &[String],
+        stop: &AtomicBool,
     ) -> Result<Self, Error> {
         let mut tokens: Vec<Vec<u8>> = alphabet.iter().map(|&byte| vec![byte]).collect();
         for &(left, right) in merges {
@@ -103,7 +109,7 @@ impl Vocab {
             .zip(tokens.len() as u32..)
             .collect();
         let ranks = tokens.into_iter().map(Vec::into_boxed_slice).zip(0..);
-        Vocab::new(ranks, &special_tokens)
+        Vocab::new(ranks, &special_tokens, stop)
     }
 
     /// One more than the largest id.
@@ -145,14 +151,10 @@ impl Vocab {
 
     /// The ordinary tokens and their ids, by id.
     pub fn ranks(&self) -> Vec<(&[u8], u32)> {
+        let special: HashSet<u32> = self.special_tokens.iter().map(|&(_, id)| id).collect();
         let all = (0..).zip(0..self.n_vocab());
         all.filter_map(|(id, index)| Some((self.tokens.get(index)?, id)))
-            .filter(|&(_, id)| {
-                !self
-                    .special_tokens
-                    .iter()
-                    .any(|&(_, special)| special == id)
-            })
+            .filter(|(_, id)| !special.contains(id))
             .collect()
     }
 
@@ -302,16 +304,20 @@ impl Tokens {
     }
 }
 
-fn derive_merges(tokens: &Tokens, byte_ids: &[u32; 256]) -> Result<Merges, Error> {
+fn derive_merges(
+    tokens: &Tokens,
+    byte_ids: &[u32; 256],
+    stop: &AtomicBool,
+) -> Result<Merges, Error> {
     let mut merges = Merges::default();
     let mut merger = Merger::default();
-    let never = AtomicBool::new(false);
     for id in 0..tokens.spans.len() as u32 {
+        check_at(id, stop)?;
         let token = tokens.get(id as usize).unwrap_or_default();
         if token.len() < 2 {
             continue;
         }
-        let parts = merger.merge(&merges, byte_ids, token, &never)?;
+        let parts = merger.merge(&merges, byte_ids, token, stop)?;
         let &[left, right] = parts else {
             return Err(Error::Vocabulary(format!(
                 "{} (id {id}) is no merge: BPE with the smaller ids cuts it into {} tokens, \

@@ -10,6 +10,11 @@ use gptfast_rust::vocab::Vocab;
 use proptest::prelude::*;
 use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+fn from_merges(merges: &[Pair], special_tokens: &[String]) -> Result<Vocab, Error> {
+    Vocab::from_merges(&BYTES, merges, special_tokens, &AtomicBool::new(false))
+}
 
 fn naive_merge(word: &[u32], pair: Pair, new_id: u32) -> Vec<u32> {
     let mut merged = Vec::new();
@@ -131,7 +136,7 @@ fn texts() -> impl Strategy<Value = Vec<String>> {
 }
 
 fn pattern_name() -> impl Strategy<Value = &'static str> {
-    prop::sample::select(vec!["gpt2", "none"])
+    prop::sample::select(vec!["gpt2", "cl100k", "o200k", "none"])
 }
 
 /// PROPTEST_CASES=200000 tries as many.
@@ -164,7 +169,7 @@ proptest! {
         prop_assert_eq!(&merges, &on_three);
         prop_assert_eq!(&merges, &naive_train(&pieces, n_merges, min_frequency));
 
-        let vocab = Vocab::from_merges(&BYTES, &merges, &[]).unwrap();
+        let vocab = from_merges(&merges, &[]).unwrap();
         let tokenizer = Tokenizer::new(vocab.clone(), pattern.clone());
         for text in learn_from.iter().chain(&encode_too) {
             let mut by_merges = Vec::new();
@@ -188,7 +193,7 @@ proptest! {
 
     #[test]
     fn any_bytes_survive(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
-        let vocab = Vocab::from_merges(&BYTES, &[(0x61, 0x62), (0xe2, 0x82)], &[]).unwrap();
+        let vocab = from_merges(&[(0x61, 0x62), (0xe2, 0x82)], &[]).unwrap();
         let tokenizer = Tokenizer::new(vocab.clone(), Pattern::Gpt2);
         let mut ids = Vec::new();
         tokenizer.encode_bytes_to(&bytes, &AtomicBool::new(false), &mut ids).unwrap();
@@ -198,7 +203,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(cases(24))]
 
     /// Pre-tokens of many thousand bytes are merged in blocks, which are then joined.
     #[test]
@@ -210,7 +215,7 @@ proptest! {
         n_merges in 0..60usize,
     ) {
         let merges = train_on(counts_of(&Pattern::None, &[&learn_from], 1), n_merges, 1);
-        let vocab = Vocab::from_merges(&BYTES, &merges, &[]).unwrap();
+        let vocab = from_merges(&merges, &[]).unwrap();
         let tokenizer = Tokenizer::new(vocab, Pattern::None);
         let repeated = unit.repeat(n_units.div_ceil(unit.len()));
         for text in [format!("{random}{repeated}"), format!("{repeated}{random}")] {
@@ -226,7 +231,7 @@ proptest! {
 #[test]
 fn a_letter_more_changes_all_that_follows() {
     // 97 + 97 -> 256, 256 + 256 -> 257: what is left over is at the end of each run, wherever blocks end.
-    let vocab = Vocab::from_merges(&BYTES, &[(97, 97), (256, 256)], &[]).unwrap();
+    let vocab = from_merges(&[(97, 97), (256, 256)], &[]).unwrap();
     let tokenizer = Tokenizer::new(vocab, Pattern::None);
     for n_before in 0..6 {
         for n in 100_000..100_004 {
@@ -250,7 +255,7 @@ fn the_last_letter_changes_all_before_it() {
         .rev()
         .map(|c| (c.into(), u32::from(c) + 1))
         .collect();
-    let vocab = Vocab::from_merges(&BYTES, &merges, &[]).unwrap();
+    let vocab = from_merges(&merges, &[]).unwrap();
     let tokenizer = Tokenizer::new(vocab, Pattern::None);
     let alphabet: String = ('a'..='z').chain(['-']).collect();
     // Of 27 bytes, so that blocks of a power of two end at each of the letters.
@@ -356,7 +361,7 @@ fn training_can_be_interrupted() {
 
 #[test]
 fn special_tokens_come_last_and_decode_to_their_names() {
-    let vocab = Vocab::from_merges(&BYTES, &[(97, 98)], &["<|endoftext|>".into()]).unwrap();
+    let vocab = from_merges(&[(97, 98)], &["<|endoftext|>".into()]).unwrap();
     assert_eq!(vocab.special_tokens(), [("<|endoftext|>".into(), 257)]);
     assert_eq!(vocab.n_vocab(), 258);
     assert_eq!(
@@ -369,7 +374,7 @@ fn special_tokens_come_last_and_decode_to_their_names() {
 
 #[test]
 fn decoding_and_counts_hear_stop() {
-    let vocab = Vocab::from_merges(&BYTES, &[], &[]).unwrap();
+    let vocab = from_merges(&[], &[]).unwrap();
     let stop = AtomicBool::new(true);
     let decoded = vocab.decode_bytes([65; 10].into_iter(), &stop);
     assert_eq!(decoded, Err(Error::Interrupted));
@@ -382,7 +387,7 @@ fn decoding_and_counts_hear_stop() {
 
 #[test]
 fn unknown_ids_are_named() {
-    let vocab = Vocab::from_merges(&BYTES, &[], &[]).unwrap();
+    let vocab = from_merges(&[], &[]).unwrap();
     for id in [-1, 256, i64::MAX] {
         let error = vocab
             .decode_bytes([65, id].into_iter(), &AtomicBool::new(false))
@@ -399,26 +404,54 @@ fn unknown_ids_are_named() {
 #[test]
 fn vocabularies_that_are_no_bpe_are_refused() {
     let bytes = || (0..=255u8).map(|byte| (Box::from([byte]), u32::from(byte)));
-    let with = |token: &[u8], id| Vocab::new(bytes().chain([(token.into(), id)]), &[]);
+    let vocab = |bytes: &mut dyn Iterator<Item = (Box<[u8]>, u32)>, special: &[(String, u32)]| {
+        Vocab::new(bytes, special, &AtomicBool::new(false))
+    };
+    let with = |token: &[u8], id| vocab(&mut bytes().chain([(token.into(), id)]), &[]);
     for (result, complaint) in [
-        (Vocab::new(bytes().skip(1), &[]), "0x00 has no id"),
+        (vocab(&mut bytes().skip(1), &[]), "0x00 has no id"),
         (with(b"abc", 256), "into 3 tokens"), // neither ab nor bc is a token
         (with(b"ab", 97), "the same id 97"),
         (with(b"a", 256), "two ids"),
         (with(b"", 256), "empty token"),
         (with(b"ab", u32::MAX), "expected at most"),
         (
-            Vocab::new(bytes(), &[("a".into(), 256)]),
+            vocab(&mut bytes(), &[("a".into(), 256)]),
             "ordinary token already",
         ),
         (
-            Vocab::from_merges(&BYTES, &[], &["<|x|>".into(), "<|x|>".into()]),
+            from_merges(&[], &["<|x|>".into(), "<|x|>".into()]),
             "given twice",
         ),
-        (Vocab::new(bytes(), &[("".into(), 256)]), "empty"),
-        (Vocab::new(bytes(), &[("<|x|>".into(), 0)]), "the same id 0"),
+        (vocab(&mut bytes(), &[("".into(), 256)]), "empty"),
+        (vocab(&mut bytes(), &[("<|x|>".into(), 0)]), "the same id 0"),
     ] {
         let error = result.unwrap_err().to_string();
         assert!(error.contains(complaint), "{error:?} lacks {complaint:?}");
     }
+}
+
+#[test]
+fn many_special_tokens_take_time_in_proportion() {
+    let seconds = |n: u32| {
+        let special: Vec<(String, u32)> = (0..n).map(|i| (format!("<|{i}|>"), 256 + i)).collect();
+        let bytes = (0..=255u8).map(|byte| (Box::from([byte]), u32::from(byte)));
+        let start = Instant::now();
+        let vocab = Vocab::new(bytes, &special, &AtomicBool::new(false)).unwrap();
+        assert_eq!(vocab.ranks().len(), 256);
+        start.elapsed()
+    };
+    let mut quickest = [Duration::MAX; 2];
+    let linear = (0..10).any(|_| {
+        quickest[0] = quickest[0].min(seconds(10_000));
+        quickest[1] = quickest[1].min(seconds(40_000));
+        quickest[1] <= 7 * quickest[0]
+    });
+    assert!(linear, "{quickest:?}");
+}
+
+#[test]
+fn making_a_vocabulary_hears_stop() {
+    let made = Vocab::from_merges(&BYTES, &[], &[], &AtomicBool::new(true));
+    assert_eq!(made.err(), Some(Error::Interrupted));
 }

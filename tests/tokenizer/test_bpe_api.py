@@ -339,6 +339,14 @@ def test_ids_are_those_of_hugging_face(text: str, pattern: str) -> None:
     assert TRAINED[pattern].encode(text) == TRAINED_IN_HUGGING_FACE[pattern].encode(text).ids
 
 
+def test_an_array_that_is_not_aligned_is_decoded() -> None:
+    """As a slice of a file's bytes may be."""
+    ids = TOKENIZER.encode_to_numpy("The naïve king")
+    shifted = np.frombuffer(b"x" + ids.tobytes(), np.uint8)[1:].view(ids.dtype)
+    assert not shifted.flags.aligned
+    assert TOKENIZER.decode(shifted) == "The naïve king"
+
+
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_round_trips(tmp_path: Path, pattern: str) -> None:
     original = TRAINED[pattern]

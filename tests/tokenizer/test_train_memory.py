@@ -65,7 +65,13 @@ def test_what_is_frequent_is_learned() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
 @pytest.mark.parametrize(
-    ("limit", "given"), [(SMALLEST, "files"), (3 * SMALLEST, "files"), (SMALLEST, "one text")]
+    ("limit", "given"),
+    [
+        (SMALLEST, "files"),
+        (3 * SMALLEST, "files"),
+        (SMALLEST, "one text"),
+        (SMALLEST, "one text, and a run without a place to cut"),
+    ],
 )
 def test_the_peak_is_below_the_limit(tmp_path: Path, limit: int, given: str) -> None:
     source = tmp_path / "words.txt"
@@ -81,7 +87,10 @@ def test_the_peak_is_below_the_limit(tmp_path: Path, limit: int, given: str) -> 
         "if sys.argv[3] == 'files':\n"
         "    given = {'files': sys.argv[1]}\n"
         "else:\n"
-        "    given = {'texts': Path(sys.argv[1]).read_text()}\n"
+        "    text = Path(sys.argv[1]).read_text()\n"
+        "    if sys.argv[3] != 'one text':\n"
+        "        text = text[:400_000] + 'x' * 200_000 + text[400_000:]\n"
+        "    given = {'texts': text}\n"
         "    before = peak()\n"
         "BPETokenizer.train(**given, vocab_size=5000, memory_limit=int(sys.argv[2]))\n"
         "print(peak() - before)\n"

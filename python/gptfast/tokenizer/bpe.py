@@ -402,7 +402,7 @@ class BPETokenizer(Tokenizer):
 def _ids_for_rust(ids: Sequence[int] | npt.NDArray[Any]) -> list[int] | npt.NDArray[Any]:
     """The ids as one of what Rust reads: a list, or an array of one of three types."""
     if isinstance(ids, np.ndarray) and ids.dtype in _ID_DTYPES and ids.ndim == 1:
-        return np.ascontiguousarray(ids)
+        return np.require(ids, requirements=["C", "A"])
     return id_list(ids)
 
 

@@ -51,9 +51,9 @@ impl Bpe {
             .iter()
             .map(|(name, id)| Ok((token_name(&name)?, token_id(&name, &id)?)))
             .collect::<PyResult<Vec<(String, u32)>>>()?;
-        interruptible(py, usize::MAX, |_| {
+        interruptible(py, usize::MAX, |stop| {
             let pattern = Pattern::new(pattern)?;
-            Bpe::of(Vocab::new(ranks, &special_tokens)?, pattern)
+            Bpe::of(Vocab::new(ranks, &special_tokens, stop)?, pattern)
         })
     }
 
@@ -104,7 +104,7 @@ impl Bpe {
             );
             failed.map_err(|error| Error::Callback(error.to_string()))?;
             Bpe::of(
-                Vocab::from_merges(&alphabet, &merges?, &special_tokens)?,
+                Vocab::from_merges(&alphabet, &merges?, &special_tokens, stop)?,
                 pattern,
             )
         })

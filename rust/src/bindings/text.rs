@@ -1,4 +1,7 @@
-//! Text as Python gives it: `str`, or `bytes` that need not be UTF-8. It is borrowed, not copied.
+//! Text as Python gives it: `str`, or `bytes` that need not be UTF-8.
+//!
+//! It is borrowed. For a `str` with other characters than ASCII Python itself makes a copy in UTF-8, and
+//! keeps that as long as the `str`.
 
 use std::sync::atomic::AtomicBool;
 

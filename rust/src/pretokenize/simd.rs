@@ -44,10 +44,11 @@ impl Level {
                 && is_x86_feature_detected!("bmi2")
                 && is_x86_feature_detected!("lzcnt")
                 && is_x86_feature_detected!("popcnt");
-            if bits && is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {
-                return &[Level::Portable, Level::Avx2, Level::Avx512];
-            }
             if bits && is_x86_feature_detected!("avx2") {
+                // Each level stands for all below it: a virtual machine may announce AVX-512 alone.
+                if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {
+                    return &[Level::Portable, Level::Avx2, Level::Avx512];
+                }
                 return &[Level::Portable, Level::Avx2];
             }
         }
