@@ -51,8 +51,8 @@ def test_there_is_nothing_outside_of_the_shards(tmp_path: Path) -> None:
 
 def test_batches_are_those_of_the_one_array(tmp_path: Path) -> None:
     tokens = TokenShards(shards(tmp_path, [30, 1, 200, 0, 69]), TOKENIZER)
-    loader = Loader(tokens, block_size=16, batch_size=4, seed=1)
-    other = Loader(np.arange(300, dtype=np.uint16), block_size=16, batch_size=4, seed=1)
+    loader = Loader([tokens], block_size=16, batch_size=4, seed=1)
+    other = Loader([np.arange(300, dtype=np.uint16)], block_size=16, batch_size=4, seed=1)
     for _ in range(20):
         for ours, theirs in zip(loader.next_batch(), other.next_batch(), strict=True):
             assert ours.dtype == torch.int64

@@ -263,7 +263,7 @@ def train_shakespeare(data: Path, rehearse: bool) -> Curve:
     )
     if not rehearse:
         model.compile()
-    loader = Loader(train, config.model.block_size, config.batch_size, config.seed)
+    loader = Loader([train], config.model.block_size, config.batch_size, config.seed)
     curve = Curve(parameters=model.n_parameters())
     training_seconds = 0.0
     for step in range(config.max_steps + 1):

@@ -93,3 +93,46 @@ class Dataset:
     def val_bytes_per_token(self) -> float:
         """Bytes of val text that a token stands for, end-of-text tokens counted."""
         return self.report.val_bytes / self.report.val_tokens
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What a run trains on: one prepared corpus or several, made with the same tokenizer."""
+
+    parts: tuple[Dataset, ...]
+    weights: tuple[float, ...]
+    """Each part's share of the tokens trained on; they sum to 1."""
+
+    @classmethod
+    def of(cls, parts: Sequence[Dataset], weights: Sequence[float] = ()) -> Mixture:
+        """Mix the parts by `weights`, in any unit; unless given, by their numbers of train tokens.
+
+        Raises UserError if the weights don't fit, or if the tokenizers differ.
+        """
+        if weights and not (len(weights) == len(parts) and all(w > 0 for w in weights)):
+            raise UserError(
+                f"weights are {' '.join(map(str, weights))}: expected one above 0 for each of the "
+                f"{len(parts)} corpora"
+            )
+        for part in parts[1:]:
+            if part.tokenizer.fingerprint != parts[0].tokenizer.fingerprint:
+                raise UserError(
+                    f"{part.report.corpus} was prepared with another tokenizer than "
+                    f"{parts[0].report.corpus}: prepare both with the same"
+                )
+        sizes = weights or [len(part.train) for part in parts]
+        return cls(tuple(parts), tuple(size / sum(sizes) for size in sizes))
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The one that made all parts."""
+        return self.parts[0].tokenizer
+
+    def mean(self, values: Sequence[float]) -> float:
+        """The mean of one value per part, each with its part's weight."""
+        return sum(w * value for w, value in zip(self.weights, values, strict=True))
+
+    @property
+    def val_bytes_per_token(self) -> float:
+        """Bytes of val text per token of the mixture."""
+        return self.mean([part.val_bytes_per_token for part in self.parts])

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from gptfast.data.loader import Loader, LoaderState
+from gptfast.data.loader import Prefetcher, SourceState
 from gptfast.errors import UserError
 from gptfast.fsync import write_folder_atomically, write_text_atomically
 from gptfast.model import LanguageModel
@@ -65,7 +65,7 @@ class State:
     model: LanguageModel
     optimizer: Optimizer
     scaler: torch.amp.GradScaler
-    loader: Loader
+    loader: Prefetcher
     world: World
 
     @property
@@ -157,7 +157,7 @@ def _load(path: Path, state: State) -> Progress:
     state.scaler.load_state_dict(rest["scaler"])
     if state.world.rank < len(rest["random"]):  # there may be more processes than there were
         _restore_random_state(state.world.device, rest["random"][state.world.rank])
-    saved_loader: LoaderState = described["loader"]
+    saved_loader: list[SourceState] = described["loader"]
     state.loader.load_state_dict(saved_loader)
     return Progress(**described["progress"])
 

@@ -36,6 +36,13 @@ class TrainConfig:
     corpus: str = "shakespeare"
     """'shakespeare', 'tinyshakespeare', the path of a text file, a folder or a glob, or a folder
     that `gptfast data prepare` wrote."""
+    also: tuple[str, ...] = ()
+    """Further corpora to mix with `corpus`, prepared with the same tokenizer as it."""
+    weights: tuple[float, ...] = ()
+    """The shares of `corpus` and of each of `also` in the tokens trained on, in any unit; unless
+    given, they are as their sizes are."""
+    mask_documents: bool = False
+    """Whether documents that share a window don't see one another; needs an end-of-text token."""
     val_fraction: float = 0.1
     """Share of the corpus, at its end, that is kept for validation; a prepared folder has its
     own."""
@@ -133,11 +140,11 @@ class TrainConfig:
                 f"batch_size {self.batch_size} can't be divided into micro_batches "
                 f"{self.micro_batches}: choose a divisor"
             )
-        if self.recompute_blocks and self.model.architecture != "gpt":
-            raise UserError(
-                f"recompute_blocks needs architecture 'gpt': {self.model.architecture!r} has no "
-                f"blocks"
-            )
+        for name in ("recompute_blocks", "mask_documents"):
+            if getattr(self, name) and self.model.architecture != "gpt":
+                raise UserError(
+                    f"{name} needs architecture 'gpt': {self.model.architecture!r} has no blocks"
+                )
         if self.seed >= 2**63:
             raise UserError(f"seed is {self.seed}: expected less than 2^63")
 
@@ -146,10 +153,14 @@ class TrainConfig:
         return replace(self.model, vocab_size=vocab_size)
 
     def to_json(self) -> dict[str, Any]:
-        """All fields but those that only say what to do with an older run in `out`."""
+        """All fields but those that only say what to do with an older run in `out`.
+
+        They are of JSON's types, so that writing and reading leaves them as they are.
+        """
         values = asdict(self)
         del values["resume"], values["overwrite"]
-        return values | {"out": str(self.out)}
+        lists = {name: list(v) for name, v in values.items() if isinstance(v, tuple)}
+        return values | lists | {"out": str(self.out)}
 
 
 def load_preset(name: str) -> TrainConfig:

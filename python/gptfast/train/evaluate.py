@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from gptfast.data.dataset import TokenSource
-from gptfast.data.loader import check_length, windows
+from gptfast.data.loader import check_length, document_borders, windows
 from gptfast.model import LanguageModel
 from gptfast.train.distributed import ALONE, World
 
@@ -21,12 +21,14 @@ def evaluate(
     batch_size: int,
     max_windows: int | None = None,
     world: World = ALONE,
+    separator: int | None = None,
 ) -> float:
     """Mean loss in nats per token over windows of block_size tokens that don't overlap.
 
     max_windows: take only so many, spread evenly. None takes the whole split: every token but the
     first is predicted exactly once, the last ones by a window that is shorter than the others.
-    world: the processes that share the batches.
+    world: the processes that share the batches. separator: if given, documents begin with it and
+    don't see one another.
     """
     block_size = model.config.block_size
     check_length(tokens, block_size, "val")
@@ -48,7 +50,8 @@ def evaluate(
     for first in range(0, len(batches), world.size):
         counts = first + world.rank < len(batches)
         x, y = windows(tokens, *batches[first + world.rank if counts else first])
-        loss = model(x.to(device), y.to(device)).item()
+        borders = None if separator is None else document_borders(x, separator).to(device)
+        loss = model(x.to(device), y.to(device), borders).item()
         total_count += counts * torch.tensor([loss * y.numel(), y.numel()], dtype=torch.float64)
     model.train(training)
     total, count = world.sum(total_count.to(device))

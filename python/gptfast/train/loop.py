@@ -13,8 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gptfast.data.dataset import Dataset
-from gptfast.data.loader import IGNORED, Loader, check_length, windows
+from gptfast.data.dataset import Mixture
+from gptfast.data.loader import (
+    IGNORED,
+    Loader,
+    Prefetcher,
+    check_length,
+    document_borders,
+    windows,
+)
 from gptfast.errors import RunError, UserError
 from gptfast.model import GPT, LanguageModel, build_model
 from gptfast.model.folder import load_weights, save_description, save_weights
@@ -62,7 +69,7 @@ class Result:
     """Tokens trained on per second of training, evaluations not counted."""
 
 
-def begin(config: TrainConfig, data: Dataset, world: World) -> LanguageModel:
+def begin(config: TrainConfig, data: Mixture, world: World) -> LanguageModel:
     """The model that a run starts from, after trying a step of it, update excepted.
 
     Raises UserError if it doesn't fit the data or the machine.
@@ -73,8 +80,9 @@ def begin(config: TrainConfig, data: Dataset, world: World) -> LanguageModel:
             f"micro_batches in each of {world.size} processes: choose a multiple of "
             f"{config.micro_batches * world.size}"
         )
-    check_length(data.train, config.model.block_size, "train")
-    check_length(data.val, config.model.block_size, "val")
+    for part in data.parts:
+        check_length(part.train, config.model.block_size, "train")
+        check_length(part.val, config.model.block_size, "val")
     torch.manual_seed(config.seed)
     model_config = config.model_config(data.tokenizer.n_vocab)
     model = build_model(model_config, config.kernels).to(world.device)
@@ -83,12 +91,12 @@ def begin(config: TrainConfig, data: Dataset, world: World) -> LanguageModel:
     if config.compile:
         model.compile()
     starts = np.zeros(config.batch_size, dtype=np.int64)
-    x_BT, y_BT = windows(data.train, starts, config.model.block_size)
+    x_BT, y_BT = windows(data.parts[0].train, starts, config.model.block_size)
     # Dropout's random numbers are given back: trying must not change what is learned.
     with torch.random.fork_rng([world.device] if world.device.type == "cuda" else []):
         accumulate_gradients(
             model, x_BT[: len(x_BT) // world.size], y_BT[: len(y_BT) // world.size], config,
-            gradient_scaler(config, world.device),
+            gradient_scaler(config, world.device), separator=separator(config, data),
         )  # fmt: skip
     if not world.is_main:
         torch.manual_seed(config.seed + world.rank)  # their dropout must differ, not their weights
@@ -105,12 +113,14 @@ def accumulate_gradients(
     config: TrainConfig,
     scaler: torch.amp.GradScaler,
     world: World = ALONE,
+    separator: int | None = None,
 ) -> Tensor:
     """Add the gradients of a global batch's mean loss to the parameters'; return that loss.
 
     engine: the model, or what `parallelize` made of it. This process's share of the batch goes
     through it in config.micro_batches parts. Each counts by its share of all targets that aren't
     IGNORED, so that the result is that of the whole batch at once, in one process.
+    separator: if given, documents begin with it and don't see one another.
     """
     device = next(engine.parameters()).device
     n_targets = (y_BT != IGNORED).sum()
@@ -119,12 +129,28 @@ def accumulate_gradients(
     for i, (x, y) in enumerate(zip(*parts, strict=True)):
         weight = ((y != IGNORED).sum() / n_targets).to(device)
         with accumulating(engine, is_last=i == config.micro_batches - 1):
+            borders = None if separator is None else document_borders(x, separator).to(device)
             with autocast(config, device):
-                loss: Tensor = engine(x.to(device), y.to(device))
+                loss: Tensor = engine(x.to(device), y.to(device), borders)
             # The engine averages gradients over the processes; what is wanted is their sum.
             scaler.scale(loss * weight * world.size).backward()
         mean += loss.detach() * weight
     return world.sum(mean)
+
+
+def separator(config: TrainConfig, data: Mixture) -> int | None:
+    """The id between documents that mustn't see one another; None if they may.
+
+    Raises UserError if the tokenizer has none.
+    """
+    if not config.mask_documents:
+        return None
+    if data.tokenizer.eot_token is None:
+        raise UserError(
+            "mask_documents: the tokenizer has no end-of-text token to know documents by; "
+            "give --no-mask-documents or a BPE tokenizer"
+        )
+    return data.tokenizer.eot_token
 
 
 def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
@@ -146,7 +172,7 @@ def build_optimizer(config: TrainConfig, model: LanguageModel) -> Optimizer:
 
 
 def train(
-    config: TrainConfig, data: Dataset, model: LanguageModel, display: Display, world: World
+    config: TrainConfig, data: Mixture, model: LanguageModel, display: Display, world: World
 ) -> Result | None:
     """Train `model` into the folder config.out; go on from its newest checkpoint if it has one.
 
@@ -157,6 +183,7 @@ def train(
     try:
         return trainer.run()
     finally:
+        trainer.loader.close()
         trainer.metrics.close()
 
 
@@ -166,7 +193,7 @@ class Trainer:
     def __init__(
         self,
         config: TrainConfig,
-        data: Dataset,
+        data: Mixture,
         model: LanguageModel,
         display: Display,
         world: World,
@@ -179,7 +206,16 @@ class Trainer:
         self.display = display
         self.optimizer = build_optimizer(config, model)
         self.scaler = gradient_scaler(config, world.device)
-        self.loader = Loader(data.train, config.model.block_size, config.batch_size, config.seed)
+        self.separator = separator(config, data)
+        self.loader = Prefetcher(
+            Loader(
+                [part.train for part in data.parts],
+                config.model.block_size,
+                config.batch_size,
+                config.seed,
+                data.weights,
+            )
+        )
         self.state = State(model, self.optimizer, self.scaler, self.loader, world)
         self.progress = load_checkpoint(config.out, self.state, display.message) or Progress()
         self.metrics = Metrics(config.out, display.message, world.is_main, config.log_to)
@@ -223,7 +259,9 @@ class Trainer:
         """One optimizer step. Raises BadStep before the weights have changed."""
         config, progress = self.config, self.progress
         x_BT, y_BT = self.next_batch()
-        loss = accumulate_gradients(self.engine, x_BT, y_BT, config, self.scaler, self.world)
+        loss = accumulate_gradients(
+            self.engine, x_BT, y_BT, config, self.scaler, self.world, self.separator
+        )
         for optimizer, _ in self.optimizer.parts:
             self.scaler.unscale_(optimizer)
         grad_norm = full(nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip))
@@ -291,10 +329,8 @@ class Trainer:
     def look(self) -> None:
         """Evaluate on val; keep the weights if they are the best so far. Raises BadStep."""
         config, progress = self.config, self.progress
-        val_loss = evaluate(
-            self.model, self.data.val, batch_size=config.batch_size,
-            max_windows=config.eval_windows, world=self.world,
-        )  # fmt: skip
+        val_losses = self.evaluate(config.eval_windows)
+        val_loss = self.data.mean(val_losses)
         if not math.isfinite(val_loss):
             raise BadStep(f"the val loss is {val_loss}")
         val_bpb = bits_per_byte(val_loss, self.data.val_bytes_per_token)
@@ -304,14 +340,26 @@ class Trainer:
             val_loss=val_loss,
             val_bits_per_byte=val_bpb,
             seconds=progress.seconds,
+            **({"val_losses": val_losses} if len(val_losses) > 1 else {}),
         )
+        each = "" if len(val_losses) == 1 else f" ({', '.join(f'{x:.4f}' for x in val_losses)})"
         self.display.message(
-            f"step {progress.step}: val loss {val_loss:.4f} nats/token, {val_bpb:.3f} bits/byte, "
-            f"{progress.seconds:.0f} s"
+            f"step {progress.step}: val loss {val_loss:.4f}{each} nats/token, {val_bpb:.3f} "
+            f"bits/byte, {progress.seconds:.0f} s"
         )
         if val_loss < progress.best_val_loss and self.save_best():
             progress.best_val_loss, progress.best_step = val_loss, progress.step
         self.display.look(val_loss, progress.best_val_loss, progress.best_step)
+
+    def evaluate(self, max_windows: int | None = None) -> list[float]:
+        """The val loss of each part of the data."""
+        return [
+            evaluate(
+                self.model, part.val, batch_size=self.config.batch_size, max_windows=max_windows,
+                world=self.world, separator=self.separator,
+            )
+            for part in self.data.parts
+        ]  # fmt: skip
 
     def save_best(self) -> bool:
         """Write the weights as model.safetensors; return whether that was possible."""
@@ -386,9 +434,7 @@ class Trainer:
             f"evaluating the weights of step {progress.best_step} on the whole val split"
         )
         load_weights(self.model, config.out / "model.safetensors", load_full_state)
-        val_loss = evaluate(
-            self.model, self.data.val, batch_size=config.batch_size, world=self.world
-        )
+        val_loss = self.data.mean(self.evaluate())
         self.lap()
         tokens = progress.step * config.batch_size * config.model.block_size
         return Result(

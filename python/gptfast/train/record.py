@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from gptfast import __version__
-from gptfast.data.dataset import DataReport
+from gptfast.data.dataset import Mixture
 from gptfast.errors import UserError
 from gptfast.fsync import write_text_atomically
 from gptfast.train.config import TrainConfig
@@ -24,7 +24,7 @@ from gptfast.train.loop import Result
 def write_record(
     config: TrainConfig,
     command: str,
-    report: DataReport,
+    data: Mixture,
     result: Result | None,
     older: dict[str, Any] | None,
     processes: int,
@@ -39,7 +39,8 @@ def write_record(
         "config": config.to_json(),
         "command": older["command"] if older else command,
         "resumed_by": resumed_by,
-        "data": asdict(report),
+        "data": asdict(data.parts[0].report),
+        "also": [asdict(part.report) for part in data.parts[1:]],
         "versions": {
             "gptfast": __version__,
             "python": platform.python_version(),

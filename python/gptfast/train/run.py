@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from gptfast.data.dataset import DataReport, Dataset
+from gptfast.data.dataset import DataReport, Dataset, Mixture
 from gptfast.data.prepare import prepare
 from gptfast.errors import UserError
 from gptfast.model.size import flops_per_token
@@ -42,14 +42,9 @@ def run(
         interval = sample_interval(config, processes, console)
         with processes.main_first():  # the others find the data made
             older = check_output(config) if processes.is_main else None
-            data = prepare(
-                config.corpus,
-                config.tokenizer,
-                config.model.vocab_size,
-                config.val_fraction,
-                console.print,
-            )
-        console.print(describe(data.report))
+            data = prepare_all(config, console)
+        for part in data.parts:
+            console.print(describe(part.report))
         if processes.is_main and older is not None:
             check_same_data(config.out, older, data)
         (finished, *_) = processes.gather(older["result"] if older else None)
@@ -62,7 +57,7 @@ def run(
             # deal with.
             if config.overwrite:
                 delete_checkpoints(config.out)
-            write_record(config, command, data.report, None, older, processes.size)
+            write_record(config, command, data, None, older, processes.size)
             if config.overwrite:
                 delete_model(config.out)
         processes.gather(None)  # now nothing of an older run is left for the others to load
@@ -73,8 +68,19 @@ def run(
         with Display(config.max_steps, console, processes, flops, sampler) as display:
             result = train(config, data, model, display, processes)
         if result is not None and processes.is_main:
-            write_record(config, command, data.report, result, older, processes.size)
+            write_record(config, command, data, result, older, processes.size)
         return result
+
+
+def prepare_all(config: TrainConfig, console: Console) -> Mixture:
+    """Every corpus of the configuration, the first with its tokenizer, the others with the same."""
+    parts: list[Dataset] = []
+    for corpus in (config.corpus, *config.also):
+        tokenizer = str(parts[0].folder) if parts else config.tokenizer
+        parts.append(
+            prepare(corpus, tokenizer, config.model.vocab_size, config.val_fraction, console.print)
+        )
+    return Mixture.of(parts, config.weights)
 
 
 def check_output(config: TrainConfig) -> dict[str, Any] | None:
@@ -118,13 +124,17 @@ def flat(config: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in config.items() if k != "model"} | model
 
 
-def check_same_data(folder: Path, older: dict[str, Any], data: Dataset) -> None:
+def check_same_data(folder: Path, older: dict[str, Any], data: Mixture) -> None:
     """Raise UserError if the corpus or the tokenizer is not the one that the run began with."""
     tokenizer = folder / "tokenizer.json"
     same_tokenizer = (
         not tokenizer.exists() or load_tokenizer(folder).fingerprint == data.tokenizer.fingerprint
     )
-    if older["data"]["corpus_sha256"] != data.report.corpus_sha256 or not same_tokenizer:
+    then = [older["data"], *older.get("also", [])]
+    same_corpora = [part["corpus_sha256"] for part in then] == [
+        part.report.corpus_sha256 for part in data.parts
+    ]
+    if not (same_corpora and same_tokenizer):
         raise UserError(
             f"the corpus or the tokenizer has changed since the run in {folder} was begun: "
             f"--resume can't go on with other data; give --overwrite to begin anew"

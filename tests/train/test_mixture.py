@@ -1,0 +1,176 @@
+"""Training on several corpora, and on documents that don't see one another."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from gptfast.data.dataset import DataReport, Dataset, Mixture
+from gptfast.data.loader import Prefetcher
+from gptfast.errors import UserError
+from gptfast.model import GPT, ModelConfig
+from gptfast.tokenizer import BPETokenizer, CharTokenizer, Tokenizer
+from gptfast.train import loop
+from gptfast.train.config import TrainConfig
+from gptfast.train.evaluate import evaluate
+from gptfast.train.run import run
+
+MODEL = ModelConfig(300, block_size=16, n_layer=2, n_head=2, n_embd=16)
+
+
+@pytest.fixture
+def config(corpus_file: Path, tmp_path: Path) -> TrainConfig:
+    other = tmp_path / "other.txt"
+    other.write_text("".join(f"{n} times {n} is {n * n}.\n" for n in range(300)))
+    return TrainConfig(
+        out=tmp_path / "run", corpus=str(corpus_file), also=(str(other),), weights=(1, 3),
+        model=MODEL, max_steps=12, batch_size=4, warmup_steps=2, eval_interval=4, eval_windows=4,
+    )  # fmt: skip
+
+
+def train(config: TrainConfig) -> loop.Result:
+    result = run(config, "test", Console(quiet=True))
+    assert result is not None
+    return result
+
+
+def looks(config: TrainConfig) -> list[dict[str, Any]]:
+    lines = map(json.loads, (config.out / "metrics.jsonl").read_text().splitlines())
+    return [line for line in lines if "val_loss" in line]
+
+
+def test_a_run_on_two_corpora_says_the_loss_of_each(config: TrainConfig) -> None:
+    train(config)
+    for look in looks(config):
+        first, second = look["val_losses"]
+        assert look["val_loss"] == pytest.approx(0.25 * first + 0.75 * second)
+        assert first != second
+    record = json.loads((config.out / "run.json").read_text())
+    corpora = [record["data"], *record["also"]]
+    assert [part["corpus"] for part in corpora] == [config.corpus, *config.also]
+    state = json.loads((config.out / "training" / "step-00000012" / "state.json").read_text())
+    assert [source["taken"] for source in state["loader"]] == [12, 36]
+
+
+def test_an_interrupted_run_on_two_corpora_goes_on_bitwise(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(replace(config, out=config.out.with_name("whole")))
+    step = loop.Trainer.step
+
+    def killed(trainer: loop.Trainer) -> None:
+        if trainer.progress.step == 6:
+            raise KeyboardInterrupt
+        step(trainer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Trainer, "step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+    assert train(replace(config, resume=True)).val_loss == whole.val_loss
+
+
+def test_resume_refuses_another_second_corpus(config: TrainConfig) -> None:
+    train(config)
+    with Path(config.also[0]).open("a") as file:
+        file.write("One more line.\n")
+    with pytest.raises(UserError, match="corpus or the tokenizer has changed"):
+        train(replace(config, resume=True))
+
+
+def dataset(name: str, tokenizer: Tokenizer, n_train: int) -> Dataset:
+    report = DataReport(name, "", 1, n_train, n_train, 1, 30, 10, 0.0)
+    ids = np.zeros(n_train, dtype=np.uint16)
+    return Dataset(Path(name), tokenizer, ids, ids[:10], report)
+
+
+def test_without_weights_sizes_decide() -> None:
+    tokenizer = CharTokenizer.train("abc")
+    parts = [dataset("a", tokenizer, 100), dataset("b", tokenizer, 300)]
+    assert Mixture.of(parts).weights == (0.25, 0.75)
+    assert Mixture.of(parts, (2, 2)).weights == (0.5, 0.5)
+    assert Mixture.of(parts, (2, 2)).mean([1.0, 2.0]) == 1.5
+
+
+def test_a_mixture_that_cannot_be_is_refused() -> None:
+    parts = [dataset(name, CharTokenizer.train(name), 100) for name in ("ab", "cd")]
+    with pytest.raises(UserError, match="cd was prepared with another tokenizer than ab"):
+        Mixture.of(parts)
+    for weights in [(1.0,), (1.0, 2.0, 3.0), (1.0, 0.0), (1.0, float("nan"))]:
+        with pytest.raises(UserError, match="expected one above 0 for each of the 2"):
+            Mixture.of([parts[0], parts[0]], weights)
+
+
+def test_documents_that_are_masked_learn_as_if_they_were_alone() -> None:
+    torch.manual_seed(0)
+    model = GPT(replace(MODEL, vocab_size=11, block_size=8, positions="none"))
+    separator = 0
+    ids = torch.tensor([[3, 4, 0, 5, 6, 7, 0, 1, 2], [0, 9, 8, 7, 6, 5, 0, 0, 4]])
+    x, y = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+    alone = [(x[0, :2], y[0, :2]), (x[0, 2:6], y[0, 2:6]), (x[0, 6:], y[0, 6:]),
+             (x[1, :6], y[1, :6]), (x[1, 6:7], y[1, 6:7]), (x[1, 7:], y[1, 7:])]  # fmt: skip
+    expected = sum(model(a[None], b[None]) * len(a) for a, b in alone) / x.numel()
+    gradients = torch.autograd.grad(expected, list(model.parameters()))
+    config = TrainConfig(model=model.config, batch_size=2, mask_documents=True, tokenizer="char")
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    loss = loop.accumulate_gradients(model, x, y, config, scaler, separator=separator)
+    torch.testing.assert_close(loss, expected.detach())
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, atol=1e-6, rtol=1e-4)
+    # Val is looked at in the same way.
+    model.eval()
+    assert evaluate(model, ids[0].numpy(), batch_size=2, separator=separator) == pytest.approx(
+        sum(model(a[None], b[None]).item() * len(a) for a, b in alone[:3]) / 8, rel=1e-5
+    )
+
+
+def test_a_run_masks_documents_if_asked_to(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    borders = []
+    forward = GPT.forward
+
+    def watched(model: GPT, x: Any, y: Any, cu_seqlens: torch.Tensor | None = None) -> Any:
+        borders.append(cu_seqlens)
+        return forward(model, x, y, cu_seqlens)
+
+    monkeypatch.setattr(GPT, "forward", watched)
+    train(replace(config, out=config.out.with_name("seen"), max_steps=1))
+    assert all(given is None for given in borders)
+    borders.clear()
+    train(replace(config, mask_documents=True, max_steps=1))
+    assert borders
+    assert all(given is not None for given in borders)  # in training and in looks
+
+
+def test_masking_needs_a_separator_and_a_transformer(config: TrainConfig) -> None:
+    with pytest.raises(UserError, match="no end-of-text token"):
+        train(replace(config, tokenizer="char", also=(), weights=(), mask_documents=True))
+    with pytest.raises(UserError, match="mask_documents needs architecture 'gpt'"):
+        replace(config, model=replace(MODEL, architecture="bigram"), mask_documents=True)
+
+
+def test_the_loaders_thread_ends_with_the_run(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = []
+    monkeypatch.setattr(Prefetcher, "close", lambda self: closed.append(self))
+    monkeypatch.setattr(loop.Trainer, "step", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(config)
+    assert len(closed) == 1
+
+
+def test_a_prepared_folder_and_a_text_mix(config: TrainConfig, tmp_path: Path) -> None:
+    """The second corpus is encoded with the tokenizer of the first, whatever kind that is."""
+    tokenizer = BPETokenizer.train(texts=["one two three " * 50], vocab_size=300)
+    tokenizer.save(tmp_path / "tokenizer")
+    train(replace(config, tokenizer=str(tmp_path / "tokenizer"), max_steps=1))
+    assert len(looks(config)[-1]["val_losses"]) == 2
