@@ -37,6 +37,7 @@ VARIANTS = {
     "untied": replace(GPT2, tie_embeddings=False),
     "embedding_norm": replace(GPT2, embedding_norm=True),
     "zero_init": replace(GPT2, zero_init=True),
+    "n-grams": replace(GPT2, max_ngram=3, ngram_rows=500),
     "llama": LLAMA,
     "experts": replace(LLAMA, n_expert=4, n_hidden=64),
     "experts, bias-balanced": replace(

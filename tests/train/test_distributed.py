@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -37,11 +38,13 @@ EXPERTS = [
 ]
 
 
-def torchrun(n: int, arguments: list[str]) -> subprocess.Popen[str]:
+def torchrun(
+    n: int, arguments: list[str], program: Sequence[str] = ("-m", "gptfast.train")
+) -> subprocess.Popen[str]:
     """Start training in n processes."""
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={n}",
                "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0",
-               "-m", "gptfast.train", *arguments]  # fmt: skip
+               *program, *arguments]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "python")}
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -125,6 +128,33 @@ def test_a_checkpoint_of_some_processes_is_resumed_by_others(
     expected = losses(tmp_path / "whole")
     for key, loss in losses(tmp_path / "moved").items():
         assert loss == pytest.approx(expected[key], abs=1e-4), key
+
+
+TRAIN_AND_COUNT_THREADS = """
+import gc
+import sys
+from pathlib import Path
+from gptfast.train.__main__ import main
+
+code = main(sys.argv[1:])
+gc.collect()  # as Python does at its end
+names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+print("threads:", *sorted(name for name in names if "gloo" in name))
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_no_thread_of_the_process_group_outlives_the_run(
+    parallel: str, corpus_file: Path, tmp_path: Path
+) -> None:
+    # Those that did aborted the process as it ended, once in some hundred times.
+    program = tmp_path / "program.py"
+    program.write_text(TRAIN_AND_COUNT_THREADS)
+    arguments = ["--corpus", str(corpus_file), *SMALL, "--max-steps", "2", "--parallel", parallel]
+    process = torchrun(2, [*arguments, "--out", str(tmp_path / "run")], [str(program)])
+    said = [line for line in finished(process).splitlines() if line.startswith("threads:")]
+    assert said == ["threads:", "threads:"]
 
 
 def test_sigterm_stops_all_processes_after_the_same_step(corpus_file: Path, tmp_path: Path) -> None:

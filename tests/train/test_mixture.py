@@ -108,9 +108,10 @@ def test_a_mixture_that_cannot_be_is_refused() -> None:
             Mixture.of([parts[0], parts[0]], weights)
 
 
-def test_documents_that_are_masked_learn_as_if_they_were_alone() -> None:
+@pytest.mark.parametrize("max_ngram", [1, 3])
+def test_documents_that_are_masked_learn_as_if_they_were_alone(max_ngram: int) -> None:
     torch.manual_seed(0)
-    model = GPT(replace(MODEL, vocab_size=11, block_size=8, positions="none"))
+    model = GPT(replace(MODEL, vocab_size=11, block_size=8, positions="none", max_ngram=max_ngram))
     separator = 0
     ids = torch.tensor([[3, 4, 0, 5, 6, 7, 0, 1, 2], [0, 9, 8, 7, 6, 5, 0, 0, 4]])
     x, y = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()

@@ -77,6 +77,10 @@ class ModelConfig:
     expert_balance_rate: float = 0.01
     """Weight of that loss, or step of that bias."""
 
+    max_ngram: int = 1
+    """Embed the 2-grams to max_ngram-grams that end at a token as well as it; 1 for none."""
+    ngram_rows: int = 16384
+    """Rows of the table for each n. A hash finds an n-gram's row, which it may share."""
     tie_embeddings: bool = True
     """Whether the output matrix is the token embedding."""
     embedding_norm: bool = False
@@ -89,7 +93,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         self._check_choices()
         for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "n_kv_head",
-                     "n_hidden", "window", "global_every", "n_expert_active"):  # fmt: skip
+                     "n_hidden", "window", "global_every", "n_expert_active", "max_ngram",
+                     "ngram_rows"):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} is {value}: expected at least 1")

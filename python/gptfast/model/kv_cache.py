@@ -26,6 +26,7 @@ class KVCache:
         shape = (n_layer, batch_size, n_kv_head, block_size, head_width)
         self.k_LBGTD = torch.zeros(shape, device=device, dtype=dtype)
         self.v_LBGTD = torch.zeros(shape, device=device, dtype=dtype)
+        self.ids_BT = torch.zeros(batch_size, block_size, device=device, dtype=torch.long)
         self.length = 0
         """How many tokens every layer holds; `advance` moves it after all layers have appended."""
 
@@ -35,6 +36,12 @@ class KVCache:
         self.k_LBGTD[layer, :, :, self.length : end] = k_BGTD
         self.v_LBGTD[layer, :, :, self.length : end] = v_BGTD
         return self.k_LBGTD[layer, :, :, :end], self.v_LBGTD[layer, :, :, :end]
+
+    def append_ids(self, ids_BT: Tensor) -> Tensor:
+        """Store the new tokens' ids; return all of them, for what looks back over ids."""
+        end = self.length + ids_BT.size(1)
+        self.ids_BT[:, self.length : end] = ids_BT
+        return self.ids_BT[:, :end]
 
     def advance(self, n_tokens: int) -> None:
         """Count `n_tokens` as seen, once every layer has appended them."""

@@ -27,6 +27,7 @@ def n_parameters(config: ModelConfig) -> int:
     block = attention + mlp + biases + 2 * norm
 
     embeddings = V * C * (1 if config.tie_embeddings else 2)
+    embeddings += (config.max_ngram - 1) * config.ngram_rows * C
     if config.positions == "learned":
         embeddings += config.block_size * C
     return embeddings + config.n_layer * block + norm * (2 if config.embedding_norm else 1)

@@ -19,6 +19,7 @@ from gptfast.model.config import ModelConfig
 from gptfast.model.kv_cache import KVCache
 from gptfast.model.mlp import MLP
 from gptfast.model.moe import MixtureOfExperts
+from gptfast.model.ngrams import NGramEmbedding
 from gptfast.model.norm import build_norm
 from gptfast.model.positions import rotation
 
@@ -66,6 +67,8 @@ class GPT(LanguageModel):
         """Activation checkpointing: keep a block's input only, and compute the rest of what its
         gradient needs once more. Less memory, a third more work."""
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        if config.max_ngram > 1:
+            self.wne = NGramEmbedding(config)
         if config.positions == "learned":
             self.wpe = nn.Embedding(config.block_size, config.n_embd)
         if config.positions == "rotary":
@@ -117,6 +120,9 @@ class GPT(LanguageModel):
                 f"{start + T} tokens don't fit into the context of {self.config.block_size}"
             )
         x_BTC = self.wte(idx_BT)
+        if self.config.max_ngram > 1:
+            seen_BT = idx_BT if cache is None else cache.append_ids(idx_BT)
+            x_BTC = x_BTC + self.wne(seen_BT, T, cu_seqlens)
         cos_sin = None
         if self.config.positions == "learned":
             x_BTC = x_BTC + self.wpe(torch.arange(start, start + T, device=idx_BT.device))

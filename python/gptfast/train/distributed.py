@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
@@ -44,6 +44,8 @@ class World:
     size: int
     device: torch.device
     """What this process computes on."""
+    mesh: DeviceMesh | None = None
+    """All processes in a row; None if there is one only."""
 
     def __str__(self) -> str:
         return f"{self.size} x {self.device.type}" if self.size > 1 else str(self.device)
@@ -102,10 +104,14 @@ def world(device: str) -> Iterator[World]:
         resolved = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(resolved)
     dist.init_process_group("nccl" if resolved.type == "cuda" else "gloo")
+    mesh = init_device_mesh(resolved.type, (dist.get_world_size(),))
     try:
-        yield World(dist.get_rank(), dist.get_world_size(), resolved)
+        yield World(dist.get_rank(), dist.get_world_size(), resolved, mesh)
     finally:
         dist.destroy_process_group()
+        # PyTorch's caches keep the mesh, and the mesh the group, whose threads would run on until
+        # the process ends and now and then abort it ("terminate called").
+        getattr(mesh, "_pg_registry", {}).clear()
 
 
 def parallelize(model: LanguageModel, world: World, parallel: Parallel) -> nn.Module:
@@ -122,10 +128,9 @@ def parallelize(model: LanguageModel, world: World, parallel: Parallel) -> nn.Mo
         return DistributedDataParallel(model, broadcast_buffers=False)
     if not isinstance(model, GPT):
         raise UserError("parallel is 'fsdp': only architecture 'gpt' has blocks to shard")
-    mesh = init_device_mesh(world.device.type, (world.size,))
     for block in model.h:
-        fully_shard(block, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+        fully_shard(block, mesh=world.mesh)
+    fully_shard(model, mesh=world.mesh)
     return model
 
 
