@@ -38,6 +38,18 @@ def test_the_embedding_is_the_sum_of_the_rows() -> None:
     torch.testing.assert_close(made(ids, 5), expected)
 
 
+def test_dropout_leaves_out_all_of_a_tokens_ngrams_and_only_in_training() -> None:
+    made = embedding(3, 100)
+    made.dropout = 0.3
+    ids = torch.randint(65, (8, 500), generator=torch.Generator().manual_seed(0))
+    whole = made.eval()(ids, 500)
+    torch.manual_seed(0)
+    dropped = made.train()(ids, 500)
+    left_out = (dropped == 0).all(-1)
+    assert left_out.float().mean().item() == pytest.approx(0.3, abs=0.03)
+    assert torch.equal(dropped[~left_out], whole[~left_out])
+
+
 @pytest.mark.parametrize("n", [2, 3, 4])
 def test_ngrams_are_spread_over_the_rows_as_by_chance(n: int) -> None:
     made = embedding(n, 16384)

@@ -395,23 +395,31 @@ def test_a_run_that_was_stopped_goes_on(
 def test_a_gigabyte_needs_less_than_600_megabytes(
     tmp_path: Path, tokenizer: BPETokenizer, nursery_text: str
 ) -> None:
+    """To train on and to encode: a text whose every tenth megabyte is words that are new."""
     source = tmp_path / "a.txt"
-    piece = (nursery_text * 500).encode()
+    common = (nursery_text * 450).encode()
+    letters = str.maketrans("0123456789", "ghijklmnop")  # the pattern parts digits from letters
     with source.open("wb") as file:
-        for _ in range(1_000_000_000 // len(piece) + 1):
-            file.write(piece)
+        for first in range(0, 2**40, 2**17):
+            file.write(common)
+            new = " ".join(f"{n:x}" for n in range(first, first + 2**17))
+            file.write(f" {new.translate(letters)} ".encode())
+            if file.tell() > 1_000_000_000:
+                break
     tokenizer.save(tmp_path)
     script = (
         "import sys\n"
         "from pathlib import Path\n"
         "from gptfast.tokenizer import BPETokenizer\n"
         "from gptfast.tokenizer.encode_files import encode_files\n"
+        "BPETokenizer.train(files=[sys.argv[2]], vocab_size=5000, memory_limit=400_000_000)\n"
         "print(encode_files(BPETokenizer.load(sys.argv[1]), sys.argv[2], sys.argv[3]).count)\n"
         # Not ru_maxrss: on Linux it begins with the parent's.
         "print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])\n"
     )
     out = tmp_path / "a.bin"
-    arguments = [sys.executable, "-c", script, *map(str, (tmp_path, source, out))]
+    arguments = [sys.executable, "-W", "ignore", "-c", script]
+    arguments += map(str, (tmp_path, source, out))
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)
     count, peak = map(int, done.stdout.split())
     size = source.stat().st_size

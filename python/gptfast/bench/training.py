@@ -28,7 +28,6 @@ from gptfast.fsync import write_atomically, write_text_atomically
 from gptfast.model import GPT, ModelConfig
 from gptfast.train.config import TrainConfig, load_preset
 from gptfast.train.optim import Optimizer
-from gptfast.train.schedule import lr_factor
 
 TARGET = 1.25
 """To reach: so many times nanoGPT's compiled tokens/s on GPT-2 124M."""
@@ -291,13 +290,7 @@ def _step(
         loss = model(x_BT, y_BT)
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
-    optimizer.step(
-        lr_factor(
-            step, schedule=config.schedule, warmup_steps=config.warmup_steps,
-            max_steps=config.max_steps, decay_fraction=config.decay_fraction,
-            final=config.final_learning_rate,
-        )
-    )  # fmt: skip
+    optimizer.step(config.lr_factor(step))
     loss.item()  # waits for the GPU, so that the seconds are this step's
 
 

@@ -81,6 +81,9 @@ class ModelConfig:
     """Embed the 2-grams to max_ngram-grams that end at a token as well as it; 1 for none."""
     ngram_rows: int = 16384
     """Rows of the table for each n. A hash finds an n-gram's row, which it may share."""
+    ngram_dropout: float = 0.0
+    """Probability of leaving out a token's n-grams in training, all of them: rare ones are soon
+    known by heart, and the model must do without them in new text."""
     tie_embeddings: bool = True
     """Whether the output matrix is the token embedding."""
     embedding_norm: bool = False
@@ -108,8 +111,9 @@ class ModelConfig:
                 f"n_head {self.n_head} query heads can't share n_kv_head {self.key_value_heads} "
                 f"key and value heads: choose n_head as a multiple of n_kv_head"
             )
-        if not 0.0 <= self.dropout < 1.0:
-            raise UserError(f"dropout is {self.dropout}: expected 0 <= dropout < 1")
+        for name in ("dropout", "ngram_dropout"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise UserError(f"{name} is {getattr(self, name)}: expected 0 <= {name} < 1")
         for name in ("norm_eps", "rope_theta", "logit_softcap"):
             value = getattr(self, name)
             if value is not None and not value > 0:

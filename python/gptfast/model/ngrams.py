@@ -24,6 +24,7 @@ class NGramEmbedding(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.max_ngram, self.n_rows = config.max_ngram, config.ngram_rows
+        self.dropout = config.ngram_dropout
         self.no_token = config.vocab_size  # where an n-gram begins before its text does
         self.weight = nn.Parameter(torch.empty((self.max_ngram - 1) * self.n_rows, config.n_embd))
 
@@ -32,9 +33,13 @@ class NGramEmbedding(nn.Module):
 
         cu_seqlens: borders of documents, as `ops.attention` takes them. No n-gram crosses one.
         """
-        return F.embedding_bag(self.rows(ids_BT, n_new, cu_seqlens), self.weight, mode="sum").view(
-            len(ids_BT), n_new, -1
-        )
+        rows = self.rows(ids_BT, n_new, cu_seqlens)
+        sum_BTC = F.embedding_bag(rows, self.weight, mode="sum").view(len(ids_BT), n_new, -1)
+        if self.training and self.dropout:
+            # What stays is not scaled up: it is a token's whole n-grams, as they are afterwards.
+            kept_BT1 = torch.rand_like(sum_BTC[..., :1]) >= self.dropout
+            sum_BTC = sum_BTC * kept_BT1
+        return sum_BTC
 
     def rows(self, ids_BT: Tensor, n_new: int, cu_seqlens: Tensor | None) -> Tensor:
         """The rows to sum for each token: int64 (B * n_new, N - 1)."""

@@ -11,7 +11,7 @@ from gptfast.errors import UserError
 from gptfast.model.config import ModelConfig
 from gptfast.train.distributed import Parallel
 from gptfast.train.metrics import LogTo
-from gptfast.train.schedule import Schedule
+from gptfast.train.schedule import Schedule, lr_factor
 
 PRESETS = Path(__file__).parent / "presets"
 """One JSON file per preset: the fields in which it differs from TrainConfig's defaults."""
@@ -151,6 +151,17 @@ class TrainConfig:
     def model_config(self, vocab_size: int) -> ModelConfig:
         """The model's part, for a tokenizer of `vocab_size` ids."""
         return replace(self.model, vocab_size=vocab_size)
+
+    def lr_factor(self, step: int) -> float:
+        """What the peak learning rates are multiplied with at `step`; 0 is the first."""
+        return lr_factor(
+            step,
+            schedule=self.schedule,
+            warmup_steps=self.warmup_steps,
+            max_steps=self.max_steps,
+            decay_fraction=self.decay_fraction,
+            final=self.final_learning_rate,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """All fields but those that only say what to do with an older run in `out`.

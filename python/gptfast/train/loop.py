@@ -47,7 +47,6 @@ from gptfast.train.evaluate import bits_per_byte, evaluate
 from gptfast.train.guards import RECENT, BadStep, check_finite, check_spike
 from gptfast.train.metrics import Metrics
 from gptfast.train.optim import Optimizer
-from gptfast.train.schedule import lr_factor
 from gptfast.train.signals import stop_signal
 
 LOG_INTERVAL = 10
@@ -270,14 +269,7 @@ class Trainer:
         if not (overflowed and math.isfinite(loss.item())):
             check_finite(loss, grad_norm, self.model)
         check_spike(loss.item(), progress.recent, config.spike)
-        factor = lr_factor(
-            progress.step,
-            schedule=config.schedule,
-            warmup_steps=config.warmup_steps,
-            max_steps=config.max_steps,
-            decay_fraction=config.decay_fraction,
-            final=config.final_learning_rate,
-        )
+        factor = config.lr_factor(progress.step)
         if overflowed:
             self.model.zero_grad()
         else:
