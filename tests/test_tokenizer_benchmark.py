@@ -172,6 +172,8 @@ def test_growth_is_against_a_straight_line() -> None:
     shown = printed(lambda console: report.print_targets([], {"vocabulary": sizes}, console))
     verdicts = [line.split()[-2:] for line in shown if "linear" in line]
     assert verdicts == [["0.50", "met"], ["1.50", "missed"]]
+    shown = printed(lambda console: report.print_targets([], {"text": sizes[::2]}, console))
+    assert [line.split()[-2:] for line in shown if "linear" in line] == [["0.50", "met"]] * 2
 
 
 def test_pieces_keep_the_pre_tokens() -> None:

@@ -204,10 +204,10 @@ def print_targets(rows: Iterable[Row], growth: Growth, console: Console) -> None
             reached = _spread(ratios) or "not measured"
             table.add_row(row.title, peer, f"{goal:g}", reached, _verdict(ratios, goal))
     for kind, sizes in growth.items():
-        if sizes:
+        if len(sizes) > 1:
             for what, most in (
                 ("from first to last", of_linear(sizes)[-1]),
-                ("the worst step", max(of_step(sizes))),
+                ("the worst step", max(of_step(sizes)[1:])),
             ):
                 verdict = "met" if most <= 1 else "missed"
                 name = f"train time as the {kind} grows, {what}"

@@ -230,21 +230,21 @@ def test_a_prefetcher_forgets_what_is_waiting_when_it_goes_elsewhere(
 
 
 def test_the_next_batch_is_made_while_the_last_is_used() -> None:
-    made, used = threading.Event(), []
+    made = threading.Semaphore(0)
 
     class Watched(Loader):
         def next_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
-            used.append(threading.current_thread())
-            made.set()
+            made.release()
             return super().next_batch()
 
     prefetcher = Prefetcher(Watched([np.arange(50)], block_size=10, batch_size=2, seed=0))
     prefetcher.next_batch()
-    made.clear()
-    prefetcher.next_batch()
-    assert made.wait(10)  # nobody has asked for it yet
+    assert made.acquire(timeout=10)
+    assert made.acquire(timeout=10)  # nobody has asked for this one yet
+    assert not made.acquire(timeout=0.1)
+    assert any(thread.name.startswith("loader") for thread in threading.enumerate())
     prefetcher.close()
-    assert threading.current_thread() not in used
+    assert not any(thread.name.startswith("loader") for thread in threading.enumerate())
 
 
 def test_an_error_in_the_loaders_thread_is_raised_where_the_batch_is_asked_for() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import pickle
 import random
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 import tiktoken
 import tokenizers
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tricky_text import ATOMS, TEXTS
 
@@ -334,6 +335,8 @@ TRAINED_IN_HUGGING_FACE = {
 }
 
 
+# GPTFAST_EXHAUSTIVE=1 tries 20,000 texts instead of 100.
+@settings(max_examples=20_000 if os.environ.get("GPTFAST_EXHAUSTIVE") == "1" else 100)
 @given(TEXTS, st.sampled_from(PATTERNS))
 def test_ids_are_those_of_hugging_face(text: str, pattern: str) -> None:
     assert TRAINED[pattern].encode(text) == TRAINED_IN_HUGGING_FACE[pattern].encode(text).ids

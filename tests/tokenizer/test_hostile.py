@@ -121,6 +121,31 @@ def test_twice_the_input_takes_about_twice_the_time(
     assert_about_linear(tokenizers[pattern].encode_to_numpy, HOSTILE[kind], n_bytes)
 
 
+@pytest.mark.parametrize("unit", ["<|endoftext|>", "<|endoftext", "<|"])
+def test_special_tokens_that_are_allowed_are_found_in_linear_time(
+    tokenizers: dict[str, BPETokenizer], unit: str
+) -> None:
+    def encode(data: bytes) -> list[int]:
+        return tokenizers["gpt2"].encode(data.decode(), allowed_special="all")
+
+    assert_about_linear(encode, lambda n: repeated(unit, n), MEGABYTE)
+
+
+def test_ten_thousand_special_tokens_take_as_long_as_ten(nursery_text: str) -> None:
+    text = nursery_text.replace(" ", " <|1|> <|") * 20
+    best = []
+    for n in (10, 10_000):
+        names = [f"<|{i}|>" for i in range(n)]
+        tokenizer = BPETokenizer.train(nursery_text, 300 + n, special_tokens=names)
+        times = []
+        for _ in range(7):
+            start = time.process_time()
+            tokenizer.encode(text, allowed_special="all")
+            times.append(time.process_time() - start)
+        best.append(min(times))
+    assert best[1] <= 2 * best[0]
+
+
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_round_trip(tokenizers: dict[str, BPETokenizer], kind: str, pattern: str) -> None:

@@ -75,7 +75,10 @@ def test_what_is_frequent_is_learned() -> None:
 )
 def test_the_peak_is_below_the_limit(tmp_path: Path, limit: int, given: str) -> None:
     source = tmp_path / "words.txt"
-    source.write_text(words(1_000_000, 2_000_000, seed=3))
+    text = words(1_000_000, 2_000_000, seed=3)
+    if given == "one text, and a run without a place to cut":
+        text = text[:400_000] + "x" * 200_000 + text[400_000:]
+    source.write_text(text)
     script = (
         "import sys\n"
         "from pathlib import Path\n"
@@ -87,10 +90,8 @@ def test_the_peak_is_below_the_limit(tmp_path: Path, limit: int, given: str) -> 
         "if sys.argv[3] == 'files':\n"
         "    given = {'files': sys.argv[1]}\n"
         "else:\n"
-        "    text = Path(sys.argv[1]).read_text()\n"
-        "    if sys.argv[3] != 'one text':\n"
-        "        text = text[:400_000] + 'x' * 200_000 + text[400_000:]\n"
-        "    given = {'texts': text}\n"
+        "    given = {'texts': Path(sys.argv[1]).read_text()}\n"
+        "    Path('/proc/self/clear_refs').write_text('5')\n"  # the peak so far is forgotten
         "    before = peak()\n"
         "BPETokenizer.train(**given, vocab_size=5000, memory_limit=int(sys.argv[2]))\n"
         "print(peak() - before)\n"

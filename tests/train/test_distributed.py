@@ -36,6 +36,11 @@ EXPERTS = [
     "--positions",
     "rotary",
 ]
+# The corpus beside itself; {corpus} is its path.
+MIXTURE = [
+    "--also", "{corpus}", "--weights", "1", "2", "--tokenizer", "bpe", "--vocab-size", "300",
+    "--mask-documents", "--max-ngram", "3", "--ngram-rows", "100",
+]  # fmt: skip
 
 
 def torchrun(
@@ -72,12 +77,15 @@ def losses(folder: Path) -> dict[tuple[int, str], float]:
         ["--parallel", "fsdp"],
         ["--parallel", "fsdp", "--micro-batches", "2", *EXPERTS],
         ["--parallel", "ddp", *EXPERTS],
+        ["--parallel", "ddp", *MIXTURE],
+        ["--parallel", "fsdp", *MIXTURE],
     ],
     ids=" ".join,
 )
 def test_two_processes_have_the_losses_of_one(
     settings: list[str], corpus_file: Path, tmp_path: Path
 ) -> None:
+    settings = [setting.format(corpus=corpus_file) for setting in settings]
     arguments = ["--corpus", str(corpus_file), *SMALL, *settings]
     assert train([*arguments, "--out", str(tmp_path / "one")]) == 0
     out = finished(torchrun(2, [*arguments, "--out", str(tmp_path / "two")]))
@@ -132,14 +140,30 @@ def test_a_checkpoint_of_some_processes_is_resumed_by_others(
 
 TRAIN_AND_COUNT_THREADS = """
 import gc
+import os
 import sys
 from pathlib import Path
+from gptfast.train import run
 from gptfast.train.__main__ import main
 
+def gloo_threads():
+    names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+    return [name for name in names if "gloo" in name]
+
+def say(when):
+    os.write(1, f"threads {when} the run: {len(gloo_threads())}\\n".encode())  # in one piece
+
+train = run.train
+
+def train_and_count(*arguments):
+    result = train(*arguments)
+    say("in")
+    return result
+
+run.train = train_and_count
 code = main(sys.argv[1:])
 gc.collect()  # as Python does at its end
-names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
-print("threads:", *sorted(name for name in names if "gloo" in name))
+say("after")
 sys.exit(code)
 """
 
@@ -153,8 +177,13 @@ def test_no_thread_of_the_process_group_outlives_the_run(
     program.write_text(TRAIN_AND_COUNT_THREADS)
     arguments = ["--corpus", str(corpus_file), *SMALL, "--max-steps", "2", "--parallel", parallel]
     process = torchrun(2, [*arguments, "--out", str(tmp_path / "run")], [str(program)])
-    said = [line for line in finished(process).splitlines() if line.startswith("threads:")]
-    assert said == ["threads:", "threads:"]
+    said = [line for line in finished(process).splitlines() if line.startswith("threads")]
+    counts = {"in": set[int](), "after": set[int]()}
+    for line in said:
+        counts[line.split()[1]].add(int(line.split()[-1]))
+    assert len(said) == 4
+    assert min(counts["in"]) > 0
+    assert counts["after"] == {0}
 
 
 def test_sigterm_stops_all_processes_after_the_same_step(corpus_file: Path, tmp_path: Path) -> None:

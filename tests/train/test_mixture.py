@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,8 @@ import pytest
 import torch
 from rich.console import Console
 
+from gptfast.data.__main__ import main as prepare_data
 from gptfast.data.dataset import DataReport, Dataset, Mixture
-from gptfast.data.loader import Prefetcher
 from gptfast.errors import UserError
 from gptfast.model import GPT, ModelConfig
 from gptfast.tokenizer import BPETokenizer, CharTokenizer, Tokenizer
@@ -53,8 +55,10 @@ def test_a_run_on_two_corpora_says_the_loss_of_each(config: TrainConfig) -> None
         assert look["val_loss"] == pytest.approx(0.25 * first + 0.75 * second)
         assert first != second
     record = json.loads((config.out / "run.json").read_text())
-    corpora = [record["data"], *record["also"]]
+    corpora = [record["data"], *record["further_data"]]
     assert [part["corpus"] for part in corpora] == [config.corpus, *config.also]
+    assert record["shares"] == [0.25, 0.75]
+    assert len(record["result"]["val_losses"]) == 2
     state = json.loads((config.out / "training" / "step-00000012" / "state.json").read_text())
     assert [source["taken"] for source in state["loader"]] == [12, 36]
 
@@ -74,7 +78,14 @@ def test_an_interrupted_run_on_two_corpora_goes_on_bitwise(
         patch.setattr(loop.Trainer, "step", killed)
         with pytest.raises(KeyboardInterrupt):
             train(config)
-    assert train(replace(config, resume=True)).val_loss == whole.val_loss
+    resumed = train(replace(config, resume=True))
+    assert resumed.best_step == whole.best_step == 12
+    assert resumed.val_losses == whole.val_losses
+    losses = [
+        [{k: v for k, v in look.items() if k != "seconds"} for look in looks(run)]
+        for run in (config, replace(config, out=config.out.with_name("whole")))
+    ]
+    assert losses[0] == losses[1]
 
 
 def test_resume_refuses_another_second_corpus(config: TrainConfig) -> None:
@@ -103,9 +114,9 @@ def test_a_mixture_that_cannot_be_is_refused() -> None:
     parts = [dataset(name, CharTokenizer.train(name), 100) for name in ("ab", "cd")]
     with pytest.raises(UserError, match="cd was prepared with another tokenizer than ab"):
         Mixture.of(parts)
-    for weights in [(1.0,), (1.0, 2.0, 3.0), (1.0, 0.0), (1.0, float("nan"))]:
-        with pytest.raises(UserError, match="expected one above 0 for each of the 2"):
-            Mixture.of([parts[0], parts[0]], weights)
+    for weights in [(1.0,), (1.0, 2.0, 3.0), (1.0, 0.0), (1.0, math.nan), (1.0, math.inf)]:
+        with pytest.raises(UserError, match="expected one above 0 for --corpus and each of --also"):
+            TrainConfig(also=("b",), weights=weights)
 
 
 @pytest.mark.parametrize("max_ngram", [1, 3])
@@ -119,7 +130,7 @@ def test_documents_that_are_masked_learn_as_if_they_were_alone(max_ngram: int) -
              (x[1, :6], y[1, :6]), (x[1, 6:7], y[1, 6:7]), (x[1, 7:], y[1, 7:])]  # fmt: skip
     expected = sum(model(a[None], b[None]) * len(a) for a, b in alone) / x.numel()
     gradients = torch.autograd.grad(expected, list(model.parameters()))
-    config = TrainConfig(model=model.config, batch_size=2, mask_documents=True, tokenizer="char")
+    config = TrainConfig(model=model.config, batch_size=2, tokenizer="char")
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     loss = loop.accumulate_gradients(model, x, y, config, scaler, separator=separator)
     torch.testing.assert_close(loss, expected.detach())
@@ -153,7 +164,11 @@ def test_a_run_masks_documents_if_asked_to(
 
 def test_masking_needs_a_separator_and_a_transformer(config: TrainConfig) -> None:
     with pytest.raises(UserError, match="no end-of-text token"):
-        train(replace(config, tokenizer="char", also=(), weights=(), mask_documents=True))
+        replace(config, tokenizer="char", mask_documents=True)
+    CharTokenizer.train(Path(config.corpus).read_text()).save(config.out.with_name("characters"))
+    characters = str(config.out.with_name("characters"))
+    with pytest.raises(UserError, match="no end-of-text token"):
+        train(replace(config, tokenizer=characters, also=(), weights=(), mask_documents=True))
     with pytest.raises(UserError, match="mask_documents needs architecture 'gpt'"):
         replace(config, model=replace(MODEL, architecture="bigram"), mask_documents=True)
 
@@ -161,17 +176,45 @@ def test_masking_needs_a_separator_and_a_transformer(config: TrainConfig) -> Non
 def test_the_loaders_thread_ends_with_the_run(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    closed = []
-    monkeypatch.setattr(Prefetcher, "close", lambda self: closed.append(self))
-    monkeypatch.setattr(loop.Trainer, "step", lambda self: 1 / 0)
+    seen = []
+
+    def step(trainer: loop.Trainer) -> None:
+        seen.extend(thread.name for thread in threading.enumerate())
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(loop.Trainer, "step", step)
     with pytest.raises(ZeroDivisionError):
         train(config)
-    assert len(closed) == 1
+    assert any(name.startswith("loader") for name in seen)
+    assert not any(thread.name.startswith("loader") for thread in threading.enumerate())
 
 
-def test_a_prepared_folder_and_a_text_mix(config: TrainConfig, tmp_path: Path) -> None:
-    """The second corpus is encoded with the tokenizer of the first, whatever kind that is."""
-    tokenizer = BPETokenizer.train(texts=["one two three " * 50], vocab_size=300)
-    tokenizer.save(tmp_path / "tokenizer")
-    train(replace(config, tokenizer=str(tmp_path / "tokenizer"), max_steps=1))
-    assert len(looks(config)[-1]["val_losses"]) == 2
+def prepared(name: str, text: str, tmp_path: Path) -> Path:
+    """A folder of shards and the tokenizer in it, both made of `text`."""
+    texts = tmp_path / f"{name}-texts"
+    texts.mkdir()
+    for n in range(20):
+        (texts / f"{n}.txt").write_text(f"{n}: {text * 50}")
+    BPETokenizer.train(texts=[text * 50], vocab_size=260).save(tmp_path / f"{name}-tokenizer")
+    arguments = ["prepare", str(texts), "--out", str(tmp_path / name), "--val-fraction", "0.3"]
+    assert prepare_data([*arguments, "--tokenizer", str(tmp_path / f"{name}-tokenizer")]) == 0
+    return tmp_path / name
+
+
+def test_prepared_folders_and_texts_mix(config: TrainConfig, tmp_path: Path) -> None:
+    one = prepared("one", "one two three ", tmp_path)
+    text = config.corpus
+    for n, (corpus, also) in enumerate([(str(one), text), (text, str(one)), (str(one), str(one))]):
+        tokenizer = str(one) if corpus == text else "bpe"
+        out = config.out.with_name(str(n))
+        mixed = replace(config, corpus=corpus, also=(also,), tokenizer=tokenizer, out=out)
+        train(replace(mixed, max_steps=1))
+        assert len(looks(mixed)[-1]["val_losses"]) == 2
+
+
+def test_corpora_of_different_tokenizers_are_refused(config: TrainConfig, tmp_path: Path) -> None:
+    one = prepared("one", "one two three ", tmp_path)
+    two = prepared("two", "un deux trois ", tmp_path)
+    for corpus in (str(one), config.corpus):
+        with pytest.raises(UserError, match=r"two was prepared with another tokenizer than"):
+            train(replace(config, corpus=corpus, also=(str(two),)))

@@ -461,9 +461,9 @@ def test_impossible_settings_are_refused(settings: dict[str, Any], message: str)
 def test_a_text_shorter_than_one_context_is_refused(config: TrainConfig, tmp_path: Path) -> None:
     short = tmp_path / "short.txt"
     short.write_text("too short a text " * 10)
-    with pytest.raises(UserError, match=r"val part of the corpus has 17 tokens, but one context"):
+    with pytest.raises(UserError, match=r"val part of .*short.txt has 17 tokens, but one context"):
         train(replace(config, corpus=str(short), model=replace(config.model, block_size=32)))
-    with pytest.raises(UserError, match=r"train part of the corpus has 153 tokens"):
+    with pytest.raises(UserError, match=r"train part of .*short.txt has 153 tokens"):
         train(replace(config, corpus=str(short), model=replace(config.model, block_size=512)))
     # Nothing was written, so nothing stands in the way of the mended command.
     assert not any(config.out.iterdir())
@@ -589,8 +589,8 @@ def poison_batch(number: int, monkeypatch: pytest.MonkeyPatch, factor: float) ->
         drawn.append(trainer.progress.batches - 1)
         return batch
 
-    def accumulate_poison(*arguments: Any) -> torch.Tensor:
-        loss = accumulate(*arguments)
+    def accumulate_poison(*arguments: Any, **settings: Any) -> torch.Tensor:
+        loss = accumulate(*arguments, **settings)
         if drawn and drawn[-1] == number:
             poisoned.append(number)
             loss = loss * factor

@@ -107,18 +107,14 @@ class Mixture:
     def of(cls, parts: Sequence[Dataset], weights: Sequence[float] = ()) -> Mixture:
         """Mix the parts by `weights`, in any unit; unless given, by their numbers of train tokens.
 
-        Raises UserError if the weights don't fit, or if the tokenizers differ.
+        Raises UserError if the tokenizers differ.
         """
-        if weights and not (len(weights) == len(parts) and all(w > 0 for w in weights)):
-            raise UserError(
-                f"weights are {' '.join(map(str, weights))}: expected one above 0 for each of the "
-                f"{len(parts)} corpora"
-            )
         for part in parts[1:]:
             if part.tokenizer.fingerprint != parts[0].tokenizer.fingerprint:
                 raise UserError(
                     f"{part.report.corpus} was prepared with another tokenizer than "
-                    f"{parts[0].report.corpus}: prepare both with the same"
+                    f"{parts[0].report.corpus}: prepare both with the same, or give --tokenizer "
+                    f"{part.folder} if that one is a text"
                 )
         sizes = weights or [len(part.train) for part in parts]
         return cls(tuple(parts), tuple(size / sum(sizes) for size in sizes))

@@ -46,11 +46,17 @@ class Loader:
         block_size: int,
         batch_size: int,
         seed: int,
-        weights: Sequence[float] = (1.0,),
+        weights: Sequence[float] | None = None,
     ) -> None:
-        """weights: each source's share, in any unit. Raises UserError for a source too short."""
+        """weights: each source's share, in any unit; None for equal ones.
+
+        Raises UserError for a source too short, ValueError for another number of weights.
+        """
+        shares = np.ones(len(sources)) if weights is None else np.array(weights)
+        if len(shares) != len(sources):
+            raise ValueError(f"{len(shares)} weights for {len(sources)} sources")
         self.sources = [_Shuffled(s, block_size, (seed, i)) for i, s in enumerate(sources)]
-        self.weights = np.array(weights) / sum(weights)
+        self.weights = shares / shares.sum()
         self.block_size = block_size
         self.batch_size = batch_size
 
@@ -83,7 +89,7 @@ class _Shuffled:
     """One source's windows, epoch after epoch."""
 
     def __init__(self, tokens: TokenSource, block_size: int, seed: tuple[int, int]) -> None:
-        check_length(tokens, block_size, "train")
+        check_length(tokens, block_size, "train part of the corpus")
         self.tokens = tokens
         self.block_size = block_size
         self.seed = seed
@@ -180,7 +186,7 @@ def check_length(tokens: TokenSource, block_size: int, part: str) -> None:
     """Raise UserError if not even one window fits into the tokens."""
     if len(tokens) <= block_size:
         raise UserError(
-            f"the {part} part of the corpus has {len(tokens)} tokens, but one context of "
+            f"the {part} has {len(tokens)} tokens, but one context of "
             f"block_size {block_size} needs {block_size + 1}: "
             f"give a longer text or a smaller --block-size"
         )

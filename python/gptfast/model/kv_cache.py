@@ -1,4 +1,4 @@
-"""The keys and values of the tokens seen so far: the next token then costs one token's work."""
+"""Keys, values and ids of the tokens seen so far: the next token then costs one token's work."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class KVCache:
-    """Keys and values of every layer, in buffers as long as the context.
+    """Keys and values of every layer, and the ids, in buffers as long as the context.
 
     Legend: L layers, B batch, G key and value heads, T time, D head width.
     """

@@ -18,7 +18,7 @@ class NGramEmbedding(nn.Module):
     look up. The row is chosen by a hash, so that n-grams may share one ("Byte Latent Transformer",
     Pagnoni et al., 2024, section 3.2.1; "Over-Tokenized Transformer", Huang et al., 2025).
 
-    Legend: B batch, T time, N max_ngram, R rows of the table for each n, C channels.
+    Legend: B batch, T time, N max_ngram, C channels.
     """
 
     def __init__(self, config: ModelConfig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -143,8 +144,20 @@ class TrainConfig:
         for name in ("recompute_blocks", "mask_documents"):
             if getattr(self, name) and self.model.architecture != "gpt":
                 raise UserError(
-                    f"{name} needs architecture 'gpt': {self.model.architecture!r} has no blocks"
+                    f"{name} needs architecture 'gpt': {self.model.architecture!r} can't do it"
                 )
+        if self.mask_documents and self.tokenizer == "char":
+            raise UserError(
+                "mask_documents: a character tokenizer has no end-of-text token to know documents "
+                "by; give --no-mask-documents or a BPE tokenizer"
+            )
+        n_corpora = 1 + len(self.also)
+        fit = len(self.weights) == n_corpora and all(0 < w < math.inf for w in self.weights)
+        if self.weights and not fit:
+            raise UserError(
+                f"weights are {' '.join(f'{w:g}' for w in self.weights)}: expected one above 0 for "
+                f"--corpus and each of --also, {n_corpora} in all"
+            )
         if self.seed >= 2**63:
             raise UserError(f"seed is {self.seed}: expected less than 2^63")
 

@@ -45,7 +45,7 @@ class World:
     device: torch.device
     """What this process computes on."""
     mesh: DeviceMesh | None = None
-    """All processes in a row; None if there is one only."""
+    """All processes in a row; None without torchrun."""
 
     def __str__(self) -> str:
         return f"{self.size} x {self.device.type}" if self.size > 1 else str(self.device)
@@ -109,8 +109,8 @@ def world(device: str) -> Iterator[World]:
         yield World(dist.get_rank(), dist.get_world_size(), resolved, mesh)
     finally:
         dist.destroy_process_group()
-        # PyTorch's caches keep the mesh, and the mesh the group, whose threads would run on until
-        # the process ends and now and then abort it ("terminate called").
+        # PyTorch's caches keep the mesh, and the mesh the group (in 2.15 here), whose threads would
+        # run on until the process ends and now and then abort it ("terminate called").
         getattr(mesh, "_pg_registry", {}).clear()
 
 

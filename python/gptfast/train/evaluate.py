@@ -31,7 +31,7 @@ def evaluate(
     don't see one another.
     """
     block_size = model.config.block_size
-    check_length(tokens, block_size, "val")
+    check_length(tokens, block_size, "val part of the corpus")
     starts = np.arange(0, len(tokens) - block_size, block_size)
     if max_windows is not None and max_windows < len(starts):
         starts = starts[np.linspace(0, len(starts) - 1, max_windows).astype(int)]

@@ -66,6 +66,8 @@ class Result:
     """Wall time of the run, evaluations included, preparing the data not."""
     tokens_per_second: float
     """Tokens trained on per second of training, evaluations not counted."""
+    val_losses: tuple[float, ...] = ()
+    """Of each corpus, where there are several; val_loss is their mean."""
 
 
 def begin(config: TrainConfig, data: Mixture, world: World) -> LanguageModel:
@@ -80,8 +82,9 @@ def begin(config: TrainConfig, data: Mixture, world: World) -> LanguageModel:
             f"{config.micro_batches * world.size}"
         )
     for part in data.parts:
-        check_length(part.train, config.model.block_size, "train")
-        check_length(part.val, config.model.block_size, "val")
+        corpus = part.report.corpus
+        check_length(part.train, config.model.block_size, f"train part of {corpus}")
+        check_length(part.val, config.model.block_size, f"val part of {corpus}")
     torch.manual_seed(config.seed)
     model_config = config.model_config(data.tokenizer.n_vocab)
     model = build_model(model_config, config.kernels).to(world.device)
@@ -426,7 +429,8 @@ class Trainer:
             f"evaluating the weights of step {progress.best_step} on the whole val split"
         )
         load_weights(self.model, config.out / "model.safetensors", load_full_state)
-        val_loss = self.data.mean(self.evaluate())
+        val_losses = self.evaluate()
+        val_loss = self.data.mean(val_losses)
         self.lap()
         tokens = progress.step * config.batch_size * config.model.block_size
         return Result(
@@ -436,6 +440,7 @@ class Trainer:
             val_bits_per_byte=bits_per_byte(val_loss, self.data.val_bytes_per_token),
             seconds=progress.seconds,
             tokens_per_second=tokens / progress.training_seconds,
+            val_losses=tuple(val_losses) if len(val_losses) > 1 else (),
         )
 
     def lap(self) -> float:

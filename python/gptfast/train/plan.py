@@ -57,11 +57,9 @@ class Plan:
     tokens: int
     """That the configuration asks for."""
     tokens_per_step: int
-
-    @property
-    def optimal_tokens(self) -> int:
-        """How many would give the lowest loss for the compute that they take."""
-        return OPTIMAL_TOKENS_PER_PARAMETER * self.parameters
+    optimal_tokens: int
+    """How many would give the lowest loss for the compute that they take. The rows of n-grams,
+    which cost none, don't count."""
 
     @property
     def training_flops(self) -> int:
@@ -93,6 +91,7 @@ def plan(config: TrainConfig) -> Plan:
         memory(config),
         tokens_per_step * config.max_steps,
         tokens_per_step,
+        OPTIMAL_TOKENS_PER_PARAMETER * n_parameters(replace(config.model, max_ngram=1)),
     )
 
 
@@ -173,10 +172,11 @@ def probe(config: TrainConfig, seconds: float) -> Probe:
     tokens = np.random.default_rng(0).integers(config.model.vocab_size, size=n_windows * T + 1)
     x_BT = torch.from_numpy(tokens[: config.batch_size * T]).view(-1, T)
     scaler = gradient_scaler(config, device)
+    separator = 0 if config.mask_documents else None
 
     def step() -> float:
         start = time.perf_counter()
-        loss = accumulate_gradients(model, x_BT, x_BT, config, scaler)
+        loss = accumulate_gradients(model, x_BT, x_BT, config, scaler, separator=separator)
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
         optimizer.step(0.0)
         loss.item()  # waits for the device
@@ -189,8 +189,8 @@ def probe(config: TrainConfig, seconds: float) -> Probe:
         times.append(step())
     start = time.perf_counter()
     evaluate(model, tokens.astype(np.uint32), batch_size=config.batch_size,
-             max_windows=config.eval_windows)  # fmt: skip
-    look_seconds = time.perf_counter() - start
+             max_windows=config.eval_windows, separator=separator)  # fmt: skip
+    look_seconds = (time.perf_counter() - start) * (1 + len(config.also))
     step_seconds = statistics.median(times)
     looks = config.max_steps // config.eval_interval + 1
     total = config.max_steps * step_seconds + looks * look_seconds

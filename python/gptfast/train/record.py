@@ -40,7 +40,8 @@ def write_record(
         "command": older["command"] if older else command,
         "resumed_by": resumed_by,
         "data": asdict(data.parts[0].report),
-        "also": [asdict(part.report) for part in data.parts[1:]],
+        "further_data": [asdict(part.report) for part in data.parts[1:]],
+        "shares": list(data.weights),
         "versions": {
             "gptfast": __version__,
             "python": platform.python_version(),
@@ -61,6 +62,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         content["config"].items(), content["command"], content["data"]["corpus_sha256"]
+        [report["corpus_sha256"] for report in content.get("further_data", [])]
         if content["result"] is not None:
             Result(**content["result"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:

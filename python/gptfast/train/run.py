@@ -11,6 +11,7 @@ from rich.console import Console
 
 from gptfast.data.dataset import DataReport, Dataset, Mixture
 from gptfast.data.prepare import prepare
+from gptfast.data.prepared import is_prepared
 from gptfast.errors import UserError
 from gptfast.model.size import flops_per_token
 from gptfast.tokenizer import load_tokenizer
@@ -77,6 +78,8 @@ def prepare_all(config: TrainConfig, console: Console) -> Mixture:
     parts: list[Dataset] = []
     for corpus in (config.corpus, *config.also):
         tokenizer = str(parts[0].folder) if parts else config.tokenizer
+        if parts and is_prepared(Path(corpus)):
+            tokenizer = "bpe"  # it has its own; the mixture says so if that is another one
         parts.append(
             prepare(corpus, tokenizer, config.model.vocab_size, config.val_fraction, console.print)
         )
@@ -107,7 +110,9 @@ def check_output(config: TrainConfig) -> dict[str, Any] | None:
             f"it, or another --out"
         )
     older = read_record(out)
-    then, now = flat(older["config"]), flat(config.to_json())
+    # What a record of an older version doesn't know was as it is by default.
+    then = flat(TrainConfig().to_json()) | flat(older["config"])
+    now = flat(config.to_json())
     changed = [name for name in then if now.get(name) != then[name] and name not in CHANGEABLE]
     if changed:
         was = ", ".join(f"{name}={then[name]!r}" for name in changed)
@@ -130,7 +135,7 @@ def check_same_data(folder: Path, older: dict[str, Any], data: Mixture) -> None:
     same_tokenizer = (
         not tokenizer.exists() or load_tokenizer(folder).fingerprint == data.tokenizer.fingerprint
     )
-    then = [older["data"], *older.get("also", [])]
+    then = [older["data"], *older.get("further_data", [])]
     same_corpora = [part["corpus_sha256"] for part in then] == [
         part.report.corpus_sha256 for part in data.parts
     ]
