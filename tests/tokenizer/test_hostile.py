@@ -467,6 +467,12 @@ ENDLESS = {
         print("ready", flush=True)
         tokenizer.encode_to_numpy(text)
     """,
+    "searching in vain": """
+        tokenizer = BPETokenizer.train("a" * 64, 260, "(?=.*[a-z])A")
+        text = "A" * 500_000
+        print("ready", flush=True)
+        tokenizer.encode_to_numpy(text)
+    """,
     "encoding a run out of step": """
         tokenizer = BPETokenizer.train("a" * 64, 260, "none")
         text = "b" + "a" * 60_000_000

@@ -12,7 +12,7 @@ mod simd;
 
 use std::time::{Duration, Instant};
 
-use fancy_regex::Regex;
+use fancy_regex::{Regex, RegexInput};
 
 pub use self::cl100k::CL100K_REGEX;
 pub use self::gpt2::GPT2_REGEX;
@@ -34,7 +34,27 @@ pub enum Pattern {
     /// The whole text is one pre-token.
     None,
     /// The matches of a regular expression, and each stretch between two matches.
-    Regex(Box<Regex>),
+    Regex(Box<Custom>),
+}
+
+/// A regular expression that a user made up.
+#[derive(Debug, Clone)]
+pub struct Custom {
+    regex: Regex,
+    /// Whether a search must be taken place by place to be interrupted: it may go on and on from every
+    /// place in vain. Expressions that need no backtracking take linear time and are faster as a whole.
+    place_by_place: bool,
+}
+
+impl Custom {
+    fn new(pattern: &str) -> Result<Self, fancy_regex::Error> {
+        // `\G` is the place where the last match ended, and would be every place.
+        let place_by_place = regex_syntax::parse(pattern).is_err() && !pattern.contains(r"\G");
+        Ok(Custom {
+            regex: Regex::new(pattern)?,
+            place_by_place,
+        })
+    }
 }
 
 impl Pattern {
@@ -48,8 +68,8 @@ impl Pattern {
             "cl100k" => Ok(Pattern::Cl100k),
             "o200k" => Ok(Pattern::O200k),
             "none" => Ok(Pattern::None),
-            regex => Regex::new(regex)
-                .map(|regex| Pattern::Regex(Box::new(regex)))
+            regex => Custom::new(regex)
+                .map(|custom| Pattern::Regex(Box::new(custom)))
                 .map_err(|error| {
                     Error::Pattern(format!(
                         "the split pattern {regex:?} is neither \"gpt2\", \"cl100k\", \
@@ -66,7 +86,7 @@ impl Pattern {
             Pattern::Cl100k => "cl100k",
             Pattern::O200k => "o200k",
             Pattern::None => "none",
-            Pattern::Regex(regex) => regex.as_str(),
+            Pattern::Regex(custom) => custom.regex.as_str(),
         }
     }
 
@@ -95,7 +115,7 @@ impl Pattern {
             Pattern::O200k => split_by_scanner(o200k::match_length, text, visitor),
             Pattern::None if text.is_empty() => Ok(()),
             Pattern::None => visitor.pieces(0, &[text.len()]),
-            Pattern::Regex(regex) => split_by_regex(regex, text, time_limit(text), visitor),
+            Pattern::Regex(custom) => split_by_regex(custom, text, time_limit(text), visitor),
         }
     }
 
@@ -190,7 +210,8 @@ pub const BATCH: usize = 128;
 /// next thing is done: while memory answers for the first, it can be asked for the others.
 pub trait Visitor {
     /// Take pre-tokens that lie end to end, in bytes: the first begins at `start`, and each ends where
-    /// `ends` says, which has at most [`BATCH`] places. An error ends the splitting.
+    /// `ends` says, which has at most [`BATCH`] places. An error ends the splitting. With no place at all
+    /// nothing is handed over, but the visitor may end it.
     fn pieces(&mut self, start: usize, ends: &[usize]) -> Result<(), Error>;
 }
 
@@ -281,7 +302,7 @@ fn split_by_scanner(
 
 /// How long a regular expression may work on a text: a hundred times as long as is usual.
 ///
-/// The engine limits how often it backtracks in one match, but there may be as many matches as there are
+/// The engine limits how often it backtracks in one match, but there may be as many tries as there are
 /// characters, and each may read all that follows. It does not count its steps, so time has to tell.
 fn time_limit(text: &str) -> Duration {
     Duration::from_secs(10)
@@ -289,7 +310,7 @@ fn time_limit(text: &str) -> Duration {
 }
 
 fn split_by_regex(
-    regex: &Regex,
+    custom: &Custom,
     text: &str,
     limit: Duration,
     visitor: &mut impl Visitor,
@@ -298,16 +319,39 @@ fn split_by_regex(
         Error::Pattern(format!(
             "the split pattern {:?} gave up on the text after byte {done}: {why}; use a pattern that \
              backtracks less, or shorter texts",
-            regex.as_str()
+            custom.regex.as_str()
         ))
     };
     let start = Instant::now();
     let mut done = 0;
-    for (step, found) in (0usize..).zip(regex.find_iter(text)) {
-        let found = found.map_err(|error| gave_up(done, error.to_string()))?;
+    let mut place = 0;
+    for step in 0usize.. {
         // Asking for the time takes a fair part of what finding a word does.
-        if step.is_multiple_of(16) && start.elapsed() > limit {
-            return Err(gave_up(done, format!("it took longer than {limit:?}")));
+        if step.is_multiple_of(16) {
+            visitor.pieces(done, &[])?;
+            if start.elapsed() > limit {
+                return Err(gave_up(done, format!("it took longer than {limit:?}")));
+            }
+        }
+        let input = RegexInput::new(text)
+            .from_pos(place)
+            .anchored(custom.place_by_place);
+        let found = custom.regex.find_input(input);
+        let found = found.map_err(|error| gave_up(done, error.to_string()))?;
+        let after = text[place..].chars().next().map(|c| place + c.len_utf8());
+        let Some(found) = found else {
+            match after {
+                Some(after) if custom.place_by_place => place = after,
+                _ => break,
+            }
+            continue;
+        };
+        if place < found.end() {
+            place = found.end();
+        } else if let Some(after) = after {
+            place = after; // a match of nothing
+        } else {
+            break;
         }
         for end in [found.start(), found.end()] {
             if done < end {
@@ -325,24 +369,104 @@ fn split_by_regex(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
     fn a_regex_that_takes_too_long_is_an_error() {
-        // Each match of one letter looks for a lower-case one until the end of the text.
-        let regex = Regex::new(".*[^A-Z]|[A-Z]").unwrap();
-        let text = "A".repeat(100_000);
-        let (mut end, limit) = (0, Duration::from_millis(20));
-        let result = split_by_regex(&regex, &text, limit, &mut |_, piece_end| {
-            end = piece_end;
+        for (pattern, finds) in [
+            // Each match of one letter looks for a lower-case one until the end of the text.
+            (".*[^A-Z]|[A-Z]", true),
+            // So does each try here, and none is a match.
+            ("(?=.*[a-z])A", false),
+        ] {
+            let custom = Custom::new(pattern).unwrap();
+            let text = "A".repeat(100_000);
+            let (mut end, limit) = (0, Duration::from_millis(20));
+            let result = split_by_regex(&custom, &text, limit, &mut |_, piece_end| {
+                end = piece_end;
+                Ok(())
+            });
+            let expected =
+                format!("gave up on the text after byte {end}: it took longer than 20ms");
+            assert!(
+                matches!(&result, Err(Error::Pattern(message)) if message.contains(&expected)),
+                "{result:?}"
+            );
+            assert_eq!(0 < end, finds);
+            assert!(end < text.len());
+            assert_eq!(time_limit(&text), Duration::from_secs(11));
+        }
+    }
+
+    /// A visitor that ends the splitting when it has been asked `left` times with nothing new.
+    struct Impatient {
+        left: usize,
+    }
+
+    impl Visitor for Impatient {
+        fn pieces(&mut self, _start: usize, ends: &[usize]) -> Result<(), Error> {
+            if ends.is_empty() {
+                self.left = self.left.checked_sub(1).ok_or(Error::Interrupted)?;
+            }
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_search_in_vain_can_be_ended() {
+        let text = "A".repeat(1000);
+        for pattern in ["(?=.*[a-z])A", "(?=.*A)"] {
+            let custom = Custom::new(pattern).unwrap();
+            let result = split_by_regex(&custom, &text, Duration::MAX, &mut Impatient { left: 2 });
+            assert!(matches!(result, Err(Error::Interrupted)), "{result:?}");
+        }
+    }
+
+    #[test]
+    fn a_long_stretch_without_a_match_is_one_piece() {
+        // The engine would count each place as a step back, and give up after a million of them.
+        let custom = Custom::new(r"\d(?!x)").unwrap();
+        let text = "a".repeat(1_100_000);
+        let mut ends = Vec::new();
+        let result = split_by_regex(&custom, &text, Duration::MAX, &mut |_, end| {
+            ends.push(end);
             Ok(())
         });
-        let expected = format!("gave up on the text after byte {end}: it took longer than 20ms");
-        assert!(
-            matches!(&result, Err(Error::Pattern(message)) if message.contains(&expected)),
-            "{result:?}"
-        );
-        assert!(0 < end && end < text.len());
-        assert_eq!(time_limit(&text), Duration::from_secs(11));
+        assert!(result.is_ok(), "{result:?}");
+        assert_eq!(ends, [text.len()]);
+    }
+
+    /// Where the matches of a regular expression begin and end, by the engine's own search.
+    fn borders(regex: &Regex, text: &str) -> Vec<usize> {
+        let mut borders: Vec<usize> = regex
+            .find_iter(text)
+            .map(Result::unwrap)
+            .flat_map(|found| [found.start(), found.end()])
+            .chain([text.len()])
+            .filter(|&border| border > 0)
+            .collect();
+        borders.dedup();
+        borders
+    }
+
+    proptest! {
+        #[test]
+        fn place_by_place_the_matches_are_the_same(
+            pattern in prop::sample::select(vec![
+                r"\s+(?!\S)|\S+", r"(?=a)|b+", r"(?<=a)b", r"(a|é)\1", "(?!b)", r"(?<=^|a)b*", "ab(?= )|a",
+                r"\G(?!b)a", "a+", "a*",
+            ]),
+            text in "[abé \n]{0,20}",
+        ) {
+            let custom = Custom::new(pattern).unwrap();
+            let mut ends = Vec::new();
+            split_by_regex(&custom, &text, Duration::MAX, &mut |_, end| {
+                ends.push(end);
+                Ok(())
+            }).unwrap();
+            prop_assert_eq!(ends, borders(&custom.regex, &text), "{:?} {:?}", pattern, text);
+        }
     }
 }
