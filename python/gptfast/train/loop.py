@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -66,7 +66,7 @@ class Result:
     """Wall time of the run, evaluations included, preparing the data not."""
     tokens_per_second: float
     """Tokens trained on per second of training, evaluations not counted."""
-    val_losses: tuple[float, ...] = ()
+    val_losses: list[float] = field(default_factory=list)
     """Of each corpus, where there are several; val_loss is their mean."""
 
 
@@ -440,7 +440,7 @@ class Trainer:
             val_bits_per_byte=bits_per_byte(val_loss, self.data.val_bytes_per_token),
             seconds=progress.seconds,
             tokens_per_second=tokens / progress.training_seconds,
-            val_losses=tuple(val_losses) if len(val_losses) > 1 else (),
+            val_losses=val_losses if len(val_losses) > 1 else [],
         )
 
     def lap(self) -> float:
