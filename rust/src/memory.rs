@@ -85,8 +85,10 @@ fn advise_large_pages<T>(values: &mut Vec<T>) {
 
 /// From now on, have the C library hand back memory of a megabyte or more as soon as it is freed.
 ///
-/// That goes for the whole process, other libraries' memory included, and until it ends: there is no
-/// asking what was set before. By itself it keeps ever larger pieces, for each thread, because asking the system again takes time.
+/// By itself it keeps ever larger pieces, for each thread, because asking the system again takes time.
+///
+/// It holds for the whole process, other libraries' memory included, until the process ends: the C
+/// library can't tell what was set before, so that it can't be undone.
 pub fn keep_little() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: it takes no pointers, and changes only where memory allocated later comes from.
