@@ -338,27 +338,22 @@ fn split_by_regex(
             .anchored(custom.place_by_place);
         let found = custom.regex.find_input(input);
         let found = found.map_err(|error| gave_up(done, error.to_string()))?;
-        let after = text[place..].chars().next().map(|c| place + c.len_utf8());
-        let Some(found) = found else {
-            match after {
-                Some(after) if custom.place_by_place => place = after,
-                _ => break,
-            }
-            continue;
+        let next = match &found {
+            Some(found) if place < found.end() => Some(found.end()),
+            None if !custom.place_by_place => None,
+            // After a place where nothing, or a match of nothing, was found.
+            _ => text[place..].chars().next().map(|c| place + c.len_utf8()),
         };
-        if place < found.end() {
-            place = found.end();
-        } else if let Some(after) = after {
-            place = after; // a match of nothing
-        } else {
-            break;
-        }
-        for end in [found.start(), found.end()] {
+        for end in found.iter().flat_map(|found| [found.start(), found.end()]) {
             if done < end {
                 // One by one, so that the visitor may end it: a match can take very long.
                 visitor.pieces(done, &[end])?;
                 done = end;
             }
+        }
+        match next {
+            Some(next) => place = next,
+            None => break,
         }
     }
     if done < text.len() {
