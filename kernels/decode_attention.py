@@ -71,7 +71,7 @@ def _part_kernel(
         if window is not None:
             visible_RS = visible_RS & (keys_S[None, :] > newest_R[:, None] - window)
         logits_RS = tl.where(visible_RS, logits_RS, float("-inf"))
-        max_R, sum_R, shrink_R, p_RS = _softmax_step(max_R, sum_R, logits_RS)
+        max_R, sum_R, shrink_R, p_RS = _softmax_step(max_R, sum_R, logits_RS, 1.0)
         v_SD = _load(v, v_strides, keys_S, length, D, BLOCK_D)
         acc_RD = acc_RD * shrink_R[:, None] + _dot(p_RS.to(v_SD.dtype), v_SD)
 
@@ -106,7 +106,7 @@ def _combine_kernel(
     tl.store(out + row * D + columns, out_D.to(out.dtype.element_ty), mask=columns < D)
 
 
-BLOCK_S = 64
+BLOCK_S = 128
 # At most so many parts, and so many programs of the first kernel unless there are more heads: a few
 # for each multiprocessor of a large GPU.
 MAX_PARTS, MAX_PROGRAMS = 64, 512

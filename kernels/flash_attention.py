@@ -7,15 +7,20 @@ The definition that these kernels are tested against is `attention_reference` in
 
 Shape suffixes: B batch, T query rows, S key rows, H query heads, G key/value heads, D head width.
 Inside a kernel a suffix is one tile: `q_TD` is (BLOCK_T, BLOCK_D), BLOCK_D the next power of two.
+Tensors come as pointers with their strides; or, where the GPU's copy engine (TMA) is to load whole
+tiles, as tensor descriptors, with None in place of the strides.
+
 Logits are in units of log2: exp2 is one instruction, and log2(e) hides in the scale. So is `lse2`,
 their log-sum-exp, which rounding to other units would make useless where logits are in thousands.
 """
 
+import functools
 import math
 
 import torch
 import triton
 import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from gptfast.kernels.soft_cap import soft_cap
 
@@ -28,10 +33,13 @@ LOWEST = tl.constexpr(torch.finfo(torch.float32).min)
 
 @triton.jit
 def _program(T, H, BLOCK_T: tl.constexpr):
-    """The first row, head and batch entry of this program: rows run fastest."""
+    """The block of rows, head and batch entry of this program: blocks run fastest.
+
+    So the programs that run at the same time share a head's tensors in the second-level cache.
+    """
     n_blocks = tl.cdiv(T, BLOCK_T)
-    block = tl.program_id(0) % n_blocks
-    return block * BLOCK_T, tl.program_id(0) // n_blocks % H, tl.program_id(0) // n_blocks // H
+    pair = tl.program_id(0) // n_blocks
+    return tl.program_id(0) % n_blocks, pair % H, pair // H
 
 
 @triton.jit
@@ -52,6 +60,19 @@ def _load(matrix, strides, rows, n_rows, D: tl.constexpr, BLOCK_D: tl.constexpr)
     columns = tl.arange(0, BLOCK_D)
     inside = (rows < n_rows)[:, None] & (columns < D)[None, :]
     return tl.load(_addresses(matrix, strides, rows, columns), mask=inside, other=0.0)
+
+
+@triton.jit
+def _tile(
+    x, strides, batch, head, first_row, n_rows,
+    D: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Load (BLOCK, BLOCK_D) of x[batch, head], with zeros past the last row and the last column."""
+    if strides is None:
+        return x.load([batch, head, first_row, 0]).reshape(BLOCK, BLOCK_D)
+    else:
+        rows = first_row + tl.arange(0, BLOCK)
+        return _load(_head(x, strides, batch, head), strides, rows, n_rows, D, BLOCK_D)
 
 
 @triton.jit
@@ -87,6 +108,17 @@ def _keys_seen_by_ends(first_row, docs, T, S, window, CAUSAL: tl.constexpr, BLOC
     last_row = tl.minimum(first_row + BLOCK_T, T) - 1
     low_last, high_last = _keys_seen(last_row, docs, T, S, window, CAUSAL)
     return low_first, high_first, low_last, high_last
+
+
+@triton.jit
+def _visible(rows_T, first_key, docs, T, S, window, CAUSAL: tl.constexpr, BLOCK_S: tl.constexpr):
+    """Which of the rows see which of the keys of a block, (BLOCK_T, BLOCK_S).
+
+    Computed where it is needed, so that its bounds take no registers elsewhere.
+    """
+    low_T, high_T = _keys_seen(rows_T, docs, T, S, window, CAUSAL)
+    keys_S = first_key + tl.arange(0, BLOCK_S)
+    return (keys_S >= low_T[:, None]) & (keys_S < high_T[:, None])
 
 
 @triton.jit
@@ -168,10 +200,13 @@ def _dot(a, b):
 
 
 @triton.jit
-def _softmax_step(max_T, sum_T, logits_TS):
-    """The online softmax of further logits, and what all that was summed so far shrinks by."""
-    new_max_T = tl.maximum(max_T, tl.max(logits_TS, 1))
-    p_TS = tl.exp2(logits_TS - new_max_T[:, None])
+def _softmax_step(max_T, sum_T, logits_TS, factor):
+    """The online softmax of further logits, and what all that was summed so far shrinks by.
+
+    The logits are still to be multiplied by `factor`, at least 0.
+    """
+    new_max_T = tl.maximum(max_T, tl.max(logits_TS, 1) * factor)
+    p_TS = tl.exp2(logits_TS * factor - new_max_T[:, None])
     shrink_T = tl.exp2(max_T - new_max_T)
     return new_max_T, sum_T * shrink_T + tl.sum(p_TS, 1), shrink_T, p_TS
 
@@ -196,38 +231,41 @@ def _forward_kernel(
     BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     """One program: one block of queries of one head, against all the keys it sees."""
-    first_row, head, batch = _program(T, H, BLOCK_T)
+    block, head, batch = _program(T, H, BLOCK_T)
+    # Where attention is causal the last rows take longest: they begin first.
+    first_row = (tl.cdiv(T, BLOCK_T) - 1 - block) * BLOCK_T
     rows_T = first_row + tl.arange(0, BLOCK_T)
-    k = _head(k, k_strides, batch, head // GROUP)
-    v = _head(v, v_strides, batch, head // GROUP)
+    kv_head = head // GROUP
     if docs is not None:
         docs += batch.to(tl.int64) * (2 * T)
     if seed is not None:
         seed = tl.load(seed)
 
-    q_TD = _load(_head(q, q_strides, batch, head), q_strides, rows_T, T, D, BLOCK_D)
+    q_TD = _tile(q, q_strides, batch, head, first_row, T, D, BLOCK_T, BLOCK_D)
     max_T = tl.full([BLOCK_T], LOWEST, tl.float32)
     sum_T = tl.zeros([BLOCK_T], tl.float32)
     acc_TD = tl.zeros([BLOCK_T, BLOCK_D], tl.float32)
-    low_T, high_T = _keys_seen(rows_T, docs, T, S, window, CAUSAL)
     low_first, high_first, low_last, high_last = _keys_seen_by_ends(
         first_row, docs, T, S, window, CAUSAL, BLOCK_T
     )
     for PHASE in tl.static_range(FIRST_PHASE, 3):
         start, end = _phase(PHASE, low_first, high_first, low_last, high_last, BLOCK_S)
         for first_key in range(start, end, BLOCK_S):
-            keys_S = first_key + tl.arange(0, BLOCK_S)
-            k_SD = _load(k, k_strides, keys_S, S, D, BLOCK_D)
-            logits_TS = _logits(q_TD, k_SD, scale, softcap)
+            k_SD = _tile(k, k_strides, batch, kv_head, first_key, S, D, BLOCK_S, BLOCK_D)
+            if PHASE == 1 and softcap is None:
+                # Scaled in the exponent, where to multiply and subtract is one instruction.
+                logits_TS, factor = _dot(q_TD, tl.trans(k_SD)), scale * LOG2_E
+            else:
+                logits_TS, factor = _logits(q_TD, k_SD, scale, softcap), 1.0
             if PHASE != 1:
-                visible_TS = (keys_S >= low_T[:, None]) & (keys_S < high_T[:, None])
+                visible_TS = _visible(rows_T, first_key, docs, T, S, window, CAUSAL, BLOCK_S)
                 logits_TS = tl.where(visible_TS, logits_TS, float("-inf"))
-            max_T, sum_T, shrink_T, p_TS = _softmax_step(max_T, sum_T, logits_TS)
+            max_T, sum_T, shrink_T, p_TS = _softmax_step(max_T, sum_T, logits_TS, factor)
             if seed is not None:
                 p_TS = _dropped_out(
                     p_TS, seed, batch * H + head, rows_T, first_key, dropout_p, BLOCK_T, BLOCK_S
                 )
-            v_SD = _load(v, v_strides, keys_S, S, D, BLOCK_D)
+            v_SD = _tile(v, v_strides, batch, kv_head, first_key, S, D, BLOCK_S, BLOCK_D)
             acc_TD = acc_TD * shrink_T[:, None] + _dot(p_TS.to(v_SD.dtype), v_SD)
     out_TD, lse2_T = _softmax_end(max_T, sum_T, acc_TD)
     _store(_head(out, out_strides, batch, head), out_strides, rows_T, T, out_TD, D, BLOCK_D)
@@ -235,61 +273,54 @@ def _forward_kernel(
 
 
 # ---- backward ------------------------------------------------------------------------------------
-# Three kernels, each writing every element of its result exactly once: no atomics, so the same
+# Two kernels, each writing every element of its results exactly once: no atomics, so the same
 # inputs give the same bits.
 
 
 @triton.jit
-def _delta_kernel(
-    out, out_strides, dout, dout_strides, delta, H, T,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_T: tl.constexpr,
-):  # fmt: skip
-    """delta = sum over D of out * dout: what the softmax's gradient subtracts from each row."""
-    first_row, head, batch = _program(T, H, BLOCK_T)
-    rows_T = first_row + tl.arange(0, BLOCK_T)
-    out_TD = _load(_head(out, out_strides, batch, head), out_strides, rows_T, T, D, BLOCK_D)
-    dout_TD = _load(_head(dout, dout_strides, batch, head), dout_strides, rows_T, T, D, BLOCK_D)
-    delta_T = tl.sum(out_TD.to(tl.float32) * dout_TD.to(tl.float32), 1)
-    tl.store(delta + (batch * H + head).to(tl.int64) * T + rows_T, delta_T, mask=rows_T < T)
-
-
-@triton.jit
 def _dq_kernel(
-    q, q_strides, k, k_strides, v, v_strides, dout, dout_strides, lse2, delta, docs, seed,
-    dq, dq_strides, scale, softcap, window, dropout_p, H, GROUP, T, S,
+    q, q_strides, k, k_strides, v, v_strides, dout, dout_strides, out, out_strides,
+    lse2, dlse2, docs, seed, delta, dq, dq_strides,
+    scale, softcap, window, dropout_p, H, GROUP, T, S,
     CAUSAL: tl.constexpr, FIRST_PHASE: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """One program: dq of one block of queries of one head, over all the keys it sees."""
-    first_row, head, batch = _program(T, H, BLOCK_T)
+    """One program: dq of one block of queries of one head, over all the keys it sees.
+
+    And delta, the sum over D of out * dout, which the softmax's gradient subtracts from each row.
+    """
+    block, head, batch = _program(T, H, BLOCK_T)
+    first_row = (tl.cdiv(T, BLOCK_T) - 1 - block) * BLOCK_T
     rows_T = first_row + tl.arange(0, BLOCK_T)
-    k = _head(k, k_strides, batch, head // GROUP)
-    v = _head(v, v_strides, batch, head // GROUP)
+    kv_head = head // GROUP
     if docs is not None:
         docs += batch.to(tl.int64) * (2 * T)
     if seed is not None:
         seed = tl.load(seed)
 
-    q_TD = _load(_head(q, q_strides, batch, head), q_strides, rows_T, T, D, BLOCK_D)
-    dout_TD = _load(_head(dout, dout_strides, batch, head), dout_strides, rows_T, T, D, BLOCK_D)
+    q_TD = _tile(q, q_strides, batch, head, first_row, T, D, BLOCK_T, BLOCK_D)
+    dout_TD = _tile(dout, dout_strides, batch, head, first_row, T, D, BLOCK_T, BLOCK_D)
+    out_TD = _tile(out, out_strides, batch, head, first_row, T, D, BLOCK_T, BLOCK_D)
     head_start = (batch * H + head).to(tl.int64) * T
     lse2_T = tl.load(lse2 + head_start + rows_T, mask=rows_T < T, other=0.0)
-    delta_T = tl.load(delta + head_start + rows_T, mask=rows_T < T, other=0.0)
+    delta_T = tl.sum(out_TD.to(tl.float32) * dout_TD.to(tl.float32), 1)
+    if dlse2 is not None:  # the derivative of the log-sum-exp is the softmax
+        dlse2_T = tl.load(dlse2 + head_start + rows_T, mask=rows_T < T, other=0.0)
+        delta_T -= dlse2_T * LOG2_E
+    tl.store(delta + head_start + rows_T, delta_T, mask=rows_T < T)
     dq_TD = tl.zeros([BLOCK_T, BLOCK_D], tl.float32)
-    low_T, high_T = _keys_seen(rows_T, docs, T, S, window, CAUSAL)
     low_first, high_first, low_last, high_last = _keys_seen_by_ends(
         first_row, docs, T, S, window, CAUSAL, BLOCK_T
     )
     for PHASE in tl.static_range(FIRST_PHASE, 3):
         start, end = _phase(PHASE, low_first, high_first, low_last, high_last, BLOCK_S)
         for first_key in range(start, end, BLOCK_S):
-            keys_S = first_key + tl.arange(0, BLOCK_S)
-            k_SD = _load(k, k_strides, keys_S, S, D, BLOCK_D)
-            v_SD = _load(v, v_strides, keys_S, S, D, BLOCK_D)
+            k_SD = _tile(k, k_strides, batch, kv_head, first_key, S, D, BLOCK_S, BLOCK_D)
+            v_SD = _tile(v, v_strides, batch, kv_head, first_key, S, D, BLOCK_S, BLOCK_D)
             logits_TS = _logits(q_TD, k_SD, scale, softcap)
             p_TS = tl.exp2(logits_TS - lse2_T[:, None])
             if PHASE != 1:
-                visible_TS = (keys_S >= low_T[:, None]) & (keys_S < high_T[:, None])
+                visible_TS = _visible(rows_T, first_key, docs, T, S, window, CAUSAL, BLOCK_S)
                 p_TS = tl.where(visible_TS, p_TS, 0.0)
             dp_TS = _dot(dout_TD, tl.trans(v_SD))
             if seed is not None:
@@ -312,7 +343,8 @@ def _dkdv_kernel(
 
     The GROUP query heads that share the keys are summed here, one after the other.
     """
-    first_key, kv_head, batch = _program(S, H // GROUP, BLOCK_S)
+    block, kv_head, batch = _program(S, H // GROUP, BLOCK_S)
+    first_key = block * BLOCK_S  # where attention is causal the first keys take longest
     keys_S = first_key + tl.arange(0, BLOCK_S)
     if docs is not None:
         docs += batch.to(tl.int64) * (2 * S)
@@ -321,18 +353,15 @@ def _dkdv_kernel(
 
     # Keys past S need no mask: they only fill rows of dk and dv that are not stored. Rows past T
     # load zeros, which add nothing to dk and dv.
-    low_S, high_S = _queries_seeing(keys_S, docs, T, S, window, CAUSAL)
     low_first, high_first = _queries_seeing(first_key, docs, T, S, window, CAUSAL)
     last_key = tl.minimum(first_key + BLOCK_S, S) - 1
     low_last, high_last = _queries_seeing(last_key, docs, T, S, window, CAUSAL)
-    k_SD = _load(_head(k, k_strides, batch, kv_head), k_strides, keys_S, S, D, BLOCK_D)
-    v_SD = _load(_head(v, v_strides, batch, kv_head), v_strides, keys_S, S, D, BLOCK_D)
+    k_SD = _tile(k, k_strides, batch, kv_head, first_key, S, D, BLOCK_S, BLOCK_D)
+    v_SD = _tile(v, v_strides, batch, kv_head, first_key, S, D, BLOCK_S, BLOCK_D)
     dk_SD = tl.zeros([BLOCK_S, BLOCK_D], tl.float32)
     dv_SD = tl.zeros([BLOCK_S, BLOCK_D], tl.float32)
     for member in range(GROUP):
         head = kv_head * GROUP + member
-        q_head = _head(q, q_strides, batch, head)
-        dout_head = _head(dout, dout_strides, batch, head)
         head_start = (batch * H + head).to(tl.int64) * T
         for PHASE in tl.static_range(FIRST_PHASE, LAST_PHASE + 1):
             start, end = _phase(PHASE, low_first, high_first, low_last, high_last, BLOCK_T)
@@ -340,13 +369,14 @@ def _dkdv_kernel(
                 end = high_last
             for first_row in range(start, end, BLOCK_T):
                 rows_T = first_row + tl.arange(0, BLOCK_T)
-                q_TD = _load(q_head, q_strides, rows_T, T, D, BLOCK_D)
-                dout_TD = _load(dout_head, dout_strides, rows_T, T, D, BLOCK_D)
+                q_TD = _tile(q, q_strides, batch, head, first_row, T, D, BLOCK_T, BLOCK_D)
+                dout_TD = _tile(dout, dout_strides, batch, head, first_row, T, D, BLOCK_T, BLOCK_D)
                 lse2_T = tl.load(lse2 + head_start + rows_T, mask=rows_T < T, other=0.0)
                 delta_T = tl.load(delta + head_start + rows_T, mask=rows_T < T, other=0.0)
                 logits_ST = _logits(k_SD, q_TD, scale, softcap)
                 p_ST = tl.exp2(logits_ST - lse2_T[None, :])
                 if PHASE != 1:
+                    low_S, high_S = _queries_seeing(keys_S, docs, T, S, window, CAUSAL)
                     visible_ST = (rows_T >= low_S[:, None]) & (rows_T < high_S[:, None])
                     p_ST = tl.where(visible_ST, p_ST, 0.0)
                 dropped_ST = p_ST
@@ -367,51 +397,67 @@ def _dkdv_kernel(
 
 # ---- launching -----------------------------------------------------------------------------------
 
-# (bytes per element, padded head width): rows of the query block, rows of the key block, warps,
-# stages of the load pipeline. The half-precision ones up to 128 spill no registers on sm_80, sm_90
-# and sm_100 with Triton 3.9 (tests/ops/test_compile_ahead.py holds that); with Triton 3.6, dk and
-# dv at width 128 spill 16 bytes (of grouped heads 80) on sm_90.
+# (bytes per element, padded head width, whether the copy engine loads the tiles): rows of the query
+# block, rows of the key block, warps, stages of the load pipeline, and the most registers that a
+# thread may have (None for the compiler's choice), where fewer let one more program run on a
+# multiprocessor. OPTIMIZATION.md has the measurements. Of half precision up to width 128 none
+# spills registers (tests/ops/test_compile_ahead.py holds that).
 FORWARD_BLOCKS = {
-    (2, 64): (128, 64, 4, 3),
-    (2, 128): (128, 64, 8, 2),
-    (2, 256): (64, 32, 8, 2),
-    (4, 64): (64, 32, 8, 2),
-    (4, 128): (32, 16, 4, 2),
-    (4, 256): (16, 16, 4, 2),
+    (2, 64, True): (64, 128, 4, 2, 168),
+    (2, 128, True): (64, 64, 4, 3, None),
+    (2, 256, True): (128, 64, 8, 2, None),
+    (2, 64, False): (128, 64, 4, 3, None),
+    (2, 128, False): (128, 64, 8, 2, None),
+    (2, 256, False): (64, 32, 8, 2, None),
+    (4, 64, False): (64, 32, 8, 2, None),
+    (4, 128, False): (32, 16, 4, 2, None),
+    (4, 256, False): (16, 16, 4, 2, None),
 }
 DQ_BLOCKS = {
-    (2, 64): (128, 64, 8, 2),
-    (2, 128): (64, 64, 4, 2),
-    (2, 256): (32, 32, 4, 2),
-    (4, 64): (32, 32, 4, 2),
-    (4, 128): (32, 32, 8, 1),
-    (4, 256): (16, 16, 4, 1),
+    (2, 64, True): (64, 64, 4, 2, None),
+    (2, 128, True): (128, 64, 8, 3, None),
+    (2, 256, True): (64, 64, 4, 2, None),
+    (2, 64, False): (128, 64, 8, 2, None),
+    (2, 128, False): (64, 64, 4, 2, None),
+    (2, 256, False): (32, 32, 4, 2, None),
+    (4, 64, False): (32, 32, 4, 2, None),
+    (4, 128, False): (32, 32, 8, 1, None),
+    (4, 256, False): (16, 16, 4, 1, None),
 }
 DKDV_BLOCKS = {
-    (2, 64): (32, 64, 4, 3),
-    (2, 128): (32, 64, 4, 2),
-    (2, 256): (32, 32, 4, 1),
-    (4, 64): (16, 32, 4, 2),
-    (4, 128): (16, 32, 4, 2),
-    (4, 256): (16, 16, 4, 1),
+    (2, 64, True): (64, 64, 4, 3, None),
+    (2, 128, True): (64, 64, 4, 2, None),
+    (2, 256, True): (64, 64, 8, 2, None),
+    (2, 64, False): (32, 64, 4, 3, None),
+    (2, 128, False): (32, 64, 4, 2, None),
+    (2, 256, False): (32, 32, 4, 1, None),
+    (4, 64, False): (16, 32, 4, 2, None),
+    (4, 128, False): (16, 32, 4, 2, None),
+    (4, 256, False): (16, 16, 4, 1, None),
 }
 
 
-def _blocks(table, x, seed=None):
+def _blocks(table, x, by_copy_engine, seed):
     """Return the constants that a kernel takes for the dtype and head width of `x`."""
     D = x.shape[-1]
     block_D = max(triton.next_power_of_2(D), 16)  # tl.dot multiplies no less than 16
-    block_T, block_S, num_warps, num_stages = table[x.element_size(), max(block_D, 64)]
-    return {
+    block_T, block_S, num_warps, num_stages, registers = table[
+        x.element_size(), max(block_D, 64), by_copy_engine
+    ]
+    blocks = {
         "D": D,
         "BLOCK_D": block_D,
         "BLOCK_T": block_T,
         "BLOCK_S": block_S,
-        # Random numbers take registers, of which more warps have more.
-        "num_warps": num_warps if seed is None else 8,
+        "num_warps": num_warps,
         "num_stages": num_stages,
         "enable_fp_fusion": True,
     }
+    if seed is not None:
+        blocks["num_warps"] = 8  # random numbers take registers, of which more warps have more
+    elif registers is not None:
+        blocks["maxnreg"] = registers
+    return blocks
 
 
 def _phases(causal, window, docs):
@@ -424,6 +470,43 @@ def _phases(causal, window, docs):
         "FIRST_PHASE": 0 if bounded or causal else 1,
         "LAST_PHASE": 2 if bounded else 1,
     }
+
+
+@functools.cache
+def has_copy_engine(device: torch.device) -> bool:
+    """Say whether tiles are to be loaded by descriptors: on Hopper, where that was measured.
+
+    True on the CPU: the interpreter knows descriptors.
+    """
+    if device.type != "cuda":
+        return True
+    return torch.version.hip is None and torch.cuda.get_device_capability(device)[0] == 9
+
+
+def _by_copy_engine(*tensors):
+    """Say whether the copy engine can load them: in steps of 16 bytes, rows without gaps.
+
+    Of float32 it is of no use, as no matrix unit multiplies that.
+    """
+    return has_copy_engine(tensors[0].device) and all(
+        x.element_size() == 2
+        and x.data_ptr() % 16 == 0
+        and x.stride(3) == 1
+        and all(step > 0 and step % 8 == 0 for step in x.stride()[:3])
+        for x in tensors
+    )
+
+
+def _tiled(tensors, rows, blocks, by_copy_engine):
+    """Return what a kernel takes for tensors of which it loads tiles of so many rows."""
+    if not by_copy_engine:
+        return [y for x in tensors for y in (x, x.stride())]
+    width = blocks["BLOCK_D"]
+    return [
+        y
+        for x, n in zip(tensors, rows, strict=True)
+        for y in (TensorDescriptor(x, x.shape, x.stride(), [1, 1, n, width]), None)
+    ]
 
 
 def flash_attention_forward(
@@ -447,11 +530,16 @@ def flash_attention_forward(
     G, S = k_BGSD.shape[1:3]
     out_BHTD = torch.empty_like(q_BHTD)
     lse2_BHT = torch.empty(B, H, T, device=q_BHTD.device, dtype=torch.float32)
-    blocks = _blocks(FORWARD_BLOCKS, q_BHTD, seed)
+    if scale < 0:  # so that a row's largest product is its largest logit
+        q_BHTD, scale = -q_BHTD, -scale
+    by_copy_engine = _by_copy_engine(q_BHTD, k_BGSD, v_BGSD)
+    blocks = _blocks(FORWARD_BLOCKS, q_BHTD, by_copy_engine, seed)
+    block_T, block_S = blocks["BLOCK_T"], blocks["BLOCK_S"]
+    rows = (block_T, block_S, block_S)
     phases, _ = _phases(causal, window, docs_B2T)
     with torch.cuda.device_of(q_BHTD):
-        _forward_kernel[(triton.cdiv(T, blocks["BLOCK_T"]) * B * H,)](
-            q_BHTD, q_BHTD.stride(), k_BGSD, k_BGSD.stride(), v_BGSD, v_BGSD.stride(),
+        _forward_kernel[(triton.cdiv(T, block_T) * B * H,)](
+            *_tiled((q_BHTD, k_BGSD, v_BGSD), rows, blocks, by_copy_engine),
             out_BHTD, out_BHTD.stride(), lse2_BHT, docs_B2T, seed, scale, softcap, window,
             dropout_p, H, H // G, T, S, CAUSAL=causal, **phases, **blocks,
         )  # fmt: skip
@@ -481,26 +569,26 @@ def flash_attention_backward(
     dq_BHTD = torch.empty_like(q_BHTD)
     dk_BGSD = torch.empty_like(k_BGSD)
     dv_BGSD = torch.empty_like(v_BGSD)
+    if dlse2_BHT is not None:
+        dlse2_BHT = dlse2_BHT.contiguous()
+    tensors = (q_BHTD, k_BGSD, v_BGSD, dout_BHTD, out_BHTD)
+    by_copy_engine = _by_copy_engine(*tensors)
     dq_phases, dkdv_phases = _phases(causal, window, docs_B2T)
+    options = (scale, softcap, window, dropout_p, H, H // G, T, S)
     with torch.cuda.device_of(q_BHTD):
-        blocks = _blocks(DQ_BLOCKS, q_BHTD, seed)
-        _delta_kernel[(triton.cdiv(T, blocks["BLOCK_T"]) * B * H,)](
-            out_BHTD, out_BHTD.stride(), dout_BHTD, dout_BHTD.stride(), delta_BHT, H, T,
-            blocks["D"], blocks["BLOCK_D"], blocks["BLOCK_T"], enable_fp_fusion=True,
+        blocks = _blocks(DQ_BLOCKS, q_BHTD, by_copy_engine, seed)
+        block_T, block_S = blocks["BLOCK_T"], blocks["BLOCK_S"]
+        rows = (block_T, block_S, block_S, block_T, block_T)
+        _dq_kernel[(triton.cdiv(T, block_T) * B * H,)](
+            *_tiled(tensors, rows, blocks, by_copy_engine), lse2_BHT, dlse2_BHT, docs_B2T, seed,
+            delta_BHT, dq_BHTD, dq_BHTD.stride(), *options, CAUSAL=causal, **dq_phases, **blocks,
         )  # fmt: skip
-        if dlse2_BHT is not None:
-            delta_BHT -= dlse2_BHT * LOG2_E.value  # the derivative of lse is the softmax
-        inputs = (
-            q_BHTD, q_BHTD.stride(), k_BGSD, k_BGSD.stride(), v_BGSD, v_BGSD.stride(),
-            dout_BHTD, dout_BHTD.stride(), lse2_BHT, delta_BHT, docs_B2T, seed,
-        )  # fmt: skip
-        options = (scale, softcap, window, dropout_p, H, H // G, T, S)
-        _dq_kernel[(triton.cdiv(T, blocks["BLOCK_T"]) * B * H,)](
-            *inputs, dq_BHTD, dq_BHTD.stride(), *options, CAUSAL=causal, **dq_phases, **blocks
-        )
-        blocks = _blocks(DKDV_BLOCKS, q_BHTD, seed)
-        _dkdv_kernel[(triton.cdiv(S, blocks["BLOCK_S"]) * B * G,)](
-            *inputs, dk_BGSD, dk_BGSD.stride(), dv_BGSD, dv_BGSD.stride(), *options,
+        blocks = _blocks(DKDV_BLOCKS, q_BHTD, by_copy_engine, seed)
+        block_T, block_S = blocks["BLOCK_T"], blocks["BLOCK_S"]
+        rows = (block_T, block_S, block_S, block_T)
+        _dkdv_kernel[(triton.cdiv(S, block_S) * B * G,)](
+            *_tiled(tensors[:4], rows, blocks, by_copy_engine), lse2_BHT, delta_BHT, docs_B2T, seed,
+            dk_BGSD, dk_BGSD.stride(), dv_BGSD, dv_BGSD.stride(), *options,
             CAUSAL=causal, **dkdv_phases, **blocks,
         )  # fmt: skip
     return dq_BHTD, dk_BGSD, dv_BGSD

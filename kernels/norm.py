@@ -15,18 +15,28 @@ import triton
 import triton.language as tl
 
 # A program holds at least this many elements, so that one serves many short rows.
-MIN_TILE = 1024
-# Enough programs of the backward to fill a GPU a few times over.
-MAX_PROGRAMS = 512
+MIN_TILE = 2048
+# Programs of the backward at most: four for each multiprocessor of an H100.
+MAX_PROGRAMS = 528
+# Tiles that are on their way at once; of rows up to so many bytes, which shared memory holds.
+STAGES, MAX_STAGED = 3, 2**14
+# Up to so many channels the backward holds a row, and the sums, in registers.
+MAX_HELD = 8192
+# Rows and columns of partial sums that a program of 8 warps adds at a time.
+SUM_TILE = 256, 16
 
 
 @triton.jit
-def _load_rows(x, row_stride, column_stride, rows, M, C: tl.constexpr, BLOCK_C: tl.constexpr):
+def _load_rows(
+    x, row_stride, column_stride, rows, M, C: tl.constexpr, BLOCK_C: tl.constexpr,
+    EVICTION: tl.constexpr,
+):  # fmt: skip
     """Load rows as float32, zeros past M and C; 64-bit offsets, as x exceeds 2^31 elements."""
     columns = tl.arange(0, BLOCK_C)
     offsets = rows[:, None] * row_stride + columns.to(tl.int64)[None, :] * column_stride
     is_inside = (rows < M)[:, None] & (columns < C)[None, :]
-    return tl.load(x + offsets, mask=is_inside, other=0.0).to(tl.float32)
+    values = tl.load(x + offsets, mask=is_inside, other=0.0, eviction_policy=EVICTION)
+    return values.to(tl.float32)
 
 
 @triton.jit
@@ -54,10 +64,10 @@ def _forward_kernel(
 ):  # fmt: skip
     """One program: BLOCK_M rows."""
     rows = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
-    x_MC = _load_rows(x, x_row_stride, x_column_stride, rows, M, C, BLOCK_C)
+    x_MC = _load_rows(x, x_row_stride, x_column_stride, rows, M, C, BLOCK_C, "")
     if HAS_RESIDUAL:
         x_MC += _load_rows(
-            residual, residual_row_stride, residual_column_stride, rows, M, C, BLOCK_C
+            residual, residual_row_stride, residual_column_stride, rows, M, C, BLOCK_C, ""
         )
         # The norm is that of the sum as it is stored.
         x_MC = x_MC.to(summed.dtype.element_ty).to(tl.float32)
@@ -77,61 +87,105 @@ def _forward_kernel(
 
 
 @triton.jit
+def _load_normal(
+    dout, dout_row_stride, dout_column_stride, x, x_row_stride, x_column_stride, rows,
+    mean_M1, rstd_M1, M, CENTERED: tl.constexpr, C: tl.constexpr, BLOCK_C: tl.constexpr,
+    EVICTION: tl.constexpr,
+):  # fmt: skip
+    """Load dout, and x centered and scaled. Past M and C, dout is 0."""
+    dout_MC = _load_rows(
+        dout, dout_row_stride, dout_column_stride, rows, M, C, BLOCK_C, EVICTION
+    )  # fmt: skip
+    normal_MC = _load_rows(x, x_row_stride, x_column_stride, rows, M, C, BLOCK_C, EVICTION)
+    if CENTERED:
+        normal_MC -= mean_M1
+    return dout_MC, normal_MC * rstd_M1
+
+
+@triton.jit
 def _backward_kernel(
     dout, dout_row_stride, dout_column_stride, dsummed, dsummed_row_stride, dsummed_column_stride,
-    x, x_row_stride, x_column_stride, weight, mean, rstd,
-    dx, dweight_partial, dbias_partial, M, N_PROGRAMS,
+    x, x_row_stride, x_column_stride, weight, mean, rstd, dx, partials, M, N_PROGRAMS,
     CENTERED: tl.constexpr, HAS_RESIDUAL: tl.constexpr, HAS_WEIGHT: tl.constexpr,
     HAS_BIAS: tl.constexpr, C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
+    STAGES: tl.constexpr, READ_TWICE: tl.constexpr,
 ):  # fmt: skip
     """One program: dx of every N_PROGRAMS-th tile, and its rows' sum of dweight and of dbias."""
     program = tl.program_id(0)
     dweight_MC = tl.zeros([BLOCK_M, BLOCK_C], tl.float32)
     dbias_MC = tl.zeros([BLOCK_M, BLOCK_C], tl.float32)
-    if HAS_WEIGHT:
-        weight_1C = _load_parameter(weight, C, BLOCK_C)
-    for i in range(tl.cdiv(tl.cdiv(M, BLOCK_M) - program, N_PROGRAMS)):
+    # The next tiles are on their way while this one is computed.
+    for i in tl.range(
+        tl.cdiv(tl.cdiv(M, BLOCK_M) - program, N_PROGRAMS), num_stages=STAGES
+    ):  # fmt: skip
         tile = (program + i * N_PROGRAMS).to(tl.int64)
         rows = tile * BLOCK_M + tl.arange(0, BLOCK_M)
-        dout_MC = _load_rows(dout, dout_row_stride, dout_column_stride, rows, M, C, BLOCK_C)
-        normal_MC = _load_rows(x, x_row_stride, x_column_stride, rows, M, C, BLOCK_C)
         rstd_M1 = tl.load(rstd + rows, mask=rows < M, other=0.0)[:, None]
-        # Past M and C, dout is 0, and with it every product below.
+        mean_M1 = rstd_M1
         if CENTERED:
-            normal_MC -= tl.load(mean + rows, mask=rows < M, other=0.0)[:, None]
-        normal_MC *= rstd_M1
-        if HAS_BIAS:
-            dbias_MC += dout_MC
+            mean_M1 = tl.load(mean + rows, mask=rows < M, other=0.0)[:, None]
+        dout_MC, normal_MC = _load_normal(
+            dout, dout_row_stride, dout_column_stride, x, x_row_stride, x_column_stride, rows,
+            mean_M1, rstd_M1, M, CENTERED, C, BLOCK_C, "evict_last" if READ_TWICE else "",
+        )  # fmt: skip
         dnormal_MC = dout_MC
         if HAS_WEIGHT:
-            dweight_MC += dout_MC * normal_MC
-            dnormal_MC = dout_MC * weight_1C
-        along_normal_M = tl.sum(dnormal_MC * normal_MC, 1) / C
-        dx_MC = dnormal_MC - normal_MC * along_normal_M[:, None]
+            dnormal_MC = dout_MC * _load_parameter(weight, C, BLOCK_C)
+        along_normal_M1 = (tl.sum(dnormal_MC * normal_MC, 1) / C)[:, None]
         if CENTERED:
-            along_mean_M = tl.sum(dnormal_MC, 1) / C
-            dx_MC -= along_mean_M[:, None]
+            along_mean_M1 = (tl.sum(dnormal_MC, 1) / C)[:, None]
+        if READ_TWICE:  # from the cache: the registers hold the sums and no row besides
+            dout_MC, normal_MC = _load_normal(
+                dout, dout_row_stride, dout_column_stride, x, x_row_stride, x_column_stride, rows,
+                mean_M1, rstd_M1, M, CENTERED, C, BLOCK_C, "evict_first",
+            )  # fmt: skip
+            dnormal_MC = dout_MC
+            if HAS_WEIGHT:
+                dnormal_MC = dout_MC * _load_parameter(weight, C, BLOCK_C)
+        if HAS_BIAS:
+            dbias_MC += dout_MC
+        if HAS_WEIGHT:
+            dweight_MC += dout_MC * normal_MC
+        dx_MC = dnormal_MC - normal_MC * along_normal_M1
+        if CENTERED:
+            dx_MC -= along_mean_M1
         dx_MC *= rstd_M1
         if HAS_RESIDUAL:
             dx_MC += _load_rows(
-                dsummed, dsummed_row_stride, dsummed_column_stride, rows, M, C, BLOCK_C
+                dsummed, dsummed_row_stride, dsummed_column_stride, rows, M, C, BLOCK_C, ""
             )
         _store_rows(dx, rows, dx_MC, M, C, BLOCK_C)
     row = program.to(tl.int64) + tl.arange(0, 1)
     if HAS_WEIGHT:
         dweight_1C = tl.sum(dweight_MC, 0)[None, :]
-        _store_rows(dweight_partial, row, dweight_1C, N_PROGRAMS, C, BLOCK_C)
+        _store_rows(partials, row, dweight_1C, N_PROGRAMS, C, BLOCK_C)
+        row += N_PROGRAMS
     if HAS_BIAS:
         dbias_1C = tl.sum(dbias_MC, 0)[None, :]
-        _store_rows(dbias_partial, row, dbias_1C, N_PROGRAMS, C, BLOCK_C)
+        _store_rows(partials, row, dbias_1C, row + 1, C, BLOCK_C)
+
+
+@triton.jit
+def _sum_kernel(partials, out, P, C, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):
+    """One program: a block of columns of one of the matrices (P, C), summed over its rows."""
+    columns = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    partials += tl.program_id(1).to(tl.int64) * P * C
+    sum_PC = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
+    for start in range(0, P, BLOCK_P):
+        rows = start + tl.arange(0, BLOCK_P)
+        is_inside = (rows < P)[:, None] & (columns < C)[None, :]
+        sum_PC += tl.load(
+            partials + rows[:, None] * C + columns[None, :], mask=is_inside, other=0.0
+        )
+    tl.store(out + tl.program_id(1) * C + columns, tl.sum(sum_PC, 0), mask=columns < C)
 
 
 def _block(C: int) -> dict[str, int | bool]:
     """Return the constants of a launch: a tile of whole rows lies in one program's registers."""
     block_C = triton.next_power_of_2(C)
     block_M = max(MIN_TILE // block_C, 1)
-    # 8 elements per thread, until the largest program there is.
-    num_warps = min(block_M * block_C // 256, 16)
+    # 32 elements per thread, until the largest program there is.
+    num_warps = min(block_M * block_C // 1024, 32)
     return {
         "C": C,
         "BLOCK_M": block_M,
@@ -192,8 +246,8 @@ def norm_backward(
     rstd_M: torch.Tensor,
     has_bias: bool,
     centered: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return dx, contiguous, and dweight and dbias, (C,) in float32: zeros where there is none.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return dx, contiguous, and what there is of dweight and dbias, (0 to 2, C) in float32.
 
     With a residual, x is the sum, and `dsummed` the gradient that it has from elsewhere. The sums
     over the rows have two stages and a fixed order, so they have the same bits twice.
@@ -204,13 +258,22 @@ def norm_backward(
     # At most 16 MiB of partial sums.
     P = min(triton.cdiv(M, block["BLOCK_M"]), MAX_PROGRAMS, 2**22 // block["BLOCK_C"])
     dx = torch.empty(x.shape, device=x.device, dtype=x.dtype)
-    dweight_PC = dx.new_empty(P if weight_C is not None else 0, C, dtype=torch.float32)
-    dbias_PC = dx.new_empty(P if has_bias else 0, C, dtype=torch.float32)
+    n_sums = (weight_C is not None) + has_bias
+    partials_NPC, sums_NC = (
+        dx.new_empty(n_sums, *shape, dtype=torch.float32) for shape in ((P, C), (C,))
+    )
     with torch.cuda.device_of(x):
         _backward_kernel[(P,)](
             *_rows(dout), *_rows(dsummed), *_rows(x), weight_C, mean_M, rstd_M,
-            dx, dweight_PC, dbias_PC, M, P,
+            dx, partials_NPC, M, P,
             CENTERED=centered, HAS_RESIDUAL=dsummed is not None,
-            HAS_WEIGHT=weight_C is not None, HAS_BIAS=has_bias, **block,
+            HAS_WEIGHT=weight_C is not None, HAS_BIAS=has_bias,
+            STAGES=STAGES if block["BLOCK_C"] * x.element_size() <= MAX_STAGED else 1,
+            READ_TWICE=block["BLOCK_C"] > MAX_HELD, **block,
         )  # fmt: skip
-    return dx, dweight_PC.sum(0), dbias_PC.sum(0)
+        if n_sums > 0:
+            block_P, block_C = SUM_TILE
+            _sum_kernel[(triton.cdiv(C, block_C), n_sums)](
+                partials_NPC, sums_NC, P, C, BLOCK_P=block_P, BLOCK_C=block_C, num_warps=8
+            )
+    return dx, sums_NC

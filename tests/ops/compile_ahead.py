@@ -16,7 +16,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
+from triton.tools.tensor_descriptor import TensorDescriptor
 
+from gptfast.kernels import flash_attention
 from gptfast.kernels.cross_entropy import cross_entropy
 from gptfast.kernels.decode_attention import decode_attention
 from gptfast.kernels.flash_attention import flash_attention_backward, flash_attention_forward
@@ -36,7 +38,7 @@ TYPES = {
     torch.int32: "i32",
     torch.int64: "i64",
 }
-OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
+OPTIONS = ("num_warps", "num_stages", "maxnreg", "enable_fp_fusion")
 
 
 def empty(*shape, dtype):
@@ -109,6 +111,8 @@ def source(kernel, arguments):
     def describe(path, value, is_constexpr=False):
         if isinstance(value, tuple):
             return tuple(describe((*path, i), item) for i, item in enumerate(value))
+        if isinstance(value, TensorDescriptor):
+            return f"tensordesc<{TYPES[value.base.dtype]}{value.block_shape}>"
         if isinstance(value, torch.Tensor):
             attributes[path] = [["tt.divisibility", 16]]
             return "*" + TYPES[value.dtype]
@@ -140,6 +144,7 @@ def spilled_bytes(assembly):
 
 def main(target):
     rows = []
+    flash_attention.has_copy_engine = lambda _: target == "sm_90"
 
     def compile_instead(kernel, *arguments, grid, warmup, **keywords):
         options = {name: keywords.pop(name) for name in OPTIONS if name in keywords}

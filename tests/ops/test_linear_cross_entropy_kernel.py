@@ -74,7 +74,7 @@ def test_the_largest_vocabulary_we_name(device):
 
 
 def test_more_tokens_than_a_chunk(device):
-    check(*inputs((300, 4), 5, device))
+    check(*inputs((2100, 4), 5, device))
 
 
 def test_no_tokens(device):

@@ -1,7 +1,15 @@
-"""Times and memory of a workload's implementations, each compared with PyTorch's own first."""
+"""Times and memory of a workload's implementations, each compared with PyTorch's own first.
+
+The time of the GPU and that of the host are told apart: a call is recorded as a CUDA graph, whose
+replay costs the host next to nothing, and how long the host takes to start a call is another
+number. In training the GPU works on one call while the host starts the next; but where calls are
+small the host is what counts.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,6 +25,8 @@ AGREEMENT = 0.02
 # A row whose norm is less than this share of the usual one is mostly rounding: it is compared as if
 # it had that norm. (The gradient of the first query is all cancellation.)
 SMALL_ROW = 0.1
+# Calls that the host starts one after the other, to see how long it takes.
+HOST_CALLS = 20
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,8 @@ class Timing:
     """Work of the median, in the workload's unit."""
     peak_bytes: int
     """Memory beyond the inputs."""
+    host_microseconds: float
+    """What the host takes to start a call."""
 
 
 @dataclass(frozen=True)
@@ -57,18 +69,35 @@ class Measurement:
         return f"{self.timing.milliseconds:.3f} ms{speed}"
 
 
-def measure(workload: Workload, timed: bool = True) -> list[Measurement]:
+def measure(workload: Workload, timed: bool = True, as_graph: bool = False) -> list[Measurement]:
     """Run every implementation; whatever one of them raises becomes the reason it has no time.
 
     The results of each, and its gradients where the backward is measured, are compared with those
     of the first peer that runs: were ours compared with and wrong, the peers would get the blame.
-    Returns one measurement for each implementation, in the workload's order.
+    With `as_graph` the time is that of the GPU alone; else that of a call, in which the GPU may
+    have to wait for the host. Returns one measurement for each implementation, in the workload's
+    order.
     """
     names = list(workload.implementations)
+    with _own_stream() if timed else contextlib.nullcontext():
+        measurements = _measure(workload, [*names[1:], names[0]], timed, as_graph)  # ours is first
+    if timed:
+        torch.compiler.reset()  # else the ninth shape of a function is no longer compiled
+    return [measurements[name] for name in names]
+
+
+def _own_stream() -> contextlib.AbstractContextManager[None]:
+    """A stream that isn't the default one, on which no graph can be recorded."""
+    return torch.cuda.stream(torch.cuda.Stream())  # type: ignore[no-untyped-call]
+
+
+def _measure(
+    workload: Workload, names: list[str], timed: bool, as_graph: bool
+) -> dict[str, Measurement]:
     measurements = {}
     standard: tuple[str, list[Tensor]] | None = None
     inputs: list[Tensor] | None = None
-    for name in [*names[1:], names[0]]:  # ours is the first
+    for name in names:
         implementation = workload.implementations[name]
         timing = reason = None
         try:
@@ -79,15 +108,13 @@ def measure(workload: Workload, timed: bool = True) -> list[Measurement]:
             del results
             call = _call(implementation, inputs, workload.passes)
             call()  # so that nothing compiles in what follows
-            timing = _time(call, workload) if timed else None
+            timing = _time(call, workload, as_graph) if timed else None
             del call  # and the graph that it holds
         except Exception as error:  # a peer's failure is a finding, not the end
             reason = in_a_line(error)
         about = (workload.op, workload.title, workload.passes.value, name, workload.unit)
         measurements[name] = Measurement(*about, timing, reason)
-    if timed:
-        torch.compiler.reset()  # else the ninth shape of a function is no longer compiled
-    return [measurements[name] for name in names]
+    return measurements
 
 
 def gpu_failure() -> str | None:
@@ -101,7 +128,7 @@ def gpu_failure() -> str | None:
     return None
 
 
-def _time(call: Callable[[], object], workload: Workload) -> Timing:
+def _time(call: Callable[[], object], workload: Workload, as_graph: bool) -> Timing:
     from triton.testing import do_bench
 
     torch.cuda.synchronize()
@@ -109,10 +136,26 @@ def _time(call: Callable[[], object], workload: Workload) -> Timing:
     before = torch.cuda.memory_allocated()
     call()
     peak = torch.cuda.max_memory_allocated() - before
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    for _ in range(HOST_CALLS):
+        call()
+    host = (time.perf_counter() - started) / HOST_CALLS
     # do_bench overwrites the second-level cache before each call.
-    median, fast, slow = do_bench(call, quantiles=(0.5, 0.2, 0.8))
+    median, fast, slow = do_bench(recorded(call) if as_graph else call, quantiles=(0.5, 0.2, 0.8))
     scale = {"TFLOP/s": 1e12, "GB/s": 1e9}[workload.unit]
-    return Timing(median, fast, slow, workload.work / (median * 1e-3) / scale, peak)
+    return Timing(median, fast, slow, workload.work / (median * 1e-3) / scale, peak, host * 1e6)
+
+
+def recorded(call: Callable[[], object]) -> Callable[[], object]:
+    """Return the replay of the CUDA graph of a call."""
+    graph = torch.cuda.CUDAGraph()
+    graph.capture_begin()  # torch.cuda.graph would collect garbage first, which takes long
+    try:
+        call()
+    finally:
+        graph.capture_end()
+    return graph.replay
 
 
 def _call(

@@ -113,7 +113,11 @@ def markdown(about: dict[str, str], verdicts: Sequence[Verdict], measured: Measu
         names = list(dict.fromkeys(m.implementation for _, ms in group for m in ms))
         unit = group[0][0].unit
         lines += [f"## {op}, {passes}", ""]
-        lines += [f"{unit} (median; 20 to 80 % of the calls), and peak memory in MB.", ""]
+        lines += [
+            f"{unit} (median; 20 to 80 % of the calls), peak memory in MB, and what the host takes "
+            "to start a call in µs.",
+            "",
+        ]
         lines += [_row(["shape", *names, "to reach"]), _row(["---", *["---:"] * len(names), "---"])]
         notes: dict[str, int] = {}
         for workload, ms in group:
@@ -167,7 +171,10 @@ def _cell(m: Measurement | None, notes: dict[str, int]) -> str:
     if t is None:
         return "ran"
     slow, fast = (t.speed * t.milliseconds / x for x in (t.milliseconds_80, t.milliseconds_20))
-    return f"{t.speed:,.0f} ({slow:,.0f} to {fast:,.0f}), {t.peak_bytes / 1e6:,.0f}"
+    return (
+        f"{t.speed:,.0f} ({slow:,.0f} to {fast:,.0f}), {t.peak_bytes / 1e6:,.0f}, "
+        f"{t.host_microseconds:,.0f}"
+    )
 
 
 def _row(cells: Iterable[str]) -> str:

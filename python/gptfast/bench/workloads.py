@@ -17,6 +17,7 @@ from typing import TypeAlias
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._functorch import config as functorch_config
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
@@ -135,6 +136,8 @@ def _causal_blocks(T: int, device: str) -> BlockMask:
 
 def _flex(setting: Setting) -> Implementation:
     compiled = setting.compiled(flex_attention)
+    # Its backward can be called again on the same graph.
+    functorch_config.donated_buffer = False
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Result:
         return compiled(q, k, v, block_mask=_causal_blocks(q.shape[2], setting.device))

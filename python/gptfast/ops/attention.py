@@ -23,6 +23,7 @@ from gptfast.ops.dispatch import (
     why_not_triton,
     without_autocast,
 )
+from gptfast.ops.operator import operator
 from gptfast.ops.philox import dropout_mask
 from gptfast.ops.rules import Work, training_and_dtype
 
@@ -175,7 +176,7 @@ def _attention_torch(
 # so that this module works without Triton. `lse2_BHT` is the log-sum-exp divided by log 2.
 
 
-@torch.library.custom_op("gptfast::flash_attention", mutates_args=())
+@operator("flash_attention")
 def _flash_attention(
     q_BHTD: Tensor,
     k_BGSD: Tensor,
@@ -200,7 +201,7 @@ def _(q_BHTD: Tensor, *_: object) -> tuple[Tensor, Tensor]:
     return torch.empty_like(q_BHTD), q_BHTD.new_empty(q_BHTD.shape[:3], dtype=torch.float32)
 
 
-@torch.library.custom_op("gptfast::flash_attention_backward", mutates_args=())
+@operator("flash_attention_backward")
 def _flash_attention_backward(
     dout_BHTD: Tensor,
     dlse2_BHT: Tensor | None,

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from gptfast.ops.dispatch import no_second_derivative, without_autocast
+from gptfast.ops.operator import operator
 
 _BLOCK_ROWS = 64
 _BLOCK_LOGITS = 2**18  # 1 MB of them: measured, on 2 cores with 512 kB of cache each
@@ -93,7 +94,7 @@ class _Blocks:
         return (numbers >= self.first_kept).view(weights_nts.shape)
 
 
-@torch.library.custom_op("gptfast::blockwise_attention", mutates_args=())
+@operator("blockwise_attention")
 def _blockwise(
     q_NTD: Tensor,
     k_NSD: Tensor,
@@ -117,7 +118,7 @@ def _(q_NTD: Tensor, *_: object) -> Tensor:
     return torch.empty_like(q_NTD, memory_format=torch.contiguous_format)
 
 
-@torch.library.custom_op("gptfast::blockwise_attention_backward", mutates_args=())
+@operator("blockwise_attention_backward")
 @without_autocast
 def _blockwise_backward(
     dout_NTD: Tensor,

@@ -18,6 +18,7 @@ from gptfast.ops.attention import (
 )
 from gptfast.ops.checks import can_look_at, check_qkv, check_softcap, check_window
 from gptfast.ops.dispatch import autocast, choose, without_autocast
+from gptfast.ops.operator import operator
 from gptfast.ops.rules import Work, training_and_dtype
 
 # ---- 1. the definition ---------------------------------------------------------------------------
@@ -61,7 +62,7 @@ def _hidden(q_BHTD: Tensor, k_BGSD: Tensor, lengths_B: Tensor | None, window: in
 # kernel is imported when first called, so that this module works without Triton.
 
 
-@torch.library.custom_op("gptfast::decode_attention", mutates_args=())
+@operator("decode_attention")
 def _decode_attention(
     q_BHTD: Tensor,
     k_BGSD: Tensor,

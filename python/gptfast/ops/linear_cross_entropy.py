@@ -15,6 +15,7 @@ from torch import Tensor
 from gptfast.errors import UserError
 from gptfast.ops.checks import can_look_at, check_alike, check_softcap
 from gptfast.ops.dispatch import autocast, choose, no_second_derivative, why_not_triton
+from gptfast.ops.operator import operator
 from gptfast.ops.rules import Work, training_and_dtype
 
 # ---- 1. the definition ---------------------------------------------------------------------------
@@ -120,9 +121,10 @@ def _in_chunks(
     dhidden_MC = hidden_MC.new_empty(M if needs_dhidden else 0, C)
     dweight_VC = weight_VC.new_zeros(V if needs_dweight else 0, C, dtype=wide)
     losses_M = hidden_MC.new_empty(M, dtype=wide)
-    # The logits of a chunk take as much memory as dweight, which is there anyway; and at least 256
-    # tokens share one reading of the weight.
-    chunk = max(C * wide.itemsize // hidden_MC.dtype.itemsize, 256)
+    # The logits of a chunk take as much memory as dweight, which is there anyway; or more, where so
+    # few tokens would have little to do for each reading of the weight and of dweight.
+    least = 2048 if hidden_MC.is_cuda else 256
+    chunk = max(C * wide.itemsize // hidden_MC.dtype.itemsize, least)
     for start in range(0, M, chunk):
         tokens = slice(start, start + chunk)
         logits_NV = F.linear(hidden_MC[tokens], weight_VC)
@@ -133,16 +135,26 @@ def _in_chunks(
         if needs_dhidden:
             torch.mm(logits_NV, weight_VC, out=dhidden_MC[tokens])
         if needs_dweight:
-            dweight_VC += logits_NV.T @ hidden_MC[tokens]
+            _add_product(dweight_VC, logits_NV.T, hidden_MC[tokens])
         del logits_NV  # so that the next chunk gets its memory
     return losses_M.sum(), dhidden_MC, dweight_VC
+
+
+def _add_product(sum_VC: Tensor, a_VN: Tensor, b_NC: Tensor) -> None:
+    """sum += a @ b, of which the sum may be wider: then unrounded, if the device can do that."""
+    if a_VN.dtype == sum_VC.dtype:
+        sum_VC.addmm_(a_VN, b_NC)
+    elif a_VN.is_cuda and torch.version.hip is None:
+        torch.addmm(sum_VC, a_VN, b_NC, out_dtype=sum_VC.dtype, out=sum_VC)
+    else:
+        sum_VC += a_VN @ b_NC
 
 
 # Operators that torch.compile keeps whole; the kernel is imported when first called, so that this
 # module works without Triton.
 
 
-@torch.library.custom_op("gptfast::linear_cross_entropy", mutates_args=())
+@operator("linear_cross_entropy")
 def _linear_cross_entropy(
     hidden_MC: Tensor,
     weight_VC: Tensor,
@@ -184,7 +196,7 @@ def _(
     )
 
 
-@torch.library.custom_op("gptfast::linear_cross_entropy_backward", mutates_args=())
+@operator("linear_cross_entropy_backward")
 def _linear_cross_entropy_backward(
     dloss_sum: Tensor, dhidden_MC: Tensor, dweight_VC: Tensor
 ) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gptfast.errors import UserError
 from gptfast.ops.dispatch import choose, no_second_derivative, why_not_triton
+from gptfast.ops.operator import operator
 from gptfast.ops.rules import Work, training_and_dtype
 
 # Where PyTorch's autocast computes norms in float32. On the CPU it leaves them as they are.
@@ -55,7 +56,7 @@ def rms_norm_reference(x: Tensor, weight: Tensor | None = None, eps: float = 1e-
 # keeps whole; the kernels are imported when first called, so that this module works without Triton.
 
 
-@torch.library.custom_op("gptfast::norm", mutates_args=())
+@operator("norm")
 def _norm(
     x: Tensor,
     weight: Tensor | None,
@@ -89,7 +90,7 @@ def _(
     )
 
 
-@torch.library.custom_op("gptfast::norm_backward", mutates_args=())
+@operator("norm_backward")
 def _norm_backward(
     dout: Tensor,
     dsummed: Tensor | None,
@@ -99,16 +100,25 @@ def _norm_backward(
     rstd_M: Tensor,
     has_bias: bool,
     centered: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     from gptfast.kernels.norm import norm_backward
 
     return norm_backward(dout, dsummed, x, weight, mean_M, rstd_M, has_bias, centered)
 
 
 @_norm_backward.register_fake
-def _(dout: Tensor, dsummed: Tensor | None, x: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
-    dweight_C, dbias_C = (x.new_empty(x.shape[-1], dtype=torch.float32) for _ in range(2))
-    return x.new_empty(x.shape), dweight_C, dbias_C
+def _(
+    dout: Tensor,
+    dsummed: Tensor | None,
+    x: Tensor,
+    weight: Tensor | None,
+    mean_M: Tensor,
+    rstd_M: Tensor,
+    has_bias: bool,
+    centered: bool,
+) -> tuple[Tensor, Tensor]:
+    n = (weight is not None) + has_bias
+    return x.new_empty(x.shape), x.new_empty(n, x.shape[-1], dtype=torch.float32)
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -116,19 +126,23 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
     _, summed, mean_M, rstd_M = output
     ctx.save_for_backward(x if residual is None else summed, weight, mean_M, rstd_M)
     ctx.dtypes = [None if t is None else t.dtype for t in (x, weight, bias, residual)]
+    ctx.set_materialize_grads(False)  # no zeros for the mean and the deviation
 
 
-def _backward(ctx: Any, dout: Tensor, dsummed: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    _, _, bias_dtype, residual_dtype = ctx.dtypes
-    dx, dweight, dbias = _norm_backward(
-        dout,
-        None if residual_dtype is None else dsummed,
-        *ctx.saved_tensors,
-        bias_dtype is not None,
-        ctx.centered,
-    )
+def _backward(
+    ctx: Any, dout: Tensor | None, dsummed: Tensor | None, *_: None
+) -> tuple[Tensor | None, ...]:
+    x = ctx.saved_tensors[0]
+    if dout is None:  # of the two results, only the sum was used
+        dout = x.new_zeros(x.shape)
+    has_weight, has_bias, has_residual = (dtype is not None for dtype in ctx.dtypes[1:])
+    if not has_residual:
+        dsummed = None  # of the empty tensor in its place
+    dx, sums_NC = _norm_backward(dout, dsummed, *ctx.saved_tensors, has_bias, ctx.centered)
+    dweight_C = sums_NC[0] if has_weight else None
+    dbias_C = sums_NC[-1] if has_bias else None
     # What flows into a sum flows on into both of its terms.
-    gradients = zip((dx, dweight, dbias, dx), ctx.dtypes, strict=True)
+    gradients = zip((dx, dweight_C, dbias_C, dx), ctx.dtypes, strict=True)
     return (*(None if dtype is None else d.to(dtype) for d, dtype in gradients), None, None, None)
 
 

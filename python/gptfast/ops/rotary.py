@@ -13,6 +13,7 @@ from torch import Tensor
 from gptfast.errors import UserError
 from gptfast.ops.checks import check_alike
 from gptfast.ops.dispatch import choose, why_not_triton
+from gptfast.ops.operator import operator
 from gptfast.ops.rules import Work, training_and_dtype
 
 
@@ -82,7 +83,7 @@ def _rotated(x_BHTD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 # first called, so that this module works without Triton.
 
 
-@torch.library.custom_op("gptfast::rotary", mutates_args=())
+@operator("rotary")
 def _rotary(
     q_BHTD: Tensor, k_BGTD: Tensor, cos: Tensor, sin: Tensor, inverse: bool
 ) -> tuple[Tensor, Tensor]:
