@@ -21,7 +21,7 @@ MAX_PROGRAMS = 528
 # Tiles that are on their way at once; of rows up to so many bytes, which shared memory holds.
 STAGES, MAX_STAGED = 3, 2**14
 # Up to so many channels the backward holds a row, and the sums, in registers.
-MAX_HELD = 8192
+MAX_HELD = 65536
 # Rows and columns of partial sums that a program of 8 warps adds at a time.
 SUM_TILE = 256, 16
 
