@@ -20,23 +20,17 @@ MIN_TILE = 2048
 MAX_PROGRAMS = 528
 # Tiles that are on their way at once; of rows up to so many bytes, which shared memory holds.
 STAGES, MAX_STAGED = 3, 2**14
-# Up to so many channels the backward holds a row, and the sums, in registers.
-MAX_HELD = 65536
 # Rows and columns of partial sums that a program of 8 warps adds at a time.
 SUM_TILE = 256, 16
 
 
 @triton.jit
-def _load_rows(
-    x, row_stride, column_stride, rows, M, C: tl.constexpr, BLOCK_C: tl.constexpr,
-    EVICTION: tl.constexpr,
-):  # fmt: skip
+def _load_rows(x, row_stride, column_stride, rows, M, C: tl.constexpr, BLOCK_C: tl.constexpr):
     """Load rows as float32, zeros past M and C; 64-bit offsets, as x exceeds 2^31 elements."""
     columns = tl.arange(0, BLOCK_C)
     offsets = rows[:, None] * row_stride + columns.to(tl.int64)[None, :] * column_stride
     is_inside = (rows < M)[:, None] & (columns < C)[None, :]
-    values = tl.load(x + offsets, mask=is_inside, other=0.0, eviction_policy=EVICTION)
-    return values.to(tl.float32)
+    return tl.load(x + offsets, mask=is_inside, other=0.0).to(tl.float32)
 
 
 @triton.jit
@@ -64,10 +58,10 @@ def _forward_kernel(
 ):  # fmt: skip
     """One program: BLOCK_M rows."""
     rows = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
-    x_MC = _load_rows(x, x_row_stride, x_column_stride, rows, M, C, BLOCK_C, "")
+    x_MC = _load_rows(x, x_row_stride, x_column_stride, rows, M, C, BLOCK_C)
     if HAS_RESIDUAL:
         x_MC += _load_rows(
-            residual, residual_row_stride, residual_column_stride, rows, M, C, BLOCK_C, ""
+            residual, residual_row_stride, residual_column_stride, rows, M, C, BLOCK_C
         )
         # The norm is that of the sum as it is stored.
         x_MC = x_MC.to(summed.dtype.element_ty).to(tl.float32)
@@ -87,72 +81,44 @@ def _forward_kernel(
 
 
 @triton.jit
-def _load_normal(
-    dout, dout_row_stride, dout_column_stride, x, x_row_stride, x_column_stride, rows,
-    mean_M1, rstd_M1, M, CENTERED: tl.constexpr, C: tl.constexpr, BLOCK_C: tl.constexpr,
-    EVICTION: tl.constexpr,
-):  # fmt: skip
-    """Load dout, and x centered and scaled. Past M and C, dout is 0."""
-    dout_MC = _load_rows(
-        dout, dout_row_stride, dout_column_stride, rows, M, C, BLOCK_C, EVICTION
-    )  # fmt: skip
-    normal_MC = _load_rows(x, x_row_stride, x_column_stride, rows, M, C, BLOCK_C, EVICTION)
-    if CENTERED:
-        normal_MC -= mean_M1
-    return dout_MC, normal_MC * rstd_M1
-
-
-@triton.jit
 def _backward_kernel(
     dout, dout_row_stride, dout_column_stride, dsummed, dsummed_row_stride, dsummed_column_stride,
     x, x_row_stride, x_column_stride, weight, mean, rstd, dx, partials, M, N_PROGRAMS,
     CENTERED: tl.constexpr, HAS_RESIDUAL: tl.constexpr, HAS_WEIGHT: tl.constexpr,
     HAS_BIAS: tl.constexpr, C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
-    STAGES: tl.constexpr, READ_TWICE: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     """One program: dx of every N_PROGRAMS-th tile, and its rows' sum of dweight and of dbias."""
     program = tl.program_id(0)
     dweight_MC = tl.zeros([BLOCK_M, BLOCK_C], tl.float32)
     dbias_MC = tl.zeros([BLOCK_M, BLOCK_C], tl.float32)
     # The next tiles are on their way while this one is computed.
-    for i in tl.range(
-        tl.cdiv(tl.cdiv(M, BLOCK_M) - program, N_PROGRAMS), num_stages=STAGES
-    ):  # fmt: skip
+    for i in tl.range(tl.cdiv(tl.cdiv(M, BLOCK_M) - program, N_PROGRAMS), num_stages=STAGES):
         tile = (program + i * N_PROGRAMS).to(tl.int64)
         rows = tile * BLOCK_M + tl.arange(0, BLOCK_M)
+        dout_MC = _load_rows(dout, dout_row_stride, dout_column_stride, rows, M, C, BLOCK_C)
+        normal_MC = _load_rows(x, x_row_stride, x_column_stride, rows, M, C, BLOCK_C)
         rstd_M1 = tl.load(rstd + rows, mask=rows < M, other=0.0)[:, None]
-        mean_M1 = rstd_M1
+        # Past M and C, dout is 0, and with it every product below.
         if CENTERED:
-            mean_M1 = tl.load(mean + rows, mask=rows < M, other=0.0)[:, None]
-        dout_MC, normal_MC = _load_normal(
-            dout, dout_row_stride, dout_column_stride, x, x_row_stride, x_column_stride, rows,
-            mean_M1, rstd_M1, M, CENTERED, C, BLOCK_C, "evict_last" if READ_TWICE else "",
-        )  # fmt: skip
-        dnormal_MC = dout_MC
-        if HAS_WEIGHT:
-            dnormal_MC = dout_MC * _load_parameter(weight, C, BLOCK_C)
-        along_normal_M1 = (tl.sum(dnormal_MC * normal_MC, 1) / C)[:, None]
-        if CENTERED:
-            along_mean_M1 = (tl.sum(dnormal_MC, 1) / C)[:, None]
-        if READ_TWICE:  # from the cache: the registers hold the sums and no row besides
-            dout_MC, normal_MC = _load_normal(
-                dout, dout_row_stride, dout_column_stride, x, x_row_stride, x_column_stride, rows,
-                mean_M1, rstd_M1, M, CENTERED, C, BLOCK_C, "evict_first",
-            )  # fmt: skip
-            dnormal_MC = dout_MC
-            if HAS_WEIGHT:
-                dnormal_MC = dout_MC * _load_parameter(weight, C, BLOCK_C)
+            normal_MC -= tl.load(mean + rows, mask=rows < M, other=0.0)[:, None]
+        normal_MC *= rstd_M1
         if HAS_BIAS:
             dbias_MC += dout_MC
+        dnormal_MC = dout_MC
         if HAS_WEIGHT:
             dweight_MC += dout_MC * normal_MC
-        dx_MC = dnormal_MC - normal_MC * along_normal_M1
+            # Not held from one tile to the next: the registers are needed for the sums.
+            dnormal_MC = dout_MC * _load_parameter(weight, C, BLOCK_C)
+        along_normal_M = tl.sum(dnormal_MC * normal_MC, 1) / C
+        dx_MC = dnormal_MC - normal_MC * along_normal_M[:, None]
         if CENTERED:
-            dx_MC -= along_mean_M1
+            along_mean_M = tl.sum(dnormal_MC, 1) / C
+            dx_MC -= along_mean_M[:, None]
         dx_MC *= rstd_M1
         if HAS_RESIDUAL:
             dx_MC += _load_rows(
-                dsummed, dsummed_row_stride, dsummed_column_stride, rows, M, C, BLOCK_C, ""
+                dsummed, dsummed_row_stride, dsummed_column_stride, rows, M, C, BLOCK_C
             )
         _store_rows(dx, rows, dx_MC, M, C, BLOCK_C)
     row = program.to(tl.int64) + tl.arange(0, 1)
@@ -268,12 +234,18 @@ def norm_backward(
             dx, partials_NPC, M, P,
             CENTERED=centered, HAS_RESIDUAL=dsummed is not None,
             HAS_WEIGHT=weight_C is not None, HAS_BIAS=has_bias,
-            STAGES=STAGES if block["BLOCK_C"] * x.element_size() <= MAX_STAGED else 1,
-            READ_TWICE=block["BLOCK_C"] > MAX_HELD, **block,
+            STAGES=STAGES if block["BLOCK_C"] * x.element_size() <= MAX_STAGED else 1, **block,
         )  # fmt: skip
         if n_sums > 0:
             block_P, block_C = SUM_TILE
             _sum_kernel[(triton.cdiv(C, block_C), n_sums)](
-                partials_NPC, sums_NC, P, C, BLOCK_P=block_P, BLOCK_C=block_C, num_warps=8
+                partials_NPC,
+                sums_NC,
+                P,
+                C,
+                BLOCK_P=block_P,
+                BLOCK_C=block_C,
+                num_warps=8,
+                enable_fp_fusion=True,
             )
     return dx, sums_NC
