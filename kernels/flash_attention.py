@@ -400,8 +400,8 @@ def _dkdv_kernel(
 # (bytes per element, padded head width, whether the copy engine loads the tiles): rows of the query
 # block, rows of the key block, warps, stages of the load pipeline, and the most registers that a
 # thread may have (None for the compiler's choice), where fewer let one more program run on a
-# multiprocessor. OPTIMIZATION.md has the measurements. Of half precision up to width 128 none
-# spills registers (tests/ops/test_compile_ahead.py holds that).
+# multiprocessor. Those of the copy engine were measured on an H200 (README.md), the others only
+# fit. tests/ops/test_compile_ahead.py holds how much they spill.
 FORWARD_BLOCKS = {
     (2, 64, True): (64, 128, 4, 2, 168),
     (2, 128, True): (64, 64, 4, 3, None),

@@ -36,7 +36,7 @@ def workload(**fields: object) -> Workload:
 
 
 def measurement(name: str, speed: float, peak_bytes: int = 10**6) -> Measurement:
-    timing = Timing(1000 / speed, 800 / speed, 1250 / speed, speed, peak_bytes)
+    timing = Timing(1000 / speed, 800 / speed, 1250 / speed, speed, peak_bytes, 70.0)
     return Measurement("layer_norm", "8 x 8", "forward + backward", name, "GB/s", timing)
 
 
@@ -65,7 +65,7 @@ def test_the_report_shows_medians_spread_and_reasons(tmp_path: Path) -> None:
     about = {"date": "2026-11-25", "torch": "2.15"}
     text = report.markdown(about, verdicts, measured)
     assert (
-        "| 8 x 8 | 2,000 (1,600 to 2,500), 1 | 1,000 (800 to 1,250), 1 | [1] "
+        "| 8 x 8 | 2,000 (1,600 to 2,500), 1, 70 | 1,000 (800 to 1,250), 1, 70 | [1] "
         "| 1.00 x PyTorch: 2.00 met |" in text
     )
     assert "[1] RuntimeError: no" in text

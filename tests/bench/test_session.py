@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -152,18 +154,25 @@ def test_rules_are_written_after_each_case_and_never_name_what_is_wrong(
     monkeypatch.setattr(session, "run_parts", lambda *_: None)
     monkeypatch.setattr(session, "user_file", lambda gpu: tmp_path / "rules" / "x.json")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "X")
-    monkeypatch.setattr("gptfast.bench.measure._time", lambda call, work: Timing(1, 1, 1, 1, 1))
+    graphs = []
 
-    def case(op: str, ours: Callable[..., Any]) -> tuple[Work, Workload]:
-        work = workload(op)
+    def timed(call: Callable[[], object], work: Workload, as_graph: bool) -> Timing:
+        graphs.append((work.op, as_graph))
+        return Timing(1, 1, 1, 1, 1, 1)
+
+    monkeypatch.setattr("gptfast.bench.measure._time", timed)
+    monkeypatch.setattr("gptfast.bench.measure._own_stream", contextlib.nullcontext)
+
+    def case(op: str, ours: Callable[..., Any], passes: Pass) -> tuple[Work, Workload]:
+        work = replace(workload(op), passes=passes)
         work.implementations.clear()
         work.implementations.update(triton=ours, torch=torch.exp)
         return Work(op, "training", 9), work
 
     def cases(setting: Setting) -> Any:
-        yield case("a", torch.exp)
-        yield case("b", lambda x: x.exp() * 3)
-        yield case("c", torch.exp)
+        yield case("a", torch.exp, Pass.BOTH)
+        yield case("b", lambda x: x.exp() * 3, Pass.BOTH)
+        yield case("c", torch.exp, Pass.FORWARD)
         written = json.loads((tmp_path / "rules" / "x.json").read_bytes())["rules"]
         assert list(written) == ["a, training", "b, training", "c, training"]
         assert written["b, training"] == [[None, "torch"]]
@@ -172,6 +181,20 @@ def test_rules_are_written_after_each_case_and_never_name_what_is_wrong(
     with pytest.raises(RunError, match="1 of ours were not measured, first: b, training"):
         run_ops(ran, write_rules=True)
     assert (tmp_path / "rules" / "x.json").exists()
+    # In training the GPU's time counts, in inference the call's.
+    assert set(graphs) == {("a", True), ("b", True), ("c", False)}
+
+
+def test_rules_of_some_ops_leave_those_of_the_others(tmp_path: Path) -> None:
+    path, machine = tmp_path / "x.json", {"torch": "2.15.0", "triton": "3.9.0"}
+    old = [rules.Timed("a, training", 8, {"triton": 1.0}), rules.Timed("b, training", 8, {})]
+    rules.write(path, machine, old)
+    assert rules.of_others(path, machine, ["b"]) == old[:1]
+    assert rules.of_others(path, machine, []) == []  # all are measured anew
+    assert rules.of_others(path, {**machine, "torch": "2.16.0"}, ["b"]) == []
+    assert rules.of_others(tmp_path / "none.json", machine, ["b"]) == []
+    path.write_text("no JSON")
+    assert rules.of_others(path, machine, ["b"]) == []
 
 
 def mark(folder: Path, part: int, n_parts: int) -> None:
@@ -187,21 +210,30 @@ def test_parts_run_in_processes_and_one_that_hangs_is_ended(tmp_path: Path) -> N
     assert {path.name for path in tmp_path.iterdir()} == {"0 of 3", "1 of 3"}
 
 
+@pytest.mark.parametrize("as_graph", [True, False])
 def test_the_median_is_the_time_and_memory_counts_beyond_the_inputs(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, as_graph: bool
 ) -> None:
     testing = pytest.importorskip("triton.testing")
 
-    def do_bench(call: Callable[[], object], quantiles: tuple[float, ...]) -> list[float]:
+    def call() -> None:
+        clock[0] += 0.003
+
+    def do_bench(timed: Callable[[], object], quantiles: tuple[float, ...]) -> list[float]:
+        assert timed == ("the graph of", call) if as_graph else timed is call
         return [{0.2: 1.0, 0.5: 2.0, 0.8: 4.0}[q] for q in quantiles]
 
     monkeypatch.setattr(testing, "do_bench", do_bench)
+    clock = [0.0]
+    monkeypatch.setattr("gptfast.bench.measure.recorded", lambda call: ("the graph of", call))
+    monkeypatch.setattr("gptfast.bench.measure.time.perf_counter", lambda: clock[0])
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 100)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 350)
     # 1e9 bytes in 2 ms are 500 GB/s.
-    assert _time(lambda: None, workload("a")) == Timing(2.0, 1.0, 4.0, 500.0, 250)
+    timing = _time(call, workload("a"), as_graph)
+    assert timing == Timing(2.0, 1.0, 4.0, 500.0, 250, pytest.approx(3000.0))
 
 
 def test_what_has_which_target() -> None:
@@ -263,7 +295,7 @@ def test_targets_are_counted_and_a_failing_plot_hides_nothing(
 
 
 def test_what_is_no_number_is_null_in_the_report(tmp_path: Path) -> None:
-    timing = Timing(1.0, 1.0, 1.0, float("nan"), 5)
+    timing = Timing(1.0, 1.0, 1.0, float("nan"), 5, 1.0)
     rows = [Measurement("a", "8", "", "gptfast", "GB/s", timing)]
     report.save(tmp_path, {}, [], [(workload("a"), rows)])
     assert content(tmp_path)["measurements"][0]["timing"]["speed"] is None

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from gptfast.errors import UserError
+from gptfast.kernels import flash_attention
 from gptfast.ops import attention
 from gptfast.ops.attention import attention_reference
 from tolerances import assert_close
@@ -122,10 +123,48 @@ def test_agrees_with_the_definition(case, device):
     check(*case.inputs(device), **case.options(device))
 
 
+HALF = [
+    Case(T=150, S=150, H=2, G=1, dtype=torch.float16),
+    Case(T=1, S=40, dtype=torch.float16),
+    Case(T=70, S=7, D=40, dtype=torch.float16),
+    Case(T=200, S=200, B=2, window=70, dtype=torch.float16),
+    Case(T=20, S=20, B=3, H=2, G=1, cu_seqlens=(0, 5, 27, 60), dtype=torch.float16),
+    Case(
+        T=150, S=150, window=90, softcap=4.0, dropout_p=0.2, cu_seqlens=(0, 50, 150),
+        dtype=torch.float16,
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("by_copy_engine", [True, False])
+@pytest.mark.parametrize("case", HALF, ids=str)
+def test_tiles_by_the_copy_engine_and_by_pointers(case, by_copy_engine, device, monkeypatch):
+    monkeypatch.setattr(flash_attention, "has_copy_engine", lambda device: by_copy_engine)
+    if by_copy_engine:
+        monkeypatch.delattr(flash_attention, "_load")  # so that no pointer is taken by mistake
+    check(*case.inputs(device), **case.options(device))
+
+
+def test_the_copy_engine_is_asked_for_what_it_can_load():
+    def can_load(x):
+        return flash_attention._by_copy_engine(x)
+
+    x = torch.zeros(2, 4, 9, 64, dtype=torch.float16)
+    flash_attention.has_copy_engine.cache_clear()
+    assert can_load(x)
+    assert can_load(torch.zeros(2, 9, 3, 4, 64, dtype=torch.bfloat16)[:, :, 1].transpose(1, 2))
+    assert not can_load(x.float())
+    assert not can_load(x[..., 1:33])  # starts between two steps of 16 bytes
+    assert not can_load(x[..., :60].contiguous())  # a row of 120 bytes
+    assert not can_load(x[..., ::2])
+    assert not can_load(x[:, :1].expand(2, 4, 9, 64))
+
+
 def fused_qkv():
     return torch.randn(2, 9, 3, 2, 16).unbind(2)  # three (B, T, H, D), none contiguous
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize(
     "make",
     [
@@ -137,9 +176,9 @@ def fused_qkv():
     ],
     ids=["fused qkv", "heads innermost", "transposed", "every second", "expanded"],
 )
-def test_any_strides(make, device):
+def test_any_strides(make, dtype, device):
     torch.manual_seed(0)
-    check(*(x.to(device) for x in make()))
+    check(*(x.to(device, dtype) for x in make()))
 
 
 def test_a_gradient_with_strides_of_zero(device):
@@ -168,12 +207,15 @@ def test_logits_of_ten_thousand(dtype, device):
             assert_close("attention", a.double() / largest, e / largest, dtype)
 
 
-def test_offsets_beyond_32_bits(device):
-    row_stride = 2**31 // 3  # the last of these four rows starts at element 2^31
+@pytest.mark.parametrize("by_copy_engine", [True, False])
+def test_offsets_beyond_32_bits(by_copy_engine, device):
+    row_stride = 2**31 // 3 + 6  # the last of these four rows starts after element 2^31
     torch.use_deterministic_algorithms(False)  # 4 GiB, of which next to nothing is touched
     storage = torch.empty(3 * row_stride + 16, dtype=torch.float16, device=device)
     torch.use_deterministic_algorithms(True)
-    far = storage.as_strided((1, 1, 4, 16), (0, 0, row_stride, 1))
+    step = 16 if by_copy_engine else 0
+    far = storage.as_strided((1, 1, 4, 16), (step, step, row_stride, 1))
+    assert flash_attention._by_copy_engine(far) == by_copy_engine
     near = Case(T=4, S=4, dtype=torch.float16).inputs(device)[0]
     far.copy_(near)
     expected = attention(near, near, near, backend="triton")

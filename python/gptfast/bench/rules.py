@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -90,6 +90,22 @@ def write(path: Path, machine: dict[str, str], timed: Iterable[Timed]) -> None:
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomically(path, json.dumps(content, indent=1) + "\n")
+
+
+def of_others(path: Path, machine: dict[str, str], only: Collection[str]) -> list[Timed]:
+    """Return what a rule file holds of other ops than `only`, if the versions are these.
+
+    Nothing if `only` is empty, which means all ops, or if there is no such file.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+        same = all(content["machine"][name] == machine[name] for name in ("torch", "triton"))
+        timed = [Timed(**case) for case in content["measured"]]
+    except (OSError, ValueError, LookupError, TypeError):
+        return []
+    if not only or not same:
+        return []
+    return [case for case in timed if case.rule.split(",")[0] not in only]
 
 
 def _case(

@@ -159,7 +159,8 @@ def run_ops(session: Session, write_rules: bool) -> None:
             raise UserError("there is no cache folder to write to: set GPTFAST_CACHE to one")
     session.verify()
     red = session.red_ops()
-    about, timed = report.machine(), []
+    about = report.machine()
+    timed = [] if path is None else rules.of_others(path, about, session.only)
     for work, workload in rules.cases(session.setting):
         name = f"{work.rule}, size {work.size:,}"
         if not session.wants(work.op) or work.op in red or not session.may_begin(name):
