@@ -98,10 +98,18 @@ def launch_variants():
 
 
 def launch_table(D, dtype):
-    """Launch attention with the other rows of the tables of blocks."""
+    """Launch attention with the other rows of the tables of blocks, or with a width in between."""
     q_BHTD = empty(2, 12, 1024, D, dtype=dtype)
     attend(q_BHTD, q_BHTD)
     decode(q_BHTD[:, :, :1], q_BHTD)
+
+
+def launch_wide_norms():
+    """Launch norms of which fewer or no tiles are on their way at once."""
+    for C, dtype in ((4096, torch.float32), (8192, torch.bfloat16), (65_536, torch.float32)):
+        x_MC, weight_C = empty(4096, C, dtype=dtype), empty(C, dtype=dtype)
+        out, summed, mean, rstd = norm_forward(x_MC, weight_C, weight_C, x_MC, 1e-5, True, dtype)
+        norm_backward(out, summed, x_MC, weight_C, mean, rstd, True, True)
 
 
 def source(kernel, arguments):
@@ -167,9 +175,15 @@ def main(target):
     part = "variants"
     launch_variants()
     part = "table"
-    launch_table(256, torch.float16)
+    for D in (16, 40, 96, 256):
+        launch_table(D, torch.float16)
     for D in (64, 128, 256):
         launch_table(D, torch.float32)
+    launch_wide_norms()
+    part = "pointers"
+    flash_attention.has_copy_engine = lambda _: False
+    for D in (64, 128, 256):
+        launch_table(D, torch.float16)
     print(json.dumps(rows))
 
 

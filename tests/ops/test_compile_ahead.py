@@ -17,8 +17,9 @@ SHARED_MEMORY = {  # bytes that one block may use
     "sm_100": 227 * 1024,
     "gfx942": 64 * 1024,
 }
-# One 32-bit register of the attention forward at width 128.
-SPILLS_ALLOWED = {"gfx942": 4}
+# Bytes. gfx942: one register of the attention forward at width 128. sm_90: dk and dv at width 128,
+# and the norms' backward; blocks for dk and dv that spill nothing were 5% slower on an H200.
+SPILLS_ALLOWED = {"gfx942": 4, "sm_90": 56}
 # Bytes of dk and dv with grouped heads.
 SPILLS_ALLOWED_IN_VARIANTS = 64
 # Bytes, with dropout, packed documents, a window and a soft cap all at once.
@@ -53,7 +54,12 @@ def test_compiles_within_the_limits_of(target, compilers):
     assert compilers[target].returncode == 0, errors
     rows = json.loads(output)
     counts = Counter(row["part"] for row in rows)
-    assert counts == {"defaults": 2 * 19, "variants": 2 * 4 + 2, "table": 4 * (4 + 2)}
+    assert counts == {
+        "defaults": 2 * 20,
+        "variants": 2 * 3 + 2,
+        "table": 7 * (3 + 2) + 3 * 3,
+        "pointers": 3 * (3 + 2),
+    }
     for row in rows:
         assert row["shared_memory"] <= SHARED_MEMORY[target], row
         allowed = SPILLS_ALLOWED.get(target, 0)
@@ -61,5 +67,5 @@ def test_compiles_within_the_limits_of(target, compilers):
             allowed = SPILLS_ALLOWED_WITH_EVERY_OPTION
         if row["part"] == "variants":
             allowed = SPILLS_ALLOWED_IN_VARIANTS
-        if row["part"] != "table":  # float32 and width 256 may spill
+        if row["part"] not in ("table", "pointers"):  # float32 and width 256 may spill
             assert row["spilled"] <= allowed, row

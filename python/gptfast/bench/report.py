@@ -236,11 +236,11 @@ def plot(about: dict[str, str], measured: Measured, path: Path) -> None:
             ]
             values = [float("nan") if t is None else t.speed for t in timings]
             width = 2.5 if name == OURS else 1.2
-            axes.plot(titles, values, marker="o", label=name, linewidth=width)
+            axes.plot(values, marker="o", label=name, linewidth=width)
         axes.set_title(f"{op}, {passes}")
         axes.set_ylabel(group[0][0].unit)
         axes.set_ylim(bottom=0)
-        axes.tick_params(axis="x", labelrotation=25, labelsize=7)
+        axes.set_xticks(range(len(titles)), titles, rotation=35, ha="right", fontsize=7)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     figure.savefig(path, format="png", dpi=110)

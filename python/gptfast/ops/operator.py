@@ -60,13 +60,12 @@ def operator(name: str) -> Callable[[Callable[..., Any]], Operator]:
 
 
 def _is_watched(inputs: tuple[Any, ...]) -> bool:
-    """Whether a call is traced, transformed or counted, or has tensors with rules of their own.
+    """Whether a call is traced, watched by a mode, or has tensors with rules of their own.
 
-    As torch.compile traces, torch.func transforms, a mode as FlopCounterMode counts; as DTensor is.
+    As by torch.compile; by FakeTensorMode, FlopCounterMode or activation checkpointing; as DTensor.
     """
     return (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._are_functorch_transforms_active()
         or any(isinstance(x, Tensor) and type(x) not in (Tensor, Parameter) for x in inputs)
     )
