@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+import triton
 from triton.testing import do_bench
 
 from gptfast.bench.measure import AGREEMENT, recorded
@@ -111,8 +112,7 @@ class Tuned:
             kernels.flash_attention_backward, dout, None, q, k, v, None, None, out, lse2, *rest
         )
         self.expected = {name: self.call(name)() for name in TABLES}
-        # The row of the tables that these tensors use.
-        self.key = (dtype.itemsize, max(D, 64), dtype.itemsize == 2)
+        self.key = kernels.table_key(q, kernels.by_copy_engine(q, k, v))
 
     def call(self, name: str) -> Callable[[], tuple[torch.Tensor, ...]]:
         """Return what the blocks of this name are part of: the backward has two kernels."""
@@ -146,7 +146,7 @@ def trials(shape: Shape, candidates: dict[str, dict[int, list[Blocks]]]) -> Iter
 ]:  # fmt: skip
     """Every candidate for a shape."""
     for name, by_width in candidates.items():
-        for blocks in by_width[max(shape[-1], 64)]:
+        for blocks in by_width[max(triton.next_power_of_2(shape[-1]), 64)]:
             yield name, blocks
 
 

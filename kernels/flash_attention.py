@@ -437,13 +437,17 @@ DKDV_BLOCKS = {
 }
 
 
-def _blocks(table, x, by_copy_engine, seed):
-    """Return the constants that a kernel takes for the dtype and head width of `x`."""
-    D = x.shape[-1]
+def table_key(x_BHTD: torch.Tensor, is_tma: bool) -> tuple[int, int, bool]:
+    """Return where the tables have the blocks for tensors like this one."""
+    block_D = triton.next_power_of_2(x_BHTD.shape[-1])
+    return x_BHTD.element_size(), max(block_D, 64), is_tma
+
+
+def _blocks(table, x_BHTD, is_tma, seed):
+    """Return the constants that a kernel takes for the dtype and head width of a tensor."""
+    D = x_BHTD.shape[-1]
     block_D = max(triton.next_power_of_2(D), 16)  # tl.dot multiplies no less than 16
-    block_T, block_S, num_warps, num_stages, registers = table[
-        x.element_size(), max(block_D, 64), by_copy_engine
-    ]
+    block_T, block_S, num_warps, num_stages, registers = table[table_key(x_BHTD, is_tma)]
     blocks = {
         "D": D,
         "BLOCK_D": block_D,
@@ -483,7 +487,7 @@ def has_copy_engine(device: torch.device) -> bool:
     return torch.version.hip is None and torch.cuda.get_device_capability(device)[0] == 9
 
 
-def _by_copy_engine(*tensors):
+def by_copy_engine(*tensors: torch.Tensor) -> bool:
     """Say whether the copy engine can load them: in steps of 16 bytes, rows without gaps.
 
     Of float32 it is of no use, as no matrix unit multiplies that.
@@ -497,9 +501,9 @@ def _by_copy_engine(*tensors):
     )
 
 
-def _tiled(tensors, rows, blocks, by_copy_engine):
+def _tiled(tensors, rows, blocks, is_tma):
     """Return what a kernel takes for tensors of which it loads tiles of so many rows."""
-    if not by_copy_engine:
+    if not is_tma:
         return [y for x in tensors for y in (x, x.stride())]
     width = blocks["BLOCK_D"]
     return [
@@ -532,14 +536,14 @@ def flash_attention_forward(
     lse2_BHT = torch.empty(B, H, T, device=q_BHTD.device, dtype=torch.float32)
     if scale < 0:  # so that a row's largest product is its largest logit
         q_BHTD, scale = -q_BHTD, -scale
-    by_copy_engine = _by_copy_engine(q_BHTD, k_BGSD, v_BGSD)
-    blocks = _blocks(FORWARD_BLOCKS, q_BHTD, by_copy_engine, seed)
+    is_tma = by_copy_engine(q_BHTD, k_BGSD, v_BGSD)
+    blocks = _blocks(FORWARD_BLOCKS, q_BHTD, is_tma, seed)
     block_T, block_S = blocks["BLOCK_T"], blocks["BLOCK_S"]
     rows = (block_T, block_S, block_S)
     phases, _ = _phases(causal, window, docs_B2T)
     with torch.cuda.device_of(q_BHTD):
         _forward_kernel[(triton.cdiv(T, block_T) * B * H,)](
-            *_tiled((q_BHTD, k_BGSD, v_BGSD), rows, blocks, by_copy_engine),
+            *_tiled((q_BHTD, k_BGSD, v_BGSD), rows, blocks, is_tma),
             out_BHTD, out_BHTD.stride(), lse2_BHT, docs_B2T, seed, scale, softcap, window,
             dropout_p, H, H // G, T, S, CAUSAL=causal, **phases, **blocks,
         )  # fmt: skip
@@ -572,22 +576,22 @@ def flash_attention_backward(
     if dlse2_BHT is not None:
         dlse2_BHT = dlse2_BHT.contiguous()
     tensors = (q_BHTD, k_BGSD, v_BGSD, dout_BHTD, out_BHTD)
-    by_copy_engine = _by_copy_engine(*tensors)
+    is_tma = by_copy_engine(*tensors)
     dq_phases, dkdv_phases = _phases(causal, window, docs_B2T)
     options = (scale, softcap, window, dropout_p, H, H // G, T, S)
     with torch.cuda.device_of(q_BHTD):
-        blocks = _blocks(DQ_BLOCKS, q_BHTD, by_copy_engine, seed)
+        blocks = _blocks(DQ_BLOCKS, q_BHTD, is_tma, seed)
         block_T, block_S = blocks["BLOCK_T"], blocks["BLOCK_S"]
         rows = (block_T, block_S, block_S, block_T, block_T)
         _dq_kernel[(triton.cdiv(T, block_T) * B * H,)](
-            *_tiled(tensors, rows, blocks, by_copy_engine), lse2_BHT, dlse2_BHT, docs_B2T, seed,
+            *_tiled(tensors, rows, blocks, is_tma), lse2_BHT, dlse2_BHT, docs_B2T, seed,
             delta_BHT, dq_BHTD, dq_BHTD.stride(), *options, CAUSAL=causal, **dq_phases, **blocks,
         )  # fmt: skip
-        blocks = _blocks(DKDV_BLOCKS, q_BHTD, by_copy_engine, seed)
+        blocks = _blocks(DKDV_BLOCKS, q_BHTD, is_tma, seed)
         block_T, block_S = blocks["BLOCK_T"], blocks["BLOCK_S"]
         rows = (block_T, block_S, block_S, block_T)
         _dkdv_kernel[(triton.cdiv(S, block_S) * B * G,)](
-            *_tiled(tensors[:4], rows, blocks, by_copy_engine), lse2_BHT, delta_BHT, docs_B2T, seed,
+            *_tiled(tensors[:4], rows, blocks, is_tma), lse2_BHT, delta_BHT, docs_B2T, seed,
             dk_BGSD, dk_BGSD.stride(), dv_BGSD, dv_BGSD.stride(), *options,
             CAUSAL=causal, **dkdv_phases, **blocks,
         )  # fmt: skip

@@ -192,6 +192,7 @@ def test_rules_of_some_ops_leave_those_of_the_others(tmp_path: Path) -> None:
     assert rules.of_others(path, machine, ["b"]) == old[:1]
     assert rules.of_others(path, machine, []) == []  # all are measured anew
     assert rules.of_others(path, {**machine, "torch": "2.16.0"}, ["b"]) == []
+    assert rules.of_others(path, {**machine, "commit": "abc"}, ["b"]) == []
     assert rules.of_others(tmp_path / "none.json", machine, ["b"]) == []
     path.write_text("no JSON")
     assert rules.of_others(path, machine, ["b"]) == []

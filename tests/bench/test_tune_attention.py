@@ -28,6 +28,8 @@ candidates = {name: {64: [wrong, right]} for name in t.TABLES}
 t.tune(tuned, Path(sys.argv[1]), candidates, 2, time.monotonic() + 500, timer=lambda call: 1.25)
 t.tune(tuned, Path(sys.argv[1]), candidates, 2, time.monotonic() - 1, timer=lambda call: 1.25)
 assert t.TABLES["forward"][2, 64, True] == usual
+t.kernels.has_copy_engine = lambda device: False  # another row of the tables
+assert t.Tuned((1, 2, 1, 40, 80), "cpu", torch.float16).key == (2, 128, False)
 """
 
 

@@ -147,7 +147,7 @@ def test_tiles_by_the_copy_engine_and_by_pointers(case, by_copy_engine, device, 
 
 def test_the_copy_engine_is_asked_for_what_it_can_load():
     def can_load(x):
-        return flash_attention._by_copy_engine(x)
+        return flash_attention.by_copy_engine(x)
 
     x = torch.zeros(2, 4, 9, 64, dtype=torch.float16)
     flash_attention.has_copy_engine.cache_clear()
@@ -215,7 +215,7 @@ def test_offsets_beyond_32_bits(by_copy_engine, device):
     torch.use_deterministic_algorithms(True)
     step = 16 if by_copy_engine else 0
     far = storage.as_strided((1, 1, 4, 16), (step, step, row_stride, 1))
-    assert flash_attention._by_copy_engine(far) == by_copy_engine
+    assert flash_attention.by_copy_engine(far) == by_copy_engine
     near = Case(T=4, S=4, dtype=torch.float16).inputs(device)[0]
     far.copy_(near)
     expected = attention(near, near, near, backend="triton")
@@ -292,6 +292,18 @@ def test_compiles_without_a_graph_break(case, device):
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
     for actual, expected in zip(gradients(compiled), gradients(loss), strict=True):
         assert torch.equal(actual, expected)
+
+
+def test_the_log_sum_exp_alone_where_activations_are_recomputed(device):
+    q, k, v = (x.requires_grad_() for x in Case(T=5, S=5).inputs(device))
+
+    def lse(q, k, v):
+        return attention(q, k, v, return_lse=True, backend="triton")[1].sum()
+
+    expected = torch.autograd.grad(lse(q, k, v), (q, k))
+    recomputed = torch.utils.checkpoint.checkpoint(lse, q, k, v, use_reentrant=False)
+    for a, e in zip(torch.autograd.grad(recomputed, (q, k)), expected, strict=True):
+        assert torch.equal(a, e)
 
 
 def test_a_second_derivative_is_refused(device):

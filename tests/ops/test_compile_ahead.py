@@ -1,4 +1,4 @@
-"""Every kernel compiles for the GPUs we ship for, fits their shared memory and spills nothing."""
+"""Every kernel compiles for the GPUs we ship for, fits their shared memory and hardly spills."""
 
 import json
 import os
@@ -17,10 +17,10 @@ SHARED_MEMORY = {  # bytes that one block may use
     "sm_100": 227 * 1024,
     "gfx942": 64 * 1024,
 }
-# Bytes. gfx942: one register of the attention forward at width 128. sm_90: dk and dv at width 128,
-# and the norms' backward; blocks for dk and dv that spill nothing were 5% slower on an H200.
-SPILLS_ALLOWED = {"gfx942": 4, "sm_90": 56}
-# Bytes of dk and dv with grouped heads.
+# Bytes, at head widths 64 and 128. gfx942: one register, at 128. sm_90: dk and dv, at 128 as well,
+# where blocks that spill nothing were 5% slower on an H200.
+SPILLS_ALLOWED = {("gfx942", "_forward_kernel"): 4, ("sm_90", "_dkdv_kernel"): 56}
+# Bytes, of attention with grouped heads, and of the forward that sees all keys.
 SPILLS_ALLOWED_IN_VARIANTS = 64
 # Bytes, with dropout, packed documents, a window and a soft cap all at once.
 SPILLS_ALLOWED_WITH_EVERY_OPTION = 1024
@@ -57,15 +57,15 @@ def test_compiles_within_the_limits_of(target, compilers):
     assert counts == {
         "defaults": 2 * 20,
         "variants": 2 * 3 + 2,
-        "table": 7 * (3 + 2) + 3 * 3,
-        "pointers": 3 * (3 + 2),
+        "table": 8 * (3 + 2) + 3 * 3,
+        "pointers": 2 * (3 + 2),
     }
     for row in rows:
         assert row["shared_memory"] <= SHARED_MEMORY[target], row
-        allowed = SPILLS_ALLOWED.get(target, 0)
+        allowed = SPILLS_ALLOWED.get((target, row["kernel"]), 0)
         if row["kernel"].endswith("with every option"):
             allowed = SPILLS_ALLOWED_WITH_EVERY_OPTION
         if row["part"] == "variants":
             allowed = SPILLS_ALLOWED_IN_VARIANTS
-        if row["part"] not in ("table", "pointers"):  # float32 and width 256 may spill
+        if row["part"] != "table":  # float32, other head widths and wide norms may spill
             assert row["spilled"] <= allowed, row

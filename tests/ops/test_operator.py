@@ -1,4 +1,4 @@
-"""An operator's short way: the same results and gradients, and never where something watches."""
+"""An operator's short way: the same results and gradients, and not where a call is traced."""
 
 import pytest
 import torch

@@ -37,6 +37,19 @@ def results(
 
 
 @pytest.mark.parametrize("config", [GPT2, LLAMA], ids=["GPT-2", "Llama"])
+def test_recomputing_blocks_changes_no_gradient(config: ModelConfig, device: str) -> None:
+    ids = torch.randint(11, (2, 10), generator=torch.Generator().manual_seed(1)).to(device)
+    gradients = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        model = build_model(config, "triton").to(device)
+        model.recompute_blocks = recompute
+        model(ids[:, :-1], ids[:, 1:]).backward()
+        gradients.append({n: p.grad for n, p in model.named_parameters()})
+    torch.testing.assert_close(*gradients, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("config", [GPT2, LLAMA], ids=["GPT-2", "Llama"])
 def test_the_whole_model_agrees_on_logits_losses_and_gradients(
     config: ModelConfig, device: str
 ) -> None:

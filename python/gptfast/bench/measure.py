@@ -109,7 +109,7 @@ def _measure(
             call = _call(implementation, inputs, workload.passes)
             call()  # so that nothing compiles in what follows
             timing = _time(call, workload, as_graph) if timed else None
-            del call  # and the graph that it holds
+            del call  # and what autograd keeps for it
         except Exception as error:  # a peer's failure is a finding, not the end
             reason = in_a_line(error)
         about = (workload.op, workload.title, workload.passes.value, name, workload.unit)
@@ -153,8 +153,11 @@ def recorded(call: Callable[[], object]) -> Callable[[], object]:
     graph.capture_begin()  # torch.cuda.graph would collect garbage first, which takes long
     try:
         call()
-    finally:
-        graph.capture_end()
+    except BaseException:
+        with contextlib.suppress(RuntimeError):  # of what went wrong, the first counts
+            graph.capture_end()
+        raise
+    graph.capture_end()
     return graph.replay
 
 
@@ -173,10 +176,10 @@ def _call(
                 return implementation(*inputs)
 
         return forward
-    graph = implementation(*inputs)
-    douts = [torch.randn_like(x) for x in _tensors(graph)]
+    out = implementation(*inputs)
+    douts = [torch.randn_like(x) for x in _tensors(out)]
     if passes == Pass.BACKWARD:
-        return lambda: gradients(graph, keep=True)
+        return lambda: gradients(out, keep=True)
     return lambda: gradients(implementation(*inputs))
 
 

@@ -27,6 +27,8 @@ from gptfast.ops.linear_cross_entropy import work as linear_cross_entropy_work
 from gptfast.ops.norm import work as norm_work
 from gptfast.ops.rules import Work
 
+# What of a machine's description says which code was measured.
+CODE = ("torch", "triton", "gptfast", "commit")
 # What a rule may name: of these, ours first.
 CANDIDATES = ("triton", "torch")
 
@@ -93,13 +95,13 @@ def write(path: Path, machine: dict[str, str], timed: Iterable[Timed]) -> None:
 
 
 def of_others(path: Path, machine: dict[str, str], only: Collection[str]) -> list[Timed]:
-    """Return what a rule file holds of other ops than `only`, if the versions are these.
+    """Return what a rule file holds of other ops than `only`, if this same code was measured.
 
     Nothing if `only` is empty, which means all ops, or if there is no such file.
     """
     try:
         content = json.loads(path.read_bytes())
-        same = all(content["machine"][name] == machine[name] for name in ("torch", "triton"))
+        same = all(content["machine"].get(name) == machine.get(name) for name in CODE)
         timed = [Timed(**case) for case in content["measured"]]
     except (OSError, ValueError, LookupError, TypeError):
         return []

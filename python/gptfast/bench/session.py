@@ -175,6 +175,8 @@ def run_ops(session: Session, write_rules: bool) -> None:
         session.after_each()
         if path is not None:
             rules.write(path, about | session.notes(), timed)
+    if path is not None and timed:
+        rules.write(path, about | session.notes(), timed)  # with what there was no time for
     for rule, bounds in rules.bounds(timed).items():
         print(f"{rule}: {describe(bounds)}")
     for what, why in session.notes().items():

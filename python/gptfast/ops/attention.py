@@ -124,7 +124,7 @@ def _documents(cu_seqlens: Tensor | None, B: int, T: int) -> Tensor | None:
 
 def scale_or_default(q_BHTD: Tensor, scale: float | None) -> float:
     """Return what the logits are multiplied by: `scale`, or 1/sqrt(D)."""
-    return q_BHTD.shape[-1] ** -0.5 if scale is None else scale
+    return q_BHTD.shape[-1] ** -0.5 if scale is None else float(scale)
 
 
 def _seed(device: torch.device) -> Tensor:
@@ -247,9 +247,12 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 def _backward(
     ctx: Any, dout_BHTD: Tensor | None, dlse2_BHT: Tensor | None
 ) -> tuple[Tensor | None, ...]:
+    *inputs, out_BHTD, lse2_BHT = ctx.saved_tensors  # once: reading may recompute activations
     if dout_BHTD is None:
-        dout_BHTD = torch.zeros_like(ctx.saved_tensors[5])
-    gradients = _flash_attention_backward(dout_BHTD, dlse2_BHT, *ctx.saved_tensors, *ctx.options)
+        dout_BHTD = torch.zeros_like(out_BHTD)
+    gradients = _flash_attention_backward(
+        dout_BHTD, dlse2_BHT, *inputs, out_BHTD, lse2_BHT, *ctx.options
+    )
     return (*gradients, *[None] * 7)
 
 

@@ -132,13 +132,13 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 def _backward(
     ctx: Any, dout: Tensor | None, dsummed: Tensor | None, *_: None
 ) -> tuple[Tensor | None, ...]:
-    x = ctx.saved_tensors[0]
+    x, *others = ctx.saved_tensors  # once: where activations are recomputed, reading does it
     if dout is None:  # of the two results, only the sum was used
         dout = x.new_zeros(x.shape)
     has_weight, has_bias, has_residual = (dtype is not None for dtype in ctx.dtypes[1:])
     if not has_residual:
         dsummed = None  # of the empty tensor in its place
-    dx, sums_NC = _norm_backward(dout, dsummed, *ctx.saved_tensors, has_bias, ctx.centered)
+    dx, sums_NC = _norm_backward(dout, dsummed, x, *others, has_bias, ctx.centered)
     dweight_C = sums_NC[0] if has_weight else None
     dbias_C = sums_NC[-1] if has_bias else None
     # What flows into a sum flows on into both of its terms.
