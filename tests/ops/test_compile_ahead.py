@@ -19,20 +19,22 @@ SHARED_MEMORY = {  # bytes that one block may use
     "sm_100": 227 * 1024,
     "gfx942": 64 * 1024,
 }
-# Bytes, at head widths 64 and 128. gfx942: one register, at 128. sm_90: dk and dv, at 128 as well,
-# where blocks that spill nothing were 5% slower on an H200, and, before Triton 3.9, the norms'
-# backward. sm_100: attention to a cache, two registers.
+# Bytes, at head widths 64 and 128, of any Triton from 3.6 on; 3.9 spills nothing but 4 bytes on
+# gfx942, 16 of dk and dv on sm_90, where blocks that spill nothing were 5% slower on an H200, and 8
+# of attention to a cache on sm_100.
 SPILLS_ALLOWED = {
     ("gfx942", "_forward_kernel"): 4,
+    ("gfx942", "_dkdv_kernel"): 12,
     ("sm_90", "_dkdv_kernel"): 56,
     ("sm_90", "_backward_kernel"): 16,
+    ("sm_100", "_backward_kernel"): 8,
     ("sm_100", "_part_kernel"): 8,
 }
 # Bytes, of attention with grouped heads, and of the forward that sees all keys. Triton 3.6 had
 # up to 904, 3.7 up to 160.
 SPILLS_ALLOWED_IN_VARIANTS = 64 if TRITON_VERSION and release(TRITON_VERSION) >= (3, 9) else 1024
 # Bytes, with dropout, packed documents, a window and a soft cap all at once.
-SPILLS_ALLOWED_WITH_EVERY_OPTION = 1024
+SPILLS_ALLOWED_WITH_EVERY_OPTION = 1280
 
 
 @pytest.fixture(scope="module")
