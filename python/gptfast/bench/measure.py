@@ -189,7 +189,8 @@ def _results(implementation: Implementation, inputs: list[Tensor], passes: Pass)
     gradients: tuple[Tensor, ...] = ()
     if passes != Pass.FORWARD:
         torch.manual_seed(SEED)
-        douts = [torch.randn_like(x) for x in outputs]
+        # Not randn_like, which draws in the order in which an output lies in memory.
+        douts = [torch.randn(x.shape, device=x.device, dtype=x.dtype) for x in outputs]
         leaves = [x for x in inputs if x.requires_grad]
         gradients = torch.autograd.grad(outputs, leaves, douts)
     return [x.detach() for x in (*outputs, *gradients)]
