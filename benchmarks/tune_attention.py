@@ -21,7 +21,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import triton
 from triton.testing import do_bench
 
 from gptfast.bench.measure import AGREEMENT, recorded
@@ -48,8 +47,7 @@ CANDIDATES: dict[str, dict[int, list[Blocks]]] = {
         128: [
             (128, 64, 8, 2, 128), (128, 64, 8, 2, None), (128, 64, 8, 3, None),
             (128, 128, 8, 3, None), (64, 64, 4, 3, None), (64, 64, 4, 3, 168), (64, 64, 4, 2, 168),
-            (128, 32, 8, 3, 128),
-            (64, 32, 4, 3, 128), (128, 32, 8, 4, 128),
+            (128, 32, 8, 3, 128), (64, 32, 4, 3, 128), (128, 32, 8, 4, 128),
         ],
         256: [
             (64, 32, 4, 2, None), (64, 32, 8, 2, None), (128, 32, 8, 2, None), (64, 64, 4, 2, None),
@@ -81,8 +79,7 @@ CANDIDATES: dict[str, dict[int, list[Blocks]]] = {
         128: [
             (64, 64, 4, 2, None), (64, 128, 8, 3, None), (64, 128, 8, 2, None),
             (32, 64, 4, 3, None), (32, 128, 8, 3, None), (32, 64, 4, 4, None),
-            (64, 64, 8, 2, None), (64, 64, 8, 3, None),
-            (32, 128, 8, 4, None),
+            (64, 64, 8, 2, None), (64, 64, 8, 3, None), (32, 128, 8, 4, None),
         ],
         256: [
             (32, 64, 8, 2, None), (32, 32, 4, 2, None), (32, 64, 4, 2, None), (64, 64, 8, 1, None),
@@ -141,12 +138,13 @@ class Tuned:
         return worst
 
 
-def trials(shape: Shape, candidates: dict[str, dict[int, list[Blocks]]]) -> Iterator[
-    tuple[str, Blocks]
-]:  # fmt: skip
-    """Every candidate for a shape."""
+def trials(
+    tuned: Tuned, candidates: dict[str, dict[int, list[Blocks]]]
+) -> Iterator[tuple[str, Blocks]]:
+    """Every candidate for the head width of these tensors."""
+    _, width, _ = tuned.key
     for name, by_width in candidates.items():
-        for blocks in by_width[max(triton.next_power_of_2(shape[-1]), 64)]:
+        for blocks in by_width[width]:
             yield name, blocks
 
 
@@ -154,7 +152,7 @@ def compile_part(part: int, n_parts: int) -> None:
     """Run each `n_parts`-th candidate once, for what it leaves in Triton's cache."""
     for i, shape in enumerate(SHAPES):
         small = Tuned((1, *shape[1:3], 256, shape[-1]))
-        for j, (name, blocks) in enumerate(trials(shape, CANDIDATES)):
+        for j, (name, blocks) in enumerate(trials(small, CANDIDATES)):
             if (i + j) % n_parts == part:
                 try:
                     small.with_blocks(name, blocks, lambda call: bool(call()))
@@ -181,7 +179,7 @@ def tune(
     times: dict[tuple[str, Blocks], list[float]] = {}
     failed: set[tuple[str, Blocks]] = set()
     for _ in range(rounds):
-        for trial in trials(tuned.shape, candidates):
+        for trial in trials(tuned, candidates):
             if trial in failed or time.monotonic() > deadline:
                 continue
             name, blocks = trial

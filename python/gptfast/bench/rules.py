@@ -99,15 +99,15 @@ def of_others(path: Path, machine: dict[str, str], only: Collection[str]) -> lis
 
     Nothing if `only` is empty, which means all ops, or if there is no such file.
     """
+    if not only:
+        return []
     try:
         content = json.loads(path.read_bytes())
         same = all(content["machine"].get(name) == machine.get(name) for name in CODE)
         timed = [Timed(**case) for case in content["measured"]]
     except (OSError, ValueError, LookupError, TypeError):
         return []
-    if not only or not same:
-        return []
-    return [case for case in timed if case.rule.split(",")[0] not in only]
+    return [case for case in timed if same and case.rule.split(",")[0] not in only]
 
 
 def _case(

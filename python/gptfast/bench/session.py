@@ -161,6 +161,11 @@ def run_ops(session: Session, write_rules: bool) -> None:
     red = session.red_ops()
     about = report.machine()
     timed = [] if path is None else rules.of_others(path, about, session.only)
+
+    def save() -> None:
+        if path is not None and timed:
+            rules.write(path, about | session.notes(), timed)
+
     for work, workload in rules.cases(session.setting):
         name = f"{work.rule}, size {work.size:,}"
         if not session.wants(work.op) or work.op in red or not session.may_begin(name):
@@ -173,10 +178,8 @@ def run_ops(session: Session, write_rules: bool) -> None:
         _note_failure(session, name, rows[0])
         print(f"{name}: " + "; ".join(f"{m.implementation} {m.result}" for m in rows), flush=True)
         session.after_each()
-        if path is not None:
-            rules.write(path, about | session.notes(), timed)
-    if path is not None and timed:
-        rules.write(path, about | session.notes(), timed)  # with what there was no time for
+        save()
+    save()  # with what there was no time for
     for rule, bounds in rules.bounds(timed).items():
         print(f"{rule}: {describe(bounds)}")
     for what, why in session.notes().items():
