@@ -2,22 +2,27 @@
 
 `python benchmarks/against_nanogpt.py --nanogpt PATH`, with PATH a clone of karpathy/nanoGPT. First
 parity: 100 steps of AdamW whose losses have to agree, or no speed is printed. Then tokens/s of its
-10M-parameter Shakespeare model, with dropout and without, in turns.
+10M-parameter Shakespeare model, with dropout and without, step by step in turns, each in a process
+of its own as its own training does it, uncompiled: ours in micro-batches, with its allocator
+settings. On a CPU nanoGPT's train.py knows float32 only; ours is measured in bfloat16, too.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import math
+import multiprocessing
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,15 +37,25 @@ from gptfast.fsync import write_text_atomically
 from gptfast.model import GPT, ModelConfig
 from gptfast.tokenizer import CharTokenizer
 from gptfast.train.config import TrainConfig, load_preset
+from gptfast.train.hardware import keep_freed_memory
 from gptfast.train.loop import accumulate_gradients, gradient_scaler
 from gptfast.train.optim import Optimizer
 from gptfast.train.record import hardware
+
+Dtype = Literal["float32", "bfloat16"]
+Step = Callable[[Tensor, Tensor], float]
+"""Trains on inputs and targets (B, T); returns the loss."""
 
 PARITY_STEPS = 100
 PARITY_TOLERANCE = 1e-3
 """Nats. nanoGPT's GELU is exact, ours is GPT-2's tanh approximation."""
 BETAS = (0.9, 0.99)
 LEARNING_RATE, WEIGHT_DECAY, CLIP = 1e-3, 0.1, 1.0
+DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
+"""Of our matrix products."""
+SAME_LOSS, SAME_LOSS_BFLOAT16 = 5e-3, 0.05
+"""Nats between nanoGPT's losses and ours in float32 and in bfloat16, some steps after the same
+start."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +77,8 @@ class Speed:
     """Tokens/s of both, medians over the rounds."""
 
     dropout: float
+    dtype: Dtype
+    """Of our matrix products; nanoGPT's are float32."""
     nanogpt: float
     gptfast: float
     ratio: float
@@ -70,17 +87,20 @@ class Speed:
 
 
 def main(argv: list[str]) -> int:
-    """Compare, print, save. Returns 0, or 1 if the losses disagree."""
+    """Compare, print, save. Returns 0. Raises RunError if the losses disagree."""
     config = cli.parse(Config, argv, "benchmarks/against_nanogpt.py")
     nanogpt = load_nanogpt(config.nanogpt)
     tokens, vocab_size = char_tokens(config.corpus)
     difference = parity(nanogpt, tokens, vocab_size)
     print(f"parity: {PARITY_STEPS} steps, largest difference of losses {difference:.1e} nats")
-    speeds = [speed(nanogpt, tokens, vocab_size, p, config.rounds) for p in (0.2, 0.0)]
+    speeds = [
+        s for p in (0.2, 0.0) for s in speed(config.nanogpt, tokens, vocab_size, p, config.rounds)
+    ]
     for s in speeds:
         print(
-            f"10M model, dropout {s.dropout}: nanoGPT {s.nanogpt:,.0f} tokens/s, gptfast "
-            f"{s.gptfast:,.0f}: {s.ratio:.2f} x ({min(s.ratios):.2f} to {max(s.ratios):.2f})"
+            f"10M model, dropout {s.dropout}: nanoGPT {s.nanogpt:,.0f} tokens/s, gptfast in "
+            f"{s.dtype} {s.gptfast:,.0f}: {s.ratio:.2f} x ({min(s.ratios):.2f} to "
+            f"{max(s.ratios):.2f})"
         )
     if config.json:
         result = {
@@ -119,7 +139,7 @@ def char_tokens(corpus: str) -> tuple[np.ndarray, int]:
 def twins(nanogpt: ModuleType, config: ModelConfig) -> tuple[nn.Module, GPT]:
     """nanoGPT's model of a configuration, and ours with the same weights."""
     torch.manual_seed(1337)
-    theirs = nanogpt.GPT(
+    theirs: nn.Module = nanogpt.GPT(
         nanogpt.GPTConfig(
             block_size=config.block_size, vocab_size=config.vocab_size, n_layer=config.n_layer,
             n_head=config.n_head, n_embd=config.n_embd, dropout=config.dropout, bias=config.bias,
@@ -132,7 +152,7 @@ def twins(nanogpt: ModuleType, config: ModelConfig) -> tuple[nn.Module, GPT]:
     return theirs, ours
 
 
-def their_step(model: Any, config: ModelConfig) -> Callable[[Tensor, Tensor], float]:
+def their_step(model: Any, config: ModelConfig) -> Step:
     """A step of nanoGPT's training loop, with its own optimizer."""
     optimizer = model.configure_optimizers(WEIGHT_DECAY, LEARNING_RATE, BETAS, "cpu")
 
@@ -147,7 +167,7 @@ def their_step(model: Any, config: ModelConfig) -> Callable[[Tensor, Tensor], fl
     return step
 
 
-def our_step(model: GPT, config: TrainConfig) -> Callable[[Tensor, Tensor], float]:
+def our_step(model: GPT, config: TrainConfig) -> Step:
     """A step of ours: what train/loop.py does."""
     optimizer = Optimizer(model, LEARNING_RATE, None, WEIGHT_DECAY, beta2=BETAS[1])
     scaler = gradient_scaler(config, torch.device("cpu"))
@@ -185,27 +205,85 @@ def parity(nanogpt: ModuleType, tokens: np.ndarray, vocab_size: int) -> float:
 
 
 def speed(
-    nanogpt: ModuleType, tokens: np.ndarray, vocab_size: int, dropout: float, rounds: int
-) -> Speed:
-    """Tokens/s of training nanoGPT's 10M-parameter Shakespeare model, in turns."""
+    nanogpt: Path, tokens: np.ndarray, vocab_size: int, dropout: float, rounds: int
+) -> list[Speed]:
+    """Tokens/s of training nanoGPT's 10M-parameter Shakespeare model, in turns.
+
+    Raises RunError if without dropout a loss is not nanoGPT's, or if a process ends.
+    """
     preset = load_preset("nanogpt-shakespeare")
-    config = replace(preset, model=replace(preset.model, vocab_size=vocab_size, dropout=dropout))
-    theirs, ours = twins(nanogpt, config.model)
-    steps = their_step(theirs, config.model), our_step(ours, config)
+    model = replace(preset.model, vocab_size=vocab_size, dropout=dropout)
+    theirs = Side(nanogpt, replace(preset, model=model), is_ours=False)
+    ours = [Side(nanogpt, replace(preset, model=model, dtype=d), is_ours=True) for d in DTYPES]
+    sides = [theirs, *ours]
     rng = np.random.default_rng(1337)
-    T = config.model.block_size
-    seconds: list[list[float]] = [[], []]
-    for round_ in range(rounds + 1):
-        x_BT, y_BT = windows(tokens, rng.integers(len(tokens) - T, size=config.batch_size), T)
-        for step, times in zip(steps, seconds, strict=True):
-            start = time.perf_counter()
-            step(x_BT, y_BT)
-            if round_ > 0:  # the first one sets up memory
-                times.append(time.perf_counter() - start)
-    n_tokens = config.batch_size * T
-    medians = [n_tokens / statistics.median(times) for times in seconds]
-    ratios = [a / b for a, b in zip(*seconds, strict=True)]
-    return Speed(dropout, *medians, statistics.median(ratios), ratios)
+    for round_ in range(rounds + 1):  # the first one sets up memory
+        starts = rng.integers(len(tokens) - model.block_size, size=preset.batch_size)
+        batch = windows(tokens, starts, model.block_size)
+        for side in (*sides[round_ % 3 :], *sides[: round_ % 3]):  # each is first now and then
+            side.step(*batch)
+        for side, tolerance in zip(ours, (SAME_LOSS, SAME_LOSS_BFLOAT16), strict=True):
+            if dropout == 0 and not abs(side.loss - theirs.loss) <= tolerance:
+                raise RunError(
+                    f"nanoGPT's loss is {theirs.loss:.5f}, ours {side.loss:.5f}: they differ by "
+                    f"more than {tolerance}, so no speed is given"
+                )
+    for side in sides:
+        side.close()
+    n_tokens = preset.batch_size * model.block_size
+    speeds = []
+    for dtype, side in zip(DTYPES, ours, strict=True):
+        ratios = [a / b for a, b in zip(theirs.seconds[1:], side.seconds[1:], strict=True)]
+        medians = [n_tokens / statistics.median(s.seconds[1:]) for s in (theirs, side)]
+        speeds.append(Speed(dropout, dtype, *medians, statistics.median(ratios), ratios))
+    return speeds
+
+
+class Side:
+    """A model that trains in a process of its own: nanoGPT's, or ours with the same weights."""
+
+    def __init__(self, nanogpt: Path, config: TrainConfig, is_ours: bool) -> None:
+        self.loss, self.seconds = math.nan, list[float]()
+        """Of the last step, and of each."""
+        spawn = multiprocessing.get_context("spawn")
+        self.connection, there = spawn.Pipe()
+        arguments = there, nanogpt, config, is_ours
+        self.process = spawn.Process(target=serve_steps, args=arguments, daemon=True)
+        self.process.start()
+        there.close()  # so that receiving ends if the process does
+
+    def step(self, x_BT: Tensor, y_BT: Tensor) -> None:
+        """Train on a batch. Raises RunError if the process has ended."""
+        try:
+            self.connection.send((x_BT.numpy(), y_BT.numpy()))
+            self.loss, seconds = self.connection.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            raise RunError(f"a process ended with code {self.process.exitcode}") from None
+        self.seconds.append(seconds)
+
+    def close(self) -> None:
+        """End the process."""
+        self.connection.send(None)
+        self.process.join()
+
+
+def serve_steps(connection: Connection, nanogpt: Path, config: TrainConfig, is_ours: bool) -> None:
+    """In a process of its own: train on each batch received, send its loss and the seconds.
+
+    Our model, or nanoGPT's with the same weights. None instead of a batch ends it.
+    """
+    theirs, ours = twins(load_nanogpt(nanogpt), config.model)
+    if is_ours:
+        keep_freed_memory(torch.device("cpu"))
+        step = our_step(ours, config)
+    else:
+        step = their_step(theirs, config.model)
+    while (batch := connection.recv()) is not None:
+        x_BT, y_BT = (torch.from_numpy(array) for array in batch)
+        start = time.perf_counter()
+        loss = step(x_BT, y_BT)
+        connection.send((loss, time.perf_counter() - start))
 
 
 if __name__ == "__main__":

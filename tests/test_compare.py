@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gptfast import cli
 from gptfast.compare.__main__ import main as compare
-from gptfast.compare.report import read_run
+from gptfast.compare.report import curves, differences, read_run
+from gptfast.model.folder import load_model
+from gptfast.sample.generate import write_sample
 from gptfast.train.__main__ import main as train
 
 ARGUMENTS = [
@@ -27,11 +31,15 @@ def runs(corpus_file: Path, tmp_path: Path) -> list[Path]:
 
 
 def test_differences_curves_and_samples(
-    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    runs: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     capsys.readouterr()
+    monkeypatch.chdir(tmp_path)
     out = tmp_path / "curves.png"
-    assert cli.run(compare, [*map(str, runs), "--out", str(out)]) == 0
+    assert cli.run(compare, ["shallow", "deep", "--out", str(out)]) == 0
     text = capsys.readouterr().out
     rows = [line.split("│")[1:-1] for line in text.splitlines() if line.startswith("│")]
     cells = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows if row[0].strip()}
@@ -41,9 +49,42 @@ def test_differences_curves_and_samples(
     results = [read_run(folder).result for folder in runs]
     shown = [float(cell) for cell in cells["val loss (nats/token)"]]
     assert shown == pytest.approx([r["val_loss"] for r in results if r], abs=1e-3)
-    for folder in runs:
-        assert f"--- {folder} ---" in text
+    assert "texts (SHA-256)" not in cells  # the same, too
+    # Below, the samples, in a column each.
+    below = text[text.rindex("deep") :]
+    cells_below = [[c.strip() for c in line.split("│")[1:-1]] for line in below.splitlines()]
+    columns = zip(*(row for row in cells_below if len(row) == 2), strict=True)
+    for folder, column in zip(runs, columns, strict=True):
+        model, tokenizer = load_model(folder)
+        sample = write_sample(model, tokenizer, 100, 1337)
+        assert "".join("".join(column).split()) == "".join(sample.split())
     assert out.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_picture_has_the_curves(runs: list[Path]) -> None:
+    read = [read_run(folder) for folder in runs]
+    by_step, by_second = curves(read).axes
+    for axes, x in ((by_step, "step"), (by_second, "seconds")):
+        drawn = [line.get_xydata().tolist() for line in axes.lines]
+        for run in read:
+            assert [[look[x], look["val_loss"]] for look in run.looks] in drawn
+            assert [[line[x], line["loss"]] for line in run.losses] in drawn
+        assert len(drawn) == 4
+    # Losses per token of two vocabularies can't be compared, nor drawn in one picture.
+    read[1] = replace(read[1], vocab_size=1000)
+    by_step, _ = curves(read).axes
+    drawn = [line.get_xydata().tolist() for line in by_step.lines]
+    assert drawn == [[[k["step"], k["val_bits_per_byte"]] for k in run.looks] for run in read]
+    assert "bits per byte" in by_step.get_ylabel()
+
+
+def test_another_text_of_the_same_name_is_a_difference(runs: list[Path]) -> None:
+    path = runs[0] / "run.json"
+    record = json.loads(path.read_text())
+    record["data"]["corpus_sha256"] = "0" * 64
+    path.write_text(json.dumps(record))
+    table = differences([read_run(folder) for folder in runs])
+    assert "texts (SHA-256)" in list(table.columns[0].cells)
 
 
 def test_curves_are_those_of_metrics_jsonl(runs: list[Path]) -> None:

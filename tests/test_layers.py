@@ -1,4 +1,4 @@
-"""The house has five floors; imports only go down (docs/architecture.md)."""
+"""The house has floors; imports only go down (docs/architecture.md)."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gptfast.model import LanguageModel
+    from gptfast.model.config import RopeScaling
     from gptfast.tokenizer import Tokenizer
 
 __version__ = "0.1.0"
@@ -22,11 +23,16 @@ __version__ = "0.1.0"
 _cpu.avoid_masked_amx()
 
 
-def load(folder: str | Path) -> tuple[LanguageModel, Tokenizer]:
+def load(
+    folder: str | Path, *, rope_scaling: RopeScaling = "none", rope_factor: float = 1.0
+) -> tuple[LanguageModel, Tokenizer]:
     """Load a model folder: the model in evaluation mode on the CPU, and its tokenizer.
 
-    Raises MissingFileError if the folder holds no model, UserError if its files are damaged.
+    rope_scaling, rope_factor: 'ntk' or 'yarn' stretch a model's rotary positions to a context so
+    many times as long as it was trained with, without further training.
+    Raises MissingFileError if the folder holds no model, UserError if its files are damaged, or
+    if its positions can't be stretched.
     """
     from gptfast.model.folder import load_model  # importing torch takes seconds
 
-    return load_model(folder)
+    return load_model(folder, rope_scaling=rope_scaling, rope_factor=rope_factor)

@@ -94,6 +94,9 @@ pub fn keep_little() {
     // SAFETY: it takes no pointers, and changes only where memory allocated later comes from.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 20);
+        // These are the C library's own, which training a model on the CPU has changed.
+        libc::mallopt(libc::M_MMAP_MAX, 1 << 16);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 128 << 10);
     }
 }
 

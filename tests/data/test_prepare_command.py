@@ -23,7 +23,7 @@ import tiktoken
 from pyarrow import parquet
 
 from gptfast import cli
-from gptfast.data import hub
+from gptfast.data import hub, leakage
 from gptfast.data import prepare_files as module
 from gptfast.data.__main__ import main
 from gptfast.data.hashes import Hashes
@@ -427,8 +427,8 @@ def test_what_is_left_out_is_counted(
 def test_the_leakage_of_a_sample_says_how_large_it_was(
     tmp_path: Path, source: Source, tokenizer: BPETokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_CHUNK_TOKENS", 100)
-    monkeypatch.setattr(module, "_SAMPLE_TOKENS", 1000)
+    monkeypatch.setattr(leakage, "_CHUNK_TOKENS", 100)
+    monkeypatch.setattr(module, "SAMPLE_TOKENS", 1000)
     made = prepare_files(tokenizer, source.folder, tmp_path / "out", 0.5)
     assert made.report.val_tokens > 2000 < made.report.train_tokens
     for n_bytes in (made.compared_train_bytes, made.compared_val_bytes):

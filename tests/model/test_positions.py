@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from gptfast.model import ModelConfig
+import gptfast
+from gptfast.errors import UserError
+from gptfast.model import GPT, ModelConfig
+from gptfast.model.folder import save_description, save_weights
 from gptfast.model.positions import rotation
+from gptfast.tokenizer import CharTokenizer
 
 
 def config(block_size: int, scaling: str = "none", factor: float = 1.0, head: int = 16):
@@ -64,3 +70,32 @@ def test_yarn_leaves_fast_pairs_divides_slow_ones_and_lengthens_queries_and_keys
     torch.testing.assert_close(ratios[turns > 40], torch.ones_like(ratios[turns > 40]))
     torch.testing.assert_close(ratios[turns < 0.8], torch.full_like(ratios[turns < 0.8], 4.0))
     assert (turns > 40).sum() > 1 < (turns < 0.8).sum()
+
+
+def save(model: GPT, folder: Path) -> None:
+    tokenizer = CharTokenizer.train("".join(chr(i) for i in range(32, 97)))
+    save_description(folder, model.config, tokenizer)
+    save_weights(model, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("scaling", ["ntk", "yarn"])
+def test_a_model_is_loaded_for_a_longer_context(tmp_path: Path, scaling: str) -> None:
+    torch.manual_seed(0)
+    trained = replace(config(16), n_layer=2)
+    model = GPT(trained)
+    save(model, tmp_path)
+    stretched, _ = gptfast.load(tmp_path, rope_scaling=scaling, rope_factor=4.0)
+    expected = GPT(replace(trained, block_size=64, rope_scaling=scaling, rope_factor=4.0))
+    expected.load_state_dict(model.state_dict())
+    ids = torch.randint(65, (1, 64))
+    torch.testing.assert_close(stretched.logits(ids), expected.eval().logits(ids))
+
+
+def test_what_cant_be_stretched_is_refused(tmp_path: Path) -> None:
+    save(GPT(replace(config(16), positions="learned")), tmp_path / "learned")
+    save(GPT(config(32, "ntk", 2.0)), tmp_path / "ntk")
+    for folder in ("learned", "ntk"):
+        with pytest.raises(UserError, match="rope_scaling 'yarn' can't stretch"):
+            gptfast.load(tmp_path / folder, rope_scaling="yarn", rope_factor=2.0)
+    again, _ = gptfast.load(tmp_path / "ntk", rope_scaling="ntk", rope_factor=2.0)
+    assert (again.config.block_size, again.config.rope_factor) == (64, 4.0)

@@ -38,6 +38,20 @@ VARIANTS = {
     "embedding_norm": replace(GPT2, embedding_norm=True),
     "zero_init": replace(GPT2, zero_init=True),
     "n-grams": replace(GPT2, max_ngram=3, ngram_rows=500),
+    "speed run": replace(
+        GPT2,
+        bias=False,
+        norm="rmsnorm",
+        positions="rotary",
+        qk_norm=True,
+        activation="relu2",
+        zero_init=True,
+        embedding_norm=True,
+        logit_softcap=15.0,
+        tie_embeddings=False,
+        max_ngram=3,
+        ngram_rows=500,
+    ),
     "llama": LLAMA,
     "experts": replace(LLAMA, n_expert=4, n_hidden=64),
     "experts, bias-balanced": replace(
@@ -105,8 +119,12 @@ def test_parameters_and_flops_are_predicted_exactly(config: ModelConfig) -> None
         model.logits(ids)
     # The definition of attention multiplies what lies outside of a window as well.
     whole = replace(config, window=None, global_every=None)
-    counted = counter.get_total_flops() + uncounted_flops(config, ids.numel())
-    assert counted == flops_per_token(whole) * ids.numel()
+    uncounted = uncounted_flops(config, ids.numel())
+    predicted = flops_per_token(whole) * ids.numel()
+    assert counter.get_total_flops() + uncounted == predicted
+    with FlopCounterMode(display=False) as counter:
+        model.logits(ids).sum().backward()
+    assert counter.get_total_flops() + 3 * uncounted == 3 * predicted  # a training step's
 
 
 def uncounted_flops(config: ModelConfig, n_tokens: int) -> int:

@@ -138,6 +138,51 @@ def test_a_checkpoint_of_some_processes_is_resumed_by_others(
         assert loss == pytest.approx(expected[key], abs=1e-4), key
 
 
+TRAIN_WITH_A_BAD_BATCH = """
+import os
+import sys
+from gptfast.model import GPT
+from gptfast.train import loop
+from gptfast.train.__main__ import main
+
+forward, next_batch = GPT.forward, loop.Trainer.next_batch
+is_last = os.environ.get("RANK", "0") == str(int(os.environ.get("WORLD_SIZE", "1")) - 1)
+batch = -1
+
+def next_batch_and_number(trainer):
+    global batch
+    drawn = next_batch(trainer)
+    batch = trainer.progress.batches - 1
+    return drawn
+
+def poisoned(model, *arguments):
+    loss = forward(model, *arguments)
+    return loss * float("nan") if model.training and is_last and batch == 13 else loss
+
+GPT.forward, loop.Trainer.next_batch = poisoned, next_batch_and_number
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_a_batch_that_is_bad_in_one_process_is_skipped_by_all(
+    parallel: str, corpus_file: Path, tmp_path: Path
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(TRAIN_WITH_A_BAD_BATCH)
+    arguments = ["--corpus", str(corpus_file), *SMALL, "--parallel", parallel]
+    alone = [sys.executable, str(program), *arguments, "--out", str(tmp_path / "one")]
+    subprocess.run(alone, capture_output=True, check=True)
+    out = finished(torchrun(2, [*arguments, "--out", str(tmp_path / "two")], [str(program)]))
+    assert out.count("back to step 10, and without batch 13 from there") == 1
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert one.keys() == two.keys()
+    for key, loss in one.items():
+        assert two[key] == pytest.approx(loss, abs=1e-5), key
+    skipped = json.loads((tmp_path / "two" / "training" / "skipped.json").read_text())
+    assert skipped == [13]
+
+
 TRAIN_AND_COUNT_THREADS = """
 import gc
 import os

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -153,6 +154,38 @@ def test_a_tracker_that_fails_costs_itself_alone(
     metrics.close()
     assert said == ["Trackio failed (OSError('no space left')): the run goes on without it"]
     assert [line["step"] for line in lines(tmp_path)] == [10, 20]
+
+
+def test_a_tracker_that_cant_be_begun_costs_itself_alone(
+    config: TrainConfig, trackio: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(**_: Any) -> None:
+        raise OSError("no database")
+
+    monkeypatch.setattr(trackio, "init", fail)
+    console = Console(record=True, file=io.StringIO(), soft_wrap=True)
+    assert run(replace(config, log_to=("trackio",)), "test", console) is not None
+    assert "trackio can't be begun (OSError('no database'))" in console.export_text()
+
+
+def test_a_full_disk_leaves_no_half_line(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    said: list[str] = []
+    metrics = Metrics(tmp_path, said.append, is_main=True)
+    metrics.log(1, loss=1.0)
+    # Writing beyond that fails, as on a full disk; Python ignores the signal that it comes with.
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (metrics.path.stat().st_size + 5, limits[1]))
+    try:
+        for step in (2, 3):
+            metrics.log(step, loss=1.0)
+        metrics.go_back_to(2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    metrics.log(4, loss=1.0)
+    assert [line["step"] for line in lines(tmp_path)] == [1, 4]
+    (message,) = said
+    assert "the run goes on without it" in message
 
 
 def test_the_trackers_are_closed_when_a_run_ends_with_an_error(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import threading
@@ -16,6 +17,7 @@ from rich.console import Console
 
 from gptfast.data.__main__ import main as prepare_data
 from gptfast.data.dataset import DataReport, Dataset, Mixture
+from gptfast.data.leakage import from_the_others
 from gptfast.errors import UserError
 from gptfast.model import GPT, ModelConfig
 from gptfast.tokenizer import BPETokenizer, CharTokenizer, Tokenizer
@@ -102,6 +104,33 @@ def dataset(name: str, tokenizer: Tokenizer, n_train: int) -> Dataset:
     return Dataset(Path(name), tokenizer, ids, ids[:10], report)
 
 
+def test_what_leaks_from_one_corpus_into_another() -> None:
+    letters = np.random.default_rng(0)
+    a_train, a_val, b_train, b_val = (
+        "".join(letters.choice(list("abcdefgh"), size=n)) for n in (3000, 200, 3000, 200)
+    )
+    other = "a" if b_train[1200] != "a" else "b"  # where the piece of b ends
+    a_val = b_train[1000:1200] + other + a_val[1:]
+    tokenizer = CharTokenizer.train(a_train)
+    parts = [
+        replace(dataset(name, tokenizer, 0), **{
+            side: tokenizer.encode_to_numpy(text)
+            for side, text in (("train", train_text), ("val", val_text))
+        })
+        for name, train_text, val_text in (("a", a_train, a_val), ("b", b_train, b_val))
+    ]  # fmt: skip
+    # Of the 351 windows of 50 characters in a's val, the first 151 are b's.
+    assert from_the_others(Mixture.of(parts)) == [151 / 351, 0.0]
+
+
+def test_a_run_says_what_leaks(config: TrainConfig) -> None:
+    other = Path(config.also[0])
+    other.write_text(Path(config.corpus).read_text() + other.read_text())
+    out = io.StringIO()
+    run(replace(config, max_steps=1), "test", Console(file=out, width=500))
+    assert f"100.00% of what {config.corpus} validates on occurs in the train" in out.getvalue()
+
+
 def test_without_weights_sizes_decide() -> None:
     tokenizer = CharTokenizer.train("abc")
     parts = [dataset("a", tokenizer, 100), dataset("b", tokenizer, 300)]
@@ -162,13 +191,27 @@ def test_a_run_masks_documents_if_asked_to(
     assert all(given is not None for given in borders)  # in training and in looks
 
 
+@pytest.mark.slow
+def test_compiled_with_masked_documents_and_ngrams_trains_to_the_same_loss(
+    config: TrainConfig,
+) -> None:
+    """Steps have different numbers of documents, so that shapes differ from step to step."""
+    config = replace(config, mask_documents=True, model=replace(MODEL, max_ngram=3))
+    plain = train(replace(config, out=config.out.with_name("plain")))
+    compiled = train(replace(config, compile=True))
+    assert compiled.val_loss == pytest.approx(plain.val_loss, abs=1e-4)
+
+
 def test_masking_needs_a_separator_and_a_transformer(config: TrainConfig) -> None:
     with pytest.raises(UserError, match="no end-of-text token"):
-        replace(config, tokenizer="char", mask_documents=True)
+        train(replace(config, tokenizer="char", also=(), weights=(), mask_documents=True))
     CharTokenizer.train(Path(config.corpus).read_text()).save(config.out.with_name("characters"))
     characters = str(config.out.with_name("characters"))
     with pytest.raises(UserError, match="no end-of-text token"):
         train(replace(config, tokenizer=characters, also=(), weights=(), mask_documents=True))
+    bigram = replace(config.model, architecture="bigram")
+    with pytest.raises(UserError, match="parallel 'fsdp' needs architecture 'gpt'"):
+        replace(config, model=bigram, parallel="fsdp")
     with pytest.raises(UserError, match="mask_documents needs architecture 'gpt'"):
         replace(config, model=replace(MODEL, architecture="bigram"), mask_documents=True)
 

@@ -11,10 +11,12 @@ from rich.console import Console
 
 from gptfast import cli
 from gptfast.model import GPT, ModelConfig
+from gptfast.model.transformer import Block
 from gptfast.plan.__main__ import main as plan_command
+from gptfast.tokenizer import CharTokenizer
 from gptfast.train.config import TrainConfig, load_preset
 from gptfast.train.optim import Optimizer
-from gptfast.train.plan import memory, plan, probe
+from gptfast.train.plan import memory, plan, probe, with_vocabulary
 from gptfast.train.run import run
 from gptfast.train.units import duration, flop_rate, gib
 
@@ -30,7 +32,7 @@ def test_gpt2_124m_by_hand() -> None:
     # 12 blocks of 12 C^2 and the output layer, 2 FLOPs each; attention 2 * 2 * T * C per block.
     matrices = 12 * 12 * 768**2 + 50257 * 768
     assert planned.forward_flops == 2 * matrices + 12 * 4 * 1024 * 768
-    assert planned.tokens == 600_000 * 12 * 1024
+    assert planned.tokens == 600_000 * 480 * 1024
     assert planned.optimal_tokens == 20 * 124_439_808
     assert planned.training_flops == 3 * planned.forward_flops * planned.tokens
     assert planned.memory.weights == planned.memory.gradients == 4 * 124_439_808
@@ -92,6 +94,36 @@ def test_activations_are_what_autograd_keeps(
     assert memory(config).activations == pytest.approx(kept_for_backward(config) + loss, rel=0.02)
 
 
+def test_a_probe_takes_the_steps_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With blocks recomputed and in micro-batches, and a look after the last step as well."""
+    forwards = []
+    forward = Block.forward
+    monkeypatch.setattr(
+        Block, "forward", lambda *arguments: forwards.append(1) or forward(*arguments)
+    )
+    config = replace(
+        SMALL, recompute_blocks=True, micro_batches=2, max_steps=10, eval_interval=4,
+        eval_windows=8,
+    )  # fmt: skip
+    probed = probe(config, seconds=0.0)
+    assert probed.steps == 1
+    # Twice a part of a step, whose two blocks run twice, and a look in two parts.
+    assert len(forwards) == 2 * 2 * 2 + 2 * 2
+    # Looks after steps 0, 4, 8 and 10.
+    assert probed.seconds == pytest.approx(10 * probed.step_seconds + 4 * probed.look_seconds)
+
+
+def test_the_vocabulary_is_the_tokenizers(tmp_path: Path) -> None:
+    CharTokenizer.train("abcdefg").save(tmp_path)
+    by_folder = replace(SMALL, tokenizer=str(tmp_path))
+    assert with_vocabulary(by_folder, 65).model.vocab_size == 7
+    assert with_vocabulary(replace(SMALL, tokenizer="char"), 65).model.vocab_size == 65
+    assert with_vocabulary(SMALL, 65).model.vocab_size == 300
+    (tmp_path / "data.json").write_text("{}")  # a prepared corpus has its own
+    prepared = replace(SMALL, corpus=str(tmp_path), tokenizer="char")
+    assert with_vocabulary(prepared, 65).model.vocab_size == 7
+
+
 @pytest.mark.slow
 def test_the_time_of_a_run_is_predicted_within_15_percent(
     corpus_file: Path, tmp_path: Path
@@ -124,7 +156,7 @@ def test_the_command_prints_the_plan(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_what_does_not_fit_is_not_tried(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(plan_command, ["gpt2-1558m", "--batch-size", "4096", "--device", "cpu"]) == 0
+    assert cli.run(plan_command, ["gpt2-1558m", "--micro-batches", "1", "--device", "cpu"]) == 0
     text = capsys.readouterr().out
     assert "no time was measured" in text
     assert "tokens/s" not in text

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file
 
 from gptfast.data.loader import IGNORED
 from gptfast.data.prepare import prepare
@@ -24,12 +25,12 @@ from gptfast.errors import RunError, UserError
 from gptfast.model import GPT, ModelConfig, build_model
 from gptfast.model.folder import load_model
 from gptfast.model.size import n_parameters
-from gptfast.train import loop
+from gptfast.train import checkpoint, loop
 from gptfast.train import run as run_module
 from gptfast.train.config import PRESETS, TrainConfig, load_preset
 from gptfast.train.evaluate import bits_per_byte, evaluate
 from gptfast.train.guards import BadStep, check_finite, check_spike
-from gptfast.train.optim import Muon, Optimizer, orthogonalize
+from gptfast.train.optim import Muon, Optimizer, is_hidden_matrix, orthogonalize
 from gptfast.train.run import run
 from gptfast.train.schedule import lr_factor
 
@@ -56,7 +57,8 @@ def metrics(config: TrainConfig) -> list[dict[str, Any]]:
 
 
 def steps_saved(config: TrainConfig) -> list[int]:
-    return sorted(int(p.name.removeprefix("step-")) for p in (config.out / "training").iterdir())
+    saved = (config.out / "training").glob("step-*")
+    return sorted(int(path.name.removeprefix("step-")) for path in saved)
 
 
 def test_a_run_leaves_a_whole_model_folder(config: TrainConfig) -> None:
@@ -225,7 +227,74 @@ def test_the_diagnosis_names_what_is_not_finite(what: str) -> None:
 
 def test_bfloat16_trains_on_this_cpu(config: TrainConfig) -> None:
     # Where AMX is advertised but masked, this dies with SIGILL unless gptfast._cpu did its work.
-    assert math.isfinite(train(replace(config, dtype="bfloat16")).val_loss)
+    rounded = train(replace(config, dtype="bfloat16")).val_loss
+    exact = train(replace(config, out=config.out.with_name("exact"))).val_loss
+    assert rounded == pytest.approx(exact, abs=0.02)
+    assert rounded != exact
+    model = build_model(config.model)
+    _, (muon, _) = loop.build_optimizer(replace(config, dtype="bfloat16"), model).parts
+    assert isinstance(muon, Muon)
+    assert muon.dtype == torch.bfloat16
+
+
+def test_adamws_first_step_is_its_first(config: TrainConfig) -> None:
+    """Each weight moves by the learning rate, as Adam's corrected averages agree then.
+
+    The checkpoint of step 0 must not have counted as a step.
+    """
+    config = replace(
+        config, optimizer="adamw", max_steps=1, eval_interval=1, warmup_steps=0,
+        learning_rate=1e-3, weight_decay=0.0,
+    )  # fmt: skip
+    train(config)
+    before, after = (
+        load_file(config.out / "training" / f"step-{step:08d}" / "model.safetensors")
+        for step in (0, 1)
+    )
+    names = [name for name in before if name.endswith("c_fc.weight")]
+    assert len(names) == 2  # layers
+    for name in names:
+        moved = (after[name] - before[name]).abs()
+        assert moved.median().item() == pytest.approx(1e-3, rel=0.01)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_checkpoints_know_how_many_steps_were_taken(config: TrainConfig, optimizer: str) -> None:
+    train(replace(config, optimizer=optimizer))
+    path = config.out / "training" / "step-00000012" / "optimizer.pt"
+    states = torch.load(path, weights_only=True)["optimizer"]["state"].values()
+    assert {float(state["step"]) for state in states if "step" in state} == {12.0}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_gradients_are_clipped_to_the_norm_asked_for(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    norms = []
+    step = Optimizer.step
+
+    def watched(optimizer: Optimizer, lr_factor: float) -> None:
+        groups = [g for part, _ in optimizer.parts for g in part.param_groups]
+        gradients = [p.grad for group in groups for p in group["params"]]
+        norms.append(torch.nn.utils.get_total_norm(gradients).item())
+        step(optimizer, lr_factor)
+
+    monkeypatch.setattr(Optimizer, "step", watched)
+    train(replace(config, grad_clip=1e-3, dtype=dtype, max_steps=10))
+    assert len(norms) == 10 if dtype == "float32" else norms  # float16 may overflow at first
+    assert norms == pytest.approx([1e-3] * len(norms), rel=1e-2)
+    (line,) = [m for m in metrics(config) if "grad_norm" in m]
+    assert line["grad_norm"] > 0.01  # that before
+
+
+def test_a_trained_folder_is_loaded_by_the_package(config: TrainConfig) -> None:
+    import gptfast
+
+    result = train(config)
+    model, tokenizer = gptfast.load(str(config.out))
+    text = Path(config.corpus).read_text()
+    val = tokenizer.encode_to_numpy(text[int(len(text) * 0.9) :])
+    assert evaluate(model, val, batch_size=4) == pytest.approx(result.val_loss, rel=1e-5)
 
 
 def test_float16_scales_the_loss_and_goes_on_bitwise(
@@ -387,15 +456,21 @@ def test_the_learning_rate_rises_linearly_and_falls_as_the_schedule_says() -> No
     assert factors("linear", 4, warmup_steps=0)[0] == 1.0
 
 
-def test_muons_direction_is_nearly_orthogonal() -> None:
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.bfloat16, 0.03), (torch.float16, 5e-3)]
+)
+def test_muons_direction_is_nearly_orthogonal(dtype: torch.dtype, tolerance: float) -> None:
     torch.manual_seed(0)
     for shape in [(32, 32), (16, 48), (48, 16)]:
-        matrix = torch.randn(shape)
+        matrix = 1e-6 * torch.randn(shape)  # as small as gradients are
         u, s, v = torch.linalg.svd(matrix.double(), full_matrices=False)
-        ours = orthogonalize(matrix).double()
+        ours = orthogonalize(matrix, dtype)
+        assert ours.dtype == torch.float32
+        assert torch.equal(ours, orthogonalize(matrix)) == (dtype == torch.float32)
+        ours = ours.double()
         # The same singular vectors; singular values pulled from a factor of hundreds to around 1.
         in_basis = u.T @ ours @ v.T
-        assert (in_basis - in_basis.diagonal().diag()).abs().max() < 1e-3
+        assert (in_basis - in_basis.diagonal().diag()).abs().max() < tolerance
         large = s > 0.05 * s.max()
         assert ((in_basis.diagonal()[large] > 0.6) & (in_basis.diagonal()[large] < 1.3)).all()
 
@@ -412,6 +487,34 @@ def test_muons_first_step_by_hand() -> None:
     torch.testing.assert_close(weight.detach(), expected)
 
 
+@pytest.mark.parametrize("shape", [(32, 32), (16, 48), (48, 16)])
+def test_muon_is_pytorchs(shape: tuple[int, int]) -> None:
+    """PyTorch's, which knows bfloat16 and single matrices only, over several steps."""
+    torch.manual_seed(0)
+    ours, theirs = (torch.nn.Parameter(w) for w in torch.randn(shape).expand(2, *shape).clone())
+    settings = {"lr": 0.1, "weight_decay": 0.5, "momentum": 0.9}
+    optimizers = [
+        Muon([ours], **settings, dtype=torch.bfloat16),
+        torch.optim.Muon([theirs], **settings),
+    ]
+    for _ in range(6):
+        ours.grad = torch.randn(shape)
+        theirs.grad = ours.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    # An update moves a weight by 0.1 / sqrt(32), about 0.02, and is wrong by a hundredth of that;
+    # with another momentum by a tenth.
+    assert (ours - theirs).abs().mean() < 8e-4
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 48), (3, 48, 16)])
+def test_a_stack_of_matrices_is_made_orthogonal_one_by_one(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    stack = torch.randn(shape)
+    alone = torch.stack([orthogonalize(matrix) for matrix in stack])
+    torch.testing.assert_close(orthogonalize(stack), alone, rtol=1e-3, atol=1e-4)
+
+
 def test_every_parameter_is_trained_once_and_only_matrices_decay() -> None:
     model = build_model(ModelConfig(11, "gpt", 8, 2, 2, 8))
     optimizer = Optimizer(model, 1e-3, 0.02, 0.1)
@@ -422,7 +525,23 @@ def test_every_parameter_is_trained_once_and_only_matrices_decay() -> None:
         (24, 8), (8, 8), (32, 8), (8, 32),
     }  # fmt: skip
     for group in adamw.param_groups:
+        assert group["fused"]
         assert all((p.ndim >= 2) == (group["weight_decay"] > 0) for p in group["params"])
+
+
+def test_muon_trains_the_matrices_of_attention_and_experts() -> None:
+    """No router, no embedding, no head, no gain."""
+    config = ModelConfig(
+        11, block_size=8, n_layer=1, n_head=2, n_embd=8, bias=False, positions="rotary",
+        qk_norm=True, n_expert=4, n_hidden=8, max_ngram=3, tie_embeddings=False,
+    )  # fmt: skip
+    model = build_model(config)
+    by_muon = {name for name, p in model.named_parameters() if is_hidden_matrix(name, p)}
+    assert by_muon == {
+        "h.0.attn.c_attn.weight", "h.0.attn.c_proj.weight", "h.0.mlp.c_fc", "h.0.mlp.c_proj",
+    }  # fmt: skip
+    others = {name for name, _ in model.named_parameters()} - by_muon
+    assert {"h.0.mlp.router.weight", "h.0.attn.q_norm.weight", "wne.weight"} < others
 
 
 @pytest.mark.parametrize("preset", sorted(path.stem for path in PRESETS.glob("*.json")))
@@ -567,7 +686,7 @@ def test_a_pickle_in_a_checkpoint_is_not_run(
         data = (folder / "optimizer.pt").read_bytes()
         checksums["optimizer.pt"] = hashlib.sha256(data).hexdigest()
         (folder / "checksums.json").write_text(json.dumps(checksums))
-    with pytest.raises(UserError, match=r"no checkpoint in .* is whole"):
+    with pytest.raises(UserError, match=r"is whole, but can't be loaded \(Weights only"):
         train(replace(config, resume=True))
     import gptfast
 
@@ -627,6 +746,58 @@ def test_a_bad_batch_is_undone_and_skipped(
     state = json.loads((config.out / "training" / "step-00000070" / "state.json").read_text())
     assert state["progress"]["skipped"] == [66]
     assert state["progress"]["batches"] == 71
+
+
+def test_what_was_skipped_is_known_to_a_run_that_goes_on(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where no checkpoint was saved after the bad batch; and damaged ones don't stay."""
+    config = replace(config, max_steps=70, eval_interval=10)
+    whole = replace(config, out=config.out.with_name("whole"))
+    with monkeypatch.context() as patch:
+        poison_batch(66, patch, math.nan)
+        train(whole)
+    roll_back = loop.Trainer.roll_back
+
+    def damage_and_roll_back(trainer: loop.Trainer, bad: BadStep) -> None:
+        (config.out / "training" / "step-00000060" / "optimizer.pt").write_bytes(b"")
+        roll_back(trainer, bad)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        poison_batch(66, patch, math.nan)
+        patch.setattr(loop.Trainer, "roll_back", damage_and_roll_back)
+        with pytest.raises(Killed):
+            train(config)
+    assert steps_saved(config) == [50]
+    with monkeypatch.context() as patch:
+        poisoned = poison_batch(66, patch, math.nan)
+        train(replace(config, resume=True))
+    assert not poisoned
+    assert steps_saved(config) == [60, 70]
+    assert metrics(config) == metrics(whole)
+
+
+def test_a_checkpoint_that_cant_be_read_is_not_taken_for_a_damaged_one(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_until_killed_at(10, config, monkeypatch)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    def fail_to_read(path: Path) -> None:
+        raise OSError(5, "Input/output error", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "load_weights", fail)
+        with pytest.raises(UserError, match=r"is whole, but can't be loaded \(out of memory\)"):
+            train(replace(config, resume=True))
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_sha256", fail_to_read)
+        with pytest.raises(UserError, match="can't read the checkpoint"):
+            train(replace(config, resume=True))
+    assert steps_saved(config) == [4, 8]
 
 
 def test_a_spike_is_only_seen_once_there_is_something_to_compare_with() -> None:

@@ -117,7 +117,7 @@ def run(out: Path, data: Path, nanogpt: Path | None, seconds: float, rehearse: b
     out.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + seconds
     report = Report(machine())
-    for name, part in _parts(report, data, nanogpt, rehearse):
+    for name, part in _parts(report, data, nanogpt, rehearse, deadline):
         if time.monotonic() > deadline:
             report.left_out.append(name)
         else:
@@ -130,7 +130,7 @@ def run(out: Path, data: Path, nanogpt: Path | None, seconds: float, rehearse: b
 
 
 def _parts(
-    report: Report, data: Path, nanogpt: Path | None, rehearse: bool
+    report: Report, data: Path, nanogpt: Path | None, rehearse: bool, deadline: float
 ) -> Iterator[tuple[str, Callable[[], None]]]:
     """What there is to do, the most important first: (name, what does it and adds to `report`)."""
     cases = [(OURS, "torch", True), (OURS, "triton", True), (OURS, "torch", False)]
@@ -142,7 +142,10 @@ def _parts(
         return lambda: report.speeds.append(measure_speed(*case, nanogpt, rehearse))
 
     def add_curve() -> None:
-        report.shakespeare = train_shakespeare(data, rehearse)
+        curve, is_whole = train_shakespeare(data, rehearse, deadline)
+        report.shakespeare = curve
+        if not is_whole:
+            report.left_out.append(f"nanogpt-shakespeare after step {curve.steps[-1]}")
 
     names = [f"GPT-2 124M, {who}, {k}, {'compiled' if c else 'eager'}" for who, k, c in cases]
     speeds = [(name, add_speed(case)) for name, case in zip(names, cases, strict=True)]
@@ -243,8 +246,11 @@ def _autocast(device: str, rehearse: bool) -> contextlib.AbstractContextManager[
 # ---- nanogpt-shakespeare -------------------------------------------------------------------------
 
 
-def train_shakespeare(data: Path, rehearse: bool) -> Curve:
-    """Train the preset on a text's characters, nanoGPT's own split, and let it write."""
+def train_shakespeare(data: Path, rehearse: bool, deadline: float) -> tuple[Curve, bool]:
+    """Train the preset on a text's characters, nanoGPT's own split, and let it write.
+
+    The second value is whether it came to its end before time.monotonic() was at the deadline.
+    """
     device = "cpu" if rehearse else "cuda"
     text = data.read_text(encoding="utf-8")
     characters = sorted(set(text))
@@ -265,20 +271,23 @@ def train_shakespeare(data: Path, rehearse: bool) -> Curve:
     loader = Loader([train], config.model.block_size, config.batch_size, config.seed)
     curve = Curve(parameters=model.n_parameters())
     training_seconds = 0.0
-    for step in range(config.max_steps + 1):
-        if step % config.eval_interval == 0 or step == config.max_steps:
+    step, is_last = 0, False
+    while not is_last:
+        is_last = step == config.max_steps or time.monotonic() > deadline
+        if step % config.eval_interval == 0 or is_last:
             curve.steps.append(step)
             curve.val_losses.append(_val_loss(model, val, config, device, rehearse))
             curve.seconds.append(training_seconds)
             print(f"  step {step}: val loss {curve.val_losses[-1]:.4f}", flush=True)
-        if step < config.max_steps:
+        if not is_last:
             start = time.perf_counter()
             _step(model, optimizer, loader, config, step, device, rehearse)
             training_seconds += time.perf_counter() - start
-    tokens = config.max_steps * config.batch_size * config.model.block_size
-    curve.tokens_per_second = None if rehearse else tokens / training_seconds
+            step += 1
+    tokens = step * config.batch_size * config.model.block_size
+    curve.tokens_per_second = None if rehearse or not step else tokens / training_seconds
     curve.sample = _sample(model, number, characters, 40 if rehearse else 500, device)
-    return curve
+    return curve, step == config.max_steps
 
 
 def _step(

@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 
 from gptfast import cli
-from gptfast.compare.report import Run, differences, plot, read_run
+from gptfast.compare.report import Run, differences, plot, read_run, side_by_side
 from gptfast.errors import MissingFileError, UserError
 from gptfast.fsync import write_atomically
 from gptfast.model.folder import load_model
@@ -45,8 +45,8 @@ def main(argv: Sequence[str]) -> int:
     console = cli.console()
     console.print(differences(runs), soft_wrap=False)
     write_atomically(config.out, lambda path: plot(runs, path))
-    for run in runs if config.sample_tokens else []:
-        console.print(f"\n--- {run.name} ---\n{_sample(run, config)}")
+    if config.sample_tokens:
+        console.print(side_by_side({run.name: _sample(run, config) for run in runs}))
     console.print(f"\nthe curves are in {config.out}")
     return 0
 

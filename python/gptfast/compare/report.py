@@ -7,13 +7,18 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+from rich.text import Text
 
 from gptfast.errors import MissingFileError
+from gptfast.model.folder import read_config
 from gptfast.train.record import read_record
 from gptfast.train.run import flat
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RESULTS = {
     "val_loss": "val loss (nats/token)",
@@ -32,6 +37,8 @@ class Run:
     folder: Path
     name: str
     settings: dict[str, Any]
+    vocab_size: int | None
+    """None before the model has been made."""
     result: dict[str, Any] | None
     """None while the run isn't finished."""
     looks: list[dict[str, Any]]
@@ -50,10 +57,15 @@ def read_run(folder: Path) -> Run:
     path = folder / "metrics.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     metrics = [json.loads(line) for line in lines if line.endswith("}")]  # not one just written
+    model = folder / "config.json"
+    corpora = [record["data"], *record.get("further_data", [])]
     return Run(
         folder,
         os.path.normpath(folder),
-        flat(record["config"]) | {"corpus": record["data"]["corpus"]},
+        flat(record["config"])
+        | {"corpus": corpora[0]["corpus"]}
+        | {"texts (SHA-256)": " ".join(corpus["corpus_sha256"][:12] for corpus in corpora)},
+        read_config(model).vocab_size if model.is_file() else None,
         record["result"],
         [m for m in metrics if "val_loss" in m],
         [m for m in metrics if "loss" in m],
@@ -77,27 +89,46 @@ def differences(runs: Sequence[Run]) -> Table:
     return table
 
 
+def side_by_side(samples: dict[str, str]) -> Table:
+    """A table with a column for each run's sample."""
+    table = Table(expand=True)
+    for name in samples:
+        table.add_column(Text(name), overflow="fold", ratio=1)
+    table.add_row(*map(Text, samples.values()))  # as it was written: brackets are no markup
+    return table
+
+
 def plot(runs: Sequence[Run], path: Path) -> None:
-    """Draw the val losses, and the training losses thinly behind them, over steps and seconds."""
+    """Write the `curves` as a PNG."""
+    curves(runs).savefig(path, format="png", dpi=120)
+
+
+def curves(runs: Sequence[Run]) -> Figure:
+    """Draw the val losses, and the training losses thinly behind them, over steps and seconds.
+
+    Where tokenizers have vocabularies of different sizes, losses per token say nothing: then the
+    val losses in bits per byte.
+    """
     from matplotlib.figure import Figure  # half a second that only this needs
 
+    by_byte = len({run.vocab_size for run in runs} - {None}) > 1
+    val_loss = "val_bits_per_byte" if by_byte else "val_loss"
     figure = Figure(figsize=(11, 5), layout="constrained")
     by_step, by_second = figure.subplots(1, 2, sharey=True)
     for i, run in enumerate(runs):
         color = f"C{i}"
-        by_step.plot(*_curve(run.losses, "step", "loss"), color=color, alpha=0.3, linewidth=1)
-        by_step.plot(
-            *_curve(run.looks, "step", "val_loss"), color=color, marker=".", label=run.name
-        )
-        by_second.plot(*_curve(run.losses, "seconds", "loss"), color=color, alpha=0.3, linewidth=1)
-        by_second.plot(*_curve(run.looks, "seconds", "val_loss"), color=color, marker=".")
+        for axes, x in ((by_step, "step"), (by_second, "seconds")):
+            if not by_byte:
+                axes.plot(*_curve(run.losses, x, "loss"), color=color, alpha=0.3, linewidth=1)
+            axes.plot(*_curve(run.looks, x, val_loss), color=color, marker=".", label=run.name)
     by_step.set_xlabel("optimizer steps")
     by_second.set_xlabel("seconds, evaluations included")
-    by_step.set_ylabel("loss (nats per token): val, and training behind it")
+    nats = "loss (nats per token): val, and training behind it"
+    by_step.set_ylabel("val loss (bits per byte)" if by_byte else nats)
     for axes in (by_step, by_second):
         axes.grid(alpha=0.3)
     by_step.legend()
-    figure.savefig(path, format="png", dpi=120)
+    return figure
 
 
 def _curve(lines: Sequence[dict[str, Any]], x: str, y: str) -> tuple[list[float], list[float]]:

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from gptfast.data.dataset import DataReport, TokenShards
 from gptfast.data.hashes import DUPLICATE, TRAIN, VAL, Hashes, new_hash, route
 from gptfast.data.hub import HubDataset, open_hub, stream_to_files
+from gptfast.data.leakage import SAMPLE_TOKENS, sample
 from gptfast.data.prepared import Description
 from gptfast.data.split import check_fraction, overlap
 from gptfast.errors import UserError
@@ -43,8 +44,6 @@ from gptfast.tokenizer.shard import Shard, write_shard
 
 _FORMAT = 1  # raise it when anything below changes what is written
 _PART_BYTES = 64 << 20
-_SAMPLE_TOKENS = 8 << 20
-_CHUNK_TOKENS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -344,26 +343,7 @@ def _leakage(
 ) -> tuple[float, int, int]:
     """The overlap of val with train in samples of both, and the bytes of train's and of val's."""
     train_texts, val_texts = (
-        _sample(TokenShards(side, tokenizer), tokenizer) for side in (train, val)
+        sample(TokenShards(side, tokenizer), tokenizer, SAMPLE_TOKENS) for side in (train, val)
     )
     n_train, n_val = (sum(len(t.encode()) for t in texts) for texts in (train_texts, val_texts))
     return overlap(train_texts, val_texts), n_train, n_val
-
-
-def _sample(tokens: TokenShards, tokenizer: BPETokenizer) -> list[str]:
-    """Texts of at most _SAMPLE_TOKENS tokens, in chunks that are spread evenly over all of them.
-
-    A text is a document, or what of it lies in a chunk.
-    """
-    starts = np.arange(0, len(tokens), _CHUNK_TOKENS)
-    n_chunks = _SAMPLE_TOKENS // _CHUNK_TOKENS
-    if len(starts) > n_chunks:
-        starts = starts[np.linspace(0, len(starts) - 1, n_chunks).astype(int)]
-    texts: list[str] = []
-    for start in starts:
-        ids = tokens[np.arange(start, min(start + _CHUNK_TOKENS, len(tokens)))]
-        is_end = ids == tokenizer.eot_token
-        documents = np.split(ids[~is_end], np.flatnonzero(is_end) - np.arange(is_end.sum()))
-        # A chunk may begin or end inside of a character.
-        texts += (tokenizer.decode(document, errors="ignore") for document in documents)
-    return texts

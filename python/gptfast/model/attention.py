@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gptfast import ops
 from gptfast.model.config import ModelConfig
+from gptfast.model.dropout import Dropout
 from gptfast.model.kv_cache import KVCache
 from gptfast.model.norm import RMSNorm
 
@@ -38,7 +39,7 @@ class CausalSelfAttention(nn.Module):
             self.q_norm = RMSNorm(config.head_width, config.norm_eps, kernels)
             self.k_norm = RMSNorm(config.head_width, config.norm_eps, kernels)
         self.qk_norm = config.qk_norm
-        self.resid_dropout = nn.Dropout(config.dropout)
+        self.resid_dropout = Dropout(config.dropout)
 
     def forward(
         self,

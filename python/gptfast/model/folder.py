@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from gptfast.errors import MissingFileError, UserError
 from gptfast.fsync import write_atomically, write_text_atomically
 from gptfast.model import LanguageModel, ModelConfig, build_model, layouts
+from gptfast.model.config import RopeScaling
 from gptfast.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -46,10 +48,17 @@ def save_description(folder: Path, config: ModelConfig, tokenizer: Tokenizer) ->
     _write_json(folder / "generation_config.json", generation)
 
 
-def load_model(folder: str | Path, kernels: str = "auto") -> tuple[LanguageModel, Tokenizer]:
+def load_model(
+    folder: str | Path,
+    kernels: str = "auto",
+    *,
+    rope_scaling: RopeScaling = "none",
+    rope_factor: float = 1.0,
+) -> tuple[LanguageModel, Tokenizer]:
     """Load a model folder: the model in evaluation mode on the CPU, and its tokenizer.
 
-    Raises MissingFileError if a file is missing, UserError if one is damaged or doesn't fit.
+    rope_scaling, rope_factor: how to stretch the context, as `gptfast.load` says. Raises
+    MissingFileError if a file is missing, UserError if one is damaged or doesn't fit.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
@@ -57,16 +66,34 @@ def load_model(folder: str | Path, kernels: str = "auto") -> tuple[LanguageModel
             f"no model in {folder}: expected a folder with config.json, model.safetensors and "
             f"tokenizer.json, such as `python -m gptfast.train --out {folder}` makes"
         )
-    config = _read_config(folder / "config.json")
+    config = read_config(folder / "config.json")
     tokenizer = load_tokenizer(folder)
     if tokenizer.n_vocab > config.vocab_size:
         raise UserError(
             f"the tokenizer in {folder} has {tokenizer.n_vocab} ids, but the model only "
             f"{config.vocab_size}: they don't belong together"
         )
+    if rope_factor != 1 or rope_scaling != "none":
+        config = stretched(config, rope_scaling, rope_factor)
     model = build_model(config, kernels)
     load_weights(model, folder / "model.safetensors")
     return model.eval(), tokenizer
+
+
+def stretched(config: ModelConfig, rope_scaling: RopeScaling, rope_factor: float) -> ModelConfig:
+    """The configuration for a context `rope_factor` times as long. Raises UserError."""
+    if config.positions != "rotary" or config.rope_scaling not in ("none", rope_scaling):
+        raise UserError(
+            f"rope_scaling {rope_scaling!r} can't stretch positions {config.positions!r} with "
+            f"rope_scaling {config.rope_scaling!r}: expected 'rotary', not stretched or in the "
+            f"same way"
+        )
+    return replace(
+        config,
+        block_size=round(config.block_size * rope_factor),
+        rope_scaling=rope_scaling,
+        rope_factor=config.rope_factor * rope_factor,
+    )
 
 
 def load_weights(
@@ -90,7 +117,8 @@ def load_weights(
         raise UserError(f"{path} does not fit its config.json: {error}") from error
 
 
-def _read_config(path: Path) -> ModelConfig:
+def read_config(path: Path) -> ModelConfig:
+    """Read a config.json. Raises UserError if it is none of a model that we have."""
     try:
         return layouts.parse(json.loads(path.read_text(encoding="utf-8")))
     except UserError as error:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gptfast.model.config import ModelConfig
+from gptfast.model.dropout import Dropout
 from gptfast.model.mlp import activate, fan_out
 from gptfast.ops.dispatch import autocast
 
@@ -41,7 +42,7 @@ class MixtureOfExperts(nn.Module):
         self.router = nn.Linear(C, E, bias=False)
         self.c_fc = nn.Parameter(torch.empty(E, fan_out(config), C))
         self.c_proj = nn.Parameter(torch.empty(E, C, width))
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.register_buffer("bias_E", torch.zeros(E), persistent=self.balance == "bias")
         self.register_buffer("chosen_E", torch.zeros(E), persistent=False)
         self.balance_loss = torch.zeros(())

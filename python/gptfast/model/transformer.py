@@ -16,6 +16,7 @@ from gptfast import ops
 from gptfast.model.attention import CausalSelfAttention
 from gptfast.model.base import LanguageModel
 from gptfast.model.config import ModelConfig
+from gptfast.model.dropout import Dropout
 from gptfast.model.kv_cache import KVCache
 from gptfast.model.mlp import MLP
 from gptfast.model.moe import MixtureOfExperts
@@ -75,7 +76,7 @@ class GPT(LanguageModel):
             for name, table_TP in zip(("cos_TP", "sin_TP"), rotation(config), strict=True):
                 self.register_buffer(name, table_TP, persistent=False)
         self.ln_emb = build_norm(config, kernels) if config.embedding_norm else nn.Identity()
-        self.drop = nn.Dropout(config.dropout)
+        self.drop = Dropout(config.dropout)
         self.h = nn.ModuleList(Block(config, kernels, layer) for layer in range(config.n_layer))
         self.ln_f = build_norm(config, kernels)
         if not config.tie_embeddings:

@@ -12,6 +12,7 @@ import torch
 from gptfast.ops.attention import attention
 from gptfast.ops.decode_attention import decode_attention
 from gptfast.ops.dispatch import BACKENDS, preference
+from gptfast.ops.dropout import dropout
 from gptfast.ops.linear_cross_entropy import linear_cross_entropy
 from gptfast.ops.norm import layer_norm, rms_norm
 from gptfast.ops.rotary import rotary
@@ -21,6 +22,7 @@ __all__ = [
     "attention",
     "backends",
     "decode_attention",
+    "dropout",
     "layer_norm",
     "linear_cross_entropy",
     "rms_norm",

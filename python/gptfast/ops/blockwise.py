@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from gptfast.ops.dispatch import no_second_derivative, without_autocast
+from gptfast.ops.dropout import draw_kept, kept_scale
 from gptfast.ops.operator import operator
 
 _BLOCK_ROWS = 64
 _BLOCK_LOGITS = 2**18  # 1 MB of them: measured, on 2 cores with 512 kB of cache each
-_LEVELS = 2**16
 
 
 @without_autocast
@@ -61,9 +61,7 @@ class _Blocks:
     ) -> None:
         self.q_NTD, self.k_NSD, self.causal, self.scale = q_NTD, k_NSD, causal, scale
         self.generator = torch.Generator().manual_seed(int(seed))
-        dropped_levels = min(round(dropout_p * _LEVELS), _LEVELS - 1)
-        self.first_kept = dropped_levels - _LEVELS // 2  # of int16
-        self.kept_scale = _LEVELS / (_LEVELS - dropped_levels)
+        self.dropout_p, self.kept_scale = dropout_p, kept_scale(dropout_p)
 
     def __iter__(self) -> Iterator[tuple[slice, slice, slice]]:
         """Yield the heads and the queries of each block, and the keys that these see."""
@@ -86,12 +84,8 @@ class _Blocks:
         return logits_nts.softmax(-1)
 
     def kept(self, weights_nts: Tensor) -> Tensor:
-        """Draw which weights are kept: the next numbers, four to each number of 64 bits."""
-        n_draws = (weights_nts.numel() + 3) // 4
-        draws = torch.empty(n_draws, dtype=torch.int64)
-        draws.random_(-(2**63), None, generator=self.generator)
-        numbers = draws.view(torch.int16)[: weights_nts.numel()]
-        return (numbers >= self.first_kept).view(weights_nts.shape)
+        """Draw which of the next weights are kept."""
+        return draw_kept(weights_nts.shape, self.dropout_p, self.generator)
 
 
 @operator("blockwise_attention")

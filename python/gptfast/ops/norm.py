@@ -4,6 +4,7 @@ x is (..., C) with C channels, weight and bias are (C,). `summed` is x + residua
 is taken where there is a residual.
 """
 
+import functools
 import math
 from typing import Any, overload
 
@@ -54,6 +55,18 @@ def rms_norm_reference(x: Tensor, weight: Tensor | None = None, eps: float = 1e-
 # ---- 2. the backends -----------------------------------------------------------------------------
 # PyTorch's own are F.layer_norm and F.rms_norm. Ours is one operator for both, which torch.compile
 # keeps whole; the kernels are imported when first called, so that this module works without Triton.
+
+
+def _norm_torch(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, centered: bool
+) -> Tensor:
+    # Not all of PyTorch's own take parameters of another dtype than x.
+    dtypes = (t.dtype for t in (x, weight, bias) if t is not None)
+    wide = functools.reduce(torch.promote_types, dtypes)
+    weight, bias = (None if p is None else p.to(wide) for p in (weight, bias))
+    if centered:
+        return F.layer_norm(x.to(wide), x.shape[-1:], weight, bias, eps).to(x.dtype)
+    return F.rms_norm(x.to(wide), x.shape[-1:], weight, eps).to(x.dtype)
 
 
 @operator("norm")
@@ -270,7 +283,7 @@ def _pick(
         work(op, x, weight, bias, residual),
         backend,
         x.device,
-        lambda name: why_not(name, x, weight, bias, residual),
+        lambda name: why_not(name, x, residual),
     )
     centered = op == "layer_norm"
     out_dtype = torch.float32 if _autocasts(x, residual) else _sum_dtype(x, residual)
@@ -281,10 +294,8 @@ def _pick(
     else:
         summed = x if residual is None else x + residual
         inputs = summed.to(out_dtype)
-        if chosen == "torch" and centered:
-            out = F.layer_norm(inputs, x.shape[-1:], weight, bias, eps)
-        elif chosen == "torch":
-            out = F.rms_norm(inputs, x.shape[-1:], weight, eps)
+        if chosen == "torch":
+            out = _norm_torch(inputs, weight, bias, eps, centered)
         elif centered:
             out = layer_norm_reference(inputs, weight, bias, eps)
         else:
@@ -292,23 +303,12 @@ def _pick(
     return out if residual is None else (out, summed)
 
 
-def why_not(
-    backend: str,
-    x: Tensor,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    residual: Tensor | None = None,
-) -> str | None:
+def why_not(backend: str, x: Tensor, residual: Tensor | None = None) -> str | None:
     """Say in one sentence why `backend` can't serve these inputs; None if it can."""
     if backend == "triton":
         if x.shape[-1] > 65_536:
             return f"the kernel takes up to 65,536 channels, not {x.shape[-1]}"
         return why_not_triton(x) or (None if residual is None else why_not_triton(residual))
-    if backend == "torch" and not _autocasts(x, residual):
-        dtype = _sum_dtype(x, residual)
-        for parameter in (weight, bias):
-            if parameter is not None and parameter.dtype != dtype:
-                return f"PyTorch's op wants one dtype; given {dtype} to norm, and {parameter.dtype}"
     return None
 
 

@@ -2,7 +2,8 @@
 
 training/step-00000500/ holds model.safetensors, optimizer.pt (optimizer, loss scale and random
 generators), state.json (progress and loader) and checksums.json. A checkpoint is written aside and
-renamed; only then are the oldest deleted. One that is damaged is passed over for the one before.
+renamed; only then are the oldest deleted. One whose files are not what was written is passed over
+for the one before. training/skipped.json has the batches not to be tried again.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from gptfast.train.distributed import (
 from gptfast.train.optim import Optimizer
 
 _FILES = ("model.safetensors", "optimizer.pt", "state.json")
+_SKIPPED = "skipped.json"
 
 
 @dataclass
@@ -115,18 +117,44 @@ def save_checkpoint(folder: Path, state: State, progress: Progress, keep: int) -
 def load_checkpoint(folder: Path, state: State, say: Callable[[str], None]) -> Progress | None:
     """Restore the newest checkpoint that is whole and return its progress; None if there is none.
 
-    `say` hears of damaged ones. Raises UserError if all are.
+    Every process must call it; rank 0 decides for all which one it is, and `say` hears of damaged
+    ones. Raises UserError if all are, or if the one that is whole can't be read or loaded: that may
+    be the machine's fault, so that nothing is passed over for it.
     """
-    checkpoints = sorted((folder / "training").glob("step-*"), reverse=True)
-    for path in checkpoints:
-        progress = _load_if_whole(path, state, say)
-        if progress is not None:
-            return progress
-    if checkpoints:
+    training = folder / "training"
+    checkpoints = sorted(training.glob("step-*"), reverse=True)
+    newest = _newest_whole(checkpoints, say) if state.world.is_main else None
+    (path, *_) = state.world.gather(newest)
+    if path is None:
+        if checkpoints:
+            raise UserError(f"no checkpoint in {training} is whole: train again with --overwrite")
+        return None
+    try:
+        progress = _load(path, state)
+    except (OSError, EOFError, RuntimeError, LookupError, TypeError, ValueError,
+            pickle.PickleError) as error:  # fmt: skip
         raise UserError(
-            f"no checkpoint in {folder / 'training'} is whole: train again with --overwrite"
-        )
-    return None
+            f"the checkpoint {path} is whole, but can't be loaded ({error}): try again, with the "
+            f"version of gptfast that run.json names, or train again with --overwrite"
+        ) from error
+    progress.skipped = sorted({*progress.skipped, *_skipped(training / _SKIPPED)})
+    return progress
+
+
+def _skipped(path: Path) -> list[int]:
+    try:
+        found: list[int] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        return [int(batch) for batch in found]
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} can't be read ({error}): delete it to try all batches") from error
+
+
+def save_skipped(folder: Path, skipped: list[int]) -> None:
+    """Note batches that went wrong after the newest checkpoint, for whoever goes on from there.
+
+    Raises OSError, as for a full disk.
+    """
+    write_text_atomically(folder / "training" / _SKIPPED, json.dumps(skipped))
 
 
 def delete_checkpoints_after(folder: Path, step: int) -> None:
@@ -136,19 +164,32 @@ def delete_checkpoints_after(folder: Path, step: int) -> None:
             shutil.rmtree(path)
 
 
-def _load_if_whole(path: Path, state: State, say: Callable[[str], None]) -> Progress | None:
+def _newest_whole(checkpoints: list[Path], say: Callable[[str], None]) -> Path | None:
+    """The first of the checkpoints that is not damaged."""
+    for path in checkpoints:
+        damage = _damage(path)
+        if damage is None:
+            return path
+        say(f"the checkpoint {path} is damaged ({damage}): passed over")
+    return None
+
+
+def _damage(path: Path) -> str | None:
+    """What of a checkpoint is not what was written; None if it is whole.
+
+    Raises UserError if that can't be read.
+    """
     try:
-        return _load(path, state)
-    except (OSError, EOFError, RuntimeError, LookupError, TypeError, ValueError,
-            pickle.PickleError) as error:  # fmt: skip
-        say(f"the checkpoint {path} is damaged ({error}): passed over")
-        return None
+        checksums = json.loads((path / "checksums.json").read_text(encoding="utf-8"))
+        changed = [name for name, written in checksums.items() if _sha256(path / name) != written]
+    except (FileNotFoundError, ValueError, AttributeError) as error:
+        return str(error)
+    except OSError as error:  # of the disk, or of the rights to it
+        raise UserError(f"can't read the checkpoint {path} ({error}): try again") from error
+    return f"{changed[0]} is not what was written" if changed else None
 
 
 def _load(path: Path, state: State) -> Progress:
-    for name, expected in json.loads((path / "checksums.json").read_text(encoding="utf-8")).items():
-        if _sha256(path / name) != expected:
-            raise ValueError(f"{name} is not what was written")
     load_weights(state.model, path / "model.safetensors", load_full_state)
     # weights_only: a model folder may come from anyone, and a pickle could run code.
     rest = torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu")

@@ -104,10 +104,10 @@ class TrainConfig:
     parallel: Parallel = "ddp"
     """Under torchrun: 'ddp' copies the model to each process, 'fsdp' shards it."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Precision of the matrix products; weights and optimizer stay float32. With 'float16' the loss
-    is scaled, so that small gradients don't vanish."""
+    """Precision of the matrix products, Muon's included; weights and the optimizer's state stay
+    float32. With 'float16' the loss is scaled, so that small gradients don't vanish."""
     kernels: Literal["auto", "triton", "torch", "reference"] = "auto"
-    """Which attention and layer norm run: see `gptfast doctor`."""
+    """Which implementation of gptfast.ops runs: see `gptfast doctor`."""
 
     sample_interval: int | None = None
     """Steps between samples of what the model writes, 0 for none. Unless given: at every look at
@@ -146,10 +146,10 @@ class TrainConfig:
                 raise UserError(
                     f"{name} needs architecture 'gpt': {self.model.architecture!r} can't do it"
                 )
-        if self.mask_documents and self.tokenizer == "char":
+        if self.parallel == "fsdp" and self.model.architecture != "gpt":
             raise UserError(
-                "mask_documents: a character tokenizer has no end-of-text token to know documents "
-                "by; give --no-mask-documents or a BPE tokenizer"
+                f"parallel 'fsdp' needs architecture 'gpt': {self.model.architecture!r} has no "
+                f"blocks to shard"
             )
         n_corpora = 1 + len(self.also)
         fit = len(self.weights) == n_corpora and all(0 < w < math.inf for w in self.weights)
@@ -160,6 +160,11 @@ class TrainConfig:
             )
         if self.seed >= 2**63:
             raise UserError(f"seed is {self.seed}: expected less than 2^63")
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Windows that go through the model at a time, in all processes together."""
+        return self.batch_size // self.micro_batches
 
     def model_config(self, vocab_size: int) -> ModelConfig:
         """The model's part, for a tokenizer of `vocab_size` ids."""

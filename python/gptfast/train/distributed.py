@@ -27,7 +27,6 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from gptfast.errors import UserError
 from gptfast.model import GPT, LanguageModel
 from gptfast.model.device import resolve_device
 
@@ -126,9 +125,7 @@ def parallelize(model: LanguageModel, world: World, parallel: Parallel) -> nn.Mo
     if parallel == "ddp":
         # The buffers are constants, or counts of this process's own.
         return DistributedDataParallel(model, broadcast_buffers=False)
-    if not isinstance(model, GPT):
-        raise UserError("parallel is 'fsdp': only architecture 'gpt' has blocks to shard")
-    for block in model.h:
+    for block in model.h if isinstance(model, GPT) else ():  # the configuration wants a GPT
         fully_shard(block, mesh=world.mesh)
     fully_shard(model, mesh=world.mesh)
     return model
@@ -169,7 +166,30 @@ def full_optimizer_state(
     model: LanguageModel, optimizers: list[torch.optim.Optimizer]
 ) -> dict[str, Any]:
     """All of the optimizers' state by parameter names, on rank 0's CPU; nothing elsewhere."""
+    for optimizer in optimizers:
+        if not optimizer.state:
+            _make_state(optimizer)
     return get_optimizer_state_dict(model, optimizers, options=_FULL)
+
+
+def _make_state(optimizer: torch.optim.Optimizer) -> None:
+    """Give an optimizer that has taken no step the state that it has before its first.
+
+    An optimizer makes its state in a step. PyTorch takes one for it, at a learning rate of 0, but
+    leaves it counted, so that AdamW's first real step would be corrected for bias as its second.
+    """
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    for state in optimizer.state.values():
+        if "step" in state:
+            state["step"].zero_()
 
 
 def load_full_optimizer_state(

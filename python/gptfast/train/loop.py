@@ -31,6 +31,7 @@ from gptfast.train.checkpoint import (
     delete_checkpoints_after,
     load_checkpoint,
     save_checkpoint,
+    save_skipped,
 )
 from gptfast.train.config import TrainConfig
 from gptfast.train.display import Display
@@ -45,6 +46,7 @@ from gptfast.train.distributed import (
 )
 from gptfast.train.evaluate import bits_per_byte, evaluate
 from gptfast.train.guards import RECENT, BadStep, check_finite, check_spike
+from gptfast.train.hardware import keep_freed_memory
 from gptfast.train.metrics import Metrics
 from gptfast.train.optim import Optimizer
 from gptfast.train.signals import stop_signal
@@ -63,7 +65,7 @@ class Result:
     """Nats per token over the whole val split, by the weights in model.safetensors."""
     val_bits_per_byte: float
     seconds: float
-    """Wall time of the run, evaluations included, preparing the data not."""
+    """Wall time of the run, compiling and evaluations included, preparing the data not."""
     tokens_per_second: float
     """Tokens trained on per second of training, evaluations not counted."""
     val_losses: list[float] = field(default_factory=list)
@@ -73,7 +75,8 @@ class Result:
 def begin(config: TrainConfig, data: Mixture, world: World) -> LanguageModel:
     """The model that a run starts from, after trying a step of it, update excepted.
 
-    Raises UserError if it doesn't fit the data or the machine.
+    A model to be sharded isn't tried: it may fit one device only then. Raises UserError if it
+    doesn't fit the data or the machine.
     """
     if config.batch_size % (config.micro_batches * world.size):
         raise UserError(
@@ -85,27 +88,38 @@ def begin(config: TrainConfig, data: Mixture, world: World) -> LanguageModel:
         corpus = part.report.corpus
         check_length(part.train, config.model.block_size, f"train part of {corpus}")
         check_length(part.val, config.model.block_size, f"val part of {corpus}")
+    separator(config, data)  # complains if there is none
+    keep_freed_memory(world.device)
     torch.manual_seed(config.seed)
-    model_config = config.model_config(data.tokenizer.n_vocab)
-    model = build_model(model_config, config.kernels).to(world.device)
+    model = new_model(config, data.tokenizer.n_vocab, world.device)
+    if world.size == 1 or config.parallel == "ddp":
+        # Dropout's random numbers are given back: trying must not change what is learned.
+        with torch.random.fork_rng([world.device] if world.device.type == "cuda" else []):
+            try_step(config, data, model, world)
+    if not world.is_main:
+        torch.manual_seed(config.seed + world.rank)  # their dropout must differ, not their weights
+    return model
+
+
+def new_model(config: TrainConfig, vocab_size: int, device: torch.device) -> LanguageModel:
+    """A model with fresh weights, as the configuration wants it trained."""
+    model = build_model(config.model_config(vocab_size), config.kernels).to(device)
     if isinstance(model, GPT):
         model.recompute_blocks = config.recompute_blocks
     if config.compile:
         model.compile()
-    starts = np.zeros(config.batch_size, dtype=np.int64)
+    return model
+
+
+def try_step(config: TrainConfig, data: Mixture, model: LanguageModel, world: World) -> None:
+    """Take a step's gradients, this process's share, and forget them."""
+    starts = np.zeros(config.batch_size // world.size, dtype=np.int64)
     x_BT, y_BT = windows(data.parts[0].train, starts, config.model.block_size)
-    # Dropout's random numbers are given back: trying must not change what is learned.
-    with torch.random.fork_rng([world.device] if world.device.type == "cuda" else []):
-        accumulate_gradients(
-            model, x_BT[: len(x_BT) // world.size], y_BT[: len(y_BT) // world.size], config,
-            gradient_scaler(config, world.device), separator=separator(config, data),
-        )  # fmt: skip
-    if not world.is_main:
-        torch.manual_seed(config.seed + world.rank)  # their dropout must differ, not their weights
+    scaler = gradient_scaler(config, world.device)
+    accumulate_gradients(model, x_BT, y_BT, config, scaler, separator=separator(config, data))
     model.zero_grad()
     for moe in model.experts():
         moe.chosen_E.zero_()
-    return model
 
 
 def accumulate_gradients(
@@ -121,7 +135,8 @@ def accumulate_gradients(
 
     engine: the model, or what `parallelize` made of it. This process's share of the batch goes
     through it in config.micro_batches parts. Each counts by its share of all targets that aren't
-    IGNORED, so that the result is that of the whole batch at once, in one process.
+    IGNORED, so that the result is that of the whole batch at once, in one process; but experts that
+    are balanced by a loss are balanced within each part.
     separator: if given, documents begin with it and don't see one another.
     """
     device = next(engine.parameters()).device
@@ -170,18 +185,25 @@ def build_optimizer(config: TrainConfig, model: LanguageModel) -> Optimizer:
         config.weight_decay,
         beta2=config.beta2,
         momentum=config.momentum,
+        muon_dtype=getattr(torch, config.dtype),
     )
 
 
 def train(
-    config: TrainConfig, data: Mixture, model: LanguageModel, display: Display, world: World
+    config: TrainConfig,
+    data: Mixture,
+    model: LanguageModel,
+    display: Display,
+    world: World,
+    clock: Clock,
 ) -> Result | None:
     """Train `model` into the folder config.out; go on from its newest checkpoint if it has one.
 
-    Returns None when SIGINT or SIGTERM ended the run early, after saving a checkpoint.
+    clock: began when the wall time of this run did. Returns None when SIGINT or SIGTERM ended the
+    run early, after saving a checkpoint.
     Raises RunError if steps keep going wrong, or if the last checkpoint can't be saved.
     """
-    trainer = Trainer(config, data, model, display, world)
+    trainer = Trainer(config, data, model, display, world, clock)
     try:
         return trainer.run()
     finally:
@@ -199,6 +221,7 @@ class Trainer:
         model: LanguageModel,
         display: Display,
         world: World,
+        clock: Clock,
     ) -> None:
         self.config = config
         self.world = world
@@ -226,7 +249,7 @@ class Trainer:
             delete_checkpoints_after(config.out, self.progress.step)
             save_description(config.out, model.config, data.tokenizer)
         self.metrics.go_back_to(self.progress.step)
-        self.clock = Clock()
+        self.clock = clock
         self.interval_tokens, self.interval_seconds = 0, 0.0
 
     def run(self) -> Result | None:
@@ -350,8 +373,9 @@ class Trainer:
         """The val loss of each part of the data."""
         return [
             evaluate(
-                self.model, part.val, batch_size=self.config.batch_size, max_windows=max_windows,
-                world=self.world, separator=self.separator,
+                self.model, part.val, max_windows=max_windows, world=self.world,
+                batch_size=self.config.micro_batch_size // self.world.size,
+                separator=self.separator,
             )
             for part in self.data.parts
         ]  # fmt: skip
@@ -406,14 +430,21 @@ class Trainer:
             ) from bad
         self.model.zero_grad()
         skipped = sorted({*progress.skipped, max(progress.batches - 1, 0)})
-        lost = self.lap()
+        self.lap()
+        seconds = progress.seconds
         self.world.gather(None)  # rank 0 may be writing still
         good = load_checkpoint(config.out, self.state, self.display.message)
         if good is None:
             raise RunError(f"{where}, and no checkpoint could be saved to go back to") from bad
         self.progress = good
         self.progress.skipped = skipped
-        self.progress.seconds += lost
+        self.progress.seconds = seconds
+        if self.world.is_main:
+            delete_checkpoints_after(config.out, good.step)  # damaged ones that were passed over
+            try:
+                save_skipped(config.out, skipped)
+            except OSError as error:
+                self.display.message(f"can't note which batches are skipped ({error})")
         self.metrics.go_back_to(self.progress.step)
         self.interval_tokens, self.interval_seconds = 0, 0.0
         self.display.begin(self.progress.step)

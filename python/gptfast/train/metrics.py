@@ -5,7 +5,10 @@ If asked for, also in TensorBoard or trackio, which are extras.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
@@ -13,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from gptfast.errors import UserError
-from gptfast.fsync import write_text_atomically
 
 LogTo = Literal["tensorboard", "trackio"]
 
@@ -32,15 +34,20 @@ class Metrics:
         self.is_main = is_main
         self.say = say
         self.is_full = False
-        self.trackers = [TRACKERS[name](folder) for name in log_to] if is_main else []
+        self.trackers: list[Tracker] = []
+        for name in log_to if is_main else ():
+            self._begin(name, folder)
 
     def go_back_to(self, step: int) -> None:
-        """Drop the lines of what happened after `step` steps, which will happen again."""
-        if not self.is_main:
+        """Drop the lines of what happened after `step` steps, which will happen again.
+
+        They are the last ones, and cutting them off needs no room on the disk.
+        """
+        if not self.is_main or not self.path.exists():
             return
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        kept = [line for line in lines if _is_up_to(line, step)]
-        write_text_atomically(self.path, "".join(line + "\n" for line in kept))
+        lines = self.path.read_bytes().splitlines(keepends=True)
+        kept = itertools.takewhile(lambda line: _is_up_to(line, step), lines)
+        os.truncate(self.path, sum(map(len, kept)))
 
     def log(self, step: int, **values: Any) -> None:
         """Append one line. A disk that is full costs the line, not the run.
@@ -49,10 +56,13 @@ class Metrics:
         """
         if not self.is_main:
             return
+        size = self.path.stat().st_size if self.path.exists() else 0
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
         except OSError as error:
+            with contextlib.suppress(OSError):
+                os.truncate(self.path, size)  # no half line
             if not self.is_full:
                 self.say(f"can't write {self.path} ({error}): the run goes on without it")
             self.is_full = True
@@ -64,6 +74,12 @@ class Metrics:
         """Have the trackers write what they still hold."""
         for tracker in list(self.trackers):
             self._attempt(tracker, tracker.close)
+
+    def _begin(self, name: LogTo, folder: Path) -> None:
+        try:
+            self.trackers.append(TRACKERS[name](folder))
+        except Exception as error:  # of its disk, its database
+            self.say(f"{name} can't be begun ({error!r}): the run goes on without it")
 
     def _attempt(self, tracker: Tracker, act: Callable[[], None]) -> None:
         """Do something with a tracker, which is left out from then on if it fails."""
@@ -151,10 +167,11 @@ def scalars(values: dict[str, Any]) -> dict[str, float]:
     return found
 
 
-def _is_up_to(line: str, step: int) -> bool:
+def _is_up_to(line: bytes, step: int) -> bool:
     try:
         # A look at val happens before the step that follows it, and will be repeated.
         values = json.loads(line)
-        return bool(values["step"] < step or (values["step"] == step and "loss" in values))
-    except (json.JSONDecodeError, KeyError, TypeError):
+        has_happened = values["step"] < step or (values["step"] == step and "loss" in values)
+        return bool(has_happened) and line.endswith(b"\n")
+    except (ValueError, KeyError, TypeError):
         return False  # cut short when the run was killed

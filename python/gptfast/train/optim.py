@@ -17,12 +17,20 @@ class Muon(torch.optim.Optimizer):
     "Muon: An optimizer for hidden layers in neural networks" (Jordan et al., 2024), with Nesterov
     momentum and decoupled weight decay. An update of an (out, in) matrix is scaled by
     sqrt(max(1, out / in)), so that its effect on the output doesn't depend on the shape.
+
+    dtype: of the matrix products by which an update is made orthogonal.
     """
 
     def __init__(
-        self, params: Iterable[nn.Parameter], lr: float, weight_decay: float, momentum: float = 0.95
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float,
+        weight_decay: float,
+        momentum: float = 0.95,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -36,26 +44,30 @@ class Muon(torch.optim.Optimizer):
                 if not state:
                     state["momentum"] = torch.zeros_like(p)
                 state["momentum"].lerp_(p.grad, 1 - momentum)
-                update = _whole(orthogonalize, p.grad.lerp(state["momentum"], momentum))
+                nesterov = p.grad.lerp(state["momentum"], momentum)
+                update = _whole(lambda matrix: orthogonalize(matrix, self.dtype), nesterov)
                 p.mul_(1 - lr * group["weight_decay"])
                 p.add_(update, alpha=-lr * max(1.0, p.size(-2) / p.size(-1)) ** 0.5)
 
 
-def orthogonalize(matrix: Tensor) -> Tensor:
+def orthogonalize(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Roughly U V^T of the singular value decomposition U S V^T of each matrix (..., out, in).
 
     Five steps of a quintic Newton-Schulz iteration, whose coefficients Jordan et al. (2024) chose
     to lift small singular values fast; they end between about 0.7 and 1.2.
+
+    dtype: of the matrix products; the result is typed like the matrix.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrix.size(-2) > matrix.size(-1)
     x = matrix.mT if tall else matrix  # the smaller side first, so that x x^T is the smaller one
     x = x.flatten(0, -3) if x.ndim > 2 else x[None]  # baddbmm wants (N, out, in)
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)  # singular values must not exceed 1
+    # Singular values must not exceed 1. Before rounding: float16 would lose small gradients.
+    x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)).to(dtype)
     for _ in range(5):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x.mT if tall else x).view_as(matrix)
+    return (x.mT if tall else x).to(matrix.dtype).view_as(matrix)
 
 
 def _whole(function: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
@@ -82,6 +94,7 @@ class Optimizer:
         *,
         beta2: float = 0.95,
         momentum: float = 0.95,
+        muon_dtype: torch.dtype = torch.float32,
     ) -> None:
         named = dict(model.named_parameters())
         matrices = {
@@ -99,7 +112,7 @@ class Optimizer:
         )
         self.parts: list[tuple[torch.optim.Optimizer, float]] = [(adamw, learning_rate)]
         if matrix_learning_rate and matrices:
-            muon = Muon(matrices.values(), matrix_learning_rate, weight_decay, momentum)
+            muon = Muon(matrices.values(), matrix_learning_rate, weight_decay, momentum, muon_dtype)
             self.parts.append((muon, matrix_learning_rate))
 
     def step(self, lr_factor: float) -> None:

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from gptfast.model import GPT, LanguageModel, build_model
+from gptfast.data.prepared import is_prepared
+from gptfast.model import GPT, build_model
 from gptfast.model.device import resolve_device
 from gptfast.model.size import flops_per_token, n_parameters
+from gptfast.tokenizer import load_tokenizer
 from gptfast.train.config import TrainConfig
 from gptfast.train.evaluate import evaluate
+from gptfast.train.hardware import keep_freed_memory
 from gptfast.train.loop import (
     accumulate_gradients,
     autocast,
     build_optimizer,
     gradient_scaler,
+    new_model,
 )
 from gptfast.train.optim import is_hidden_matrix
 
@@ -124,8 +130,7 @@ def _activations(config: TrainConfig) -> int:
         model.recompute_blocks = config.recompute_blocks
         parameters = {p.untyped_storage()._cdata for p in model.parameters()}
         ids_BT = torch.zeros(
-            config.batch_size // config.micro_batches, config.model.block_size,
-            dtype=torch.long,
+            config.micro_batch_size, config.model.block_size, dtype=torch.long
         )  # fmt: skip
 
         def keep(tensor: Tensor) -> Tensor:
@@ -145,7 +150,7 @@ def _activations(config: TrainConfig) -> int:
 
 def _loss(config: TrainConfig) -> int:
     """Bytes of `ops.linear_cross_entropy`: the gradients of both inputs and a chunk of logits."""
-    n_tokens = config.batch_size // config.micro_batches * config.model.block_size
+    n_tokens = config.micro_batch_size * config.model.block_size
     V, C = config.model.vocab_size, config.model.n_embd
     return 4 * (n_tokens * C + V * C + V * max(C, 256))
 
@@ -160,45 +165,58 @@ def available_memory(device: torch.device) -> int:
 def probe(config: TrainConfig, seconds: float) -> Probe:
     """Train on random tokens for about `seconds` and look at val once.
 
-    A first step is not counted; at least one more is taken.
+    Of a step's micro-batches, which take as long as one another, one is timed. A first one is not
+    counted; at least one more is taken.
     """
     device = resolve_device(config.device)
-    model: LanguageModel = build_model(config.model, config.kernels).to(device)
+    keep_freed_memory(device)
+    model = new_model(config, config.model.vocab_size, device)
     optimizer = build_optimizer(config, model)
-    if config.compile:
-        model.compile()
     T = config.model.block_size
-    n_windows = max(config.batch_size, config.eval_windows)
+    n_windows = max(config.micro_batch_size, config.eval_windows)
     tokens = np.random.default_rng(0).integers(config.model.vocab_size, size=n_windows * T + 1)
-    x_BT = torch.from_numpy(tokens[: config.batch_size * T]).view(-1, T)
+    part = replace(config, batch_size=config.micro_batch_size, micro_batches=1)
+    x_BT = torch.from_numpy(tokens[: part.batch_size * T]).view(-1, T)
     scaler = gradient_scaler(config, device)
     separator = 0 if config.mask_documents else None
 
     def step() -> float:
         start = time.perf_counter()
-        loss = accumulate_gradients(model, x_BT, x_BT, config, scaler, separator=separator)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
-        optimizer.step(0.0)
+        loss = accumulate_gradients(model, x_BT, x_BT, part, scaler, separator=separator)
         loss.item()  # waits for the device
-        return time.perf_counter() - start
+        computed = time.perf_counter()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
+        optimizer.step(0.0)
+        norm.item()
+        return config.micro_batches * (computed - start) + time.perf_counter() - computed
 
     step()  # the first one sets up memory and, if asked to, compiles
-    times: list[float] = []
+    times: list[float] = []  # of whole steps
     deadline = time.perf_counter() + seconds
     while not times or time.perf_counter() < deadline:
         times.append(step())
     start = time.perf_counter()
-    evaluate(model, tokens.astype(np.uint32), batch_size=config.batch_size,
+    evaluate(model, tokens.astype(np.uint32), batch_size=part.batch_size,
              max_windows=config.eval_windows, separator=separator)  # fmt: skip
     look_seconds = (time.perf_counter() - start) * (1 + len(config.also))
     step_seconds = statistics.median(times)
-    looks = config.max_steps // config.eval_interval + 1
+    looks = math.ceil(config.max_steps / config.eval_interval) + 1
     total = config.max_steps * step_seconds + looks * look_seconds
     return Probe(step_seconds, len(times), look_seconds, total)
 
 
 def with_vocabulary(config: TrainConfig, n_characters: int) -> TrainConfig:
-    """The configuration with the vocabulary that its tokenizer will have, as far as is known."""
-    if config.tokenizer == "char":
-        return replace(config, model=replace(config.model, vocab_size=n_characters))
-    return config
+    """The configuration with the vocabulary that its tokenizer will have.
+
+    Of characters `n_characters` are assumed. Raises UserError or MissingFileError for a tokenizer
+    that can't be loaded.
+    """
+    if is_prepared(Path(config.corpus)):
+        n_vocab = load_tokenizer(Path(config.corpus)).n_vocab
+    elif config.tokenizer == "bpe":
+        return config
+    elif config.tokenizer == "char":
+        n_vocab = n_characters
+    else:
+        n_vocab = load_tokenizer(Path(config.tokenizer)).n_vocab
+    return replace(config, model=config.model_config(n_vocab))

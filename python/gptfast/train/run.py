@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from gptfast.data.dataset import DataReport, Dataset, Mixture
+from gptfast.data.leakage import from_the_others
 from gptfast.data.prepare import prepare
 from gptfast.data.prepared import is_prepared
 from gptfast.errors import UserError
@@ -18,7 +19,7 @@ from gptfast.tokenizer import load_tokenizer
 from gptfast.train.config import TrainConfig
 from gptfast.train.display import Display
 from gptfast.train.distributed import World, world
-from gptfast.train.loop import Result, begin, train
+from gptfast.train.loop import Clock, Result, begin, train
 from gptfast.train.metrics import check_trackers
 from gptfast.train.record import read_record, write_record
 from gptfast.train.sampler import Sampler, WriteSample
@@ -46,12 +47,19 @@ def run(
             data = prepare_all(config, console)
         for part in data.parts:
             console.print(describe(part.report))
+        if processes.is_main and len(data.parts) > 1:
+            for part, share in zip(data.parts, from_the_others(data), strict=True):
+                console.print(
+                    f"{share:.2%} of what {part.report.corpus} validates on occurs in the train "
+                    f"parts of the others (in samples)"
+                )
         if processes.is_main and older is not None:
             check_same_data(config.out, older, data)
         (finished, *_) = processes.gather(older["result"] if older else None)
         if finished:
             console.print(f"{config.out} is trained already (--overwrite trains it again)")
             return Result(**finished)
+        clock = Clock()
         model = begin(config, data, processes)  # complains before anything is written or deleted
         if processes.is_main:
             # In this order, a kill at any point leaves a run that --resume or --overwrite can
@@ -67,7 +75,7 @@ def run(
         if write_sample and interval:
             sampler = Sampler(write_sample, data.tokenizer, interval)
         with Display(config.max_steps, console, processes, flops, sampler) as display:
-            result = train(config, data, model, display, processes)
+            result = train(config, data, model, display, processes, clock)
         if result is not None and processes.is_main:
             write_record(config, command, data, result, older, processes.size)
         return result

@@ -1,0 +1,119 @@
+"""The comparison with nanoGPT, on a stand-in for its clone that is our own model underneath."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+MODEL = """
+import os
+from dataclasses import dataclass
+import torch
+from torch import nn
+from torch.nn import functional as F
+import gptfast.model
+
+@dataclass
+class GPTConfig:
+    block_size: int
+    vocab_size: int
+    n_layer: int
+    n_head: int
+    n_embd: int
+    dropout: float
+    bias: bool
+
+class GPT(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        self.transformer = gptfast.model.GPT(gptfast.model.ModelConfig(
+            c.vocab_size, block_size=c.block_size, n_layer=c.n_layer, n_head=c.n_head,
+            n_embd=c.n_embd, dropout=c.dropout, bias=c.bias))
+        self.lm_head = nn.Linear(c.n_embd, c.vocab_size, bias=False)
+        self.lm_head.weight = self.transformer.wte.weight
+
+    def forward(self, idx, targets):
+        if os.environ.get("FAULT") == "dies" and idx.shape[1] == 8:
+            os._exit(7)
+        scale = 1.01 if os.environ.get("FAULT") == "other losses" else 1.0
+        logits = self.transformer.logits(idx) * scale
+        return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+    def configure_optimizers(self, weight_decay, learning_rate, betas, device_type):
+        parameters = list(self.parameters())
+        return torch.optim.AdamW([
+            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ], lr=learning_rate, betas=betas)
+"""
+
+COMPARE = """
+import sys
+from dataclasses import replace
+import against_nanogpt
+from gptfast import cli
+from gptfast.train.config import load_preset
+
+def tiny(name):
+    preset = load_preset(name)
+    model = replace(preset.model, block_size=8, n_layer=1, n_head=2, n_embd=16)
+    return replace(preset, model=model, batch_size=8, micro_batches=2)
+
+if __name__ == "__main__":
+    against_nanogpt.load_preset = tiny
+    against_nanogpt.PARITY_STEPS = 3
+    sys.exit(cli.run(against_nanogpt.main))
+"""
+
+
+@pytest.fixture
+def nanogpt(tmp_path: Path) -> Path:
+    (tmp_path / "nanoGPT").mkdir()
+    (tmp_path / "nanoGPT" / "model.py").write_text(MODEL)
+    return tmp_path / "nanoGPT"
+
+
+def compare(nanogpt: Path, corpus: Path, fault: str = "") -> subprocess.CompletedProcess[str]:
+    program = nanogpt.parent / "compare.py"
+    program.write_text(COMPARE)
+    paths = os.pathsep.join(str(ROOT / name) for name in ("benchmarks", "python"))
+    return subprocess.run(
+        [sys.executable, str(program), "--nanogpt", str(nanogpt), "--corpus", str(corpus),
+         "--rounds", "2", "--json", str(nanogpt.parent / "result.json")],
+        capture_output=True, text=True, check=False, timeout=300,
+        env=os.environ | {"PYTHONPATH": paths, "FAULT": fault},
+    )  # fmt: skip
+
+
+def test_both_are_compared_in_both_dtypes(nanogpt: Path, corpus_file: Path) -> None:
+    done = compare(nanogpt, corpus_file)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((nanogpt.parent / "result.json").read_text())
+    assert result["parity"]["largest_difference"] < 1e-5
+    assert [(s["dropout"], s["dtype"]) for s in result["speed"]] == [
+        (0.2, "float32"), (0.2, "bfloat16"), (0.0, "float32"), (0.0, "bfloat16"),
+    ]  # fmt: skip
+    for speed in result["speed"]:
+        assert len(speed["ratios"]) == 2
+        assert speed["nanogpt"] > 0 < speed["gptfast"]
+        assert f"gptfast in {speed['dtype']} {speed['gptfast']:,.0f}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [("other losses", "so no speed is measured"), ("dies", "a process ended with code 7")],
+)
+def test_without_agreement_or_a_process_there_is_no_speed(
+    fault: str, message: str, nanogpt: Path, corpus_file: Path
+) -> None:
+    done = compare(nanogpt, corpus_file, fault)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "tokens/s" not in done.stdout

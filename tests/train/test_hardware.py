@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+PAGE_FAULTS = """
+import resource
+import torch
+from torch import nn
+from gptfast.train.hardware import keep_freed_memory
+
+layers = (nn.Sequential(nn.Linear(256, 1024), nn.ReLU(), nn.Linear(1024, 256)) for _ in range(4))
+model = nn.Sequential(*layers)
+x = torch.randn(4096, 256)  # 16 MB in the middle of a layer
+
+def page_faults():
+    for _ in range(4):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        model(x).square().mean().backward()
+        model.zero_grad()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+by_default = page_faults()
+keep_freed_memory(torch.device('cpu'))
+print(by_default, page_faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc is told")
+def test_a_step_finds_the_memory_of_the_one_before() -> None:
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    for name in ("GLIBC_TUNABLES", "LD_PRELOAD"):
+        ours.pop(name, None)
+    out = subprocess.run(
+        [sys.executable, "-c", PAGE_FAULTS], capture_output=True, text=True, check=True, env=ours
+    ).stdout
+    by_default, kept = map(int, out.split())
+    assert by_default > 100  # pages of 4 KiB, or 2 MiB where the system gives them unasked
+    assert kept < by_default / 4
