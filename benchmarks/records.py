@@ -58,7 +58,7 @@ def record(folder: Path) -> dict[str, Any]:
         "val_loss_of_the_whole_split": run.result["val_loss"],
         "tokens_per_second": run.result["tokens_per_second"],
         "looks": run.looks,
-        "losses": run.losses,
+        "losses": [[line["step"], round(line["loss"], 4)] for line in run.losses],
         "corpus_sha256": made["data"]["corpus_sha256"],
         "hardware": made["hardware"],
         "versions": made["versions"],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,6 +98,22 @@ def test_curves_are_those_of_metrics_jsonl(runs: list[Path]) -> None:
     with (runs[0] / "metrics.jsonl").open("a") as file:
         file.write('{"step": 30, "lo')  # being written
     assert read_run(runs[0]).losses == run.losses
+
+
+def test_records_count_from_the_first_step(runs: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "records.json"
+    script = Path(__file__).parents[1] / "benchmarks" / "records.py"
+    command = [sys.executable, str(script), *map(str, runs), "--json", str(out)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for folder, record, line in zip(
+        runs, json.loads(out.read_text()), said.splitlines(), strict=True
+    ):
+        metrics = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+        first, *later = [m for m in metrics if "val_loss" in m]
+        best = min(later, key=lambda look: look["val_loss"])
+        assert record["val_loss"] == best["val_loss"]
+        assert record["seconds"] == best["seconds"] - first["seconds"] > 0
+        assert f"val {best['val_loss']:.4f} after" in line
 
 
 def test_mistakes_are_one_line(
