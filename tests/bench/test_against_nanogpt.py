@@ -9,26 +9,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from nanogpt_stand_in import CONFIG
 
 ROOT = Path(__file__).parents[2]
 
-MODEL = """
+MODEL = (
+    CONFIG
+    + """
 import os
-from dataclasses import dataclass
-import torch
 from torch import nn
 from torch.nn import functional as F
 import gptfast.model
-
-@dataclass
-class GPTConfig:
-    block_size: int
-    vocab_size: int
-    n_layer: int
-    n_head: int
-    n_embd: int
-    dropout: float
-    bias: bool
 
 class GPT(nn.Module):
     def __init__(self, c):
@@ -53,6 +44,7 @@ class GPT(nn.Module):
             {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
         ], lr=learning_rate, betas=betas)
 """
+)
 
 COMPARE = """
 import sys

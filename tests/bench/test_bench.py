@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from nanogpt_stand_in import CONFIG
 
 from gptfast.bench import report, training
 from gptfast.bench.measure import Measurement, Timing, measure
@@ -162,20 +163,9 @@ def test_the_rehearsal_of_the_rules_writes_none(tmp_path: Path) -> None:
     assert "written" not in done.stdout
 
 
-NANOGPT = """
-from dataclasses import dataclass
-import torch
-
-@dataclass
-class GPTConfig:
-    block_size: int
-    vocab_size: int
-    n_layer: int
-    n_head: int
-    n_embd: int
-    dropout: float
-    bias: bool
-
+NANOGPT = (
+    CONFIG
+    + """
 class GPT(torch.nn.Module):
     def __init__(self, config):
         super().__init__()
@@ -186,6 +176,7 @@ class GPT(torch.nn.Module):
         logits = self.table(x)
         return logits, torch.nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten())
 """
+)
 
 
 def test_the_rehearsal_of_training_needs_pytorch_and_triton_alone(tmp_path: Path) -> None:

@@ -47,18 +47,18 @@ def run(
             data = prepare_all(config, console)
         for part in data.parts:
             console.print(describe(part.report))
-        if processes.is_main and len(data.parts) > 1:
-            for part, share in zip(data.parts, from_the_others(data), strict=True):
-                console.print(
-                    f"{share:.2%} of what {part.report.corpus} validates on occurs in the train "
-                    f"parts of the others (in samples)"
-                )
         if processes.is_main and older is not None:
             check_same_data(config.out, older, data)
         (finished, *_) = processes.gather(older["result"] if older else None)
         if finished:
             console.print(f"{config.out} is trained already (--overwrite trains it again)")
             return Result(**finished)
+        if processes.is_main and len(data.parts) > 1:
+            for part, share in zip(data.parts, from_the_others(data), strict=True):
+                console.print(
+                    f"{share:.2%} of what {part.report.corpus} validates on occurs in the train "
+                    f"parts of the others (in samples)"
+                )
         clock = Clock()
         model = begin(config, data, processes)  # complains before anything is written or deleted
         if processes.is_main:
