@@ -42,9 +42,11 @@ ladder: build  ## train every rung from bigram to GPT and compare them
 $(VENV)/ranks: $(VENV)/.built
 	-test -e $@ || $(BIN)/python tests/tokenizer/fetch_ranks.py $@
 
+# Tests marked `alone` come last, one by one (tests/conftest.py). Status 5: ARGS leaves none.
 test: build $(VENV)/ranks  ## run every test, Rust and Python
 	cargo test --quiet --workspace
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(ARGS) || [ $$? -eq 5 ]
+	$(BIN)/python -m pytest --alone $(ARGS) || [ $$? -eq 5 ]
 
 lint: build  ## ruff, mypy --strict, cargo fmt, clippy
 	$(BIN)/ruff check .

@@ -4,13 +4,13 @@
 parity: 100 steps of AdamW whose losses have to agree, or no speed is printed. Then tokens/s of its
 10M-parameter Shakespeare model, with dropout and without, step by step in turns, each in a process
 of its own as its own training does it, uncompiled: ours in micro-batches, with its allocator
-settings. On a CPU nanoGPT's train.py knows float32 only; ours is measured in bfloat16, too.
+settings. On a CPU nanoGPT's train.py knows float32 only; ours is measured in bfloat16, too. Last,
+how fast the model's matrix products are alone, which both have to make.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
 import multiprocessing
 import statistics
@@ -18,7 +18,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timezone
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType
@@ -33,14 +32,13 @@ from gptfast.data.loader import windows
 from gptfast.data.sources import load_corpus
 from gptfast.data.split import split_documents
 from gptfast.errors import MissingFileError, RunError, UserError
-from gptfast.fsync import write_text_atomically
 from gptfast.model import GPT, ModelConfig
 from gptfast.tokenizer import CharTokenizer
 from gptfast.train.config import TrainConfig, load_preset
 from gptfast.train.hardware import keep_freed_memory
 from gptfast.train.loop import accumulate_gradients, gradient_scaler
 from gptfast.train.optim import Optimizer
-from gptfast.train.record import hardware
+from saving import save_results
 
 Dtype = Literal["float32", "bfloat16"]
 Step = Callable[[Tensor, Tensor], float]
@@ -51,6 +49,8 @@ PARITY_TOLERANCE = 1e-3
 """Nats. nanoGPT's GELU is exact, ours is GPT-2's tanh approximation."""
 BETAS = (0.9, 0.99)
 LEARNING_RATE, WEIGHT_DECAY, CLIP = 1e-3, 0.1, 1.0
+MATRICES = ((384, 1152), (384, 384), (384, 1536), (1536, 384))
+"""The linear layers of a block, (in, out)."""
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
 """Of our matrix products."""
 SAME_LOSS, SAME_LOSS_BFLOAT16 = 5e-3, 0.05
@@ -86,6 +86,18 @@ class Speed:
     """Of each round."""
 
 
+@dataclass(frozen=True)
+class Product:
+    """How fast the matrix products of one of the model's linear layers are alone, in GFLOP/s."""
+
+    n_in: int
+    n_out: int
+    forward: float
+    inputs: float
+    """For the gradient of the layer's inputs."""
+    weights: float
+
+
 def main(argv: list[str]) -> int:
     """Compare, print, save. Returns 0. Raises RunError if the losses disagree."""
     config = cli.parse(Config, argv, "benchmarks/against_nanogpt.py")
@@ -102,15 +114,19 @@ def main(argv: list[str]) -> int:
             f"{s.dtype} {s.gptfast:,.0f}: {s.ratio:.2f} x ({min(s.ratios):.2f} to "
             f"{max(s.ratios):.2f})"
         )
+    alone = [product(tokens=2048, n_in=i, n_out=o) for i, o in MATRICES]
+    for p in alone:
+        print(
+            f"matrix products alone, {p.n_in} -> {p.n_out}: {p.forward:.0f} GFLOP/s, for the "
+            f"inputs' gradients {p.inputs:.0f}, the weights' {p.weights:.0f}"
+        )
     if config.json:
         result = {
-            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "hardware": hardware(),
-            "torch": torch.__version__,
             "parity": {"steps": PARITY_STEPS, "largest_difference": difference},
             "speed": [asdict(s) for s in speeds],
+            "products_in_float32": [asdict(p) for p in alone],
         }
-        write_text_atomically(config.json, json.dumps(result, indent=2) + "\n")
+        save_results(config.json, result)
     return 0
 
 
@@ -237,6 +253,24 @@ def speed(
         medians = [n_tokens / statistics.median(s.seconds[1:]) for s in (theirs, side)]
         speeds.append(Speed(dropout, dtype, *medians, statistics.median(ratios), ratios))
     return speeds
+
+
+def product(tokens: int, n_in: int, n_out: int) -> Product:
+    """Time a linear layer's three matrix products, one by one."""
+    x, weight, dy = torch.randn(tokens, n_in), torch.randn(n_out, n_in), torch.randn(tokens, n_out)
+    works = (lambda: x @ weight.T, lambda: dy @ weight, lambda: dy.T @ x)
+    flops = 2 * tokens * n_in * n_out
+    return Product(n_in, n_out, *(flops / median_seconds(work) / 1e9 for work in works))
+
+
+def median_seconds(work: Callable[[], Tensor], times: int = 30) -> float:
+    """Of `times` calls after a first one."""
+    seconds = []
+    for _ in range(times + 1):
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])
 
 
 class Side:

@@ -1,13 +1,16 @@
 """Collect runs for docs/records.md: `python benchmarks/records.py RUN... --json FILE`.
 
-Prints for each run its lowest val loss in a look, and the time from the first step to that look;
-writes that, all looks, and what run.json says of the machine.
+Prints for each run its lowest val loss in a look, and the time from its beginning, when the data
+are ready and there is no model yet, to that look; writes that, all looks, and what run.json says of
+the machine. With `--together` also what the runs reach as one model, the mean of their
+probabilities, in the time that all of them took.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +20,12 @@ import tyro
 
 from gptfast import cli
 from gptfast.compare.report import read_run
+from gptfast.data.prepare import prepare
 from gptfast.errors import UserError
 from gptfast.fsync import write_text_atomically
+from gptfast.model.ensemble import Ensemble
+from gptfast.model.folder import load_model
+from gptfast.train.evaluate import evaluate
 from gptfast.train.record import read_record
 
 
@@ -28,6 +35,8 @@ class Config:
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Model folders of finished runs."""
+    together: bool = False
+    """Whether to add what the runs reach together."""
     json: Path | None = None
     """File for the results."""
 
@@ -38,6 +47,10 @@ def main(argv: Sequence[str]) -> int:
     records = [record(folder) for folder in config.runs]
     for r in records:
         print(f"{r['preset']}: val {r['val_loss']:.4f} after {r['seconds']:.1f} s")
+    if config.together:
+        of_all = together(config.runs, records)
+        print(f"together: val {of_all['val_loss']:.4f} after {of_all['seconds']:.1f} s")
+        records.append(of_all)
     if config.json:
         write_text_atomically(config.json, json.dumps(records, indent=2) + "\n")
     return 0
@@ -54,7 +67,7 @@ def record(folder: Path) -> dict[str, Any]:
         "command": made["command"],
         "written": made["written"],
         "val_loss": best["val_loss"],
-        "seconds": best["seconds"] - run.looks[0]["seconds"],
+        "seconds": best["seconds"],
         "val_loss_of_the_whole_split": run.result["val_loss"],
         "tokens_per_second": run.result["tokens_per_second"],
         "looks": run.looks,
@@ -62,6 +75,45 @@ def record(folder: Path) -> dict[str, Any]:
         "corpus_sha256": made["data"]["corpus_sha256"],
         "hardware": made["hardware"],
         "versions": made["versions"],
+    }
+
+
+def together(folders: Sequence[Path], records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What finished runs reach as one model: the mean of their probabilities.
+
+    seconds: those of all runs to their last looks, one after the other, and of the look at val that
+    shows the loss. The members are each run's best weights. Raises UserError for runs that did not
+    learn from the same part of the same text, with the same tokenizer.
+    """
+    if len(folders) < 2:
+        raise UserError(f"{len(folders)} runs given: --together needs two or more")
+    configs = [read_record(folder)["config"] for folder in folders]
+    loaded = [load_model(folder) for folder in folders]
+    learned_from = {
+        (record["corpus_sha256"], config["val_fraction"], tokenizer.fingerprint)
+        for record, config, (_, tokenizer) in zip(records, configs, loaded, strict=True)
+    }
+    if len(learned_from) > 1 or any(c["also"] or c["mask_documents"] for c in configs):
+        raise UserError(
+            "the runs can't be taken together: expected one corpus, split in the same way, one "
+            "tokenizer, and no masked documents"
+        )
+    made = configs[0]
+    model = Ensemble([member for member, _ in loaded])
+    data = prepare(
+        made["corpus"], str(folders[0]), model.config.vocab_size, made["val_fraction"], print
+    )
+    if data.report.corpus_sha256 != records[0]["corpus_sha256"]:
+        raise UserError(f"{made['corpus']} is no longer the text that the runs learned from")
+    begun = time.perf_counter()
+    batch_size, max_windows = made["batch_size"], made["eval_windows"]
+    val_loss = evaluate(model, data.val, batch_size=batch_size, max_windows=max_windows)
+    seconds = time.perf_counter() - begun
+    return {
+        "together": [record["command"] for record in records],
+        "val_loss": val_loss,
+        "seconds": sum(record["looks"][-1]["seconds"] for record in records) + seconds,
+        "val_loss_of_the_whole_split": evaluate(model, data.val, batch_size=batch_size),
     }
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,23 @@ settings.load_profile("no deadline")
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
+# One of several processes that share the tests (`-n auto`). With a thread per core each, they would
+# wait for one another. Read when torch is first imported, and by the programs that tests start.
+IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+if IS_WORKER:
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--alone", action="store_true", help="only tests that -n leaves out")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave tests that measure time out where others run beside them; `--alone` runs just these."""
+    if IS_WORKER or config.getoption("--alone"):
+        items[:] = [item for item in items if bool(item.get_closest_marker("alone")) != IS_WORKER]
+
+
 # A background job ignores Ctrl-C, and so would the processes that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -26,6 +45,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("GPTFAST_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers() -> None:
+    """Whichever tests ran before in this process, random weights and data are the same."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from gptfast.doctor.__main__ import main as doctor
 from gptfast.errors import MissingFileError, RunError, UserError
 from gptfast.sample.__main__ import main as sample
 from gptfast.train.__main__ import main as train
+from timing import assert_is_below
 
 TINY = [
     "--tokenizer", "char", "--block-size", "16", "--n-layer", "1", "--n-head", "2",
@@ -35,15 +37,17 @@ def gptfast(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, **ELSEWHERE)
 
 
+@pytest.mark.alone
 def test_help_names_every_command_and_is_quick() -> None:
-    seconds = []
-    for _ in range(3):
+    def seconds() -> float:
         start = time.perf_counter()
         done = gptfast("gptfast", "--help")
-        seconds.append(time.perf_counter() - start)
-    assert done.returncode == 0
-    assert set(re.findall(r"(?m)^  (\w+)", done.stdout)) == set(COMMANDS)
-    assert min(seconds) < 0.5
+        taken = time.perf_counter() - start
+        assert done.returncode == 0
+        assert set(re.findall(r"(?m)^  (\w+)", done.stdout)) == set(COMMANDS)
+        return taken
+
+    assert_is_below(0.5, seconds, tries=10)
 
 
 def test_help_does_not_import_torch() -> None:
@@ -79,6 +83,10 @@ def test_an_unknown_command_is_one_line(
         (["train", "--n-layr", "3"], r"Unrecognized options: --n-layr, 3; perhaps .* --n-layer"),
         (["train", "--n-layer", "abc"], "Error parsing --n-layer: .*'abc'"),
         (["train", "--dtype", "float8"], "invalid choice 'float8' for argument '--dtype'"),
+        (["train", "--preset"], "argument --preset: expected one argument"),
+        (["plan", "--n-layer", "1", "--preset"], "argument --preset: expected one argument"),
+        (["bench", "train", "--data", "x"], "the following arguments are required: --out"),
+        (["bench", "fly"], "argument command: invalid choice: 'fly'"),
         (["sample"], "Missing from .*: --model PATH"),
         (["tokenizer"], r"Expected one of \{train, encode"),
     ],
@@ -89,7 +97,8 @@ def test_wrong_flags_are_one_line(arguments: list[str], message: str, columns: s
     environment = os.environ | {"COLUMNS": columns}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 2
-    assert re.fullmatch(rf"error: {message}.*: see python -m gptfast\.\w+ --help\n", done.stderr)
+    see = r"see python -m gptfast\.\w+( train)? --help"
+    assert re.fullmatch(rf"error: {message}.*: {see}\n", done.stderr)
     assert done.stdout == ""
 
 
@@ -270,9 +279,11 @@ def test_ctrl_c_saves_and_says_how_to_go_on(corpus_file: Path, tmp_path: Path) -
     rest, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert errors == ""
-    assert f"stopped and saved; to go on: {sys.executable} -m gptfast.train" in rest
-    assert rest.rstrip().endswith("--resume")
-    checkpoint = max((tmp_path / "run" / "training").iterdir())
+    said, command = rest.rstrip().rsplit("to go on: ", 1)
+    assert said.endswith("stopped and saved; ")
+    expected = [sys.executable, "-m", "gptfast.train", *arguments, "--resume"]
+    assert shlex.split(command) == expected
+    checkpoint = max((tmp_path / "run" / "training").glob("step-*"))
     assert int(checkpoint.name.removeprefix("step-")) > 0
 
 

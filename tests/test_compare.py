@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from rich.console import Console
 
 from gptfast import cli
 from gptfast.compare.__main__ import main as compare
-from gptfast.compare.report import curves, differences, read_run
+from gptfast.compare.report import curves, differences, read_run, side_by_side
 from gptfast.model.folder import load_model
 from gptfast.sample.generate import write_sample
 from gptfast.train.__main__ import main as train
@@ -21,6 +24,8 @@ ARGUMENTS = [
     "--tokenizer", "char", "--block-size", "16", "--n-head", "2", "--n-embd", "16",
     "--max-steps", "20", "--batch-size", "2", "--eval-windows", "2", "--eval-interval", "10",
 ]  # fmt: skip
+
+RECORDS = [sys.executable, str(Path(__file__).parents[1] / "benchmarks" / "records.py")]
 
 
 @pytest.fixture
@@ -40,7 +45,7 @@ def test_differences_curves_and_samples(
 ) -> None:
     capsys.readouterr()
     monkeypatch.chdir(tmp_path)
-    out = tmp_path / "curves.png"
+    out = tmp_path / "pictures" / "curves.png"
     assert cli.run(compare, ["shallow", "deep", "--out", str(out)]) == 0
     text = capsys.readouterr().out
     rows = [line.split("│")[1:-1] for line in text.splitlines() if line.startswith("│")]
@@ -63,7 +68,7 @@ def test_differences_curves_and_samples(
     assert out.read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_picture_has_the_curves(runs: list[Path]) -> None:
+def test_the_picture_has_the_curves(runs: list[Path], corpus_file: Path) -> None:
     read = [read_run(folder) for folder in runs]
     by_step, by_second = curves(read).axes
     for axes, x in ((by_step, "step"), (by_second, "seconds")):
@@ -72,9 +77,16 @@ def test_the_picture_has_the_curves(runs: list[Path]) -> None:
             assert [[look[x], look["val_loss"]] for look in run.looks] in drawn
             assert [[line[x], line["loss"]] for line in run.losses] in drawn
         assert len(drawn) == 4
-    # Losses per token of two vocabularies can't be compared, nor drawn in one picture.
-    read[1] = replace(read[1], vocab_size=1000)
-    by_step, _ = curves(read).axes
+    assert curves(read).get_suptitle() == ""
+    # Losses per token of two tokenizers can't be compared, nor drawn in one picture.
+    text, other = corpus_file.read_text(), corpus_file.with_name("other.txt")
+    assert "~" not in text
+    other.write_text(text.replace("a", "~"))  # as many characters, but others
+    assert train([*ARGUMENTS, "--corpus", str(other), "--out", str(runs[1]), "--overwrite"]) == 0
+    read[1] = read_run(runs[1])
+    figure = curves(read)
+    assert figure.get_suptitle() == "trained and evaluated on different texts"
+    by_step, _ = figure.axes
     drawn = [line.get_xydata().tolist() for line in by_step.lines]
     assert drawn == [[[k["step"], k["val_bits_per_byte"]] for k in run.looks] for run in read]
     assert "bits per byte" in by_step.get_ylabel()
@@ -100,20 +112,63 @@ def test_curves_are_those_of_metrics_jsonl(runs: list[Path]) -> None:
     assert read_run(runs[0]).losses == run.losses
 
 
-def test_records_count_from_the_first_step(runs: list[Path], tmp_path: Path) -> None:
+def test_records_count_from_the_beginning(runs: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "records.json"
-    script = Path(__file__).parents[1] / "benchmarks" / "records.py"
-    command = [sys.executable, str(script), *map(str, runs), "--json", str(out)]
+    command = [*RECORDS, *map(str, runs), "--json", str(out)]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     for folder, record, line in zip(
         runs, json.loads(out.read_text()), said.splitlines(), strict=True
     ):
         metrics = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-        first, *later = [m for m in metrics if "val_loss" in m]
-        best = min(later, key=lambda look: look["val_loss"])
+        best = min((m for m in metrics if "val_loss" in m), key=lambda look: look["val_loss"])
         assert record["val_loss"] == best["val_loss"]
-        assert record["seconds"] == best["seconds"] - first["seconds"] > 0
+        assert record["seconds"] == best["seconds"] > 0
         assert f"val {best['val_loss']:.4f} after" in line
+
+
+def test_records_of_runs_together(runs: list[Path], corpus_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "records.json"
+    command = [*RECORDS, *map(str, runs), "--together", "--json", str(out)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    *alone, both = json.loads(out.read_text())
+    assert f"together: val {both['val_loss']:.4f} after" in said
+    assert both["seconds"] > sum(record["looks"][-1]["seconds"] for record in alone)
+    # The definition, in float64 and window by window.
+    text = corpus_file.read_text()
+    models, tokenizers = zip(*map(load_model, runs), strict=True)
+    ids = torch.tensor(tokenizers[0].encode(text[int(0.9 * len(text)) :]))
+    by_window = []
+    for start in range(0, len(ids) - 1, 16):
+        x, y = ids[start : start + 16][: len(ids) - 1 - start], ids[start + 1 : start + 17]
+        with torch.no_grad():
+            p = sum(model.logits(x[None])[0].double().softmax(-1) for model in models) / 2
+        by_window.append(p[torch.arange(len(y)), y].log().neg())
+    whole = torch.cat(by_window).mean().item()
+    assert both["val_loss_of_the_whole_split"] == pytest.approx(whole, abs=1e-5)
+    # A look takes two windows of the whole ones, spread evenly: the first and the last.
+    full = [losses for losses in by_window if len(losses) == 16]
+    look = torch.stack([full[0], full[-1]]).mean().item()
+    assert both["val_loss"] == pytest.approx(look, abs=1e-5)
+    assert look != pytest.approx(whole, abs=1e-3)
+
+
+def test_runs_of_different_splits_are_not_taken_together(
+    runs: list[Path], corpus_file: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    arguments = ["--corpus", str(corpus_file), "--out", str(other), "--val-fraction", "0.2"]
+    assert train([*ARGUMENTS, *arguments]) == 0
+    command = [*RECORDS, str(runs[0]), str(other), "--together"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert "can't be taken together" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_a_run_beside_itself_has_two_samples() -> None:
+    console = Console(width=40, record=True, file=io.StringIO())
+    console.print(side_by_side([("run", "left"), ("run", "right")]))
+    assert re.search(r"left.*right", console.export_text())
 
 
 def test_mistakes_are_one_line(
@@ -123,6 +178,10 @@ def test_mistakes_are_one_line(
     for arguments, message in [
         ([str(runs[0])], "1 runs given: expected two or more folders"),
         ([str(runs[0]), str(tmp_path)], f"no run in {tmp_path}: expected a folder"),
+        (
+            [*map(str, runs), "--out", str(runs[0] / "run.json" / "a.png")],
+            "choose another --out",
+        ),
     ]:
         assert cli.run(compare, arguments) == 2
         error = capsys.readouterr().err

@@ -47,6 +47,38 @@ def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == ["a", "b"]
 
 
+def test_everything_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[tuple[str, str]] = []
+    fsync, rename, replace = os.fsync, Path.rename, Path.replace
+
+    def watched_fsync(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        done.append(("fsync", re.sub(r"^\.(\w+)\..*\.tmp$", r"half \1", path.name)))
+        fsync(descriptor)
+
+    def watched_rename(path: Path, target: Path) -> None:
+        done.append(("rename", target.name))
+        rename(path, target)
+
+    def watched_replace(path: Path, target: Path) -> None:
+        done.append(("rename", target.name))
+        replace(path, target)
+
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("needs Linux's /proc")
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(Path, "rename", watched_rename)
+    monkeypatch.setattr(Path, "replace", watched_replace)
+    parent = ("fsync", tmp_path.name)
+    write_atomically(tmp_path / "a", lambda temporary: temporary.touch())
+    assert done == [("fsync", "half a"), ("rename", "a"), parent]
+    done.clear()
+    write_folder_atomically(tmp_path / "b", lambda temporary: (temporary / "c").touch())
+    assert done == [("fsync", "c"), ("fsync", "half b"), ("rename", "b"), parent]
+
+
 def test_an_error_names_the_file_that_was_to_be_written(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_text("old")

@@ -13,8 +13,14 @@ from gptfast.ladder.__main__ import main as ladder
 from gptfast.ladder.rungs import rung_config, rungs
 from gptfast.model import build_model
 from gptfast.model.folder import load_model
+from gptfast.train.run import delete_model
 
 NAMES = ["bigram", "average", "head", "multihead", "residual", "gpt"]
+
+
+def delete_and_stop(folder: Path) -> None:
+    delete_model(folder)
+    raise KeyboardInterrupt
 
 
 def test_a_short_climb_leaves_table_json_and_picture(
@@ -42,14 +48,24 @@ def test_a_short_climb_leaves_table_json_and_picture(
     assert "already holds a ladder: give --resume" in capsys.readouterr().err
     assert cli.run(ladder, [*arguments, "--max-steps", "0"]) == 2
     assert "max_steps is 0: expected at least 1" in capsys.readouterr().err
-    # Replaced as a whole: after the first new rung, nothing of the old ladder is left to mix in.
+    # A mistake deletes nothing.
+    (tmp_path / "short.txt").write_text("too short for a context " * 20)
+    for corpus in ("nowhere.txt", str(tmp_path / "short.txt")):
+        assert cli.run(ladder, [*arguments, "--overwrite", "--corpus", corpus]) == 2
+    assert "val part of" in capsys.readouterr().err
+    assert len(list(out.glob("*/model.safetensors"))) == len(NAMES)
+    # Replaced as a whole: whenever it is stopped, nothing of the old ladder is left to mix in.
     (out / "gpt" / "notes.txt").write_text("mine")
     with pytest.MonkeyPatch.context() as patch:
-        stopped = [ladder_module.run, lambda *_: None]
-        patch.setattr(ladder_module, "run", lambda *a: stopped.pop(0)(*a))
+        patch.setattr(ladder_module, "delete_model", delete_and_stop)
+        assert cli.run(ladder, [*arguments, "--overwrite"]) == 130
+    assert json.loads((out / "bigram" / "run.json").read_text())["result"] is None
+    (out / "average" / "run.json").write_text("damaged")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ladder_module, "run", lambda *_: None)
         assert cli.run(ladder, [*arguments, "--overwrite"]) == 130
     assert "--resume" in capsys.readouterr().out.splitlines()[-1]
-    assert sorted(p.name for p in out.glob("*/run.json")) == ["run.json"]
+    assert not list(out.glob("*/run.json"))
     assert [p.name for p in (out / "gpt").iterdir()] == ["notes.txt"]
     (out / "gpt" / "notes.txt").unlink()
     assert cli.run(ladder, [*arguments, "--resume"]) == 0

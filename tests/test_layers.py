@@ -15,7 +15,7 @@ FLOOR = {
     "bench": 4,
 }  # fmt: skip
 # Used by every floor, and importing none; _cpu alone asks _rust what the CPU is.
-GROUND = {"errors", "fsync", "cache", "cli", "_cpu", "__version__"}
+GROUND = {"errors", "fsync", "locking", "cache", "cli", "_cpu", "__version__"}
 # Doors open onto every room: commands are where the rooms meet.
 DOORS = {"__main__", "__init__", "compare", "doctor", "ladder", "plan"}
 

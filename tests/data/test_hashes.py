@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import gc
 import hashlib
 import random
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +30,25 @@ def test_a_documents_hash_does_not_depend_on_its_blocks(tmp_path: Path) -> None:
     assert np.array_equal(again.hashes, hashed.hashes)
     assert again.sizes.tolist() == [3, 3]
     assert (again.skipped, again.complaints) == (2, ["first", "second ö"])
+
+
+def test_threads_may_load_at_the_same_time(tmp_path: Path) -> None:
+    path, threshold = tmp_path / "x.npz", gc.get_threshold()
+    Hashes.of([Block(b"abc", True)], ReadReport()).save(path)
+
+    def let_the_other_run(*_: object) -> None:
+        time.sleep(1e-4)
+
+    # Whatever is being made, garbage may be collected then, and another thread may run on.
+    gc.callbacks.append(let_the_other_run)
+    gc.set_threshold(50)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            loaded = list(pool.map(Hashes.load, [path] * 300))
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(let_the_other_run)
+    assert all(hashed.sizes.tolist() == [3] for hashed in loaded)
 
 
 def test_no_documents(tmp_path: Path) -> None:

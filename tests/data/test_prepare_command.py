@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -12,7 +14,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -205,12 +208,10 @@ def raise_at(
 ) -> None:
     """Have the n-th call of a function raise, before it does anything or after it has."""
     function: Callable[..., Any] = getattr(owner, name)
-    calls = 0
+    calls = itertools.count(1)
 
     def raising(*arguments: Any, **options: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        is_nth = calls == n
+        is_nth = next(calls) == n  # also where several threads call at a time
         if is_nth and not after:
             raise Killed
         result = function(*arguments, **options)
@@ -289,7 +290,7 @@ encode_blocks = Encoder._encode_blocks
 def stops(self, blocks):
     if any(b"STOP" in block for block in blocks):
         print("ready", flush=True)
-        time.sleep(60)
+        time.sleep(600)
     return encode_blocks(self, blocks)
 Encoder._encode_blocks = stops
 module.prepare_files(BPETokenizer.load(sys.argv[1]), sys.argv[2], sys.argv[3], 0.5)
@@ -313,7 +314,7 @@ def test_a_process_that_was_stopped_goes_on(
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         os.kill(process.pid, how)
-        assert process.wait(timeout=30) != 0
+        assert process.wait(timeout=120) != 0
     assert not (out / "data.json").exists()
     assert len(list(out.glob("train/0*.bin"))) == 2
     prepare_files(tokenizer, source, out, 0.5)
@@ -359,6 +360,91 @@ def test_a_finished_folder_is_left_as_it_is(
         prepare_files(tokenizer, source.folder, out, 0.2)
 
 
+@pytest.mark.parametrize("beside", [[], ["train/00000.bin"], ["work/thesis.doc"]], ids=str)
+@pytest.mark.parametrize("plan", ["my plan", "null", "{}", '{"format": 1}', "[" * 10**5])
+def test_a_plan_of_someone_else_is_kept(
+    tmp_path: Path, source: Source, tokenizer: BPETokenizer, plan: str, beside: list[str]
+) -> None:
+    out = tmp_path / "out"
+    for name in ("plan.json", *beside):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text(plan)
+    before = tree(out)
+    with pytest.raises(UserError, match="out holds files that are no data set of gptfast: choose"):
+        prepare_files(tokenizer, source.folder, out, 0.2)
+    assert tree(out) == before
+
+
+def test_a_finished_folder_keeps_what_a_user_puts_there(
+    tmp_path: Path, source: Source, tokenizer: BPETokenizer
+) -> None:
+    out = tmp_path / "out"
+    prepare_files(tokenizer, source.folder, out, 0.2)
+    (out / "work").mkdir()
+    for name in ("plan.json", "notes.txt", "work/thesis.doc"):
+        (out / name).write_text("mine")
+    before = tree(out)
+    prepare_files(tokenizer, source.folder, out, 0.2)
+    assert tree(out) == before
+
+
+def kill_in_third_shard(tokenizer: BPETokenizer, source: Source, out: Path) -> None:
+    with pytest.MonkeyPatch.context() as context:
+        raise_at(context, module, "write_shard", 3, after=False)
+        with pytest.raises(Killed):
+            prepare_files(tokenizer, source.folder, out, 0.2)
+
+
+def test_a_run_deletes_only_its_own_from_work(
+    tmp_path: Path, source: Source, tokenizer: BPETokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    kill_in_third_shard(tokenizer, source, out)
+    (out / "work" / "thesis.doc").write_text("mine")
+    prepare_files(tokenizer, source.folder, out, 0.2)
+    assert [path.name for path in (out / "work").rglob("*")] == ["thesis.doc"]
+    assert not (out / "plan.json").exists()
+
+
+def test_two_runs_can_not_write_into_one_folder(
+    tmp_path: Path, source: Source, tokenizer: BPETokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, route = tmp_path / "out", module.route
+
+    def begin_another(*arguments: Any) -> Any:
+        with pytest.raises(UserError, match=r"another run is writing into .*out: wait until"):
+            prepare_files(tokenizer, source.folder, out, 0.2)
+        another.append(True)
+        return route(*arguments)
+
+    another: list[bool] = []
+    monkeypatch.setattr(module, "route", begin_another)
+    prepare_files(tokenizer, source.folder, out, 0.2)
+    assert another == [True]
+    assert not (out / ".lock").exists()
+
+
+def test_what_killed_runs_were_writing_is_deleted(
+    tmp_path: Path, source: Source, tokenizer: BPETokenizer
+) -> None:
+    """Also where, as in a container, this process has the number of the one that was killed."""
+    out = tmp_path / "out"
+    names = ("plan.json", "tokenizer.json", "data.json", "train/00000.bin", "val/00003.bin")
+    left = [
+        (out / name).with_name(f".{Path(name).name}.{os.getpid()}.0123abcd.tmp") for name in names
+    ]
+    out.mkdir()
+    left[0].touch()  # of the very first write
+    (out / ".lock").touch()
+    prepare_files(tokenizer, source.folder, out, 0.2)
+    finished = tree(out)
+    assert not list(out.glob("**/.*"))
+    for path in left:
+        path.touch()
+    prepare_files(tokenizer, source.folder, out, 0.2)  # finished already
+    assert tree(out) == finished
+
+
 def test_a_begun_folder_is_kept_from_other_arguments(
     tmp_path: Path, source: Source, tokenizer: BPETokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -366,10 +452,7 @@ def test_a_begun_folder_is_kept_from_other_arguments(
     # Before there are shards, anything may change: nothing would be lost or mixed up.
     with pytest.raises(UserError, match=r"b\.jsonl, line 1 has no string under 'body'"):
         prepare_files(tokenizer, source.folder, out, 0.2, EncodeOptions(field="body"))
-    with monkeypatch.context() as context:
-        raise_at(context, module, "write_shard", 3, after=False)
-        with pytest.raises(Killed):
-            prepare_files(tokenizer, source.folder, out, 0.2)
+    kill_in_third_shard(tokenizer, source, out)
     kept, other_options = tree(out), EncodeOptions(field="body", errors="replace")
     with pytest.raises(UserError, match="another val_fraction"):
         prepare_files(tokenizer, source.folder, out, 0.3)
@@ -422,6 +505,31 @@ def test_what_is_left_out_is_counted(
     assert made.report.train_documents + made.report.val_documents == 38
     assert len(made.train_shards) == len(made.val_shards) == 2
     assert "left out 2 that could not be read, first: " in capsys.readouterr().err
+
+
+def test_the_memory_limit_decides_on_what_is_left_out_and_threads_do_not(
+    tmp_path: Path, tokenizer: BPETokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encode_module, "BLOCK_BYTES", 1 << 18)
+    texts = [f"the fool {i}" for i in range(40)] + ["x" * 100_000, "y" * 278_000]  # not to be cut
+    lines = [json.dumps({"text": text}) for text in texts]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+
+    def prepare_with(out: str, on_error: Any, memory_limit: int, n_threads: int) -> Description:
+        options = EncodeOptions(n_threads=n_threads, memory_limit=memory_limit, on_error=on_error)
+        return prepare_files(tokenizer, tmp_path / "a.jsonl", tmp_path / out, 0.5, options)
+
+    made = [prepare_with(f"{n}", "skip", 7_000_000, n).skipped for n in (1, 2)]
+    assert made == [1, 1]
+    assert tree(tmp_path / "1" / "train") == tree(tmp_path / "2" / "train")
+    with pytest.raises(UserError, match="made with another memory_limit: expected the same"):
+        prepare_with("1", "skip", 20_000_000, 1)
+    # Where nothing may be left out, any limit that suffices makes the same.
+    with monkeypatch.context() as context:
+        raise_at(context, module, "_leakage", 1, after=False)
+        with pytest.raises(Killed):
+            prepare_with("all", "raise", 20_000_000, 1)
+    assert prepare_with("all", "raise", 30_000_000, 2).skipped == 0
 
 
 def test_the_leakage_of_a_sample_says_how_large_it_was(
@@ -478,6 +586,7 @@ def test_mistakes_are_one_line(
 ) -> None:
     tokenizer.save(tmp_path / "bpe")
     CharTokenizer.train("abc").save(tmp_path / "char")
+    BPETokenizer.train("the king", 260, special_tokens=["<|fim|>"]).save(tmp_path / "fim")
     (tmp_path / "one.txt").write_text("a single document")
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "full").mkdir()
@@ -489,6 +598,7 @@ def test_mistakes_are_one_line(
         ([*out, *bpe], "no files were given"),
         ([file, *out, "--tokenizer", tmp_path / "char"], "char is a character tokenizer"),
         ([file, *out, "--tokenizer", tmp_path / "none"], "there is no "),
+        ([file, *out, "--tokenizer", tmp_path / "fim"], "tokenizer has no <|endoftext|>, which"),
         ([file, *out, *bpe, "--val-fraction", 1], "val_fraction is 1.0: expected a share"),
         ([file, *out, *bpe, "--n-threads", 0], "n_threads is 0"),
         ([file, *out, *bpe, "--memory-limit", "much"], "memory_limit is 'much'"),
@@ -560,28 +670,77 @@ def test_a_prepared_folder_has_its_own_tokenizer(
 
 
 def test_a_damaged_prepared_folder_is_refused(prepared: Path, tokenizer: BPETokenizer) -> None:
+    def refuses(complaint: str) -> None:
+        advice = rf"{complaint}.*\): delete it and prepare again$"
+        with pytest.raises(UserError, match=rf"^{prepared} is damaged \(.*{advice}"):
+            prepare(str(prepared), "bpe", 0, 0.1, say=print)
+
     shard = prepared / "train" / "00001.bin"
     whole = shard.read_bytes()
     ids = np.array([3, tokenizer.n_vocab, 4], dtype=np.uint16)
     write_shard(shard, [[ids]], tokenizer)
-    complaint = rf"00001\.bin is damaged: it has the id {tokenizer.n_vocab}, "
-    with pytest.raises(UserError, match=complaint):
-        prepare(str(prepared), "bpe", 0, 0.1, say=print)
+    refuses(rf"00001\.bin is damaged: it has the id {tokenizer.n_vocab}, ")
     write_shard(shard, [[ids[:1]]], BPETokenizer.train("the king", 260))
-    with pytest.raises(UserError, match=r"00001\.bin was made by another tokenizer"):
-        open_prepared(prepared)
+    refuses(r"00001\.bin was made by another tokenizer")
     shard.write_bytes(whole[:-1])
-    with pytest.raises(UserError, match=r"00001\.bin is cut short"):
-        open_prepared(prepared)
+    refuses(r"00001\.bin is cut short")
     shard.unlink()
-    with pytest.raises(MissingFileError, match=r"no token shard at .*00001\.bin"):
-        open_prepared(prepared)
+    refuses(r"no token shard at .*00001\.bin")
+    (prepared / "tokenizer.json").unlink()
+    refuses(r"no .*tokenizer\.json")
     (prepared / "data.json").write_text('{"report": {}}')
-    with pytest.raises(UserError, match=r"data\.json is damaged"):
+    with pytest.raises(
+        UserError, match=r"data\.json is damaged or .*, delete it and prepare again"
+    ):
         open_prepared(prepared)
     (prepared / "data.json").unlink()
     with pytest.raises(MissingFileError, match=r"no data\.json in"):
         open_prepared(prepared)
+
+
+@pytest.mark.parametrize("name", ["train/00001.bin", "val/00003.bin", "tokenizer.json"])
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_a_finished_folder_that_is_damaged_is_not_called_finished(
+    source: Source, tokenizer: BPETokenizer, prepared: Path, name: str, is_lost: bool
+) -> None:
+    if is_lost:
+        (prepared / name).unlink()
+    else:
+        (prepared / name).write_bytes((prepared / name).read_bytes()[:-2])
+    complaint = rf"prepared is damaged \(.*{name}.*\): delete it and prepare again"
+    with pytest.raises(UserError, match=complaint):
+        prepare_files(tokenizer, source.folder, prepared, 0.2)
+    shutil.rmtree(prepared)
+    prepare_files(tokenizer, source.folder, prepared, 0.2)
+    open_prepared(prepared)
+
+
+def test_a_shard_that_is_damaged_before_the_end_is_named(
+    tmp_path: Path, source: Source, tokenizer: BPETokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    kill_in_third_shard(tokenizer, source, out)
+    shard = out / "train" / "00000.bin"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1])
+    with pytest.raises(
+        UserError, match=r"out is damaged .*is cut short.*\): delete it and prepare"
+    ):
+        prepare_files(tokenizer, source.folder, out, 0.2)
+    shard.write_bytes(whole[:-2] + b"\xff\xff")
+    with pytest.raises(UserError, match=r"out is damaged .* the id 65,535.*\): delete it and prep"):
+        prepare_files(tokenizer, source.folder, out, 0.2)
+
+
+def test_training_refuses_a_folder_that_is_not_finished(
+    tmp_path: Path, source: Source, tokenizer: BPETokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    kill_in_third_shard(tokenizer, source, out)
+    (out / "work" / "00000.jsonl").write_text(json.dumps({"text": "the king " * 999}))
+    complaint = "out was not prepared to its end: give the same `gptfast data prepare` command"
+    with pytest.raises(UserError, match=complaint):
+        prepare(str(out), "bpe", 300, 0.1, say=print)
 
 
 @pytest.fixture
@@ -664,6 +823,13 @@ def test_mistakes_with_the_hub_are_one_line(
     assert "Column name ['text'] not in" in error(capsys, *common, hub_folder.folder)
     (tmp_path / "empty").mkdir()
     assert "empty" in error(capsys, *common, tmp_path / "empty")
+    (tmp_path / "bytes").mkdir()
+    table = pyarrow.table({"content": [b"abc", b"def"], "day": [date(2020, 1, 2)] * 2})
+    parquet.write_table(table, tmp_path / "bytes" / "train.parquet")
+    for column in ("content", "day"):
+        message = error(capsys, *common, tmp_path / "bytes", "--column", column)
+        assert f"no string under {column!r}" in message
+        shutil.rmtree(tmp_path / "out")
     assert run(*common, *dataset) == 0
     # Another text in the same place is another data set.
     shutil.copy(
@@ -672,4 +838,73 @@ def test_mistakes_with_the_hub_are_one_line(
     )
     assert "made with another source" in error(capsys, *common, *dataset)
     monkeypatch.setitem(sys.modules, "datasets", None)
-    assert 'pip install "gptfast[hub]"' in error(capsys, *common, *dataset)
+    assert 'pip install "gptfast[hub]"' in error(capsys, *common, *dataset, "--split", "validation")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("set.py", b"import datasets", "set can't be opened (Dataset scripts are no longer "),
+        (
+            "train.json",
+            b'[{"body": "a"}, {"body": "b"}]',
+            "the data set has no column 'text': give",
+        ),
+        ("train.jsonl", b'{"text": "a"}\n{"text": \n', "can't be read (JSON parse error: "),
+        ("train.jsonl", b"", "the data set can't be streamed (StopIteration): expected"),
+        ("train.jsonl.gz", gzip.compress(b"{}\n")[:-1], "can't be streamed (Compressed file ended"),
+        ("train.csv", b"text\na\n1,2,3\n", "the data set can't be read (Error tokenizing data"),
+        ("train.txt", b"abc\n\xff\n", "the data set can't be read ('utf-8' codec can't decode"),
+        ("train.parquet", b"PAR1" * 5, "the data set can't be streamed (Parquet file size is "),
+        ("train.zip", b"PK\x03\x04", "can't be opened (File is not a zip file): expected"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_the_library_can_not_read_is_one_line(
+    tmp_path: Path,
+    tokenizer: BPETokenizer,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    content: bytes,
+    complaint: str,
+) -> None:
+    pytest.importorskip("datasets")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / name).write_bytes(content)
+    tokenizer.save(tmp_path)
+    arguments = ["prepare", "--dataset", tmp_path / "set", "--out", tmp_path / "out"]
+    assert complaint in error(capsys, *arguments, "--tokenizer", tmp_path)
+
+
+def test_a_finished_data_set_of_the_hub_needs_no_hub(
+    tmp_path: Path, hub_folder: Source, tokenizer: BPETokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, options = tmp_path / "out", EncodeOptions(column="content")
+    source = HubDataset(str(hub_folder.folder))
+    made = prepare_files(tokenizer, source, out, 0.2, options)
+
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("datasets.load_dataset_builder", refuse)
+    assert prepare_files(tokenizer, source, out, 0.2, options) == made
+    with pytest.raises(UserError, match="another val_fraction"):
+        prepare_files(tokenizer, source, out, 0.3, options)
+    for other, place in ((replace(source, split="validation"), out), (source, tmp_path / "new")):
+        with pytest.raises(MissingFileError, match="can't be had \\(no network\\)"):
+            prepare_files(tokenizer, other, place, 0.2, options)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
+def test_a_cache_that_can_not_be_written_is_not_taken_for_a_wrong_name(
+    tmp_path: Path, tokenizer: BPETokenizer, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    datasets = pytest.importorskip("datasets")
+
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(datasets, "load_dataset_builder", refuse)
+    with pytest.raises(OSError, match=rf"{os.strerror(code)}: .*hub") as raised:
+        prepare_files(tokenizer, HubDataset("OWNER/NAME"), tmp_path / "out")
+    assert not isinstance(raised.value, UserError)

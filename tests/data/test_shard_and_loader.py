@@ -231,6 +231,11 @@ def test_a_prefetcher_forgets_what_is_waiting_when_it_goes_elsewhere(
 
 def test_the_next_batch_is_made_while_the_last_is_used() -> None:
     made = threading.Semaphore(0)
+    others = set(threading.enumerate())
+
+    def loader_threads() -> list[str]:
+        new = set(threading.enumerate()) - others
+        return [thread.name for thread in new if thread.name.startswith("loader")]
 
     class Watched(Loader):
         def next_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -239,12 +244,12 @@ def test_the_next_batch_is_made_while_the_last_is_used() -> None:
 
     prefetcher = Prefetcher(Watched([np.arange(50)], block_size=10, batch_size=2, seed=0))
     prefetcher.next_batch()
-    assert made.acquire(timeout=10)
-    assert made.acquire(timeout=10)  # nobody has asked for this one yet
+    assert made.acquire(timeout=60)
+    assert made.acquire(timeout=60)  # nobody has asked for this one yet
     assert not made.acquire(timeout=0.1)
-    assert any(thread.name.startswith("loader") for thread in threading.enumerate())
+    assert len(loader_threads()) == 1
     prefetcher.close()
-    assert not any(thread.name.startswith("loader") for thread in threading.enumerate())
+    assert not loader_threads()
 
 
 def test_an_error_in_the_loaders_thread_is_raised_where_the_batch_is_asked_for() -> None:

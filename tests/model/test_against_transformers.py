@@ -1,10 +1,11 @@
-"""transformers' GPT-2, Llama and Mixtral as oracles: shapes, logits, and the model folder."""
+"""transformers' GPT-2, Llama, Mistral and Mixtral as oracles: shapes, logits, model folders."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -55,9 +56,10 @@ LLAMAS = {
     "biases": replace(LLAMA, bias=True, tie_embeddings=True),
     "yarn": replace(LLAMA, block_size=128, rope_scaling="yarn", rope_factor=4.0),
 }
+MISTRAL = replace(LLAMA, window=7)
 MIXTRAL = replace(LLAMA, n_expert=4, n_expert_active=2, n_hidden=40)
 MIXTRALS = {"mixtral": MIXTRAL, "window": replace(MIXTRAL, window=7, n_expert_active=3)}
-MODELS = {"gpt2": TINY, **LLAMAS, **MIXTRALS}
+MODELS = {"gpt2": TINY, **LLAMAS, "mistral": MISTRAL, **MIXTRALS}
 
 
 def shaken(theirs: torch.nn.Module) -> torch.nn.Module:
@@ -93,6 +95,12 @@ def test_logits_agree_for_the_same_random_weights(name: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", MODELS)
+def test_each_is_stored_as_what_it_is(name: str) -> None:
+    kind = {"biases": "llama", "yarn": "llama", "window": "mixtral"}.get(name, name)
+    assert layouts.describe(MODELS[name], eot_token=None)["model_type"] == kind
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_transformers_loads_what_we_save(name: str, tmp_path: Path) -> None:
     config = MODELS[name]
     tokenizer = BPETokenizer.train(["a rose is a rose is a rose. " * 30], 265)
@@ -116,7 +124,7 @@ def test_transformers_loads_what_we_save(name: str, tmp_path: Path) -> None:
         assert torch.equal(parameter, loaded)
 
 
-def test_the_balance_loss_is_transformers_over_the_experts_of_a_token() -> None:
+def test_the_balance_loss_of_one_layer_is_transformers_over_the_experts_of_a_token() -> None:
     from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
     config = replace(MIXTRAL, expert_balance_rate=1.0, n_layer=1)
@@ -219,9 +227,80 @@ def test_llamas_that_we_cant_compute_are_refused(
 
 def test_a_llama_described_by_an_older_transformers_is_read() -> None:
     described = layouts.describe(LLAMAS["yarn"], eot_token=None)
-    rope = described.pop("rope_parameters")
-    old = {"rope_theta": rope.pop("rope_theta"), "rope_scaling": rope}
-    assert layouts.parse(described | old) == LLAMAS["yarn"]
+    del described["rope_parameters"]
+    assert layouts.parse(described) == LLAMAS["yarn"]
+
+
+def test_an_older_transformers_finds_the_rotary_base_and_yarn_where_it_looks_for_them() -> None:
+    """At the top. (All of MODELS were compared with 4.57.3 on 2026-11-26: within 3e-6.)"""
+    described = layouts.describe(LLAMAS["yarn"], eot_token=None)
+    assert described["rope_theta"] == 500.0
+    assert described["rope_scaling"] == {
+        "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32,
+    }  # fmt: skip
+    assert described["head_dim"] == 12
+    assert "rope_scaling" not in layouts.describe(MIXTRAL, eot_token=None)
+
+
+def described_by_transformers(**settings: Any) -> dict[str, Any]:
+    config = transformers.LlamaConfig(
+        vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=1,
+        num_attention_heads=4, max_position_embeddings=64, **settings,
+    )  # fmt: skip
+    described: dict[str, Any] = config.to_dict()
+    return described
+
+
+def test_the_first_name_of_rope_type_is_known() -> None:
+    old = described_by_transformers()
+    del old["rope_parameters"]
+    old["rope_theta"] = 10_000.0
+    scaled = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+    read = layouts.parse(old | {"rope_scaling": scaled})
+    assert (read.rope_scaling, read.rope_factor) == ("yarn", 4.0)
+    for kind in ("linear", "dynamic"):
+        with pytest.raises(UserError, match=f"has rope_type '{kind}'"):
+            layouts.parse(old | {"rope_scaling": {"type": kind, "factor": 4.0}})
+
+
+def test_yarn_that_stretches_what_was_trained_is_refused() -> None:
+    """Without the key, YaRN's context of the training is all of the model's for transformers."""
+    rope = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 10_000.0}
+    described = described_by_transformers(rope_parameters=dict(rope))
+    assert described["rope_parameters"]["original_max_position_embeddings"] == 64
+    for read in (described, described | {"rope_parameters": rope}):
+        with pytest.raises(UserError, match="has original_max_position_embeddings 64: gptfast has"):
+            layouts.parse(read)
+
+
+def test_a_gpt2_without_its_head_has_no_prefix(tmp_path: Path) -> None:
+    theirs = shaken(their_model(TINY))
+    theirs.transformer.save_pretrained(tmp_path)
+    BPETokenizer.train(["some text"], 300).save(tmp_path)
+    ours, _ = load_model(tmp_path)
+    ids = torch.randint(300, (2, 32))
+    with torch.no_grad():
+        torch.testing.assert_close(ours.logits(ids), theirs(ids).logits, atol=1e-4, rtol=0)
+
+
+def test_weights_in_several_files_are_read(tmp_path: Path) -> None:
+    ours = shaken(GPT(LLAMAS["llama"]))
+    save_description(tmp_path, ours.config, BPETokenizer.train(["few ids"], 257))
+    save_weights(ours, tmp_path / "model.safetensors")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    theirs.save_pretrained(tmp_path, max_shard_size="20KB")
+    files = sorted(tmp_path.glob("model-*.safetensors"))
+    assert len(files) > 1
+    again, _ = load_model(tmp_path)
+    for parameter, loaded in zip(ours.parameters(), again.parameters(), strict=True):
+        assert torch.equal(parameter, loaded)
+    files[0].unlink()
+    with pytest.raises(MissingFileError, match=f"no {files[0].name} in"):
+        load_model(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(UserError, match="is not an index of weights"):
+        load_model(tmp_path)
 
 
 def test_damaged_folders_are_named(folder: Path, tmp_path: Path) -> None:
@@ -231,8 +310,20 @@ def test_damaged_folders_are_named(folder: Path, tmp_path: Path) -> None:
     (folder / "model.safetensors").write_bytes(weights[:1000])
     with pytest.raises(UserError, match="not a whole safetensors file"):
         load_model(folder)
+    # 2 blocks of 12 tensors, 2 embeddings, a norm's 2: all missing, and one too much.
     save_file({"x": torch.zeros(1)}, folder / "model.safetensors")
-    with pytest.raises(UserError, match=r"does not fit its config\.json"):
+    expected = (
+        r"does not fit its config\.json: there is no wte\.weight \(tensors that don't fit: 29\)"
+    )
+    with pytest.raises(UserError, match=expected) as caught:
+        load_model(folder)
+    assert "\n" not in str(caught.value)
+    other = GPT(ModelConfig(264, "gpt", 16, 2, 2, 16))
+    save_weights(other, folder / "model.safetensors")
+    expected = (
+        r"wpe\.weight has the shape \(16, 16\) instead of \(32, 16\) \(tensors that don't fit: 1\)"
+    )
+    with pytest.raises(UserError, match=expected):
         load_model(folder)
     BPETokenizer.train(["more and more ids are made of this"], 270).save(folder)
     with pytest.raises(UserError, match="they don't belong together"):
@@ -248,6 +339,14 @@ def test_damaged_folders_are_named(folder: Path, tmp_path: Path) -> None:
     for key, value in [("activation_function", "relu"), ("scale_attn_weights", False)]:  # fmt: skip
         (folder / "config.json").write_text(json.dumps(config | {key: value}))
         with pytest.raises(UserError, match=f"has {key} .*: gptfast has only"):
+            load_model(folder)
+    (folder / "config.json").write_text(json.dumps(config | {"n_head": 0}))
+    with pytest.raises(UserError, match="n_head is 0: expected at least 1"):
+        load_model(folder)
+    llama = layouts.describe(LLAMA, eot_token=None)
+    for broken in ({"num_attention_heads": 0}, {"rope_parameters": ["yarn"]}):
+        (folder / "config.json").write_text(json.dumps(llama | broken))
+        with pytest.raises(UserError, match="is not a model's configuration"):
             load_model(folder)
     (folder / "config.json").write_bytes(b"\xff")
     with pytest.raises(UserError, match="is not a model's configuration"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -72,6 +73,9 @@ def test_yarn_leaves_fast_pairs_divides_slow_ones_and_lengthens_queries_and_keys
     assert (turns > 40).sum() > 1 < (turns < 0.8).sum()
 
 
+LLAMA = {"norm": "rmsnorm", "bias": False, "activation": "swiglu", "n_hidden": 64}
+
+
 def save(model: GPT, folder: Path) -> None:
     tokenizer = CharTokenizer.train("".join(chr(i) for i in range(32, 97)))
     save_description(folder, model.config, tokenizer)
@@ -79,9 +83,15 @@ def save(model: GPT, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("scaling", ["ntk", "yarn"])
-def test_a_model_is_loaded_for_a_longer_context(tmp_path: Path, scaling: str) -> None:
+@pytest.mark.parametrize(
+    "variant", [{}, LLAMA, LLAMA | {"n_expert": 2}], ids=["ours", "llama", "mixtral"]
+)
+def test_a_model_is_loaded_for_a_longer_context(
+    tmp_path: Path, scaling: str, variant: dict[str, Any]
+) -> None:
+    """Also one that is stored in a layout that knows nothing of the longer context."""
     torch.manual_seed(0)
-    trained = replace(config(16), n_layer=2)
+    trained = replace(config(16), n_layer=2, **variant)
     model = GPT(trained)
     save(model, tmp_path)
     stretched, _ = gptfast.load(tmp_path, rope_scaling=scaling, rope_factor=4.0)
@@ -97,5 +107,8 @@ def test_what_cant_be_stretched_is_refused(tmp_path: Path) -> None:
     for folder in ("learned", "ntk"):
         with pytest.raises(UserError, match="rope_scaling 'yarn' can't stretch"):
             gptfast.load(tmp_path / folder, rope_scaling="yarn", rope_factor=2.0)
+    for factor in (0.5, -2.0, math.inf, math.nan):
+        with pytest.raises(UserError, match=f"rope_factor is {factor}: expected at least 1, and"):
+            gptfast.load(tmp_path / "ntk", rope_scaling="ntk", rope_factor=factor)
     again, _ = gptfast.load(tmp_path / "ntk", rope_scaling="ntk", rope_factor=2.0)
     assert (again.config.block_size, again.config.rope_factor) == (64, 4.0)

@@ -10,11 +10,14 @@ import pytest
 pytest.importorskip("triton")
 
 
+KERNEL_TESTS = sorted(Path(__file__).parent.glob("test_*_kernel.py"))
+
+
 @pytest.mark.slow
-def test_kernels_in_the_interpreter():
-    files = sorted(Path(__file__).parent.glob("test_*_kernel.py"))
+@pytest.mark.parametrize("file", KERNEL_TESTS, ids=lambda file: file.stem)
+def test_kernels_in_the_interpreter(file):
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", *files],
+        [sys.executable, "-m", "pytest", "-q", file],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from allocations import largest_and_peak
 from gptfast.errors import UserError
 from gptfast.ops import linear_cross_entropy
 from gptfast.ops.linear_cross_entropy import linear_cross_entropy_reference
@@ -191,24 +192,6 @@ def test_backward_twice_adds_up():
     once = hidden.grad.clone()
     loss.backward()
     assert torch.equal(hidden.grad, 2 * once)
-
-
-def largest_and_peak(function):
-    """Run it; return the bytes of its largest allocation, and the most that it held at a time."""
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-    ) as profile:
-        function()
-    sizes = [
-        event.nbytes()
-        for event in sorted(profile.profiler.kineto_results.events(), key=lambda e: e.start_ns())
-        if event.name() == "[memory]"
-    ]
-    held = peak = 0
-    for size in sizes:
-        held += size
-        peak = max(peak, held)
-    return max(sizes), peak
 
 
 # A remark of PyTorch 2.11.

@@ -14,6 +14,7 @@ from gptfast.sample.generate import (
     generate,
     sample_token,
     stream_text,
+    write_sample,
 )
 from gptfast.tokenizer import BPETokenizer, CharTokenizer
 
@@ -157,6 +158,16 @@ def test_the_stop_token_ends_the_text_and_is_not_part_of_it(gpt: GPT) -> None:
     stop = tokens[5]
     expected = tokens[: tokens.index(stop)]
     assert list(generate(gpt, [3, 1, 4], 30, sampling=GREEDY, seed=0, stop_token=stop)) == expected
+
+
+def test_ids_that_the_tokenizer_does_not_have_are_never_drawn(gpt: GPT) -> None:
+    """Models are often padded to a round number of rows."""
+    hot = SamplingConfig(temperature=100.0)
+    assert max(generate(gpt, [3], 200, sampling=hot, seed=0)) == 29
+    assert max(generate(gpt, [3], 200, sampling=hot, seed=0, n_vocab=11)) == 10
+    few = CharTokenizer.train("ab\n")
+    text = write_sample(gpt, few, 50, seed=0)
+    assert set(text) <= set("ab\n")
 
 
 def test_an_empty_prompt_is_refused(gpt: GPT) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tricky_text import TEXTS
 
 from gptfast.errors import MissingFileError, UserError
 from gptfast.tokenizer import BPETokenizer, Tokenizer, load_tokenizer
+from timing import assert_takes_at_most
 
 SAMPLE = "The quick brown fox, it's said, didn't jump over 12 lazy dogs.\n\n日本語 🦀🦀 naïve\n" * 3
 BYTES = {bytes([byte]): byte for byte in range(256)}
@@ -106,6 +108,7 @@ def test_the_longest_special_token_counts() -> None:
     assert overlapping.encode("<a<b><c>", "all") == [256, *b"<b><c>"]
 
 
+@pytest.mark.alone
 def test_many_special_tokens_cost_no_more_than_one() -> None:
     names = [f"<{i}>" for i in range(5000)]
     special_tokens = {name: 256 + i for i, name in enumerate(names)}
@@ -295,21 +298,15 @@ def test_missing_files(tmp_path: Path) -> None:
         load_tokenizer(tmp_path)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("unit", ["a", " ", "ab", "\n "])
 def test_long_pre_tokens_take_about_linear_time(unit: str) -> None:
     tokenizer = BPETokenizer.train(unit * 2000, 300)
-
-    def seconds(n_chars: int) -> float:
-        text = unit * (n_chars // len(unit))
-        best = float("inf")
-        for _ in range(3):
-            start = time.process_time()
-            tokenizer.encode_ordinary(text)
-            best = min(best, time.process_time() - start)
-        return best
-
+    short, long = (unit * (n // len(unit)) for n in (125_000, 1_000_000))
     # Eight times the text: an O(n^2) encoder would take 64 times as long.
-    assert seconds(1_000_000) < 24 * seconds(125_000)
+    assert_takes_at_most(
+        24, partial(tokenizer.encode_ordinary, short), partial(tokenizer.encode_ordinary, long)
+    )
 
 
 class Stopped(Exception):

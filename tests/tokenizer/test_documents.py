@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import errno
 import gzip
 import importlib.util
 import json
+import os
 import random
 import sys
 from collections.abc import Callable
@@ -325,6 +327,39 @@ def test_empty_documents_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "c.jsonl").write_text('{"text": ""}\n{"text": "c"}\n')
     (tmp_path / "d.txt.gz").write_bytes(gzip.compress(b""))
     assert documents(tmp_path) == ["b", "c"]
+
+
+def test_links_in_a_folder_are_followed(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "in", tmp_path / "elsewhere"
+    for name in ("in/a.txt", "elsewhere/b.txt", "c.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (folder / "link").symlink_to(elsewhere)
+    (folder / "same").symlink_to(elsewhere)
+    (folder / "c.txt").symlink_to(tmp_path / "c.txt")
+    (elsewhere / "loop").symlink_to(folder)
+    (folder / "broken").symlink_to(tmp_path / "none")  # that is no text
+    assert find_files(folder) == [folder / name for name in ("a.txt", "c.txt", "link/b.txt")]
+    (elsewhere / "d.txt").symlink_to(tmp_path / "none")
+    with pytest.raises(UserError, match=r"in/link/d\.txt is a broken link, .*: mend it, or move"):
+        find_files(folder)
+
+
+def test_a_folder_in_a_folder_that_can_not_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "a.txt").touch()
+    scandir = os.scandir
+
+    def refuse(path: str) -> Any:
+        if Path(path).name == "secret":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # root may read everything
+    with pytest.raises(UserError, match=r"the folder .*secret can't be read \(Permission denied\)"):
+        find_files(tmp_path)
 
 
 def test_folders_and_globs_are_listed_sorted(tmp_path: Path) -> None:

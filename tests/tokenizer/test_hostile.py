@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 
 from gptfast.errors import UserError
 from gptfast.tokenizer import BPETokenizer
+from timing import assert_is_below, assert_takes_at_most, processor_seconds
 
 MEGABYTE = 1_000_000
 NOISE_SECONDS = 0.05  # below this, a busy machine decides how long something takes
@@ -77,26 +79,12 @@ def assert_about_linear(
 ) -> None:
     """At most 2.5 times as long for each of two doublings; at one the cache may become too small.
 
-    Of processor time, to which other processes add little, the best of at most twenty: with few
-    tries only one of the two may have met a moment at which the processor is faster. The shorter
-    input has at least `n_bytes`, and as many as it takes to be measured.
+    The shorter input has at least `n_bytes`, and as many as it takes to be measured.
     """
-
-    def seconds(data: bytes) -> float:
-        start = time.process_time()
-        work(data)
-        return time.process_time() - start
-
-    while seconds(make(n_bytes)) < NOISE_SECONDS and n_bytes < MOST_BYTES:
+    while processor_seconds(partial(work, make(n_bytes))) < NOISE_SECONDS and n_bytes < MOST_BYTES:
         n_bytes *= 2
     once, four_times = make(n_bytes), make(4 * n_bytes)
-    times: list[list[float]] = [[], []]
-    for _ in range(20):
-        times[0].append(seconds(once))
-        times[1].append(seconds(four_times))
-        if min(times[1]) <= 2.5**2 * min(times[0]):
-            return
-    pytest.fail(f"{len(once)} bytes took {times[0]} s, {len(four_times)} bytes {times[1]} s")
+    assert_takes_at_most(2.5**2, partial(work, once), partial(work, four_times))
 
 
 ONE_MEGABYTE = (
@@ -114,6 +102,7 @@ TEN_MEGABYTES = [
 ]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("kind", "pattern", "n_bytes"), [*ONE_MEGABYTE, *TEN_MEGABYTES])
 def test_twice_the_input_takes_about_twice_the_time(
     tokenizers: dict[str, BPETokenizer], kind: str, pattern: str, n_bytes: int
@@ -121,6 +110,7 @@ def test_twice_the_input_takes_about_twice_the_time(
     assert_about_linear(tokenizers[pattern].encode_to_numpy, HOSTILE[kind], n_bytes)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("unit", ["<|endoftext|>", "<|endoftext", "<|"])
 def test_special_tokens_that_are_allowed_are_found_in_linear_time(
     tokenizers: dict[str, BPETokenizer], unit: str
@@ -131,19 +121,16 @@ def test_special_tokens_that_are_allowed_are_found_in_linear_time(
     assert_about_linear(encode, lambda n: repeated(unit, n), MEGABYTE)
 
 
+@pytest.mark.alone
 def test_ten_thousand_special_tokens_take_as_long_as_ten(nursery_text: str) -> None:
     text = nursery_text.replace(" ", " <|1|> <|") * 20
-    best = []
-    for n in (10, 10_000):
+
+    def encode_with(n: int) -> Callable[[], list[int]]:
         names = [f"<|{i}|>" for i in range(n)]
         tokenizer = BPETokenizer.train(nursery_text, 300 + n, special_tokens=names)
-        times = []
-        for _ in range(7):
-            start = time.process_time()
-            tokenizer.encode(text, allowed_special="all")
-            times.append(time.process_time() - start)
-        best.append(min(times))
-    assert best[1] <= 2 * best[0]
+        return partial(tokenizer.encode, text, allowed_special="all")
+
+    assert_takes_at_most(2, encode_with(10), encode_with(10_000))
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
@@ -188,6 +175,7 @@ print(kilobytes("VmHWM:"), kilobytes("VmRSS:"))
     assert left < 200
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_training_takes_about_twice_the_time(kind: str) -> None:
     assert_about_linear(
@@ -307,14 +295,14 @@ def fork(in_child: Callable[[], bool]) -> int:
             fine = in_child()
         finally:
             os._exit(0 if fine else 1)
-    for _ in range(200):
+    for _ in range(2400):
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.05)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    pytest.fail("the child hung for ten seconds")
+    pytest.fail("the child hung for two minutes")
 
 
 # Another thread is making its first array, which takes a second here, when the process is forked.
@@ -350,7 +338,7 @@ def test_a_fork_during_the_first_array() -> None:
     command = [sys.executable, "-W", "ignore", "-c", FIRST_ARRAY]
     with subprocess.Popen(command, start_new_session=True) as process:
         try:
-            assert process.wait(timeout=20) == 0
+            assert process.wait(timeout=120) == 0
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # a child that hangs holds no one up
@@ -441,24 +429,29 @@ def test_want_of_memory_is_an_exception(work: str) -> None:
     assert done.stdout in ("UserError\n", "MemoryError\n")
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers")
 def test_signals_are_heard_in_a_batch_of_many_short_texts() -> None:
     """Most of the time goes into the lists, from Python and for Python."""
-    heard: list[float] = []
     texts = ["ab " * 10] * 1_500_000
-    before = signal.signal(signal.SIGALRM, lambda *_: heard.append(time.monotonic()))
-    signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
-    try:
-        start = time.monotonic()
-        batch = SMALL["gpt2"].encode_batch(texts, 2)
-        end = time.monotonic()
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    assert batch[-1] == list(b"ab " * 10)
-    heard = [start, *heard, end]
-    longest = max(later - earlier for earlier, later in itertools.pairwise(heard))
-    assert longest < (end - start) / 3
+
+    def longest_silence() -> float:
+        """As a share of the run's time."""
+        heard: list[float] = []
+        before = signal.signal(signal.SIGALRM, lambda *_: heard.append(time.monotonic()))
+        signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+        try:
+            start = time.monotonic()
+            batch = SMALL["gpt2"].encode_batch(texts, 2)
+            end = time.monotonic()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        assert batch[-1] == list(b"ab " * 10)
+        moments = itertools.pairwise([start, *heard, end])
+        return max(later - earlier for earlier, later in moments) / (end - start)
+
+    assert_is_below(1 / 3, longest_silence, tries=5)
 
 
 ENDLESS = {
@@ -522,6 +515,7 @@ ENDLESS = {
 }
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("work", "after"),
     [
@@ -538,27 +532,31 @@ def test_ctrl_c(tmp_path: Path, work: str, after: float) -> None:
     """
     lines = (head + ENDLESS[work]).splitlines()
     program = "\n".join(line.removeprefix("        ") for line in lines)
-    process = subprocess.Popen(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        time.sleep(after)
-        assert process.poll() is None, "the work was over before it could be stopped"
-        stopped_at = time.monotonic()
-        process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=20)
-        seconds = time.monotonic() - stopped_at
-    finally:
-        process.kill()
-        process.wait()
-    assert stderr.rstrip().endswith("KeyboardInterrupt")
-    assert process.returncode in (1, -signal.SIGINT)
+
+    def seconds_to_stop() -> float:
+        process = subprocess.Popen(
+            [sys.executable, "-c", program],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            time.sleep(after)
+            assert process.poll() is None, "the work was over before it could be stopped"
+            stopped_at = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            _, stderr = process.communicate(timeout=60)
+            seconds = time.monotonic() - stopped_at
+        finally:
+            process.kill()
+            process.wait()
+        assert stderr.rstrip().endswith("KeyboardInterrupt")
+        assert process.returncode in (1, -signal.SIGINT)
+        assert {path.name for path in tmp_path.iterdir()} <= {"text.txt", "cache"}
+        return seconds
+
     # A second is promised; a machine with other work to do may need another one.
-    assert seconds < 2
-    assert {path.name for path in tmp_path.iterdir()} <= {"text.txt", "cache"}
+    assert_is_below(2, seconds_to_stop, tries=3)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from measured import measured
 from rich.console import Console
 
 from gptfast.model import ModelConfig
@@ -97,14 +98,7 @@ def test_a_run_killed_goes_on_bitwise(
     assert measured(config.out) == measured(whole.out)
     assert_same(everything(config.out), everything(whole.out))
     left = sorted(path.name for path in (config.out / "training").iterdir())
-    assert left == ["step-00000008", "step-00000012"]
-
-
-def measured(folder: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl, but for how long it took."""
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    timed = ("seconds", "tokens_per_second")
-    return [{k: v for k, v in line.items() if k not in timed} for line in lines]
+    assert left == ["best.json", "step-00000008", "step-00000012"]
 
 
 def everything(folder: Path) -> dict[str, Any]:

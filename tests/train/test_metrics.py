@@ -91,6 +91,7 @@ def test_tensorboard_reads_back_what_metrics_jsonl_has(config: TrainConfig) -> N
     assert {name: [step for step, _ in values] for name, values in read.items()} == {
         "val_loss": [0, 10, 20], "val_bits_per_byte": [0, 10, 20], "loss": [10, 20],
         "learning_rate": [10, 20], "grad_norm": [10, 20], "tokens_per_second": [10, 20],
+        "peak_memory": [10, 20],
         "seconds": [0, 10, 10, 20, 20], **{f"expert_shares/0/{e}": [10, 20] for e in range(4)},
     }  # fmt: skip
     for name in ("loss", "val_loss"):

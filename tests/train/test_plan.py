@@ -9,11 +9,15 @@ import pytest
 import torch
 from rich.console import Console
 
+from allocations import largest_and_peak
 from gptfast import cli
 from gptfast.model import GPT, ModelConfig
+from gptfast.model.size import n_parameters
 from gptfast.model.transformer import Block
+from gptfast.ops import linear_cross_entropy
 from gptfast.plan.__main__ import main as plan_command
 from gptfast.tokenizer import CharTokenizer
+from gptfast.train import plan as plan_module
 from gptfast.train.config import TrainConfig, load_preset
 from gptfast.train.optim import Optimizer
 from gptfast.train.plan import memory, plan, probe, with_vocabulary
@@ -68,30 +72,61 @@ def kept_for_backward(config: TrainConfig) -> int:
             kept[storage.data_ptr()] = storage
         return tensor
 
-    n_windows = config.batch_size // config.micro_batches
-    ids = torch.zeros(n_windows, config.model.block_size, dtype=torch.long)
+    ids = torch.zeros(config.micro_batch_size, config.model.block_size, dtype=torch.long)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         hidden = model.hidden(ids)
     assert hidden.requires_grad
     return sum(storage.nbytes() for storage in kept.values())
 
 
-@pytest.mark.parametrize("micro_batches", [1, 4])
+@pytest.mark.parametrize("micro_batch_size", [8, 2])
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("variant", ["gpt2", "llama", "experts"])
 def test_activations_are_what_autograd_keeps(
-    micro_batches: int, recompute: bool, variant: str
+    micro_batch_size: int, recompute: bool, variant: str
 ) -> None:
     model = SMALL.model
     if variant != "gpt2":
         model = replace(model, norm="rmsnorm", bias=False, positions="rotary", activation="swiglu")
     if variant == "experts":
         model = replace(model, n_expert=4)
-    config = replace(SMALL, model=model, micro_batches=micro_batches, recompute_blocks=recompute)
-    V, C, n_tokens = 300, 32, 8 * 32 // micro_batches
-    loss = 4 * (n_tokens * C + V * C + V * 256)
+    config = replace(
+        SMALL, model=model, micro_batch_size=micro_batch_size, recompute_blocks=recompute
+    )
+    V, C, n_tokens = 300, 32, 32 * micro_batch_size
+    loss = 4 * (n_tokens * C + V * C + 2 * V * min(n_tokens, 256))
     # Not to the byte: the rotary tables are the model's, and kept whether there is a step or not.
     assert memory(config).activations == pytest.approx(kept_for_backward(config) + loss, rel=0.02)
+
+
+# A remark of PyTorch 2.11.
+@pytest.mark.filterwarnings("ignore:.*Profiler clears events")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_losss_memory_is_what_it_takes(dtype: str) -> None:
+    V, C, n_windows = 3000, 32, 32
+    model = replace(SMALL.model, vocab_size=V)
+    config = replace(SMALL, model=model, tokenizer="char", batch_size=n_windows, dtype=dtype)
+    without = memory(replace(config, model=replace(model, vocab_size=1))).activations
+    of_the_loss = memory(config).activations - without
+    hidden, weight = torch.randn(n_windows * 32, C), torch.randn(V, C)
+    hidden.requires_grad_(), weight.requires_grad_()
+    targets = torch.zeros(len(hidden), dtype=torch.long)
+
+    def loss() -> torch.Tensor:
+        with torch.autocast("cpu", getattr(torch, dtype), enabled=dtype != "float32"):
+            return linear_cross_entropy(hidden, weight, targets, backend="torch")
+
+    _, taken = largest_and_peak(loss)
+    assert of_the_loss == pytest.approx(taken, rel=0.1)
+
+
+def test_experts_that_a_token_does_not_go_to_need_no_tokens() -> None:
+    planned = plan(load_preset("moe-small"))
+    dense = replace(load_preset("moe-small").model, n_expert=0)
+    # The two experts of a token: an MLP more than the dense model has, and two rows of the router.
+    C, F = dense.n_embd, dense.hidden_width
+    active = n_parameters(dense) + dense.n_layer * (3 * C * F + 2 * C)
+    assert planned.optimal_tokens == 20 * active
 
 
 def test_a_probe_takes_the_steps_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +137,7 @@ def test_a_probe_takes_the_steps_of_the_run(monkeypatch: pytest.MonkeyPatch) -> 
         Block, "forward", lambda *arguments: forwards.append(1) or forward(*arguments)
     )
     config = replace(
-        SMALL, recompute_blocks=True, micro_batches=2, max_steps=10, eval_interval=4,
+        SMALL, recompute_blocks=True, micro_batch_size=4, max_steps=10, eval_interval=4,
         eval_windows=8,
     )  # fmt: skip
     probed = probe(config, seconds=0.0)
@@ -110,7 +145,26 @@ def test_a_probe_takes_the_steps_of_the_run(monkeypatch: pytest.MonkeyPatch) -> 
     # Twice a part of a step, whose two blocks run twice, and a look in two parts.
     assert len(forwards) == 2 * 2 * 2 + 2 * 2
     # Looks after steps 0, 4, 8 and 10.
-    assert probed.seconds == pytest.approx(10 * probed.step_seconds + 4 * probed.look_seconds)
+    expected = probed.first_step_seconds + 10 * probed.step_seconds + 4 * probed.look_seconds
+    assert probed.seconds == pytest.approx(expected)
+
+
+def test_a_long_look_is_timed_by_a_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a plan of a large preset would take as long as its look."""
+    clock, windows_seen = [0.0], []
+    model_eval = GPT.forward
+
+    def forward(model: GPT, idx_BT: torch.Tensor, *arguments: object) -> torch.Tensor:
+        if not model.training:
+            clock[0] += 0.5 * len(idx_BT)
+            windows_seen.append(len(idx_BT))
+        return model_eval(model, idx_BT, *arguments)
+
+    monkeypatch.setattr(GPT, "forward", forward)
+    monkeypatch.setattr(plan_module.time, "perf_counter", lambda: clock[0])
+    probed = probe(replace(SMALL, micro_batch_size=2, eval_windows=1000), seconds=0.0)
+    assert sum(windows_seen) == 4
+    assert probed.look_seconds == pytest.approx(500)
 
 
 def test_the_vocabulary_is_the_tokenizers(tmp_path: Path) -> None:
@@ -125,6 +179,7 @@ def test_the_vocabulary_is_the_tokenizers(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_the_time_of_a_run_is_predicted_within_15_percent(
     corpus_file: Path, tmp_path: Path
 ) -> None:
@@ -132,17 +187,19 @@ def test_the_time_of_a_run_is_predicted_within_15_percent(
         load_preset("shakespeare-cpu"), corpus=str(corpus_file), tokenizer="char",
         out=tmp_path / "run", max_steps=60, eval_interval=20, eval_windows=4,
     )  # fmt: skip
-    predictions, ratios = [], []
-    for _ in range(3):
-        predictions.append(probe(config, seconds=4.0).seconds)
+    predicted, taken = [], []
+    for _ in range(5):
+        predicted.append(probe(config, seconds=4.0).seconds)
         result = run(replace(config, overwrite=True), "test", Console(quiet=True))
         assert result is not None
-        ratios.append(predictions[-1] / result.seconds)
-        if 0.85 < ratios[-1] < 1.15:
+        taken.append(result.seconds)
+        if 0.85 < predicted[-1] / taken[-1] < 1.15:
             return
-    if max(predictions) > 1.15 * min(predictions):
-        pytest.skip(f"others use this machine: the same probe gave {predictions} s")
-    pytest.fail(f"predicted / real: {ratios}")
+    lowest, highest = min(predicted) / max(taken), max(predicted) / min(taken)
+    unsteady = any(max(seconds) > 1.15 * min(seconds) for seconds in (predicted, taken))
+    if unsteady and lowest < 1.15 and highest > 0.85:  # more can't come from unsteadiness
+        pytest.skip(f"others use this machine: {predicted} s were predicted, and {taken} s taken")
+    pytest.fail(f"{predicted} s were predicted, and {taken} s taken")
 
 
 def test_the_command_prints_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,7 +213,8 @@ def test_the_command_prints_the_plan(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_what_does_not_fit_is_not_tried(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(plan_command, ["gpt2-1558m", "--micro-batches", "1", "--device", "cpu"]) == 0
+    arguments = ["gpt2-1558m", "--micro-batch-size", "480", "--device", "cpu"]
+    assert cli.run(plan_command, arguments) == 0
     text = capsys.readouterr().out
     assert "no time was measured" in text
     assert "tokens/s" not in text

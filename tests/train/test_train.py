@@ -4,7 +4,9 @@ import hashlib
 import io
 import json
 import math
+import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from measured import measured
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -23,9 +26,11 @@ from gptfast.data.loader import IGNORED
 from gptfast.data.prepare import prepare
 from gptfast.errors import RunError, UserError
 from gptfast.model import GPT, ModelConfig, build_model
+from gptfast.model.config import Architecture
 from gptfast.model.folder import load_model
+from gptfast.model.layouts import layout_of
 from gptfast.model.size import n_parameters
-from gptfast.train import checkpoint, loop
+from gptfast.train import checkpoint, loop, optim
 from gptfast.train import run as run_module
 from gptfast.train.config import PRESETS, TrainConfig, load_preset
 from gptfast.train.evaluate import bits_per_byte, evaluate
@@ -51,9 +56,7 @@ def train(config: TrainConfig) -> loop.Result:
 
 
 def metrics(config: TrainConfig) -> list[dict[str, Any]]:
-    lines = (config.out / "metrics.jsonl").read_text().splitlines()
-    timed = ("seconds", "tokens_per_second")
-    return [{k: v for k, v in json.loads(line).items() if k not in timed} for line in lines]
+    return measured(config.out)
 
 
 def steps_saved(config: TrainConfig) -> list[int]:
@@ -163,8 +166,15 @@ def test_a_killed_run_goes_on_bitwise_as_if_it_never_stopped(
         file.write('{"step": 18, "lo')
     half = config.out / "training" / ".step-00000018.1.tmp"
     half.mkdir()
+    # In a container, the run that goes on may have the number of the one that was killed.
+    half_weights = config.out / f".model.safetensors.{os.getpid()}.0123abcd.tmp"
+    half_weights.write_bytes(b"half")
+    half_deleted = config.out / ".training.deleted" / "step-00000001"
+    half_deleted.mkdir(parents=True)
     resumed = train(replace(config, resume=True))
     assert not half.exists()
+    assert not half_weights.exists()
+    assert not half_deleted.parent.exists()
     assert resumed.val_loss == whole.val_loss
     assert resumed.best_step == whole.best_step
     assert metrics(config) == metrics(replace(config, out=config.out.with_name("whole")))
@@ -195,7 +205,7 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(
     with pytest.raises(RunError) as caught:
         train(replace(config, learning_rate=1e30, warmup_steps=0, eval_interval=eval_interval))
     message = str(caught.value)
-    assert re.search("loss is (nan|inf)|norm (nan|inf)", message)
+    assert re.search("loss is (nan|inf)|norm (nan|inf)|val loss before it is (nan|inf)", message)
     assert "3 batches were skipped already: giving up" in message
     assert "keeps the last good checkpoint" in message
     assert "--learning-rate (now 1e+30)" in message
@@ -223,6 +233,36 @@ def test_the_diagnosis_names_what_is_not_finite(what: str) -> None:
     norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])
     with pytest.raises(BadStep, match=expected):
         check_finite(loss, norm, model)
+
+
+def poison_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a number of one gradient NaN in every step."""
+    accumulate = loop.accumulate_gradients
+
+    def accumulate_poison(model: GPT, *arguments: Any, **settings: Any) -> torch.Tensor:
+        loss = accumulate(model, *arguments, **settings)
+        model.h[1].mlp.c_fc.weight.grad[0, 0] = math.nan
+        return loss
+
+    monkeypatch.setattr(loop, "accumulate_gradients", accumulate_poison)
+
+
+def test_the_gradient_that_is_nan_is_named_before_clipping_spreads_it(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison_gradients(monkeypatch)
+    expected = r"step 1: .*; 1 gradients are not finite, the first is that of h\.1\.mlp\.c_fc"
+    with pytest.raises(RunError, match=expected):
+        train(replace(config, max_rollbacks=0))
+
+
+def test_gradients_that_no_scale_makes_finite_end_a_run_in_float16(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison_gradients(monkeypatch)
+    # The scale is 2^16 at first, and is halved by each step.
+    with pytest.raises(RunError, match=r"step 17: .*first is that of h\.1\.mlp\.c_fc"):
+        train(replace(config, max_rollbacks=0, dtype="float16", max_steps=30, eval_interval=30))
 
 
 def test_bfloat16_trains_on_this_cpu(config: TrainConfig) -> None:
@@ -321,7 +361,7 @@ def test_a_gradient_that_overflows_float16_makes_no_update_and_lowers_the_scale(
     take_step = loop.Trainer.step
 
     def step(trainer: loop.Trainer) -> None:
-        trainer.scaler._init_scale = 2.0**40  # the first gradients overflow
+        trainer.scaler._init_scale = 2.0**44  # the first gradients overflow
         take_step(trainer)
         scales.append(trainer.scaler.get_scale())
         weights.append(trainer.model.h[0].attn.c_attn.weight.detach().clone())
@@ -329,25 +369,33 @@ def test_a_gradient_that_overflows_float16_makes_no_update_and_lowers_the_scale(
     monkeypatch.setattr(loop.Trainer, "step", step)
     train(replace(config, dtype="float16", max_steps=40))
     overflowed = [after < before for before, after in pairwise(scales)]
-    assert sum(overflowed) > 5
+    assert sum(overflowed) > 10
+    # JSON has no infinity, which Python's reader would take.
+    text = (config.out / "metrics.jsonl").read_text()
+    assert '"grad_norm": null' in text
+    assert not re.search("Infinity|NaN", text)
     assert not overflowed[-1]
     for made_none, (before, after) in zip(overflowed, pairwise(weights), strict=True):
         assert torch.equal(before, after) == made_none
 
 
-@pytest.mark.parametrize("micro_batches", [2, 4])
+@pytest.mark.parametrize("architecture", ["gpt", "bigram"])
+@pytest.mark.parametrize("micro_batch_size", [1, 2])
 def test_gradients_of_parts_add_up_to_those_of_the_whole(
-    config: TrainConfig, micro_batches: int
+    config: TrainConfig, micro_batch_size: int, architecture: Architecture
 ) -> None:
     torch.manual_seed(0)
-    model = build_model(replace(config.model, dropout=0.0, vocab_size=11))
+    model = build_model(
+        replace(config.model, architecture=architecture, dropout=0.0, vocab_size=11)
+    )
     x = torch.randint(11, (4, 16))
     y = torch.randint(11, (4, 16))
-    y[0, 3:] = IGNORED  # so that the parts have different numbers of targets
+    y[0, 3:] = IGNORED  # so that the parts have different numbers of targets,
+    y[2] = IGNORED  # and one of them none
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     expected_loss = model(x, y)
     expected = torch.autograd.grad(expected_loss, list(model.parameters()))
-    parts = replace(config, micro_batches=micro_batches)
+    parts = replace(config, micro_batch_size=micro_batch_size)
     loss = loop.accumulate_gradients(model, x, y, parts, scaler)
     torch.testing.assert_close(loss, expected_loss.detach())
     for parameter, gradient in zip(model.parameters(), expected, strict=True):
@@ -366,7 +414,7 @@ def test_the_settings_reach_what_they_set(
 
     monkeypatch.setattr(loop.Trainer, "step", step)
     settings = {
-        "optimizer": "adamw", "beta2": 0.9, "micro_batches": 2, "recompute_blocks": True,
+        "optimizer": "adamw", "beta2": 0.9, "micro_batch_size": 2, "recompute_blocks": True,
         "schedule": "wsd", "final_learning_rate": 0.5, "learning_rate": 1e-2, "eval_interval": 12,
     }  # fmt: skip
     train(replace(config, **settings))
@@ -507,11 +555,32 @@ def test_muon_is_pytorchs(shape: tuple[int, int]) -> None:
     assert (ours - theirs).abs().mean() < 8e-4
 
 
-@pytest.mark.parametrize("shape", [(3, 16, 48), (3, 48, 16)])
+@pytest.mark.parametrize("most_stacked", [2**24, 2 * 16 * 48, 1])
+def test_muon_treats_matrices_together_as_each_alone(
+    most_stacked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    weights = [torch.randn(shape) for shape in [(16, 48), (32, 32), (48, 16), *[(16, 48)] * 4]]
+    together, alone = ([torch.nn.Parameter(w.clone()) for w in weights] for _ in range(2))
+    settings = {"lr": 0.1, "weight_decay": 0.5, "momentum": 0.9}
+    optimizers = [Muon(together, **settings), *(Muon([p], **settings) for p in alone)]
+    monkeypatch.setattr(optim, "_MOST_STACKED", most_stacked)
+    for _ in range(6):
+        for one, other in zip(together[:-1], alone[:-1], strict=True):  # the last has no gradient
+            one.grad = torch.randn(one.shape)
+            other.grad = one.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    assert torch.equal(together[-1], weights[-1])
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 48), (3, 48, 16), (2, 3, 16, 48), (2, 3, 48, 16)])
 def test_a_stack_of_matrices_is_made_orthogonal_one_by_one(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     stack = torch.randn(shape)
-    alone = torch.stack([orthogonalize(matrix) for matrix in stack])
+    alone = torch.stack([orthogonalize(matrix) for matrix in stack.flatten(0, -3)]).view(shape)
     torch.testing.assert_close(orthogonalize(stack), alone, rtol=1e-3, atol=1e-4)
 
 
@@ -544,6 +613,40 @@ def test_muon_trains_the_matrices_of_attention_and_experts() -> None:
     assert {"h.0.mlp.router.weight", "h.0.attn.q_norm.weight", "wne.weight"} < others
 
 
+def test_presets_are_the_models_that_their_names_say() -> None:
+    models = {
+        name: load_preset(name).model
+        for name in ("gpt2-124m", "gpt2-350m", "gpt2-774m", "gpt2-1558m", "llama-small",
+                     "moe-small", "speedrun-124m", "shakespeare-cpu")
+    }  # fmt: skip
+    for name, layout in {"gpt2": "gpt2", "llama": "llama", "moe": "mixtral"}.items():
+        for preset, model in models.items():
+            if preset.startswith(name):
+                assert layout_of(model) == layout
+    # Embedding and head; 12 layers of queries and outputs, keys and values, MLP, norms; a norm.
+    C, F = 768, 2048
+    llama = 2 * 32768 * C + 12 * (2 * C * C + 2 * C * C // 3 + 3 * C * F + 2 * C) + C
+    assert n_parameters(models["llama-small"]) == llama
+    C, F = 512, 1408
+    moe = 2 * 32768 * C + 8 * (2 * C * C + 2 * C * C // 4 + 8 * (3 * C * F + C) + 2 * C) + C
+    assert n_parameters(models["moe-small"]) == moe
+    C, D = 768, 128  # an embedding norm, too, and norms of queries and keys
+    speedrun = 2 * 50257 * C + C + 12 * (12 * C * C + 2 * C + 2 * D) + C
+    assert n_parameters(models["speedrun-124m"]) == speedrun
+
+
+def test_nanogpts_preset_has_nanogpts_recipe() -> None:
+    """config/train_shakespeare_char.py of nanoGPT, and the defaults of its train.py."""
+    preset = load_preset("nanogpt-shakespeare")
+    assert (preset.batch_size, preset.max_steps, preset.warmup_steps) == (64, 5000, 100)
+    assert (preset.learning_rate, preset.final_learning_rate) == (1e-3, 0.1)  # to 1e-4
+    assert (preset.optimizer, preset.beta2, preset.schedule) == ("adamw", 0.99, "cosine")
+    assert (preset.weight_decay, preset.grad_clip, preset.eval_interval) == (0.1, 1.0, 250)
+    model = preset.model
+    assert (model.n_layer, model.n_head, model.n_embd, model.block_size) == (6, 6, 384, 256)
+    assert (model.dropout, model.bias, preset.corpus) == (0.2, False, "tinyshakespeare")
+
+
 @pytest.mark.parametrize("preset", sorted(path.stem for path in PRESETS.glob("*.json")))
 def test_every_preset_can_be_built_and_has_the_parameters_predicted(preset: str) -> None:
     config = load_preset(preset)
@@ -552,6 +655,25 @@ def test_every_preset_can_be_built_and_has_the_parameters_predicted(preset: str)
     with torch.device("meta"):
         model = build_model(model_config)
     assert model.n_parameters() == n_parameters(model_config)
+
+
+@pytest.mark.parametrize("preset", sorted(path.stem for path in PRESETS.glob("*.json")))
+def test_every_preset_trains(preset: str, corpus_file: Path, tmp_path: Path) -> None:
+    """Two steps as it says, but of a small model, with a few windows, and not compiled."""
+    config = load_preset(preset)
+    model = replace(
+        config.model, vocab_size=300, block_size=16, n_layer=2, n_embd=8 * config.model.n_head,
+        n_hidden=32 if config.model.n_expert else None, ngram_rows=50,
+    )  # fmt: skip
+    config = replace(
+        config, model=model, corpus=str(corpus_file), out=tmp_path / "run", max_steps=2,
+        batch_size=4, micro_batch_size=config.micro_batch_size and 2, eval_interval=1,
+        eval_windows=3, compile=False,
+    )  # fmt: skip
+    result = train(config)
+    assert math.isfinite(result.val_loss)
+    again, _ = load_model(config.out)
+    assert again.n_parameters() == n_parameters(again.config)
 
 
 def test_nanogpts_preset_has_nanogpts_size() -> None:
@@ -566,6 +688,8 @@ def test_nanogpts_preset_has_nanogpts_size() -> None:
         ({"model": ModelConfig(256)}, "vocab_size is 256: a byte-level BPE tokenizer needs"),
         ({"max_steps": 0}, "max_steps is 0: expected at least 1"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0: expected more than 0"),
+        ({"beta2": 1.0}, "beta2 is 1.0: expected 0 <= beta2 < 1"),
+        ({"momentum": 1.0}, "momentum is 1.0: expected 0 <= momentum < 1"),
         ({"grad_clip": math.nan}, "grad_clip is nan"),
         ({"warmup_steps": -1}, "warmup_steps is -1: expected 0 or more"),
         ({"weight_decay": math.nan}, "weight_decay is nan: expected 0 or more"),
@@ -680,7 +804,7 @@ def test_a_pickle_in_a_checkpoint_is_not_run(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train_until_killed_at(6, config, monkeypatch)
-    for folder in (config.out / "training").iterdir():
+    for folder in (config.out / "training").glob("step-*"):
         torch.save({"optimizer": Evil()}, folder / "optimizer.pt")
         checksums = json.loads((folder / "checksums.json").read_text())
         data = (folder / "optimizer.pt").read_bytes()
@@ -720,11 +844,30 @@ def poison_batch(number: int, monkeypatch: pytest.MonkeyPatch, factor: float) ->
     return poisoned
 
 
-@pytest.mark.parametrize(("factor", "said"), [(math.nan, "loss is nan"), (4.0, "nats above")])
+EXPERTS = ModelConfig(
+    1024, block_size=16, n_layer=2, n_head=2, n_embd=16, dropout=0.1,
+    bias=False, n_hidden=32, n_expert=4, expert_balance="bias",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("factor", "said", "settings"),
+    [
+        (math.nan, "loss is nan", {}),
+        (4.0, "nats above", {}),
+        (math.nan, "loss is nan", {"dtype": "float16"}),
+        (math.nan, "loss is nan", {"model": EXPERTS}),
+    ],
+    ids=["nan", "spike", "float16", "experts"],
+)
 def test_a_bad_batch_is_undone_and_skipped(
-    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, factor: float, said: str
+    config: TrainConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    factor: float,
+    said: str,
+    settings: dict[str, Any],
 ) -> None:
-    config = replace(config, max_steps=70, eval_interval=20)
+    config = replace(config, max_steps=70, eval_interval=20, **settings)
     console = Console(record=True, file=io.StringIO(), soft_wrap=True)
     with monkeypatch.context() as patch:
         poisoned = poison_batch(66, patch, factor)
@@ -776,6 +919,254 @@ def test_what_was_skipped_is_known_to_a_run_that_goes_on(
     assert not poisoned
     assert steps_saved(config) == [60, 70]
     assert metrics(config) == metrics(whole)
+
+
+def test_a_roll_back_knows_whose_weights_the_best_are(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint beside them may have failed, so that the run goes back to before they were."""
+    save, roll_back = loop.save_checkpoint, loop.Trainer.roll_back
+    rolled_back = []
+
+    def save_but_one(folder: Path, state: Any, progress: loop.Progress, keep: int) -> None:
+        if progress.step == 8:
+            raise OSError("no space left on device")
+        save(folder, state, progress, keep)
+
+    def roll_back_and_look(trainer: loop.Trainer, bad: BadStep) -> None:
+        roll_back(trainer, bad)
+        rolled_back.append((trainer.progress.step, trainer.progress.best_step))
+
+    monkeypatch.setattr(loop, "save_checkpoint", save_but_one)
+    monkeypatch.setattr(loop.Trainer, "roll_back", roll_back_and_look)
+    poison_batch(9, monkeypatch, math.nan)
+    train(config)
+    assert rolled_back == [(4, 8)]
+
+
+def test_checkpoints_are_made_between_looks_if_asked_for(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(config, eval_interval=8, checkpoint_interval=3, keep_checkpoints=9)
+    whole = train(replace(config, out=config.out.with_name("whole")))
+    with monkeypatch.context() as patch:
+        before_batch(11, Killed, patch)
+        with pytest.raises(Killed):
+            train(config)
+    assert steps_saved(config) == [0, 3, 6, 8, 9]
+    console = Console(record=True, file=io.StringIO(), soft_wrap=True)
+    assert run(replace(config, resume=True), "test", console) is not None
+    assert "from step 9" in console.export_text()
+    assert steps_saved(config) == [0, 3, 6, 8, 9, 12]
+    assert metrics(config) == metrics(replace(config, out=config.out.with_name("whole")))
+    record = json.loads((config.out / "run.json").read_text())
+    assert record["result"]["val_loss"] == whole.val_loss
+
+
+@pytest.mark.parametrize("what", ["weights", "record"])
+def test_damaged_best_weights_are_not_evaluated(config: TrainConfig, what: str) -> None:
+    """Those of the last step take their place."""
+    evaluated = loop.Trainer.finish
+
+    def damage_and_finish(trainer: loop.Trainer) -> loop.Result:
+        if what == "weights":
+            path = config.out / "model.safetensors"
+            path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
+        else:
+            (config.out / "training" / "best.json").write_text("{}")
+        return evaluated(trainer)
+
+    console = Console(record=True, file=io.StringIO(), soft_wrap=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.Trainer, "look", look_and_call_the_first_best)
+        patch.setattr(loop.Trainer, "finish", damage_and_finish)
+        result = run(config, "test", console)
+    assert "model.safetensors is not what was written: the weights of the last step take" in (
+        console.export_text()
+    )
+    assert result is not None
+    assert result.best_step == 12
+    last = load_file(config.out / "training" / "step-00000012" / "model.safetensors")
+    best = load_file(config.out / "model.safetensors")
+    assert all(torch.equal(best[name], last[name]) for name in last)
+
+
+def look_and_call_the_first_best(trainer: loop.Trainer) -> None:
+    if trainer.progress.step == 0:
+        trainer.save_best(val_loss=0.0)
+
+
+def test_the_best_weights_of_an_older_version_are_kept(config: TrainConfig) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.Trainer, "look", look_and_call_the_first_best)
+        before_batch(10, Killed, patch)
+        with pytest.raises(Killed):
+            train(config)
+    (config.out / "training" / "best.json").unlink()
+    best = (config.out / "model.safetensors").read_bytes()
+    result = train(replace(config, resume=True))
+    assert result.best_step == 0
+    assert (config.out / "model.safetensors").read_bytes() == best
+
+
+def test_best_weights_whose_record_failed_are_saved_again(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_record = checkpoint.make_best_record
+
+    def make_all_but_one(folder: Path, progress: loop.Progress) -> None:
+        if progress.best_step == 8:
+            raise OSError("no space left on device")
+        make_record(folder, progress)
+
+    monkeypatch.setattr(checkpoint, "make_best_record", make_all_but_one)
+    console = Console(record=True, file=io.StringIO(), soft_wrap=True)
+    result = run(config, "test", console)
+    text = console.export_text()
+    assert "can't save the best weights so far (no space left on device): the run goes on" in text
+    assert "not what was written" not in text
+    assert result is not None
+    assert result.best_step == 12
+
+
+def test_a_run_that_goes_on_knows_whose_weights_the_best_are(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though it was killed between them and the checkpoint; damaged ones count for nothing."""
+    found: list[tuple[float, int]] = []
+    begin = loop.Trainer.run
+
+    def note_and_run(trainer: loop.Trainer) -> loop.Result | None:
+        found.append((trainer.progress.best_val_loss, trainer.progress.best_step))
+        return begin(trainer)
+
+    def save_but_one(folder: Path, state: Any, progress: loop.Progress, keep: int) -> None:
+        if progress.step == 8:
+            raise Killed
+        checkpoint.save_checkpoint(folder, state, progress, keep)
+
+    monkeypatch.setattr(loop.Trainer, "run", note_and_run)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_checkpoint", save_but_one)
+        with pytest.raises(Killed):
+            train(config)
+        with pytest.raises(Killed):
+            train(replace(config, resume=True))
+        (config.out / "model.safetensors").write_bytes(b"damaged")
+        with pytest.raises(Killed):
+            train(replace(config, resume=True))
+    looks = [line for line in metrics(config) if "val_loss" in line]
+    assert found[0] == (math.inf, 0)
+    assert found[1] == (looks[-1]["val_loss"], 8)
+    assert found[2] == (math.inf, 0)
+
+
+def test_a_val_loss_that_is_nan_before_any_batch_ends_the_run(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no batch to skip: going back would lead to the same look for ever."""
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Trainer, "evaluate", lambda *_: [math.nan])
+        with pytest.raises(RunError, match=r"^step 1: the val loss before it is nan\. No batch"):
+            train(config)
+    with monkeypatch.context() as patch:
+        before_batch(6, Killed, patch)
+        with pytest.raises(Killed):
+            train(replace(config, resume=True))
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Trainer, "evaluate", lambda *_: [math.nan])
+        with pytest.raises(RunError, match=r"^step 5: the val loss before it is nan\. No batch"):
+            train(replace(config, resume=True))
+    assert not (config.out / "training" / "skipped.json").exists()
+    assert train(replace(config, resume=True)).steps == config.max_steps
+
+
+def test_two_runs_can_not_train_into_one_folder(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin_another() -> None:
+        with pytest.raises(UserError, match=r"another run is writing into .*run: wait until"):
+            train(replace(config, resume=True))
+        another.append(True)
+
+    another: list[bool] = []
+    whole = train(replace(config, out=config.out.with_name("whole")))
+    within_step(6, begin_another, monkeypatch)
+    assert train(config).val_loss == whole.val_loss
+    assert another == [True]
+
+
+@pytest.mark.parametrize("settings", [{}, {"max_rollbacks": 2}], ids=["as it was", "changed"])
+def test_a_run_that_gave_up_can_go_on(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    """Without the batch that made it give up, also after giving up twice."""
+    config = replace(config, max_steps=70, eval_interval=20, max_rollbacks=0)
+    with monkeypatch.context() as patch:
+        poison_batch(66, patch, math.nan)
+        with pytest.raises(RunError, match=r"giving up; .*--max-rollbacks \(now 0\)"):
+            train(config)
+    with monkeypatch.context() as patch:
+        poison_batch(68, patch, math.nan)
+        with pytest.raises(RunError, match=r"0 batches were skipped already: giving up"):
+            train(replace(config, resume=True))
+    console = Console(record=True, file=io.StringIO(), soft_wrap=True)
+    with monkeypatch.context() as patch:
+        poisoned = poison_batch(66, patch, math.nan)
+        result = run(replace(config, resume=True, **settings), "test", console)
+    assert result is not None
+    assert not poisoned
+    said = "going on with max_rollbacks 2, which was 0" in console.export_text()
+    assert said == bool(settings)
+    without = replace(config, out=config.out.with_name("without"))
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "load_checkpoint", lambda *_: loop.Progress(skipped=[66, 68]))
+        assert train(without).val_loss == result.val_loss
+    assert metrics(config) == metrics(without)
+
+
+def test_what_another_machine_needs_may_change_when_a_run_goes_on(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without dropout, whose random numbers depend on what goes through the model together.
+    config = replace(config, model=replace(config.model, dropout=0.0))
+    whole = train(replace(config, out=config.out.with_name("whole")))
+    train_until_killed_at(6, config, monkeypatch)
+    record = json.loads((config.out / "run.json").read_text())
+    record["config"]["micro_batches"] = 1  # of a version that had such a setting
+    (config.out / "run.json").write_text(json.dumps(record))
+    moved = replace(config, resume=True, micro_batch_size=1, recompute_blocks=True)
+    assert train(moved).val_loss == pytest.approx(whole.val_loss, abs=1e-4)
+    written = json.loads((config.out / "run.json").read_text())["config"]
+    assert (written["micro_batch_size"], written["recompute_blocks"]) == (1, True)
+
+
+def test_the_learning_rate_may_change_when_a_run_goes_on(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_until_killed_at(6, config, monkeypatch)
+    rates = []
+    step = Optimizer.step
+
+    def watched(optimizer: Optimizer, lr_factor: float) -> None:
+        step(optimizer, lr_factor)
+        rates.append(optimizer.parts[0][0].param_groups[0]["lr"])
+
+    monkeypatch.setattr(Optimizer, "step", watched)
+    train(replace(config, resume=True, learning_rate=1e-5))
+    # From the checkpoint of step 4 on: a linear decay from step 2 to step 12.
+    assert rates == pytest.approx([1e-5 * left / 10 for left in range(8, 0, -1)])
+
+
+def test_copies_of_checkpoints_are_left_alone(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_until_killed_at(10, config, monkeypatch)
+    training = config.out / "training"
+    shutil.copytree(training / "step-00000008", training / "step-00000008-keep")
+    train(replace(config, resume=True))
+    left = sorted(path.name for path in training.glob("step-*"))
+    assert left == ["step-00000008", "step-00000008-keep", "step-00000012"]
 
 
 def test_a_checkpoint_that_cant_be_read_is_not_taken_for_a_damaged_one(

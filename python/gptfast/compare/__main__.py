@@ -42,11 +42,15 @@ def main(argv: Sequence[str]) -> int:
     """Print the differences and samples, write the curves. Returns 0."""
     config = cli.parse(CompareConfig, argv, "python -m gptfast.compare")
     runs = [read_run(folder) for folder in config.runs]
+    try:
+        config.out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"can't write {config.out} ({error}): choose another --out") from error
     console = cli.console()
     console.print(differences(runs), soft_wrap=False)
     write_atomically(config.out, lambda path: plot(runs, path))
     if config.sample_tokens:
-        console.print(side_by_side({run.name: _sample(run, config) for run in runs}))
+        console.print(side_by_side([(run.name, _sample(run, config)) for run in runs]))
     console.print(f"\nthe curves are in {config.out}")
     return 0
 

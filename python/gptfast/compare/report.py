@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gptfast.errors import MissingFileError
-from gptfast.model.folder import read_config
+from gptfast.tokenizer import load_tokenizer
 from gptfast.train.record import read_record
 from gptfast.train.run import flat
 
@@ -37,8 +37,8 @@ class Run:
     folder: Path
     name: str
     settings: dict[str, Any]
-    vocab_size: int | None
-    """None before the model has been made."""
+    tokenizer: str | None
+    """Its fingerprint; None before the run has written it."""
     result: dict[str, Any] | None
     """None while the run isn't finished."""
     looks: list[dict[str, Any]]
@@ -57,7 +57,6 @@ def read_run(folder: Path) -> Run:
     path = folder / "metrics.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     metrics = [json.loads(line) for line in lines if line.endswith("}")]  # not one just written
-    model = folder / "config.json"
     corpora = [record["data"], *record.get("further_data", [])]
     return Run(
         folder,
@@ -65,7 +64,7 @@ def read_run(folder: Path) -> Run:
         flat(record["config"])
         | {"corpus": corpora[0]["corpus"]}
         | {"texts (SHA-256)": " ".join(corpus["corpus_sha256"][:12] for corpus in corpora)},
-        read_config(model).vocab_size if model.is_file() else None,
+        load_tokenizer(folder).fingerprint if (folder / "tokenizer.json").is_file() else None,
         record["result"],
         [m for m in metrics if "val_loss" in m],
         [m for m in metrics if "loss" in m],
@@ -89,12 +88,13 @@ def differences(runs: Sequence[Run]) -> Table:
     return table
 
 
-def side_by_side(samples: dict[str, str]) -> Table:
-    """A table with a column for each run's sample."""
+def side_by_side(samples: Sequence[tuple[str, str]]) -> Table:
+    """A table with a column for each run's (name, sample)."""
     table = Table(expand=True)
-    for name in samples:
+    for name, _ in samples:
         table.add_column(Text(name), overflow="fold", ratio=1)
-    table.add_row(*map(Text, samples.values()))  # as it was written: brackets are no markup
+    # As it was written: brackets are no markup.
+    table.add_row(*(Text(sample) for _, sample in samples))
     return table
 
 
@@ -106,12 +106,12 @@ def plot(runs: Sequence[Run], path: Path) -> None:
 def curves(runs: Sequence[Run]) -> Figure:
     """Draw the val losses, and the training losses thinly behind them, over steps and seconds.
 
-    Where tokenizers have vocabularies of different sizes, losses per token say nothing: then the
-    val losses in bits per byte.
+    Where tokenizers differ, losses per token say nothing: then the val losses in bits per byte.
+    Where texts differ, these say little, either: the title warns of it.
     """
     from matplotlib.figure import Figure  # half a second that only this needs
 
-    by_byte = len({run.vocab_size for run in runs} - {None}) > 1
+    by_byte = len({run.tokenizer for run in runs} - {None}) > 1
     val_loss = "val_bits_per_byte" if by_byte else "val_loss"
     figure = Figure(figsize=(11, 5), layout="constrained")
     by_step, by_second = figure.subplots(1, 2, sharey=True)
@@ -128,6 +128,8 @@ def curves(runs: Sequence[Run]) -> Figure:
     for axes in (by_step, by_second):
         axes.grid(alpha=0.3)
     by_step.legend()
+    if len({run.settings["texts (SHA-256)"] for run in runs}) > 1:
+        figure.suptitle("trained and evaluated on different texts")
     return figure
 
 

@@ -76,8 +76,8 @@ class DataReport:
     val_bytes: int
     val_tokens: int
     overlap: float
-    """Share of val's 50-byte windows that also occur in train; by samples of both, and so at least
-    that, where `gptfast data prepare` made the corpus."""
+    """Share of val's 50-byte windows that also occur in train; an estimate, from samples of both,
+    where `gptfast data prepare` made the corpus."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,6 +20,10 @@ HASH_BYTES = 16
 
 DUPLICATE, TRAIN, VAL = 0, 1, 2
 """Where a document goes."""
+
+# NumPy has Python parse an array's header. Where two threads do so at a time, Python 3.11 now and
+# then raises a SystemError ("AST constructor recursion depth mismatch").
+_LOADING = threading.Lock()
 
 
 def new_hash() -> hashlib.blake2b:
@@ -72,7 +77,7 @@ class Hashes:
     @classmethod
     def load(cls, path: Path) -> Hashes:
         """Read what `save` wrote."""
-        with np.load(path) as file:
+        with _LOADING, np.load(path) as file:
             return cls(
                 file["hashes"], file["sizes"], int(file["skipped"]), file["complaints"].tolist()
             )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gptfast.cache import cache_path
+from gptfast.data.sources import cache_folder
 from gptfast.errors import MissingFileError, UserError
 from gptfast.fsync import write_atomically, write_text_atomically
 from gptfast.tokenizer.progress import show_bytes
@@ -31,8 +34,8 @@ class HubDataset:
 def open_hub(dataset: HubDataset) -> Any:
     """Open the data set: a `datasets.DatasetBuilder`, whose `hash` changes with its contents.
 
-    Raises UserError if the library is not installed or there is no such configuration,
-    MissingFileError if the data set can't be had.
+    Raises UserError if the library is not installed, or can't open the data set or its
+    configuration, MissingFileError if the data set can't be had; a full disk stays an OSError.
     """
     try:
         import datasets
@@ -41,13 +44,16 @@ def open_hub(dataset: HubDataset) -> Any:
             f"a data set of the Hub needs a library to be read ({error}): "
             f'pip install "gptfast[hub]"'
         ) from error
+    # What its readers log of a file that they can't read is in the one line that we say.
+    logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)
+    cache = str(cache_folder() / "hub")
     try:
-        return datasets.load_dataset_builder(
-            dataset.name, dataset.config, cache_dir=str(cache_path() / "hub")
-        )
-    except ValueError as error:
-        raise UserError(f"the data set {dataset.name} can't be opened: {error}") from error
+        with _in_one_line(f"the data set {dataset.name} can't be opened"):
+            return datasets.load_dataset_builder(dataset.name, dataset.config, cache_dir=cache)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            error.filename = error.filename or cache
+            raise
         raise MissingFileError(
             f"the data set {dataset.name!r} can't be had ({error}): expected OWNER/NAME on the "
             f"Hub, or a folder laid out like one"
@@ -61,27 +67,51 @@ def stream_to_files(
 
     builder: from `open_hub`. A text is the value of the key `column` on its line. Files that are
     there are kept, and what is in them is not streamed again. Raises UserError if there is no such
-    split or column.
+    split or column, or the data set is damaged; OSError for a full disk, and where the Hub fails.
     """
     folder.mkdir(exist_ok=True)
     ended = folder / "ended"
     files = sorted(folder.glob("*.jsonl"))
     if ended.exists():
         return files
-    try:
+    with _in_one_line("the data set can't be streamed"):
         rows = builder.as_streaming_dataset(split=split).select_columns([column])
-    except ValueError as error:
-        raise UserError(f"the data set can't be streamed: {error}") from error
-    texts = (row[column] for row in rows.skip(DOCUMENTS_PER_FILE * len(files)))
+    texts = _texts(rows.skip(DOCUMENTS_PER_FILE * len(files)), column)
+    written = sum(file.stat().st_size for file in files)
     with show_bytes("streaming", None, progress) as move:
         for first in texts:
             in_file = itertools.chain([first], itertools.islice(texts, DOCUMENTS_PER_FILE - 1))
             path = folder / f"{len(files):05}.jsonl"
             _write_lines(path, column, in_file)
             files.append(path)
-            move(sum(file.stat().st_size for file in files))
+            written += path.stat().st_size
+            move(written)
     write_text_atomically(ended, "")
     return files
+
+
+def _texts(rows: Iterable[dict[str, Any]], column: str) -> Iterator[Any]:
+    with _in_one_line("the data set can't be read"):
+        try:
+            for row in rows:
+                yield row[column]
+        except KeyError as error:  # some data sets don't say before what columns they have
+            raise UserError(f"the data set has no column {error}: give another --column") from error
+
+
+@contextmanager
+def _in_one_line(what: str) -> Iterator[None]:
+    """Turn what the library raises, anything that its readers of formats do, into a UserError."""
+    try:
+        yield
+    except (UserError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise UserError(
+            f"{what} ({reason}): expected a configuration, a split and files that the library "
+            f"datasets can read"
+        ) from error
 
 
 def _write_lines(path: Path, column: str, texts: Iterable[Any]) -> None:
@@ -90,7 +120,8 @@ def _write_lines(path: Path, column: str, texts: Iterable[Any]) -> None:
     def write(temporary: Path) -> None:
         with temporary.open("w", encoding="utf-8") as file:
             for text in texts:
-                json.dump({column: text}, file, ensure_ascii=False, default=repr)
+                # What JSON doesn't know (bytes, dates) becomes null, which is no string either.
+                json.dump({column: text}, file, ensure_ascii=False, default=lambda _: None)
                 file.write("\n")
 
     write_atomically(path, write)

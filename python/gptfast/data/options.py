@@ -32,7 +32,7 @@ class Prepare:
     """
 
     files: Files = ()
-    """Text, .jsonl or .parquet files, also packed as .gz or .zst; folders of them; globs."""
+    """Text or .jsonl, also packed as .gz or .zst, or .parquet files; folders of them; globs."""
     dataset: str | None = None
     """Instead of files: OWNER/NAME of a data set on the Hub, or a folder laid out like one."""
     config: str | None = None

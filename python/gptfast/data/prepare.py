@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from gptfast.data.dataset import DataReport, Dataset, open_tokens
-from gptfast.data.prepared import is_prepared, open_prepared
+from gptfast.data.prepared import is_prepared, open_prepared, read_plan
 from gptfast.data.sources import cache_folder, load_corpus
 from gptfast.data.split import overlap, split_documents
 from gptfast.errors import UserError
@@ -41,8 +41,14 @@ def prepare(
     those it was made with, so tokenizer_name may only be 'bpe' or the same tokenizer's path.
     Raises UserError or MissingFileError for a corpus, tokenizer or size that can't be used.
     """
-    if is_prepared(Path(corpus_name)):
-        return _open_prepared(Path(corpus_name), tokenizer_name)
+    folder = Path(corpus_name)
+    if is_prepared(folder):
+        return _open_prepared(folder, tokenizer_name)
+    if read_plan(folder):
+        raise UserError(
+            f"{folder} was not prepared to its end: give the same `gptfast data prepare` command "
+            f"again"
+        )
     corpus = load_corpus(corpus_name)
     train, val = split_documents(corpus.documents, val_fraction)
     if not (any(train) and any(val)):

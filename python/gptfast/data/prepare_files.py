@@ -13,11 +13,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 import shutil
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,10 +32,11 @@ from gptfast.data.dataset import DataReport, TokenShards
 from gptfast.data.hashes import DUPLICATE, TRAIN, VAL, Hashes, new_hash, route
 from gptfast.data.hub import HubDataset, open_hub, stream_to_files
 from gptfast.data.leakage import SAMPLE_TOKENS, sample
-from gptfast.data.prepared import Description
+from gptfast.data.prepared import Description, check_whole, damage_in, is_prepared, read_plan
 from gptfast.data.split import check_fraction, overlap
 from gptfast.errors import UserError
 from gptfast.fsync import remove_leftovers, write_text_atomically
+from gptfast.locking import alone_in
 from gptfast.tokenizer import BPETokenizer
 from gptfast.tokenizer.base import END_OF_TEXT, IdArray
 from gptfast.tokenizer.checks import as_path
@@ -44,6 +48,7 @@ from gptfast.tokenizer.shard import Shard, write_shard
 
 _FORMAT = 1  # raise it when anything below changes what is written
 _PART_BYTES = 64 << 20
+_IN_WORK = re.compile("(hashes|hub)-[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -68,18 +73,28 @@ def prepare_files(
     A document that is equal to an earlier one, byte for byte, is left out; of the others about
     `val_fraction` are val. Each is followed by the end-of-text token. A run that was killed goes on
     if it is called again with the same arguments; what it makes does not depend on where it was
-    killed, nor on `options.n_threads`. A folder that is finished is left as it is.
+    killed, nor on `options.n_threads`. A folder that is finished is left as it is, without the Hub.
 
     Raises UserError for arguments or files that can't be used, for a folder that holds anything
-    else, and if all documents would be train, or all val.
+    else or that another run is writing into, and if all documents would be train, or all val.
     """
     out = as_path("out", out)
     check_fraction(val_fraction)
+    if END_OF_TEXT not in tokenizer.special_tokens:
+        raise UserError(
+            f"the tokenizer has no {END_OF_TEXT}, which is to follow each document: expected one "
+            f"that has it; `gptfast tokenizer train` makes such unless told --special-tokens"
+        )
     options = replace(options or EncodeOptions(), separator=END_OF_TEXT)
     encoder = Encoder.plan(tokenizer, options, ReadReport())
     if isinstance(source, HubDataset):
-        builder = open_hub(source)
-        made_from: Any = asdict(source) | {"hash": builder.hash}
+        try:
+            builder = open_hub(source)
+            made_from: Any = asdict(source) | {"hash": builder.hash}
+        except UserError:
+            made_from = _finished_source(out, source)
+            if made_from is None:
+                raise
     else:
         files = find_files(source)
         made_from = [_identity(file) for file in files]
@@ -89,18 +104,35 @@ def prepare_files(
         "tokenizer": tokenizer.fingerprint,
         "val_fraction": val_fraction,
         **{name: getattr(options, name) for name in ("field", "column", "errors", "on_error")},
+        # It decides on what is left out; else only on whether the run comes to its end.
+        "memory_limit": options.memory_limit if options.on_error == "skip" else None,
     }
-    if not _is_finished(out, plan):
-        _begin(out, plan)
-        if isinstance(source, HubDataset):
-            folder = out / "work" / f"hub-{_digest([made_from, options.column])}"
-            files = stream_to_files(builder, source.split, options.column, folder, options.progress)
-            encoder = replace(encoder, options=replace(options, field=options.column))
-        _make(files, encoder, out, plan)
-    # A run that was killed at its end left these beside data.json.
-    shutil.rmtree(out / "work", ignore_errors=True)
-    (out / "plan.json").unlink(missing_ok=True)
-    return Description.read(out)
+    if is_prepared(out) and not os.access(out, os.W_OK) and _is_finished(out, plan):
+        return Description.read(out)  # someone else's
+    make_folder(out)
+    _check_ours(out)  # before as much as a lock is written there
+    with alone_in(out):
+        if not _is_finished(out, plan):
+            _begin(out, plan)
+            if isinstance(source, HubDataset):
+                folder = out / "work" / f"hub-{_digest([made_from, options.column])}"
+                files = stream_to_files(
+                    builder, source.split, options.column, folder, options.progress
+                )
+                encoder = replace(encoder, options=replace(options, field=options.column))
+            _make(files, encoder, out, plan)
+        made = Description.read(out)
+        _clean(out, plan, made)
+    return made
+
+
+def _finished_source(out: Path, dataset: HubDataset) -> Any:
+    """What a finished folder says it was made from, if that is this data set; else None."""
+    if not is_prepared(out):
+        return None
+    source = Description.read(out).made_from.get("source")
+    is_this = isinstance(source, dict) and source == asdict(dataset) | {"hash": source.get("hash")}
+    return source if is_this else None
 
 
 def _identity(file: Path) -> list[Any]:
@@ -114,26 +146,47 @@ def _digest(value: Any) -> str:
 
 
 def _is_finished(out: Path, plan: dict[str, Any]) -> bool:
-    """Whether `out` was made by this plan, to its end. Raises UserError if by another one."""
-    if not (out / "data.json").exists():
+    """Whether `out` was made by this plan, to its end.
+
+    Raises UserError if it was made by another one, or is not whole any more.
+    """
+    if not is_prepared(out):
         return False
-    _check_same(out, Description.read(out).made_from, plan)
+    made = Description.read(out)
+    _check_same(out, made.made_from, plan)
+    check_whole(out, made)
     return True
+
+
+def _check_ours(out: Path) -> None:
+    """Raise UserError if a folder holds anything but a data set, finished or begun."""
+    # A run that was killed at once left hidden files only.
+    is_empty = all(path.name.startswith(".") for path in out.iterdir())
+    if not (is_empty or is_prepared(out) or read_plan(out)):
+        raise UserError(f"{out} holds files that are no data set of gptfast: choose another --out")
 
 
 def _begin(out: Path, plan: dict[str, Any]) -> None:
     """Make `out` ready to begin or to go on. Raises UserError if anything in it would be lost."""
-    make_folder(out)
-    path = out / "plan.json"
-    remove_leftovers([path])
-    if path.exists():
-        if any((out / "train").glob("*.bin")):
-            _check_same(out, json.loads(path.read_bytes()), plan)
-    elif any(out.iterdir()):
-        raise UserError(f"{out} holds files that are no data set of gptfast: choose another --out")
-    write_text_atomically(path, json.dumps(plan, indent=2) + "\n")
+    then = read_plan(out)
+    if then and any((out / "train").glob("*.bin")):
+        _check_same(out, then, plan)
+    write_text_atomically(out / "plan.json", json.dumps(plan, indent=2) + "\n")
     for name in ("work", "train", "val"):
         (out / name).mkdir(exist_ok=True)
+
+
+def _clean(out: Path, plan: dict[str, Any], made: Description) -> None:
+    """Delete what only the way there needed, and what killed runs left; nothing of the user's."""
+    if read_plan(out) == plan:  # the user may have made another since
+        for folder in (out / "work").iterdir() if (out / "work").is_dir() else ():
+            if _IN_WORK.fullmatch(folder.name):
+                shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # it isn't there, or not empty
+            (out / "work").rmdir()
+        (out / "plan.json").unlink()
+    names = ("plan.json", "tokenizer.json", "data.json", *made.train_shards, *made.val_shards)
+    remove_leftovers((out / name for name in names), sole_writer=True)
 
 
 def _check_same(out: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
@@ -161,7 +214,8 @@ def _make(files: Sequence[Path], encoder: Encoder, out: Path, plan: dict[str, An
     routes = route(hashes, plan["val_fraction"])
     _check_sides(routes, plan["val_fraction"])
     train, val = _encode_parts(parts, hashed, routes, encoder, out)
-    share, train_bytes, val_bytes = _leakage(train, val, encoder.tokenizer)
+    with damage_in(out):
+        share, train_bytes, val_bytes = _leakage(train, val, encoder.tokenizer)
     encoder.tokenizer.save(out)
     in_train, in_val = routes == TRAIN, routes == VAL
     report = DataReport(
@@ -228,7 +282,7 @@ def _hash_parts(parts: Sequence[_Part], encoder: Encoder, folder: Path) -> list[
                 done, pending = wait(pending, timeout=0.1, return_when=FIRST_EXCEPTION)
                 for task in done:
                     task.result()  # raises what it raised
-                move(_bytes_done(reports))
+                move(sum(report.bytes_read + report.bytes_kept for report in reports))
         finally:  # after an error or Ctrl-C, don't wait for whole parts
             stop.set()
             for task in tasks:
@@ -238,10 +292,6 @@ def _hash_parts(parts: Sequence[_Part], encoder: Encoder, folder: Path) -> list[
 
 def _size(parts: Sequence[_Part]) -> int:
     return sum(part.size for part in parts)
-
-
-def _bytes_done(reports: Sequence[ReadReport]) -> int:
-    return sum(report.bytes_read + report.bytes_kept for report in reports)
 
 
 def _until(stop: threading.Event, blocks: Iterable[Block]) -> Iterator[Block]:
@@ -273,22 +323,23 @@ def _encode_parts(
 ) -> tuple[list[Shard], list[Shard]]:
     """Write the shards of all parts that have none yet; return train's and val's."""
     train, val = ([out / side / f"{part.name}.bin" for part in parts] for side in ("train", "val"))
-    remove_leftovers((*train, *val))
+    remove_leftovers((*train, *val), sole_writer=True)  # now: they may be large
     routes_of = np.split(routes, np.cumsum([len(part.hashes) for part in hashed])[:-1])
-    reports = [ReadReport() for _ in parts]
+    report = ReadReport()  # of all parts: only hashing needs one of each
+    encoder = replace(encoder, report=report)
     with show_bytes("encoding", _size(parts), encoder.options.progress) as move:
         for i, part in enumerate(parts):
             if train[i].exists() and val[i].exists():
-                reports[i].bytes_kept = part.size
+                report.bytes_kept += part.size
                 continue
-            blocks = replace(encoder, report=reports[i]).blocks(part.files)
             batches = encoder.encode(
-                _kept(blocks, hashed[i].hashes, routes_of[i], part),
-                lambda: move(_bytes_done(reports)),
+                _kept(encoder.blocks(part.files), hashed[i].hashes, routes_of[i], part),
+                lambda: move(report.bytes_read + report.bytes_kept),
             )
             in_val = routes_of[i][routes_of[i] != DUPLICATE] == VAL
             _write_both(batches, in_val, train[i], val[i], encoder.tokenizer)
-    return [Shard.open(path) for path in train], [Shard.open(path) for path in val]
+    with damage_in(out):  # those of an earlier run may be
+        return [Shard.open(path) for path in train], [Shard.open(path) for path in val]
 
 
 def _kept(

@@ -7,6 +7,8 @@ says what they are.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,9 @@ from gptfast.errors import MissingFileError, UserError
 from gptfast.fsync import write_text_atomically
 from gptfast.tokenizer import load_tokenizer
 from gptfast.tokenizer.shard import Shard
+
+_PLAN_KEYS = {"format", "source", "tokenizer", "val_fraction"}
+"""Some of them, which an older version wrote as well."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,10 @@ class Description:
             content = json.loads(path.read_bytes())
             return cls(**content | {"report": DataReport(**content["report"])})
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is damaged ({error!r}): prepare the data set again") from error
+            raise UserError(
+                f"{path} is damaged or not gptfast's ({error!r}): if {folder} was prepared with "
+                f"gptfast, delete it and prepare again"
+            ) from error
 
 
 def is_prepared(folder: Path) -> bool:
@@ -58,17 +66,44 @@ def is_prepared(folder: Path) -> bool:
     return (folder / "data.json").is_file()
 
 
+def read_plan(folder: Path) -> dict[str, Any] | None:
+    """Read `plan.json`; None if there is none, or none that `gptfast data prepare` writes."""
+    try:
+        plan = json.loads((folder / "plan.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return plan if isinstance(plan, dict) and plan.keys() >= _PLAN_KEYS else None
+
+
 def open_prepared(folder: Path) -> Dataset:
     """Open a folder that `gptfast data prepare` wrote.
 
-    Raises MissingFileError if something is not there, UserError if it is damaged, if another
-    tokenizer than the folder's made a shard, or if an id is none of that tokenizer's.
+    Raises MissingFileError if it is none, UserError if something in it is lost or damaged, if
+    another tokenizer than the folder's made a shard, or if an id is none of that tokenizer's.
     """
     description = Description.read(folder)
-    tokenizer = load_tokenizer(folder)
-    train, val = (
-        TokenShards([Shard.open(folder / name) for name in names], tokenizer)
-        for names in (description.train_shards, description.val_shards)
-    )
+    with damage_in(folder):
+        tokenizer = load_tokenizer(folder)
+        train, val = (
+            TokenShards([Shard.open(folder / name) for name in names], tokenizer)
+            for names in (description.train_shards, description.val_shards)
+        )
     report = replace(description.report, corpus=str(folder))  # wherever it lies now
     return Dataset(folder, tokenizer, train, val, report)
+
+
+def check_whole(folder: Path, description: Description) -> None:
+    """Raise UserError where `open_prepared` would, but without looking at each id."""
+    with damage_in(folder):
+        tokenizer = load_tokenizer(folder)
+        for name in (*description.train_shards, *description.val_shards):
+            Shard.open(folder / name).tokens(tokenizer)
+
+
+@contextmanager
+def damage_in(folder: Path) -> Iterator[None]:
+    """Complain of a file that is lost or damaged together with what to do about the folder."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{folder} is damaged ({error}): delete it and prepare again") from error

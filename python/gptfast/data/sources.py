@@ -73,7 +73,7 @@ def cache_folder() -> Path:
 def load_corpus(name: str) -> Corpus:
     """Load 'shakespeare', 'tinyshakespeare', or the documents of a file, a folder or a glob.
 
-    Files are read as `read_blocks` does: text, JSON lines or Parquet, packed or not. Raises
+    Files are read as `read_blocks` does: text and JSON lines, packed or not, or Parquet. Raises
     MissingFileError if it can't be had, UserError if it holds no text or can't be read.
     """
     if name == "shakespeare":

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 
 from gptfast import _cpu, cli
+from gptfast.data.loader import check_length
 from gptfast.errors import UserError
+from gptfast.fsync import write_text_atomically
 from gptfast.ladder.report import RungResult, print_table, save
 from gptfast.ladder.rungs import Rung, rung_config, rungs
+from gptfast.locking import alone_in
 from gptfast.model.folder import load_model
 from gptfast.sample.generate import write_sample
-from gptfast.train.run import delete_checkpoints, delete_model, run
+from gptfast.tokenizer.formats import make_folder
+from gptfast.train.checkpoint import delete_checkpoints
+from gptfast.train.record import read_record
+from gptfast.train.run import delete_model, prepare_all, run
 
 MODULE = "gptfast.ladder"
 SAMPLE_CHARACTERS = 200
@@ -51,18 +59,26 @@ def main(argv: Sequence[str]) -> int:
     console = cli.console()
     if _cpu.notice:
         console.print(f"note: {_cpu.notice}")
+    make_folder(config.out)
+    with alone_in(config.out):
+        return climb_all(config, console, argv)
+
+
+def climb_all(config: LadderConfig, console: Console, argv: Sequence[str]) -> int:
+    """Train the rungs that are not finished. Returns 0, or 130 if a signal ended it."""
     taken = (config.out / "ladder.json").exists()
     if taken and not (config.resume or config.overwrite):
         raise UserError(
             f"{config.out} already holds a ladder: give --resume to keep its finished rungs, "
             f"--overwrite to replace them, or another --out"
         )
+    if config.overwrite:
+        check_corpus(config)  # complains before anything is deleted
+        forget(rungs(config.full), config.out)
     results = []
-    for i, rung in enumerate(rungs(config.full)):
+    for rung in rungs(config.full):
         console.print(f"\n{rung.name}: {rung.idea}", style="bold")
         result = climb(rung, config, cli.command_line(MODULE, argv), console)
-        if i == 0 and config.overwrite:
-            forget(rungs(config.full)[1:], config.out)
         if result is None:
             command = cli.resume_command(MODULE, argv)
             console.print(f"stopped and saved; to go on: {command}")
@@ -74,14 +90,29 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def forget(later: Sequence[Rung], folder: Path) -> None:
-    """Delete an older ladder's rungs, so that resuming a stopped --overwrite can't mix the two."""
+def check_corpus(config: LadderConfig) -> None:
+    """Raise UserError if there is too little text for one of the rungs."""
+    settings = [rung_config(r, config.corpus, config.out, config.seed) for r in rungs(config.full)]
+    (data,) = prepare_all(settings[0], Console(quiet=True)).parts  # the same for all
+    longest = max(rung.model.block_size for rung in settings)
+    check_length(data.val, longest, f"val part of {config.corpus}")
+
+
+def forget(older: Sequence[Rung], folder: Path) -> None:
+    """Delete an older ladder's rungs, so that resuming a stopped --overwrite can't mix the two.
+
+    In this order, a kill leaves no rung that is finished by its record and has no model.
+    """
     (folder / "ladder.json").unlink(missing_ok=True)
-    for rung in later:
-        if (folder / rung.name / "run.json").exists():
+    for rung in older:
+        record = folder / rung.name / "run.json"
+        if record.exists():
             delete_checkpoints(folder / rung.name)
+            with suppress(UserError):  # a damaged one isn't finished
+                unfinished = read_record(record.parent) | {"result": None}
+                write_text_atomically(record, json.dumps(unfinished))
             delete_model(folder / rung.name)
-            (folder / rung.name / "run.json").unlink()
+            record.unlink()
 
 
 def climb(rung: Rung, config: LadderConfig, command: str, console: Console) -> RungResult | None:

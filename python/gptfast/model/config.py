@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -19,7 +20,7 @@ ExpertBalance = Literal["loss", "bias"]
 class ModelConfig:
     """The shape of a model; the defaults are GPT-2's. Raises UserError for shapes that can't exist.
 
-    The rungs below the GPT (model/rungs.py) use the first seven fields only.
+    The rungs below the GPT (model/rungs.py) ignore the fields of parts that they don't have.
     """
 
     vocab_size: int
@@ -114,10 +115,10 @@ class ModelConfig:
         for name in ("dropout", "ngram_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise UserError(f"{name} is {getattr(self, name)}: expected 0 <= {name} < 1")
-        for name in ("norm_eps", "rope_theta", "logit_softcap"):
+        for name, least in (("norm_eps", 0), ("logit_softcap", 0), ("rope_theta", 1)):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UserError(f"{name} is {value}: expected more than 0")
+            if value is not None and not least < value < math.inf:
+                raise UserError(f"{name} is {value}: expected more than {least}, and finite")
         if self.global_every is not None and self.window is None:
             raise UserError(f"global_every is {self.global_every}, but no layer has a --window")
         self._check_positions()
@@ -170,12 +171,17 @@ class ModelConfig:
                 f"rope_scaling is {self.rope_scaling!r}, but the positions are {self.positions!r}: "
                 f"only rotary ones can be stretched"
             )
-        if not self.rope_factor >= 1:
-            raise UserError(f"rope_factor is {self.rope_factor}: expected at least 1")
+        if not 1 <= self.rope_factor < math.inf:
+            raise UserError(f"rope_factor is {self.rope_factor}: expected at least 1, and finite")
         if (self.rope_factor > 1) != (self.rope_scaling != "none"):
             raise UserError(
                 f"rope_factor is {self.rope_factor} and rope_scaling {self.rope_scaling!r}: "
                 f"expected a factor above 1 with 'ntk' or 'yarn', and 1 with 'none'"
+            )
+        if self.rope_scaling == "yarn" and round(self.block_size / self.rope_factor) < 1:
+            raise UserError(
+                f"rope_factor {self.rope_factor} leaves nothing of block_size {self.block_size} "
+                f"to have been trained with: choose a smaller one"
             )
 
     def _check_experts(self) -> None:

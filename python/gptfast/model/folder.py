@@ -1,13 +1,14 @@
 """One folder = one model: what a Hugging Face user expects to find, written and read.
 
 config.json, model.safetensors, tokenizer.json, generation_config.json. A GPT that is a GPT-2, a
-Llama or a Mixtral is stored in that layout (model/layouts.py): `transformers` loads the folder, and
-folders of these three that it saved load here. Nothing is pickled.
+Llama, a Mistral or a Mixtral is stored in that layout (model/layouts.py): `transformers` loads the
+folder, and folders of these four that it saved load here. Nothing is pickled.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,9 @@ from gptfast.fsync import write_atomically, write_text_atomically
 from gptfast.model import LanguageModel, ModelConfig, build_model, layouts
 from gptfast.model.config import RopeScaling
 from gptfast.tokenizer import Tokenizer, load_tokenizer
+
+FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json")
+"""What `save_description` and `save_weights` write."""
 
 
 def save_weights(
@@ -73,15 +77,18 @@ def load_model(
             f"the tokenizer in {folder} has {tokenizer.n_vocab} ids, but the model only "
             f"{config.vocab_size}: they don't belong together"
         )
-    if rope_factor != 1 or rope_scaling != "none":
-        config = stretched(config, rope_scaling, rope_factor)
-    model = build_model(config, kernels)
-    load_weights(model, folder / "model.safetensors")
+    is_stretched = rope_factor != 1 or rope_scaling != "none"
+    model = build_model(
+        stretched(config, rope_scaling, rope_factor) if is_stretched else config, kernels
+    )
+    load_weights(model, folder / "model.safetensors", stored_as=config)
     return model.eval(), tokenizer
 
 
 def stretched(config: ModelConfig, rope_scaling: RopeScaling, rope_factor: float) -> ModelConfig:
     """The configuration for a context `rope_factor` times as long. Raises UserError."""
+    if not 1 <= rope_factor < math.inf:
+        raise UserError(f"rope_factor is {rope_factor}: expected at least 1, and finite")
     if config.positions != "rotary" or config.rope_scaling not in ("none", rope_scaling):
         raise UserError(
             f"rope_scaling {rope_scaling!r} can't stretch positions {config.positions!r} with "
@@ -100,21 +107,61 @@ def load_weights(
     model: LanguageModel,
     path: Path,
     load: Callable[[LanguageModel, dict[str, Tensor]], object] = nn.Module.load_state_dict,
+    stored_as: ModelConfig | None = None,
 ) -> None:
     """Fill `model` from a model.safetensors. Raises MissingFileError or UserError.
 
-    load: what puts a whole state into the model, where the model itself is in shards.
+    load: what puts a whole state into the model, where the model itself is in shards. stored_as:
+    the configuration beside the file, where it isn't the model's, which is stretched.
     """
-    if not path.is_file():
+    tensors: dict[str, Tensor] = {}
+    for file in _files_of(path):
+        tensors |= _read(file)
+    state = model.state_dict()
+    try:
+        found = layouts.from_stored(stored_as or model.config, state, tensors)
+    except RuntimeError as error:  # parts of one tensor that can't be put together
+        raise UserError(f"{path} does not fit its config.json: {error}") from error
+    wrong = [
+        *(f"there is no {name}" for name in state if name not in found),
+        *(f"{name} is too much" for name in found if name not in state),
+        *(
+            f"{name} has the shape {tuple(found[name].shape)} instead of {tuple(tensor.shape)}"
+            for name, tensor in state.items()
+            if name in found and found[name].shape != tensor.shape
+        ),
+    ]
+    if wrong:
+        raise UserError(
+            f"{path} does not fit its config.json: {wrong[0]} (tensors that don't fit: "
+            f"{len(wrong)}). Take both from the same model"
+        )
+    load(model, found)
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise UserError(f"{file} is not a whole safetensors file ({error})") from error
+
+
+def _files_of(path: Path) -> list[Path]:
+    """The weights' file, or those that `transformers` cut large weights into."""
+    if path.is_file():
+        return [path]
+    index = path.with_name(f"{path.name}.index.json")
+    if not index.is_file():
         raise MissingFileError(f"no weights at {path}: the training run has not saved any yet")
     try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise UserError(f"{path} is not a whole safetensors file ({error}): train again") from error
-    try:
-        load(model, layouts.from_stored(model.config, model.state_dict(), tensors))
-    except RuntimeError as error:
-        raise UserError(f"{path} does not fit its config.json: {error}") from error
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        files = [path.with_name(name) for name in sorted(names)]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{index} is not an index of weights ({error!r})") from error
+    for file in files:
+        if not file.is_file():
+            raise MissingFileError(f"no {file.name} in {path.parent}, which {index} names")
+    return files
 
 
 def read_config(path: Path) -> ModelConfig:
@@ -123,7 +170,7 @@ def read_config(path: Path) -> ModelConfig:
         return layouts.parse(json.loads(path.read_text(encoding="utf-8")))
     except UserError as error:
         raise UserError(f"{path} can't be used: {error}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise UserError(f"{path} is not a model's configuration ({error!r})") from error
 
 

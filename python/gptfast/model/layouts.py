@@ -1,4 +1,4 @@
-"""How Hugging Face's formats describe a GPT and name its tensors: GPT-2, Llama, Mixtral.
+"""How Hugging Face's formats describe a GPT and name its tensors: GPT-2, Llama, Mistral, Mixtral.
 
 A configuration that none of them can express is stored in gptfast's own layout: ModelConfig's
 fields, and the parameters under their names here.
@@ -142,7 +142,10 @@ def _describe_llama(config: ModelConfig) -> dict[str, Any]:
             "factor": config.rope_factor,
             "original_max_position_embeddings": round(config.block_size / config.rope_factor),
         }
-    return {
+    older: dict[str, Any] = {"rope_theta": config.rope_theta}  # before transformers 5
+    if config.rope_scaling == "yarn":
+        older["rope_scaling"] = {k: v for k, v in rope.items() if k != "rope_theta"}
+    return older | {
         "vocab_size": config.vocab_size,
         "max_position_embeddings": config.block_size,
         "hidden_size": config.n_embd,
@@ -150,6 +153,7 @@ def _describe_llama(config: ModelConfig) -> dict[str, Any]:
         "num_hidden_layers": config.n_layer,
         "num_attention_heads": config.n_head,
         "num_key_value_heads": config.key_value_heads,
+        "head_dim": config.head_width,
         "hidden_act": "silu",
         "rms_norm_eps": config.norm_eps,
         "rope_parameters": rope,
@@ -174,8 +178,10 @@ def _parse_llama(stored: Stored) -> ModelConfig:
         "rope_theta": stored.get("rope_theta", 10_000.0),
         **(stored.get("rope_scaling") or {}),
     }
-    scaling = rope.get("rope_type", "default")
+    # The key's first name was "type".
+    scaling = rope.get("rope_type", rope.get("type", "default"))
     block_size = stored["max_position_embeddings"]
+    rope = {"original_max_position_embeddings": block_size} | rope | {"rope_type": scaling}
     fixed = {"rope_type": ("default", "yarn"), "attention_factor": (None,), "truncate": (True,),
              "beta_fast": (None, 32), "beta_slow": (None, 1), "mscale": (None,)}  # fmt: skip
     if scaling == "yarn":
@@ -203,14 +209,22 @@ def _parse_llama(stored: Stored) -> ModelConfig:
     return _spelled_shortest(config)
 
 
-def _describe_mixtral(config: ModelConfig) -> dict[str, Any]:
+def _describe_mistral(config: ModelConfig) -> dict[str, Any]:
     llama = _describe_llama(config)
     del llama["attention_bias"], llama["mlp_bias"]
-    return llama | {
-        "sliding_window": config.window,
+    return llama | {"sliding_window": config.window}
+
+
+def _parse_mistral(stored: Stored) -> ModelConfig:
+    return replace(_parse_llama(stored), window=stored.get("sliding_window", 4096))
+
+
+def _describe_mixtral(config: ModelConfig) -> dict[str, Any]:
+    return _describe_mistral(config) | {
         "num_local_experts": config.n_expert,
         "num_experts_per_tok": config.n_expert_active,
-        # Theirs adds up what ours averages over a token's experts.
+        # Theirs adds up what ours averages over a token's experts. (And it takes the means over all
+        # layers before it multiplies, where ours takes the mean of the layers' products.)
         "router_aux_loss_coef": config.expert_balance_rate / config.n_expert_active,
     }
 
@@ -252,10 +266,13 @@ def from_stored(
 ) -> dict[str, Tensor]:
     """The inverse of `to_stored`, for a model whose tensors are shaped like those of `state`.
 
-    What is missing is left out, what is too much is kept, for load_state_dict to name.
+    What is missing is left out, what is too much is kept, for load_weights to name.
     """
     name = layout_of(config)
-    if name == "gptfast":
+    # An older version may have had no layout for what one of Hugging Face's now expresses. (GPT-2's
+    # names without their prefix are ours as well, but its matrices lie the other way.)
+    is_ours = {n: t.shape for n, t in stored.items()} == {n: t.shape for n, t in state.items()}
+    if name == "gptfast" or is_ours:
         return dict(stored)
     if name == "gpt2":
         stored = _with_gpt2s_prefix(stored)
@@ -335,5 +352,6 @@ def _pieces_mixtral(name: str, config: ModelConfig) -> list[str]:
 LAYOUTS = {
     "gpt2": Layout("GPT2LMHeadModel", _describe_gpt2, _parse_gpt2, _pieces_gpt2),
     "llama": Layout("LlamaForCausalLM", _describe_llama, _parse_llama, _pieces_llama),
+    "mistral": Layout("MistralForCausalLM", _describe_mistral, _parse_mistral, _pieces_llama),
     "mixtral": Layout("MixtralForCausalLM", _describe_mixtral, _parse_mixtral, _pieces_mixtral),
 }

@@ -45,8 +45,8 @@ class MixtureOfExperts(nn.Module):
         self.dropout = Dropout(config.dropout)
         self.register_buffer("bias_E", torch.zeros(E), persistent=self.balance == "bias")
         self.register_buffer("chosen_E", torch.zeros(E), persistent=False)
-        self.balance_loss = torch.zeros(())
-        """Of the last forward pass in training, already weighted; 0 with 'bias'."""
+        self.balance_loss: Tensor | None = None
+        """Already weighted; of the first forward pass in training since it was None."""
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C), token by token."""
@@ -74,9 +74,11 @@ class MixtureOfExperts(nn.Module):
             self.chosen_E += chosen_E
             if self.balance == "loss":
                 share_E = chosen_E / experts_MK.numel()
-                self.balance_loss = self.balance_rate * (
-                    len(share_E) * (share_E * scores_ME.mean(0)).sum()
-                )
+                loss = self.balance_rate * len(share_E) * (share_E * scores_ME.mean(0)).sum()
+                # When the backward pass computes a block once more, it must not be kept: with it,
+                # all that it came from would stay in memory.
+                if self.balance_loss is None:
+                    self.balance_loss = loss
         return weights_MK / weights_MK.sum(-1, keepdim=True), experts_MK, chosen_E
 
     @torch.no_grad()

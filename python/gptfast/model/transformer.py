@@ -147,6 +147,8 @@ class GPT(LanguageModel):
 
         In training, experts that are balanced by a loss add theirs.
         """
+        for moe in self.experts():
+            moe.balance_loss = None
         loss = ops.linear_cross_entropy(
             self.hidden(idx_BT, cu_seqlens=cu_seqlens),
             self.head_VC,
@@ -155,7 +157,8 @@ class GPT(LanguageModel):
             backend=self.kernels,
         )
         if self.training and self.config.n_expert and self.config.expert_balance == "loss":
-            loss = loss + torch.stack([moe.balance_loss for moe in self.experts()]).mean()
+            balance_losses = [moe.balance_loss for moe in self.experts()]
+            loss = loss + torch.stack([b for b in balance_losses if b is not None]).mean()
         return loss
 
     def logits(self, idx_BT: Tensor) -> Tensor:

@@ -121,10 +121,7 @@ def _in_chunks(
     dhidden_MC = hidden_MC.new_empty(M if needs_dhidden else 0, C)
     dweight_VC = weight_VC.new_zeros(V if needs_dweight else 0, C, dtype=wide)
     losses_M = hidden_MC.new_empty(M, dtype=wide)
-    # The logits of a chunk take as much memory as dweight, which is there anyway; or more, where so
-    # few tokens would have little to do for each reading of the weight and of dweight.
-    least = 2048 if hidden_MC.is_cuda else 256
-    chunk = max(C * wide.itemsize // hidden_MC.dtype.itemsize, least)
+    chunk = tokens_at_a_time(C, hidden_MC.dtype, hidden_MC.device)
     for start in range(0, M, chunk):
         tokens = slice(start, start + chunk)
         logits_NV = F.linear(hidden_MC[tokens], weight_VC)
@@ -138,6 +135,14 @@ def _in_chunks(
             _add_product(dweight_VC, logits_NV.T, hidden_MC[tokens])
         del logits_NV  # so that the next chunk gets its memory
     return losses_M.sum(), dhidden_MC, dweight_VC
+
+
+def tokens_at_a_time(C: int, dtype: torch.dtype, device: torch.device) -> int:
+    """How many tokens of C channels make a chunk."""
+    # Its logits take as much memory as dweight, which is there anyway; or more, where so few tokens
+    # would have little to do for each reading of the weight and of dweight.
+    wide = torch.promote_types(dtype, torch.float32)
+    return max(C * wide.itemsize // dtype.itemsize, 2048 if device.type == "cuda" else 256)
 
 
 def _add_product(sum_VC: Tensor, a_VN: Tensor, b_NC: Tensor) -> None:

@@ -51,8 +51,8 @@ def main(argv: Sequence[str]) -> int:
     if not enough:
         console.print(
             f"this needs {gib(planned.memory.total)} and {device} has "
-            f"{gib(available_memory(device))}: no time was measured. Try more --micro-batches, "
-            f"--recompute-blocks, or a smaller model"
+            f"{gib(available_memory(device))}: no time was measured. Try a lower "
+            f"--micro-batch-size, --recompute-blocks, or a smaller model"
         )
     return 0
 
@@ -69,7 +69,7 @@ def table(config: TrainConfig, planned: Plan, probed: Probe | None) -> Table:
     shown.add_row("tokens asked for", f"{planned.tokens:,}", f"{config.max_steps:,} steps")
     shown.add_row(
         "compute-optimal tokens", f"{planned.optimal_tokens:,}",
-        f"{OPTIMAL_TOKENS_PER_PARAMETER} per parameter: "
+        f"{OPTIMAL_TOKENS_PER_PARAMETER} per parameter that a token uses: "
         f"{planned.optimal_tokens / planned.tokens_per_step:,.0f} steps",
     )  # fmt: skip
     shown.add_row("FLOPs of the run", f"{planned.training_flops:.3g}", "evaluations excepted")
@@ -90,7 +90,7 @@ def table(config: TrainConfig, planned: Plan, probed: Probe | None) -> Table:
 
 
 def _batch(config: TrainConfig) -> str:
-    parts = f", in {config.micro_batches} parts" if config.micro_batches > 1 else ""
+    parts = f", {config.windows_at_a_time()} at a time" if config.micro_batches() > 1 else ""
     return f"{config.batch_size} windows of {config.model.block_size}{parts}"
 
 

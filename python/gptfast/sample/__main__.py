@@ -68,6 +68,7 @@ def main(argv: Sequence[str]) -> int:
             sampling=config.sampling,
             seed=config.seed + i,
             stop_token=tokenizer.eot_token,
+            n_vocab=tokenizer.n_vocab,
         )
         for text in stream_text(ids, tokenizer):
             print(text, end="", flush=True)

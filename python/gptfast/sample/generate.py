@@ -64,9 +64,11 @@ def generate(
     sampling: SamplingConfig,
     seed: int,
     stop_token: int | None = None,
+    n_vocab: int | None = None,
 ) -> Iterator[int]:
     """Yield up to max_new_tokens ids that follow the prompt; a `stop_token` ends them, unyielded.
 
+    n_vocab: how many ids the tokenizer has, where the model has more, as padding; None for all.
     The model sees at most its block_size last tokens: of a longer prompt the end. When a GPT's
     context is full it forgets the older half, so that its cache has room again; the other models
     forget the oldest token each time. Raises UserError for an empty prompt.
@@ -84,7 +86,7 @@ def generate(
             seen = seen[-max(1, block_size // 2) :]
             cache, new = model.new_cache(batch_size=1), seen
         logits_BV = model.next_token_logits(torch.tensor([new], device=device), cache)
-        token = int(sample_token(logits_BV, sampling, generator))
+        token = int(sample_token(logits_BV[:, :n_vocab], sampling, generator))
         if token == stop_token:
             return
         yield token
@@ -119,5 +121,6 @@ def write_sample(model: LanguageModel, tokenizer: Tokenizer, max_new_tokens: int
         sampling=SamplingConfig(),
         seed=seed,
         stop_token=tokenizer.eot_token,
+        n_vocab=tokenizer.n_vocab,
     )
     return "".join(stream_text(ids, tokenizer))

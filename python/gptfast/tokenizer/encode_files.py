@@ -165,6 +165,9 @@ class Encoder:
 
     def blocks(self, files: Sequence[Path]) -> Iterator[Block]:
         """Read the documents, cut where the tokenizer lets them be cut."""
+        # What is too long for a limit depends on the blocks: where it is left out, n_threads must
+        # not decide on those. Else they are as large as can be, which is faster.
+        left_out = self.longest is not None and self.options.on_error == "skip"
         return read_blocks(
             files,
             safe_cut=self.tokenizer._bpe.safe_cut,
@@ -172,7 +175,7 @@ class Encoder:
             column=self.options.column,
             errors=self.options.errors,
             on_error=self.options.on_error,
-            block_bytes=self.block_bytes,
+            block_bytes=_SMALLEST_BLOCK if left_out else self.block_bytes,
             longest=self.longest,
             report=self.report,
         )

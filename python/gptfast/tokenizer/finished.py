@@ -57,7 +57,10 @@ class Record:
             "mtime_ns": stat.st_mtime_ns,
         }
         names = ("separator", "field", "column", "errors", "on_error")
-        return cls(shard, made_from | {name: getattr(options, name) for name in names})
+        made_from |= {name: getattr(options, name) for name in names}
+        if options.on_error == "skip":  # else it decides on whether the run comes to its end only
+            made_from["memory_limit"] = options.memory_limit
+        return cls(shard, made_from)
 
     def finished_shard(self, tokenizer: Tokenizer, report: ReadReport) -> Shard | None:
         """Return the shard if it need not be made again; `report` learns how much that saves."""

@@ -21,7 +21,7 @@ class Train:
     """Learn a byte-level BPE vocabulary from files."""
 
     files: Files
-    """Text, .jsonl or .parquet files, also packed as .gz or .zst; folders of them; globs."""
+    """Text or .jsonl, also packed as .gz or .zst, or .parquet files; folders of them; globs."""
     out: Path
     """Folder for tokenizer.json."""
     overwrite: bool = False
@@ -66,7 +66,7 @@ class Encode(_WithTokenizer):
     """Turn files into token shards, or a text into ids on one line."""
 
     files: Files = ()
-    """Text, .jsonl or .parquet files, also packed as .gz or .zst; folders of them; globs."""
+    """Text or .jsonl, also packed as .gz or .zst, or .parquet files; folders of them; globs."""
     out: Path | None = None
     """A .bin file for one shard of all files, or a folder for a shard of each."""
     text: str | None = None

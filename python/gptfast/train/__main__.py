@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 
@@ -45,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
 
 def parse_config(argv: Sequence[str], module: str = MODULE) -> TrainConfig:
     """The configuration that the arguments ask for, on top of the preset that they name."""
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder = cli.ArgumentParser(f"python -m {module}", add_help=False, allow_abbrev=False)
     finder.add_argument("--preset", default=TrainConfig.preset)
     preset = load_preset(finder.parse_known_args(argv)[0].preset)
     return cli.parse(TrainConfig, argv, f"python -m {module}", default=preset)

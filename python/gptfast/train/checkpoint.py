@@ -3,7 +3,8 @@
 training/step-00000500/ holds model.safetensors, optimizer.pt (optimizer, loss scale and random
 generators), state.json (progress and loader) and checksums.json. A checkpoint is written aside and
 renamed; only then are the oldest deleted. One whose files are not what was written is passed over
-for the one before. training/skipped.json has the batches not to be tried again.
+for the one before. training/skipped.json has the batches not to be tried again, training/best.json
+says whose weights are in the folder's own model.safetensors.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -18,12 +20,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gptfast.data.loader import Prefetcher, SourceState
 from gptfast.errors import UserError
-from gptfast.fsync import write_folder_atomically, write_text_atomically
+from gptfast.fsync import (
+    add_folder,
+    remove_leftovers,
+    write_folder_atomically,
+    write_text_atomically,
+)
 from gptfast.model import LanguageModel
-from gptfast.model.folder import load_weights, save_weights
+from gptfast.model.folder import FILES, load_weights, save_weights
 from gptfast.train.distributed import (
     World,
     full_optimizer_state,
@@ -33,8 +41,11 @@ from gptfast.train.distributed import (
 )
 from gptfast.train.optim import Optimizer
 
-_FILES = ("model.safetensors", "optimizer.pt", "state.json")
+_CHECKSUMMED = ("model.safetensors", "optimizer.pt", "state.json")
 _SKIPPED = "skipped.json"
+_BEST = "best.json"
+_DELETED = ".training.deleted"
+_NAME = re.compile(r"step-\d{8,}")
 
 
 @dataclass
@@ -48,7 +59,8 @@ class Progress:
     skipped: list[int] = field(default_factory=list)
     """Which of these batches were skipped because their step went wrong; 0 is the first."""
     best_val_loss: float = float("inf")
-    """Lowest val loss seen, in nats per token; model.safetensors holds its weights."""
+    """Lowest val loss seen, in nats per token; model.safetensors holds its weights. Not as the
+    checkpoint says, but as `read_best` does."""
     best_step: int = 0
     seconds: float = 0.0
     """Wall time so far, evaluations included."""
@@ -87,7 +99,6 @@ def save_checkpoint(folder: Path, state: State, progress: Progress, keep: int) -
     if not state.world.is_main:
         return
     training = folder / "training"
-    killed = list(training.glob(".step-*"))  # half-written ones, of runs that were killed
     path = training / f"step-{progress.step:08d}"
     if path.exists():
         return
@@ -105,12 +116,12 @@ def save_checkpoint(folder: Path, state: State, progress: Progress, keep: int) -
             raise OSError(str(error).split("\n")[0]) from error
         described = {"progress": asdict(progress), "loader": state.loader.state_dict()}
         write_text_atomically(temporary / "state.json", json.dumps(described, indent=2))
-        checksums = {name: _sha256(temporary / name) for name in _FILES}
+        checksums = {name: _sha256(temporary / name) for name in _CHECKSUMMED}
         write_text_atomically(temporary / "checksums.json", json.dumps(checksums, indent=2))
 
-    training.mkdir(parents=True, exist_ok=True)
+    add_folder(training)
     write_folder_atomically(path, write)
-    for old in [*sorted(training.glob("step-*"))[:-keep], *killed]:
+    for old in _checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
 
 
@@ -122,7 +133,7 @@ def load_checkpoint(folder: Path, state: State, say: Callable[[str], None]) -> P
     be the machine's fault, so that nothing is passed over for it.
     """
     training = folder / "training"
-    checkpoints = sorted(training.glob("step-*"), reverse=True)
+    checkpoints = _checkpoints(folder)[::-1]
     newest = _newest_whole(checkpoints, say) if state.world.is_main else None
     (path, *_) = state.world.gather(newest)
     if path is None:
@@ -157,11 +168,84 @@ def save_skipped(folder: Path, skipped: list[int]) -> None:
     write_text_atomically(folder / "training" / _SKIPPED, json.dumps(skipped))
 
 
+def save_best(folder: Path, state: State, progress: Progress, weights: dict[str, Tensor]) -> None:
+    """Write the model's whole state as model.safetensors. Raises OSError, as for a full disk.
+
+    Then training/best.json, by which it is known whose weights these are, and that they are whole.
+    """
+    save_weights(state.model, folder / "model.safetensors", weights)
+    make_best_record(folder, progress)
+
+
+def make_best_record(folder: Path, progress: Progress) -> None:
+    """Write training/best.json. Raises OSError, as for a full disk."""
+    path = folder / "model.safetensors"
+    content = {
+        "val_loss": progress.best_val_loss, "step": progress.best_step, "sha256": _sha256(path),
+    }  # fmt: skip
+    add_folder(folder / "training")
+    write_text_atomically(folder / "training" / _BEST, json.dumps(content))
+
+
+def read_best(folder: Path) -> tuple[float, int] | None:
+    """The val loss and the step of model.safetensors; None if it isn't what `save_best` wrote.
+
+    Raises UserError if that can't be read.
+    """
+    try:
+        content = json.loads((folder / "training" / _BEST).read_text(encoding="utf-8"))
+        is_whole = _sha256(folder / "model.safetensors") == content["sha256"]
+        return (float(content["val_loss"]), int(content["step"])) if is_whole else None
+    except (FileNotFoundError, ValueError, LookupError, TypeError):
+        return None
+    except OSError as error:  # of the disk, or of the rights to it
+        raise UserError(f"can't read the best weights in {folder} ({error}): try again") from error
+
+
+def adopt_best(folder: Path, progress: Progress) -> None:
+    """Believe the checkpoint of an older version, which kept no record of the best weights."""
+    has_weights = (folder / "model.safetensors").exists()
+    has_record = (folder / "training" / _BEST).exists()
+    if has_weights and not has_record and progress.best_val_loss < float("inf"):
+        make_best_record(folder, progress)
+
+
 def delete_checkpoints_after(folder: Path, step: int) -> None:
     """Delete the checkpoints of steps after `step`, which are damaged or will be made again."""
-    for path in (folder / "training").glob("step-*"):
-        if int(path.name.removeprefix("step-")) > step:
+    for path in _checkpoints(folder):
+        if _step(path) > step:
             shutil.rmtree(path)
+
+
+def delete_checkpoints(folder: Path) -> None:
+    """Delete training/, which leaves a run a finished model that can't be gone on with."""
+    aside = folder / _DELETED  # half a checkpoint must not look like a whole one
+    if aside.exists():
+        shutil.rmtree(aside)
+    if (folder / "training").exists():
+        (folder / "training").rename(aside)
+        shutil.rmtree(aside)
+
+
+def delete_half_written(folder: Path) -> None:
+    """Delete what runs that were killed while they wrote or deleted left in a model folder.
+
+    No other process may be writing there.
+    """
+    for path in (*(folder / "training").glob(".step-*"), *folder.glob(_DELETED)):
+        shutil.rmtree(path)
+    names = (*FILES, "run.json", f"training/{_SKIPPED}", f"training/{_BEST}")
+    remove_leftovers((folder / name for name in names), sole_writer=True)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """The run's own ones, whole or not, oldest first; not what someone copied beside them."""
+    found = (folder / "training").glob("step-*")
+    return sorted((path for path in found if _NAME.fullmatch(path.name)), key=_step)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
 
 
 def _newest_whole(checkpoints: list[Path], say: Callable[[str], None]) -> Path | None:
@@ -185,7 +269,10 @@ def _damage(path: Path) -> str | None:
     except (FileNotFoundError, ValueError, AttributeError) as error:
         return str(error)
     except OSError as error:  # of the disk, or of the rights to it
-        raise UserError(f"can't read the checkpoint {path} ({error}): try again") from error
+        raise UserError(
+            f"can't read the checkpoint {path} ({error}): try again, or delete it to go on from "
+            f"the one before"
+        ) from error
     return f"{changed[0]} is not what was written" if changed else None
 
 

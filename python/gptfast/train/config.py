@@ -79,15 +79,18 @@ class TrainConfig:
     """Decoupled weight decay of matrices and embeddings; gains and biases have none."""
     grad_clip: float = 1.0
     """The gradient's norm is scaled down to this at most."""
-    micro_batches: int = 1
-    """A step's windows go through the model in so many parts, whose gradients add up."""
+    micro_batch_size: int | None = None
+    """So many windows go through the model at a time, in each process, and their gradients add up;
+    unless given, all of a process's share of the step at once."""
     recompute_blocks: bool = False
     """Activation checkpointing: a block's insides are computed again for the backward pass."""
     spike: float = 1.5
     """A loss so many nats above the mean of the last 50 steps is undone, as is one that is not
     finite: back to the newest checkpoint, and on without that batch."""
     max_rollbacks: int = 3
-    """How often that may happen before the run gives up."""
+    """How often that may happen before the run gives up; --resume counts anew."""
+    checkpoint_interval: int | None = None
+    """Steps between checkpoints, beside those at each look at val; None for these alone."""
     keep_checkpoints: int = 2
     """How many checkpoints are kept, the newest ones; the best weights are kept in any case."""
     compile: bool = False
@@ -116,10 +119,11 @@ class TrainConfig:
     """Where measurements go beside metrics.jsonl: 'tensorboard', 'trackio' or both."""
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "batch_size", "micro_batches", "eval_interval", "eval_windows",
-                     "keep_checkpoints"):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}: expected at least 1")
+        for name in ("max_steps", "batch_size", "micro_batch_size", "eval_interval", "eval_windows",
+                     "checkpoint_interval", "keep_checkpoints"):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} is {value}: expected at least 1")
         if self.tokenizer == "bpe" and self.model.vocab_size < 257:
             raise UserError(
                 f"vocab_size is {self.model.vocab_size}: a byte-level BPE tokenizer needs an id "
@@ -133,14 +137,13 @@ class TrainConfig:
                 raise UserError(f"{name} is {getattr(self, name)}: expected 0 or more")
         if self.sample_interval is not None and self.sample_interval < 0:
             raise UserError(f"sample_interval is {self.sample_interval}: expected 0 or more")
-        for name in ("beta2", "momentum", "decay_fraction", "final_learning_rate"):
+        for name in ("decay_fraction", "final_learning_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} is {getattr(self, name)}: expected from 0 to 1")
-        if self.batch_size % self.micro_batches:
-            raise UserError(
-                f"batch_size {self.batch_size} can't be divided into micro_batches "
-                f"{self.micro_batches}: choose a divisor"
-            )
+        for name in ("beta2", "momentum"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}: expected 0 <= {name} < 1")
+        self.micro_batches()  # complains if there are none
         for name in ("recompute_blocks", "mask_documents"):
             if getattr(self, name) and self.model.architecture != "gpt":
                 raise UserError(
@@ -161,10 +164,28 @@ class TrainConfig:
         if self.seed >= 2**63:
             raise UserError(f"seed is {self.seed}: expected less than 2^63")
 
-    @property
-    def micro_batch_size(self) -> int:
-        """Windows that go through the model at a time, in all processes together."""
-        return self.batch_size // self.micro_batches
+    def windows_at_a_time(self, n_processes: int = 1) -> int:
+        """How many go through the model in one of the processes at once."""
+        share = self.batch_size // n_processes
+        return min(self.micro_batch_size or share, share)
+
+    def micro_batches(self, n_processes: int = 1) -> int:
+        """How often each of the processes goes through the model in a step.
+
+        Raises UserError for a batch that can't be divided evenly.
+        """
+        if self.batch_size % n_processes:
+            raise UserError(
+                f"batch_size {self.batch_size} can't be divided among {n_processes} processes: "
+                f"choose a multiple"
+            )
+        share, at_a_time = self.batch_size // n_processes, self.windows_at_a_time(n_processes)
+        if share % at_a_time:
+            raise UserError(
+                f"a process's {share} windows of a step can't be divided into micro-batches of "
+                f"{at_a_time}: choose a divisor of {share} as micro_batch_size"
+            )
+        return share // at_a_time
 
     def model_config(self, vocab_size: int) -> ModelConfig:
         """The model's part, for a tokenizer of `vocab_size` ids."""

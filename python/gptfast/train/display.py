@@ -14,7 +14,7 @@ from rich.text import Text
 
 from gptfast.model import LanguageModel
 from gptfast.train.distributed import World
-from gptfast.train.hardware import peak_flops, peak_memory
+from gptfast.train.hardware import peak_flops
 from gptfast.train.sampler import Sampler
 from gptfast.train.units import duration, flop_rate, gib
 
@@ -43,7 +43,6 @@ class Display:
         """`flops_per_token`: of training, backward pass included; None if they can't be counted."""
         self.max_steps = max_steps
         self.console = console
-        self.device = world.device
         self.flops_per_token = flops_per_token
         peak = peak_flops(world.device)
         self.peak_flops = peak * world.size if peak else None
@@ -91,8 +90,12 @@ class Display:
         learning_rate: float,
         grad_norm: float,
         tokens_per_second: float,
+        peak_memory: float,
     ) -> None:
-        """`step` steps are done; `loss` is the mean since the last call, in nats per token."""
+        """`step` steps are done; `loss` is the mean since the last call, in nats per token.
+
+        peak_memory: in bytes.
+        """
         now = time.monotonic()
         self.last_step = step
         # By the wall clock, so that looks at val, checkpoints and samples count as well.
@@ -104,7 +107,7 @@ class Display:
             "learning rate": f"{learning_rate:.2e}",
             "gradient norm": f"{grad_norm:.3f}",
             "speed": speed,
-            "peak memory": gib(peak_memory(self.device)),
+            "peak memory": gib(peak_memory),
         }
         if self.flops_per_token is not None:
             self.measured["compute"] = self.compute(self.flops_per_token * tokens_per_second)
@@ -113,7 +116,8 @@ class Display:
             self.last_line = now
             self.message(
                 f"step {step}/{self.max_steps}  loss {loss:.3f}  lr {learning_rate:.2e}  "
-                f"grad norm {grad_norm:.2f}  {speed}  {self.time_left} left"
+                f"grad norm {grad_norm:.2f}  {speed}  "
+                f"{self.measured['peak memory']}  {self.time_left} left"
             )
 
     def compute(self, flops: float) -> str:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Literal
 
 import torch
@@ -31,6 +32,11 @@ from gptfast.model import GPT, LanguageModel
 from gptfast.model.device import resolve_device
 
 Parallel = Literal["ddp", "fsdp"]
+PATIENCE = timedelta(hours=2)
+"""How long processes wait for one another, as for rank 0 while it encodes the corpus or saves.
+
+PyTorch's 10 minutes with NCCL may be too short. When a process ends, torchrun ends the others.
+"""
 _FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
@@ -102,7 +108,7 @@ def world(device: str) -> Iterator[World]:
     if resolved.type == "cuda":
         resolved = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(resolved)
-    dist.init_process_group("nccl" if resolved.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if resolved.type == "cuda" else "gloo", timeout=PATIENCE)
     mesh = init_device_mesh(resolved.type, (dist.get_world_size(),))
     try:
         yield World(dist.get_rank(), dist.get_world_size(), resolved, mesh)

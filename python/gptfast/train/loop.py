@@ -1,13 +1,14 @@
 """The training loop: batch, loss, gradient, update; now and then a look at the val split.
 
-Everything that trains in this package, the ladder's rungs included, trains here.
+Everything that trains in this package, the ladder's rungs included, trains here; only
+`gptfast.bench train`, which has to do without most of the package, has a loop of its own.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -24,12 +25,16 @@ from gptfast.data.loader import (
 )
 from gptfast.errors import RunError, UserError
 from gptfast.model import GPT, LanguageModel, build_model
-from gptfast.model.folder import load_weights, save_description, save_weights
+from gptfast.model.folder import load_weights, save_description
 from gptfast.train.checkpoint import (
     Progress,
     State,
+    adopt_best,
     delete_checkpoints_after,
+    delete_half_written,
     load_checkpoint,
+    read_best,
+    save_best,
     save_checkpoint,
     save_skipped,
 )
@@ -46,7 +51,7 @@ from gptfast.train.distributed import (
 )
 from gptfast.train.evaluate import bits_per_byte, evaluate
 from gptfast.train.guards import RECENT, BadStep, check_finite, check_spike
-from gptfast.train.hardware import keep_freed_memory
+from gptfast.train.hardware import keep_freed_memory, peak_memory
 from gptfast.train.metrics import Metrics
 from gptfast.train.optim import Optimizer
 from gptfast.train.signals import stop_signal
@@ -78,12 +83,7 @@ def begin(config: TrainConfig, data: Mixture, world: World) -> LanguageModel:
     A model to be sharded isn't tried: it may fit one device only then. Raises UserError if it
     doesn't fit the data or the machine.
     """
-    if config.batch_size % (config.micro_batches * world.size):
-        raise UserError(
-            f"batch_size {config.batch_size} can't be divided into {config.micro_batches} "
-            f"micro_batches in each of {world.size} processes: choose a multiple of "
-            f"{config.micro_batches * world.size}"
-        )
+    config.micro_batches(world.size)  # complains if the batch can't be divided
     for part in data.parts:
         corpus = part.report.corpus
         check_length(part.train, config.model.block_size, f"train part of {corpus}")
@@ -117,6 +117,11 @@ def try_step(config: TrainConfig, data: Mixture, model: LanguageModel, world: Wo
     x_BT, y_BT = windows(data.parts[0].train, starts, config.model.block_size)
     scaler = gradient_scaler(config, world.device)
     accumulate_gradients(model, x_BT, y_BT, config, scaler, separator=separator(config, data))
+    forget_step(model)
+
+
+def forget_step(model: LanguageModel) -> None:
+    """Leave no trace of the forward and backward passes since the last update."""
     model.zero_grad()
     for moe in model.experts():
         moe.chosen_E.zero_()
@@ -134,24 +139,27 @@ def accumulate_gradients(
     """Add the gradients of a global batch's mean loss to the parameters'; return that loss.
 
     engine: the model, or what `parallelize` made of it. This process's share of the batch goes
-    through it in config.micro_batches parts. Each counts by its share of all targets that aren't
-    IGNORED, so that the result is that of the whole batch at once, in one process; but experts that
-    are balanced by a loss are balanced within each part.
+    through it config.micro_batch_size windows at a time. Each part counts by its share of all
+    targets that aren't IGNORED, so that the result is that of the whole batch at once, in one
+    process; but experts that are balanced by a loss are balanced within each part.
     separator: if given, documents begin with it and don't see one another.
     """
     device = next(engine.parameters()).device
     n_targets = (y_BT != IGNORED).sum()
     mean = torch.zeros((), device=device)
-    parts = [world.share(t_BT).chunk(config.micro_batches) for t_BT in (x_BT, y_BT)]
-    for i, (x, y) in enumerate(zip(*parts, strict=True)):
+    at_a_time = config.windows_at_a_time(world.size)
+    split = [torch.split(world.share(t_BT), at_a_time) for t_BT in (x_BT, y_BT)]
+    parts = list(zip(*split, strict=True))
+    for i, (x, y) in enumerate(parts):
         weight = ((y != IGNORED).sum() / n_targets).to(device)
-        with accumulating(engine, is_last=i == config.micro_batches - 1):
+        with accumulating(engine, is_last=i == len(parts) - 1):
             borders = None if separator is None else document_borders(x, separator).to(device)
             with autocast(config, device):
                 loss: Tensor = engine(x.to(device), y.to(device), borders)
             # The engine averages gradients over the processes; what is wanted is their sum.
             scaler.scale(loss * weight * world.size).backward()
-        mean += loss.detach() * weight
+        if weight > 0:  # else the loss is the mean of nothing, NaN, and its gradients are 0
+            mean += loss.detach() * weight
     return world.sum(mean)
 
 
@@ -189,30 +197,12 @@ def build_optimizer(config: TrainConfig, model: LanguageModel) -> Optimizer:
     )
 
 
-def train(
-    config: TrainConfig,
-    data: Mixture,
-    model: LanguageModel,
-    display: Display,
-    world: World,
-    clock: Clock,
-) -> Result | None:
-    """Train `model` into the folder config.out; go on from its newest checkpoint if it has one.
-
-    clock: began when the wall time of this run did. Returns None when SIGINT or SIGTERM ended the
-    run early, after saving a checkpoint.
-    Raises RunError if steps keep going wrong, or if the last checkpoint can't be saved.
-    """
-    trainer = Trainer(config, data, model, display, world, clock)
-    try:
-        return trainer.run()
-    finally:
-        trainer.loader.close()
-        trainer.metrics.close()
-
-
 class Trainer:
-    """A run as it goes: what changes from step to step, and where the results go."""
+    """A run as it goes: what changes from step to step, and where the results go.
+
+    It trains into the folder config.out, and goes on from the newest checkpoint there if there is
+    one. To be closed at the end.
+    """
 
     def __init__(
         self,
@@ -223,6 +213,7 @@ class Trainer:
         world: World,
         clock: Clock,
     ) -> None:
+        """clock: began when the wall time of this run did."""
         self.config = config
         self.world = world
         self.engine = parallelize(model, world, config.parallel)
@@ -243,17 +234,31 @@ class Trainer:
         )
         self.state = State(model, self.optimizer, self.scaler, self.loader, world)
         self.progress = load_checkpoint(config.out, self.state, display.message) or Progress()
+        if world.is_main:
+            adopt_best(config.out, self.progress)
+        if not self.find_best() and (config.out / "model.safetensors").exists():
+            display.message(
+                f"{config.out / 'model.safetensors'} is not what was written: those of the next "
+                f"look at val take its place"
+            )
         self.metrics = Metrics(config.out, display.message, world.is_main, config.log_to)
         world.gather(None)  # every process has read the checkpoint before rank 0 tidies up
         if world.is_main:
             delete_checkpoints_after(config.out, self.progress.step)
+            delete_half_written(config.out)
             save_description(config.out, model.config, data.tokenizer)
         self.metrics.go_back_to(self.progress.step)
+        self.checkpoint_interval = config.checkpoint_interval or config.eval_interval
+        self.loaded_batches = self.progress.batches
+        self.n_rollbacks = 0
         self.clock = clock
         self.interval_tokens, self.interval_seconds = 0, 0.0
 
     def run(self) -> Result | None:
-        """Train to the end, or until a signal comes: then None."""
+        """Train to the end, or until SIGINT or SIGTERM comes: then save a checkpoint, return None.
+
+        Raises RunError if steps keep going wrong, or if the last checkpoint can't be saved.
+        """
         config, model = self.config, self.model
         step = self.progress.step
         self.display.message(
@@ -264,12 +269,14 @@ class Trainer:
         with stop_signal() as stop:
             while True:
                 is_last = self.progress.step == config.max_steps
-                if self.world.any(stop.is_set()) and not is_last:
+                if self.world.any(stop.is_wanted) and not is_last:
                     self.save(must=True)
                     return None
+                is_looked_at = self.progress.step % config.eval_interval == 0 or is_last
                 try:
-                    if self.progress.step % config.eval_interval == 0 or is_last:
+                    if is_looked_at:
                         self.look()
+                    if is_looked_at or self.progress.step % self.checkpoint_interval == 0:
                         self.save(must=is_last)
                     if is_last:
                         break
@@ -280,6 +287,11 @@ class Trainer:
                     self.roll_back(bad)
         return self.finish()
 
+    def close(self) -> None:
+        """End the thread that draws batches, and have the trackers write what they hold."""
+        self.loader.close()
+        self.metrics.close()
+
     def step(self) -> None:
         """One optimizer step. Raises BadStep before the weights have changed."""
         config, progress = self.config, self.progress
@@ -289,12 +301,16 @@ class Trainer:
         )
         for optimizer, _ in self.optimizer.parts:
             self.scaler.unscale_(optimizer)
-        grad_norm = full(nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip))
+        parameters = list(self.model.parameters())
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        grad_norm = full(norm)
         # A scaled gradient may overflow; then there is no update, and the scale becomes smaller.
+        # But what overflows unscaled, too, is no fault of the scale.
         overflowed = self.scaler.is_enabled() and not math.isfinite(grad_norm.item())
-        if not (overflowed and math.isfinite(loss.item())):
+        if not (overflowed and math.isfinite(loss.item()) and self.scaler.get_scale() > 1):
             check_finite(loss, grad_norm, self.model)
         check_spike(loss.item(), progress.recent, config.spike)
+        nn.utils.clip_grads_with_norm_(parameters, config.grad_clip, norm)
         factor = config.lr_factor(progress.step)
         if overflowed:
             self.model.zero_grad()
@@ -334,6 +350,7 @@ class Trainer:
             "learning_rate": self.config.learning_rate * factor,
             "grad_norm": grad_norm,
             "tokens_per_second": speed,
+            "peak_memory": peak_memory(self.world.device),
         }
         self.metrics.log(
             step=progress.step,
@@ -350,7 +367,7 @@ class Trainer:
         val_losses = self.evaluate(config.eval_windows)
         val_loss = self.data.mean(val_losses)
         if not math.isfinite(val_loss):
-            raise BadStep(f"the val loss is {val_loss}")
+            raise BadStep(f"the val loss before it is {val_loss}")
         val_bpb = bits_per_byte(val_loss, self.data.val_bytes_per_token)
         self.lap()
         self.metrics.log(
@@ -365,8 +382,8 @@ class Trainer:
             f"step {progress.step}: val loss {val_loss:.4f}{each} nats/token, {val_bpb:.3f} "
             f"bits/byte, {progress.seconds:.0f} s"
         )
-        if val_loss < progress.best_val_loss and self.save_best():
-            progress.best_val_loss, progress.best_step = val_loss, progress.step
+        if val_loss < progress.best_val_loss:
+            self.save_best(val_loss)
         self.display.look(val_loss, progress.best_val_loss, progress.best_step)
 
     def evaluate(self, max_windows: int | None = None) -> list[float]:
@@ -374,26 +391,36 @@ class Trainer:
         return [
             evaluate(
                 self.model, part.val, max_windows=max_windows, world=self.world,
-                batch_size=self.config.micro_batch_size // self.world.size,
+                batch_size=self.config.windows_at_a_time(self.world.size),
                 separator=self.separator,
             )
             for part in self.data.parts
         ]  # fmt: skip
 
-    def save_best(self) -> bool:
-        """Write the weights as model.safetensors; return whether that was possible."""
-        state = full_state(self.model)
+    def save_best(self, val_loss: float) -> None:
+        """Write the weights as model.safetensors, if that is possible."""
+        weights = full_state(self.model)
+        best = replace(self.progress, best_val_loss=val_loss, best_step=self.progress.step)
         failed = False
         if self.world.is_main:
             try:
-                save_weights(self.model, self.config.out / "model.safetensors", state)
+                save_best(self.config.out, self.state, best, weights)
             except OSError as error:
                 failed = True
                 self.display.message(
-                    f"can't save the best weights so far ({error}): the run goes on; those of "
-                    f"step {self.progress.best_step} stay"
+                    f"can't save the best weights so far ({error}): the run goes on"
                 )
-        return not self.world.any(failed)
+        if self.world.any(failed):
+            self.find_best()  # the older ones, or none
+        else:
+            self.progress.best_val_loss, self.progress.best_step = val_loss, self.progress.step
+
+    def find_best(self) -> bool:
+        """Learn whose weights model.safetensors holds; return False if it is damaged."""
+        found = read_best(self.config.out) if self.world.is_main else None
+        (best, *_) = self.world.gather(found)
+        self.progress.best_val_loss, self.progress.best_step = best or (math.inf, 0)
+        return best is not None
 
     def save(self, *, must: bool) -> None:
         """Save a checkpoint. If that fails the run goes on, but for one that `must` be saved.
@@ -416,20 +443,34 @@ class Trainer:
     def roll_back(self, bad: BadStep) -> None:
         """Return to the newest checkpoint, and skip the batch that `bad` came from.
 
-        Raises RunError if that has happened too often.
+        Raises RunError if that has happened too often, or if there is no such batch.
         """
         config, progress = self.config, self.progress
         where = f"step {progress.step + 1}: {bad}"
-        if len(progress.skipped) >= config.max_rollbacks:
+        if progress.batches == self.loaded_batches:
             raise RunError(
-                f"{where}. {len(progress.skipped)} batches were skipped already: giving up; "
-                f"{config.out} keeps the last good checkpoint. Try a lower --learning-rate (now "
-                f"{config.learning_rate:g}) and --matrix-learning-rate (now "
-                f"{config.matrix_learning_rate:g}) or a longer --warmup-steps "
-                f"(now {config.warmup_steps})"
+                f"{where}. No batch came before it that could be skipped: what computes is at "
+                f"fault; try another --kernels or --device, or --no-compile"
             ) from bad
-        self.model.zero_grad()
-        skipped = sorted({*progress.skipped, max(progress.batches - 1, 0)})
+        skipped = sorted({*progress.skipped, progress.batches - 1})
+        if self.world.is_main:
+            try:
+                save_skipped(config.out, skipped)
+            except OSError as error:
+                self.display.message(f"can't note which batches are skipped ({error})")
+        if self.n_rollbacks == config.max_rollbacks:
+            raise RunError(
+                f"{where}. {self.n_rollbacks} batches were skipped already: giving up; "
+                f"{config.out} keeps the last good checkpoint. Go on from it without this batch, "
+                f"too, by --resume, perhaps with a higher --max-rollbacks (now "
+                f"{config.max_rollbacks}) or --spike (now {config.spike:g}), or a lower "
+                f"--learning-rate (now {config.learning_rate:g}) and --matrix-learning-rate (now "
+                f"{config.matrix_learning_rate:g})"
+            ) from bad
+        self.n_rollbacks += 1
+        forget_step(self.model)
+        # What it knows of the bad step, a scaler forgets only in update().
+        self.scaler = self.state.scaler = gradient_scaler(config, self.world.device)
         self.lap()
         seconds = progress.seconds
         self.world.gather(None)  # rank 0 may be writing still
@@ -439,12 +480,11 @@ class Trainer:
         self.progress = good
         self.progress.skipped = skipped
         self.progress.seconds = seconds
+        # model.safetensors isn't rolled back, and may be newer than a checkpoint that failed.
+        good.best_val_loss, good.best_step = progress.best_val_loss, progress.best_step
+        self.loaded_batches = good.batches
         if self.world.is_main:
             delete_checkpoints_after(config.out, good.step)  # damaged ones that were passed over
-            try:
-                save_skipped(config.out, skipped)
-            except OSError as error:
-                self.display.message(f"can't note which batches are skipped ({error})")
         self.metrics.go_back_to(self.progress.step)
         self.interval_tokens, self.interval_seconds = 0, 0.0
         self.display.begin(self.progress.step)
@@ -454,12 +494,23 @@ class Trainer:
         )
 
     def finish(self) -> Result:
-        """Evaluate the best weights on the whole val split."""
+        """Evaluate the best weights on the whole val split, or the last, if those are damaged.
+
+        Raises RunError if these can't be saved in their place.
+        """
         config, progress = self.config, self.progress
+        best = config.out / "model.safetensors"
+        if not self.find_best():
+            self.display.message(
+                f"{best} is not what was written: the weights of the last step take its place"
+            )
+            self.save_best(val_loss=self.data.mean(self.evaluate(config.eval_windows)))
+            if not self.find_best():
+                raise RunError(f"can't save {best}: free some space and give --resume")
         self.display.message(
             f"evaluating the weights of step {progress.best_step} on the whole val split"
         )
-        load_weights(self.model, config.out / "model.safetensors", load_full_state)
+        load_weights(self.model, best, load_full_state)
         val_losses = self.evaluate()
         val_loss = self.data.mean(val_losses)
         self.lap()

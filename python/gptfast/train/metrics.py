@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -52,14 +53,18 @@ class Metrics:
     def log(self, step: int, **values: Any) -> None:
         """Append one line. A disk that is full costs the line, not the run.
 
-        values: numbers, or lists of them, nested or not.
+        values: numbers, or lists of them, nested or not. One that isn't finite (the gradient norm
+        of a step that overflowed in float16) is null in the file: JSON has no infinity.
         """
         if not self.is_main:
             return
+        unbounded = {
+            k: None for k, v in values.items() if isinstance(v, float) and not math.isfinite(v)
+        }
         size = self.path.stat().st_size if self.path.exists() else 0
         try:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, **values}) + "\n")
+                file.write(json.dumps({"step": step, **values, **unbounded}) + "\n")
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.truncate(self.path, size)  # no half line

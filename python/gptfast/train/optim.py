@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from gptfast.model import LanguageModel
+
+_MOST_STACKED = 2**24  # numbers in a stack of small matrices: 64 MB in float32
 
 
 class Muon(torch.optim.Optimizer):
@@ -36,18 +39,26 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient: matrices, or stacks of them (experts)."""
         for group in self.param_groups:
-            lr, momentum = group["lr"], group["momentum"]
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if not state:
-                    state["momentum"] = torch.zeros_like(p)
-                state["momentum"].lerp_(p.grad, 1 - momentum)
-                nesterov = p.grad.lerp(state["momentum"], momentum)
-                update = _whole(lambda matrix: orthogonalize(matrix, self.dtype), nesterov)
-                p.mul_(1 - lr * group["weight_decay"])
-                p.add_(update, alpha=-lr * max(1.0, p.size(-2) / p.size(-1)) ** 0.5)
+            for parameters in _of_one_shape(p for p in group["params"] if p.grad is not None):
+                self._update(parameters, group["lr"], group["weight_decay"], group["momentum"])
+
+    def _update(
+        self, parameters: list[nn.Parameter], lr: float, weight_decay: float, momentum: float
+    ) -> None:
+        averages = torch.stack([self._accumulate(p, momentum) for p in parameters])
+        for p, update in zip(parameters, orthogonalize(averages, self.dtype), strict=True):
+            p.mul_(1 - lr * weight_decay)
+            p.add_(_share(p, update), alpha=-lr * max(1.0, p.size(-2) / p.size(-1)) ** 0.5)
+
+    def _accumulate(self, p: nn.Parameter, momentum: float) -> Tensor:
+        """Count the gradient in; return the whole average, a step of momentum ahead."""
+        assert p.grad is not None
+        state = self.state[p]
+        if not state:
+            state["momentum"] = torch.zeros_like(p)
+        state["momentum"].lerp_(p.grad, 1 - momentum)
+        nesterov = p.grad.lerp(state["momentum"], momentum)
+        return nesterov.full_tensor() if isinstance(nesterov, DTensor) else nesterov
 
 
 def orthogonalize(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -70,13 +81,22 @@ def orthogonalize(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     return (x.mT if tall else x).to(matrix.dtype).view_as(matrix)
 
 
-def _whole(function: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
-    """Apply a function of whole matrices to a tensor that FSDP may have sharded by rows."""
-    if not isinstance(tensor, DTensor):
-        return function(tensor)
-    whole = function(tensor.full_tensor())
+def _of_one_shape(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    """Lists of those that can be stacked: many small products at once keep the processor busy."""
+    by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+    for p in parameters:
+        by_shape[p.shape].append(p)
+    for same in by_shape.values():
+        n = max(_MOST_STACKED // same[0].numel(), 1)
+        yield from (same[first : first + n] for first in range(0, len(same), n))
+
+
+def _share(p: nn.Parameter, whole: Tensor) -> Tensor:
+    """This process's share of a tensor, if p is one that FSDP has sharded by rows."""
+    if not isinstance(p, DTensor):
+        return whole
     # Every process has computed the same, so that nothing needs to be sent.
-    return distribute_tensor(whole, tensor.device_mesh, tensor.placements, src_data_rank=None)
+    return distribute_tensor(whole, p.device_mesh, p.placements, src_data_rank=None)
 
 
 class Optimizer:

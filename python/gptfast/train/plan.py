@@ -18,6 +18,7 @@ from gptfast.data.prepared import is_prepared
 from gptfast.model import GPT, build_model
 from gptfast.model.device import resolve_device
 from gptfast.model.size import flops_per_token, n_parameters
+from gptfast.ops.linear_cross_entropy import tokens_at_a_time
 from gptfast.tokenizer import load_tokenizer
 from gptfast.train.config import TrainConfig
 from gptfast.train.evaluate import evaluate
@@ -64,8 +65,8 @@ class Plan:
     """That the configuration asks for."""
     tokens_per_step: int
     optimal_tokens: int
-    """How many would give the lowest loss for the compute that they take. The rows of n-grams,
-    which cost none, don't count."""
+    """How many would give the lowest loss for the compute that they take. The rows of n-grams and
+    the experts that a token doesn't go to, which cost none, don't count."""
 
     @property
     def training_flops(self) -> int:
@@ -81,23 +82,27 @@ class Probe:
     """Median."""
     steps: int
     """How many were taken."""
+    first_step_seconds: float
+    """Those of the micro-batch before them, which sets up memory and, if asked to, compiles."""
     look_seconds: float
     """One look at the val loss."""
     seconds: float
-    """Predicted for the whole run: its steps and looks, without compiling or the last evaluation on
-    the whole split."""
+    """Predicted for the whole run: that first step, its steps and looks, without the last
+    evaluation on the whole split."""
 
 
 def plan(config: TrainConfig) -> Plan:
     """Everything that can be computed without computing. Architecture 'gpt' only."""
     tokens_per_step = config.batch_size * config.model.block_size
+    model = config.model
+    at_work = replace(model, max_ngram=1, n_expert=model.n_expert and model.n_expert_active)
     return Plan(
-        n_parameters(config.model),
-        flops_per_token(config.model),
+        n_parameters(model),
+        flops_per_token(model),
         memory(config),
         tokens_per_step * config.max_steps,
         tokens_per_step,
-        OPTIMAL_TOKENS_PER_PARAMETER * n_parameters(replace(config.model, max_ngram=1)),
+        OPTIMAL_TOKENS_PER_PARAMETER * n_parameters(at_work),
     )
 
 
@@ -130,7 +135,7 @@ def _activations(config: TrainConfig) -> int:
         model.recompute_blocks = config.recompute_blocks
         parameters = {p.untyped_storage()._cdata for p in model.parameters()}
         ids_BT = torch.zeros(
-            config.micro_batch_size, config.model.block_size, dtype=torch.long
+            config.windows_at_a_time(), config.model.block_size, dtype=torch.long
         )  # fmt: skip
 
         def keep(tensor: Tensor) -> Tensor:
@@ -149,10 +154,15 @@ def _activations(config: TrainConfig) -> int:
 
 
 def _loss(config: TrainConfig) -> int:
-    """Bytes of `ops.linear_cross_entropy`: the gradients of both inputs and a chunk of logits."""
-    n_tokens = config.micro_batch_size * config.model.block_size
+    """Bytes of `ops.linear_cross_entropy` by PyTorch's ops: the gradients of both inputs, and a
+    chunk of logits twice; with autocast the weights and that chunk once more, narrow.
+    """
+    n_tokens = config.windows_at_a_time() * config.model.block_size
     V, C = config.model.vocab_size, config.model.n_embd
-    return 4 * (n_tokens * C + V * C + V * max(C, 256))
+    dtype: torch.dtype = getattr(torch, config.dtype)
+    chunk = min(n_tokens, tokens_at_a_time(C, dtype, resolve_device(config.device)))
+    narrow = dtype.itemsize if dtype != torch.float32 else 0
+    return n_tokens * C * dtype.itemsize + V * C * (4 + narrow) + V * chunk * (4 + 4 + narrow)
 
 
 def available_memory(device: torch.device) -> int:
@@ -163,19 +173,20 @@ def available_memory(device: torch.device) -> int:
 
 
 def probe(config: TrainConfig, seconds: float) -> Probe:
-    """Train on random tokens for about `seconds` and look at val once.
+    """Train on random tokens for about `seconds` and look at val.
 
     Of a step's micro-batches, which take as long as one another, one is timed. A first one is not
-    counted; at least one more is taken.
+    counted; at least one more is taken. Of a look, two parts of a micro-batch's size are timed.
     """
     device = resolve_device(config.device)
     keep_freed_memory(device)
     model = new_model(config, config.model.vocab_size, device)
     optimizer = build_optimizer(config, model)
     T = config.model.block_size
-    n_windows = max(config.micro_batch_size, config.eval_windows)
+    looked_at = min(config.eval_windows, 2 * config.windows_at_a_time())
+    n_windows = max(config.windows_at_a_time(), looked_at)
     tokens = np.random.default_rng(0).integers(config.model.vocab_size, size=n_windows * T + 1)
-    part = replace(config, batch_size=config.micro_batch_size, micro_batches=1)
+    part = replace(config, batch_size=config.windows_at_a_time())
     x_BT = torch.from_numpy(tokens[: part.batch_size * T]).view(-1, T)
     scaler = gradient_scaler(config, device)
     separator = 0 if config.mask_documents else None
@@ -188,21 +199,24 @@ def probe(config: TrainConfig, seconds: float) -> Probe:
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
         optimizer.step(0.0)
         norm.item()
-        return config.micro_batches * (computed - start) + time.perf_counter() - computed
+        return config.micro_batches() * (computed - start) + time.perf_counter() - computed
 
-    step()  # the first one sets up memory and, if asked to, compiles
+    start = time.perf_counter()
+    step()
+    first_step_seconds = time.perf_counter() - start
     times: list[float] = []  # of whole steps
     deadline = time.perf_counter() + seconds
     while not times or time.perf_counter() < deadline:
         times.append(step())
     start = time.perf_counter()
     evaluate(model, tokens.astype(np.uint32), batch_size=part.batch_size,
-             max_windows=config.eval_windows, separator=separator)  # fmt: skip
-    look_seconds = (time.perf_counter() - start) * (1 + len(config.also))
+             max_windows=looked_at, separator=separator)  # fmt: skip
+    look_seconds = (time.perf_counter() - start) * config.eval_windows / looked_at
+    look_seconds *= 1 + len(config.also)
     step_seconds = statistics.median(times)
     looks = math.ceil(config.max_steps / config.eval_interval) + 1
-    total = config.max_steps * step_seconds + looks * look_seconds
-    return Probe(step_seconds, len(times), look_seconds, total)
+    total = first_step_seconds + config.max_steps * step_seconds + looks * look_seconds
+    return Probe(step_seconds, len(times), first_step_seconds, look_seconds, total)
 
 
 def with_vocabulary(config: TrainConfig, n_characters: int) -> TrainConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,27 @@ from gptfast.data.leakage import from_the_others
 from gptfast.data.prepare import prepare
 from gptfast.data.prepared import is_prepared
 from gptfast.errors import UserError
+from gptfast.locking import alone_in
+from gptfast.model.folder import FILES
 from gptfast.model.size import flops_per_token
 from gptfast.tokenizer import load_tokenizer
+from gptfast.train.checkpoint import delete_checkpoints
 from gptfast.train.config import TrainConfig
 from gptfast.train.display import Display
 from gptfast.train.distributed import World, world
-from gptfast.train.loop import Clock, Result, begin, train
+from gptfast.train.loop import Clock, Result, Trainer, begin
 from gptfast.train.metrics import check_trackers
 from gptfast.train.record import read_record, write_record
 from gptfast.train.sampler import Sampler, WriteSample
 
-CHANGEABLE = ("out", "sample_interval", "log_to")
-"""Settings that --resume may change: the weights don't depend on them."""
+CHANGEABLE = (
+    "out", "sample_interval", "log_to", "checkpoint_interval", "keep_checkpoints",
+    "spike", "max_rollbacks", "micro_batch_size", "recompute_blocks", "compile", "kernels",
+    "device", "parallel", "learning_rate", "matrix_learning_rate",
+)  # fmt: skip
+"""Settings that --resume may change: what another machine needs, and what saves a run that gave up.
+The learning rates change what is learned; the others when the run gives up and how it is computed:
+by rounding, by which random numbers dropout gets, and by what experts are balanced over."""
 
 
 def run(
@@ -38,21 +48,37 @@ def run(
     ended the run early. Raises UserError, MissingFileError or RunError.
     """
     check_trackers(config.log_to)
-    with world(config.device) as processes:
+    with ExitStack() as stack:
+        processes = stack.enter_context(world(config.device))
         if not processes.is_main:
             console.quiet = True
         interval = sample_interval(config, processes, console)
         with processes.main_first():  # the others find the data made
-            older = check_output(config) if processes.is_main else None
+            older = None
+            if processes.is_main:
+                check_output(config)  # before as much as a lock is written there
+                stack.enter_context(alone_in(config.out))
+                older = check_output(config)
             data = prepare_all(config, console)
         for part in data.parts:
             console.print(describe(part.report))
+        tokens = config.max_steps * config.batch_size * config.model.block_size
+        epochs = [
+            f"{tokens * share / part.report.train_tokens:.3g}"
+            for share, part in zip(data.weights, data.parts, strict=True)
+        ]
+        console.print(
+            f"{config.max_steps:,} steps take {tokens:,} tokens, {' and '.join(epochs)} epochs"
+        )
         if processes.is_main and older is not None:
             check_same_data(config.out, older, data)
         (finished, *_) = processes.gather(older["result"] if older else None)
         if finished:
             console.print(f"{config.out} is trained already (--overwrite trains it again)")
             return Result(**finished)
+        if processes.is_main and older is not None:
+            for name, (then, now) in changed(older, config).items():
+                console.print(f"going on with {name} {now}, which was {then}")
         if processes.is_main and len(data.parts) > 1:
             for part, share in zip(data.parts, from_the_others(data), strict=True):
                 console.print(
@@ -74,8 +100,11 @@ def run(
         sampler = None
         if write_sample and interval:
             sampler = Sampler(write_sample, data.tokenizer, interval)
-        with Display(config.max_steps, console, processes, flops, sampler) as display:
-            result = train(config, data, model, display, processes, clock)
+        with (
+            Display(config.max_steps, console, processes, flops, sampler) as display,
+            closing(Trainer(config, data, model, display, processes, clock)) as trainer,
+        ):
+            result = trainer.run()
         if result is not None and processes.is_main:
             write_record(config, command, data, result, older, processes.size)
         return result
@@ -118,17 +147,26 @@ def check_output(config: TrainConfig) -> dict[str, Any] | None:
             f"it, or another --out"
         )
     older = read_record(out)
-    # What a record of an older version doesn't know was as it is by default.
-    then = flat(TrainConfig().to_json()) | flat(older["config"])
-    now = flat(config.to_json())
-    changed = [name for name in then if now.get(name) != then[name] and name not in CHANGEABLE]
-    if changed:
-        was = ", ".join(f"{name}={then[name]!r}" for name in changed)
+    refused = [
+        f"{name}={then!r}"
+        for name, (then, _) in changed(older, config).items()
+        if name not in CHANGEABLE
+    ]
+    if refused:
+        was = ", ".join(refused)
         raise UserError(
             f"the run in {out} was begun with {was}: --resume can't change that; give the "
             f"same arguments, or --overwrite to begin anew"
         )
     return older
+
+
+def changed(older: dict[str, Any], config: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    """The settings that differ from those of an older record: (then, now)."""
+    # What a record of an older version doesn't know was as it is by default.
+    then = flat(TrainConfig().to_json()) | flat(older["config"])
+    now = flat(config.to_json())
+    return {name: (then[name], now[name]) for name in now if now[name] != then[name]}
 
 
 def flat(config: dict[str, Any]) -> dict[str, Any]:
@@ -154,20 +192,9 @@ def check_same_data(folder: Path, older: dict[str, Any], data: Mixture) -> None:
         )
 
 
-def delete_checkpoints(folder: Path) -> None:
-    """Delete a run's training/, which leaves it a finished model that can't be gone on with."""
-    aside = folder / ".training.deleted"  # half a checkpoint must not look like a whole one
-    if aside.exists():
-        shutil.rmtree(aside)
-    if (folder / "training").exists():
-        (folder / "training").rename(aside)
-        shutil.rmtree(aside)
-
-
 def delete_model(folder: Path) -> None:
     """Delete what else a run wrote, but its run.json, and nothing else that may lie there."""
-    for name in ("config.json", "generation_config.json", "metrics.jsonl", "model.safetensors",
-                 "tokenizer.json"):  # fmt: skip
+    for name in (*FILES, "metrics.jsonl"):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "tensorboard", ignore_errors=True)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def gib(n_bytes: int) -> str:
+def gib(n_bytes: float) -> str:
     """A number of bytes, in MiB or GiB."""
     return f"{n_bytes / 2**30:.2f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.1f} MiB"
 

@@ -1,4 +1,4 @@
-"""Documents from files, streamed: plain text, JSON lines and Parquet, packed or not.
+"""Documents from files, streamed: plain text and JSON lines, packed or not, and Parquet.
 
 `listing` finds the files, `unpack` opens them, `read` finds the documents in them, and `cut` cuts
 those into blocks of a quarter of a megabyte, so that memory stays bounded however large a file is.

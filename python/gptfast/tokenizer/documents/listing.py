@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -22,8 +23,9 @@ FOLDER_SUFFIXES = (
 def find_files(paths: Paths) -> list[Path]:
     """Return the files that paths stand for, each once: itself, a folder's, or a glob's, sorted.
 
-    Folders are searched to any depth for files that end in one of FOLDER_SUFFIXES. Raises
-    MissingFileError if a path stands for no file, UserError if there is no path.
+    Folders are searched to any depth for files that end in one of FOLDER_SUFFIXES; links are
+    followed, and no folder is entered twice. Raises MissingFileError if a path stands for no file,
+    UserError if there is no path, or if a folder in a folder, or a link there, can't be read.
     """
     return list(dict.fromkeys(file for path in path_list(paths) for file in _find(path)))
 
@@ -44,8 +46,7 @@ def _find(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        inside = (p for p in path.rglob("*") if p.name.lower().endswith(FOLDER_SUFFIXES))
-        found = sorted(p for p in inside if p.is_file())
+        found = sorted(_inside(path))
         problem = f"no file in the folder {path} ends in one of {' '.join(FOLDER_SUFFIXES)}"
     else:
         found = sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file())
@@ -53,3 +54,28 @@ def _find(path: Path) -> list[Path]:
     if not found:
         raise MissingFileError(problem)
     return found
+
+
+def _inside(folder: Path) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        raise UserError(
+            f"the folder {error.filename} can't be read ({error.strerror}): expected one that may "
+            f"be read; change that, or move it elsewhere"
+        ) from error
+
+    entered: set[tuple[int, int]] = set()
+    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        stat = os.stat(place)
+        if (stat.st_dev, stat.st_ino) in entered:
+            folders.clear()
+            continue
+        entered.add((stat.st_dev, stat.st_ino))
+        folders.sort()  # of a folder that has two names, always the same one is entered
+        for file in (Path(place, name) for name in names if name.lower().endswith(FOLDER_SUFFIXES)):
+            if os.path.isfile(file):
+                yield file
+            elif not os.path.exists(file):
+                raise UserError(
+                    f"{file} is a broken link, or may not be looked at: mend it, or move it "
+                    f"elsewhere"
+                )

@@ -30,6 +30,7 @@ class UnpackedFile(io.RawIOBase):
             self._disk = path.open("rb", buffering=0)
         except OSError as error:
             raise DamagedFileError(error.strerror or str(error)) from error
+        self._position = 0  # to ask the system for each document would take longer than reading
         self._unpacker: Any = None
         if packing == ".gz":
             self._unpacker = gzip.GzipFile(fileobj=self._disk)
@@ -45,18 +46,21 @@ class UnpackedFile(io.RawIOBase):
         """Fill the beginning of `view`; 0 at the end of the file."""
         try:
             if self._unpacker is None:
-                return self._disk.readinto(view)
+                n_bytes = self._disk.readinto(view)
+                self._position += n_bytes
+                return n_bytes
             data = self._unpacker.read1(len(view))
             if not data and self._disk.tell() == 0:  # which gzip takes for no data
                 raise EOFError("it has 0 bytes, where even an archive of nothing has some")
         except self._damage as error:
             raise DamagedFileError(str(error)) from error
         view[: len(data)] = data
+        self._position = self._disk.tell()
         return len(data)
 
     def position(self) -> int:
         """How many bytes of the file on disk have been read."""
-        return self._disk.tell()
+        return self._position
 
     def close(self) -> None:
         """Close the file on disk too."""
