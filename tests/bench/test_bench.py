@@ -179,11 +179,12 @@ def test_the_rehearsal_of_training_needs_pytorch_and_triton_alone(tmp_path: Path
     assert done.returncode == 0, done.stdout + done.stderr
     content = json.loads((tmp_path / "out" / "train.json").read_bytes())
     cases = {(s["implementation"], s["kernels"], s["compiled"]) for s in content["speeds"]}
-    ours = {("gptfast", kernels, c) for kernels in ("torch", "triton") for c in (True, False)}
+    kernels = ("auto", "torch", "triton")
+    ours = {("gptfast", name, compiled) for name in kernels for compiled in (True, False)}
     assert cases == ours | {("nanoGPT", "torch", True), ("nanoGPT", "torch", False)}
     assert all(s["reason"] is None for s in content["speeds"])
     first, *others = [s["loss"] for s in content["speeds"]]
-    assert others == pytest.approx([first] * 5, abs=1e-3)
+    assert others == pytest.approx([first] * 7, abs=1e-3)
     curve = content["shakespeare"]
     assert curve["steps"] == [0, 2, 4]
     assert curve["val_losses"][2] < curve["val_losses"][0]
@@ -201,7 +202,7 @@ def test_what_fails_or_comes_too_late_is_said_and_the_rest_is_kept(tmp_path: Pat
     speed = training.measure_speed("nanoGPT", "torch", True, nanogpt, rehearse=True, expected=None)
     assert speed.reason == "RuntimeError: no model today"
     late = training.run(tmp_path / "out", tmp_path / "text.txt", None, -1.0, rehearse=True)
-    assert len(late.left_out) == 5
+    assert len(late.left_out) == 7
     assert "Left out for want of time: nanogpt-shakespeare" in late.markdown()
 
 

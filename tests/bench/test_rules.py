@@ -77,6 +77,25 @@ def test_auto_follows_the_users_rules(own_file: Path) -> None:
     assert preference(Work("rotary", "training", 9), CUDA) == ("triton", "reference")
 
 
+@pytest.mark.parametrize(
+    ("op", "eager", "compiled"),
+    [("layer_norm", "triton", "torch"), ("rotary", "triton", "reference"),
+     ("attention", "triton", "triton")],
+)  # fmt: skip
+def test_auto_leaves_to_the_compiler_what_it_fuses(
+    own_file: Path, op: str, eager: str, compiled: str
+) -> None:
+    write(own_file, HERE, TIMES)
+    numbers = {"triton": 1, "torch": 2, "reference": 3}
+
+    def number(x: torch.Tensor) -> torch.Tensor:
+        return x * numbers[preference(Work(op, "training", 1000), CUDA)[0]]
+
+    one = torch.ones(1)
+    assert number(one).item() == numbers[eager]
+    assert torch.compile(number, fullgraph=True, backend="eager")(one).item() == numbers[compiled]
+
+
 def test_the_users_rules_come_before_those_shipped(own_file: Path) -> None:
     work = Work("layer_norm", "training", 10)
     shipped = rules.SHIPPED / "sm_90.json"

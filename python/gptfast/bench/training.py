@@ -149,8 +149,8 @@ def _parts(
     report: Report, text: str, nanogpt: Path | None, rehearse: bool, deadline: float
 ) -> Iterator[tuple[str, Callable[[], None]]]:
     """What there is to do, the most important first: (name, what does it and adds to `report`)."""
-    cases = [(OURS, "torch", True), (OURS, "triton", True), (OURS, "torch", False)]
-    cases += [(OURS, "triton", False)]
+    kernels = ("auto", "torch", "triton")
+    cases = [(OURS, name, compiled) for compiled in (True, False) for name in kernels]
     if nanogpt is not None:
         cases = [(THEIRS, "torch", True), *cases, (THEIRS, "torch", False)]
 

@@ -20,6 +20,8 @@ from gptfast.ops.versions import TRITON_VERSION, release
 BACKENDS = ("triton", "torch", "reference")
 # Ops that PyTorch has no fused op for.
 ONLY_OURS = ("rotary",)
+# Ops that torch.compile fuses with what is around them, if they are PyTorch's own operators.
+FUSED_BY_COMPILER = ("layer_norm", "rms_norm", "rotary")
 
 TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Both are settled before the first kernel is imported and can't change afterwards.
@@ -71,11 +73,14 @@ def choose(
 def preference(work: Work, device: torch.device) -> tuple[str, ...]:
     """Return the order in which `auto` tries the backends on this device.
 
-    On CUDA the one first that a rule says is the fastest; without a rule, PyTorch's op.
+    On CUDA the one first that a rule says is the fastest; without a rule, PyTorch's op. While
+    torch.compile traces, nothing of ours where the compiler fuses: rules measure an op by itself.
     """
     theirs = () if work.op in ONLY_OURS else ("torch",)
     if device.type != "cuda":
         return (*theirs, "reference")
+    if work.op in FUSED_BY_COMPILER and torch.compiler.is_compiling():
+        return (*theirs, "reference", "triton")
     if theirs and fastest(work, device) == "triton":
         return ("triton", "torch", "reference")
     return (*theirs, "triton", "reference")

@@ -142,7 +142,7 @@ def tokens_at_a_time(C: int, dtype: torch.dtype, device: torch.device) -> int:
     # Its logits take as much memory as dweight, which is there anyway; or more, where so few tokens
     # would have little to do for each reading of the weight and of dweight.
     wide = torch.promote_types(dtype, torch.float32)
-    return max(C * wide.itemsize // dtype.itemsize, 2048 if device.type == "cuda" else 256)
+    return max(C * wide.itemsize // dtype.itemsize, 4096 if device.type == "cuda" else 256)
 
 
 def _add_product(sum_VC: Tensor, a_VN: Tensor, b_NC: Tensor) -> None:
