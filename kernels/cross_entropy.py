@@ -74,10 +74,6 @@ def _cross_entropy_kernel(
             tl.store(row + columns, dx_V, mask=columns < V)
 
 
-# The largest block of a row. A thread holds 32 of its logits.
-MAX_BLOCK = 16384
-
-
 def cross_entropy(
     logits_NV: torch.Tensor,
     targets_N: torch.Tensor,
@@ -94,12 +90,14 @@ def cross_entropy(
     """
     N, V = logits_NV.shape
     losses_N = torch.empty(N, device=logits_NV.device, dtype=torch.float32)
-    block_V = min(triton.next_power_of_2(V), MAX_BLOCK)
+    # The largest block of a row, and how many of its logits a thread holds: tanh takes registers.
+    largest_V, held = (16384, 32) if softcap is None else (4096, 16)
+    block_V = min(triton.next_power_of_2(V), largest_V)
     with torch.cuda.device_of(logits_NV):
         _cross_entropy_kernel[(N,)](
             logits_NV, targets_N, targets_N.stride(0), losses_N,
             ignore_index, label_smoothing, z_loss, softcap,
             HAS_SMOOTHING=label_smoothing > 0, WRITE_GRADIENT=write_gradient,
-            V=V, BLOCK_V=block_V, num_warps=max(block_V // 1024, 1), enable_fp_fusion=True,
+            V=V, BLOCK_V=block_V, num_warps=max(block_V // (32 * held), 1), enable_fp_fusion=True,
         )  # fmt: skip
     return losses_N

@@ -21,13 +21,12 @@ SHARED_MEMORY = {  # bytes that one block may use
 }
 # Bytes, at head widths 64 and 128, of any Triton from 3.6 on; 3.9 spills nothing but 4 bytes on
 # gfx942, 16 of dk and dv on sm_90, where blocks that spill nothing were 5% slower on an H200, and 8
-# of attention to a cache on sm_100. Cross entropy spills with label smoothing and a soft cap alone.
+# of attention to a cache on sm_100.
 SPILLS_ALLOWED = {
     ("gfx942", "_forward_kernel"): 4,
     ("gfx942", "_dkdv_kernel"): 12,
     ("sm_90", "_dkdv_kernel"): 56,
     ("sm_90", "_backward_kernel"): 16,
-    ("sm_90", "_cross_entropy_kernel"): 8,
     ("sm_100", "_backward_kernel"): 8,
     ("sm_100", "_part_kernel"): 8,
 }

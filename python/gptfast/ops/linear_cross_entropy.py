@@ -104,6 +104,7 @@ def _step_torch(
 
 def _in_chunks(
     step: Callable[..., Tensor],
+    chunk: int,
     hidden_MC: Tensor,
     weight_VC: Tensor,
     targets_M: Tensor,
@@ -121,7 +122,6 @@ def _in_chunks(
     dhidden_MC = hidden_MC.new_empty(M if needs_dhidden else 0, C)
     dweight_VC = weight_VC.new_zeros(V if needs_dweight else 0, C, dtype=wide)
     losses_M = hidden_MC.new_empty(M, dtype=wide)
-    chunk = tokens_at_a_time(C, hidden_MC.dtype, hidden_MC.device)
     for start in range(0, M, chunk):
         tokens = slice(start, start + chunk)
         logits_NV = F.linear(hidden_MC[tokens], weight_VC)
@@ -137,12 +137,16 @@ def _in_chunks(
     return losses_M.sum(), dhidden_MC, dweight_VC
 
 
-def tokens_at_a_time(C: int, dtype: torch.dtype, device: torch.device) -> int:
+def tokens_at_a_time(
+    C: int, dtype: torch.dtype, device: torch.device, use_triton: bool = False
+) -> int:
     """How many tokens of C channels make a chunk."""
     # Its logits take as much memory as dweight, which is there anyway; or more, where so few tokens
-    # would have little to do for each reading of the weight and of dweight.
+    # would have little to do for each reading of the weight and of dweight. PyTorch's operators
+    # need the logits several times, in float32.
     wide = torch.promote_types(dtype, torch.float32)
-    return max(C * wide.itemsize // dtype.itemsize, 4096 if device.type == "cuda" else 256)
+    least = (4096 if use_triton else 2048) if device.type == "cuda" else 256
+    return max(C * wide.itemsize // dtype.itemsize, least)
 
 
 def _add_product(sum_VC: Tensor, a_VN: Tensor, b_NC: Tensor) -> None:
@@ -175,8 +179,11 @@ def _linear_cross_entropy(
     step = _step_torch
     if use_triton:
         from gptfast.kernels.cross_entropy import cross_entropy as step
+    chunk = tokens_at_a_time(hidden_MC.shape[1], hidden_MC.dtype, hidden_MC.device, use_triton)
     options = (ignore_index, label_smoothing, z_loss, softcap)
-    return _in_chunks(step, hidden_MC, weight_VC, targets_M, options, needs_dhidden, needs_dweight)
+    return _in_chunks(
+        step, chunk, hidden_MC, weight_VC, targets_M, options, needs_dhidden, needs_dweight
+    )
 
 
 @_linear_cross_entropy.register_fake
