@@ -74,6 +74,10 @@ def _cross_entropy_kernel(
             tl.store(row + columns, dx_V, mask=columns < V)
 
 
+LARGEST_BLOCK = 16384
+LARGEST_BLOCK_CAPPED = 4096
+
+
 def cross_entropy(
     logits_NV: torch.Tensor,
     targets_N: torch.Tensor,
@@ -90,14 +94,14 @@ def cross_entropy(
     """
     N, V = logits_NV.shape
     losses_N = torch.empty(N, device=logits_NV.device, dtype=torch.float32)
-    # The largest block of a row, and how many of its logits a thread holds: tanh takes registers.
-    largest_V, held = (16384, 32) if softcap is None else (4096, 16)
+    # With a cap, whose tanh takes time and registers, small blocks are the fastest.
+    largest_V = LARGEST_BLOCK if softcap is None else LARGEST_BLOCK_CAPPED
     block_V = min(triton.next_power_of_2(V), largest_V)
     with torch.cuda.device_of(logits_NV):
         _cross_entropy_kernel[(N,)](
             logits_NV, targets_N, targets_N.stride(0), losses_N,
             ignore_index, label_smoothing, z_loss, softcap,
             HAS_SMOOTHING=label_smoothing > 0, WRITE_GRADIENT=write_gradient,
-            V=V, BLOCK_V=block_V, num_warps=max(block_V // (32 * held), 1), enable_fp_fusion=True,
+            V=V, BLOCK_V=block_V, num_warps=min(max(block_V // 512, 1), 16), enable_fp_fusion=True,
         )  # fmt: skip
     return losses_N

@@ -79,13 +79,13 @@ def test_auto_follows_the_users_rules(own_file: Path) -> None:
 
 @pytest.mark.parametrize(
     ("op", "eager", "compiled"),
-    [("layer_norm", "triton", "torch"), ("rotary", "triton", "reference"),
-     ("attention", "triton", "triton")],
+    [("layer_norm", "triton", "torch"), ("rms_norm", "triton", "torch"),
+     ("rotary", "triton", "reference"), ("attention", "triton", "triton")],
 )  # fmt: skip
 def test_auto_leaves_to_the_compiler_what_it_fuses(
     own_file: Path, op: str, eager: str, compiled: str
 ) -> None:
-    write(own_file, HERE, TIMES)
+    write(own_file, HERE, [*TIMES[:5], timed("rms_norm, training", 10, triton=1.0, torch=2.0)])
     numbers = {"triton": 1, "torch": 2, "reference": 3}
 
     def number(x: torch.Tensor) -> torch.Tensor:

@@ -61,6 +61,11 @@ def test_any_vocabulary(V, device):
     check(*inputs((4, 4), V, device), label_smoothing=0.1, softcap=5.0)
 
 
+@pytest.mark.parametrize("V", [16_384, 16_385, 40_000])
+def test_blocks_of_a_row_without_a_cap(V, device):
+    check(*inputs((4, 4), V, device), label_smoothing=0.1)
+
+
 def test_the_largest_vocabulary_we_name(device):
     # Without the matrix products, which in float32 lose digits over so many terms.
     logits = torch.randn(2, 262_144, generator=torch.Generator().manual_seed(0)).to(device)
@@ -74,7 +79,7 @@ def test_the_largest_vocabulary_we_name(device):
 
 
 def test_more_tokens_than_a_chunk(device):
-    check(*inputs((2100, 4), 5, device))
+    check(*inputs((4100, 4), 5, device))
 
 
 def test_no_tokens(device):

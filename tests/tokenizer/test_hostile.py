@@ -26,7 +26,8 @@ from gptfast.tokenizer import BPETokenizer
 from timing import assert_is_below, assert_takes_at_most, processor_seconds
 
 MEGABYTE = 1_000_000
-NOISE_SECONDS = 0.025  # below this, a busy machine decides how long something takes
+# For the shorter of two inputs: below this, a busy machine decides how long something takes.
+NOISE_SECONDS = 0.025
 MOST_BYTES = 8 * MEGABYTE
 
 
@@ -77,16 +78,17 @@ def tokenizers(nursery_text: str) -> dict[str, BPETokenizer]:
 def assert_about_linear(
     work: Callable[[bytes], object], make: Callable[[int], bytes], n_bytes: int
 ) -> None:
-    """Eight times the input takes less than halfway, in doublings, from 8 to 64 times as long.
+    """Eight times the input takes at most 20 times as long; if quadratic, it would take 64 times.
 
-    Something that is linear may take three times as long per byte from some size on: the cache
-    becomes too small, and malloc gives more than 32 MB back at once, to get fresh pages the next
-    time. The shorter input has at least `n_bytes`, and as many as it takes to be measured.
+    What is linear was seen to take 14 times as long: the cache becomes too small, and malloc gives
+    more than 32 MB back at once, to get fresh pages the next time. 2.8 times for each doubling,
+    which is no longer linear, would be 22. The shorter input has at least `n_bytes`, and as many
+    as it takes to be measured.
     """
     while processor_seconds(partial(work, make(n_bytes))) < NOISE_SECONDS and n_bytes < MOST_BYTES:
         n_bytes *= 2
     once, eight_times = make(n_bytes), make(8 * n_bytes)
-    assert_takes_at_most(8**1.5, partial(work, once), partial(work, eight_times))
+    assert_takes_at_most(20, partial(work, once), partial(work, eight_times))
 
 
 ONE_MEGABYTE = (
@@ -98,15 +100,15 @@ ONE_MEGABYTE = (
     + [(kind, "o200k", MEGABYTE) for kind in ("combining marks", "upper case, then lower case")]
     + [(kind, "none", MEGABYTE) for kind in HOSTILE]
 )
-TEN_MEGABYTES = [
-    pytest.param(kind, "gpt2", 10 * MEGABYTE, marks=pytest.mark.slow)
+FORTY_MEGABYTES = [
+    pytest.param(kind, "gpt2", 5 * MEGABYTE, marks=pytest.mark.slow)
     for kind in ("one letter", "carets", "spaces", "newlines", "emoji", "random bytes")
 ]
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize(("kind", "pattern", "n_bytes"), [*ONE_MEGABYTE, *TEN_MEGABYTES])
-def test_twice_the_input_takes_about_twice_the_time(
+@pytest.mark.parametrize(("kind", "pattern", "n_bytes"), [*ONE_MEGABYTE, *FORTY_MEGABYTES])
+def test_encoding_takes_about_linear_time(
     tokenizers: dict[str, BPETokenizer], kind: str, pattern: str, n_bytes: int
 ) -> None:
     assert_about_linear(tokenizers[pattern].encode_to_numpy, HOSTILE[kind], n_bytes)
@@ -179,7 +181,7 @@ print(kilobytes("VmHWM:"), kilobytes("VmRSS:"))
 
 @pytest.mark.alone
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_training_takes_about_twice_the_time(kind: str) -> None:
+def test_training_takes_about_linear_time(kind: str) -> None:
     assert_about_linear(
         lambda data: BPETokenizer.train([data], 400, n_threads=1), HOSTILE[kind], 100_000
     )

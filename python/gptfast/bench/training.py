@@ -149,8 +149,7 @@ def _parts(
     report: Report, text: str, nanogpt: Path | None, rehearse: bool, deadline: float
 ) -> Iterator[tuple[str, Callable[[], None]]]:
     """What there is to do, the most important first: (name, what does it and adds to `report`)."""
-    kernels = ("auto", "torch", "triton")
-    cases = [(OURS, name, compiled) for compiled in (True, False) for name in kernels]
+    cases = [(OURS, k, compiled) for compiled in (True, False) for k in ("auto", "torch", "triton")]
     if nanogpt is not None:
         cases = [(THEIRS, "torch", True), *cases, (THEIRS, "torch", False)]
 
@@ -416,6 +415,8 @@ def _described(curve: Curve) -> str:
         "| step | val loss |",
         "|---:|---:|",
         *(f"| {s} | {v:.4f} |" for s, v in zip(curve.steps, curve.val_losses, strict=True)),
+        "",
+        f"After step {curve.steps[-1]} it writes:",
         "",
         *(f"    {line}".rstrip() for line in curve.sample.strip().splitlines()),
     ]

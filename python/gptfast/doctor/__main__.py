@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     console.print(f"amx: {_cpu.notice or _amx_state()}")
     for line in _devices():
         console.print(line)
-    table = Table("op", "backend", "state", title="kernels: what 'auto' runs here")
+    table = Table("op", "backend", "state", title="kernels: what 'auto' runs here, uncompiled")
     for op, backend, reason in ops.backends():
         table.add_row(op, backend, "runs" if reason is None else reason)
     console.print(table, soft_wrap=False)

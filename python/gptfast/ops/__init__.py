@@ -33,8 +33,8 @@ __all__ = [
 def backends() -> list[tuple[str, str, str | None]]:
     """Return (op, backend, reason) for every op and backend, for GPT-2's shapes on this machine.
 
-    Training, but for `decode_attention`. The reason is None for the backend that `auto` chooses;
-    for the others it is one sentence.
+    Training, but for `decode_attention`, and not compiled. The reason is None for the backend that
+    `auto` chooses; for the others it is one sentence.
     """
     on_cuda = torch.cuda.is_available()
     device = torch.device("cuda" if on_cuda else "cpu")

@@ -1,4 +1,4 @@
-"""Choosing which implementation of an op runs: by name, or `auto`, which never changes silently.
+"""Choosing which implementation of an op runs: by name, or `auto`, which says when it falls back.
 
 The backends are `triton` (our kernels), `torch` (PyTorch's own fused op, or the best that can be
 made of its ops) and `reference` (the definition, which serves everything that the op accepts).
@@ -73,14 +73,13 @@ def choose(
 def preference(work: Work, device: torch.device) -> tuple[str, ...]:
     """Return the order in which `auto` tries the backends on this device.
 
-    On CUDA the one first that a rule says is the fastest; without a rule, PyTorch's op. While
-    torch.compile traces, nothing of ours where the compiler fuses: rules measure an op by itself.
+    On CUDA the one first that a rule says is the fastest; without a rule, PyTorch's op. In a graph
+    for the compiler nothing of ours where it fuses: rules measure an op by itself.
     """
     theirs = () if work.op in ONLY_OURS else ("torch",)
-    if device.type != "cuda":
+    is_fused = work.op in FUSED_BY_COMPILER and torch.compiler.is_compiling()
+    if device.type != "cuda" or is_fused:
         return (*theirs, "reference")
-    if work.op in FUSED_BY_COMPILER and torch.compiler.is_compiling():
-        return (*theirs, "reference", "triton")
     if theirs and fastest(work, device) == "triton":
         return ("triton", "torch", "reference")
     return (*theirs, "triton", "reference")

@@ -137,15 +137,14 @@ def _in_chunks(
     return losses_M.sum(), dhidden_MC, dweight_VC
 
 
-def tokens_at_a_time(
-    C: int, dtype: torch.dtype, device: torch.device, use_triton: bool = False
-) -> int:
+def tokens_at_a_time(C: int, dtype: torch.dtype, device: torch.device, use_triton: bool) -> int:
     """How many tokens of C channels make a chunk."""
     # Its logits take as much memory as dweight, which is there anyway; or more, where so few tokens
-    # would have little to do for each reading of the weight and of dweight. PyTorch's operators
-    # need the logits several times, in float32.
+    # would have little to do for each reading of the weight and of dweight.
     wide = torch.promote_types(dtype, torch.float32)
-    least = (4096 if use_triton else 2048) if device.type == "cuda" else 256
+    least = 256
+    if device.type == "cuda":
+        least = 4096 if use_triton else 2048  # PyTorch's operators make float32 copies of logits
     return max(C * wide.itemsize // dtype.itemsize, least)
 
 

@@ -206,9 +206,9 @@ def layer_norm(
         eps: added to the variance, so that a constant row gives the bias.
         residual: shaped like x, any floating dtype, any strides; the norm is then taken of
             x + residual.
-        backend: "auto" (on CUDA what was measured to be the fastest: gptfast.ops.rules; else
-            PyTorch's op; what can't serve is passed over, which is said once), or "triton",
-            "torch", "reference".
+        backend: "auto" (on CUDA what was measured to be the fastest: gptfast.ops.rules; else, and
+            under torch.compile, which fuses it, PyTorch's op; what can't serve is passed over,
+            which is said once), or "triton", "torch", "reference".
 
     Returns:
         A tensor shaped and typed like x; with a residual, the pair of the norm and x + residual,

@@ -151,7 +151,8 @@ def rotary(
         sin: their sines, shaped like cos. Neither gets a gradient.
         inplace: write the results into q and k, and return these. For inference: not where a
             gradient is wanted.
-        backend: "auto" (on CUDA Triton, or else the reference), or "triton", "reference".
+        backend: "auto" (on CUDA Triton; else, and under torch.compile, which fuses it, the
+            reference), or "triton", "reference".
 
     Returns:
         The rotated queries and keys, shaped and typed like q and k.

@@ -160,7 +160,8 @@ def _loss(config: TrainConfig) -> int:
     n_tokens = config.windows_at_a_time() * config.model.block_size
     V, C = config.model.vocab_size, config.model.n_embd
     dtype: torch.dtype = getattr(torch, config.dtype)
-    chunk = min(n_tokens, tokens_at_a_time(C, dtype, resolve_device(config.device)))
+    device = resolve_device(config.device)
+    chunk = min(n_tokens, tokens_at_a_time(C, dtype, device, use_triton=False))
     narrow = dtype.itemsize if dtype != torch.float32 else 0
     return n_tokens * C * dtype.itemsize + V * C * (4 + narrow) + V * chunk * (4 + 4 + narrow)
 
