@@ -79,7 +79,7 @@ def table(config: TrainConfig, planned: Plan, probed: Probe | None) -> Table:
         flops = 3 * planned.forward_flops * speed
         shown.add_row(
             "tokens/s", f"{speed:,.0f}",
-            f"{flops / 1e9:,.0f} GFLOP/s; median of {probed.steps} steps of "
+            f"{flops / 1e9:,.0f} GFLOP/s; mean of {probed.steps} steps of "
             f"{probed.step_seconds:.3g} s",
         )  # fmt: skip
         shown.add_row(

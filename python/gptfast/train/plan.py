@@ -79,7 +79,7 @@ class Probe:
     """What a few real steps on this machine say."""
 
     step_seconds: float
-    """Median."""
+    """The mean: a run's time is a sum, to which its slow steps belong."""
     steps: int
     """How many were taken."""
     first_step_seconds: float
@@ -214,7 +214,7 @@ def probe(config: TrainConfig, seconds: float) -> Probe:
              max_windows=looked_at, separator=separator)  # fmt: skip
     look_seconds = (time.perf_counter() - start) * config.eval_windows / looked_at
     look_seconds *= 1 + len(config.also)
-    step_seconds = statistics.median(times)
+    step_seconds = statistics.fmean(times)
     looks = math.ceil(config.max_steps / config.eval_interval) + 1
     total = first_step_seconds + config.max_steps * step_seconds + looks * look_seconds
     return Probe(step_seconds, len(times), first_step_seconds, look_seconds, total)
