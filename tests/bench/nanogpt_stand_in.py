@@ -3,6 +3,8 @@
 The environment's FAULT can make it wrong, or die in training.
 """
 
+from pathlib import Path
+
 MODEL = """
 import os
 from dataclasses import dataclass
@@ -44,3 +46,11 @@ class GPT(nn.Module):
             {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
         ], lr=learning_rate, betas=betas)
 """
+
+
+def clone_in(folder: Path) -> Path:
+    """What passes for a clone of karpathy/nanoGPT."""
+    clone = folder / "nanoGPT"
+    clone.mkdir()
+    (clone / "model.py").write_text(MODEL)
+    return clone

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from nanogpt_stand_in import MODEL
+from nanogpt_stand_in import clone_in
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,9 +34,7 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def nanogpt(tmp_path: Path) -> Path:
-    (tmp_path / "nanoGPT").mkdir()
-    (tmp_path / "nanoGPT" / "model.py").write_text(MODEL)
-    return tmp_path / "nanoGPT"
+    return clone_in(tmp_path)
 
 
 def compare(nanogpt: Path, corpus: Path, fault: str = "") -> subprocess.CompletedProcess[str]:

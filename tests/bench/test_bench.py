@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from nanogpt_stand_in import MODEL
+from nanogpt_stand_in import clone_in
 
 from gptfast.bench import report, training
 from gptfast.bench.measure import Measurement, Timing, measure
@@ -169,12 +169,11 @@ def test_the_rehearsal_of_the_rules_writes_none(tmp_path: Path) -> None:
 def test_the_rehearsal_of_training_needs_pytorch_and_triton_alone(tmp_path: Path) -> None:
     pytest.importorskip("triton")
     (tmp_path / "text.txt").write_text("to be or not to be, that is the question\n" * 20)
-    (tmp_path / "nanogpt").mkdir()
-    (tmp_path / "nanogpt" / "model.py").write_text(MODEL)
+    nanogpt = clone_in(tmp_path)
     missing = ("gptfast._rust", "tyro", "rich", "platformdirs", "safetensors", "matplotlib")
     done = run(
         "train", "--out", str(tmp_path / "out"), "--data", str(tmp_path / "text.txt"),
-        "--nanogpt", str(tmp_path / "nanogpt"), "--rehearse", hidden=missing,
+        "--nanogpt", str(nanogpt), "--rehearse", hidden=missing,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     content = json.loads((tmp_path / "out" / "train.json").read_bytes())
@@ -225,8 +224,7 @@ def test_what_trains_to_other_losses_has_no_speed(
 ) -> None:
     """Ours, with a loss that is NaN or an update that is missing, against a nanoGPT."""
     (tmp_path / "text.txt").write_text("to be or not to be\n" * 20)
-    (tmp_path / "nanogpt").mkdir()
-    (tmp_path / "nanogpt" / "model.py").write_text(MODEL)
+    nanogpt = clone_in(tmp_path)
     build = training._build
 
     def faulty(implementation: str, *arguments: Any) -> Any:
@@ -240,9 +238,7 @@ def test_what_trains_to_other_losses_has_no_speed(
 
     monkeypatch.setattr(training, "_build", faulty)
     monkeypatch.setattr(training, "LEARNING_RATE", 0.1)
-    report = training.run(
-        tmp_path / "out", tmp_path / "text.txt", tmp_path / "nanogpt", 100.0, rehearse=True
-    )
+    report = training.run(tmp_path / "out", tmp_path / "text.txt", nanogpt, 100.0, rehearse=True)
     reasons = {(s.implementation, s.kernels): s.reason for s in report.speeds if s.compiled}
     assert reasons["nanoGPT", "torch"] is None
     expected = r"the loss after 3 steps is (nan|\d\.\d{4}), expected that of the first that ran, .*"

@@ -396,7 +396,7 @@ def kill_in_third_shard(tokenizer: BPETokenizer, source: Source, out: Path) -> N
 
 
 def test_a_run_deletes_only_its_own_from_work(
-    tmp_path: Path, source: Source, tokenizer: BPETokenizer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, source: Source, tokenizer: BPETokenizer
 ) -> None:
     out = tmp_path / "out"
     kill_in_third_shard(tokenizer, source, out)
@@ -446,7 +446,7 @@ def test_what_killed_runs_were_writing_is_deleted(
 
 
 def test_a_begun_folder_is_kept_from_other_arguments(
-    tmp_path: Path, source: Source, tokenizer: BPETokenizer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, source: Source, tokenizer: BPETokenizer
 ) -> None:
     out = tmp_path / "out"
     # Before there are shards, anything may change: nothing would be lost or mixed up.
@@ -716,7 +716,7 @@ def test_a_finished_folder_that_is_damaged_is_not_called_finished(
 
 
 def test_a_shard_that_is_damaged_before_the_end_is_named(
-    tmp_path: Path, source: Source, tokenizer: BPETokenizer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, source: Source, tokenizer: BPETokenizer
 ) -> None:
     out = tmp_path / "out"
     kill_in_third_shard(tokenizer, source, out)
@@ -733,7 +733,7 @@ def test_a_shard_that_is_damaged_before_the_end_is_named(
 
 
 def test_training_refuses_a_folder_that_is_not_finished(
-    tmp_path: Path, source: Source, tokenizer: BPETokenizer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, source: Source, tokenizer: BPETokenizer
 ) -> None:
     out = tmp_path / "out"
     kill_in_third_shard(tokenizer, source, out)

@@ -949,10 +949,7 @@ def test_checkpoints_are_made_between_looks_if_asked_for(
 ) -> None:
     config = replace(config, eval_interval=8, checkpoint_interval=3, keep_checkpoints=9)
     whole = train(replace(config, out=config.out.with_name("whole")))
-    with monkeypatch.context() as patch:
-        before_batch(11, Killed, patch)
-        with pytest.raises(Killed):
-            train(config)
+    train_until_killed_at(11, config, monkeypatch)
     assert steps_saved(config) == [0, 3, 6, 8, 9]
     console = Console(record=True, file=io.StringIO(), soft_wrap=True)
     assert run(replace(config, resume=True), "test", console) is not None
@@ -999,9 +996,7 @@ def look_and_call_the_first_best(trainer: loop.Trainer) -> None:
 def test_the_best_weights_of_an_older_version_are_kept(config: TrainConfig) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop.Trainer, "look", look_and_call_the_first_best)
-        before_batch(10, Killed, patch)
-        with pytest.raises(Killed):
-            train(config)
+        train_until_killed_at(10, config, patch)
     (config.out / "training" / "best.json").unlink()
     best = (config.out / "model.safetensors").read_bytes()
     result = train(replace(config, resume=True))
@@ -1069,10 +1064,7 @@ def test_a_val_loss_that_is_nan_before_any_batch_ends_the_run(
         patch.setattr(loop.Trainer, "evaluate", lambda *_: [math.nan])
         with pytest.raises(RunError, match=r"^step 1: the val loss before it is nan\. No batch"):
             train(config)
-    with monkeypatch.context() as patch:
-        before_batch(6, Killed, patch)
-        with pytest.raises(Killed):
-            train(replace(config, resume=True))
+    train_until_killed_at(6, replace(config, resume=True), monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(loop.Trainer, "evaluate", lambda *_: [math.nan])
         with pytest.raises(RunError, match=r"^step 5: the val loss before it is nan\. No batch"):

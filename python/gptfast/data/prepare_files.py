@@ -107,12 +107,13 @@ def prepare_files(
         # It decides on what is left out; else only on whether the run comes to its end.
         "memory_limit": options.memory_limit if options.on_error == "skip" else None,
     }
-    if is_prepared(out) and not os.access(out, os.W_OK) and _is_finished(out, plan):
-        return Description.read(out)  # someone else's
+    if not os.access(out, os.W_OK) and (made := _finished(out, plan)):
+        return made  # someone else's
     make_folder(out)
     _check_ours(out)  # before as much as a lock is written there
     with alone_in(out):
-        if not _is_finished(out, plan):
+        made = _finished(out, plan)
+        if made is None:
             _begin(out, plan)
             if isinstance(source, HubDataset):
                 folder = out / "work" / f"hub-{_digest([made_from, options.column])}"
@@ -121,7 +122,7 @@ def prepare_files(
                 )
                 encoder = replace(encoder, options=replace(options, field=options.column))
             _make(files, encoder, out, plan)
-        made = Description.read(out)
+            made = Description.read(out)
         _clean(out, plan, made)
     return made
 
@@ -145,17 +146,17 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _is_finished(out: Path, plan: dict[str, Any]) -> bool:
-    """Whether `out` was made by this plan, to its end.
+def _finished(out: Path, plan: dict[str, Any]) -> Description | None:
+    """What `out` is, if it was made by this plan, to its end; else None.
 
     Raises UserError if it was made by another one, or is not whole any more.
     """
     if not is_prepared(out):
-        return False
+        return None
     made = Description.read(out)
     _check_same(out, made.made_from, plan)
     check_whole(out, made)
-    return True
+    return made
 
 
 def _check_ours(out: Path) -> None:
