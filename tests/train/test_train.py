@@ -1009,10 +1009,10 @@ def test_best_weights_whose_record_failed_are_saved_again(
 ) -> None:
     make_record = checkpoint.make_best_record
 
-    def make_all_but_one(folder: Path, progress: loop.Progress) -> None:
-        if progress.best_step == 8:
+    def make_all_but_one(folder: Path, val_loss: float, step: int) -> None:
+        if step == 8:
             raise OSError("no space left on device")
-        make_record(folder, progress)
+        make_record(folder, val_loss, step)
 
     monkeypatch.setattr(checkpoint, "make_best_record", make_all_but_one)
     console = Console(record=True, file=io.StringIO(), soft_wrap=True)

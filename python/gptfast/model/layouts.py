@@ -136,15 +136,14 @@ def _parse_gpt2(stored: Stored) -> ModelConfig:
 
 def _describe_llama(config: ModelConfig) -> dict[str, Any]:
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}
+    older: dict[str, Any] = {"rope_theta": config.rope_theta}  # before transformers 5
     if config.rope_scaling == "yarn":
-        rope |= {
+        older["rope_scaling"] = {
             "rope_type": "yarn",
             "factor": config.rope_factor,
             "original_max_position_embeddings": round(config.block_size / config.rope_factor),
         }
-    older: dict[str, Any] = {"rope_theta": config.rope_theta}  # before transformers 5
-    if config.rope_scaling == "yarn":
-        older["rope_scaling"] = {k: v for k, v in rope.items() if k != "rope_theta"}
+        rope |= older["rope_scaling"]
     return older | {
         "vocab_size": config.vocab_size,
         "max_position_embeddings": config.block_size,

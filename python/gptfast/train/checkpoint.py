@@ -168,21 +168,21 @@ def save_skipped(folder: Path, skipped: list[int]) -> None:
     write_text_atomically(folder / "training" / _SKIPPED, json.dumps(skipped))
 
 
-def save_best(folder: Path, state: State, progress: Progress, weights: dict[str, Tensor]) -> None:
+def save_best(
+    folder: Path, model: LanguageModel, weights: dict[str, Tensor], val_loss: float, step: int
+) -> None:
     """Write the model's whole state as model.safetensors. Raises OSError, as for a full disk.
 
     Then training/best.json, by which it is known whose weights these are, and that they are whole.
     """
-    save_weights(state.model, folder / "model.safetensors", weights)
-    make_best_record(folder, progress)
+    save_weights(model, folder / "model.safetensors", weights)
+    make_best_record(folder, val_loss, step)
 
 
-def make_best_record(folder: Path, progress: Progress) -> None:
+def make_best_record(folder: Path, val_loss: float, step: int) -> None:
     """Write training/best.json. Raises OSError, as for a full disk."""
     path = folder / "model.safetensors"
-    content = {
-        "val_loss": progress.best_val_loss, "step": progress.best_step, "sha256": _sha256(path),
-    }  # fmt: skip
+    content = {"val_loss": val_loss, "step": step, "sha256": _sha256(path)}
     add_folder(folder / "training")
     write_text_atomically(folder / "training" / _BEST, json.dumps(content))
 
@@ -207,7 +207,7 @@ def adopt_best(folder: Path, progress: Progress) -> None:
     has_weights = (folder / "model.safetensors").exists()
     has_record = (folder / "training" / _BEST).exists()
     if has_weights and not has_record and progress.best_val_loss < float("inf"):
-        make_best_record(folder, progress)
+        make_best_record(folder, progress.best_val_loss, progress.best_step)
 
 
 def delete_checkpoints_after(folder: Path, step: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -151,14 +151,15 @@ def accumulate_gradients(
     split = [torch.split(world.share(t_BT), at_a_time) for t_BT in (x_BT, y_BT)]
     parts = list(zip(*split, strict=True))
     for i, (x, y) in enumerate(parts):
-        weight = ((y != IGNORED).sum() / n_targets).to(device)
+        share = (y != IGNORED).sum() / n_targets  # on the CPU, where looking waits for nothing
+        weight = share.to(device)
         with accumulating(engine, is_last=i == len(parts) - 1):
             borders = None if separator is None else document_borders(x, separator).to(device)
             with autocast(config, device):
                 loss: Tensor = engine(x.to(device), y.to(device), borders)
             # The engine averages gradients over the processes; what is wanted is their sum.
             scaler.scale(loss * weight * world.size).backward()
-        if weight > 0:  # else the loss is the mean of nothing, NaN, and its gradients are 0
+        if share > 0:  # else the loss is the mean of nothing, NaN, and its gradients are 0
             mean += loss.detach() * weight
     return world.sum(mean)
 
@@ -400,11 +401,10 @@ class Trainer:
     def save_best(self, val_loss: float) -> None:
         """Write the weights as model.safetensors, if that is possible."""
         weights = full_state(self.model)
-        best = replace(self.progress, best_val_loss=val_loss, best_step=self.progress.step)
         failed = False
         if self.world.is_main:
             try:
-                save_best(self.config.out, self.state, best, weights)
+                save_best(self.config.out, self.model, weights, val_loss, self.progress.step)
             except OSError as error:
                 failed = True
                 self.display.message(

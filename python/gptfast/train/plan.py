@@ -184,10 +184,10 @@ def probe(config: TrainConfig, seconds: float) -> Probe:
     model = new_model(config, config.model.vocab_size, device)
     optimizer = build_optimizer(config, model)
     T = config.model.block_size
-    looked_at = min(config.eval_windows, 2 * config.windows_at_a_time())
-    n_windows = max(config.windows_at_a_time(), looked_at)
-    tokens = np.random.default_rng(0).integers(config.model.vocab_size, size=n_windows * T + 1)
     part = replace(config, batch_size=config.windows_at_a_time())
+    looked_at = min(config.eval_windows, 2 * part.batch_size)
+    n_windows = max(part.batch_size, looked_at)
+    tokens = np.random.default_rng(0).integers(config.model.vocab_size, size=n_windows * T + 1)
     x_BT = torch.from_numpy(tokens[: part.batch_size * T]).view(-1, T)
     scaler = gradient_scaler(config, device)
     separator = 0 if config.mask_documents else None
