@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gptfast import cli
+from gptfast.cli import cli
 from gptfast.data.loader import windows
 from gptfast.data.sources import load_corpus
 from gptfast.data.split import split_documents

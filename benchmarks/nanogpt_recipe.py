@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gptfast import cli
+from gptfast.cli import cli
 from gptfast.compare.report import read_run
 from gptfast.errors import MissingFileError, RunError
 from saving import save_results

@@ -17,7 +17,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from gptfast import cli
+from gptfast.cli import cli
 from gptfast.compare.report import read_run
 from gptfast.plan.__main__ import CHARACTERS, PROBE_SECONDS
 from gptfast.train.config import load_preset

@@ -18,13 +18,13 @@ from typing import Annotated, Any
 
 import tyro
 
-from gptfast import cli
+from gptfast.cli import cli
 from gptfast.compare.report import read_run
 from gptfast.data.prepare import prepare
 from gptfast.errors import UserError
-from gptfast.fsync import write_text_atomically
 from gptfast.model.ensemble import Ensemble
 from gptfast.model.folder import load_model
+from gptfast.system.files import write_text_atomically
 from gptfast.train.evaluate import evaluate
 from gptfast.train.record import read_record
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from gptfast.fsync import write_text_atomically
+from gptfast.system.files import write_text_atomically
 from gptfast.train.record import hardware
 
 

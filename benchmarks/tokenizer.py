@@ -30,9 +30,9 @@ from typing import Any
 from rich.console import Console
 
 import gptfast
-from gptfast import cli
+from gptfast.cli import cli
 from gptfast.errors import MissingFileError, RunError, UserError
-from gptfast.fsync import write_text_atomically
+from gptfast.system.files import write_text_atomically
 from tokenizer_bench import report, worker
 from tokenizer_bench.entrants import ENTRANTS, OURS
 from tokenizer_bench.inputs import Inputs, copy_text, sha256

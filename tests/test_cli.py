@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from gptfast import cli
 from gptfast.__main__ import COMMANDS, main
+from gptfast.cli import cli
 from gptfast.doctor.__main__ import main as doctor
 from gptfast.errors import MissingFileError, RunError, UserError
 from gptfast.sample.__main__ import main as sample

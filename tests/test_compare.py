@@ -13,7 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from gptfast import cli
+from gptfast.cli import cli
 from gptfast.compare.__main__ import main as compare
 from gptfast.compare.report import curves, differences, read_run, side_by_side
 from gptfast.model.folder import load_model

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from gptfast import cli
+from gptfast.cli import cli
 from gptfast.ladder import __main__ as ladder_module
 from gptfast.ladder.__main__ import LadderConfig, climb
 from gptfast.ladder.__main__ import main as ladder

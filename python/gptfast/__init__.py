@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gptfast import _cpu
+from gptfast.system import cpu
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 # Must happen before PyTorch multiplies its first matrices: see the module's docstring.
-_cpu.avoid_masked_amx()
+cpu.avoid_masked_amx()
 
 
 def load(

@@ -36,7 +36,7 @@ def main() -> int:
         known = ", ".join(COMMANDS)
         print(f"error: unknown command {arguments[0]!r}: expected one of {known}", file=sys.stderr)
         return 2
-    from gptfast import cli
+    from gptfast.cli import cli
 
     command = import_module(f"gptfast.{arguments[0]}.__main__").main
     return cli.run(command, arguments[1:])

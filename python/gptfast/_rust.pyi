@@ -1,4 +1,4 @@
-"""The Rust extension. Only `gptfast.tokenizer` and `gptfast._cpu` import it."""
+"""The Rust extension. Only `gptfast.tokenizer` and `gptfast.system.cpu` import it."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias, final

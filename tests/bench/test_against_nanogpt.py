@@ -17,7 +17,7 @@ COMPARE = """
 import sys
 from dataclasses import replace
 import against_nanogpt
-from gptfast import cli
+from gptfast.cli import cli
 from gptfast.train.config import load_preset
 
 def tiny(name):

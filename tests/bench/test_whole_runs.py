@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from gptfast import cli
+from gptfast.cli import cli
 from gptfast.train.config import load_preset
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"

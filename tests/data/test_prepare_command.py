@@ -25,15 +25,15 @@ import pytest
 import tiktoken
 from pyarrow import parquet
 
-from gptfast import cli
+from gptfast.cli import cli
 from gptfast.data import hub, leakage
-from gptfast.data import prepare_files as module
+from gptfast.data import prepare_shards as module
 from gptfast.data.__main__ import main
 from gptfast.data.hashes import Hashes
 from gptfast.data.hub import HubDataset
+from gptfast.data.manifest import Description, open_prepared
 from gptfast.data.prepare import prepare
-from gptfast.data.prepare_files import prepare_files
-from gptfast.data.prepared import Description, open_prepared
+from gptfast.data.prepare_shards import prepare_files
 from gptfast.errors import MissingFileError, UserError
 from gptfast.tokenizer import BPETokenizer, CharTokenizer
 from gptfast.tokenizer import encode_files as encode_module
@@ -282,7 +282,7 @@ def test_a_run_that_was_killed_goes_on_and_makes_the_same(
 # Encodes until it meets STOP, says so, and waits there.
 SCRIPT = """
 import sys, time
-from gptfast.data import prepare_files as module
+from gptfast.data import prepare_shards as module
 from gptfast.tokenizer import BPETokenizer
 from gptfast.tokenizer.encode_files import Encoder
 module._PART_BYTES = 1

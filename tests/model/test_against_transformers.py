@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from gptfast.errors import MissingFileError, UserError
-from gptfast.model import GPT, ModelConfig, build_model, layouts
+from gptfast.model import GPT, ModelConfig, build_model, formats
 from gptfast.model.folder import load_model, save_description, save_weights
 from gptfast.tokenizer import BPETokenizer, CharTokenizer
 from gptfast.train.config import load_preset
@@ -43,7 +43,7 @@ def test_gpt2_presets_have_gpt2s_tensors(preset: str, published: int) -> None:
         theirs = their_model(config.model)
     assert ours.n_parameters() == published == sum(p.numel() for p in theirs.parameters())
     their_shapes = {n: t.shape for n, t in theirs.state_dict().items() if n != "lm_head.weight"}
-    stored = layouts.to_stored(ours.config, ours.state_dict())
+    stored = formats.to_stored(ours.config, ours.state_dict())
     assert {n: t.shape for n, t in stored.items()} == their_shapes
 
 
@@ -73,7 +73,7 @@ def shaken(theirs: torch.nn.Module) -> torch.nn.Module:
 
 def their_twin(config: ModelConfig) -> torch.nn.Module:
     """transformers' model of a configuration, by its own reading of our config.json."""
-    kind = transformers.AutoConfig.for_model(**layouts.describe(config, eot_token=None))
+    kind = transformers.AutoConfig.for_model(**formats.describe(config, eot_token=None))
     return shaken(transformers.AutoModelForCausalLM.from_config(kind))
 
 
@@ -97,7 +97,7 @@ def test_logits_agree_for_the_same_random_weights(name: str, tmp_path: Path) -> 
 @pytest.mark.parametrize("name", MODELS)
 def test_each_is_stored_as_what_it_is(name: str) -> None:
     kind = {"biases": "llama", "yarn": "llama", "window": "mixtral"}.get(name, name)
-    assert layouts.describe(MODELS[name], eot_token=None)["model_type"] == kind
+    assert formats.describe(MODELS[name], eot_token=None)["model_type"] == kind
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -146,7 +146,7 @@ def test_logits_agree_at_gpt2_124m_size() -> None:
     torch.manual_seed(0)
     theirs = their_model(config_124m)
     ours = GPT(config_124m).eval()
-    state = layouts.from_stored(config_124m, ours.state_dict(), theirs.state_dict())
+    state = formats.from_stored(config_124m, ours.state_dict(), theirs.state_dict())
     ours.load_state_dict(state)
     ids = torch.randint(50257, (1, 24))
     with torch.no_grad():
@@ -226,20 +226,20 @@ def test_llamas_that_we_cant_compute_are_refused(
 
 
 def test_a_llama_described_by_an_older_transformers_is_read() -> None:
-    described = layouts.describe(LLAMAS["yarn"], eot_token=None)
+    described = formats.describe(LLAMAS["yarn"], eot_token=None)
     del described["rope_parameters"]
-    assert layouts.parse(described) == LLAMAS["yarn"]
+    assert formats.parse(described) == LLAMAS["yarn"]
 
 
 def test_an_older_transformers_finds_the_rotary_base_and_yarn_where_it_looks_for_them() -> None:
     """At the top. (All of MODELS were compared with 4.57.3 on 2026-11-26: within 3e-6.)"""
-    described = layouts.describe(LLAMAS["yarn"], eot_token=None)
+    described = formats.describe(LLAMAS["yarn"], eot_token=None)
     assert described["rope_theta"] == 500.0
     assert described["rope_scaling"] == {
         "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32,
     }  # fmt: skip
     assert described["head_dim"] == 12
-    assert "rope_scaling" not in layouts.describe(MIXTRAL, eot_token=None)
+    assert "rope_scaling" not in formats.describe(MIXTRAL, eot_token=None)
 
 
 def described_by_transformers(**settings: Any) -> dict[str, Any]:
@@ -256,11 +256,11 @@ def test_the_first_name_of_rope_type_is_known() -> None:
     del old["rope_parameters"]
     old["rope_theta"] = 10_000.0
     scaled = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
-    read = layouts.parse(old | {"rope_scaling": scaled})
+    read = formats.parse(old | {"rope_scaling": scaled})
     assert (read.rope_scaling, read.rope_factor) == ("yarn", 4.0)
     for kind in ("linear", "dynamic"):
         with pytest.raises(UserError, match=f"has rope_type '{kind}'"):
-            layouts.parse(old | {"rope_scaling": {"type": kind, "factor": 4.0}})
+            formats.parse(old | {"rope_scaling": {"type": kind, "factor": 4.0}})
 
 
 def test_yarn_that_stretches_what_was_trained_is_refused() -> None:
@@ -270,7 +270,7 @@ def test_yarn_that_stretches_what_was_trained_is_refused() -> None:
     assert described["rope_parameters"]["original_max_position_embeddings"] == 64
     for read in (described, described | {"rope_parameters": rope}):
         with pytest.raises(UserError, match="has original_max_position_embeddings 64: gptfast has"):
-            layouts.parse(read)
+            formats.parse(read)
 
 
 def test_a_gpt2_without_its_head_has_no_prefix(tmp_path: Path) -> None:
@@ -343,7 +343,7 @@ def test_damaged_folders_are_named(folder: Path, tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"n_head": 0}))
     with pytest.raises(UserError, match="n_head is 0: expected at least 1"):
         load_model(folder)
-    llama = layouts.describe(LLAMA, eot_token=None)
+    llama = formats.describe(LLAMA, eot_token=None)
     for broken in ({"num_attention_heads": 0}, {"rope_parameters": ["yarn"]}):
         (folder / "config.json").write_text(json.dumps(llama | broken))
         with pytest.raises(UserError, match="is not a model's configuration"):

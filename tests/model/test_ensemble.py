@@ -10,8 +10,8 @@ import torch
 
 from gptfast.errors import UserError
 from gptfast.model import ModelConfig, build_model
+from gptfast.model.baselines import BigramLM
 from gptfast.model.ensemble import Ensemble
-from gptfast.model.rungs import BigramLM
 from gptfast.train.evaluate import evaluate
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gptfast import cli
+from gptfast.cli import cli
 from gptfast.errors import MissingFileError, UserError
 from gptfast.tokenizer import BPETokenizer, CharTokenizer
 from gptfast.tokenizer.__main__ import main

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from gptfast import cli
+from gptfast.cli import cli
 from gptfast.model import ModelConfig
 from gptfast.train.__main__ import main as train
 from gptfast.train.config import TrainConfig

@@ -10,7 +10,8 @@ import torch
 from rich.console import Console
 
 from allocations import largest_and_peak
-from gptfast import cli
+from gptfast.cli import cli
+from gptfast.cli.units import duration, flop_rate, gib
 from gptfast.model import GPT, ModelConfig
 from gptfast.model.size import n_parameters
 from gptfast.model.transformer import Block
@@ -22,7 +23,6 @@ from gptfast.train.config import TrainConfig, load_preset
 from gptfast.train.optim import Optimizer
 from gptfast.train.plan import memory, plan, probe, with_vocabulary
 from gptfast.train.run import run
-from gptfast.train.units import duration, flop_rate, gib
 
 SMALL = TrainConfig(
     model=ModelConfig(300, block_size=32, n_layer=2, n_head=2, n_embd=32, dropout=0.1),

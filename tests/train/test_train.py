@@ -28,7 +28,7 @@ from gptfast.errors import RunError, UserError
 from gptfast.model import GPT, ModelConfig, build_model
 from gptfast.model.config import Architecture
 from gptfast.model.folder import load_model
-from gptfast.model.layouts import layout_of
+from gptfast.model.formats import layout_of
 from gptfast.model.size import n_parameters
 from gptfast.train import checkpoint, loop, optim
 from gptfast.train import run as run_module
@@ -266,7 +266,7 @@ def test_gradients_that_no_scale_makes_finite_end_a_run_in_float16(
 
 
 def test_bfloat16_trains_on_this_cpu(config: TrainConfig) -> None:
-    # Where AMX is advertised but masked, this dies with SIGILL unless gptfast._cpu did its work.
+    # Where AMX is advertised but masked, this dies with SIGILL unless system/cpu.py did its work.
     rounded = train(replace(config, dtype="bfloat16")).val_loss
     exact = train(replace(config, out=config.out.with_name("exact"))).val_loss
     assert rounded == pytest.approx(exact, abs=0.02)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gptfast import cli
+from gptfast.cli import cli
 from gptfast.errors import RunError, UserError
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from gptfast import __version__
 from gptfast.bench.measure import Measurement
 from gptfast.bench.verify import Verdict
 from gptfast.bench.workloads import COPY, OURS, Workload
-from gptfast.fsync import write_atomically, write_text_atomically
 from gptfast.ops.versions import TRITON_VERSION
+from gptfast.system.files import write_atomically, write_text_atomically
 
 Measured = list[tuple[Workload, list[Measurement]]]
 

@@ -19,13 +19,13 @@ from torch import Tensor
 
 from gptfast.bench.measure import Measurement
 from gptfast.bench.workloads import Pass, Setting, Workload
-from gptfast.fsync import write_text_atomically
 from gptfast.ops import attention, decode_attention, layer_norm, linear_cross_entropy, rms_norm
 from gptfast.ops.attention import work as attention_work
 from gptfast.ops.decode_attention import work as decode_attention_work
 from gptfast.ops.linear_cross_entropy import work as linear_cross_entropy_work
 from gptfast.ops.norm import work as norm_work
 from gptfast.ops.rules import Work
+from gptfast.system.files import write_text_atomically
 
 # What of a machine's description says which code was measured.
 CODE = ("torch", "triton", "gptfast", "commit")

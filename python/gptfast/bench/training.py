@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from gptfast.bench.report import machine
 from gptfast.data.loader import Loader, windows
 from gptfast.errors import MissingFileError, UserError
-from gptfast.fsync import write_atomically, write_text_atomically
 from gptfast.model import GPT, ModelConfig
+from gptfast.system.files import write_atomically, write_text_atomically
 from gptfast.train.config import TrainConfig, load_preset
 from gptfast.train.optim import Optimizer
 

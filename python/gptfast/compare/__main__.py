@@ -10,12 +10,12 @@ from typing import Annotated
 
 import tyro
 
-from gptfast import cli
+from gptfast.cli import cli
 from gptfast.compare.report import Run, differences, plot, read_run, side_by_side
 from gptfast.errors import MissingFileError, UserError
-from gptfast.fsync import write_atomically
 from gptfast.model.folder import load_model
 from gptfast.sample.generate import write_sample
+from gptfast.system.files import write_atomically
 
 
 @dataclass(frozen=True)

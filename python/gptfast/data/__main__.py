@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from gptfast import cli
+from gptfast.cli import cli
 from gptfast.data.hub import HubDataset
 from gptfast.data.options import DataConfig, Describe, Prepare
-from gptfast.data.prepare_files import prepare_files
+from gptfast.data.prepare_shards import prepare_files
 from gptfast.data.sources import add_local_copy, load_corpus
 from gptfast.data.split import overlap, split_documents
 from gptfast.errors import UserError

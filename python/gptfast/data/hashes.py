@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gptfast.fsync import write_atomically
+from gptfast.system.files import write_atomically
 from gptfast.tokenizer.documents import Block, ReadReport
 
 HASH_BYTES = 16

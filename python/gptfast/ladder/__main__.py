@@ -11,15 +11,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from gptfast import _cpu, cli
+from gptfast.cli import cli
 from gptfast.data.loader import check_length
 from gptfast.errors import UserError
-from gptfast.fsync import write_text_atomically
 from gptfast.ladder.report import RungResult, print_table, save
 from gptfast.ladder.rungs import Rung, rung_config, rungs
-from gptfast.locking import alone_in
 from gptfast.model.folder import load_model
 from gptfast.sample.generate import write_sample
+from gptfast.system import cpu
+from gptfast.system.files import write_text_atomically
+from gptfast.system.locking import alone_in
 from gptfast.tokenizer.formats import make_folder
 from gptfast.train.checkpoint import delete_checkpoints
 from gptfast.train.record import read_record
@@ -57,8 +58,8 @@ def main(argv: Sequence[str]) -> int:
     """Train the rungs, print and save the comparison. Returns 0, or 130 if a signal ended it."""
     config = cli.parse(LadderConfig, argv, f"python -m {MODULE}")
     console = cli.console()
-    if _cpu.notice:
-        console.print(f"note: {_cpu.notice}")
+    if cpu.notice:
+        console.print(f"note: {cpu.notice}")
     make_folder(config.out)
     with alone_in(config.out):
         return climb_all(config, console, argv)

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from gptfast.fsync import write_atomically, write_text_atomically
+from gptfast.system.files import write_atomically, write_text_atomically
 
 WHY_EQUAL_WEIGHTS = (
     "Why equal weights are not enough: the mean keeps which characters occurred but not which one "

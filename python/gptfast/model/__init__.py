@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from gptfast.model.base import LanguageModel
+from gptfast.model.baselines import AveragingLM, BigramLM, MultiHeadLM, SelfAttentionLM
 from gptfast.model.config import ModelConfig
-from gptfast.model.rungs import AveragingLM, BigramLM, MultiHeadLM, SelfAttentionLM
 from gptfast.model.transformer import GPT
 
 __all__ = ["GPT", "LanguageModel", "ModelConfig", "build_model"]

@@ -20,13 +20,13 @@ ExpertBalance = Literal["loss", "bias"]
 class ModelConfig:
     """The shape of a model; the defaults are GPT-2's. Raises UserError for shapes that can't exist.
 
-    The rungs below the GPT (model/rungs.py) ignore the fields of parts that they don't have.
+    The rungs below the GPT (model/baselines.py) ignore the fields of parts that they don't have.
     """
 
     vocab_size: int
     """Number of token ids, the width of the logits. A tokenizer that is trained gets so many."""
     architecture: Architecture = "gpt"
-    """'gpt' is the transformer; the others are the rungs that lead to it (model/rungs.py)."""
+    """'gpt' is the transformer; the others are the rungs that lead to it (model/baselines.py)."""
     block_size: int = 1024
     """Context length: the most tokens that the model sees at once."""
     n_layer: int = 12

@@ -1,7 +1,7 @@
 """One folder = one model: what a Hugging Face user expects to find, written and read.
 
 config.json, model.safetensors, tokenizer.json, generation_config.json. A GPT that is a GPT-2, a
-Llama, a Mistral or a Mixtral is stored in that layout (model/layouts.py): `transformers` loads the
+Llama, a Mistral or a Mixtral is stored in that layout (model/formats.py): `transformers` loads the
 folder, and folders of these four that it saved load here. Nothing is pickled.
 """
 
@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gptfast.errors import MissingFileError, UserError
-from gptfast.fsync import write_atomically, write_text_atomically
-from gptfast.model import LanguageModel, ModelConfig, build_model, layouts
+from gptfast.model import LanguageModel, ModelConfig, build_model, formats
 from gptfast.model.config import RopeScaling
+from gptfast.system.files import write_atomically, write_text_atomically
 from gptfast.tokenizer import Tokenizer, load_tokenizer
 
 FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json")
@@ -35,7 +35,7 @@ def save_weights(
 
     state: the model's whole state, where the model itself is in shards.
     """
-    stored = layouts.to_stored(model.config, model.state_dict() if state is None else state)
+    stored = formats.to_stored(model.config, model.state_dict() if state is None else state)
     tensors = {name: t.detach().cpu().contiguous() for name, t in stored.items()}
     try:
         write_atomically(path, lambda p: save_file(tensors, p, metadata={"format": "pt"}))
@@ -47,7 +47,7 @@ def save_description(folder: Path, config: ModelConfig, tokenizer: Tokenizer) ->
     """Write everything of a model folder but the weights. Creates the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder)
-    _write_json(folder / "config.json", layouts.describe(config, tokenizer.eot_token))
+    _write_json(folder / "config.json", formats.describe(config, tokenizer.eot_token))
     generation = {"do_sample": True, "eos_token_id": tokenizer.eot_token}
     _write_json(folder / "generation_config.json", generation)
 
@@ -119,7 +119,7 @@ def load_weights(
         tensors |= _read(file)
     state = model.state_dict()
     try:
-        found = layouts.from_stored(stored_as or model.config, state, tensors)
+        found = formats.from_stored(stored_as or model.config, state, tensors)
     except RuntimeError as error:  # parts of one tensor that can't be put together
         raise UserError(f"{path} does not fit its config.json: {error}") from error
     wrong = [
@@ -167,7 +167,7 @@ def _files_of(path: Path) -> list[Path]:
 def read_config(path: Path) -> ModelConfig:
     """Read a config.json. Raises UserError if it is none of a model that we have."""
     try:
-        return layouts.parse(json.loads(path.read_text(encoding="utf-8")))
+        return formats.parse(json.loads(path.read_text(encoding="utf-8")))
     except UserError as error:
         raise UserError(f"{path} can't be used: {error}") from error
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:

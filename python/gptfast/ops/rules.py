@@ -26,8 +26,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gptfast.cache import cache_path
 from gptfast.ops.versions import TRITON_VERSION
+from gptfast.system.cache import cache_path
 
 SHIPPED = Path(__file__).parent / "measured"
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from gptfast import cli
+from gptfast.cli import cli
+from gptfast.cli.units import duration, gib
 from gptfast.errors import UserError
 from gptfast.model.device import resolve_device
 from gptfast.train.__main__ import parse_config
@@ -22,7 +23,6 @@ from gptfast.train.plan import (
     probe,
     with_vocabulary,
 )
-from gptfast.train.units import duration, gib
 
 MODULE = "gptfast.plan"
 PROBE_SECONDS = 5.0

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from gptfast import cli
+from gptfast.cli import cli
 from gptfast.errors import UserError
 from gptfast.model.device import resolve_device
 from gptfast.model.folder import load_model

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gptfast import cli
+from gptfast.cli import cli
 from gptfast.errors import MissingFileError, UserError
 from gptfast.tokenizer import BPETokenizer, Tokenizer
 from gptfast.tokenizer.audit import CHARACTERS, WORDS, audit

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gptfast.errors import UserError
-from gptfast.fsync import write_text_atomically
+from gptfast.system.files import write_text_atomically
 from gptfast.tokenizer.checks import as_path, check_codec_errors
 from gptfast.tokenizer.formats import make_folder, read_tokenizer_json, tokenizer_json_path
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from gptfast.cli.progress import show_training
 from gptfast.errors import UserError
 from gptfast.tokenizer.base import END_OF_TEXT, IdArray, Tokenizer, id_list
 from gptfast.tokenizer.checks import (
@@ -33,7 +34,6 @@ from gptfast.tokenizer.formats import (
     read_tiktoken,
     write_tiktoken,
 )
-from gptfast.tokenizer.progress import show_training
 from gptfast.tokenizer.ranks import known_ranks
 from gptfast.tokenizer.stream import StreamDecoder
 from gptfast.tokenizer.threads import thread_count

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from gptfast.cli.progress import show_bytes
 from gptfast.errors import UserError
 from gptfast.tokenizer.base import END_OF_TEXT, IdArray
 from gptfast.tokenizer.checks import as_path, check_between, check_kind
@@ -26,7 +27,6 @@ from gptfast.tokenizer.documents import (
 )
 from gptfast.tokenizer.finished import Record, shard_paths
 from gptfast.tokenizer.outputs import prepare_shards
-from gptfast.tokenizer.progress import show_bytes
 from gptfast.tokenizer.shard import Shard, write_shard
 from gptfast.tokenizer.threads import thread_count
 

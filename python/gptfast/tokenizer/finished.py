@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptfast.errors import UserError
-from gptfast.fsync import write_text_atomically
+from gptfast.system.files import write_text_atomically
 from gptfast.tokenizer.base import Tokenizer
 from gptfast.tokenizer.documents import Paths, ReadReport, find_files, path_list
 from gptfast.tokenizer.shard import Shard

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gptfast.errors import MissingFileError, UserError
-from gptfast.fsync import write_text_atomically
+from gptfast.system.files import write_text_atomically
 from gptfast.tokenizer.checks import as_path
 
 T = TypeVar("T")

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from gptfast.errors import UserError
-from gptfast.fsync import remove_leftovers
+from gptfast.system.files import remove_leftovers
 from gptfast.tokenizer.formats import make_folder
 from gptfast.tokenizer.shard import is_shard
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gptfast.errors import MissingFileError, UserError
-from gptfast.fsync import write_atomically
+from gptfast.system.files import write_atomically
 from gptfast.tokenizer.base import IdArray, Tokenizer
 
 Tokens = NDArray[np.uint16] | NDArray[np.uint32]

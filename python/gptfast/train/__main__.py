@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from gptfast import _cpu, cli
+from gptfast.cli import cli
 from gptfast.data.sources import NAMED_SOURCES
 from gptfast.model import LanguageModel
 from gptfast.model.folder import load_model
 from gptfast.sample.generate import write_sample
+from gptfast.system import cpu
 from gptfast.tokenizer import Tokenizer
 from gptfast.train.config import TrainConfig, load_preset
 from gptfast.train.loop import Result
@@ -25,8 +26,8 @@ def main(argv: Sequence[str]) -> int:
     config = parse_config(argv)
     console = cli.console()
     say = console.print
-    if _cpu.notice:
-        say(f"note: {_cpu.notice}")
+    if cpu.notice:
+        say(f"note: {cpu.notice}")
 
     def sample(model: LanguageModel, tokenizer: Tokenizer) -> str:
         # The same random numbers each time: what differs is what the model has learned.

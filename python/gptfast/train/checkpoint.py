@@ -24,14 +24,14 @@ from torch import Tensor
 
 from gptfast.data.loader import Prefetcher, SourceState
 from gptfast.errors import UserError
-from gptfast.fsync import (
+from gptfast.model import LanguageModel
+from gptfast.model.folder import FILES, load_weights, save_weights
+from gptfast.system.files import (
     add_folder,
     remove_leftovers,
     write_folder_atomically,
     write_text_atomically,
 )
-from gptfast.model import LanguageModel
-from gptfast.model.folder import FILES, load_weights, save_weights
 from gptfast.train.distributed import (
     World,
     full_optimizer_state,

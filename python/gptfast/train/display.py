@@ -12,11 +12,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from gptfast.cli.units import duration, flop_rate, gib
 from gptfast.model import LanguageModel
 from gptfast.train.distributed import World
 from gptfast.train.hardware import peak_flops
 from gptfast.train.sampler import Sampler
-from gptfast.train.units import duration, flop_rate, gib
 
 SECONDS_BETWEEN_LINES = 10.0
 """In a pipe, at most one line of progress in this time."""

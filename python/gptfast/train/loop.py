@@ -26,6 +26,7 @@ from gptfast.data.loader import (
 from gptfast.errors import RunError, UserError
 from gptfast.model import GPT, LanguageModel, build_model
 from gptfast.model.folder import load_weights, save_description
+from gptfast.system.signals import stop_signal
 from gptfast.train.checkpoint import (
     Progress,
     State,
@@ -54,7 +55,6 @@ from gptfast.train.guards import RECENT, BadStep, check_finite, check_spike
 from gptfast.train.hardware import keep_freed_memory, peak_memory
 from gptfast.train.metrics import Metrics
 from gptfast.train.optim import Optimizer
-from gptfast.train.signals import stop_signal
 
 LOG_INTERVAL = 10
 """Steps per line of metrics.jsonl; the loss in it is their mean."""

@@ -16,7 +16,7 @@ import torch
 from gptfast import __version__
 from gptfast.data.dataset import Mixture
 from gptfast.errors import UserError
-from gptfast.fsync import write_text_atomically
+from gptfast.system.files import write_text_atomically
 from gptfast.train.config import TrainConfig
 from gptfast.train.loop import Result
 

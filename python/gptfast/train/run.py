@@ -12,12 +12,12 @@ from rich.console import Console
 
 from gptfast.data.dataset import DataReport, Dataset, Mixture
 from gptfast.data.leakage import from_the_others
+from gptfast.data.manifest import is_prepared
 from gptfast.data.prepare import prepare
-from gptfast.data.prepared import is_prepared
 from gptfast.errors import UserError
-from gptfast.locking import alone_in
 from gptfast.model.folder import FILES
 from gptfast.model.size import flops_per_token
+from gptfast.system.locking import alone_in
 from gptfast.tokenizer import load_tokenizer
 from gptfast.train.checkpoint import delete_checkpoints
 from gptfast.train.config import TrainConfig

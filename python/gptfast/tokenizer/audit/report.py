@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from gptfast.fsync import write_atomically, write_text_atomically
+from gptfast.system.files import write_atomically, write_text_atomically
 from gptfast.tokenizer.audit import CHARACTERS, WORDS, Audit
 from gptfast.tokenizer.audit.fertility import Fertility
 from gptfast.tokenizer.audit.vocabulary import Token, Vocabulary

@@ -6,12 +6,13 @@ import os
 
 import pytest
 
-from gptfast import _cpu, _rust
+from gptfast import _rust
+from gptfast.system import cpu
 
 
 @pytest.fixture(autouse=True)
 def _restore(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_cpu, "notice", None)
+    monkeypatch.setattr(cpu, "notice", None)
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "x")
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
 
@@ -24,17 +25,17 @@ def test_only_a_masked_amx_is_capped(
     advertised: bool, usable: bool, capped: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_rust, "amx_state", lambda: (advertised, usable))
-    _cpu.avoid_masked_amx()
+    cpu.avoid_masked_amx()
     assert os.environ.get("ONEDNN_MAX_CPU_ISA") == ("AVX512_CORE_FP16" if capped else None)
-    assert (_cpu.notice is not None) == capped
+    assert (cpu.notice is not None) == capped
 
 
 def test_the_users_own_cap_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_rust, "amx_state", lambda: (True, False))
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
-    _cpu.avoid_masked_amx()
+    cpu.avoid_masked_amx()
     assert os.environ["ONEDNN_MAX_CPU_ISA"] == "AVX2"
-    assert _cpu.notice is None
+    assert cpu.notice is None
 
 
 def test_what_rust_reads_is_what_linux_reads() -> None:

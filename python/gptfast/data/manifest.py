@@ -15,7 +15,7 @@ from typing import Any
 
 from gptfast.data.dataset import DataReport, Dataset, TokenShards
 from gptfast.errors import MissingFileError, UserError
-from gptfast.fsync import write_text_atomically
+from gptfast.system.files import write_text_atomically
 from gptfast.tokenizer import load_tokenizer
 from gptfast.tokenizer.shard import Shard
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gptfast.fsync import write_atomically, write_folder_atomically
+from gptfast.system.files import write_atomically, write_folder_atomically
 
 
 def test_threads_that_write_the_same_file_do_not_meet(tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from gptfast.errors import UserError
-from gptfast.locking import alone_in
+from gptfast.system.locking import alone_in
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from gptfast.locking import alone_in
+from gptfast.system.locking import alone_in
 with alone_in(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)

@@ -1,0 +1,1 @@
+"""What the machine offers: files, locks, memory, signals. Used by every floor."""
