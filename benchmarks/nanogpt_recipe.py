@@ -93,7 +93,7 @@ def ours(config: Config, folder: Path) -> list[tuple[float, float]]:
     command = [sys.executable, "-m", "gptfast.train", "--preset", PRESET]
     command += ["--corpus", str(config.corpus), "--out", str(out), "--device", "cpu"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return [(look["val_loss"], look["seconds"]) for look in read_run(out).looks]
+    return [(e["val_loss"], e["seconds"]) for e in read_run(out).evaluations]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What `gptfast plan` predicts for a preset, and what the run then takes: one after the other.
 
 `python benchmarks/plans.py shakespeare-20s shakespeare-4min --corpus tinyshakespeare.txt`. The time
-of the run counts as the prediction does: to its last look at val, without the evaluation of the
+of the run counts as the prediction does: to its last evaluation, without the evaluation of the
 whole split after it.
 """
 
@@ -22,7 +22,7 @@ from gptfast.compare.report import read_run
 from gptfast.plan.__main__ import CHARACTERS, PROBE_SECONDS
 from gptfast.train.config import load_preset
 from gptfast.train.plan import probe, with_vocabulary
-from gptfast.train.run import run
+from gptfast.train.pretrain import pretrain
 from saving import save_results
 
 TOLERANCE = 0.15
@@ -77,9 +77,9 @@ def outcome(name: str, corpus: str | None) -> Outcome:
         config = replace(load_preset(name), out=Path(folder) / "run")
         config = replace(config, corpus=corpus or config.corpus)
         predicted = probe(with_vocabulary(config, CHARACTERS), PROBE_SECONDS).seconds
-        if run(config, "benchmarks/plans.py", Console(quiet=True)) is None:
+        if pretrain(config, "benchmarks/plans.py", Console(quiet=True)) is None:
             raise KeyboardInterrupt  # which it took for itself
-        real = read_run(config.out).looks[-1]["seconds"]
+        real = read_run(config.out).evaluations[-1]["seconds"]
     ratio = predicted / real
     return Outcome(name, predicted, real, ratio, abs(ratio - 1) <= TOLERANCE)
 

@@ -61,7 +61,7 @@ def record(folder: Path) -> dict[str, Any]:
     run, made = read_run(folder), read_record(folder)
     if run.result is None:
         raise UserError(f"the run in {folder} is not finished: go on with it first")
-    best = min(run.looks, key=lambda look: look["val_loss"])
+    best = min(run.evaluations, key=lambda e: e["val_loss"])
     return {
         "preset": made["config"]["preset"],
         "command": made["command"],
@@ -70,7 +70,7 @@ def record(folder: Path) -> dict[str, Any]:
         "seconds": best["seconds"],
         "val_loss_of_the_whole_split": run.result["val_loss"],
         "tokens_per_second": run.result["tokens_per_second"],
-        "looks": run.looks,
+        "evaluations": run.evaluations,
         "losses": [[line["step"], round(line["loss"], 4)] for line in run.losses],
         "corpus_sha256": made["data"]["corpus_sha256"],
         "hardware": made["hardware"],
@@ -93,7 +93,7 @@ def together(folders: Sequence[Path], records: Sequence[dict[str, Any]]) -> dict
         (record["corpus_sha256"], config["val_fraction"], tokenizer.fingerprint)
         for record, config, (_, tokenizer) in zip(records, configs, loaded, strict=True)
     }
-    if len(learned_from) > 1 or any(c["also"] or c["mask_documents"] for c in configs):
+    if len(learned_from) > 1 or any(c["mix_corpora"] or c["mask_documents"] for c in configs):
         raise UserError(
             "the runs can't be taken together: expected one corpus, split in the same way, one "
             "tokenizer, and no masked documents"
@@ -112,7 +112,7 @@ def together(folders: Sequence[Path], records: Sequence[dict[str, Any]]) -> dict
     return {
         "together": [record["command"] for record in records],
         "val_loss": val_loss,
-        "seconds": sum(record["looks"][-1]["seconds"] for record in records) + seconds,
+        "seconds": sum(record["evaluations"][-1]["seconds"] for record in records) + seconds,
         "val_loss_of_the_whole_split": evaluate(model, data.val, batch_size=batch_size),
     }
 

@@ -279,7 +279,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(corpus_file: Path, tmp_path: Path) -
     rest, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert errors == ""
-    said, command = rest.rstrip().rsplit("to go on: ", 1)
+    said, command = rest.rstrip().rsplit("to continue: ", 1)
     assert said.endswith("stopped and saved; ")
     expected = [sys.executable, "-m", "gptfast.train", *arguments, "--resume"]
     assert shlex.split(command) == expected

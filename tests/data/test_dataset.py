@@ -54,9 +54,10 @@ def test_batches_are_those_of_the_one_array(tmp_path: Path) -> None:
     loader = Loader([tokens], block_size=16, batch_size=4, seed=1)
     other = Loader([np.arange(300, dtype=np.uint16)], block_size=16, batch_size=4, seed=1)
     for _ in range(20):
-        for ours, theirs in zip(loader.next_batch(), other.next_batch(), strict=True):
-            assert ours.dtype == torch.int64
-            assert torch.equal(ours, theirs)
+        ours, theirs = loader.next_batch(), other.next_batch()
+        assert ours.ids_BT.dtype == ours.targets_BT.dtype == torch.int64
+        assert torch.equal(ours.ids_BT, theirs.ids_BT)
+        assert torch.equal(ours.targets_BT, theirs.targets_BT)
 
 
 def test_shards_of_another_tokenizer_are_refused(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from gptfast.data.loader import Loader, Prefetcher, document_borders
+from gptfast.data.batch import Batch
+from gptfast.data.loader import Loader, Prefetcher, windows
 from gptfast.errors import MissingFileError, UserError
 from gptfast.tokenizer import CharTokenizer
 from gptfast.tokenizer.shard import Shard, write_shard
@@ -105,7 +106,8 @@ def test_what_fails_half_way_leaves_the_old_file(
 def test_targets_are_the_inputs_one_token_later() -> None:
     loader = Loader([np.arange(1000, dtype=np.uint16)], block_size=7, batch_size=5, seed=0)
     for _ in range(50):
-        x, y = loader.next_batch()
+        batch = loader.next_batch()
+        x, y = batch.ids_BT, batch.targets_BT
         assert x.shape == y.shape == (5, 7)
         assert x.dtype == y.dtype == torch.int64
         assert torch.equal(y, x + 1)
@@ -117,7 +119,7 @@ def test_an_epoch_visits_every_window_once() -> None:
     loader = Loader([tokens], block_size=10, batch_size=1, seed=3)
     n = len(loader.sources[0].starts)
     assert n >= 9
-    starts = [int(loader.next_batch()[0][0, 0]) for _ in range(n)]
+    starts = [int(loader.next_batch().ids_BT[0, 0]) for _ in range(n)]
     assert loader.sources[0].epoch == 0
     assert len(set(starts)) == n
     assert {s % 10 for s in starts} == {starts[0] % 10}
@@ -128,7 +130,8 @@ def test_an_epoch_visits_every_window_once() -> None:
 
 def test_the_shortest_possible_text_is_one_window() -> None:
     loader = Loader([np.arange(9, dtype=np.uint16)], block_size=8, batch_size=2, seed=0)
-    x, y = loader.next_batch()
+    batch = loader.next_batch()
+    x, y = batch.ids_BT, batch.targets_BT
     assert x.tolist() == [list(range(8))] * 2
     assert y.tolist() == [list(range(1, 9))] * 2
     with pytest.raises(UserError, match="needs 9"):
@@ -142,15 +145,15 @@ def test_the_position_can_be_restored_across_epochs() -> None:
         loader.next_batch()
     assert loader.sources[0].epoch > 0
     state = loader.state_dict()
-    expected = [loader.next_batch()[0] for _ in range(20)]
+    expected = [loader.next_batch().ids_BT for _ in range(20)]
     other = Loader([tokens], block_size=10, batch_size=4, seed=5)
     other.load_state_dict(state)
-    assert all(torch.equal(x, other.next_batch()[0]) for x in expected)
+    assert all(torch.equal(x, other.next_batch().ids_BT) for x in expected)
 
 
 def test_another_seed_is_another_order() -> None:
     tokens = np.arange(200, dtype=np.uint16)
-    batches = [Loader([tokens], 10, 4, seed).next_batch()[0] for seed in (0, 0, 1)]
+    batches = [Loader([tokens], 10, 4, seed).next_batch().ids_BT for seed in (0, 0, 1)]
     assert torch.equal(batches[0], batches[1])
     assert not torch.equal(batches[0], batches[2])
 
@@ -168,7 +171,8 @@ def test_every_source_keeps_to_its_share_all_the_time() -> None:
     loader = Loader(sources, block_size=10, batch_size=7, seed=2, weights=weights)
     taken = np.zeros(3)
     for _ in range(60):
-        x, y = loader.next_batch()
+        batch = loader.next_batch()
+        x, y = batch.ids_BT, batch.targets_BT
         assert torch.equal(y, x + 1)
         taken += np.bincount((x[:, 0] // 1000).numpy(), minlength=3)
         assert np.abs(taken - taken.sum() * np.array([0.6, 0.3, 0.1])).max() < 1
@@ -179,12 +183,12 @@ def test_every_source_has_its_own_epochs() -> None:
     loader = Loader(sources, block_size=10, batch_size=5, seed=2, weights=weights)
     seen: list[list[int]] = [[], [], []]
     for _ in range(60):
-        for start in loader.next_batch()[0][:, 0].tolist():
+        for start in loader.next_batch().ids_BT[:, 0].tolist():
             seen[start // 1000].append(start % 1000)
     for i, source in enumerate(sources):
         alone = Loader([source], block_size=10, batch_size=1, seed=2)
         if i == 0:  # the same order as if there were no others
-            assert seen[0] == [int(alone.next_batch()[0][0, 0]) for _ in seen[0]]
+            assert seen[0] == [int(alone.next_batch().ids_BT[0, 0]) for _ in seen[0]]
         n = (len(source) - 1) // 10 - 1  # an epoch has at least so many windows, each once
         assert len(set(seen[i][:n])) == min(n, len(seen[i]))
     assert [s["epoch"] for s in loader.state_dict()] == [22, 2, 5]
@@ -196,10 +200,10 @@ def test_the_position_in_a_mixture_can_be_restored() -> None:
     for _ in range(11):
         loader.next_batch()
     state = loader.state_dict()
-    expected = [loader.next_batch()[0] for _ in range(20)]
+    expected = [loader.next_batch().ids_BT for _ in range(20)]
     other = Loader(sources, block_size=10, batch_size=4, seed=5, weights=weights)
     other.load_state_dict(state)
-    assert all(torch.equal(x, other.next_batch()[0]) for x in expected)
+    assert all(torch.equal(x, other.next_batch().ids_BT) for x in expected)
 
 
 @pytest.fixture
@@ -215,18 +219,19 @@ def test_a_prefetcher_gives_the_loaders_batches_and_their_position(prefetcher: P
     loader = Loader([np.arange(200, dtype=np.uint16)], block_size=10, batch_size=4, seed=5)
     for _ in range(20):
         assert prefetcher.state_dict() == loader.state_dict()
-        for ours, theirs in zip(prefetcher.next_batch(), loader.next_batch(), strict=True):
-            assert torch.equal(ours, theirs)
+        ours, theirs = prefetcher.next_batch(), loader.next_batch()
+        assert torch.equal(ours.ids_BT, theirs.ids_BT)
+        assert torch.equal(ours.targets_BT, theirs.targets_BT)
 
 
 def test_a_prefetcher_forgets_what_is_waiting_when_it_goes_elsewhere(
     prefetcher: Prefetcher,
 ) -> None:
     start = prefetcher.state_dict()
-    first = [prefetcher.next_batch()[0] for _ in range(7)]
+    first = [prefetcher.next_batch().ids_BT for _ in range(7)]
     prefetcher.load_state_dict(start)
     assert prefetcher.state_dict() == start
-    assert all(torch.equal(x, prefetcher.next_batch()[0]) for x in first)
+    assert all(torch.equal(x, prefetcher.next_batch().ids_BT) for x in first)
 
 
 def test_the_next_batch_is_made_while_the_last_is_used() -> None:
@@ -238,7 +243,7 @@ def test_the_next_batch_is_made_while_the_last_is_used() -> None:
         return [thread.name for thread in new if thread.name.startswith("loader")]
 
     class Watched(Loader):
-        def next_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
+        def next_batch(self) -> Batch:
             made.release()
             return super().next_batch()
 
@@ -264,6 +269,10 @@ def test_an_error_in_the_loaders_thread_is_raised_where_the_batch_is_asked_for()
 
 
 def test_documents_begin_with_the_separator_by_hand() -> None:
-    ids = torch.tensor([[5, 0, 6, 7], [0, 8, 0, 0], [9, 9, 9, 0]])
-    assert document_borders(ids, separator=0).tolist() == [0, 1, 4, 6, 7, 8, 11, 12]
-    assert ids[0, 0] == 5  # the batch itself is as it was
+    rows = [[5, 0, 6, 7, 1], [0, 8, 0, 0, 1], [9, 9, 9, 0, 1]]
+    tokens = np.array(rows, dtype=np.uint16).flatten()
+    batch = windows(tokens, np.array([0, 5, 10]), 4, separator=0)
+    assert batch.ids_BT.tolist() == [row[:4] for row in rows]
+    assert batch.cu_seqlens is not None
+    assert batch.cu_seqlens.tolist() == [0, 1, 4, 6, 7, 8, 11, 12]
+    assert windows(tokens, np.array([0, 5, 10]), 4).cu_seqlens is None

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from gptfast.data.loader import EvalWindows
 from gptfast.errors import UserError
 from gptfast.model import ModelConfig, build_model
 from gptfast.model.baselines import BigramLM
@@ -48,7 +49,7 @@ def test_there_is_no_dropout_in_an_ensemble() -> None:
     """Nor after an evaluation, which gives a model back in the mode that it was in."""
     members = [build_model(ModelConfig(5, "gpt", 4, 1, 1, 4, dropout=0.5)) for _ in range(2)]
     both = Ensemble(members)
-    evaluate(both, np.arange(40, dtype=np.uint16) % 5, batch_size=2)
+    evaluate(both, EvalWindows(np.arange(40, dtype=np.uint16) % 5, both.config.block_size, 2))
     ids = torch.zeros(1, 4, dtype=torch.long)
     assert torch.equal(both.logits(ids), both.logits(ids))
 

@@ -207,7 +207,7 @@ def test_nothing_that_is_recomputed_outlives_its_block() -> None:
 
     def peak(expert_balance: str) -> int:
         model = GPT(replace(VARIANTS["experts"], block_size=64, expert_balance=expert_balance))
-        model.recompute_blocks = True
+        model.activation_checkpointing = True
 
         def train() -> None:
             model(ids[:, :-1], ids[:, 1:]).backward()
@@ -225,7 +225,7 @@ def test_recomputing_blocks_changes_no_gradient(name: str) -> None:
     for recompute in (False, True):
         torch.manual_seed(0)
         model = GPT(replace(VARIANTS[name], dropout=0.2))
-        model.recompute_blocks = recompute
+        model.activation_checkpointing = recompute
         torch.manual_seed(1)
         model(ids[:, :-1], ids[:, 1:]).backward()
         gradients.append([p.grad for p in model.parameters()])

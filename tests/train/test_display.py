@@ -17,16 +17,18 @@ from rich.console import Console
 from gptfast.errors import UserError
 from gptfast.model import LanguageModel, ModelConfig, build_model
 from gptfast.sample.generate import write_sample
+from gptfast.system.machine import peak_flops
+from gptfast.system.memory import peak_memory
 from gptfast.tokenizer import Tokenizer
 from gptfast.train import display as display_module
-from gptfast.train import loop
+from gptfast.train import recovery
 from gptfast.train import run as run_module
 from gptfast.train.config import TrainConfig
 from gptfast.train.display import SAMPLE_LINES, Display, printable
-from gptfast.train.distributed import ALONE, World
+from gptfast.train.distributed import SINGLE_PROCESS, World
 from gptfast.train.guards import BadStep
-from gptfast.train.hardware import peak_flops, peak_memory
-from gptfast.train.run import run, sample_interval
+from gptfast.train.pretrain import pretrain
+from gptfast.train.run import sample_interval
 from gptfast.train.sampler import Sampler
 
 MEASURED = {
@@ -57,9 +59,9 @@ def panel_text(display: Display) -> str:
 
 
 def test_the_panel_says_it_all(clock: SimpleNamespace) -> None:
-    display = Display(100, terminal(), ALONE, flops_per_token=5_000_000)
+    display = Display(100, terminal(), SINGLE_PROCESS, flops_per_token=5_000_000)
     assert "step 0/100" in panel_text(display)
-    display.look(3.5, best_val_loss=3.4, best_step=30)
+    display.evaluation(3.5, best_val_loss=3.4, best_step=30)
     clock.now = 20.0
     display.step(40, **MEASURED)
     text = panel_text(display)
@@ -77,7 +79,7 @@ def test_the_panel_says_it_all(clock: SimpleNamespace) -> None:
 
 
 def test_the_time_left_counts_from_where_the_run_went_on(clock: SimpleNamespace) -> None:
-    display = Display(100, terminal(), ALONE)
+    display = Display(100, terminal(), SINGLE_PROCESS)
     clock.now = 50.0
     display.begin(60)
     assert "step 60/100" in panel_text(display)
@@ -121,7 +123,7 @@ def test_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_pipe_gets_one_line_in_ten_seconds(clock: SimpleNamespace) -> None:
-    with Display(1000, pipe(), ALONE, flops_per_token=5_000_000) as display:
+    with Display(1000, pipe(), SINGLE_PROCESS, flops_per_token=5_000_000) as display:
         for now, step in [(4.0, 10), (9.0, 20), (10.0, 30), (19.0, 40), (20.0, 50)]:
             clock.now = now
             display.step(step, **MEASURED)
@@ -152,6 +154,7 @@ def config(corpus_file: Path, tmp_path: Path) -> TrainConfig:
         out=tmp_path / "run", corpus=str(corpus_file), tokenizer="char",
         model=ModelConfig(1024, block_size=16, n_layer=2, n_head=2, n_embd=16, dropout=0.1),
         max_steps=12, batch_size=4, warmup_steps=2, eval_interval=4, eval_windows=4, device="cpu",
+        dtype="float32",
     )  # fmt: skip
 
 
@@ -161,14 +164,14 @@ def test_flops_of_training_by_hand_and_none_for_other_architectures(
     made = spy_on_display(monkeypatch)
     monkeypatch.setattr(display_module, "SECONDS_BETWEEN_LINES", 0.0)
     counted, uncounted = pipe(), pipe()
-    run(config, "test", counted)
+    pretrain(config, "test", counted)
     V = json.loads((config.out / "config.json").read_text())["vocab_size"]
     # Two blocks of 12 C^2 and the output layer, 2 operations each; attention 4 C T per block; the
     # backward pass takes twice the forward pass.
     assert made[0].flops_per_token == 3 * (2 * (2 * 12 * 16**2 + V * 16) + 2 * 4 * 16 * 16)
     assert counted.export_text().count("FLOP/s") == 2
     bigram = replace(config, model=replace(config.model, architecture="bigram"), overwrite=True)
-    run(bigram, "test", uncounted)
+    pretrain(bigram, "test", uncounted)
     text = uncounted.export_text()
     assert "step 12/12  loss" in text
     assert "FLOP" not in text
@@ -186,8 +189,8 @@ def test_a_roll_back_begins_the_display_anew(
             bad.append(6)
             raise BadStep("a spike")
 
-    monkeypatch.setattr(loop, "check_spike", spike)
-    assert run(replace(config, max_steps=8), "test", Console(quiet=True)) is not None
+    monkeypatch.setattr(recovery, "check_spike", spike)
+    assert pretrain(replace(config, max_steps=8), "test", Console(quiet=True)) is not None
     assert bad == [6]
 
 
@@ -215,9 +218,9 @@ def test_training_is_bitwise_the_same_with_samples(config: TrainConfig, variant:
         model = replace(model, architecture="bigram")
     config = replace(config, model=model)
     console, samples = pipe(), list[int]()
-    plain = run(config, "test", Console(quiet=True))
+    plain = pretrain(config, "test", Console(quiet=True))
     sampled = replace(config, out=config.out.with_name("sampled"), sample_interval=3)
-    result = run(sampled, "test", console, writer(samples))
+    result = pretrain(sampled, "test", console, writer(samples))
     assert samples == [20, 20, 20]
     text = console.export_text()
     assert re.findall(r"(?m)^--- sample after (\d+) steps ---$", text) == ["3", "6", "9"]
@@ -231,11 +234,13 @@ def test_samples_come_with_every_look_on_a_terminal_and_unasked_nowhere_else(
 ) -> None:
     seen = terminal()
     samples: dict[str, list[int]] = {"terminal": [], "never": [], "pipe": [], "quiet": []}
-    run(config, "test", seen, writer(samples["terminal"]))
+    pretrain(config, "test", seen, writer(samples["terminal"]))
     again = replace(config, overwrite=True)
-    run(replace(again, sample_interval=0), "test", terminal(), writer(samples["never"]))
-    run(again, "test", pipe(), writer(samples["pipe"]))
-    run(replace(again, sample_interval=1), "test", Console(quiet=True), writer(samples["quiet"]))
+    pretrain(replace(again, sample_interval=0), "test", terminal(), writer(samples["never"]))
+    pretrain(again, "test", pipe(), writer(samples["pipe"]))
+    pretrain(
+        replace(again, sample_interval=1), "test", Console(quiet=True), writer(samples["quiet"])
+    )
     assert samples == {"terminal": [20, 20], "never": [], "pipe": [], "quiet": []}
     text = seen.export_text()
     assert "sample after 8 steps" in text
@@ -259,7 +264,7 @@ def test_a_sample_leaves_mode_and_random_state() -> None:
 def test_the_panel_of_a_sample_keeps_its_height() -> None:
     model = build_model(ModelConfig(11, "gpt", 8, 1, 2, 8))
     for text in ("short", "a long line " * 100, "many lines\n" * 30):
-        display = Display(10, terminal(), ALONE, sampler=Sampler(lambda *_: text, None, 1))  # noqa: B023
+        display = Display(10, terminal(), SINGLE_PROCESS, sampler=Sampler(lambda *_: text, None, 1))  # noqa: B023
         before = len(panel_text(display).splitlines())
         with display:
             display.sample(5, model)
@@ -281,7 +286,7 @@ def test_sharded_weights_are_not_sampled_from(config: TrainConfig) -> None:
     config = replace(config, parallel="fsdp")
     two = World(0, 2, torch.device("cpu"))
     assert sample_interval(config, two, terminal()) == 0
-    assert sample_interval(config, ALONE, terminal()) == 4
+    assert sample_interval(config, SINGLE_PROCESS, terminal()) == 4
     assert sample_interval(replace(config, parallel="ddp"), two, terminal()) == 4
     with pytest.raises(UserError, match="sample_interval is 5: with parallel 'fsdp' no process"):
         sample_interval(replace(config, sample_interval=5), two, terminal())

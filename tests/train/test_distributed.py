@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 SMALL = [
     "--tokenizer", "char", "--block-size", "16", "--n-layer", "2", "--n-head", "2",
     "--n-embd", "16", "--batch-size", "8", "--max-steps", "20", "--eval-interval", "5",
-    "--eval-windows", "5", "--warmup-steps", "2", "--device", "cpu",
+    "--eval-windows", "5", "--warmup-steps", "2", "--device", "cpu", "--dtype", "float32",
 ]  # fmt: skip
 # Balanced by a loss, a process would see only the choices of its own tokens.
 EXPERTS = [
@@ -38,8 +38,8 @@ EXPERTS = [
 ]
 # The corpus beside itself; {corpus} is its path.
 MIXTURE = [
-    "--also", "{corpus}", "--weights", "1", "2", "--tokenizer", "bpe", "--vocab-size", "300",
-    "--mask-documents", "--max-ngram", "3", "--ngram-rows", "100",
+    "--mix-corpora", "{corpus}", "--corpus-weights", "1", "2", "--tokenizer", "bpe",
+    "--vocab-size", "300",    "--mask-documents", "--max-ngram", "3", "--ngram-rows", "100",
 ]  # fmt: skip
 
 
@@ -114,7 +114,7 @@ from gptfast.train.loop import Trainer
 step = Trainer.step
 
 def step_or_hang(trainer):
-    if trainer.progress.step == 7:
+    if trainer.state.progress.step == 7:
         time.sleep(600)
     step(trainer)
 
@@ -164,8 +164,8 @@ def test_processes_wait_while_one_prepares_and_saves(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(
         "import torch, torch.distributed as dist\n"
-        "from gptfast.train.distributed import world\n"
-        "with world('cpu'):\n"
+        "from gptfast.train.distributed import join_world\n"
+        "with join_world('cpu'):\n"
         "    options = dist.group.WORLD._get_backend(torch.device('cpu')).options\n"
         "    print(options._timeout.total_seconds())\n"
     )
@@ -187,7 +187,7 @@ batch = -1
 def next_batch_and_number(trainer):
     global batch
     drawn = next_batch(trainer)
-    batch = trainer.progress.batches - 1
+    batch = trainer.state.progress.batches - 1
     return drawn
 
 def poisoned(model, *arguments):
@@ -286,7 +286,7 @@ def test_sigterm_stops_all_processes_after_the_same_step(corpus_file: Path, tmp_
     out, _ = process.communicate(timeout=500)
     steps = [int(p.name[5:]) for p in (tmp_path / "run" / "training").glob("step-*")]
     assert max(steps) > 0
-    assert "stopped and saved; to go on: torchrun --nproc-per-node=2 -m gptfast.train" in out
+    assert "stopped and saved; to continue: torchrun --nproc-per-node=2 -m gptfast.train" in out
     assert out.rstrip().endswith("--resume")
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from gptfast.model import ModelConfig
 from gptfast.train.config import TrainConfig
-from gptfast.train.run import run
+from gptfast.train.pretrain import pretrain
 
 TRAIN_AND_BE_KILLED = """
 import json, os, shutil, signal, sys
@@ -25,10 +25,11 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from gptfast.model import ModelConfig
-from gptfast.train import loop
+from gptfast.train.checkpoint import State
 from gptfast.train.config import TrainConfig
 from gptfast.train.metrics import Metrics
-from gptfast.train.run import run
+from gptfast.train.pretrain import pretrain
+from gptfast.train.recovery import Recovery
 
 out, corpus, moment = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 
@@ -46,9 +47,9 @@ def kill_before(owner, name, is_time, first=lambda *arguments: None):
 saves = iter(range(100))
 if moment == "in a step":
     # The weights have changed, and nothing else has happened yet.
-    kill_before(loop.Trainer, "lap", lambda trainer: trainer.progress.step == 8)
+    kill_before(State, "lap", lambda state: state.progress.step == 8)
 if moment == "after the best weights":
-    kill_before(loop.Trainer, "save", lambda trainer: trainer.progress.step == 8)
+    kill_before(Recovery, "save", lambda recovery: recovery.state.progress.step == 8)
 if moment == "in a checkpoint":
     half = lambda _, path: Path(path).write_bytes(b"PK")
     kill_before(torch, "save", lambda *_: next(saves) == 2, half)
@@ -61,9 +62,9 @@ if moment == "in a line of metrics.jsonl":
 model = ModelConfig(1024, block_size=16, n_layer=2, n_head=2, n_embd=16, dropout=0.1)
 config = TrainConfig(
     out=out, corpus=corpus, tokenizer="char", model=model,
-    max_steps=12, batch_size=4, warmup_steps=2, eval_interval=4, eval_windows=4,
+    max_steps=12, batch_size=4, warmup_steps=2, eval_interval=4, eval_windows=4, dtype="float32",
 )
-run(config, "test", Console(quiet=True))
+pretrain(config, "test", Console(quiet=True))
 """
 
 
@@ -84,9 +85,10 @@ def test_a_run_killed_goes_on_bitwise(
         out=tmp_path / "run", corpus=str(corpus_file), tokenizer="char",
         model=ModelConfig(1024, block_size=16, n_layer=2, n_head=2, n_embd=16, dropout=0.1),
         max_steps=12, batch_size=4, warmup_steps=2, eval_interval=4, eval_windows=4,
+        dtype="float32",
     )  # fmt: skip
     whole = replace(config, out=tmp_path / "whole")
-    run(whole, "test", Console(quiet=True))
+    pretrain(whole, "test", Console(quiet=True))
     killed = subprocess.run(
         [sys.executable, "-c", TRAIN_AND_BE_KILLED, str(config.out), str(corpus_file), moment],
         capture_output=True, text=True, check=False,
@@ -94,7 +96,7 @@ def test_a_run_killed_goes_on_bitwise(
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     saved = (config.out / "training").glob("step-*")
     assert {int(path.name.removeprefix("step-")) for path in saved} == steps_kept
-    run(replace(config, resume=True), "test", Console(quiet=True))
+    pretrain(replace(config, resume=True), "test", Console(quiet=True))
     assert measured(config.out) == measured(whole.out)
     assert_same(everything(config.out), everything(whole.out))
     left = sorted(path.name for path in (config.out / "training").iterdir())

@@ -18,10 +18,11 @@ from rich.console import Console
 
 from gptfast.cli import cli
 from gptfast.model import ModelConfig
+from gptfast.train import recovery
 from gptfast.train.__main__ import main as train
 from gptfast.train.config import TrainConfig
 from gptfast.train.metrics import Metrics, scalars
-from gptfast.train.run import run
+from gptfast.train.pretrain import pretrain
 
 NO_TENSORBOARD = "needs TensorBoard: pip install tensorboard"
 NO_TRACKIO = "needs trackio, which can't be installed beside the pinned Pillow: pip install trackio"
@@ -33,6 +34,7 @@ def config(corpus_file: Path, tmp_path: Path) -> TrainConfig:
         out=tmp_path / "run", corpus=str(corpus_file), tokenizer="char",
         model=ModelConfig(1024, block_size=16, n_layer=1, n_head=2, n_embd=16),
         max_steps=20, batch_size=2, warmup_steps=2, eval_interval=10, eval_windows=2, device="cpu",
+        dtype="float32",
     )  # fmt: skip
 
 
@@ -86,7 +88,7 @@ def test_tensorboard_reads_back_what_metrics_jsonl_has(config: TrainConfig) -> N
     pytest.importorskip("tensorboard", reason=NO_TENSORBOARD)
     model = replace(config.model, bias=False, n_expert=4, n_hidden=32)
     config = replace(config, model=model, log_to=("tensorboard",))
-    run(config, "test", Console(quiet=True))
+    pretrain(config, "test", Console(quiet=True))
     read = tensorboard_scalars(config.out)
     assert {name: [step for step, _ in values] for name, values in read.items()} == {
         "val_loss": [0, 10, 20], "val_bits_per_byte": [0, 10, 20], "loss": [10, 20],
@@ -100,9 +102,9 @@ def test_tensorboard_reads_back_what_metrics_jsonl_has(config: TrainConfig) -> N
     shares = [m["expert_shares"][0][2] for m in lines(config.out) if "expert_shares" in m]
     assert [value for _, value in read["expert_shares/0/2"]] == pytest.approx(shares, rel=1e-6)
     # Another run in its place does not mix with it.
-    run(replace(config, overwrite=True, max_steps=10), "test", Console(quiet=True))
+    pretrain(replace(config, overwrite=True, max_steps=10), "test", Console(quiet=True))
     assert [step for step, _ in tensorboard_scalars(config.out)["loss"]] == [10]
-    run(replace(config, overwrite=True, log_to=()), "test", Console(quiet=True))
+    pretrain(replace(config, overwrite=True, log_to=()), "test", Console(quiet=True))
     assert not (config.out / "tensorboard").exists()
 
 
@@ -116,7 +118,7 @@ def test_tensorboards_steps_go_on_after_a_resume(tmp_path: Path) -> None:
 
 
 def test_trackio_gets_every_line(config: TrainConfig, trackio: Recorded) -> None:
-    run(replace(config, log_to=("trackio",)), "test", Console(quiet=True))
+    pretrain(replace(config, log_to=("trackio",)), "test", Console(quiet=True))
     written = [(m.pop("step"), m) for m in lines(config.out)]
     assert trackio.logged == written
     assert [step for step, _ in written] == [0, 10, 10, 20, 20]
@@ -153,7 +155,7 @@ def test_a_tracker_that_fails_costs_itself_alone(
     for step in (10, 20):
         metrics.log(step, loss=1.0)
     metrics.close()
-    assert said == ["Trackio failed (OSError('no space left')): the run goes on without it"]
+    assert said == ["Trackio failed (OSError('no space left')): the run continues without it"]
     assert [line["step"] for line in lines(tmp_path)] == [10, 20]
 
 
@@ -165,7 +167,7 @@ def test_a_tracker_that_cant_be_begun_costs_itself_alone(
 
     monkeypatch.setattr(trackio, "init", fail)
     console = Console(record=True, file=io.StringIO(), soft_wrap=True)
-    assert run(replace(config, log_to=("trackio",)), "test", console) is not None
+    assert pretrain(replace(config, log_to=("trackio",)), "test", console) is not None
     assert "trackio can't be begun (OSError('no database'))" in console.export_text()
 
 
@@ -186,27 +188,26 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path) -> None:
     metrics.log(4, loss=1.0)
     assert [line["step"] for line in lines(tmp_path)] == [1, 4]
     (message,) = said
-    assert "the run goes on without it" in message
+    assert "the run continues without it" in message
 
 
 def test_the_trackers_are_closed_when_a_run_ends_with_an_error(
     config: TrainConfig, trackio: Recorded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gptfast.train import loop
 
     def die(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(loop, "check_finite", die)
+    monkeypatch.setattr(recovery, "check_finite", die)
     with pytest.raises(ZeroDivisionError):
-        run(replace(config, log_to=("trackio",)), "test", Console(quiet=True))
+        pretrain(replace(config, log_to=("trackio",)), "test", Console(quiet=True))
     assert trackio.finished == 1
 
 
 def test_trackers_may_be_changed_when_a_run_goes_on(config: TrainConfig, trackio: Recorded) -> None:
-    first = run(config, "test", Console(quiet=True))
+    first = pretrain(config, "test", Console(quiet=True))
     changed = replace(config, log_to=("trackio",), sample_interval=5, resume=True)
-    assert run(changed, "test", Console(quiet=True)) == first
+    assert pretrain(changed, "test", Console(quiet=True)) == first
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "trackio"])
@@ -243,7 +244,7 @@ import trackio
 from trackio.sqlite_storage import SQLiteStorage
 from gptfast.train.metrics import Metrics
 
-for step in (10, 20):  # the second time the run goes on
+for step in (10, 20):  # the second time the run continues
     metrics = Metrics(Path(sys.argv[1]), print, True, ["trackio"])
     metrics.log(step, loss=step / 8, shares=[0.5])
     metrics.close()

@@ -16,15 +16,19 @@ import torch
 from rich.console import Console
 
 from gptfast.data.__main__ import main as prepare_data
+from gptfast.data.batch import Batch
 from gptfast.data.dataset import DataReport, Dataset, Mixture
 from gptfast.data.leakage import from_the_others
+from gptfast.data.loader import EvalWindows
 from gptfast.errors import UserError
 from gptfast.model import GPT, ModelConfig
 from gptfast.tokenizer import BPETokenizer, CharTokenizer, Tokenizer
 from gptfast.train import loop
 from gptfast.train.config import TrainConfig
 from gptfast.train.evaluate import evaluate
-from gptfast.train.run import run
+from gptfast.train.objective import NextToken
+from gptfast.train.pretrain import pretrain
+from gptfast.train.step import accumulate_gradients
 
 MODEL = ModelConfig(300, block_size=16, n_layer=2, n_head=2, n_embd=16)
 
@@ -34,13 +38,15 @@ def config(corpus_file: Path, tmp_path: Path) -> TrainConfig:
     other = tmp_path / "other.txt"
     other.write_text("".join(f"{n} times {n} is {n * n}.\n" for n in range(300)))
     return TrainConfig(
-        out=tmp_path / "run", corpus=str(corpus_file), also=(str(other),), weights=(1, 3),
+        out=tmp_path / "run", corpus=str(corpus_file), mix_corpora=(str(other),),
+        corpus_weights=(1, 3),
         model=MODEL, max_steps=12, batch_size=4, warmup_steps=2, eval_interval=4, eval_windows=4,
+        dtype="float32",
     )  # fmt: skip
 
 
 def train(config: TrainConfig) -> loop.Result:
-    result = run(config, "test", Console(quiet=True))
+    result = pretrain(config, "test", Console(quiet=True))
     assert result is not None
     return result
 
@@ -58,11 +64,11 @@ def test_a_run_on_two_corpora_says_the_loss_of_each(config: TrainConfig) -> None
         assert first != second
     record = json.loads((config.out / "run.json").read_text())
     corpora = [record["data"], *record["further_data"]]
-    assert [part["corpus"] for part in corpora] == [config.corpus, *config.also]
+    assert [part["corpus"] for part in corpora] == [config.corpus, *config.mix_corpora]
     assert record["shares"] == [0.25, 0.75]
-    assert len(record["result"]["val_losses"]) == 2
+    assert len(record["result"]["measured"]["val_losses"]) == 2
     state = json.loads((config.out / "training" / "step-00000012" / "state.json").read_text())
-    assert [source["taken"] for source in state["loader"]] == [12, 36]
+    assert [source["taken"] for source in state["source"]] == [12, 36]
 
 
 def test_an_interrupted_run_on_two_corpora_goes_on_bitwise(
@@ -72,7 +78,7 @@ def test_an_interrupted_run_on_two_corpora_goes_on_bitwise(
     step = loop.Trainer.step
 
     def killed(trainer: loop.Trainer) -> None:
-        if trainer.progress.step == 6:
+        if trainer.state.progress.step == 6:
             raise KeyboardInterrupt
         step(trainer)
 
@@ -82,7 +88,7 @@ def test_an_interrupted_run_on_two_corpora_goes_on_bitwise(
             train(config)
     resumed = train(replace(config, resume=True))
     assert resumed.best_step == whole.best_step == 12
-    assert resumed.val_losses == whole.val_losses
+    assert resumed.measured == whole.measured
     losses = [
         [{k: v for k, v in look.items() if k != "seconds"} for look in looks(run)]
         for run in (config, replace(config, out=config.out.with_name("whole")))
@@ -92,7 +98,7 @@ def test_an_interrupted_run_on_two_corpora_goes_on_bitwise(
 
 def test_resume_refuses_another_second_corpus(config: TrainConfig) -> None:
     train(config)
-    with Path(config.also[0]).open("a") as file:
+    with Path(config.mix_corpora[0]).open("a") as file:
         file.write("One more line.\n")
     with pytest.raises(UserError, match="corpus or the tokenizer has changed"):
         train(replace(config, resume=True))
@@ -124,10 +130,10 @@ def test_what_leaks_from_one_corpus_into_another() -> None:
 
 
 def test_a_run_says_what_leaks(config: TrainConfig) -> None:
-    other = Path(config.also[0])
+    other = Path(config.mix_corpora[0])
     other.write_text(Path(config.corpus).read_text() + other.read_text())
     out = io.StringIO()
-    run(replace(config, max_steps=1), "test", Console(file=out, width=500))
+    pretrain(replace(config, max_steps=1), "test", Console(file=out, width=500))
     assert f"100.00% of what {config.corpus} validates on occurs in the train" in out.getvalue()
 
 
@@ -144,8 +150,8 @@ def test_a_mixture_that_cannot_be_is_refused() -> None:
     with pytest.raises(UserError, match="cd was prepared with another tokenizer than ab"):
         Mixture.of(parts)
     for weights in [(1.0,), (1.0, 2.0, 3.0), (1.0, 0.0), (1.0, math.nan), (1.0, math.inf)]:
-        with pytest.raises(UserError, match="expected one above 0 for --corpus and each of --also"):
-            TrainConfig(also=("b",), weights=weights)
+        with pytest.raises(UserError, match="above 0 for --corpus and each of --mix-corpora"):
+            TrainConfig(mix_corpora=("b",), corpus_weights=weights)
 
 
 @pytest.mark.parametrize("max_ngram", [1, 3])
@@ -159,15 +165,14 @@ def test_documents_that_are_masked_learn_as_if_they_were_alone(max_ngram: int) -
              (x[1, :6], y[1, :6]), (x[1, 6:7], y[1, 6:7]), (x[1, 7:], y[1, 7:])]  # fmt: skip
     expected = sum(model(a[None], b[None]) * len(a) for a, b in alone) / x.numel()
     gradients = torch.autograd.grad(expected, list(model.parameters()))
-    config = TrainConfig(model=model.config, batch_size=2, tokenizer="char")
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    loss = loop.accumulate_gradients(model, x, y, config, scaler, separator=separator)
+    loss = accumulate_gradients(model, Batch(x, y, x == separator), NextToken(), scaler)
     torch.testing.assert_close(loss, expected.detach())
     for parameter, gradient in zip(model.parameters(), gradients, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, atol=1e-6, rtol=1e-4)
-    # Val is looked at in the same way.
+    # Val losses are measured in the same way.
     model.eval()
-    assert evaluate(model, ids[0].numpy(), batch_size=2, separator=separator) == pytest.approx(
+    assert evaluate(model, EvalWindows(ids[0].numpy(), 8, 2, separator=separator)) == pytest.approx(
         sum(model(a[None], b[None]).item() * len(a) for a, b in alone[:3]) / 8, rel=1e-5
     )
 
@@ -204,11 +209,19 @@ def test_compiled_with_masked_documents_and_ngrams_trains_to_the_same_loss(
 
 def test_masking_needs_a_separator_and_a_transformer(config: TrainConfig) -> None:
     with pytest.raises(UserError, match="no end-of-text token"):
-        train(replace(config, tokenizer="char", also=(), weights=(), mask_documents=True))
+        train(
+            replace(
+                config, tokenizer="char", mix_corpora=(), corpus_weights=(), mask_documents=True
+            )
+        )
     CharTokenizer.train(Path(config.corpus).read_text()).save(config.out.with_name("characters"))
     characters = str(config.out.with_name("characters"))
     with pytest.raises(UserError, match="no end-of-text token"):
-        train(replace(config, tokenizer=characters, also=(), weights=(), mask_documents=True))
+        train(
+            replace(
+                config, tokenizer=characters, mix_corpora=(), corpus_weights=(), mask_documents=True
+            )
+        )
     bigram = replace(config.model, architecture="bigram")
     with pytest.raises(UserError, match="parallel 'fsdp' needs architecture 'gpt'"):
         replace(config, model=bigram, parallel="fsdp")
@@ -250,7 +263,7 @@ def test_prepared_folders_and_texts_mix(config: TrainConfig, tmp_path: Path) -> 
     for n, (corpus, also) in enumerate([(str(one), text), (text, str(one)), (str(one), str(one))]):
         tokenizer = str(one) if corpus == text else "bpe"
         out = config.out.with_name(str(n))
-        mixed = replace(config, corpus=corpus, also=(also,), tokenizer=tokenizer, out=out)
+        mixed = replace(config, corpus=corpus, mix_corpora=(also,), tokenizer=tokenizer, out=out)
         train(replace(mixed, max_steps=1))
         assert len(looks(mixed)[-1]["val_losses"]) == 2
 
@@ -260,4 +273,4 @@ def test_corpora_of_different_tokenizers_are_refused(config: TrainConfig, tmp_pa
     two = prepared("two", "un deux trois ", tmp_path)
     for corpus in (str(one), config.corpus):
         with pytest.raises(UserError, match=r"two was prepared with another tokenizer than"):
-            train(replace(config, corpus=corpus, also=(str(two),)))
+            train(replace(config, corpus=corpus, mix_corpora=(str(two),)))

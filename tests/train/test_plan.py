@@ -22,12 +22,12 @@ from gptfast.train import plan as plan_module
 from gptfast.train.config import TrainConfig, load_preset
 from gptfast.train.optim import Optimizer
 from gptfast.train.plan import memory, plan, probe, with_vocabulary
-from gptfast.train.run import run
+from gptfast.train.pretrain import pretrain
 
 SMALL = TrainConfig(
     model=ModelConfig(300, block_size=32, n_layer=2, n_head=2, n_embd=32, dropout=0.1),
-    batch_size=8,
-)
+    batch_size=8, dtype="float32",
+)  # fmt: skip
 
 
 def test_gpt2_124m_by_hand() -> None:
@@ -62,7 +62,7 @@ def test_the_optimizers_memory_is_what_its_state_takes(optimizer: str) -> None:
 def kept_for_backward(config: TrainConfig) -> int:
     """Bytes that autograd really keeps, of a real forward pass."""
     model = GPT(config.model)
-    model.recompute_blocks = config.recompute_blocks
+    model.activation_checkpointing = config.activation_checkpointing
     parameters = {p.data_ptr() for p in model.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -91,7 +91,7 @@ def test_activations_are_what_autograd_keeps(
     if variant == "experts":
         model = replace(model, n_expert=4)
     config = replace(
-        SMALL, model=model, micro_batch_size=micro_batch_size, recompute_blocks=recompute
+        SMALL, model=model, micro_batch_size=micro_batch_size, activation_checkpointing=recompute
     )
     V, C, n_tokens = 300, 32, 32 * micro_batch_size
     loss = 4 * (n_tokens * C + V * C + 2 * V * min(n_tokens, 256))
@@ -137,7 +137,7 @@ def test_a_probe_takes_the_steps_of_the_run(monkeypatch: pytest.MonkeyPatch) -> 
         Block, "forward", lambda *arguments: forwards.append(1) or forward(*arguments)
     )
     config = replace(
-        SMALL, recompute_blocks=True, micro_batch_size=4, max_steps=10, eval_interval=4,
+        SMALL, activation_checkpointing=True, micro_batch_size=4, max_steps=10, eval_interval=4,
         eval_windows=8,
     )  # fmt: skip
     probed = probe(config, seconds=0.0)
@@ -145,7 +145,7 @@ def test_a_probe_takes_the_steps_of_the_run(monkeypatch: pytest.MonkeyPatch) -> 
     # Twice a part of a step, whose two blocks run twice, and a look in two parts.
     assert len(forwards) == 2 * 2 * 2 + 2 * 2
     # Looks after steps 0, 4, 8 and 10.
-    expected = probed.first_step_seconds + 10 * probed.step_seconds + 4 * probed.look_seconds
+    expected = probed.first_step_seconds + 10 * probed.step_seconds + 4 * probed.eval_seconds
     assert probed.seconds == pytest.approx(expected)
 
 
@@ -164,7 +164,7 @@ def test_a_long_look_is_timed_by_a_part_of_it(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(plan_module.time, "perf_counter", lambda: clock[0])
     probed = probe(replace(SMALL, micro_batch_size=2, eval_windows=1000), seconds=0.0)
     assert sum(windows_seen) == 4
-    assert probed.look_seconds == pytest.approx(500)
+    assert probed.eval_seconds == pytest.approx(500)
 
 
 def test_the_vocabulary_is_the_tokenizers(tmp_path: Path) -> None:
@@ -186,11 +186,12 @@ def test_the_time_of_a_run_is_predicted_within_15_percent(
     config = replace(
         load_preset("shakespeare-cpu"), corpus=str(corpus_file), tokenizer="char",
         out=tmp_path / "run", max_steps=60, eval_interval=20, eval_windows=4,
+        dtype="float32",
     )  # fmt: skip
     predicted, taken = [], []
     for _ in range(5):
         predicted.append(probe(config, seconds=4.0).seconds)
-        result = run(replace(config, overwrite=True), "test", Console(quiet=True))
+        result = pretrain(replace(config, overwrite=True), "test", Console(quiet=True))
         assert result is not None
         taken.append(result.seconds)
         if 0.85 < predicted[-1] / taken[-1] < 1.15:

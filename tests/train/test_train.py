@@ -22,7 +22,8 @@ from measured import measured
 from rich.console import Console
 from safetensors.torch import load_file
 
-from gptfast.data.loader import IGNORED
+from gptfast.data.batch import IGNORED, Batch
+from gptfast.data.loader import EvalWindows
 from gptfast.data.prepare import prepare
 from gptfast.errors import RunError, UserError
 from gptfast.model import GPT, ModelConfig, build_model
@@ -30,13 +31,21 @@ from gptfast.model.config import Architecture
 from gptfast.model.folder import load_model
 from gptfast.model.formats import layout_of
 from gptfast.model.size import n_parameters
-from gptfast.train import checkpoint, loop, optim
+from gptfast.train import checkpoint, loop, optim, recovery
 from gptfast.train import run as run_module
+from gptfast.train import step as step_module
 from gptfast.train.config import PRESETS, TrainConfig, load_preset
 from gptfast.train.evaluate import bits_per_byte, evaluate
 from gptfast.train.guards import BadStep, check_finite, check_spike
-from gptfast.train.optim import Muon, Optimizer, is_hidden_matrix, orthogonalize
-from gptfast.train.run import run
+from gptfast.train.objective import Evaluation, NextToken
+from gptfast.train.optim import (
+    Muon,
+    Optimizer,
+    build_optimizer,
+    hidden_matrices,
+    orthogonalize,
+)
+from gptfast.train.pretrain import pretrain
 from gptfast.train.schedule import lr_factor
 
 
@@ -46,11 +55,12 @@ def config(corpus_file: Path, tmp_path: Path) -> TrainConfig:
         out=tmp_path / "run", corpus=str(corpus_file), tokenizer="char",
         model=ModelConfig(1024, block_size=16, n_layer=2, n_head=2, n_embd=16, dropout=0.1),
         max_steps=12, batch_size=4, warmup_steps=2, eval_interval=4, eval_windows=4,
+        dtype="float32",
     )  # fmt: skip
 
 
 def train(config: TrainConfig) -> loop.Result:
-    result = run(config, "test", Console(quiet=True))
+    result = pretrain(config, "test", Console(quiet=True))
     assert result is not None
     return result
 
@@ -83,7 +93,7 @@ def test_a_run_leaves_a_whole_model_folder(config: TrainConfig) -> None:
     # The figure belongs to the weights in the folder.
     model, _ = load_model(config.out)
     data = prepare(config.corpus, "char", 0, 0.1, say=print)
-    assert evaluate(model, data.val, batch_size=4) == result.val_loss
+    assert evaluate(model, EvalWindows(data.val, 16, 4)) == result.val_loss
 
 
 def test_training_learns(config: TrainConfig) -> None:
@@ -115,7 +125,7 @@ class Killed(Exception):
 
 def within_step(step: int, act: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Have `act` called once, in the middle of the step after `step`: between loss and update."""
-    take_step, check = loop.Trainer.step, loop.check_finite
+    take_step, check = loop.Trainer.step, recovery.check_finite
     trainers, acted = [], []
 
     def remember(trainer: loop.Trainer) -> None:
@@ -123,13 +133,13 @@ def within_step(step: int, act: Callable[[], None], monkeypatch: pytest.MonkeyPa
         take_step(trainer)
 
     def act_and_check(*arguments: Any) -> None:
-        if trainers[-1].progress.step == step and not acted:
+        if trainers[-1].state.progress.step == step and not acted:
             acted.append(step)
             act()
         check(*arguments)
 
     monkeypatch.setattr(loop.Trainer, "step", remember)
-    monkeypatch.setattr(loop, "check_finite", act_and_check)
+    monkeypatch.setattr(recovery, "check_finite", act_and_check)
 
 
 def before_batch(number: int, error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +147,7 @@ def before_batch(number: int, error: type[Exception], monkeypatch: pytest.Monkey
     next_batch = loop.Trainer.next_batch
 
     def next_batch_or_die(trainer: loop.Trainer) -> Any:
-        if trainer.progress.batches == number:
+        if trainer.state.progress.batches == number:
             raise error
         return next_batch(trainer)
 
@@ -188,7 +198,7 @@ def test_a_signal_saves_and_the_run_can_go_on(
     whole = train(replace(config, out=config.out.with_name("whole")))
     with monkeypatch.context() as patch:
         within_step(5, lambda: signal.raise_signal(signal.SIGTERM), patch)
-        assert run(config, "test", Console(quiet=True)) is None
+        assert pretrain(config, "test", Console(quiet=True)) is None
     # The step during which the signal came was finished.
     assert steps_saved(config) == [4, 6]
     assert train(replace(config, resume=True)).val_loss == whole.val_loss
@@ -232,19 +242,19 @@ def test_the_diagnosis_names_what_is_not_finite(what: str) -> None:
         expected = r"the weights wpe\.weight are not finite"
     norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])
     with pytest.raises(BadStep, match=expected):
-        check_finite(loss, norm, model)
+        check_finite(loss.item(), norm.item(), model)
 
 
 def poison_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make a number of one gradient NaN in every step."""
-    accumulate = loop.accumulate_gradients
+    accumulate = step_module.accumulate_gradients
 
     def accumulate_poison(model: GPT, *arguments: Any, **settings: Any) -> torch.Tensor:
         loss = accumulate(model, *arguments, **settings)
         model.h[1].mlp.c_fc.weight.grad[0, 0] = math.nan
         return loss
 
-    monkeypatch.setattr(loop, "accumulate_gradients", accumulate_poison)
+    monkeypatch.setattr(step_module, "accumulate_gradients", accumulate_poison)
 
 
 def test_the_gradient_that_is_nan_is_named_before_clipping_spreads_it(
@@ -272,7 +282,7 @@ def test_bfloat16_trains_on_this_cpu(config: TrainConfig) -> None:
     assert rounded == pytest.approx(exact, abs=0.02)
     assert rounded != exact
     model = build_model(config.model)
-    _, (muon, _) = loop.build_optimizer(replace(config, dtype="bfloat16"), model).parts
+    _, (muon, _) = build_optimizer(replace(config, dtype="bfloat16"), model).parts
     assert isinstance(muon, Muon)
     assert muon.dtype == torch.bfloat16
 
@@ -334,7 +344,7 @@ def test_a_trained_folder_is_loaded_by_the_package(config: TrainConfig) -> None:
     model, tokenizer = gptfast.load(str(config.out))
     text = Path(config.corpus).read_text()
     val = tokenizer.encode_to_numpy(text[int(len(text) * 0.9) :])
-    assert evaluate(model, val, batch_size=4) == pytest.approx(result.val_loss, rel=1e-5)
+    assert evaluate(model, EvalWindows(val, 16, 4)) == pytest.approx(result.val_loss, rel=1e-5)
 
 
 def test_float16_scales_the_loss_and_goes_on_bitwise(
@@ -361,10 +371,10 @@ def test_a_gradient_that_overflows_float16_makes_no_update_and_lowers_the_scale(
     take_step = loop.Trainer.step
 
     def step(trainer: loop.Trainer) -> None:
-        trainer.scaler._init_scale = 2.0**44  # the first gradients overflow
+        trainer.state.scaler._init_scale = 2.0**44  # the first gradients overflow
         take_step(trainer)
-        scales.append(trainer.scaler.get_scale())
-        weights.append(trainer.model.h[0].attn.c_attn.weight.detach().clone())
+        scales.append(trainer.state.scaler.get_scale())
+        weights.append(trainer.state.model.h[0].attn.c_attn.weight.detach().clone())
 
     monkeypatch.setattr(loop.Trainer, "step", step)
     train(replace(config, dtype="float16", max_steps=40))
@@ -395,8 +405,9 @@ def test_gradients_of_parts_add_up_to_those_of_the_whole(
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     expected_loss = model(x, y)
     expected = torch.autograd.grad(expected_loss, list(model.parameters()))
-    parts = replace(config, micro_batch_size=micro_batch_size)
-    loss = loop.accumulate_gradients(model, x, y, parts, scaler)
+    loss = step_module.accumulate_gradients(
+        model, Batch(x, y), NextToken(), scaler, micro_batch_size=micro_batch_size
+    )
     torch.testing.assert_close(loss, expected_loss.detach())
     for parameter, gradient in zip(model.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, atol=1e-6, rtol=1e-4)
@@ -414,14 +425,14 @@ def test_the_settings_reach_what_they_set(
 
     monkeypatch.setattr(loop.Trainer, "step", step)
     settings = {
-        "optimizer": "adamw", "beta2": 0.9, "micro_batch_size": 2, "recompute_blocks": True,
+        "optimizer": "adamw", "beta2": 0.9, "micro_batch_size": 2, "activation_checkpointing": True,
         "schedule": "wsd", "final_learning_rate": 0.5, "learning_rate": 1e-2, "eval_interval": 12,
     }  # fmt: skip
     train(replace(config, **settings))
-    ((adamw, peak),) = trainers[0].optimizer.parts
+    ((adamw, peak),) = trainers[0].state.optimizer.parts
     assert peak == 1e-2
     assert adamw.param_groups[0]["betas"] == (0.9, 0.9)
-    assert trainers[0].model.recompute_blocks
+    assert trainers[0].state.model.activation_checkpointing
     # Constant to step 7 of 12, then down; the factor of the last step is 0.5 + 0.5 / 5.
     assert adamw.param_groups[0]["lr"] == pytest.approx(1e-2 * 0.6)
 
@@ -469,14 +480,15 @@ def test_the_val_loss_of_the_whole_split_predicts_every_token_once() -> None:
         total -= log_p.gather(-1, piece[:, 1:, None]).sum().item()
     expected = total / (len(tokens) - 1)
     for batch_size in (1, 3, 100):
-        assert evaluate(model, tokens, batch_size=batch_size) == pytest.approx(expected, rel=1e-6)
+        windows = EvalWindows(tokens, 8, batch_size)
+        assert evaluate(model, windows) == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_look_takes_the_same_windows_each_time_and_keeps_the_mode() -> None:
     torch.manual_seed(0)
     model = GPT(ModelConfig(11, "gpt", 8, 1, 2, 8, dropout=0.5)).train()
     tokens = np.random.default_rng(0).integers(11, size=500).astype(np.uint16)
-    losses = {evaluate(model, tokens, batch_size=4, max_windows=10) for _ in range(3)}
+    losses = {evaluate(model, EvalWindows(tokens, 8, 4, max_windows=10)) for _ in range(3)}
     assert len(losses) == 1
     assert model.training
 
@@ -605,7 +617,7 @@ def test_muon_trains_the_matrices_of_attention_and_experts() -> None:
         qk_norm=True, n_expert=4, n_hidden=8, max_ngram=3, tie_embeddings=False,
     )  # fmt: skip
     model = build_model(config)
-    by_muon = {name for name, p in model.named_parameters() if is_hidden_matrix(name, p)}
+    by_muon = hidden_matrices(model)
     assert by_muon == {
         "h.0.attn.c_attn.weight", "h.0.attn.c_proj.weight", "h.0.mlp.c_fc", "h.0.mlp.c_proj",
     }  # fmt: skip
@@ -689,7 +701,7 @@ def test_nanogpts_preset_has_nanogpts_size() -> None:
         ({"max_steps": 0}, "max_steps is 0: expected at least 1"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0: expected more than 0"),
         ({"beta2": 1.0}, "beta2 is 1.0: expected 0 <= beta2 < 1"),
-        ({"momentum": 1.0}, "momentum is 1.0: expected 0 <= momentum < 1"),
+        ({"muon_momentum": 1.0}, "muon_momentum is 1.0: expected 0 <= muon_momentum < 1"),
         ({"grad_clip": math.nan}, "grad_clip is nan"),
         ({"warmup_steps": -1}, "warmup_steps is -1: expected 0 or more"),
         ({"weight_decay": math.nan}, "weight_decay is nan: expected 0 or more"),
@@ -775,7 +787,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     path = config.out / "training" / "step-00000008" / name
     path.write_bytes(DAMAGES[damage](path.read_bytes()))
     said = Console(record=True, quiet=False, file=io.StringIO(), soft_wrap=True)
-    result = run(replace(config, resume=True), "test", said)
+    result = pretrain(replace(config, resume=True), "test", said)
     assert result is not None
     assert "step-00000008 is damaged" in said.export_text()
     assert result.val_loss == whole.val_loss
@@ -824,12 +836,12 @@ def test_only_as_many_checkpoints_as_asked_for_are_kept(config: TrainConfig) -> 
 
 def poison_batch(number: int, monkeypatch: pytest.MonkeyPatch, factor: float) -> list[int]:
     """Multiply the loss of the batch so numbered; return the list that counts how often."""
-    accumulate, next_batch = loop.accumulate_gradients, loop.Trainer.next_batch
+    accumulate, next_batch = step_module.accumulate_gradients, loop.Trainer.next_batch
     drawn, poisoned = [], []
 
     def next_batch_and_number(trainer: loop.Trainer) -> Any:
         batch = next_batch(trainer)
-        drawn.append(trainer.progress.batches - 1)
+        drawn.append(trainer.state.progress.batches - 1)
         return batch
 
     def accumulate_poison(*arguments: Any, **settings: Any) -> torch.Tensor:
@@ -840,8 +852,18 @@ def poison_batch(number: int, monkeypatch: pytest.MonkeyPatch, factor: float) ->
         return loss
 
     monkeypatch.setattr(loop.Trainer, "next_batch", next_batch_and_number)
-    monkeypatch.setattr(loop, "accumulate_gradients", accumulate_poison)
+    monkeypatch.setattr(step_module, "accumulate_gradients", accumulate_poison)
     return poisoned
+
+
+def begin_without(batches: list[int]) -> Callable[..., bool]:
+    """What takes load_checkpoint's place in a new run that is to skip some batches."""
+
+    def begin(folder: Path, state: checkpoint.State, log: Callable[[str], None]) -> bool:
+        state.progress.skipped = batches
+        return False
+
+    return begin
 
 
 EXPERTS = ModelConfig(
@@ -871,7 +893,7 @@ def test_a_bad_batch_is_undone_and_skipped(
     console = Console(record=True, file=io.StringIO(), soft_wrap=True)
     with monkeypatch.context() as patch:
         poisoned = poison_batch(66, patch, factor)
-        result = run(config, "test", console)
+        result = pretrain(config, "test", console)
     assert poisoned == [66]
     text = console.export_text()
     assert said in text
@@ -881,8 +903,7 @@ def test_a_bad_batch_is_undone_and_skipped(
     # The same as if the loader had never given that batch.
     without = replace(config, out=config.out.with_name("without"))
     with monkeypatch.context() as patch:
-        skip = loop.Progress(skipped=[66])
-        patch.setattr(loop, "load_checkpoint", lambda *_: skip)
+        patch.setattr(recovery, "load_checkpoint", begin_without([66]))
         expected = train(without)
     assert result.val_loss == expected.val_loss
     assert metrics(config) == metrics(without)
@@ -900,16 +921,16 @@ def test_what_was_skipped_is_known_to_a_run_that_goes_on(
     with monkeypatch.context() as patch:
         poison_batch(66, patch, math.nan)
         train(whole)
-    roll_back = loop.Trainer.roll_back
+    roll_back = recovery.Recovery.roll_back
 
-    def damage_and_roll_back(trainer: loop.Trainer, bad: BadStep) -> None:
+    def damage_and_roll_back(recovery: recovery.Recovery, bad: BadStep) -> None:
         (config.out / "training" / "step-00000060" / "optimizer.pt").write_bytes(b"")
-        roll_back(trainer, bad)
+        roll_back(recovery, bad)
         raise Killed
 
     with monkeypatch.context() as patch:
         poison_batch(66, patch, math.nan)
-        patch.setattr(loop.Trainer, "roll_back", damage_and_roll_back)
+        patch.setattr(recovery.Recovery, "roll_back", damage_and_roll_back)
         with pytest.raises(Killed):
             train(config)
     assert steps_saved(config) == [50]
@@ -925,20 +946,20 @@ def test_a_roll_back_knows_whose_weights_the_best_are(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The checkpoint beside them may have failed, so that the run goes back to before they were."""
-    save, roll_back = loop.save_checkpoint, loop.Trainer.roll_back
+    save, roll_back = recovery.save_checkpoint, recovery.Recovery.roll_back
     rolled_back = []
 
-    def save_but_one(folder: Path, state: Any, progress: loop.Progress, keep: int) -> None:
-        if progress.step == 8:
+    def save_but_one(folder: Path, state: checkpoint.State, keep: int) -> None:
+        if state.progress.step == 8:
             raise OSError("no space left on device")
-        save(folder, state, progress, keep)
+        save(folder, state, keep)
 
-    def roll_back_and_look(trainer: loop.Trainer, bad: BadStep) -> None:
-        roll_back(trainer, bad)
-        rolled_back.append((trainer.progress.step, trainer.progress.best_step))
+    def roll_back_and_note(recovery: recovery.Recovery, bad: BadStep) -> None:
+        roll_back(recovery, bad)
+        rolled_back.append((recovery.state.progress.step, recovery.state.progress.best_step))
 
-    monkeypatch.setattr(loop, "save_checkpoint", save_but_one)
-    monkeypatch.setattr(loop.Trainer, "roll_back", roll_back_and_look)
+    monkeypatch.setattr(recovery, "save_checkpoint", save_but_one)
+    monkeypatch.setattr(recovery.Recovery, "roll_back", roll_back_and_note)
     poison_batch(9, monkeypatch, math.nan)
     train(config)
     assert rolled_back == [(4, 8)]
@@ -952,7 +973,7 @@ def test_checkpoints_are_made_between_looks_if_asked_for(
     train_until_killed_at(11, config, monkeypatch)
     assert steps_saved(config) == [0, 3, 6, 8, 9]
     console = Console(record=True, file=io.StringIO(), soft_wrap=True)
-    assert run(replace(config, resume=True), "test", console) is not None
+    assert pretrain(replace(config, resume=True), "test", console) is not None
     assert "from step 9" in console.export_text()
     assert steps_saved(config) == [0, 3, 6, 8, 9, 12]
     assert metrics(config) == metrics(replace(config, out=config.out.with_name("whole")))
@@ -975,9 +996,9 @@ def test_damaged_best_weights_are_not_evaluated(config: TrainConfig, what: str) 
 
     console = Console(record=True, file=io.StringIO(), soft_wrap=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.Trainer, "look", look_and_call_the_first_best)
+        patch.setattr(loop.Trainer, "evaluate", evaluate_and_call_the_first_best)
         patch.setattr(loop.Trainer, "finish", damage_and_finish)
-        result = run(config, "test", console)
+        result = pretrain(config, "test", console)
     assert "model.safetensors is not what was written: the weights of the last step take" in (
         console.export_text()
     )
@@ -988,20 +1009,9 @@ def test_damaged_best_weights_are_not_evaluated(config: TrainConfig, what: str) 
     assert all(torch.equal(best[name], last[name]) for name in last)
 
 
-def look_and_call_the_first_best(trainer: loop.Trainer) -> None:
-    if trainer.progress.step == 0:
-        trainer.save_best(val_loss=0.0)
-
-
-def test_the_best_weights_of_an_older_version_are_kept(config: TrainConfig) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.Trainer, "look", look_and_call_the_first_best)
-        train_until_killed_at(10, config, patch)
-    (config.out / "training" / "best.json").unlink()
-    best = (config.out / "model.safetensors").read_bytes()
-    result = train(replace(config, resume=True))
-    assert result.best_step == 0
-    assert (config.out / "model.safetensors").read_bytes() == best
+def evaluate_and_call_the_first_best(trainer: loop.Trainer) -> None:
+    if trainer.state.progress.step == 0:
+        trainer.recovery.save_best(val_loss=0.0)
 
 
 def test_best_weights_whose_record_failed_are_saved_again(
@@ -1016,9 +1026,9 @@ def test_best_weights_whose_record_failed_are_saved_again(
 
     monkeypatch.setattr(checkpoint, "make_best_record", make_all_but_one)
     console = Console(record=True, file=io.StringIO(), soft_wrap=True)
-    result = run(config, "test", console)
+    result = pretrain(config, "test", console)
     text = console.export_text()
-    assert "can't save the best weights so far (no space left on device): the run goes on" in text
+    assert "can't save the best weights so far (no space left on device): the run continues" in text
     assert "not what was written" not in text
     assert result is not None
     assert result.best_step == 12
@@ -1029,20 +1039,20 @@ def test_a_run_that_goes_on_knows_whose_weights_the_best_are(
 ) -> None:
     """Though it was killed between them and the checkpoint; damaged ones count for nothing."""
     found: list[tuple[float, int]] = []
-    begin = loop.Trainer.run
+    announce = loop.Trainer.announce
 
-    def note_and_run(trainer: loop.Trainer) -> loop.Result | None:
-        found.append((trainer.progress.best_val_loss, trainer.progress.best_step))
-        return begin(trainer)
+    def note_and_announce(trainer: loop.Trainer) -> None:
+        found.append((trainer.state.progress.best_val_loss, trainer.state.progress.best_step))
+        announce(trainer)
 
-    def save_but_one(folder: Path, state: Any, progress: loop.Progress, keep: int) -> None:
-        if progress.step == 8:
+    def save_but_one(folder: Path, state: checkpoint.State, keep: int) -> None:
+        if state.progress.step == 8:
             raise Killed
-        checkpoint.save_checkpoint(folder, state, progress, keep)
+        checkpoint.save_checkpoint(folder, state, keep)
 
-    monkeypatch.setattr(loop.Trainer, "run", note_and_run)
+    monkeypatch.setattr(loop.Trainer, "announce", note_and_announce)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "save_checkpoint", save_but_one)
+        patch.setattr(recovery, "save_checkpoint", save_but_one)
         with pytest.raises(Killed):
             train(config)
         with pytest.raises(Killed):
@@ -1061,12 +1071,12 @@ def test_a_val_loss_that_is_nan_before_any_batch_ends_the_run(
 ) -> None:
     """There is no batch to skip: going back would lead to the same look for ever."""
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Trainer, "evaluate", lambda *_: [math.nan])
+        patch.setattr(loop.Trainer, "evaluation", lambda *_, **__: Evaluation(math.nan))
         with pytest.raises(RunError, match=r"^step 1: the val loss before it is nan\. No batch"):
             train(config)
     train_until_killed_at(6, replace(config, resume=True), monkeypatch)
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Trainer, "evaluate", lambda *_: [math.nan])
+        patch.setattr(loop.Trainer, "evaluation", lambda *_, **__: Evaluation(math.nan))
         with pytest.raises(RunError, match=r"^step 5: the val loss before it is nan\. No batch"):
             train(replace(config, resume=True))
     assert not (config.out / "training" / "skipped.json").exists()
@@ -1105,14 +1115,14 @@ def test_a_run_that_gave_up_can_go_on(
     console = Console(record=True, file=io.StringIO(), soft_wrap=True)
     with monkeypatch.context() as patch:
         poisoned = poison_batch(66, patch, math.nan)
-        result = run(replace(config, resume=True, **settings), "test", console)
+        result = pretrain(replace(config, resume=True, **settings), "test", console)
     assert result is not None
     assert not poisoned
-    said = "going on with max_rollbacks 2, which was 0" in console.export_text()
+    said = "continuing with max_rollbacks 2, which was 0" in console.export_text()
     assert said == bool(settings)
     without = replace(config, out=config.out.with_name("without"))
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "load_checkpoint", lambda *_: loop.Progress(skipped=[66, 68]))
+        patch.setattr(recovery, "load_checkpoint", begin_without([66, 68]))
         assert train(without).val_loss == result.val_loss
     assert metrics(config) == metrics(without)
 
@@ -1124,13 +1134,10 @@ def test_what_another_machine_needs_may_change_when_a_run_goes_on(
     config = replace(config, model=replace(config.model, dropout=0.0))
     whole = train(replace(config, out=config.out.with_name("whole")))
     train_until_killed_at(6, config, monkeypatch)
-    record = json.loads((config.out / "run.json").read_text())
-    record["config"]["micro_batches"] = 1  # of a version that had such a setting
-    (config.out / "run.json").write_text(json.dumps(record))
-    moved = replace(config, resume=True, micro_batch_size=1, recompute_blocks=True)
+    moved = replace(config, resume=True, micro_batch_size=1, activation_checkpointing=True)
     assert train(moved).val_loss == pytest.approx(whole.val_loss, abs=1e-4)
     written = json.loads((config.out / "run.json").read_text())["config"]
-    assert (written["micro_batch_size"], written["recompute_blocks"]) == (1, True)
+    assert (written["micro_batch_size"], written["activation_checkpointing"]) == (1, True)
 
 
 def test_the_learning_rate_may_change_when_a_run_goes_on(
@@ -1198,14 +1205,15 @@ from gptfast.errors import RunError
 from gptfast.train import loop
 from gptfast.train.config import TrainConfig
 from gptfast.model import ModelConfig
-from gptfast.train.run import run
+from gptfast.train.objective import Evaluation, NextToken
+from gptfast.train.pretrain import pretrain
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing fails instead, as on a full disk
 out, corpus, first, last = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 step = loop.Trainer.step
 
 def step_on_a_full_disk(trainer):
-    full = first <= trainer.progress.step < last
+    full = first <= trainer.state.progress.step < last
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000 if full else -1, -1))
     step(trainer)
 
@@ -1216,7 +1224,7 @@ config = TrainConfig(
     max_steps=12, batch_size=4, warmup_steps=2, eval_interval=4, eval_windows=4,
 )
 try:
-    print(run(config, "test", Console(soft_wrap=True)))
+    print(pretrain(config, "test", Console(soft_wrap=True)))
 except RunError as error:
     sys.exit(f"error: {error}")
 """
@@ -1235,7 +1243,7 @@ def test_a_full_disk_keeps_the_run_alive_and_the_old_checkpoint_whole(config: Tr
     done = on_a_full_disk(config, first=5, last=8)
     assert done.returncode == 0, done.stderr
     assert "can't save the checkpoint of step 8" in done.stdout
-    assert "the run goes on; the one before stays" in done.stdout
+    assert "the run continues; the one before stays" in done.stdout
     assert steps_saved(config) == [4, 12]
     assert f"val_loss={whole.val_loss}" in done.stdout
 

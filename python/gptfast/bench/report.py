@@ -4,66 +4,28 @@ from __future__ import annotations
 
 import json
 import math
-import platform
-import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from gptfast import __version__
 from gptfast.bench.measure import Measurement
 from gptfast.bench.verify import Verdict
 from gptfast.bench.workloads import COPY, OURS, Workload
-from gptfast.ops.versions import TRITON_VERSION
 from gptfast.system.files import write_atomically, write_text_atomically
+from gptfast.system.machine import commit, hardware, versions
 
 Measured = list[tuple[Workload, list[Measurement]]]
 
-CHECKOUT = Path(__file__).parents[3]
-
 
 def machine() -> dict[str, str]:
-    """Return what the figures depend on: the date, the versions, the commit, the GPU, its driver.
+    """Return what the figures depend on: the date, the versions, the commit, the hardware.
 
-    What can't be known here is left out: of a package that is no checkout the commit, without a GPU
-    all that belongs to it.
+    What can't be known here is left out.
     """
-    about = {
-        "date": date.today().isoformat(),
-        "gptfast": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "triton": TRITON_VERSION or "not installed",
-        "system": f"{platform.system()} {platform.machine()}",
-    }
-    if (CHECKOUT / ".git").exists():
-        about["commit"] = _said_by("git", "-C", str(CHECKOUT), "describe", "--always", "--dirty")
-    if torch.cuda.is_available():
-        properties = torch.cuda.get_device_properties(0)
-        driver = _said_by("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
-        about |= {
-            "gpu": properties.name,
-            "capability": f"sm_{properties.major}{properties.minor}",
-            "gpu memory": f"{properties.total_memory / 2**30:.0f} GiB",
-            "multiprocessors": str(properties.multi_processor_count),
-            "driver": driver.split("\n")[0],
-            "cuda": str(torch.version.cuda or torch.version.hip),
-            "cudnn": str(torch.backends.cudnn.version()),  # type: ignore[no-untyped-call]
-        }
-    return {name: value for name, value in about.items() if value}
-
-
-def _said_by(*command: str) -> str:
-    """Return what a command prints; nothing if there is no such command, or it fails."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.strip()
+    about = {"date": date.today().isoformat(), **versions(), "commit": commit(), **hardware()}
+    return {name: str(value) for name, value in about.items() if value}
 
 
 def target_lines(workload: Workload, measurements: Sequence[Measurement], copy: float) -> list[str]:

@@ -6,13 +6,10 @@ characters are numbered here.
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import importlib.util
 import json
 import math
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -21,15 +18,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from gptfast.bench.nanogpt import NanoGPTLoss, load_nanogpt, twin_of
 from gptfast.bench.report import machine
-from gptfast.data.loader import Loader, windows
+from gptfast.data.batch import Batch
+from gptfast.data.loader import EvalWindows, Loader
 from gptfast.errors import MissingFileError, UserError
 from gptfast.model import GPT, ModelConfig
+from gptfast.sample.generate import SamplingConfig, generate
 from gptfast.system.files import write_atomically, write_text_atomically
-from gptfast.train.config import TrainConfig, load_preset
+from gptfast.train.config import Dtype, load_preset
+from gptfast.train.evaluate import evaluate
+from gptfast.train.objective import NextToken, Objective
 from gptfast.train.optim import Optimizer
+from gptfast.train.step import autocast, gradient_scaler, train_step
 
 TARGET = 1.25
 """To reach: so many times nanoGPT's compiled tokens/s on GPT-2 124M."""
@@ -64,7 +67,7 @@ class Curve:
     steps: list[int] = field(default_factory=list)
     val_losses: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
-    """Training alone, without looks at val."""
+    """Training alone, without evaluations."""
     first_step_seconds: float = 0.0
     """The part of them in which the model is compiled for training."""
     parameters: int = 0
@@ -232,29 +235,25 @@ def _time_steps(
         config, n_windows = replace(config, vocab_size=64, **_TINY), 2
     config = replace(config, dropout=0.0, bias=False)
     torch.manual_seed(1337)
-    model, loss_of = _build(implementation, config, kernels, nanogpt)
+    model, objective = _build(implementation, config, kernels, nanogpt)
     model.to(device)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), fused=True
-    )
+    optimizer = Optimizer(model, LEARNING_RATE, None, weight_decay=0.1)
     if compiled and not (rehearse and kernels == "triton"):  # the interpreter can't be compiled
         model.compile()
     generator = torch.Generator().manual_seed(1337)
     shape = (n_windows, config.block_size + 1)
-    ids = torch.randint(config.vocab_size, shape, generator=generator).to(device)
-    x_BT, y_BT = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+    ids = torch.randint(config.vocab_size, shape, generator=generator)
+    batch = Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
+    dtype = _dtype(rehearse)
+    scaler = gradient_scaler(dtype, torch.device(device))
 
     def step() -> tuple[float, float]:
-        """The seconds it took, and its loss."""
+        """Return the seconds it took, and its loss."""
         start = time.perf_counter()
-        with _autocast(device, rehearse):
-            loss = loss_of(x_BT, y_BT)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        value = loss.item()  # waits for the GPU
-        return time.perf_counter() - start, value
+        result = train_step(model, batch, optimizer, objective, scaler, dtype=dtype)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start, result.loss
 
     for _ in range(_steps_first(rehearse)):
         _, loss = step()
@@ -262,31 +261,21 @@ def _time_steps(
         return loss, None, None
     torch.cuda.reset_peak_memory_stats()
     seconds = statistics.median(step()[0] for _ in range(20))
-    return loss, x_BT.numel() / seconds, torch.cuda.max_memory_allocated()
+    return loss, ids[:, 1:].numel() / seconds, torch.cuda.max_memory_allocated()
 
 
 def _build(
     implementation: str, config: ModelConfig, kernels: str, nanogpt: Path | None
-) -> tuple[nn.Module, Callable[[Tensor, Tensor], Tensor]]:
-    """A model, and what gives its loss for inputs and targets; of the same weights for a seed."""
+) -> tuple[nn.Module, Objective]:
+    """Return a model and its objective; of the same weights for a seed."""
     ours = GPT(config, kernels)
     if implementation == OURS or nanogpt is None:
-        return ours, ours
-    spec = importlib.util.spec_from_file_location("nanogpt_model", nanogpt / "model.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclass looks itself up
-    spec.loader.exec_module(module)
-    names = ("block_size", "vocab_size", "n_layer", "n_head", "n_embd", "dropout", "bias")
-    theirs = module.GPT(module.GPTConfig(**{name: getattr(config, name) for name in names}))
-    state = {f"transformer.{name}": tensor for name, tensor in ours.state_dict().items()}
-    theirs.load_state_dict(state | {"lm_head.weight": ours.head_VC})
-    return theirs, lambda x_BT, y_BT: theirs(x_BT, y_BT)[1]
+        return ours, NextToken()
+    return twin_of(ours, load_nanogpt(nanogpt)), NanoGPTLoss()
 
 
-def _autocast(device: str, rehearse: bool) -> contextlib.AbstractContextManager[Any]:
-    return torch.autocast(device, torch.bfloat16, enabled=not rehearse)
+def _dtype(rehearse: bool) -> Dtype:
+    return "float32" if rehearse else "bfloat16"
 
 
 # ---- nanogpt-shakespeare -------------------------------------------------------------------------
@@ -330,19 +319,30 @@ def train_shakespeare(text: str, rehearse: bool, deadline: float) -> tuple[Curve
     if not rehearse:
         model.compile()
     loader = Loader([train], config.model.block_size, config.batch_size, config.seed)
+    dtype = _dtype(rehearse)
+    scaler = gradient_scaler(dtype, torch.device(device))
+    n_val = 4 if rehearse else None
+    val_windows = EvalWindows(val, config.model.block_size, config.batch_size, n_val)
     curve = Curve(parameters=model.n_parameters())
     training_seconds = 0.0
     step, is_last = 0, False
     while not is_last:
         is_last = step == config.max_steps or time.monotonic() > deadline
         if step % config.eval_interval == 0 or is_last:
+            with autocast(dtype, torch.device(device)):
+                val_loss = evaluate(model, val_windows)
             curve.steps.append(step)
-            curve.val_losses.append(_val_loss(model, val, config, device, rehearse))
+            curve.val_losses.append(val_loss)
             curve.seconds.append(training_seconds)
-            print(f"  step {step}: val loss {curve.val_losses[-1]:.4f}", flush=True)
+            print(f"  step {step}: val loss {val_loss:.4f}", flush=True)
         if not is_last:
             start = time.perf_counter()
-            _step(model, optimizer, loader, config, step, device, rehearse)
+            train_step(
+                model, loader.next_batch(), optimizer, NextToken(), scaler,
+                lr_factor=config.lr_factor(step), grad_clip=config.grad_clip, dtype=dtype,
+            )  # fmt: skip
+            if device == "cuda":
+                torch.cuda.synchronize()
             training_seconds += time.perf_counter() - start
             step += 1
             if step == 1:
@@ -350,54 +350,13 @@ def train_shakespeare(text: str, rehearse: bool, deadline: float) -> tuple[Curve
     if step > 1 and not rehearse:
         tokens = (step - 1) * config.batch_size * config.model.block_size
         curve.tokens_per_second = tokens / (training_seconds - curve.first_step_seconds)
-    curve.sample = _sample(model, number, characters, 40 if rehearse else 500, device)
+    length = 40 if rehearse else 500
+    written = generate(
+        model.eval(), [number.get("\n", 0)], length,
+        sampling=SamplingConfig(temperature=1.0), seed=1337,
+    )  # fmt: skip
+    curve.sample = "".join(characters[i] for i in written)
     return curve, step == config.max_steps
-
-
-def _step(
-    model: GPT, optimizer: Optimizer, loader: Loader, config: TrainConfig, step: int,
-    device: str, rehearse: bool,
-) -> None:  # fmt: skip
-    x_BT, y_BT = (t.to(device) for t in loader.next_batch())
-    with _autocast(device, rehearse):
-        loss = model(x_BT, y_BT)
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
-    optimizer.step(config.lr_factor(step))
-    loss.item()  # waits for the GPU, so that the seconds are this step's
-
-
-@torch.no_grad()
-def _val_loss(
-    model: GPT, val: np.ndarray, config: TrainConfig, device: str, rehearse: bool
-) -> float:
-    """Over all windows of the val split that don't overlap."""
-    T = config.model.block_size
-    starts = np.arange(0, len(val) - T, T)
-    starts = starts[:4] if rehearse else starts
-    model.eval()
-    total = 0.0
-    for first in range(0, len(starts), config.batch_size):
-        x_BT, y_BT = windows(val, starts[first : first + config.batch_size], T)
-        with _autocast(device, rehearse):
-            total += model(x_BT.to(device), y_BT.to(device)).item() * len(x_BT)
-    model.train()
-    return total / len(starts)
-
-
-@torch.no_grad()
-def _sample(
-    model: GPT, number: dict[str, int], characters: list[str], length: int, device: str
-) -> str:
-    """Text that the model writes after a newline."""
-    model.eval()
-    generator = torch.Generator(device).manual_seed(1337)
-    ids = torch.tensor([[number.get("\n", 0)]], device=device)
-    for _ in range(length):
-        logits_V = model.logits(ids[:, -model.config.block_size :])[0, -1]
-        drawn = torch.multinomial(logits_V.float().softmax(-1), 1, generator=generator)
-        ids = torch.cat((ids, drawn[None]), dim=1)
-    return "".join(characters[i] for i in ids[0].tolist())
 
 
 # ---- the report ----------------------------------------------------------------------------------
@@ -408,8 +367,8 @@ def _described(curve: Curve) -> str:
     speed = f", then {curve.tokens_per_second:,.0f} tokens/s" if curve.tokens_per_second else ""
     lines = [
         f"{curve.parameters:,} parameters; lowest val loss {curve.val_losses[best]:.4f} at step "
-        f"{curve.steps[best]}; {curve.steps[-1]} steps in {curve.seconds[-1]:.0f} s without the "
-        f"looks at val, {curve.first_step_seconds:.0f} s of it the first, which compiles{speed}. "
+        f"{curve.steps[best]}; {curve.steps[-1]} steps in {curve.seconds[-1]:.0f} s without "
+        f"evaluations, {curve.first_step_seconds:.0f} s of it the first, which compiles{speed}. "
         f"nanoGPT publishes 1.4697.",
         "",
         "| step | val loss |",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import os
 import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from gptfast.errors import RunError, UserError
@@ -89,6 +90,35 @@ def parse(configuration: type[T], argv: Sequence[str], prog: str, default: T | N
         raise UserError(f"{_first_of_box(said.getvalue())}: see {prog} --help") from None
 
 
+def parse_groups(
+    configuration: type[T], groups: Mapping[str, type], argv: Sequence[str], prog: str, default: T
+) -> T:
+    """Fill a flat dataclass from arguments that `--help` shows in groups.
+
+    groups: a dataclass for each heading. One whose fields `configuration` inherits has flags for
+    these; otherwise the heading is a field of `configuration` that holds such a dataclass.
+    """
+    nested = {n for n, group in groups.items() if isinstance(getattr(default, n, None), group)}
+    values = {
+        name: getattr(default, name)
+        if name in nested
+        else group(**{f.name: getattr(default, f.name) for f in dataclasses.fields(group)})
+        for name, group in groups.items()
+    }
+    flags = dataclasses.make_dataclass(
+        "Flags",
+        [(name, group, dataclasses.field(default=values[name])) for name, group in groups.items()],
+        frozen=True,
+    )
+    flags.__doc__ = configuration.__doc__
+    parsed: Any = parse(flags, argv, prog)
+    merged: dict[str, Any] = {}
+    for name in groups:
+        value = getattr(parsed, name)
+        merged |= {name: value} if name in nested else vars(value)
+    return configuration(**merged)
+
+
 def _first_of_box(text: str) -> str:
     """What the first of tyro's boxes says, in one line, without its explanations.
 
@@ -121,7 +151,7 @@ def this_command(module: str, arguments: Sequence[str]) -> str:
 
 
 def resume_command(module: str, arguments: Sequence[str]) -> str:
-    """The command that goes on with what `module` was doing when it was stopped."""
+    """Return the command that resumes what `module` was doing when it was stopped."""
     kept = [a for a in arguments if a not in ("--resume", "--overwrite")]
     return this_command(module, [*kept, "--resume"])
 

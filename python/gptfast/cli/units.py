@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def count(n: int, noun: str) -> str:
+    """Return "1 step", "2 steps", "1,000 steps"."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
 def gib(n_bytes: float) -> str:
     """A number of bytes, in MiB or GiB."""
     return f"{n_bytes / 2**30:.2f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.1f} MiB"

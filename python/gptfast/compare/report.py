@@ -41,7 +41,7 @@ class Run:
     """Its fingerprint; None before the run has written it."""
     result: dict[str, Any] | None
     """None while the run isn't finished."""
-    looks: list[dict[str, Any]]
+    evaluations: list[dict[str, Any]]
     """The lines of metrics.jsonl that have a val loss."""
     losses: list[dict[str, Any]]
     """The lines that have a training loss."""
@@ -57,7 +57,7 @@ def read_run(folder: Path) -> Run:
     path = folder / "metrics.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     metrics = [json.loads(line) for line in lines if line.endswith("}")]  # not one just written
-    corpora = [record["data"], *record.get("further_data", [])]
+    corpora = [record["data"], *record["further_data"]]
     return Run(
         folder,
         os.path.normpath(folder),
@@ -84,7 +84,7 @@ def differences(runs: Sequence[Run]) -> Table:
             table.add_row(name, *map(_text, values))
     table.add_section()
     for name, heading in RESULTS.items():
-        table.add_row(heading, *[_text(run.result[name]) if run.result else "-" for run in runs])
+        table.add_row(heading, *[_text(_result(run, name)) for run in runs])
     return table
 
 
@@ -120,7 +120,9 @@ def curves(runs: Sequence[Run]) -> Figure:
         for axes, x in ((by_step, "step"), (by_second, "seconds")):
             if not by_byte:
                 axes.plot(*_curve(run.losses, x, "loss"), color=color, alpha=0.3, linewidth=1)
-            axes.plot(*_curve(run.looks, x, val_loss), color=color, marker=".", label=run.name)
+            axes.plot(
+                *_curve(run.evaluations, x, val_loss), color=color, marker=".", label=run.name
+            )
     by_step.set_xlabel("optimizer steps")
     by_second.set_xlabel("seconds, evaluations included")
     nats = "loss (nats per token): val, and training behind it"
@@ -135,6 +137,12 @@ def curves(runs: Sequence[Run]) -> Figure:
 
 def _curve(lines: Sequence[dict[str, Any]], x: str, y: str) -> tuple[list[float], list[float]]:
     return [line[x] for line in lines], [line[y] for line in lines]
+
+
+def _result(run: Run, name: str) -> Any:
+    if run.result is None:
+        return "-"
+    return (run.result | run.result["measured"]).get(name, "-")
 
 
 def _text(value: Any) -> str:

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeAlias, TypedDict
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from gptfast.data.batch import Batch
 from gptfast.data.dataset import TokenSource
 from gptfast.errors import UserError
 
-IGNORED = -100
-"""A target that doesn't count in the loss: PyTorch's default."""
 
-Batch: TypeAlias = tuple[Tensor, Tensor]
-"""Inputs and targets, both int64 (B, T); targets are one token ahead."""
-
-
-class SourceState(TypedDict):
-    """Where a Loader stands in one of its sources."""
+class CorpusState(TypedDict):
+    """Where a Loader stands in one of its corpora."""
 
     epoch: int
     position: int
@@ -47,8 +41,12 @@ class Loader:
         batch_size: int,
         seed: int,
         weights: Sequence[float] | None = None,
+        separator: int | None = None,
     ) -> None:
-        """weights: each source's share, in any unit; None for equal ones.
+        """Open each source at its first window.
+
+        weights: each source's share, in any unit; None for equal ones. separator: the id that a
+        document begins with, where documents must not see one another.
 
         Raises UserError for a source too short, ValueError for another number of weights.
         """
@@ -59,9 +57,15 @@ class Loader:
         self.weights = shares / shares.sum()
         self.block_size = block_size
         self.batch_size = batch_size
+        self.separator = separator
+
+    def example(self) -> Batch:
+        """Return a batch like those of `next_batch`, without moving the position."""
+        starts = np.zeros(self.batch_size, dtype=np.int64)
+        return windows(self.sources[0].tokens, starts, self.block_size, self.separator)
 
     def next_batch(self) -> Batch:
-        """Inputs and targets, int64 (batch_size, block_size)."""
+        """Return the next windows: ids and targets int64 (batch_size, block_size)."""
         taken = np.array([source.taken for source in self.sources])
         chosen = []
         for _ in range(self.batch_size):
@@ -73,13 +77,13 @@ class Loader:
             here = np.array(chosen) == i
             if here.any():
                 ids[here] = source.take(int(here.sum()))
-        return _inputs_and_targets(ids)
+        return _batch(ids, self.separator)
 
-    def state_dict(self) -> list[SourceState]:
+    def state_dict(self) -> list[CorpusState]:
         """The position, to be saved with a checkpoint."""
         return [source.state_dict() for source in self.sources]
 
-    def load_state_dict(self, state: Sequence[SourceState]) -> None:
+    def load_state_dict(self, state: Sequence[CorpusState]) -> None:
         """Go to a saved position."""
         for source, its_state in zip(self.sources, state, strict=True):
             source.load_state_dict(its_state)
@@ -97,7 +101,7 @@ class _Shuffled:
         self._start_epoch(0)
 
     def take(self, n: int) -> NDArray[np.int64]:
-        """The next n windows and the token after each: (n, block_size + 1)."""
+        """Return the next n windows and the token after each: (n, block_size + 1)."""
         starts: list[int] = []
         while len(starts) < n:
             if self.position >= len(self.starts):
@@ -108,10 +112,10 @@ class _Shuffled:
         self.taken += n
         return _cut(self.tokens, np.array(starts), self.block_size)
 
-    def state_dict(self) -> SourceState:
+    def state_dict(self) -> CorpusState:
         return {"epoch": self.epoch, "position": self.position, "taken": self.taken}
 
-    def load_state_dict(self, state: SourceState) -> None:
+    def load_state_dict(self, state: CorpusState) -> None:
         self._start_epoch(state["epoch"])
         self.position, self.taken = state["position"], state["taken"]
 
@@ -127,59 +131,109 @@ class _Shuffled:
         self.position = 0
 
 
+class BatchSource(Protocol):
+    """Makes batches, and can go back to where it stood."""
+
+    def next_batch(self) -> Batch:
+        """Return the next batch and move on."""
+
+    def state_dict(self) -> Any:
+        """Return the position, of JSON's types."""
+
+    def load_state_dict(self, state: Any) -> None:
+        """Go to a saved position."""
+
+
 class Prefetcher:
-    """A Loader whose next batch is made by a thread while the last one is trained on.
+    """A source whose next batch is made by a thread while the last one is trained on.
 
     Its position is that of the batches handed out; one that is still waiting doesn't count.
     """
 
-    def __init__(self, loader: Loader) -> None:
-        self._loader = loader
-        self._state = loader.state_dict()
+    def __init__(self, source: BatchSource) -> None:
+        self._source = source
+        self._state = source.state_dict()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader")
         self._next = self._thread.submit(self._make)
 
     def next_batch(self) -> Batch:
-        """As the loader's."""
+        """Return the batch that is waiting, and have the next one made."""
         batch, self._state = self._next.result()
         self._next = self._thread.submit(self._make)
         return batch
 
-    def state_dict(self) -> list[SourceState]:
-        """As the loader's."""
+    def state_dict(self) -> Any:
+        """Return the source's position after the last batch handed out."""
         return self._state
 
-    def load_state_dict(self, state: Sequence[SourceState]) -> None:
-        """As the loader's; the batch that is waiting is forgotten."""
-        self._next.exception()  # wait: the loader must not be in use
-        self._loader.load_state_dict(state)
-        self._state = self._loader.state_dict()
+    def load_state_dict(self, state: Any) -> None:
+        """Move the source; the batch that is waiting is dropped."""
+        self._next.exception()  # wait: the source must not be in use
+        self._source.load_state_dict(state)
+        self._state = self._source.state_dict()
         self._next = self._thread.submit(self._make)
 
     def close(self) -> None:
         """End the thread."""
         self._thread.shutdown()
 
-    def _make(self) -> tuple[Batch, list[SourceState]]:
-        batch = self._loader.next_batch()
-        return batch, self._loader.state_dict()
+    def _make(self) -> tuple[Batch, Any]:
+        batch = self._source.next_batch()
+        return batch, self._source.state_dict()
 
 
-def windows(tokens: TokenSource, starts: NDArray[np.int64], block_size: int) -> Batch:
-    """The windows that begin at `starts`, and the same one token later; int64 (B, block_size)."""
-    return _inputs_and_targets(_cut(tokens, starts, block_size))
+class EvalWindows(Sequence[Batch]):
+    """The same windows of val tokens each time, none overlapping another, in batches.
 
-
-def document_borders(ids_BT: Tensor, separator: int) -> Tensor:
-    """Where the documents of a batch begin, and its end: int64 (N + 1,), as `ops.attention` wants.
-
-    The rows lie one behind the other. A document begins with the separator that ends the one
-    before it, as a sample begins with one; what a row begins with is a document of its own.
+    Without max_windows they cover the whole split: every token but the first is predicted exactly
+    once, the last ones by a window that is shorter than the others.
     """
-    begins_BT = ids_BT == separator
-    begins_BT[:, 0] = True
-    borders = begins_BT.flatten().nonzero().flatten()
-    return torch.cat([borders, borders.new_tensor([ids_BT.numel()])])
+
+    def __init__(
+        self,
+        tokens: TokenSource,
+        block_size: int,
+        batch_size: int,
+        max_windows: int | None = None,
+        separator: int | None = None,
+    ) -> None:
+        """Choose the windows.
+
+        max_windows: take only so many, spread evenly. separator: as the Loader's. Raises UserError
+        if not even one window fits into the tokens.
+        """
+        check_length(tokens, block_size, "val part of the corpus")
+        self.tokens, self.separator = tokens, separator
+        starts = np.arange(0, len(tokens) - block_size, block_size)
+        if max_windows is not None and max_windows < len(starts):
+            starts = starts[np.linspace(0, len(starts) - 1, max_windows).astype(int)]
+        self._batches = [
+            (starts[first : first + batch_size], block_size)
+            for first in range(0, len(starts), batch_size)
+        ]
+        rest = (len(tokens) - 1) % block_size
+        if max_windows is None and rest:
+            self._batches.append((np.array([len(tokens) - 1 - rest]), rest))
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, i: Any) -> Any:
+        starts, length = self._batches[i]
+        return windows(self.tokens, starts, length, self.separator)
+
+
+def windows(
+    tokens: TokenSource,
+    starts: NDArray[np.int64],
+    block_size: int,
+    separator: int | None = None,
+) -> Batch:
+    """Return the windows that begin at `starts`, int64 (B, block_size), as a batch.
+
+    separator: the id that a document begins with; without it the batch has no borders.
+    """
+    return _batch(_cut(tokens, starts, block_size), separator)
 
 
 def check_length(tokens: TokenSource, block_size: int, part: str) -> None:
@@ -196,7 +250,10 @@ def _cut(tokens: TokenSource, starts: NDArray[np.int64], block_size: int) -> NDA
     return tokens[starts[:, None] + np.arange(block_size + 1)].astype(np.int64)
 
 
-def _inputs_and_targets(ids: NDArray[np.int64]) -> Batch:
+def _batch(ids: NDArray[np.int64], separator: int | None) -> Batch:
+    """Inputs and targets, which are one token ahead, of (B, T + 1) ids."""
     # Copied by NumPy: PyTorch would start a second set of OpenMP threads in the loader's thread.
     x, y = np.ascontiguousarray(ids[:, :-1]), np.ascontiguousarray(ids[:, 1:])
-    return torch.from_numpy(x), torch.from_numpy(y)
+    # A document begins with the separator that ends the one before it, as a sample does.
+    starts = None if separator is None else torch.from_numpy(x == separator)
+    return Batch(torch.from_numpy(x), torch.from_numpy(y), starts)

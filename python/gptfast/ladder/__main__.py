@@ -23,8 +23,9 @@ from gptfast.system.files import write_text_atomically
 from gptfast.system.locking import alone_in
 from gptfast.tokenizer.formats import make_folder
 from gptfast.train.checkpoint import delete_checkpoints
+from gptfast.train.pretrain import prepare_corpora, pretrain
 from gptfast.train.record import read_record
-from gptfast.train.run import delete_model, prepare_all, run
+from gptfast.train.run import delete_model
 
 MODULE = "gptfast.ladder"
 SAMPLE_CHARACTERS = 200
@@ -74,7 +75,7 @@ def climb_all(config: LadderConfig, console: Console, argv: Sequence[str]) -> in
             f"--overwrite to replace them, or another --out"
         )
     if config.overwrite:
-        check_corpus(config)  # complains before anything is deleted
+        check_corpus(config)  # raises before anything is deleted
         forget(rungs(config.full), config.out)
     results = []
     for rung in rungs(config.full):
@@ -94,7 +95,7 @@ def climb_all(config: LadderConfig, console: Console, argv: Sequence[str]) -> in
 def check_corpus(config: LadderConfig) -> None:
     """Raise UserError if there is too little text for one of the rungs."""
     settings = [rung_config(r, config.corpus, config.out, config.seed) for r in rungs(config.full)]
-    (data,) = prepare_all(settings[0], Console(quiet=True)).parts  # the same for all
+    (data,) = prepare_corpora(settings[0], Console(quiet=True)).parts  # the same for all
     longest = max(rung.model.block_size for rung in settings)
     check_length(data.val, longest, f"val part of {config.corpus}")
 
@@ -123,7 +124,7 @@ def climb(rung: Rung, config: LadderConfig, command: str, console: Console) -> R
         fewer = min(train_config.max_steps, config.max_steps)
         train_config = replace(train_config, max_steps=fewer)
     train_config = replace(train_config, resume=config.resume, overwrite=config.overwrite)
-    result = run(train_config, command, console)
+    result = pretrain(train_config, command, console)
     if result is None:
         return None
     model, tokenizer = load_model(train_config.out)
@@ -133,7 +134,7 @@ def climb(rung: Rung, config: LadderConfig, command: str, console: Console) -> R
         parameters=model.n_parameters(),
         steps=result.steps,
         val_loss=result.val_loss,
-        val_bits_per_byte=result.val_bits_per_byte,
+        val_bits_per_byte=result.measured["val_bits_per_byte"],
         tokens_per_second=result.tokens_per_second,
         seconds=result.seconds,
         sample=write_sample(model, tokenizer, SAMPLE_CHARACTERS, config.seed),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gptfast.model.config import ModelConfig
 from gptfast.model.kv_cache import KVCache
-from gptfast.model.moe import MixtureOfExperts
 
 
 class LanguageModel(nn.Module):
@@ -45,9 +47,15 @@ class LanguageModel(nn.Module):
         """A cache for generating token by token; None where the model has no use for one."""
         return None
 
-    def experts(self) -> list[MixtureOfExperts]:
-        """The mixtures of experts, one for each layer; none in a dense model."""
-        return []
+    def end_step(self, sum_over_processes: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """Finish an optimizer step; return what the model has counted in it, for metrics.jsonl.
+
+        sum_over_processes: adds up a tensor over all processes, in place.
+        """
+        return {}
+
+    def forget_step(self) -> None:
+        """Drop what forward passes have counted since the last `end_step`."""
 
     def n_parameters(self) -> int:
         """The number of trainable parameters; tied ones count once."""

@@ -6,6 +6,8 @@ Legend: B batch, T time, C channels (n_embd), V vocabulary, P pairs of channels 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +66,7 @@ class GPT(LanguageModel):
 
     def __init__(self, config: ModelConfig, kernels: str = "auto") -> None:
         super().__init__(config)
-        self.recompute_blocks = False
+        self.activation_checkpointing = False
         """Activation checkpointing: keep a block's input only, and compute the rest of what its
         gradient needs once more. Less memory, a third more work."""
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
@@ -131,7 +133,7 @@ class GPT(LanguageModel):
             cos_sin = self.cos_TP[start : start + T], self.sin_TP[start : start + T]
         x_BTC = self.drop(self.ln_emb(x_BTC))
         for block in self.h:
-            if self.recompute_blocks and torch.is_grad_enabled():
+            if self.activation_checkpointing and torch.is_grad_enabled():
                 x_BTC = checkpoint(block, x_BTC, cos_sin, cache, cu_seqlens, use_reentrant=False)
             else:
                 x_BTC = block(x_BTC, cos_sin, cache, cu_seqlens)
@@ -181,6 +183,19 @@ class GPT(LanguageModel):
     def experts(self) -> list[MixtureOfExperts]:
         """The mixtures of experts, one for each layer; none in a dense model."""
         return [block.mlp for block in self.h if isinstance(block.mlp, MixtureOfExperts)]
+
+    def end_step(self, sum_over_processes: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """Balance the experts; return each layer's shares of tokens, if there are experts."""
+        shares = []
+        for moe in self.experts():
+            sum_over_processes(moe.chosen_E)
+            shares.append(moe.end_step().tolist())
+        return {"expert_shares": shares} if shares else {}
+
+    def forget_step(self) -> None:
+        """Forget how often each expert was chosen since the last `end_step`."""
+        for moe in self.experts():
+            moe.chosen_E.zero_()
 
     def _logits_of(self, hidden: Tensor) -> Tensor:
         logits = F.linear(hidden, self.head_VC)

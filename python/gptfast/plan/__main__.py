@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rich.table import Table
 
 from gptfast.cli import cli
-from gptfast.cli.units import duration, gib
+from gptfast.cli.units import count, duration, flop_rate, gib
 from gptfast.errors import UserError
 from gptfast.model.device import resolve_device
 from gptfast.train.__main__ import parse_config
@@ -23,6 +24,7 @@ from gptfast.train.plan import (
     probe,
     with_vocabulary,
 )
+from gptfast.train.precision import resolve_dtype
 
 MODULE = "gptfast.plan"
 PROBE_SECONDS = 5.0
@@ -35,13 +37,15 @@ def main(argv: Sequence[str]) -> int:
     if argv and not argv[0].startswith("-"):
         argv = ["--preset", *argv]
     config = with_vocabulary(parse_config(argv, MODULE), CHARACTERS)
+    device = resolve_device(config.device)
+    if config.dtype == "auto":
+        config = replace(config, dtype=resolve_dtype(device).dtype)
     if config.model.architecture != "gpt":
         raise UserError(
             f"plan knows architecture 'gpt' only, not {config.model.architecture!r}: the rungs "
             f"below it train within a minute"
         )
     planned = plan(config)
-    device = resolve_device(config.device)
     enough = planned.memory.total < available_memory(device)
     probed = probe(config, PROBE_SECONDS) if enough else None
     console = cli.console()
@@ -52,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
         console.print(
             f"this needs {gib(planned.memory.total)} and {device} has "
             f"{gib(available_memory(device))}: no time was measured. Try a lower "
-            f"--micro-batch-size, --recompute-blocks, or a smaller model"
+            f"--micro-batch-size, --activation-checkpointing, or a smaller model"
         )
     return 0
 
@@ -66,7 +70,7 @@ def table(config: TrainConfig, planned: Plan, probed: Probe | None) -> Table:
         "FLOPs per token", f"{planned.forward_flops:,}", "forward; a training step takes 3 x"
     )
     shown.add_row("tokens per step", f"{planned.tokens_per_step:,}", _batch(config))
-    shown.add_row("tokens asked for", f"{planned.tokens:,}", f"{config.max_steps:,} steps")
+    shown.add_row("tokens asked for", f"{planned.tokens:,}", count(config.max_steps, "step"))
     shown.add_row(
         "compute-optimal tokens", f"{planned.optimal_tokens:,}",
         f"{OPTIMAL_TOKENS_PER_PARAMETER} per parameter that a token uses: "
@@ -79,19 +83,20 @@ def table(config: TrainConfig, planned: Plan, probed: Probe | None) -> Table:
         flops = 3 * planned.forward_flops * speed
         shown.add_row(
             "tokens/s", f"{speed:,.0f}",
-            f"{flops / 1e9:,.0f} GFLOP/s; mean of {probed.steps} steps of "
-            f"{probed.step_seconds:.3g} s",
+            f"{flop_rate(flops)}; mean of {count(probed.steps, 'step')} of "
+            f"{duration(probed.step_seconds)}",
         )  # fmt: skip
         shown.add_row(
             "time", duration(probed.seconds),
-            f"with a look at val of {probed.look_seconds:.2g} s every {config.eval_interval} steps",
+            f"an evaluation of {duration(probed.eval_seconds)} every "
+            f"{count(config.eval_interval, 'step')} included",
         )  # fmt: skip
     return shown
 
 
 def _batch(config: TrainConfig) -> str:
     parts = f", {config.windows_at_a_time()} at a time" if config.micro_batches() > 1 else ""
-    return f"{config.batch_size} windows of {config.model.block_size}{parts}"
+    return f"{count(config.batch_size, 'window')} of {config.model.block_size}{parts}"
 
 
 def _parts(m: Memory) -> str:

@@ -1,7 +1,7 @@
-"""What a run needs to go on as if it had never stopped.
+"""What a run needs to resume as if it had never stopped.
 
 training/step-00000500/ holds model.safetensors, optimizer.pt (optimizer, loss scale and random
-generators), state.json (progress and loader) and checksums.json. A checkpoint is written aside and
+generators), state.json (progress and source) and checksums.json. A checkpoint is written aside and
 renamed; only then are the oldest deleted. One whose files are not what was written is passed over
 for the one before. training/skipped.json has the batches not to be tried again, training/best.json
 says whose weights are in the folder's own model.safetensors.
@@ -14,6 +14,7 @@ import json
 import pickle
 import re
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gptfast.data.loader import Prefetcher, SourceState
+from gptfast.data.loader import Prefetcher
 from gptfast.errors import UserError
 from gptfast.model import LanguageModel
 from gptfast.model.folder import FILES, load_weights, save_weights
@@ -54,8 +55,10 @@ class Progress:
 
     step: int = 0
     """Optimizer steps taken."""
+    tokens: int = 0
+    """Tokens trained on."""
     batches: int = 0
-    """Batches drawn from the loader: more than steps where some were skipped."""
+    """Batches drawn from the source: more than steps where some were skipped."""
     skipped: list[int] = field(default_factory=list)
     """Which of these batches were skipped because their step went wrong; 0 is the first."""
     best_val_loss: float = float("inf")
@@ -72,23 +75,43 @@ class Progress:
     """Losses of the last steps, with which the next is compared."""
 
 
+class Clock:
+    """Counts every second once: each lap begins where the one before ended."""
+
+    def __init__(self) -> None:
+        self.last = time.monotonic()
+
+    def lap(self) -> float:
+        """Return the seconds since the clock was made or last read."""
+        before, self.last = self.last, time.monotonic()
+        return self.last - before
+
+
 @dataclass
 class State:
-    """The parts of a run that change as it goes, beside its progress."""
+    """The parts of a run that change from step to step."""
 
     model: LanguageModel
     optimizer: Optimizer
     scaler: torch.amp.GradScaler
-    loader: Prefetcher
+    source: Prefetcher
     world: World
+    clock: Clock = field(default_factory=Clock)
+    progress: Progress = field(default_factory=Progress)
 
     @property
     def optimizers(self) -> list[torch.optim.Optimizer]:
-        """The optimizer's parts."""
+        """Return the optimizer's parts."""
         return [part for part, _ in self.optimizer.parts]
 
+    def lap(self) -> float:
+        """Count the time since the last lap as spent on this run, and return it in seconds."""
+        seconds = self.clock.lap()
+        self.progress.seconds += seconds
+        return seconds
 
-def save_checkpoint(folder: Path, state: State, progress: Progress, keep: int) -> None:
+
+def save_checkpoint(folder: Path, state: State, keep: int) -> None:
     """Write folder/training/step-N; keep the `keep` newest. Raises OSError, as for a full disk.
 
     Every process must call it; rank 0 collects what the others hold, and writes.
@@ -99,7 +122,7 @@ def save_checkpoint(folder: Path, state: State, progress: Progress, keep: int) -
     if not state.world.is_main:
         return
     training = folder / "training"
-    path = training / f"step-{progress.step:08d}"
+    path = training / f"step-{state.progress.step:08d}"
     if path.exists():
         return
 
@@ -114,7 +137,7 @@ def save_checkpoint(folder: Path, state: State, progress: Progress, keep: int) -
             torch.save(rest, temporary / "optimizer.pt")
         except RuntimeError as error:  # PyTorch's word for a full disk
             raise OSError(str(error).split("\n")[0]) from error
-        described = {"progress": asdict(progress), "loader": state.loader.state_dict()}
+        described = {"progress": asdict(state.progress), "source": state.source.state_dict()}
         write_text_atomically(temporary / "state.json", json.dumps(described, indent=2))
         checksums = {name: _sha256(temporary / name) for name in _CHECKSUMMED}
         write_text_atomically(temporary / "checksums.json", json.dumps(checksums, indent=2))
@@ -125,31 +148,31 @@ def save_checkpoint(folder: Path, state: State, progress: Progress, keep: int) -
         shutil.rmtree(old)
 
 
-def load_checkpoint(folder: Path, state: State, say: Callable[[str], None]) -> Progress | None:
-    """Restore the newest checkpoint that is whole and return its progress; None if there is none.
+def load_checkpoint(folder: Path, state: State, log: Callable[[str], None]) -> bool:
+    """Restore the newest checkpoint that is whole; return False if there is none.
 
-    Every process must call it; rank 0 decides for all which one it is, and `say` hears of damaged
-    ones. Raises UserError if all are, or if the one that is whole can't be read or loaded: that may
-    be the machine's fault, so that nothing is passed over for it.
+    Every process must call it; rank 0 decides for all which one it is, and `log` gets a line for
+    each damaged one. Raises UserError if all are damaged, or if the one that is whole can't be read
+    or loaded: that may be the machine's fault, so no older one is taken in its place.
     """
     training = folder / "training"
     checkpoints = _checkpoints(folder)[::-1]
-    newest = _newest_whole(checkpoints, say) if state.world.is_main else None
+    newest = _newest_whole(checkpoints, log) if state.world.is_main else None
     (path, *_) = state.world.gather(newest)
     if path is None:
         if checkpoints:
             raise UserError(f"no checkpoint in {training} is whole: train again with --overwrite")
-        return None
+        return False
     try:
-        progress = _load(path, state)
+        state.progress = _load(path, state)
     except (OSError, EOFError, RuntimeError, LookupError, TypeError, ValueError,
             pickle.PickleError) as error:  # fmt: skip
         raise UserError(
             f"the checkpoint {path} is whole, but can't be loaded ({error}): try again, with the "
             f"version of gptfast that run.json names, or train again with --overwrite"
         ) from error
-    progress.skipped = sorted({*progress.skipped, *_skipped(training / _SKIPPED)})
-    return progress
+    state.progress.skipped = sorted({*state.progress.skipped, *_skipped(training / _SKIPPED)})
+    return True
 
 
 def _skipped(path: Path) -> list[int]:
@@ -161,7 +184,7 @@ def _skipped(path: Path) -> list[int]:
 
 
 def save_skipped(folder: Path, skipped: list[int]) -> None:
-    """Note batches that went wrong after the newest checkpoint, for whoever goes on from there.
+    """Record batches that went wrong after the newest checkpoint, for a run that resumes there.
 
     Raises OSError, as for a full disk.
     """
@@ -173,7 +196,7 @@ def save_best(
 ) -> None:
     """Write the model's whole state as model.safetensors. Raises OSError, as for a full disk.
 
-    Then training/best.json, by which it is known whose weights these are, and that they are whole.
+    Then write training/best.json, which says whose weights they are and how to see damage.
     """
     save_weights(model, folder / "model.safetensors", weights)
     make_best_record(folder, val_loss, step)
@@ -202,14 +225,6 @@ def read_best(folder: Path) -> tuple[float, int] | None:
         raise UserError(f"can't read the best weights in {folder} ({error}): try again") from error
 
 
-def adopt_best(folder: Path, progress: Progress) -> None:
-    """Believe the checkpoint of an older version, which kept no record of the best weights."""
-    has_weights = (folder / "model.safetensors").exists()
-    has_record = (folder / "training" / _BEST).exists()
-    if has_weights and not has_record and progress.best_val_loss < float("inf"):
-        make_best_record(folder, progress.best_val_loss, progress.best_step)
-
-
 def delete_checkpoints_after(folder: Path, step: int) -> None:
     """Delete the checkpoints of steps after `step`, which are damaged or will be made again."""
     for path in _checkpoints(folder):
@@ -218,7 +233,7 @@ def delete_checkpoints_after(folder: Path, step: int) -> None:
 
 
 def delete_checkpoints(folder: Path) -> None:
-    """Delete training/, which leaves a run a finished model that can't be gone on with."""
+    """Delete training/: the model stays usable, but the run can no longer be resumed."""
     aside = folder / _DELETED  # half a checkpoint must not look like a whole one
     if aside.exists():
         shutil.rmtree(aside)
@@ -248,13 +263,13 @@ def _step(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
 
 
-def _newest_whole(checkpoints: list[Path], say: Callable[[str], None]) -> Path | None:
+def _newest_whole(checkpoints: list[Path], log: Callable[[str], None]) -> Path | None:
     """The first of the checkpoints that is not damaged."""
     for path in checkpoints:
         damage = _damage(path)
         if damage is None:
             return path
-        say(f"the checkpoint {path} is damaged ({damage}): passed over")
+        log(f"the checkpoint {path} is damaged ({damage}): passed over")
     return None
 
 
@@ -270,7 +285,7 @@ def _damage(path: Path) -> str | None:
         return str(error)
     except OSError as error:  # of the disk, or of the rights to it
         raise UserError(
-            f"can't read the checkpoint {path} ({error}): try again, or delete it to go on from "
+            f"can't read the checkpoint {path} ({error}): try again, or delete it to resume from "
             f"the one before"
         ) from error
     return f"{changed[0]} is not what was written" if changed else None
@@ -285,8 +300,7 @@ def _load(path: Path, state: State) -> Progress:
     state.scaler.load_state_dict(rest["scaler"])
     if state.world.rank < len(rest["random"]):  # there may be more processes than there were
         _restore_random_state(state.world.device, rest["random"][state.world.rank])
-    saved_loader: list[SourceState] = described["loader"]
-    state.loader.load_state_dict(saved_loader)
+    state.source.load_state_dict(described["source"])
     return Progress(**described["progress"])
 
 

@@ -1,4 +1,8 @@
-"""Everything that decides a training run, and the presets that name good choices."""
+"""Everything that decides a training run, and the presets that name good choices.
+
+The settings stand in groups, as `--help` shows them. `RunConfig` has those of any run, whatever it
+trains; `TrainConfig` adds the corpora and the model of pre-training.
+"""
 
 from __future__ import annotations
 
@@ -6,67 +10,91 @@ import json
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from gptfast.errors import UserError
 from gptfast.model.config import ModelConfig
-from gptfast.train.distributed import Parallel
-from gptfast.train.metrics import LogTo
 from gptfast.train.schedule import Schedule, lr_factor
 
 PRESETS = Path(__file__).parent / "presets"
 """One JSON file per preset: the fields in which it differs from TrainConfig's defaults."""
 
-
-_SMALL = ModelConfig(1024, block_size=128, n_layer=4, n_head=4, n_embd=128)
+Dtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
+Parallel: TypeAlias = Literal["ddp", "fsdp"]
+LogTo: TypeAlias = Literal["tensorboard", "trackio"]
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """Configuration of a training run; the same (config, corpus, machine) gives the same losses."""
+class RunOptions:
+    """Where the run goes, and what it computes on."""
 
     preset: str = "shakespeare-cpu"
-    """Where the defaults below come from: a file of train/presets/ without its .json."""
+    """Where the defaults come from: a file of train/presets/ without its .json."""
     out: Path = Path("runs/shakespeare")
     """The model folder to write."""
     resume: bool = False
-    """Go on with the run in `out` (or begin it, if there is none)."""
+    """Continue the run in `out`, or start it if there is none."""
     overwrite: bool = False
-    """Delete the run in `out` and begin anew; wins over --resume."""
+    """Delete the run in `out` and start anew; wins over --resume."""
+    init_from: Path | None = None
+    """A model folder whose weights, configuration and tokenizer to start from."""
+    seed: int = 1337
+    """Decides the weights, the order of the data and dropout."""
+    device: str = "auto"
+    """'auto' (CUDA if there is one), 'cpu', 'cuda' or 'cuda:1'."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the matrix products, Muon's included; weights and the optimizer's state stay
+    float32. 'auto' is bfloat16 where the device multiplies it faster than float32. 'float16' scales
+    the loss, so that small gradients don't vanish."""
+    kernels: Literal["auto", "triton", "torch", "reference"] = "auto"
+    """Which implementation of gptfast.ops runs: see `gptfast doctor`."""
+    compile: bool = False
+    """Compile the model with torch.compile: the first step takes a minute, the others less."""
+    parallel: Parallel = "ddp"
+    """Under torchrun: 'ddp' copies the model to each process, 'fsdp' shards it."""
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """What to train on."""
 
     corpus: str = "shakespeare"
     """'shakespeare', 'tinyshakespeare', the path of a text file, a folder or a glob, or a folder
     that `gptfast data prepare` wrote."""
-    also: tuple[str, ...] = ()
-    """Further corpora to mix with `corpus`, prepared with the same tokenizer as it."""
-    weights: tuple[float, ...] = ()
-    """The shares of `corpus` and of each of `also` in the tokens trained on, in any unit; unless
-    given, they are as their sizes are."""
+    mix_corpora: tuple[str, ...] = ()
+    """Further corpora to mix with `corpus`, prepared with the same tokenizer."""
+    corpus_weights: tuple[float, ...] = ()
+    """The share of `corpus` and of each of `mix_corpora` in the tokens trained on, in any unit. By
+    default each corpus counts by its size."""
     mask_documents: bool = False
-    """Whether documents that share a window don't see one another; needs an end-of-text token."""
+    """Keep documents that share a window from seeing one another; needs an end-of-text token."""
     val_fraction: float = 0.1
     """Share of the corpus, at its end, that is kept for validation; a prepared folder has its
     own."""
     tokenizer: str = "bpe"
     """'bpe' or 'char' (trained on the corpus), or a folder that holds a tokenizer.json."""
 
-    model: ModelConfig = _SMALL
-    """The model. Its vocab_size is that of a BPE tokenizer to be trained, else the tokenizer's."""
+
+@dataclass(frozen=True)
+class OptimizerOptions:
+    """How long to train, and how the weights change."""
 
     max_steps: int = 2000
     """Optimizer steps to take."""
     batch_size: int = 16
     """Windows of block_size tokens per step."""
+    micro_batch_size: int | None = None
+    """How many windows go through the model at a time, in each process; their gradients add up. By
+    default all of a process's share of the step."""
+    activation_checkpointing: bool = False
+    """Compute a block's activations again in the backward pass instead of keeping them: less
+    memory, a third more work."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """'muon' trains the matrices of attention and MLP, AdamW the rest; or 'adamw' trains all."""
     learning_rate: float = 1e-3
     """Peak learning rate of AdamW, reached after the warm-up."""
     matrix_learning_rate: float = 0.02
     """Peak learning rate of Muon."""
-    beta2: float = 0.95
-    """AdamW's decay of the mean square of the gradients, per step."""
-    momentum: float = 0.95
-    """Muon's momentum."""
     schedule: Schedule = "linear"
     """After the warm-up: 'linear' or 'cosine' decay, or 'wsd', constant with a linear decay."""
     warmup_steps: int = 100
@@ -77,46 +105,47 @@ class TrainConfig:
     """What the learning rates decay to, as a share of their peaks."""
     weight_decay: float = 0.1
     """Decoupled weight decay of matrices and embeddings; gains and biases have none."""
+    beta2: float = 0.95
+    """AdamW's decay of the mean square of the gradients, per step."""
+    muon_momentum: float = 0.95
+    """Muon's momentum."""
     grad_clip: float = 1.0
-    """The gradient's norm is scaled down to this at most."""
-    micro_batch_size: int | None = None
-    """So many windows go through the model at a time, in each process, and their gradients add up;
-    unless given, all of a process's share of the step at once."""
-    recompute_blocks: bool = False
-    """Activation checkpointing: a block's insides are computed again for the backward pass."""
-    spike: float = 1.5
-    """A loss so many nats above the mean of the last 50 steps is undone, as is one that is not
-    finite: back to the newest checkpoint, and on without that batch."""
-    max_rollbacks: int = 3
-    """How often that may happen before the run gives up; --resume counts anew."""
-    checkpoint_interval: int | None = None
-    """Steps between checkpoints, beside those at each look at val; None for these alone."""
-    keep_checkpoints: int = 2
-    """How many checkpoints are kept, the newest ones; the best weights are kept in any case."""
-    compile: bool = False
-    """Compile the model with torch.compile: a minute at first, then faster."""
+    """Largest norm of the gradient; a larger one is scaled down to it."""
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """When to evaluate and save, and what happens if a step goes wrong."""
 
     eval_interval: int = 250
-    """Steps between looks at the val loss; each one saves a checkpoint."""
+    """Steps between evaluations; each one saves a checkpoint."""
     eval_windows: int = 64
-    """Val windows in such a look, spread evenly; the end of a run takes the whole split."""
-    seed: int = 1337
-    """Decides the weights, the order of the data and dropout."""
-    device: str = "auto"
-    """'auto' (CUDA if there is one), 'cpu', 'cuda' or 'cuda:1'."""
-    parallel: Parallel = "ddp"
-    """Under torchrun: 'ddp' copies the model to each process, 'fsdp' shards it."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Precision of the matrix products, Muon's included; weights and the optimizer's state stay
-    float32. With 'float16' the loss is scaled, so that small gradients don't vanish."""
-    kernels: Literal["auto", "triton", "torch", "reference"] = "auto"
-    """Which implementation of gptfast.ops runs: see `gptfast doctor`."""
+    """Val windows per evaluation, spread evenly; the end of a run takes the whole split."""
+    checkpoint_interval: int | None = None
+    """Steps between checkpoints, beside those at each evaluation. By default these alone."""
+    keep_checkpoints: int = 2
+    """How many of the newest checkpoints to keep; the best weights are kept in any case."""
+    max_loss_spike: float = 1.5
+    """A step whose loss is more than this many nats above the mean of the last 50 steps is undone,
+    as is one that is not finite: the run goes back to the newest checkpoint and skips the batch."""
+    max_rollbacks: int = 3
+    """How many batches may be skipped so before the run gives up; --resume starts a new count."""
+
+
+@dataclass(frozen=True)
+class DisplayOptions:
+    """What the run shows."""
 
     sample_interval: int | None = None
-    """Steps between samples of what the model writes, 0 for none. Unless given: at every look at
-    val on a terminal, whose panel shows the newest; none in a pipe, whose log they would fill."""
+    """Steps between samples of what the model writes, 0 for none. By default one at every
+    evaluation on a terminal, and none in a pipe."""
     log_to: tuple[LogTo, ...] = ()
     """Where measurements go beside metrics.jsonl: 'tensorboard', 'trackio' or both."""
+
+
+@dataclass(frozen=True)
+class RunConfig(DisplayOptions, EvaluationOptions, OptimizerOptions, RunOptions):
+    """What any run needs, whatever it trains. Raises UserError for impossible values."""
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "batch_size", "micro_batch_size", "eval_interval", "eval_windows",
@@ -124,12 +153,7 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} is {value}: expected at least 1")
-        if self.tokenizer == "bpe" and self.model.vocab_size < 257:
-            raise UserError(
-                f"vocab_size is {self.model.vocab_size}: a byte-level BPE tokenizer needs an id "
-                f"for each of the 256 bytes and one for <|endoftext|>, so at least 257"
-            )
-        for name in ("learning_rate", "matrix_learning_rate", "grad_clip", "spike"):
+        for name in ("learning_rate", "matrix_learning_rate", "grad_clip", "max_loss_spike"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} is {getattr(self, name)}: expected more than 0")
         for name in ("warmup_steps", "weight_decay", "seed", "max_rollbacks"):
@@ -140,37 +164,20 @@ class TrainConfig:
         for name in ("decay_fraction", "final_learning_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} is {getattr(self, name)}: expected from 0 to 1")
-        for name in ("beta2", "momentum"):
+        for name in ("beta2", "muon_momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: expected 0 <= {name} < 1")
-        self.micro_batches()  # complains if there are none
-        for name in ("recompute_blocks", "mask_documents"):
-            if getattr(self, name) and self.model.architecture != "gpt":
-                raise UserError(
-                    f"{name} needs architecture 'gpt': {self.model.architecture!r} can't do it"
-                )
-        if self.parallel == "fsdp" and self.model.architecture != "gpt":
-            raise UserError(
-                f"parallel 'fsdp' needs architecture 'gpt': {self.model.architecture!r} has no "
-                f"blocks to shard"
-            )
-        n_corpora = 1 + len(self.also)
-        fit = len(self.weights) == n_corpora and all(0 < w < math.inf for w in self.weights)
-        if self.weights and not fit:
-            raise UserError(
-                f"weights are {' '.join(f'{w:g}' for w in self.weights)}: expected one above 0 for "
-                f"--corpus and each of --also, {n_corpora} in all"
-            )
         if self.seed >= 2**63:
             raise UserError(f"seed is {self.seed}: expected less than 2^63")
+        self.micro_batches()  # raises if the batch can't be divided
 
     def windows_at_a_time(self, n_processes: int = 1) -> int:
-        """How many go through the model in one of the processes at once."""
+        """Return how many windows go through the model in one of the processes at once."""
         share = self.batch_size // n_processes
         return min(self.micro_batch_size or share, share)
 
     def micro_batches(self, n_processes: int = 1) -> int:
-        """How often each of the processes goes through the model in a step.
+        """Return how often each of the processes goes through the model in a step.
 
         Raises UserError for a batch that can't be divided evenly.
         """
@@ -187,12 +194,8 @@ class TrainConfig:
             )
         return share // at_a_time
 
-    def model_config(self, vocab_size: int) -> ModelConfig:
-        """The model's part, for a tokenizer of `vocab_size` ids."""
-        return replace(self.model, vocab_size=vocab_size)
-
     def lr_factor(self, step: int) -> float:
-        """What the peak learning rates are multiplied with at `step`; 0 is the first."""
+        """Return what the peak learning rates are multiplied with at `step`; 0 is the first."""
         return lr_factor(
             step,
             schedule=self.schedule,
@@ -202,19 +205,78 @@ class TrainConfig:
             final=self.final_learning_rate,
         )
 
+    @property
+    def resolved_dtype(self) -> Dtype:
+        """Return the dtype, once `run` has replaced 'auto' by what it stands for here."""
+        assert self.dtype != "auto"
+        return self.dtype
+
     def to_json(self) -> dict[str, Any]:
-        """All fields but those that only say what to do with an older run in `out`.
+        """Return all fields but those that only say what to do with an older run in `out`.
 
         They are of JSON's types, so that writing and reading leaves them as they are.
         """
         values = asdict(self)
         del values["resume"], values["overwrite"]
-        lists = {name: list(v) for name, v in values.items() if isinstance(v, tuple)}
-        return values | lists | {"out": str(self.out)}
+        return {name: _plain(value) for name, value in values.items()}
+
+
+_SMALL = ModelConfig(1024, block_size=128, n_layer=4, n_head=4, n_embd=128)
+
+
+@dataclass(frozen=True)
+class TrainConfig(RunConfig, DataOptions):
+    """Configuration of pre-training; the same (config, corpus, machine) gives the same losses."""
+
+    model: ModelConfig = _SMALL
+    """The model. Its vocab_size is that of a BPE tokenizer to be trained, else the tokenizer's."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tokenizer == "bpe" and self.model.vocab_size < 257:
+            raise UserError(
+                f"vocab_size is {self.model.vocab_size}: a byte-level BPE tokenizer needs an id "
+                f"for each of the 256 bytes and one for <|endoftext|>, so at least 257"
+            )
+        for name in ("activation_checkpointing", "mask_documents"):
+            if getattr(self, name) and self.model.architecture != "gpt":
+                raise UserError(
+                    f"{name} needs architecture 'gpt': {self.model.architecture!r} can't do it"
+                )
+        if self.parallel == "fsdp" and self.model.architecture != "gpt":
+            raise UserError(
+                f"parallel 'fsdp' needs architecture 'gpt': {self.model.architecture!r} has no "
+                f"blocks to shard"
+            )
+        weights, n_corpora = self.corpus_weights, 1 + len(self.mix_corpora)
+        fit = len(weights) == n_corpora and all(0 < w < math.inf for w in weights)
+        if weights and not fit:
+            raise UserError(
+                f"corpus_weights are {' '.join(f'{w:g}' for w in weights)}: expected one above 0 "
+                f"for --corpus and each of --mix-corpora, {n_corpora} in all"
+            )
+
+    def model_config(self, vocab_size: int) -> ModelConfig:
+        """Return the model's part, for a tokenizer of `vocab_size` ids.
+
+        With init_from the folder's vocabulary stays: it may have more rows than the tokenizer ids.
+        """
+        return self.model if self.init_from else replace(self.model, vocab_size=vocab_size)
+
+
+GROUPS: dict[str, type] = {
+    "run": RunOptions,
+    "data": DataOptions,
+    "model": ModelConfig,
+    "optimizer": OptimizerOptions,
+    "evaluation": EvaluationOptions,
+    "display": DisplayOptions,
+}
+"""The groups of `gptfast train --help`, in the order in which a person needs them."""
 
 
 def load_preset(name: str) -> TrainConfig:
-    """The configuration that a preset names. Raises UserError if there is none."""
+    """Load the configuration that a preset names. Raises UserError if there is none."""
     path = PRESETS / f"{name}.json"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in PRESETS.glob("*.json")))
@@ -223,3 +285,9 @@ def load_preset(name: str) -> TrainConfig:
     values["out"] = Path(values.get("out", f"runs/{name}"))
     values["model"] = replace(TrainConfig.model, **values["model"])
     return TrainConfig(preset=name, **values)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    return str(value) if isinstance(value, Path) else value

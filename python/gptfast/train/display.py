@@ -14,8 +14,8 @@ from rich.text import Text
 
 from gptfast.cli.units import duration, flop_rate, gib
 from gptfast.model import LanguageModel
+from gptfast.system.machine import peak_flops
 from gptfast.train.distributed import World
-from gptfast.train.hardware import peak_flops
 from gptfast.train.sampler import Sampler
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -98,7 +98,7 @@ class Display:
         """
         now = time.monotonic()
         self.last_step = step
-        # By the wall clock, so that looks at val, checkpoints and samples count as well.
+        # By the wall clock, so that evaluations, checkpoints and samples count as well.
         seconds_per_step = (now - self.start) / (step - self.first_step)
         self.time_left = duration(seconds_per_step * (self.max_steps - step))
         speed = f"{tokens_per_second:,.0f} tokens/s"
@@ -129,8 +129,8 @@ class Display:
         share = f", {flops / self.peak_flops:.1%} MFU" if self.peak_flops else ""
         return flop_rate(flops) + share
 
-    def look(self, val_loss: float, best_val_loss: float, best_step: int) -> None:
-        """The val losses of now and of the best step so far, in nats per token."""
+    def evaluation(self, val_loss: float, best_val_loss: float, best_step: int) -> None:
+        """Show the val losses of now and of the best step so far, in nats per token."""
         self.measured |= {
             "val loss": f"{val_loss:.4f}",
             "best val loss": f"{best_val_loss:.4f} at step {best_step:,}",

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -30,8 +30,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gptfast.model import GPT, LanguageModel
 from gptfast.model.device import resolve_device
+from gptfast.train.config import Parallel
 
-Parallel = Literal["ddp", "fsdp"]
 PATIENCE = timedelta(hours=2)
 """How long processes wait for one another, as for rank 0 while it encodes the corpus or saves.
 
@@ -60,10 +60,6 @@ class World:
         """Whether this process is the one that writes and shows."""
         return self.rank == 0
 
-    def share(self, batch: Tensor) -> Tensor:
-        """This process's rows of a global batch."""
-        return batch[self.rank :: self.size]
-
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over all processes, also in place."""
         if self.size > 1:
@@ -91,12 +87,12 @@ class World:
             dist.barrier()
 
 
-ALONE = World(0, 1, torch.device("cpu"))
-"""No other process; evaluation, which follows the model's device, needs no more."""
+SINGLE_PROCESS = World(0, 1, torch.device("cpu"))
+"""One process alone. Steps and evaluations compute on the model's device, not on this one."""
 
 
 @contextmanager
-def world(device: str) -> Iterator[World]:
+def join_world(device: str) -> Iterator[World]:
     """Join the processes that torchrun has started; without torchrun, be alone.
 
     device: as for `resolve_device`; 'auto' and 'cuda' are the GPU of this process's local rank.

@@ -3,45 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 
-from gptfast.data.dataset import TokenSource
-from gptfast.data.loader import check_length, document_borders, windows
-from gptfast.model import LanguageModel
-from gptfast.train.distributed import ALONE, World
+from gptfast.data.batch import IGNORED, Batch
+from gptfast.model.base import LanguageModel
+from gptfast.train.distributed import SINGLE_PROCESS, World
 
 
 @torch.no_grad()
 def evaluate(
-    model: LanguageModel,
-    tokens: TokenSource,
-    *,
-    batch_size: int,
-    max_windows: int | None = None,
-    world: World = ALONE,
-    separator: int | None = None,
+    model: LanguageModel, batches: Sequence[Batch], world: World = SINGLE_PROCESS
 ) -> float:
-    """Mean loss in nats per token over windows of block_size tokens that don't overlap.
+    """Return the mean loss in nats per target that counts, in evaluation mode.
 
-    max_windows: take only so many, spread evenly. None takes the whole split: every token but the
-    first is predicted exactly once, the last ones by a window that is shorter than the others.
-    world: the processes that share the batches. separator: if given, documents begin with it and
-    don't see one another.
+    world: the processes that share the batches. The model's mode is left as it was.
     """
-    block_size = model.config.block_size
-    check_length(tokens, block_size, "val part of the corpus")
-    starts = np.arange(0, len(tokens) - block_size, block_size)
-    if max_windows is not None and max_windows < len(starts):
-        starts = starts[np.linspace(0, len(starts) - 1, max_windows).astype(int)]
-    batches = [
-        (starts[first : first + batch_size], block_size)
-        for first in range(0, len(starts), batch_size)
-    ]
-    rest = (len(tokens) - 1) % block_size
-    if max_windows is None and rest:
-        batches.append((np.array([len(tokens) - 1 - rest]), rest))
     device = next(model.parameters()).device
     training = model.training
     model.eval()
@@ -49,15 +27,17 @@ def evaluate(
     # Every process goes through the model equally often: with FSDP they depend on one another.
     for first in range(0, len(batches), world.size):
         counts = first + world.rank < len(batches)
-        x, y = windows(tokens, *batches[first + world.rank if counts else first])
-        borders = None if separator is None else document_borders(x, separator).to(device)
-        loss = model(x.to(device), y.to(device), borders).item()
-        total_count += counts * torch.tensor([loss * y.numel(), y.numel()], dtype=torch.float64)
+        batch = batches[first + world.rank if counts else first]
+        n_targets = int((batch.targets_BT != IGNORED).sum())
+        here = batch.to(device)
+        loss = model(here.ids_BT, here.targets_BT, here.cu_seqlens).item()
+        if counts and n_targets:
+            total_count += torch.tensor([loss * n_targets, n_targets], dtype=torch.float64)
     model.train(training)
     total, count = world.sum(total_count.to(device))
     return float(total / count)
 
 
 def bits_per_byte(nats_per_token: float, bytes_per_token: float) -> float:
-    """The same loss per byte of text and in bits, by which different tokenizers compare."""
+    """Convert a loss to bits per byte of text, by which different tokenizers compare."""
     return nats_per_token / bytes_per_token / math.log(2)

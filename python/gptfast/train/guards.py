@@ -6,9 +6,7 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
-from torch import Tensor
-
-from gptfast.model import LanguageModel
+from gptfast.model.base import LanguageModel
 
 RECENT = 50
 """Steps whose mean loss a loss is compared with."""
@@ -18,9 +16,9 @@ class BadStep(Exception):
     """A step that must be undone; says what was wrong with it."""
 
 
-def check_finite(loss: Tensor, grad_norm: Tensor, model: LanguageModel) -> None:
+def check_finite(loss: float, grad_norm: float, model: LanguageModel) -> None:
     """Raise BadStep before a NaN or an infinity reaches the weights; say where it came from."""
-    if math.isfinite(loss.item()) and math.isfinite(grad_norm.item()):
+    if math.isfinite(loss) and math.isfinite(grad_norm):
         return
     broken = [n for n, p in model.named_parameters() if not p.isfinite().all()]
     gradients = [
@@ -32,7 +30,7 @@ def check_finite(loss: Tensor, grad_norm: Tensor, model: LanguageModel) -> None:
         if gradients
         else "weights and gradients are finite"
     )  # fmt: skip
-    raise BadStep(f"loss is {loss.item()}, gradient norm {grad_norm.item()}; {where}")
+    raise BadStep(f"loss is {loss}, gradient norm {grad_norm}; {where}")
 
 
 def check_spike(loss: float, recent: Sequence[float], spike: float) -> None:

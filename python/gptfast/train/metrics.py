@@ -14,11 +14,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from gptfast.errors import UserError
-
-LogTo = Literal["tensorboard", "trackio"]
+from gptfast.train.config import LogTo
 
 
 class Metrics:
@@ -69,7 +68,7 @@ class Metrics:
             with contextlib.suppress(OSError):
                 os.truncate(self.path, size)  # no half line
             if not self.is_full:
-                self.say(f"can't write {self.path} ({error}): the run goes on without it")
+                self.say(f"can't write {self.path} ({error}): the run continues without it")
             self.is_full = True
         numbers = scalars(values)
         for tracker in list(self.trackers):
@@ -84,7 +83,7 @@ class Metrics:
         try:
             self.trackers.append(TRACKERS[name](folder))
         except Exception as error:  # of its disk, its database
-            self.say(f"{name} can't be begun ({error!r}): the run goes on without it")
+            self.say(f"{name} can't be begun ({error!r}): the run continues without it")
 
     def _attempt(self, tracker: Tracker, act: Callable[[], None]) -> None:
         """Do something with a tracker, which is left out from then on if it fails."""
@@ -93,7 +92,7 @@ class Metrics:
         except Exception as error:  # of its disk, its database, its thread
             self.trackers.remove(tracker)
             name = type(tracker).__name__
-            self.say(f"{name} failed ({error!r}): the run goes on without it")
+            self.say(f"{name} failed ({error!r}): the run continues without it")
 
 
 class Tracker(Protocol):

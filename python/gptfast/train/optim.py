@@ -9,7 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from gptfast.model import LanguageModel
+from gptfast.model.attention import CausalSelfAttention
+from gptfast.model.mlp import MLP
+from gptfast.model.moe import MixtureOfExperts
+from gptfast.train.config import RunConfig
 
 _MOST_STACKED = 2**24  # numbers in a stack of small matrices: 64 MB in float32
 
@@ -100,14 +103,14 @@ def _share(p: nn.Parameter, whole: Tensor) -> Tensor:
 
 
 class Optimizer:
-    """Both optimizers behind one interface. `lr_factor` scales the peak learning rate of each.
+    """Both optimizers behind one interface, for the parameters that require a gradient.
 
-    matrix_learning_rate: Muon's; None for AdamW alone, on everything.
+    matrix_learning_rate: Muon's peak; None for AdamW alone, on everything.
     """
 
     def __init__(
         self,
-        model: LanguageModel,
+        model: nn.Module,
         learning_rate: float,
         matrix_learning_rate: float | None,
         weight_decay: float,
@@ -116,11 +119,10 @@ class Optimizer:
         momentum: float = 0.95,
         muon_dtype: torch.dtype = torch.float32,
     ) -> None:
-        named = dict(model.named_parameters())
-        matrices = {
-            n: p for n, p in named.items() if matrix_learning_rate and is_hidden_matrix(n, p)
-        }
-        others = [p for n, p in named.items() if n not in matrices]
+        trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        by_muon = hidden_matrices(model) & trained.keys() if matrix_learning_rate else set()
+        matrices = [p for n, p in trained.items() if n in by_muon]
+        others = [p for n, p in trained.items() if n not in by_muon]
         adamw = torch.optim.AdamW(
             [
                 {"params": [p for p in others if p.ndim >= 2], "weight_decay": weight_decay},
@@ -132,7 +134,7 @@ class Optimizer:
         )
         self.parts: list[tuple[torch.optim.Optimizer, float]] = [(adamw, learning_rate)]
         if matrix_learning_rate and matrices:
-            muon = Muon(matrices.values(), matrix_learning_rate, weight_decay, momentum, muon_dtype)
+            muon = Muon(matrices, matrix_learning_rate, weight_decay, momentum, muon_dtype)
             self.parts.append((muon, matrix_learning_rate))
 
     def step(self, lr_factor: float) -> None:
@@ -144,7 +146,32 @@ class Optimizer:
             optimizer.zero_grad()
 
 
-def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
-    """Whether Muon trains it: attention's and MLP's matrices, but no router, whose rows are few."""
-    path = set(name.split("."))
-    return parameter.ndim >= 2 and bool({"attn", "mlp"} & path) and "router" not in path
+def build_optimizer(config: RunConfig, model: nn.Module) -> Optimizer:
+    """Return the optimizer that the configuration asks for."""
+    return Optimizer(
+        model,
+        config.learning_rate,
+        config.matrix_learning_rate if config.optimizer == "muon" else None,
+        config.weight_decay,
+        beta2=config.beta2,
+        momentum=config.muon_momentum,
+        muon_dtype=getattr(torch, config.resolved_dtype),
+    )
+
+
+_HIDDEN_MATRICES: dict[type[nn.Module], tuple[str, ...]] = {
+    CausalSelfAttention: ("c_attn.weight", "c_proj.weight"),
+    MLP: ("c_fc.weight", "c_proj.weight"),
+    MixtureOfExperts: ("c_fc", "c_proj"),  # no router, whose rows are few
+}
+"""The parameters that Muon trains, by the module that owns them. What is added to such a module,
+an adapter for instance, is AdamW's unless it is listed here."""
+
+
+def hidden_matrices(model: nn.Module) -> set[str]:
+    """Return the names of the parameters that Muon trains: attention's and MLP's matrices."""
+    return {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in model.named_modules()
+        for name in _HIDDEN_MATRICES.get(type(module), ())
+    }

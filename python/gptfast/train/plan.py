@@ -14,23 +14,20 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from gptfast.data.loader import EvalWindows, windows
 from gptfast.data.manifest import is_prepared
 from gptfast.model import GPT, build_model
 from gptfast.model.device import resolve_device
 from gptfast.model.size import flops_per_token, n_parameters
 from gptfast.ops.linear_cross_entropy import tokens_at_a_time
+from gptfast.system.memory import keep_freed_memory
 from gptfast.tokenizer import load_tokenizer
 from gptfast.train.config import TrainConfig
 from gptfast.train.evaluate import evaluate
-from gptfast.train.hardware import keep_freed_memory
-from gptfast.train.loop import (
-    accumulate_gradients,
-    autocast,
-    build_optimizer,
-    gradient_scaler,
-    new_model,
-)
-from gptfast.train.optim import is_hidden_matrix
+from gptfast.train.objective import NextToken
+from gptfast.train.optim import build_optimizer, hidden_matrices
+from gptfast.train.pretrain import new_model
+from gptfast.train.step import StepResult, autocast, gradient_scaler, train_step
 
 OPTIMAL_TOKENS_PER_PARAMETER = 20
 """For the lowest loss at a given compute ("Chinchilla", Hoffmann et al., 2022, table 3)."""
@@ -84,10 +81,10 @@ class Probe:
     """How many were taken."""
     first_step_seconds: float
     """Those of the micro-batch before them, which sets up memory and, if asked to, compiles."""
-    look_seconds: float
-    """One look at the val loss."""
+    eval_seconds: float
+    """One evaluation of the val loss."""
     seconds: float
-    """Predicted for the whole run: that first step, its steps and looks, without the last
+    """Predicted for the whole run: that first step, its steps and evaluations, without the last
     evaluation on the whole split."""
 
 
@@ -109,15 +106,13 @@ def plan(config: TrainConfig) -> Plan:
 def memory(config: TrainConfig) -> Memory:
     """Weights, gradients and optimizer by count; activations by a forward pass without numbers."""
     with torch.device("meta"):
-        named = dict(build_model(config.model).named_parameters())
-    sizes = {name: 4 * p.numel() for name, p in named.items()}
-    by_muon = {
-        name: config.optimizer == "muon" and is_hidden_matrix(name, p) for name, p in named.items()
-    }
+        model = build_model(config.model)
+    sizes = {name: 4 * p.numel() for name, p in model.named_parameters()}
+    by_muon = hidden_matrices(model) if config.optimizer == "muon" else set()
     return Memory(
         weights=sum(sizes.values()),
         gradients=sum(sizes.values()),
-        optimizer=sum(size * (1 if by_muon[name] else 2) for name, size in sizes.items()),
+        optimizer=sum(size * (1 if name in by_muon else 2) for name, size in sizes.items()),
         activations=_activations(config) + _loss(config),
     )
 
@@ -132,7 +127,7 @@ def _activations(config: TrainConfig) -> int:
     device = resolve_device(config.device).type
     with FakeTensorMode(), torch.device(device):
         model = GPT(config.model, config.kernels)
-        model.recompute_blocks = config.recompute_blocks
+        model.activation_checkpointing = config.activation_checkpointing
         parameters = {p.untyped_storage()._cdata for p in model.parameters()}
         ids_BT = torch.zeros(
             config.windows_at_a_time(), config.model.block_size, dtype=torch.long
@@ -145,7 +140,7 @@ def _activations(config: TrainConfig) -> int:
             return tensor
 
         with (
-            autocast(config, torch.device(device)),
+            autocast(config.resolved_dtype, torch.device(device)),
             torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
         ):
             kept_alive = model.hidden(ids_BT)
@@ -159,7 +154,7 @@ def _loss(config: TrainConfig) -> int:
     """
     n_tokens = config.windows_at_a_time() * config.model.block_size
     V, C = config.model.vocab_size, config.model.n_embd
-    dtype: torch.dtype = getattr(torch, config.dtype)
+    dtype: torch.dtype = getattr(torch, config.resolved_dtype)
     device = resolve_device(config.device)
     chunk = min(n_tokens, tokens_at_a_time(C, dtype, device, use_triton=False))
     narrow = dtype.itemsize if dtype != torch.float32 else 0
@@ -174,32 +169,37 @@ def available_memory(device: torch.device) -> int:
 
 
 def probe(config: TrainConfig, seconds: float) -> Probe:
-    """Train on random tokens for about `seconds` and look at val.
+    """Train on random tokens for about `seconds`, and evaluate.
 
-    Of a step's micro-batches, which take as long as one another, one is timed. A first one is not
-    counted; at least one more is taken. Of a look, two parts of a micro-batch's size are timed.
+    A step of one micro-batch is timed, and its update apart: a whole step takes one update and all
+    its micro-batches, which take as long as one another. The first step is not counted; at least
+    one more is taken. Of an evaluation, two parts of a micro-batch's size are timed.
     """
     device = resolve_device(config.device)
     keep_freed_memory(device)
     model = new_model(config, config.model.vocab_size, device)
     optimizer = build_optimizer(config, model)
-    T = config.model.block_size
-    part = replace(config, batch_size=config.windows_at_a_time())
-    looked_at = min(config.eval_windows, 2 * part.batch_size)
-    n_windows = max(part.batch_size, looked_at)
+    T, n_rows = config.model.block_size, config.windows_at_a_time()
+    n_evaluated = min(config.eval_windows, 2 * n_rows)
+    n_windows = max(n_rows, n_evaluated)
     tokens = np.random.default_rng(0).integers(config.model.vocab_size, size=n_windows * T + 1)
-    x_BT = torch.from_numpy(tokens[: part.batch_size * T]).view(-1, T)
-    scaler = gradient_scaler(config, device)
     separator = 0 if config.mask_documents else None
+    batch = windows(tokens.astype(np.uint32), np.arange(n_rows) * T, T, separator)
+    scaler = gradient_scaler(config.resolved_dtype, device)
+    computed = 0.0  # when the gradients of the last step were
+
+    def note(_: StepResult) -> None:
+        nonlocal computed
+        computed = time.perf_counter()
 
     def step() -> float:
         start = time.perf_counter()
-        loss = accumulate_gradients(model, x_BT, x_BT, part, scaler, separator=separator)
-        loss.item()  # waits for the device
-        computed = time.perf_counter()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
-        optimizer.step(0.0)
-        norm.item()
+        train_step(
+            model, batch, optimizer, NextToken(), scaler,
+            lr_factor=0.0, grad_clip=config.grad_clip, dtype=config.resolved_dtype, check=note,
+        )  # fmt: skip
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         return config.micro_batches() * (computed - start) + time.perf_counter() - computed
 
     start = time.perf_counter()
@@ -210,14 +210,13 @@ def probe(config: TrainConfig, seconds: float) -> Probe:
     while not times or time.perf_counter() < deadline:
         times.append(step())
     start = time.perf_counter()
-    evaluate(model, tokens.astype(np.uint32), batch_size=part.batch_size,
-             max_windows=looked_at, separator=separator)  # fmt: skip
-    look_seconds = (time.perf_counter() - start) * config.eval_windows / looked_at
-    look_seconds *= 1 + len(config.also)
+    evaluate(model, EvalWindows(tokens.astype(np.uint32), T, n_rows, n_evaluated, separator))
+    eval_seconds = (time.perf_counter() - start) * config.eval_windows / n_evaluated
+    eval_seconds *= 1 + len(config.mix_corpora)
     step_seconds = statistics.fmean(times)
-    looks = math.ceil(config.max_steps / config.eval_interval) + 1
-    total = first_step_seconds + config.max_steps * step_seconds + looks * look_seconds
-    return Probe(step_seconds, len(times), first_step_seconds, look_seconds, total)
+    n_evaluations = math.ceil(config.max_steps / config.eval_interval) + 1
+    total = first_step_seconds + config.max_steps * step_seconds + n_evaluations * eval_seconds
+    return Probe(step_seconds, len(times), first_step_seconds, eval_seconds, total)
 
 
 def with_vocabulary(config: TrainConfig, n_characters: int) -> TrainConfig:

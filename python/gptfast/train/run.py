@@ -4,127 +4,119 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from rich.console import Console
 
-from gptfast.data.dataset import DataReport, Dataset, Mixture
-from gptfast.data.leakage import from_the_others
-from gptfast.data.manifest import is_prepared
-from gptfast.data.prepare import prepare
 from gptfast.errors import UserError
-from gptfast.model.folder import FILES
+from gptfast.model.base import LanguageModel
+from gptfast.model.folder import FILES, save_description
 from gptfast.model.size import flops_per_token
 from gptfast.system.locking import alone_in
-from gptfast.tokenizer import load_tokenizer
-from gptfast.train.checkpoint import delete_checkpoints
-from gptfast.train.config import TrainConfig
+from gptfast.system.memory import keep_freed_memory
+from gptfast.train.checkpoint import Clock, delete_checkpoints
+from gptfast.train.config import RunConfig
 from gptfast.train.display import Display
-from gptfast.train.distributed import World, world
-from gptfast.train.loop import Clock, Result, Trainer, begin
+from gptfast.train.distributed import World, join_world
+from gptfast.train.loop import Result, Trainer
 from gptfast.train.metrics import check_trackers
+from gptfast.train.precision import resolve_dtype
 from gptfast.train.record import read_record, write_record
 from gptfast.train.sampler import Sampler, WriteSample
+from gptfast.train.step import accumulate_gradients, gradient_scaler
+from gptfast.train.task import Task
+
+AnyConfig = TypeVar("AnyConfig", bound=RunConfig)
 
 CHANGEABLE = (
     "out", "sample_interval", "log_to", "checkpoint_interval", "keep_checkpoints",
-    "spike", "max_rollbacks", "micro_batch_size", "recompute_blocks", "compile", "kernels",
-    "device", "parallel", "learning_rate", "matrix_learning_rate",
+    "max_loss_spike", "max_rollbacks", "micro_batch_size", "activation_checkpointing", "compile",
+    "kernels", "device", "parallel", "learning_rate", "matrix_learning_rate",
 )  # fmt: skip
 """Settings that --resume may change: what another machine needs, and what saves a run that gave up.
-The learning rates change what is learned; the others when the run gives up and how it is computed:
-by rounding, by which random numbers dropout gets, and by what experts are balanced over."""
+The learning rates change what is learned; the others change when the run gives up and how it is
+computed: rounding, dropout's random numbers, and what experts are balanced over."""
 
 
 def run(
-    config: TrainConfig, command: str, console: Console, write_sample: WriteSample | None = None
+    config: AnyConfig,
+    prepare: Callable[[AnyConfig, Console], Task],
+    *,
+    command: str = "",
+    console: Console | None = None,
+    write_sample: WriteSample | None = None,
 ) -> Result | None:
-    """Prepare the data, train into config.out, and record `command` and the result in run.json.
+    """Train what `prepare` makes of `config` into config.out, and record `command` in run.json.
 
-    A run that is finished already is not repeated with config.resume; its result is returned.
-    write_sample: what shows samples on the way; without it there are none. Returns None if a signal
-    ended the run early. Raises UserError, MissingFileError or RunError.
+    A finished run is not repeated with config.resume; its result is returned. write_sample: makes
+    the samples on the way; without it there are none. Returns None if a signal ended the run early.
+    Raises UserError, MissingFileError or RunError.
     """
     check_trackers(config.log_to)
+    console = console or Console(quiet=True)
     with ExitStack() as stack:
-        processes = stack.enter_context(world(config.device))
-        if not processes.is_main:
-            console.quiet = True
-        interval = sample_interval(config, processes, console)
-        with processes.main_first():  # the others find the data made
-            older = None
-            if processes.is_main:
-                check_output(config)  # before as much as a lock is written there
-                stack.enter_context(alone_in(config.out))
-                older = check_output(config)
-            data = prepare_all(config, console)
-        for part in data.parts:
-            console.print(describe(part.report))
-        tokens = config.max_steps * config.batch_size * config.model.block_size
-        epochs = [
-            f"{tokens * share / part.report.train_tokens:.3g}"
-            for share, part in zip(data.weights, data.parts, strict=True)
-        ]
-        console.print(
-            f"{config.max_steps:,} steps take {tokens:,} tokens, {' and '.join(epochs)} epochs"
-        )
-        if processes.is_main and older is not None:
-            check_same_data(config.out, older, data)
-        (finished, *_) = processes.gather(older["result"] if older else None)
-        if finished:
-            console.print(f"{config.out} is trained already (--overwrite trains it again)")
-            return Result(**finished)
-        if processes.is_main and older is not None:
+        world = stack.enter_context(join_world(config.device))
+        console.quiet = console.quiet or not world.is_main
+        config.micro_batches(world.size)  # raises if the batch can't be divided
+        interval = sample_interval(config, world, console)
+        with world.main_first():  # the other processes find the data made
+            older = guard_folder(config, stack) if world.is_main else None
+            task = prepare(config, console)
+        (older, *_) = world.gather(older)
+        config = replace(config, dtype=choose_dtype(config, older, world, console))
+        for note in task.notes:
+            console.print(note)
+        if older is not None:
+            check_same_data(config.out, older, task)
+            if older["result"]:
+                console.print(f"{config.out} is trained already (--overwrite trains it again)")
+                return Result(**older["result"])
             for name, (then, now) in changed(older, config).items():
-                console.print(f"going on with {name} {now}, which was {then}")
-        if processes.is_main and len(data.parts) > 1:
-            for part, share in zip(data.parts, from_the_others(data), strict=True):
-                console.print(
-                    f"{share:.2%} of what {part.report.corpus} validates on occurs in the train "
-                    f"parts of the others (in samples)"
-                )
+                console.print(f"continuing with {name} {now}, which was {then}")
+        if world.is_main and task.examine is not None:
+            for note in task.examine():
+                console.print(note)
         clock = Clock()
-        model = begin(config, data, processes)  # complains before anything is written or deleted
-        if processes.is_main:
-            # In this order, a kill at any point leaves a run that --resume or --overwrite can
-            # deal with.
-            if config.overwrite:
-                delete_checkpoints(config.out)
-            write_record(config, command, data, None, older, processes.size)
-            if config.overwrite:
-                delete_model(config.out)
-        processes.gather(None)  # now nothing of an older run is left for the others to load
-        flops = 3 * flops_per_token(model.config) if config.model.architecture == "gpt" else None
+        model = begin(config, task, world)  # raises before anything is written or deleted
+        if world.is_main:
+            record_start(config, command, task, model, older, world)
+        world.gather(None)  # now nothing of an older run is left for the others to load
         sampler = None
         if write_sample and interval:
-            sampler = Sampler(write_sample, data.tokenizer, interval)
+            sampler = Sampler(write_sample, task.tokenizer, interval)
+        display = Display(config.max_steps, console, world, training_flops(model), sampler)
         with (
-            Display(config.max_steps, console, processes, flops, sampler) as display,
-            closing(Trainer(config, data, model, display, processes, clock)) as trainer,
+            display,
+            closing(
+                Trainer(config, model, task.source, task.objective, display, world, clock)
+            ) as trainer,
         ):
             result = trainer.run()
-        if result is not None and processes.is_main:
-            write_record(config, command, data, result, older, processes.size)
+        if result is not None and world.is_main:
+            write_record(config, command, task, result, older, world.size)
         return result
 
 
-def prepare_all(config: TrainConfig, console: Console) -> Mixture:
-    """Every corpus of the configuration, the first with its tokenizer, the others with the same."""
-    parts: list[Dataset] = []
-    for corpus in (config.corpus, *config.also):
-        tokenizer = str(parts[0].folder) if parts else config.tokenizer
-        if parts and is_prepared(Path(corpus)):
-            tokenizer = "bpe"  # it has its own; the mixture says so if that is another one
-        parts.append(
-            prepare(corpus, tokenizer, config.model.vocab_size, config.val_fraction, console.print)
-        )
-    return Mixture.of(parts, config.weights)
+# ---- the folder: nothing in it is lost unasked ---------------------------------------------------
 
 
-def check_output(config: TrainConfig) -> dict[str, Any] | None:
-    """The record of the run in config.out to go on with, None if a new one begins.
+def guard_folder(config: RunConfig, stack: ExitStack) -> dict[str, Any] | None:
+    """Lock config.out; return the record of the run there to resume, None if a new one starts.
+
+    stack: closes the lock. Raises UserError where writing would destroy something unasked.
+    """
+    check_output(config)  # before as much as a lock is written there
+    stack.enter_context(alone_in(config.out))
+    return check_output(config)
+
+
+def check_output(config: RunConfig) -> dict[str, Any] | None:
+    """Return the record of the run in config.out to resume; None if a new one starts.
 
     Raises UserError where writing would destroy something that was not asked to be destroyed.
     """
@@ -143,8 +135,8 @@ def check_output(config: TrainConfig) -> dict[str, Any] | None:
         return None
     if not config.resume:
         raise UserError(
-            f"{out} already holds a run: give --resume to go on with it, --overwrite to replace "
-            f"it, or another --out"
+            f"{out} already holds a run: give --resume to continue it, --overwrite to replace it, "
+            f"or another --out"
         )
     older = read_record(out)
     refused = [
@@ -161,35 +153,47 @@ def check_output(config: TrainConfig) -> dict[str, Any] | None:
     return older
 
 
-def changed(older: dict[str, Any], config: TrainConfig) -> dict[str, tuple[Any, Any]]:
-    """The settings that differ from those of an older record: (then, now)."""
-    # What a record of an older version doesn't know was as it is by default.
-    then = flat(TrainConfig().to_json()) | flat(older["config"])
-    now = flat(config.to_json())
-    return {name: (then[name], now[name]) for name in now if now[name] != then[name]}
+def changed(older: dict[str, Any], config: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """Return the settings that differ from those of an older record: (then, now)."""
+    then, now = flat(older["config"]), flat(config.to_json())
+    if now["dtype"] == "auto":
+        now["dtype"] = then.get("dtype")  # a run keeps the one that it started with
+    return {name: (then.get(name), now[name]) for name in now if now[name] != then.get(name)}
 
 
 def flat(config: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a run's configuration, those of its model among them."""
+    """Return the fields of a run's configuration, those of its model among them."""
     model: dict[str, Any] = config.get("model", {})
     return {k: v for k, v in config.items() if k != "model"} | model
 
 
-def check_same_data(folder: Path, older: dict[str, Any], data: Mixture) -> None:
-    """Raise UserError if the corpus or the tokenizer is not the one that the run began with."""
-    tokenizer = folder / "tokenizer.json"
-    same_tokenizer = (
-        not tokenizer.exists() or load_tokenizer(folder).fingerprint == data.tokenizer.fingerprint
-    )
-    then = [older["data"], *older.get("further_data", [])]
-    same_corpora = [part["corpus_sha256"] for part in then] == [
-        part.report.corpus_sha256 for part in data.parts
-    ]
-    if not (same_corpora and same_tokenizer):
+def check_same_data(folder: Path, older: dict[str, Any], task: Task) -> None:
+    """Raise UserError if the data or the tokenizer are not those that the run started with."""
+    if older["fingerprint"] != task.source.fingerprint:
         raise UserError(
             f"the corpus or the tokenizer has changed since the run in {folder} was begun: "
-            f"--resume can't go on with other data; give --overwrite to begin anew"
+            f"--resume can't continue with other data; give --overwrite to begin anew"
         )
+
+
+def record_start(
+    config: RunConfig,
+    command: str,
+    task: Task,
+    model: LanguageModel,
+    older: dict[str, Any] | None,
+    world: World,
+) -> None:
+    """Replace the run in config.out, if that was asked for, and describe the one that starts.
+
+    In this order, a kill at any point leaves a run that --resume or --overwrite can deal with.
+    """
+    if config.overwrite:
+        delete_checkpoints(config.out)
+    write_record(config, command, task, None, older, world.size)
+    if config.overwrite:
+        delete_model(config.out)
+    save_description(config.out, model.config, task.tokenizer)
 
 
 def delete_model(folder: Path) -> None:
@@ -199,8 +203,61 @@ def delete_model(folder: Path) -> None:
     shutil.rmtree(folder / "tensorboard", ignore_errors=True)
 
 
-def sample_interval(config: TrainConfig, world: World, console: Console) -> int:
-    """Steps between samples, 0 for none. Raises UserError if there can't be the ones asked for."""
+# ---- the model -----------------------------------------------------------------------------------
+
+
+def begin(config: RunConfig, task: Task, world: World) -> LanguageModel:
+    """Return the model that a run starts from, after trying a step of it, update excepted.
+
+    A model to be sharded isn't tried: it may fit one device only then.
+    """
+    keep_freed_memory(world.device)
+    torch.manual_seed(config.seed)
+    model = task.new_model(world.device)
+    if world.size == 1 or config.parallel == "ddp":
+        # Dropout's random numbers are given back: trying must not change what is learned.
+        with torch.random.fork_rng([world.device] if world.device.type == "cuda" else []):
+            try_step(config, task, model, world)
+    if not world.is_main:
+        torch.manual_seed(config.seed + world.rank)  # their dropout must differ, not their weights
+    return model
+
+
+def try_step(config: RunConfig, task: Task, model: LanguageModel, world: World) -> None:
+    """Compute a step's gradients, this process's share, and forget them."""
+    accumulate_gradients(
+        model,
+        task.source.example().share(world.rank, world.size),
+        task.objective,
+        gradient_scaler(config.resolved_dtype, world.device),
+        micro_batch_size=config.windows_at_a_time(world.size),
+        dtype=config.resolved_dtype,
+    )
+    model.zero_grad()
+    model.forget_step()
+
+
+def choose_dtype(
+    config: RunConfig, older: dict[str, Any] | None, world: World, console: Console
+) -> Any:
+    """Return the dtype that config.dtype stands for; a resumed run keeps its own."""
+    if config.dtype != "auto":
+        return config.dtype
+    if older is not None:
+        return older["config"]["dtype"]
+    chosen = resolve_dtype(world.device)
+    (chosen, *_) = world.gather(chosen)  # rank 0 decides for all
+    console.print(f"dtype auto is {chosen.dtype}: {chosen.reason}")
+    return chosen.dtype
+
+
+def training_flops(model: LanguageModel) -> int | None:
+    """Return the operations of training per token; None for models other than the GPT."""
+    return 3 * flops_per_token(model.config) if model.config.architecture == "gpt" else None
+
+
+def sample_interval(config: RunConfig, world: World, console: Console) -> int:
+    """Return the steps between samples, 0 for none. Raises UserError if there can't be any."""
     sharded = world.size > 1 and config.parallel == "fsdp"
     if config.sample_interval and sharded:
         raise UserError(
@@ -212,12 +269,3 @@ def sample_interval(config: TrainConfig, world: World, console: Console) -> int:
     if config.sample_interval is None:
         return config.eval_interval if console.is_terminal else 0
     return config.sample_interval
-
-
-def describe(report: DataReport) -> str:
-    """The corpus in one line."""
-    return (
-        f"corpus {report.corpus}: train on {report.train_bytes:,} bytes ({report.train_tokens:,} "
-        f"tokens, {report.train_documents} documents), validate on {report.val_bytes:,} bytes "
-        f"({report.val_documents} documents; {report.overlap:.2%} of it occurs in train)"
-    )

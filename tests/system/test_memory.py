@@ -12,7 +12,7 @@ import resource
 import statistics
 import torch
 from torch import nn
-from gptfast.train.hardware import keep_freed_memory
+from gptfast.system.memory import keep_freed_memory
 
 layers = (nn.Sequential(nn.Linear(16, 1024), nn.ReLU(), nn.Linear(1024, 16)) for _ in range(2))
 model = nn.Sequential(*layers)

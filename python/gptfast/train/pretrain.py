@@ -1,0 +1,275 @@
+"""Pre-training: predict the next token of a mixture of corpora."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from gptfast.cli.units import count
+from gptfast.data.batch import Batch
+from gptfast.data.dataset import DataReport, Dataset, Mixture
+from gptfast.data.leakage import from_the_others
+from gptfast.data.loader import CorpusState, EvalWindows, Loader, check_length
+from gptfast.data.manifest import is_prepared
+from gptfast.data.prepare import prepare
+from gptfast.errors import UserError
+from gptfast.model import GPT, build_model
+from gptfast.model.base import LanguageModel
+from gptfast.model.config import ModelConfig
+from gptfast.model.folder import load_model, read_config
+from gptfast.train.config import TrainConfig
+from gptfast.train.distributed import World
+from gptfast.train.evaluate import bits_per_byte, evaluate
+from gptfast.train.loop import Result
+from gptfast.train.objective import Evaluation, NextToken
+from gptfast.train.run import run
+from gptfast.train.sampler import WriteSample
+from gptfast.train.task import Task
+
+_MAY_DIFFER = ("block_size", "dropout", "ngram_dropout", "expert_balance_rate")
+"""Fields of the model in which a run may differ from the folder that it starts from."""
+
+
+def pretrain(
+    config: TrainConfig,
+    command: str = "",
+    console: Console | None = None,
+    write_sample: WriteSample | None = None,
+) -> Result | None:
+    """Train a model on corpora, as `run` does: see there."""
+    return run(
+        config, prepare_pretraining, command=command, console=console, write_sample=write_sample
+    )
+
+
+def prepare_pretraining(config: TrainConfig, console: Console) -> Task:
+    """Make the data ready. Raises UserError or MissingFileError for what can't be trained on."""
+    if config.init_from is not None:
+        check_init(config, read_config(config.init_from / "config.json"))
+    data = prepare_corpora(config, console)
+    n_vocab = data.tokenizer.n_vocab
+    if config.init_from is not None and n_vocab > config.model.vocab_size:
+        raise UserError(
+            f"the tokenizer has {n_vocab} ids, but the model in {config.init_from} only "
+            f"{config.model.vocab_size}: prepare the corpus with the folder's own tokenizer"
+        )
+    return Task(
+        source=CorpusSource(config, data),
+        objective=Pretraining(config, data),
+        tokenizer=data.tokenizer,
+        new_model=lambda device: new_model(config, n_vocab, device),
+        record={
+            "data": asdict(data.parts[0].report),
+            "further_data": [asdict(part.report) for part in data.parts[1:]],
+            "shares": list(data.weights),
+        },
+        notes=[*(describe(part.report) for part in data.parts), describe_length(config, data)],
+        examine=lambda: examine(data),
+    )
+
+
+def prepare_corpora(config: TrainConfig, console: Console) -> Mixture:
+    """Prepare every corpus of the configuration, all with the first one's tokenizer."""
+    parts: list[Dataset] = []
+    for corpus in (config.corpus, *config.mix_corpora):
+        tokenizer = str(parts[0].folder) if parts else config.tokenizer
+        if parts and is_prepared(Path(corpus)):
+            tokenizer = "bpe"  # it has its own; the mixture raises if that is another one
+        parts.append(
+            prepare(corpus, tokenizer, config.model.vocab_size, config.val_fraction, console.print)
+        )
+    return Mixture.of(parts, config.corpus_weights)
+
+
+# ---- the model to start from ---------------------------------------------------------------------
+
+
+def new_model(config: TrainConfig, n_vocab: int, device: torch.device) -> LanguageModel:
+    """Return the model that training starts from: fresh, or with the weights of init_from."""
+    model = build_model(config.model_config(n_vocab), config.kernels)
+    if config.init_from is not None:
+        copy_weights(config.init_from, model)
+    model.to(device)
+    if isinstance(model, GPT):
+        model.activation_checkpointing = config.activation_checkpointing
+    if config.compile:
+        model.compile()
+    return model
+
+
+def with_init(config: TrainConfig) -> TrainConfig:
+    """Return the configuration with the model and the tokenizer of its init_from, if it has one.
+
+    Raises MissingFileError or UserError if the folder holds no model.
+    """
+    if config.init_from is None:
+        return config
+    model = read_config(config.init_from / "config.json")
+    return replace(config, model=model, tokenizer=str(config.init_from))
+
+
+def check_init(config: TrainConfig, stored: ModelConfig) -> None:
+    """Raise UserError where the model asked for can't start from the one stored in init_from."""
+    ours, theirs = asdict(config.model), asdict(stored)
+    for name, value in ours.items():
+        if value != theirs[name] and name not in _MAY_DIFFER:
+            raise UserError(
+                f"{name} is {value!r}, but the model in {config.init_from} has {theirs[name]!r}: "
+                f"leave it out; with --init-from only {', '.join(_MAY_DIFFER)} may differ"
+            )
+    if config.model.block_size > stored.block_size:
+        raise UserError(
+            f"block_size is {config.model.block_size}, but the model in {config.init_from} was "
+            f"trained with {stored.block_size}: expected at most that"
+        )
+
+
+def copy_weights(folder: Path, model: LanguageModel) -> None:
+    """Fill `model` with a folder's weights; learned positions beyond its context are cut off."""
+    state = load_model(folder)[0].state_dict()
+    if "wpe.weight" in state:
+        state["wpe.weight"] = state["wpe.weight"][: model.config.block_size]
+    model.load_state_dict(state)
+
+
+# ---- batches and loss ----------------------------------------------------------------------------
+
+
+class CorpusSource:
+    """Shuffled windows of a mixture's train tokens."""
+
+    def __init__(self, config: TrainConfig, data: Mixture) -> None:
+        """Raises UserError if a corpus is too short, or documents can't be told apart."""
+        for part in data.parts:
+            name = f"train part of {part.report.corpus}"
+            check_length(part.train, config.model.block_size, name)
+        self.data = data
+        self.loader = Loader(
+            [part.train for part in data.parts],
+            config.model.block_size,
+            config.batch_size,
+            config.seed,
+            data.weights,
+            document_separator(config, data),
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Return a checksum of the corpora and of the tokenizer."""
+        made_of = [part.report.corpus_sha256 for part in self.data.parts]
+        content = json.dumps([*made_of, self.data.tokenizer.fingerprint])
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def next_batch(self) -> Batch:
+        """Return the next windows of all corpora."""
+        return self.loader.next_batch()
+
+    def example(self) -> Batch:
+        """Return windows of the first corpus."""
+        return self.loader.example()
+
+    def state_dict(self) -> list[CorpusState]:
+        """Return the position in each corpus."""
+        return self.loader.state_dict()
+
+    def load_state_dict(self, state: Any) -> None:
+        """Go to a saved position."""
+        self.loader.load_state_dict(state)
+
+
+class Pretraining(NextToken):
+    """Next-token prediction, with the val loss over windows of each corpus."""
+
+    def __init__(self, config: TrainConfig, data: Mixture) -> None:
+        """Raises UserError if a val part is shorter than one window."""
+        for part in data.parts:
+            name = f"val part of {part.report.corpus}"
+            check_length(part.val, config.model.block_size, name)
+        self.config, self.data = config, data
+        self.separator = document_separator(config, data)
+
+    def evaluate(self, model: LanguageModel, world: World, *, whole: bool) -> Evaluation:
+        """Measure the val loss of each corpus; their mean, by the mixture's weights, decides."""
+        config = self.config
+        losses = [
+            evaluate(
+                model,
+                EvalWindows(
+                    part.val,
+                    config.model.block_size,
+                    config.windows_at_a_time(world.size),
+                    None if whole else config.eval_windows,
+                    self.separator,
+                ),
+                world,
+            )
+            for part in self.data.parts
+        ]
+        loss = self.data.mean(losses)
+        bits = bits_per_byte(loss, self.data.val_bytes_per_token)
+        measured: dict[str, Any] = {"val_bits_per_byte": bits}
+        each = ""
+        if len(losses) > 1:
+            measured["val_losses"] = losses
+            each = f" ({', '.join(f'{x:.4f}' for x in losses)})"
+        summary = f"val loss {loss:.4f}{each} nats/token, {bits:.3f} bits/byte"
+        return Evaluation(loss, measured, summary)
+
+
+def document_separator(config: TrainConfig, data: Mixture) -> int | None:
+    """Return the id between documents that must not see one another; None if they may.
+
+    Raises UserError if the tokenizer has none.
+    """
+    if not config.mask_documents:
+        return None
+    if data.tokenizer.eot_token is None:
+        raise UserError(
+            "mask_documents: the tokenizer has no end-of-text token to know documents by; "
+            "give --no-mask-documents or a BPE tokenizer"
+        )
+    return data.tokenizer.eot_token
+
+
+# ---- what is printed -----------------------------------------------------------------------------
+
+
+def describe(report: DataReport) -> str:
+    """Return the corpus in one line."""
+    return (
+        f"corpus {report.corpus}: train on {report.train_bytes:,} bytes ({report.train_tokens:,} "
+        f"tokens, {count(report.train_documents, 'document')}), validate on {report.val_bytes:,} "
+        f"bytes ({count(report.val_documents, 'document')}; {report.overlap:.2%} of it occurs in "
+        f"train)"
+    )
+
+
+def describe_length(config: TrainConfig, data: Mixture) -> str:
+    """Return how many tokens and epochs the steps take."""
+    tokens = config.max_steps * config.batch_size * config.model.block_size
+    epochs = [
+        f"{tokens * share / part.report.train_tokens:.3g}"
+        for share, part in zip(data.weights, data.parts, strict=True)
+    ]
+    return (
+        f"{count(config.max_steps, 'step')} of {count(config.batch_size, 'window')}: {tokens:,} "
+        f"tokens, {' and '.join(epochs)} epochs"
+    )
+
+
+def examine(data: Mixture) -> Iterator[str]:
+    """Look for text that one corpus validates on and another trains on."""
+    if len(data.parts) == 1:
+        return
+    for part, share in zip(data.parts, from_the_others(data), strict=True):
+        yield (
+            f"{share:.2%} of what {part.report.corpus} validates on occurs in the train parts of "
+            f"the others (in samples)"
+        )

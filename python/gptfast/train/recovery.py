@@ -1,0 +1,159 @@
+"""What keeps a run alive: checkpoints, best weights, and the way back from a step gone wrong."""
+
+from __future__ import annotations
+
+import math
+
+from gptfast.errors import RunError
+from gptfast.train.checkpoint import (
+    State,
+    delete_checkpoints_after,
+    delete_half_written,
+    load_checkpoint,
+    read_best,
+    save_best,
+    save_checkpoint,
+    save_skipped,
+)
+from gptfast.train.config import RunConfig
+from gptfast.train.display import Display
+from gptfast.train.distributed import full_state
+from gptfast.train.guards import BadStep, check_finite, check_spike
+from gptfast.train.metrics import Metrics
+from gptfast.train.step import StepResult, gradient_scaler
+
+
+class Recovery:
+    """Saves a run's state into config.out, and restores it from there."""
+
+    def __init__(self, config: RunConfig, state: State, metrics: Metrics, display: Display) -> None:
+        self.config = config
+        self.state = state
+        self.metrics = metrics
+        self.display = display
+        self.loaded_batches = 0
+        """Batches that had been drawn when the state was last loaded."""
+        self.n_rollbacks = 0
+
+    def resume_or_begin(self) -> None:
+        """Load the newest checkpoint, if there is one, and delete what is left over after it."""
+        config, world = self.config, self.state.world
+        load_checkpoint(config.out, self.state, self.display.message)
+        progress = self.state.progress
+        if not self.find_best() and (config.out / "model.safetensors").exists():
+            self.display.message(
+                f"{config.out / 'model.safetensors'} is not what was written: the next evaluation "
+                f"replaces it"
+            )
+        world.gather(None)  # every process has read the checkpoint before rank 0 tidies up
+        if world.is_main:
+            delete_checkpoints_after(config.out, progress.step)
+            delete_half_written(config.out)
+        self.metrics.go_back_to(progress.step)
+        self.loaded_batches = progress.batches
+
+    def check(self, result: StepResult) -> None:
+        """Raise BadStep for a loss or gradient that must not reach the weights."""
+        model, recent = self.state.model, self.state.progress.recent
+        # A scaled float16 gradient may overflow: the step is left out and the scale lowered. What
+        # overflows at scale 1 is no fault of the scale.
+        is_the_scales_fault = result.overflowed and self.state.scaler.get_scale() > 1
+        if not (is_the_scales_fault and math.isfinite(result.loss)):
+            check_finite(result.loss, result.grad_norm, model)
+        check_spike(result.loss, recent, self.config.max_loss_spike)
+
+    def save(self, *, must: bool) -> None:
+        """Save a checkpoint. If that fails the run continues, unless it `must` be saved.
+
+        Raises RunError for one that must.
+        """
+        self.state.lap()
+        try:
+            save_checkpoint(self.config.out, self.state, self.config.keep_checkpoints)
+        except OSError as error:
+            what = f"can't save the checkpoint of step {self.state.progress.step} ({error})"
+            if must:
+                raise RunError(
+                    f"{what}: free some space and give --resume to continue from the one before"
+                ) from error
+            self.display.message(f"{what}: the run continues; the one before stays")
+
+    def save_best(self, val_loss: float) -> None:
+        """Write the weights as model.safetensors, if that is possible."""
+        state = self.state
+        weights = full_state(state.model)
+        failed = False
+        if state.world.is_main:
+            try:
+                save_best(self.config.out, state.model, weights, val_loss, state.progress.step)
+            except OSError as error:
+                failed = True
+                self.display.message(
+                    f"can't save the best weights so far ({error}): the run continues"
+                )
+        if state.world.any(failed):
+            self.find_best()  # the older ones, or none
+        else:
+            state.progress.best_val_loss = val_loss
+            state.progress.best_step = state.progress.step
+
+    def find_best(self) -> bool:
+        """Read whose weights model.safetensors holds; return False if it is damaged."""
+        state = self.state
+        found = read_best(self.config.out) if state.world.is_main else None
+        (best, *_) = state.world.gather(found)
+        state.progress.best_val_loss, state.progress.best_step = best or (math.inf, 0)
+        return best is not None
+
+    def roll_back(self, bad: BadStep) -> None:
+        """Return to the newest checkpoint, and skip the batch that `bad` came from.
+
+        Raises RunError if that has happened too often, or if there is no such batch.
+        """
+        config, state, progress = self.config, self.state, self.state.progress
+        where = f"step {progress.step + 1}: {bad}"
+        if progress.batches == self.loaded_batches:
+            raise RunError(
+                f"{where}. No batch was drawn before it that could be skipped, so the computation "
+                f"is at fault; try another --kernels or --device, or --no-compile"
+            ) from bad
+        skipped = sorted({*progress.skipped, progress.batches - 1})
+        if state.world.is_main:
+            try:
+                save_skipped(config.out, skipped)
+            except OSError as error:
+                self.display.message(f"can't record which batches are skipped ({error})")
+        if self.n_rollbacks == config.max_rollbacks:
+            raise RunError(self._gave_up(where)) from bad
+        self.n_rollbacks += 1
+        state.model.zero_grad()
+        state.model.forget_step()
+        # A scaler forgets what it knows of the bad step in update() only, which was not reached.
+        state.scaler = gradient_scaler(config.resolved_dtype, state.world.device)
+        state.lap()
+        state.world.gather(None)  # rank 0 may still be writing
+        if not load_checkpoint(config.out, state, self.display.message):
+            raise RunError(f"{where}, and no checkpoint could be saved to go back to") from bad
+        good = state.progress
+        good.skipped, good.seconds = skipped, progress.seconds
+        # model.safetensors isn't rolled back, and may be newer than a checkpoint that failed.
+        good.best_val_loss, good.best_step = progress.best_val_loss, progress.best_step
+        self.loaded_batches = good.batches
+        if state.world.is_main:
+            delete_checkpoints_after(config.out, good.step)  # damaged ones that were passed over
+        self.metrics.go_back_to(good.step)
+        self.display.begin(good.step)
+        self.display.message(
+            f"{where}: back to step {good.step}, and without batch {skipped[-1]} from there"
+        )
+
+    def _gave_up(self, where: str) -> str:
+        config = self.config
+        return (
+            f"{where}. {self.n_rollbacks} batches were skipped already: giving up; {config.out} "
+            f"keeps the last good checkpoint. Give --resume to continue from it without this "
+            f"batch, perhaps with a higher --max-rollbacks (now {config.max_rollbacks}) or "
+            f"--max-loss-spike (now {config.max_loss_spike:g}), or a lower --learning-rate (now "
+            f"{config.learning_rate:g}) and --matrix-learning-rate (now "
+            f"{config.matrix_learning_rate:g})"
+        )

@@ -1,0 +1,120 @@
+"""One training step: loss, gradients, clipping, update. Needs PyTorch alone.
+
+Everything that trains in this package takes its steps here: the loop, the ladder, `gptfast plan`,
+and the benchmarks beside other trainers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gptfast.data.batch import Batch
+from gptfast.train.config import Dtype
+from gptfast.train.distributed import SINGLE_PROCESS, World, accumulating, full
+from gptfast.train.objective import Objective
+from gptfast.train.optim import Optimizer
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step measured before the weights changed."""
+
+    loss: float
+    """Of the whole batch, over all processes."""
+    grad_norm: float
+    """Before clipping."""
+    overflowed: bool
+    """Whether scaled float16 gradients overflowed: such a step makes no update, and lowers the
+    scale."""
+
+
+def train_step(
+    engine: nn.Module,
+    batch: Batch,
+    optimizer: Optimizer,
+    objective: Objective,
+    scaler: torch.amp.GradScaler,
+    *,
+    lr_factor: float = 1.0,
+    grad_clip: float = 1.0,
+    micro_batch_size: int | None = None,
+    dtype: Dtype = "float32",
+    world: World = SINGLE_PROCESS,
+    check: Callable[[StepResult], None] | None = None,
+) -> StepResult:
+    """Train on one global batch and return what it measured.
+
+    engine: the model, or what `parallelize` made of it. scaler: from `gradient_scaler`.
+    lr_factor: scales the optimizer's peak learning rates. check: called before the update, and
+    may raise to prevent it.
+    """
+    mean_loss = accumulate_gradients(
+        engine, batch, objective, scaler, micro_batch_size=micro_batch_size, dtype=dtype,
+        world=world,
+    )  # fmt: skip
+    for part, _ in optimizer.parts:
+        scaler.unscale_(part)
+    # One norm over all parameters: clipping keeps the gradient's direction.
+    parameters = list(engine.parameters())
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    # Read together: each read waits for the GPU.
+    loss, grad_norm = torch.stack([mean_loss, full(norm)]).tolist()
+    result = StepResult(loss, grad_norm, scaler.is_enabled() and not math.isfinite(grad_norm))
+    if check is not None:
+        check(result)
+    nn.utils.clip_grads_with_norm_(parameters, grad_clip, norm)
+    if result.overflowed:
+        engine.zero_grad()
+    else:
+        optimizer.step(lr_factor)
+    scaler.update()
+    return result
+
+
+def accumulate_gradients(
+    engine: nn.Module,
+    batch: Batch,
+    objective: Objective,
+    scaler: torch.amp.GradScaler,
+    *,
+    micro_batch_size: int | None = None,
+    dtype: Dtype = "float32",
+    world: World = SINGLE_PROCESS,
+) -> Tensor:
+    """Add the gradients of a global batch's mean loss to the parameters'; return that loss.
+
+    This process's share of the batch goes through the engine `micro_batch_size` rows at a time.
+    Each part weighs as much as what counts in it, so that the result is that of the whole batch at
+    once in one process. Experts balanced by a loss are the exception: each part balances its own.
+    """
+    device = next(engine.parameters()).device
+    total = objective.count(batch)
+    share = batch.share(world.rank, world.size)
+    parts = share.split(micro_batch_size or len(share))
+    mean = torch.zeros((), device=device)
+    for i, part in enumerate(parts):
+        weight = objective.count(part) / total if total else math.nan
+        with accumulating(engine, is_last=i == len(parts) - 1):
+            with autocast(dtype, device):
+                loss = objective.loss(engine, part.to(device))
+            # The engine averages gradients over the processes; the step needs their sum.
+            scaler.scale(loss * weight * world.size).backward()  # type: ignore[no-untyped-call]
+        if weight != 0:  # else the loss is the mean of nothing, NaN, and its gradients are 0
+            mean += loss.detach() * weight
+    return world.sum(mean)
+
+
+def autocast(dtype: Dtype, device: torch.device) -> torch.autocast:
+    """Return the context in which matrix products are computed in `dtype`."""
+    narrow = torch.float16 if dtype == "float16" else torch.bfloat16
+    return torch.autocast(device.type, narrow, enabled=dtype != "float32")
+
+
+def gradient_scaler(dtype: Dtype, device: torch.device) -> torch.amp.GradScaler:
+    """Return what keeps float16's small gradients from vanishing; a no-op for other dtypes."""
+    return torch.amp.GradScaler(device.type, enabled=dtype == "float16")
