@@ -26,20 +26,20 @@ import tiktoken
 from pyarrow import parquet
 
 from gptfast.cli import cli
+from gptfast.data import encode as encode_module
 from gptfast.data import hub, leakage
 from gptfast.data import prepare_shards as module
 from gptfast.data.__main__ import main
+from gptfast.data.documents import Block
+from gptfast.data.encode import EncodeOptions
 from gptfast.data.hashes import Hashes
 from gptfast.data.hub import HubDataset
 from gptfast.data.manifest import Description, open_prepared
 from gptfast.data.prepare import prepare
 from gptfast.data.prepare_shards import prepare_files
+from gptfast.data.shard import write_shard
 from gptfast.errors import MissingFileError, UserError
 from gptfast.tokenizer import BPETokenizer, CharTokenizer
-from gptfast.tokenizer import encode_files as encode_module
-from gptfast.tokenizer.documents import Block
-from gptfast.tokenizer.encode_files import EncodeOptions
-from gptfast.tokenizer.shard import write_shard
 from gptfast.train.__main__ import main as train
 
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -284,7 +284,7 @@ SCRIPT = """
 import sys, time
 from gptfast.data import prepare_shards as module
 from gptfast.tokenizer import BPETokenizer
-from gptfast.tokenizer.encode_files import Encoder
+from gptfast.data.encode import Encoder
 module._PART_BYTES = 1
 encode_blocks = Encoder._encode_blocks
 def stops(self, blocks):

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from gptfast.data.loader import Loader, Prefetcher, document_borders
+from gptfast.data.shard import Shard, write_shard
 from gptfast.errors import MissingFileError, UserError
 from gptfast.tokenizer import CharTokenizer
-from gptfast.tokenizer.shard import Shard, write_shard
 
 TOKENIZER = CharTokenizer.train("abcdef")
 

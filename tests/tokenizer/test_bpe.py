@@ -19,11 +19,11 @@ import pytest
 import regex
 from hypothesis import given
 from hypothesis import strategies as st
-from tricky_text import TEXTS
 
 from gptfast.errors import MissingFileError, UserError
 from gptfast.tokenizer import BPETokenizer, Tokenizer, load_tokenizer
 from timing import assert_takes_at_most
+from tricky_text import TEXTS
 
 SAMPLE = "The quick brown fox, it's said, didn't jump over 12 lazy dogs.\n\n日本語 🦀🦀 naïve\n" * 3
 BYTES = {bytes([byte]): byte for byte in range(256)}

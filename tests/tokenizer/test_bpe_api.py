@@ -20,10 +20,10 @@ import tiktoken
 import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
-from tricky_text import ATOMS, TEXTS
 
 from gptfast.errors import MissingFileError, UserError
 from gptfast.tokenizer import BPETokenizer
+from tricky_text import ATOMS, TEXTS
 
 SAMPLE = (
     "It's the theme of THESE theses, naïve 日本語 🦀🦀 12345 times:\n\n\t'tis  so.\r\n" * 4

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from gptfast.cli import cli
+from gptfast.data.shard import Shard
 from gptfast.errors import MissingFileError, UserError
 from gptfast.tokenizer import BPETokenizer, CharTokenizer
 from gptfast.tokenizer.__main__ import main
 from gptfast.tokenizer.options import n_bytes
 from gptfast.tokenizer.published import open_tokenizer
-from gptfast.tokenizer.shard import Shard
 
 
 @pytest.fixture

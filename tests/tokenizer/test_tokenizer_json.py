@@ -13,10 +13,10 @@ import pytest
 import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
-from tricky_text import ATOMS, TEXTS
 
 from gptfast.errors import UserError
 from gptfast.tokenizer import BPETokenizer, CharTokenizer, Tokenizer, load_tokenizer
+from tricky_text import ATOMS, TEXTS
 
 SAMPLE = "It's the theme of these theses, naïve 日本語 🦀🦀 12345 times:\n\n\t'tis  so.\r\n" * 4
 SPECIAL = ["<|endoftext|>", "<|end|>"]

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from gptfast.cli import cli
+from gptfast.data.encode import EncodeOptions
 from gptfast.data.hub import HubDataset
 from gptfast.data.options import DataConfig, Describe, Prepare
 from gptfast.data.prepare_shards import prepare_files
@@ -13,7 +14,6 @@ from gptfast.data.sources import add_local_copy, load_corpus
 from gptfast.data.split import overlap, split_documents
 from gptfast.errors import UserError
 from gptfast.tokenizer import BPETokenizer
-from gptfast.tokenizer.encode_files import EncodeOptions
 from gptfast.tokenizer.options import n_bytes
 from gptfast.tokenizer.published import open_tokenizer
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gptfast.data.documents import Block, ReadReport
 from gptfast.system.files import write_atomically
-from gptfast.tokenizer.documents import Block, ReadReport
 
 HASH_BYTES = 16
 """Of 10 billion different documents, two have the same hash with a chance of 1 in 10^18."""

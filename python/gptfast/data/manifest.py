@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from gptfast.data.dataset import DataReport, Dataset, TokenShards
+from gptfast.data.shard import Shard
 from gptfast.errors import MissingFileError, UserError
 from gptfast.system.files import write_text_atomically
 from gptfast.tokenizer import load_tokenizer
-from gptfast.tokenizer.shard import Shard
 
 _PLAN_KEYS = {"format", "source", "tokenizer", "val_fraction"}
 """Some of them, which an older version wrote as well."""

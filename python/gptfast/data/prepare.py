@@ -16,12 +16,12 @@ import numpy as np
 
 from gptfast.data.dataset import DataReport, Dataset, open_tokens
 from gptfast.data.manifest import is_prepared, open_prepared, read_plan
+from gptfast.data.shard import Shard, Tokens, write_shard
 from gptfast.data.sources import cache_folder, load_corpus
 from gptfast.data.split import overlap, split_documents
 from gptfast.errors import UserError
 from gptfast.system.files import write_folder_atomically, write_text_atomically
 from gptfast.tokenizer import BPETokenizer, CharTokenizer, Tokenizer, load_tokenizer
-from gptfast.tokenizer.shard import Shard, Tokens, write_shard
 
 _FORMAT = 1  # raise it when anything below changes what is written
 

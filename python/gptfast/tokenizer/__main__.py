@@ -11,20 +11,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from gptfast.audit import CHARACTERS, WORDS, audit
+from gptfast.audit.compression import bytes_per_token
+from gptfast.audit.probes import KINDS, probe
+from gptfast.audit.report import print_audit, save
 from gptfast.cli import cli
+from gptfast.data.documents import ReadReport, find_files, longest_uncut, read_blocks
+from gptfast.data.encode import EncodeOptions, encode_each, encode_files
+from gptfast.data.shard import Shard
 from gptfast.errors import MissingFileError, UserError
+from gptfast.system.files import make_folder
 from gptfast.tokenizer import BPETokenizer, Tokenizer
-from gptfast.tokenizer.audit import CHARACTERS, WORDS, audit
-from gptfast.tokenizer.audit.compression import bytes_per_token
-from gptfast.tokenizer.audit.probes import KINDS, probe
-from gptfast.tokenizer.audit.report import print_audit, save
 from gptfast.tokenizer.base import END_OF_TEXT
-from gptfast.tokenizer.documents import ReadReport, find_files, longest_uncut, read_blocks
-from gptfast.tokenizer.encode_files import EncodeOptions, encode_each, encode_files
-from gptfast.tokenizer.formats import make_folder
 from gptfast.tokenizer.options import Audit, Decode, Encode, Show, TokenizerConfig, Train, n_bytes
 from gptfast.tokenizer.published import open_tokenizer
-from gptfast.tokenizer.shard import Shard
 from gptfast.tokenizer.show import show
 
 MODULE = "gptfast.tokenizer"

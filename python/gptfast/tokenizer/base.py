@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gptfast.errors import UserError
-from gptfast.system.files import write_text_atomically
+from gptfast.system.files import make_folder, write_text_atomically
 from gptfast.tokenizer.checks import as_path, check_codec_errors
-from gptfast.tokenizer.formats import make_folder, read_tokenizer_json, tokenizer_json_path
+from gptfast.tokenizer.formats import read_tokenizer_json, tokenizer_json_path
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gptfast.cli.progress import show_training
+from gptfast.data.documents import Paths, ReadReport, longest_uncut, read_blocks
 from gptfast.errors import UserError
 from gptfast.tokenizer.base import END_OF_TEXT, IdArray, Tokenizer, id_list
 from gptfast.tokenizer.checks import (
@@ -23,7 +24,6 @@ from gptfast.tokenizer.checks import (
     check_kind,
     check_names,
 )
-from gptfast.tokenizer.documents import Paths, ReadReport, longest_uncut, read_blocks
 from gptfast.tokenizer.formats import (
     bpe_from_json,
     bpe_to_json,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from gptfast import _rust
-    from gptfast.tokenizer.shard import Shard
+    from gptfast.data.shard import Shard
 
 _ID_DTYPES = (np.dtype(np.uint16), np.dtype(np.uint32), np.dtype(np.int64))
 
@@ -324,7 +324,7 @@ class BPETokenizer(Tokenizer):
         `options` are the other fields of `EncodeOptions`. Raises UserError for what can't be read;
         then, and if it is interrupted, `out` is as it was before.
         """
-        from gptfast.tokenizer.encode_files import EncodeOptions, encode_files
+        from gptfast.data.encode import EncodeOptions, encode_files
 
         check_keywords(options, [field.name for field in fields(EncodeOptions)])
         options = {"separator": separator, "n_threads": n_threads} | options

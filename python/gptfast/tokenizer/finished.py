@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gptfast.data.documents import Paths, ReadReport, find_files, path_list
+from gptfast.data.shard import Shard
 from gptfast.errors import UserError
 from gptfast.system.files import write_text_atomically
 from gptfast.tokenizer.base import Tokenizer
-from gptfast.tokenizer.documents import Paths, ReadReport, find_files, path_list
-from gptfast.tokenizer.shard import Shard
 
 if TYPE_CHECKING:
-    from gptfast.tokenizer.encode_files import EncodeOptions
+    from gptfast.data.encode import EncodeOptions
 
 
 def shard_paths(paths: Paths, folder: Path) -> dict[Path, Path]:

@@ -3,37 +3,17 @@
 from __future__ import annotations
 
 import base64
-import errno
 import json
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, product
 from pathlib import Path
 from typing import Any, TypeVar
 
 from gptfast.errors import MissingFileError, UserError
-from gptfast.system.files import write_text_atomically
+from gptfast.system.files import make_folder, write_text_atomically
 from gptfast.tokenizer.checks import as_path
 
 T = TypeVar("T")
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder if need be, and check that files can be made in it.
-
-    Raises UserError if it can't be made or written to; a full disk stays an OSError.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise UserError(
-            f"{folder} can't be written to ({error.strerror}): expected a folder, or a place where "
-            f"one can be made; choose another"
-        ) from None
 
 
 def tokenizer_json_path(folder_or_file: str | Path) -> Path:

@@ -6,10 +6,9 @@ import json
 from collections.abc import Collection
 from pathlib import Path
 
+from gptfast.data.shard import is_shard
 from gptfast.errors import UserError
-from gptfast.system.files import remove_leftovers
-from gptfast.tokenizer.formats import make_folder
-from gptfast.tokenizer.shard import is_shard
+from gptfast.system.files import make_folder, remove_leftovers
 
 
 def prepare_shards(

@@ -17,7 +17,7 @@ from gptfast.data.prepare import prepare
 from gptfast.errors import UserError
 from gptfast.model.folder import FILES
 from gptfast.model.size import flops_per_token
-from gptfast.system.locking import alone_in
+from gptfast.system.locking import folder_lock
 from gptfast.tokenizer import load_tokenizer
 from gptfast.train.checkpoint import delete_checkpoints
 from gptfast.train.config import TrainConfig
@@ -57,7 +57,7 @@ def run(
             older = None
             if processes.is_main:
                 check_output(config)  # before as much as a lock is written there
-                stack.enter_context(alone_in(config.out))
+                stack.enter_context(folder_lock(config.out))
                 older = check_output(config)
             data = prepare_all(config, console)
         for part in data.parts:

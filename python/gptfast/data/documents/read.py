@@ -12,9 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from gptfast.errors import UserError
-from gptfast.tokenizer.checks import check_choice, check_kind
-from gptfast.tokenizer.documents.cut import (
+from gptfast.data.documents.cut import (
     BLOCK_BYTES,
     Block,
     Cutter,
@@ -22,9 +20,11 @@ from gptfast.tokenizer.documents.cut import (
     TooLongError,
     replacing,
 )
-from gptfast.tokenizer.documents.listing import Paths, find_files
-from gptfast.tokenizer.documents.parquet import parquet_values
-from gptfast.tokenizer.documents.unpack import DamagedFileError, UnpackedFile
+from gptfast.data.documents.listing import Paths, find_files
+from gptfast.data.documents.parquet import parquet_values
+from gptfast.data.documents.unpack import DamagedFileError, UnpackedFile
+from gptfast.errors import UserError
+from gptfast.tokenizer.checks import check_choice, check_kind
 
 try:
     from gptfast._rust import utf8_error

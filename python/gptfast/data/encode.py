@@ -13,10 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from gptfast.cli.progress import show_bytes
-from gptfast.errors import UserError
-from gptfast.tokenizer.base import END_OF_TEXT, IdArray
-from gptfast.tokenizer.checks import as_path, check_between, check_kind
-from gptfast.tokenizer.documents import (
+from gptfast.data.documents import (
     BLOCK_BYTES,
     Block,
     Paths,
@@ -25,9 +22,12 @@ from gptfast.tokenizer.documents import (
     longest_uncut,
     read_blocks,
 )
+from gptfast.data.shard import Shard, write_shard
+from gptfast.errors import UserError
+from gptfast.tokenizer.base import END_OF_TEXT, IdArray
+from gptfast.tokenizer.checks import as_path, check_between, check_kind
 from gptfast.tokenizer.finished import Record, shard_paths
 from gptfast.tokenizer.outputs import prepare_shards
-from gptfast.tokenizer.shard import Shard, write_shard
 from gptfast.tokenizer.threads import thread_count
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from rich.console import Console
 from rich.table import Table
 
+from gptfast.audit import CHARACTERS, WORDS, Audit
+from gptfast.audit.fertility import Fertility
+from gptfast.audit.vocabulary import Token, Vocabulary
 from gptfast.system.files import write_atomically, write_text_atomically
-from gptfast.tokenizer.audit import CHARACTERS, WORDS, Audit
-from gptfast.tokenizer.audit.fertility import Fertility
-from gptfast.tokenizer.audit.vocabulary import Token, Vocabulary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from gptfast.audit import compression
+from gptfast.audit.compression import Compression, bytes_per_token
+from gptfast.audit.fertility import Fertility, count_words, measure_fertility
+from gptfast.audit.probes import KINDS, PROSE, probe
+from gptfast.audit.splits import Splits, splits, whole_numbers
+from gptfast.audit.vocabulary import Vocabulary, look_at_vocabulary
 from gptfast.errors import UserError
-from gptfast.tokenizer.audit import compression
-from gptfast.tokenizer.audit.compression import Compression, bytes_per_token
-from gptfast.tokenizer.audit.fertility import Fertility, count_words, measure_fertility
-from gptfast.tokenizer.audit.probes import KINDS, PROSE, probe
-from gptfast.tokenizer.audit.splits import Splits, splits, whole_numbers
-from gptfast.tokenizer.audit.vocabulary import Vocabulary, look_at_vocabulary
 from gptfast.tokenizer.base import Tokenizer
 from gptfast.tokenizer.bpe import BPETokenizer
 from gptfast.tokenizer.char import CharTokenizer

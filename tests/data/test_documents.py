@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from gptfast.data.documents import ReadReport, find_files, read, read_blocks
 from gptfast.errors import MissingFileError, UserError
-from gptfast.tokenizer.documents import ReadReport, find_files, read, read_blocks
 
 TEXT = "Zwei Wörter.\nund 🙂 noch mehr\n\n" * 50
 

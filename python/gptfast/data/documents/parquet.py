@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from gptfast.data.documents.unpack import DamagedFileError
 from gptfast.errors import UserError
-from gptfast.tokenizer.documents.unpack import DamagedFileError
 
 _BATCH_BYTES = 1 << 20
 

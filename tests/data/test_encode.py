@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiktoken
-from tricky_text import ATOMS
 
+from gptfast.data import encode as module
+from gptfast.data.documents import ReadReport
+from gptfast.data.encode import EncodeOptions, encode_each, encode_files
+from gptfast.data.shard import Shard
 from gptfast.errors import MissingFileError, UserError
 from gptfast.tokenizer import BPETokenizer
-from gptfast.tokenizer import encode_files as module
-from gptfast.tokenizer.documents import ReadReport
-from gptfast.tokenizer.encode_files import EncodeOptions, encode_each, encode_files
 from gptfast.tokenizer.finished import Record
-from gptfast.tokenizer.shard import Shard
+from tricky_text import ATOMS
 
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 SPECIAL_TOKENS = ("<|endoftext|>", "<|next|>")
@@ -352,7 +352,7 @@ def test_two_files_of_one_name_are_refused(tmp_path: Path, tokenizer: BPETokeniz
 SCRIPT = """
 import sys, time
 from gptfast.tokenizer import BPETokenizer
-from gptfast.tokenizer import encode_files as module
+from gptfast.data import encode as module
 encode_blocks = module.Encoder._encode_blocks
 def stops(self, blocks):
     if any(b"STOP" in block for block in blocks):
@@ -411,7 +411,7 @@ def test_a_gigabyte_needs_less_than_600_megabytes(
         "import sys\n"
         "from pathlib import Path\n"
         "from gptfast.tokenizer import BPETokenizer\n"
-        "from gptfast.tokenizer.encode_files import encode_files\n"
+        "from gptfast.data.encode import encode_files\n"
         "BPETokenizer.train(files=[sys.argv[2]], vocab_size=5000, memory_limit=400_000_000)\n"
         "print(encode_files(BPETokenizer.load(sys.argv[1]), sys.argv[2], sys.argv[3]).count)\n"
         # Not ru_maxrss: on Linux it begins with the parent's.

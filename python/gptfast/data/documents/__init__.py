@@ -5,9 +5,9 @@ those into blocks of a quarter of a megabyte, so that memory stays bounded howev
 Whatever is wrong with a file is said with its name and line.
 """
 
-from gptfast.tokenizer.documents.cut import BLOCK_BYTES, Block, longest_uncut
-from gptfast.tokenizer.documents.listing import Paths, find_files, path_list
-from gptfast.tokenizer.documents.read import ReadReport, read_blocks
+from gptfast.data.documents.cut import BLOCK_BYTES, Block, longest_uncut
+from gptfast.data.documents.listing import Paths, find_files, path_list
+from gptfast.data.documents.read import ReadReport, read_blocks
 
 __all__ = [
     "BLOCK_BYTES",

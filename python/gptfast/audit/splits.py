@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from gptfast.tokenizer.audit.probes import INDENTATIONS, NUMBERS, RARE_WORDS
+from gptfast.audit.probes import INDENTATIONS, NUMBERS, RARE_WORDS
 from gptfast.tokenizer.base import Tokenizer
 from gptfast.tokenizer.show import visible
 
