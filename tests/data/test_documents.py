@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from gptfast.data.documents import ReadReport, find_files, read, read_blocks
+from gptfast.data.documents import ReadOptions, ReadReport, find_files, read, read_blocks
 from gptfast.errors import MissingFileError, UserError
 
 TEXT = "Zwei Wörter.\nund 🙂 noch mehr\n\n" * 50
@@ -24,9 +24,17 @@ def after_newline(data: bytes) -> int:
     return data.rfind(b"\n") + 1
 
 
-def documents(*paths: Path, **options: Any) -> list[str]:
+def documents(
+    *paths: Path,
+    safe_cut: Any = None,
+    block_bytes: int = 1 << 18,
+    report: Any = None,
+    **options: Any,
+) -> list[str]:
     texts, parts = [], []
-    for block in read_blocks(paths, **options):
+    for block in read_blocks(
+        paths, ReadOptions(**options), safe_cut=safe_cut, block_bytes=block_bytes, report=report
+    ):
         parts.append(block.data)
         if block.ends_document:
             texts.append(b"".join(parts).decode())
@@ -274,7 +282,7 @@ def test_a_long_stretch_without_a_place_to_cut_is_refused_if_asked(tmp_path: Pat
     path, jsonl = tmp_path / "a.txt", tmp_path / "a.jsonl"
     path.write_text("short\n" * 100 + "x" * 10_000)
     jsonl.write_text(f'{{"text": "{"x" * 10_000}"}}\n{{"text": "good"}}\n')
-    options: dict[str, Any] = {"safe_cut": after_newline, "block_bytes": 64, "longest": 1000}
+    options: dict[str, Any] = {"safe_cut": after_newline, "block_bytes": 64, "memory_limit": 16_000}
     with pytest.raises(UserError, match=r"a\.txt can't be cut within \d+ bytes"):
         documents(path, **options)
     with pytest.raises(UserError, match=r"a\.jsonl, line 1 is longer than 1,000 bytes"):
@@ -341,7 +349,7 @@ def test_links_in_a_folder_are_followed(tmp_path: Path) -> None:
     (folder / "broken").symlink_to(tmp_path / "none")  # that is no text
     assert find_files(folder) == [folder / name for name in ("a.txt", "c.txt", "link/b.txt")]
     (elsewhere / "d.txt").symlink_to(tmp_path / "none")
-    with pytest.raises(UserError, match=r"in/link/d\.txt is a broken link, .*: mend it, or move"):
+    with pytest.raises(UserError, match=r"in/link/d\.txt is a broken link, .*: repair it, or move"):
         find_files(folder)
 
 
@@ -383,12 +391,14 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(MissingFileError, match=r"no file in the folder .* ends in one of \.txt"):
         read_blocks(tmp_path)
     with pytest.raises(UserError, match=r"errors is 'ignore': expected 'strict' or 'replace'"):
-        read_blocks(tmp_path, errors="ignore")  # type: ignore[arg-type]
+        ReadOptions(errors="ignore")  # type: ignore[arg-type]
     for name, module in {"a.txt.zst": "backports", "a.parquet": "pyarrow"}.items():
         (tmp_path / name).touch()
         monkeypatch.setitem(sys.modules, module, None)
         monkeypatch.setitem(sys.modules, "compression", None)
-        with pytest.raises(UserError, match=r"needs a library .*pip install 'gptfast\[files\]'"):
+        with pytest.raises(
+            UserError, match=r"reading .* needs a library .*pip install 'gptfast\[files\]'"
+        ):
             documents(tmp_path / name, on_error="skip")
 
 
@@ -418,3 +428,31 @@ def test_without_rust_utf8_is_checked_all_the_same(monkeypatch: pytest.MonkeyPat
     spec.loader.exec_module(module)
     assert module.utf8_error(b"caf\xe9") == 3
     assert module.utf8_error("é".encode()) is None
+
+
+def test_sizes_are_bytes_or_have_a_unit() -> None:
+    assert ReadOptions().memory_bytes is None
+    sizes = (512, "512", "600MB", "2g", "64 kB")
+    assert [ReadOptions(memory_limit=size).memory_bytes for size in sizes] == [
+        512, 512, 600_000_000, 2_000_000_000, 64_000,
+    ]  # fmt: skip
+    for size in ("", "MB", "-1", "1.5GB", "3TB"):
+        with pytest.raises(UserError, match="expected a size such as 600MB"):
+            ReadOptions(memory_limit=size)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"field": 5}, "field is a int: expected the key of the text"),
+        ({"column": None}, "column is None: expected the name of the text's column"),
+        ({"on_error": "stop"}, "on_error is 'stop': expected 'raise' or 'skip'"),
+        ({"n_threads": "2"}, "n_threads is '2': expected a whole number"),
+        ({"n_threads": 0}, "n_threads is 0: expected at least 1"),
+        ({"memory_limit": 0}, "memory_limit is 0: expected at least 1"),
+        ({"memory_limit": 1.5}, "memory_limit is 1.5: expected a whole number"),
+    ],
+)
+def test_options_that_can_not_be_used(options: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        ReadOptions(**options)

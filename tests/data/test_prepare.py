@@ -67,7 +67,7 @@ def test_a_damaged_cache_is_made_again(corpus_file: Path) -> None:
         (first.folder / name).write_bytes(content)
         said: list[str] = []
         again = prepare(str(corpus_file), "bpe", 280, 0.1, say=said.append)
-        assert "is damaged and made again" in said[0]
+        assert "is damaged: making it again" in said[0]
         assert again.train.tolist() == expected
 
 

@@ -1,14 +1,12 @@
-"""Files to token shards: reading, encoding and writing at the same time, in bounded memory."""
+"""Encode files into token shards: read, encode and write at the same time, in bounded memory."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -17,135 +15,113 @@ from gptfast.data.documents import (
     BLOCK_BYTES,
     Block,
     Paths,
+    ReadOptions,
     ReadReport,
     find_files,
-    longest_uncut,
     read_blocks,
 )
-from gptfast.data.shard import Shard, write_shard
+from gptfast.data.shard import Shard, is_shard, write_shard
 from gptfast.errors import UserError
+from gptfast.system.files import make_folder, remove_leftovers
+from gptfast.tokenizer import BPETokenizer
 from gptfast.tokenizer.base import END_OF_TEXT, IdArray
-from gptfast.tokenizer.checks import as_path, check_between, check_kind
-from gptfast.tokenizer.finished import Record, shard_paths
-from gptfast.tokenizer.outputs import prepare_shards
+from gptfast.tokenizer.checks import as_path, check_kind
 from gptfast.tokenizer.threads import thread_count
-
-if TYPE_CHECKING:
-    from gptfast.tokenizer.bpe import BPETokenizer
 
 _DEFAULT_MEMORY = 256 << 20
 _SMALLEST_BLOCK = 64 << 10
-_BLOCKS_PER_THREAD = 8  # in a batch: enough that no thread waits long for the batch's last block
-_BYTES_PER_OBJECT = 512  # roughly what Python needs for a block and its ids, however few
-
-
-@dataclass(frozen=True)
-class EncodeOptions:
-    """How files are read and encoded. `field` to `on_error` are those of `read_blocks`."""
-
-    separator: str | None = END_OF_TEXT
-    """The special token that follows each document; None for none."""
-    n_threads: int | None = None
-    """Threads that encode; None for one per core that the process may use."""
-    field: str = "text"
-    column: str = "text"
-    errors: Literal["strict", "replace"] = "strict"
-    on_error: Literal["raise", "skip"] = "raise"
-    memory_limit: int | None = None
-    """Bytes that text and ids may take on their way, beside what the process holds anyway; None for
-    256 MB, or more if a document that can't be cut needs it."""
-    progress: bool = True
-    """Show a bar if stderr is a terminal, and say on stderr what was left out."""
+_BLOCKS_PER_THREAD = 8  # per batch: enough that no thread waits long for the last block
+_BYTES_PER_OBJECT = 512  # rough cost in Python of a block and its ids, however small they are
 
 
 def encode_files(
     tokenizer: BPETokenizer,
     paths: Paths,
     out: str | Path,
-    options: EncodeOptions | None = None,
+    options: ReadOptions | None = None,
+    *,
+    separator: str | None = END_OF_TEXT,
+    progress: bool = True,
     report: ReadReport | None = None,
 ) -> Shard:
-    """Encode all documents of files, folders and globs into one shard, the file `out`.
+    """Encode all documents of files, folders and globs into one token shard, the file `out`.
 
-    The ids are those of `encode_ordinary` of each document, and the separator's after each. If
-    anything fails or is interrupted, `out` is as it was before; a shard that is there is replaced,
-    any other file is not. `report` learns how much was read and what was left out.
+    The shard holds the ids of each document (`encode_ordinary`), followed by the id of `separator`,
+    a special token; None for no separator. Without a `memory_limit`, text and ids take 256 MiB, or
+    more for a document that can't be cut. `progress` shows a bar if stderr is a terminal, and
+    prints what was left out. `report` is updated while reading.
 
-    Raises UserError for what can't be used, such as a file that `read_blocks` refuses.
+    An existing shard is replaced, any other file is not. If anything fails or is interrupted, `out`
+    stays as it was. Raises UserError for arguments or files that can't be used.
     """
-    options, report, out = options or EncodeOptions(), report or ReadReport(), as_path("out", out)
+    options, report, out = options or ReadOptions(), report or ReadReport(), as_path("out", out)
     files = find_files(paths)
-    encoder = Encoder.plan(tokenizer, options, report)
-    prepare_shards([out], [], files)
-    with _progress(files, options, report) as update:
-        return encoder.write(files, out, update)
+    encoder = Encoder.plan(tokenizer, options, separator, report)
+    _check_output(out, files)
+    remove_leftovers([out])
+    total = sum(file.stat().st_size for file in files)
+    with show_bytes("encoding", total, progress) as move:
+        batches = encoder.encode(encoder.blocks(files), lambda: move(report.bytes_read))
+        ids = ([array for block_ids, _ in batch for array in block_ids] for batch in batches)
+        shard = write_shard(out, ids, tokenizer)
+    if progress and report.skipped:
+        print(report.left_out(), file=sys.stderr)
+    return shard
 
 
-def encode_each(
-    tokenizer: BPETokenizer,
-    paths: Paths,
-    folder: str | Path,
-    options: EncodeOptions | None = None,
-    report: ReadReport | None = None,
-) -> list[Shard]:
-    """Encode each file into a shard of its own, `folder/NAME.bin`, as `encode_files` does.
-
-    Files from a folder keep their places in it. Shards that are finished are kept, so that a run
-    that was killed goes on where it was: those made by the same tokenizer, with the same options,
-    from the same file with the same size and time of change. `NAME.bin.json`, written last, says
-    so. Other shards are replaced; if any other file would be, or a file that is read, UserError is
-    raised before anything is written.
-    """
-    options, report = options or EncodeOptions(), report or ReadReport()
-    outs = shard_paths(paths, as_path("folder", folder))
-    encoder = Encoder.plan(tokenizer, options, report)
-    records = {file: Record.of(file, out, options) for file, out in outs.items()}
-    prepare_shards(outs.values(), [record.path for record in records.values()], outs.keys())
-    shards = []
-    with _progress(list(outs), options, report) as update:
-        for file, record in records.items():
-            shard = record.finished_shard(tokenizer, report)
-            if shard is None:
-                record.remove()
-                skipped_before = report.skipped
-                shard = encoder.write([file], record.shard, update)
-                record.write(report.skipped - skipped_before)
-            shards.append(shard)
-    return shards
+def _check_output(out: Path, files: Sequence[Path]) -> None:
+    """Make the folder of `out`. Raises UserError if a file that is not a shard would be lost."""
+    if out.is_dir():
+        raise UserError(f"{out} is a folder: expected the name of the file to be written")
+    if out.exists():
+        if any(out.samefile(file) for file in files):
+            raise UserError(
+                f"{out} is one of the files to be read, and would be overwritten: choose another "
+                f"file to write to (out)"
+            )
+        if not is_shard(out):
+            raise UserError(
+                f"{out} exists and is no token shard, so it is not replaced: choose another file "
+                f"to write to (out)"
+            )
+    make_folder(out.parent)
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """The way from files to a shard."""
+    """Reads files and encodes their documents, batch by batch."""
 
     tokenizer: BPETokenizer
-    options: EncodeOptions
+    options: ReadOptions
     report: ReadReport
     separator: list[IdArray]
-    """What follows a document."""
+    """The ids that follow each document, as at most one array."""
     n_threads: int
     block_bytes: int
-    longest: int | None
 
     @classmethod
-    def plan(cls, tokenizer: BPETokenizer, options: EncodeOptions, report: ReadReport) -> Encoder:
-        """Check the options and choose the sizes."""
-        separator: list[IdArray] = []
-        if options.separator is not None:
-            check_kind("separator", options.separator, str, "a special token, or None")
-            token_id = tokenizer.special_tokens.get(options.separator)
+    def plan(
+        cls,
+        tokenizer: BPETokenizer,
+        options: ReadOptions,
+        separator: str | None,
+        report: ReadReport,
+    ) -> Encoder:
+        """Choose the block size. Raises UserError for a separator or limit that can't be used."""
+        separator_ids: list[IdArray] = []
+        if separator is not None:
+            check_kind("separator", separator, str, "a special token, or None")
+            token_id = tokenizer.special_tokens.get(separator)
             if token_id is None:
                 raise UserError(
-                    f"separator is {options.separator!r}: expected one of the special tokens "
+                    f"separator is {separator!r}: expected one of the special tokens "
                     f"{sorted(tokenizer.special_tokens)}, or None"
                 )
-            separator = [np.array([token_id], tokenizer.dtype)]
-        n_threads = thread_count(options.n_threads)
-        limit = options.memory_limit
-        if limit is not None:
-            check_between("memory_limit", limit, 1, sys.maxsize)
-        # In blocks: text of the batch that is read and of the one that is encoded, and at worst an
-        # id for each byte of the latter and of the batch that is written; the reader's own buffers.
+            separator_ids = [np.array([token_id], tokenizer.dtype)]
+        n_threads, limit = thread_count(options.n_threads), options.memory_bytes
+        # Memory in units of blocks: the text of the batch being read and of the batch being
+        # encoded, at worst one id per byte of the latter and of the batch being written, and the
+        # reader's own buffers.
         in_flight = _BLOCKS_PER_THREAD * n_threads * (2 + 2 * tokenizer.dtype.itemsize) + 3
         block_bytes = min(BLOCK_BYTES, (_DEFAULT_MEMORY if limit is None else limit) // in_flight)
         if limit is not None and block_bytes < _SMALLEST_BLOCK:
@@ -153,40 +129,28 @@ class Encoder:
                 f"memory_limit is {limit:,} bytes: expected at least "
                 f"{_SMALLEST_BLOCK * in_flight:,} for {n_threads} threads"
             )
-        return cls(
-            tokenizer, options, report, separator, n_threads, block_bytes, longest_uncut(limit)
-        )
-
-    def write(self, files: Sequence[Path], out: Path, update: Callable[[], None]) -> Shard:
-        """Encode the documents into one shard; `update` is called now and then."""
-        batches = self.encode(self.blocks(files), update)
-        ids = ([array for block_ids, _ in batch for array in block_ids] for batch in batches)
-        return write_shard(out, ids, self.tokenizer)
+        return cls(tokenizer, options, report, separator_ids, n_threads, block_bytes)
 
     def blocks(self, files: Sequence[Path]) -> Iterator[Block]:
-        """Read the documents, cut where the tokenizer lets them be cut."""
-        # What is too long for a limit depends on the blocks: where it is left out, n_threads must
-        # not decide on those. Else they are as large as can be, which is faster.
-        left_out = self.longest is not None and self.options.on_error == "skip"
+        """Read the documents, cut where the tokenizer allows it."""
+        # With a limit, the block size affects which documents are too long. If those are left out,
+        # it must not depend on n_threads. Otherwise the largest blocks are the fastest.
+        is_limited = self.options.memory_bytes is not None and self.options.on_error == "skip"
         return read_blocks(
             files,
-            safe_cut=self.tokenizer._bpe.safe_cut,
-            field=self.options.field,
-            column=self.options.column,
-            errors=self.options.errors,
-            on_error=self.options.on_error,
-            block_bytes=_SMALLEST_BLOCK if left_out else self.block_bytes,
-            longest=self.longest,
+            self.options,
+            safe_cut=self.tokenizer.safe_cut,
+            block_bytes=_SMALLEST_BLOCK if is_limited else self.block_bytes,
             report=self.report,
         )
 
     def encode(
         self, blocks: Iterable[Block], update: Callable[[], None]
     ) -> Iterator[list[tuple[list[IdArray], bool]]]:
-        """Return batches of (ids, ends_document), one for each block, in their order.
+        """Yield batches of (ids, ends_document), one for each block, in order.
 
-        The separator's id is among those of a document's last block. Encodes here, in the thread
-        that hears Ctrl-C, while the next batch is read in another.
+        The last block of a document includes the separator. Encodes in the calling thread, which
+        receives Ctrl-C, while another thread reads the next batch. Calls `update` after each batch.
         """
         batches = _batches(blocks, self.block_bytes * _BLOCKS_PER_THREAD * self.n_threads)
 
@@ -197,19 +161,15 @@ class Encoder:
             reading = background.submit(read)
             while batch := reading.result():
                 reading = background.submit(read)
-                encoded = self._encode_blocks([block.data for block in batch])
+                encoded = self.tokenizer.encode_batch_to_numpy(
+                    [block.data for block in batch], self.n_threads
+                )
                 ends = [block.ends_document for block in batch]
                 yield [
                     ([ids, *self.separator] if end else [ids], end)
                     for ids, end in zip(encoded, ends, strict=True)
                 ]
                 update()
-
-    def _encode_blocks(self, blocks: list[bytes]) -> list[IdArray]:
-        try:
-            return self.tokenizer._bpe.encode_blocks(blocks, self.n_threads)
-        except ValueError as error:  # a regular expression gave up on the text
-            raise UserError(str(error)) from None
 
 
 def _batches(blocks: Iterable[Block], batch_bytes: int) -> Iterator[list[Block]]:
@@ -222,15 +182,3 @@ def _batches(blocks: Iterable[Block], batch_bytes: int) -> Iterator[list[Block]]
             batch, size = [], 0
     if batch:
         yield batch
-
-
-@contextmanager
-def _progress(
-    files: Sequence[Path], options: EncodeOptions, report: ReadReport
-) -> Iterator[Callable[[], None]]:
-    """A bar of the bytes read, while it lasts; the function that moves it."""
-    total = sum(file.stat().st_size for file in files)
-    with show_bytes("encoding", total, options.progress) as move:
-        yield lambda: move(report.bytes_read + report.bytes_kept)
-    if options.progress and report.skipped:
-        print(report.left_out(), file=sys.stderr)

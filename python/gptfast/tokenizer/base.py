@@ -17,6 +17,7 @@ from gptfast.errors import UserError
 from gptfast.system.files import make_folder, write_text_atomically
 from gptfast.tokenizer.checks import as_path, check_codec_errors
 from gptfast.tokenizer.formats import read_tokenizer_json, tokenizer_json_path
+from gptfast.tokenizer.stream import StreamDecoder
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -115,6 +116,10 @@ class Tokenizer(ABC):
         if errors != "replace":
             check_codec_errors(errors)
         return data.decode("utf-8", errors=errors)
+
+    def stream_decoder(self) -> StreamDecoder:
+        """Return a decoder that takes ids one by one and returns text at character boundaries."""
+        return StreamDecoder(self)
 
     def token_bytes(self, token_id: int) -> bytes:
         """Return the bytes of one token. Raises UserError if there is none with this id."""

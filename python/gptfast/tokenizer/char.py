@@ -62,6 +62,9 @@ class CharTokenizer(Tokenizer):
         """The special tokens' names and ids."""
         return dict(self._special_tokens)
 
+    def __repr__(self) -> str:
+        return f"CharTokenizer(n_vocab={self.n_vocab}, n_special={len(self._special_tokens)})"
+
     def encode_ordinary(self, text: str) -> list[int]:
         """Return the ids of `text`; special tokens in it are text like any other.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, product
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gptfast.errors import MissingFileError, UserError
-from gptfast.system.files import make_folder, write_text_atomically
 from gptfast.tokenizer.checks import as_path
 
 T = TypeVar("T")
@@ -72,7 +70,7 @@ def field(data: dict[str, Any], path: str, kind: type[T]) -> T:
     for key in path.split("."):
         value = value.get(key) if isinstance(value, dict) else None
     if not isinstance(value, kind):
-        raise UserError(f"{path} is {_shorten(value)}: expected a {kind.__name__}")
+        raise UserError(f"{path} is {shorten(value)}: expected a {kind.__name__}")
     return value
 
 
@@ -100,7 +98,7 @@ def special_tokens_from_json(data: dict[str, Any]) -> dict[str, int]:
             case {"content": str(name), "id": int(token_id)}:
                 special_tokens[name] = token_id
             case _:
-                raise UserError(f"added_tokens has {_shorten(token)}: expected a content and an id")
+                raise UserError(f"added_tokens has {shorten(token)}: expected a content and an id")
     return special_tokens
 
 
@@ -208,7 +206,7 @@ def bpe_from_json(data: dict[str, Any]) -> tuple[dict[bytes, int], list[Any], st
     ]
     for name, value, allowed in wanted:
         if value not in allowed:
-            raise UserError(f"{name} is {_shorten(value)}: expected {allowed[0]!r}")
+            raise UserError(f"{name} is {shorten(value)}: expected {allowed[0]!r}")
     special_tokens = special_tokens_from_json(data)
     vocab = field(data, "model.vocab", dict)
     _check_added_tokens(data["added_tokens"], vocab)
@@ -314,55 +312,12 @@ def _pattern_from_json(pre_tokenizer: Any) -> str:
             return _PATTERN_OF_REGEX.get(regex, regex)
         case _:
             raise UserError(
-                f"pre_tokenizer is {_shorten(pre_tokenizer)}: expected ByteLevel without prefix "
+                f"pre_tokenizer is {shorten(pre_tokenizer)}: expected ByteLevel without prefix "
                 f"space, or an isolating Split by a regular expression before it"
             )
 
 
-def read_tiktoken(path: str | Path) -> dict[bytes, int]:
-    """Return the tokens and their ranks of a tiktoken rank file: a line is `<base64> <rank>`.
-
-    Raises MissingFileError if there is no such file, UserError if a line is something else.
-    """
-    path = as_path("path", path)
-    if not path.is_file():
-        raise MissingFileError(f"there is no {path}: expected a tiktoken rank file")
-    ranks: dict[bytes, int] = {}
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        token, rank = _parse_rank(line) or (b"", 0)
-        if not token or token in ranks:
-            raise UserError(
-                f"{path}, line {number} is {_shorten(line)}: expected a token in base64 that no "
-                f"line before has, a space and its rank"
-            )
-        ranks[token] = rank
-    return ranks
-
-
-def _parse_rank(line: bytes) -> tuple[bytes, int] | None:
-    try:
-        token, rank = line.split()
-        return base64.b64decode(token, validate=True), int(rank)
-    except ValueError:  # binascii.Error is one
-        return None
-
-
-def write_tiktoken(path: str | Path, ranks: dict[bytes, int]) -> None:
-    """Write a tiktoken rank file, tokens by rank. Raises UserError if it can't be written there."""
-    path = as_path("path", path)
-    if path.is_dir():
-        raise UserError(f"{path} is a folder: expected the name of the file to be written")
-    make_folder(path.parent)
-    write_text_atomically(path, tiktoken_lines(ranks))
-
-
-def tiktoken_lines(ranks: dict[bytes, int]) -> str:
-    """Return the contents of a tiktoken rank file, tokens by rank."""
-    by_rank = sorted(ranks.items(), key=lambda item: item[1])
-    return "".join(f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in by_rank)
-
-
-def _shorten(value: Any) -> str:
+def shorten(value: Any) -> str:
     """Show a value from a file in an error message, however long it is."""
     shown = repr(value)
     return shown if len(shown) <= 80 else shown[:77] + "..."

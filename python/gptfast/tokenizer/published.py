@@ -7,8 +7,7 @@ from pathlib import Path
 from gptfast.errors import MissingFileError, UserError
 from gptfast.tokenizer import BPETokenizer, Tokenizer, load_tokenizer
 from gptfast.tokenizer.checks import as_path
-from gptfast.tokenizer.formats import read_tiktoken
-from gptfast.tokenizer.ranks import known_ranks
+from gptfast.tokenizer.ranks import known_ranks, read_tiktoken
 
 
 def open_tokenizer(path: str | Path, pattern: str | None = None) -> Tokenizer:
