@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import errno
 import gzip
-import importlib.util
 import json
 import os
 import random
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gptfast.data.documents import ReadOptions, ReadReport, find_files, read, read_blocks
+from gptfast.data.documents import ReadOptions, ReadReport, find_files, read_blocks
 from gptfast.errors import MissingFileError, UserError
 
 TEXT = "Zwei Wörter.\nund 🙂 noch mehr\n\n" * 50
@@ -416,18 +415,6 @@ def test_reading_says_how_far_it_is(tmp_path: Path) -> None:
     assert 1000 <= seen[0] <= 2000
     assert report.bytes_read == path.stat().st_size + other.stat().st_size
     assert report.documents == 11
-
-
-def test_without_rust_utf8_is_checked_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "gptfast._rust", None)
-    spec = importlib.util.spec_from_file_location("read_without_rust", read.__file__)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-    assert module.utf8_error(b"caf\xe9") == 3
-    assert module.utf8_error("é".encode()) is None
 
 
 def test_sizes_are_bytes_or_have_a_unit() -> None:

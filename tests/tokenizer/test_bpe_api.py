@@ -5,10 +5,12 @@ The oracles are tiktoken and Hugging Face's `tokenizers`, given the same vocabul
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import pickle
 import random
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gptfast.errors import MissingFileError, UserError
-from gptfast.tokenizer import BPETokenizer
+from gptfast.tokenizer import BPETokenizer, rust
 from tricky_text import ATOMS, TEXTS
 
 SAMPLE = (
@@ -465,3 +467,15 @@ def test_a_long_pre_token_equals_tiktoken(shared_data: Path) -> None:
     theirs = tiktoken.Encoding("x", pat_str=r"(?s).+", mergeable_ranks=ranks, special_tokens={})
     for start in range(3):  # blocks end at other places
         assert ours.encode_ordinary(text[start:]) == theirs.encode_ordinary(text[start:])
+
+
+def test_without_rust_utf8_is_checked_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gptfast._rust", None)
+    spec = importlib.util.spec_from_file_location("without_rust", rust.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    assert module.utf8_error(b"caf\xe9") == 3
+    assert module.utf8_error("é".encode()) is None

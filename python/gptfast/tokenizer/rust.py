@@ -1,4 +1,4 @@
-"""The Rust class behind `BPETokenizer`, and its errors as UserErrors."""
+"""What the tokenizers use of the Rust extension, and its errors as UserErrors."""
 
 from __future__ import annotations
 
@@ -8,6 +8,21 @@ from gptfast.errors import UserError
 
 if TYPE_CHECKING:
     from gptfast import _rust
+
+try:
+    from gptfast._rust import utf8_error
+except ImportError:  # a plain checkout without the compiled extension
+
+    def utf8_error(data: bytes) -> int | None:
+        """Return the position of the first byte that is not UTF-8, or None."""
+        try:
+            data.decode()
+        except UnicodeDecodeError as error:
+            return error.start
+        return None
+
+
+__all__ = ["RUST_ERRORS", "rust_bpe", "user_error", "utf8_error"]
 
 RUST_ERRORS = (ValueError, TypeError, OverflowError)
 """What Rust raises for input that it can't use.

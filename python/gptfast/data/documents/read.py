@@ -24,19 +24,7 @@ from gptfast.data.documents.options import ReadOptions
 from gptfast.data.documents.parquet import parquet_values
 from gptfast.data.documents.unpack import DamagedFileError, UnpackedFile
 from gptfast.errors import UserError
-
-try:
-    from gptfast._rust import utf8_error
-except ImportError:  # a plain checkout without the compiled extension
-
-    def utf8_error(data: bytes) -> int | None:
-        """Return the position of the first byte that is not UTF-8, or None."""
-        try:
-            data.decode()
-        except UnicodeDecodeError as error:
-            return error.start
-        return None
-
+from gptfast.tokenizer.rust import utf8_error
 
 _MAX_COMPLAINTS = 20
 _SURROGATE = re.compile("[\ud800-\udfff]")
