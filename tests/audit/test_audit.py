@@ -28,7 +28,7 @@ from gptfast.audit.fertility import measure_fertility, words
 from gptfast.audit.probes import KINDS, PROSE, probe
 from gptfast.audit.report import print_audit, save
 from gptfast.audit.splits import splits, whole_numbers
-from gptfast.audit.vocabulary import look_at_vocabulary
+from gptfast.audit.vocabulary import measure_vocabulary
 from gptfast.errors import UserError
 from gptfast.tokenizer import BPETokenizer
 from tricky_text import TEXTS
@@ -112,7 +112,7 @@ def test_no_text_is_lost_in_a_count(texts: list[str]) -> None:
 
 
 def test_vocabulary_by_hand() -> None:
-    result = look_at_vocabulary(SMALL, count_tokens(SMALL, ["ab ba"]))
+    result = measure_vocabulary(SMALL, count_tokens(SMALL, ["ab ba"]))
     assert result.n_tokens == 256 + 3  # neither the special token nor the missing id 257
     # Used: ab, the space, b, a.
     assert (result.n_never_used, result.n_bytes_never_used) == (255, 253)

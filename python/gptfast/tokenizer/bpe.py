@@ -11,36 +11,28 @@ import numpy as np
 import numpy.typing as npt
 
 from gptfast.errors import UserError
-from gptfast.tokenizer.base import END_OF_TEXT, IdArray, Tokenizer, id_list
-from gptfast.tokenizer.checks import check_codec_errors, check_kind
-from gptfast.tokenizer.formats import (
-    bpe_from_json,
-    bpe_to_json,
-    check_spelling,
-    merges_to_json,
-    read_hf,
-)
+from gptfast.tokenizer import formats
+from gptfast.tokenizer.base import END_OF_TEXT, IdArray, Tokenizer
+from gptfast.tokenizer.checks import check_codec_errors, check_kind, check_texts, shorten
 from gptfast.tokenizer.ranks import known_ranks, read_tiktoken, write_tiktoken
-from gptfast.tokenizer.rust import RUST_ERRORS, rust_bpe, user_error
+from gptfast.tokenizer.rust import RUST_ERRORS, ids_for_rust, rust_bpe, user_error
 from gptfast.tokenizer.threads import thread_count
 from gptfast.tokenizer.training import train_bpe
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_ID_DTYPES = (np.dtype(np.uint16), np.dtype(np.uint32), np.dtype(np.int64))
-
 
 class BPETokenizer(Tokenizer):
-    """Byte-level BPE: any text has ids, and any bytes.
+    """Byte-level BPE, which can encode any text and any bytes.
 
-    `ranks` maps each ordinary token's bytes to its id, which is also its rank among the merges
-    (tiktoken's convention). `pattern` cuts text into pre-tokens: "gpt2", "cl100k",
-    "o200k", "none" (all of it is one) or a regular expression. `special_tokens` maps names to ids.
+    `ranks` maps the bytes of each ordinary token to its id, which is also its rank among the merges
+    (tiktoken's convention). `pattern` splits text into pre-tokens: "gpt2", "cl100k", "o200k",
+    "none" (the text is one pre-token) or a regular expression. `special_tokens` maps names to ids.
 
-    Raises UserError if a byte has no id, an id is given twice, a token can't be merged from two of
-    lower rank, the pattern is no regular expression, or a special token is spelled as an ordinary
-    one is in `tokenizer.json`.
+    Raises UserError if a byte has no id, an id is given twice, a token is not the merge of two
+    tokens of lower rank, the pattern is not a regular expression, or a special token and an
+    ordinary token have the same spelling in `tokenizer.json`.
     """
 
     def __init__(
@@ -57,7 +49,7 @@ class BPETokenizer(Tokenizer):
             self._bpe = rust_bpe()(dict(ranks), pattern, dict(special_tokens))
         except RUST_ERRORS as error:
             raise user_error(error) from None
-        check_spelling(special_tokens, ranks.__contains__)
+        formats.check_spelling(special_tokens, ranks.__contains__)
 
     @classmethod
     def train(
@@ -75,22 +67,19 @@ class BPETokenizer(Tokenizer):
     ) -> Self:
         """Learn a vocabulary: ids 0 to 255 are single bytes, then merges, then the special tokens.
 
-        texts: merges never cross two of them. A str or bytes is one text.
+        texts: merges never cross two of them. A str or bytes is one text. Order is irrelevant.
         vocab_size: maximum number of ids, all included. Training stops earlier when no pair occurs
         `min_frequency` times.
-        tie: which of equally frequent pairs is merged first. It is always the smallest pair of ids
-        (left, then right). With "bytes", the id of a single byte is its value; with "huggingface",
-        single bytes are in the order of GPT-2's alphabet, which makes the same choices as the
-        trainer of Hugging Face `tokenizers`.
-        n_threads: None for one per core. Neither threads nor the order of the texts change the
-        result.
-        memory_limit: bytes that training may use beyond what the process uses already; None for no
-        limit. Counts that exceed it are kept in temporary files. If even the distinct pre-tokens
-        exceed it, the rarest are left out, and a warning says how many.
+        tie: of equally frequent pairs, the smallest pair of ids (left, then right) is merged first.
+        With "bytes", the id of a single byte is its value; with "huggingface", single bytes are in
+        the order of GPT-2's alphabet, so that ties are broken as by Hugging Face `tokenizers`.
+        n_threads: None for one per core. The number does not change the result.
+        memory_limit: bytes to use beyond what the process uses already; None for no limit. Counts
+        that exceed it are kept in temporary files. If even the distinct pre-tokens exceed it, the
+        rarest are left out, and a warning says how many.
         progress: show it if stderr is a terminal.
 
-        Raises UserError for arguments that can't be used. Exceptions raised by `texts` pass
-        through.
+        Raises UserError for arguments that can't be used. Exceptions of `texts` pass through.
         """
         trained, left_out = train_bpe(
             texts, vocab_size, pattern, special_tokens, min_frequency,
@@ -109,11 +98,11 @@ class BPETokenizer(Tokenizer):
         pattern: str | None = None,
         special_tokens: Mapping[str, int] | None = None,
     ) -> Self:
-        """Load a tiktoken rank file, which has neither the pattern nor the special tokens.
+        """Load a tiktoken rank file, which contains neither the pattern nor the special tokens.
 
-        By default they are the published ones if the ranks are exactly those of GPT-2, cl100k or
-        o200k. For other ranks the pattern is "gpt2", as in `train`, and `<|endoftext|>` the only
-        special token, with the id after the highest rank.
+        They default to the published ones if the ranks are exactly those of GPT-2, cl100k or o200k.
+        For other ranks the defaults are those of `train`: the pattern "gpt2", and `<|endoftext|>`
+        with the id after the highest rank.
 
         Raises MissingFileError if there is no such file, UserError if it can't be used.
         """
@@ -131,20 +120,20 @@ class BPETokenizer(Tokenizer):
 
     @classmethod
     def from_hf(cls, path: str | Path) -> Self:
-        """Load another project's tokenizer: a `tokenizer.json`, its folder, or two older files.
+        """Load another project's tokenizer: a `tokenizer.json`, or a folder.
 
-        Those are `vocab.json` and `merges.txt` in a folder, as for GPT-2. A post-processor, which
-        adds special tokens around a text, is left out: `encode` adds none. Raises MissingFileError
-        if there is no such file, UserError if the ids would not be the same.
+        The folder holds a `tokenizer.json`, or `vocab.json` and `merges.txt` as for GPT-2. A
+        post-processor, which adds special tokens around a text, is dropped: `encode` adds none.
+        Raises MissingFileError if there is no such file, UserError if the ids would differ.
         """
-        data = read_hf(path)
+        data = formats.read_hf(path)
         try:
             return cls.from_json(data | {"post_processor": None})
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
 
     def to_tiktoken(self, path: str | Path) -> None:
-        """Write a tiktoken rank file. It has neither the pattern nor the special tokens.
+        """Write a tiktoken rank file, without the pattern and the special tokens.
 
         Raises UserError if it can't be written there.
         """
@@ -152,12 +141,12 @@ class BPETokenizer(Tokenizer):
 
     @property
     def merges(self) -> list[tuple[bytes, bytes]]:
-        """The pairs of tokens that are merged, first merge first."""
+        """The merged pairs of tokens, in the order of the merges."""
         return self._bpe.merges
 
     @property
     def pattern(self) -> str:
-        """How text is cut: "gpt2", "cl100k", "o200k", "none" or a regular expression."""
+        """How text is split: "gpt2", "cl100k", "o200k", "none" or a regular expression."""
         return self._bpe.pattern
 
     @property
@@ -167,17 +156,15 @@ class BPETokenizer(Tokenizer):
 
     @property
     def special_tokens(self) -> dict[str, int]:
-        """The special tokens' names and ids."""
+        """The names and ids of the special tokens."""
         return self._bpe.special_tokens
 
     def __repr__(self) -> str:
-        pattern = repr(self.pattern)
-        shown = pattern if len(pattern) <= 40 else f"{pattern[:37]}..."
-        n_special = len(self.special_tokens)
+        shown, n_special = shorten(self.pattern), len(self.special_tokens)
         return f"BPETokenizer(n_vocab={self.n_vocab}, pattern={shown}, n_special={n_special})"
 
     def pretokenize(self, text: str) -> list[str]:
-        """Cut `text` into the pre-tokens that BPE works on. End to end they are `text`."""
+        """Split `text` into the pre-tokens that BPE works on. Concatenated, they are `text`."""
         check_kind("text", text, str, "a str")
         try:
             return self._bpe.pretokenize(text)
@@ -185,7 +172,7 @@ class BPETokenizer(Tokenizer):
             raise user_error(error) from None
 
     def encode_ordinary(self, text: str) -> list[int]:
-        """Return the ids of `text`; special tokens in it are text like any other.
+        """Return the ids of `text`. Special tokens in it are encoded as ordinary text.
 
         Raises UserError for a lone surrogate, and if a regular expression gives up on the text.
         """
@@ -212,10 +199,10 @@ class BPETokenizer(Tokenizer):
             raise user_error(error) from None
 
     def encode_bytes(self, data: bytes) -> list[int]:
-        """Return the ids of bytes that need not be UTF-8; for UTF-8, those of the text.
+        """Return the ids of any bytes; for valid UTF-8, those of the text.
 
-        Each longest stretch of valid UTF-8 is encoded as a text of its own; each run of invalid
-        bytes between them is one pre-token.
+        Each longest stretch of valid UTF-8 is encoded as a separate text. Each run of invalid bytes
+        is one pre-token.
         """
         try:
             return self._bpe.encode_ordinary(data)
@@ -224,7 +211,7 @@ class BPETokenizer(Tokenizer):
 
     def encode_batch(self, texts: Sequence[str], n_threads: int | None = None) -> list[list[int]]:
         """Return `encode_ordinary` of each text; None is one thread per core."""
-        _check_list(texts)
+        check_texts(texts)
         try:
             return self._bpe.encode_batch(texts, thread_count(n_threads))
         except RUST_ERRORS as error:
@@ -234,7 +221,7 @@ class BPETokenizer(Tokenizer):
         self, texts: Sequence[str | bytes], n_threads: int | None = None
     ) -> list[IdArray]:
         """Return `encode_to_numpy` of each text; None is one thread per core."""
-        _check_list(texts)
+        check_texts(texts)
         try:
             return list(self._bpe.encode_blocks(texts, thread_count(n_threads)))
         except RUST_ERRORS as error:
@@ -249,10 +236,10 @@ class BPETokenizer(Tokenizer):
         return self._bpe.safe_cut(data)
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Return (ids, offsets): for each id of `text` the characters that it stands for.
+        """Return (ids, offsets): the ids of `text`, and the range of characters of each id.
 
-        An offset is (start, end) in characters. A token that is a part of a character stands for
-        all of it.
+        An offset is (start, end) in characters. A token that is part of a character has the offset
+        of the whole character.
         """
         check_kind("text", text, str, "a str")
         ids = self.encode_to_numpy(text)
@@ -271,19 +258,19 @@ class BPETokenizer(Tokenizer):
             raise user_error(error) from None
 
     def decode_bytes(self, ids: Sequence[int] | npt.NDArray[Any]) -> bytes:
-        """Return the bytes of each id, end to end; a special token's are its name in UTF-8.
+        """Return the concatenated bytes of the ids. The bytes of a special token are its name.
 
-        Raises UserError for an id that stands for no token.
+        Raises UserError for an unknown id.
         """
         try:
-            return self._bpe.decode_bytes(ids if type(ids) is list else _ids_for_rust(ids))
+            return self._bpe.decode_bytes(ids if type(ids) is list else ids_for_rust(ids))
         except RUST_ERRORS as error:
             raise user_error(error) from None
 
     def decode_batch(
         self, batch: Iterable[Sequence[int] | npt.NDArray[Any]], errors: str = "replace"
     ) -> list[str]:
-        """Return `decode` of each sequence of ids. UserError says which one can't be decoded."""
+        """Return `decode` of each sequence of ids. A UserError says which one can't be decoded."""
         check_kind("batch", batch, Iterable, "a list of lists of ids")
         check_codec_errors(errors)
         texts: list[str] = []
@@ -294,32 +281,20 @@ class BPETokenizer(Tokenizer):
         return texts
 
     def to_json(self) -> dict[str, Any]:
-        """Return the contents of `tokenizer.json`, as Hugging Face `tokenizers` defines them."""
-        return bpe_to_json(self._bpe.ranks, self.merges, self.pattern, self.special_tokens)
+        """Return the contents of `tokenizer.json`, in the format of Hugging Face `tokenizers`."""
+        return formats.bpe_to_json(self._bpe.ranks, self.merges, self.pattern, self.special_tokens)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
-        """Make the tokenizer of a byte-level BPE `tokenizer.json`, GPT-2's for one.
+        """Return the tokenizer of a byte-level BPE `tokenizer.json`, such as GPT-2's.
 
-        Raises UserError if it holds something else, or merges in another order than their ids'.
+        Raises UserError if it describes anything else, or if the merges are not in order of id.
         """
-        ranks, merges, pattern, special_tokens = bpe_from_json(data)
+        ranks, merges, pattern, special_tokens = formats.bpe_from_json(data)
         tokenizer = cls(ranks, pattern, special_tokens)
-        if merges_to_json(tokenizer.merges) != merges:
+        if formats.merges_to_json(tokenizer.merges) != merges:
             raise UserError(
-                "model.merges are not those that the ids of model.vocab imply: expected the n-th "
-                "merge to make the n-th smallest id after the single bytes"
+                "model.merges do not match the ids in model.vocab: expected the n-th merge to make "
+                "the n-th smallest id after the single bytes"
             )
         return tokenizer
-
-
-def _check_list(texts: object) -> None:
-    if isinstance(texts, (str, bytes)) or not isinstance(texts, Sequence):
-        raise UserError(f"texts is a {type(texts).__name__}: expected a list of texts")
-
-
-def _ids_for_rust(ids: Sequence[int] | npt.NDArray[Any]) -> list[int] | npt.NDArray[Any]:
-    """Return the ids as a list, or as an array that Rust reads directly."""
-    if isinstance(ids, np.ndarray) and ids.dtype in _ID_DTYPES and ids.ndim == 1:
-        return np.require(ids, requirements=["C", "A"])
-    return id_list(ids)

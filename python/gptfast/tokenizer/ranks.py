@@ -9,8 +9,7 @@ from pathlib import Path
 
 from gptfast.errors import MissingFileError, UserError
 from gptfast.system.files import make_folder, write_text_atomically
-from gptfast.tokenizer.checks import as_path
-from gptfast.tokenizer.formats import shorten
+from gptfast.tokenizer.checks import as_path, shorten
 
 _END_OF_TEXT = "<|endoftext|>"
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from gptfast.errors import UserError
+from gptfast.tokenizer.base import id_list
 
 if TYPE_CHECKING:
     from gptfast import _rust
@@ -22,7 +27,9 @@ except ImportError:  # a plain checkout without the compiled extension
         return None
 
 
-__all__ = ["RUST_ERRORS", "rust_bpe", "user_error", "utf8_error"]
+__all__ = ["RUST_ERRORS", "ids_for_rust", "rust_bpe", "user_error", "utf8_error"]
+
+_ID_DTYPES = (np.dtype(np.uint16), np.dtype(np.uint32), np.dtype(np.int64))
 
 RUST_ERRORS = (ValueError, TypeError, OverflowError)
 """What Rust raises for input that it can't use.
@@ -54,3 +61,10 @@ def user_error(error: Exception) -> Exception:
             f"is no character: expected valid Unicode; replace it, for instance by U+FFFD"
         )
     return UserError(str(error))
+
+
+def ids_for_rust(ids: Sequence[int] | npt.NDArray[Any]) -> list[int] | npt.NDArray[Any]:
+    """Return the ids as a list, or as an array that Rust reads directly."""
+    if isinstance(ids, np.ndarray) and ids.dtype in _ID_DTYPES and ids.ndim == 1:
+        return np.require(ids, requirements=["C", "A"])
+    return id_list(ids)
