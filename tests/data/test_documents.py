@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import errno
 import gzip
 import json
-import os
 import random
 import sys
 from collections.abc import Callable
@@ -12,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gptfast.data.documents import ReadOptions, ReadReport, find_files, read_blocks
+from gptfast.data.documents import ReadOptions, ReadReport, read_blocks
 from gptfast.errors import MissingFileError, UserError
 
 TEXT = "Zwei Wörter.\nund 🙂 noch mehr\n\n" * 50
@@ -336,54 +334,6 @@ def test_empty_documents_are_left_out(tmp_path: Path) -> None:
     assert documents(tmp_path) == ["b", "c"]
 
 
-def test_links_in_a_folder_are_followed(tmp_path: Path) -> None:
-    folder, elsewhere = tmp_path / "in", tmp_path / "elsewhere"
-    for name in ("in/a.txt", "elsewhere/b.txt", "c.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    (folder / "link").symlink_to(elsewhere)
-    (folder / "same").symlink_to(elsewhere)
-    (folder / "c.txt").symlink_to(tmp_path / "c.txt")
-    (elsewhere / "loop").symlink_to(folder)
-    (folder / "broken").symlink_to(tmp_path / "none")  # that is no text
-    assert find_files(folder) == [folder / name for name in ("a.txt", "c.txt", "link/b.txt")]
-    (elsewhere / "d.txt").symlink_to(tmp_path / "none")
-    with pytest.raises(UserError, match=r"in/link/d\.txt is a broken link, .*: repair it, or move"):
-        find_files(folder)
-
-
-def test_a_folder_in_a_folder_that_can_not_be_read_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "secret").mkdir()
-    (tmp_path / "a.txt").touch()
-    scandir = os.scandir
-
-    def refuse(path: str) -> Any:
-        if Path(path).name == "secret":
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refuse)  # root may read everything
-    with pytest.raises(UserError, match=r"the folder .*secret can't be read \(Permission denied\)"):
-        find_files(tmp_path)
-
-
-def test_folders_and_globs_are_listed_sorted(tmp_path: Path) -> None:
-    names = ["b.txt", "a.md", "deep/c.jsonl", "deep/d.PARQUET", "e.txt.gz", "f.jsonl.zst"]
-    for name in [*names, "x.bin", "y.json", "deep/z.parquet.gz", ".a.txt.1.tmp"]:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert find_files(tmp_path) == [tmp_path / name for name in sorted(names)]
-    assert find_files(str(tmp_path / "*.txt")) == [tmp_path / "b.txt"]
-    assert find_files([tmp_path / "x.bin", str(tmp_path / "*.bin")]) == [tmp_path / "x.bin"]
-    with pytest.raises(UserError, match="a path is empty: expected a path"):
-        find_files([tmp_path, ""])
-    odd = tmp_path / "[1].txt"
-    odd.touch()
-    assert find_files(odd) == [odd]
-
-
 def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MissingFileError, match=r"there is no .*nowhere\.txt: expected a file, a"):
         read_blocks(tmp_path / "nowhere.txt")
@@ -415,31 +365,3 @@ def test_reading_says_how_far_it_is(tmp_path: Path) -> None:
     assert 1000 <= seen[0] <= 2000
     assert report.bytes_read == path.stat().st_size + other.stat().st_size
     assert report.documents == 11
-
-
-def test_sizes_are_bytes_or_have_a_unit() -> None:
-    assert ReadOptions().memory_bytes is None
-    sizes = (512, "512", "600MB", "2g", "64 kB")
-    assert [ReadOptions(memory_limit=size).memory_bytes for size in sizes] == [
-        512, 512, 600_000_000, 2_000_000_000, 64_000,
-    ]  # fmt: skip
-    for size in ("", "MB", "-1", "1.5GB", "3TB"):
-        with pytest.raises(UserError, match="expected a size such as 600MB"):
-            ReadOptions(memory_limit=size)
-
-
-@pytest.mark.parametrize(
-    ("options", "complaint"),
-    [
-        ({"field": 5}, "field is a int: expected the key of the text"),
-        ({"column": None}, "column is None: expected the name of the text's column"),
-        ({"on_error": "stop"}, "on_error is 'stop': expected 'raise' or 'skip'"),
-        ({"n_threads": "2"}, "n_threads is '2': expected a whole number"),
-        ({"n_threads": 0}, "n_threads is 0: expected at least 1"),
-        ({"memory_limit": 0}, "memory_limit is 0: expected at least 1"),
-        ({"memory_limit": 1.5}, "memory_limit is 1.5: expected a whole number"),
-    ],
-)
-def test_options_that_can_not_be_used(options: dict[str, Any], complaint: str) -> None:
-    with pytest.raises(UserError, match=complaint):
-        ReadOptions(**options)
