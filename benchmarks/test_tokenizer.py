@@ -15,7 +15,7 @@ from tokenizers import Tokenizer as HFTokenizer
 from gptfast.data.sources import load_corpus
 from gptfast.errors import MissingFileError
 from gptfast.tokenizer import BPETokenizer
-from gptfast.tokenizer.formats import read_tiktoken
+from gptfast.tokenizer.ranks import read_tiktoken
 from tokenizer_bench.inputs import GPT2_PATTERN
 
 SHORT = "The king is dead, long live..."  # 30 bytes

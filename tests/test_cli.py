@@ -152,8 +152,8 @@ BAD_TRAINING = {
     "preset": (["--preset", "gpt9"], "unknown preset 'gpt9': expected one of gpt2-"),
     "heads": (["--n-head", "3"], "n_embd 16 can't be divided into n_head 3"),
     "device": (["--device", "toaster"], "no device 'toaster' here: expected auto or one of cpu"),
-    "no directory": (["--out", "{tmp}/empty.txt/run"], "can't write into"),
-    "out is a file": (["--out", "{tmp}/empty.txt"], "can't write into"),
+    "no directory": (["--out", "{tmp}/empty.txt/run"], "can't be written to"),
+    "out is a file": (["--out", "{tmp}/empty.txt"], "can't be written to"),
     "tokenizer": (["--tokenizer", "nowhere"], "nowhere"),
     "seed": (["--seed", "99999999999999999999"], "expected less than 2^63"),
     "kernels": (["--overwrite", "--kernels", "triton", "--out", "{tmp}/old"], "TRITON_INTERPRET"),
@@ -193,7 +193,7 @@ def test_an_unwritable_output_is_refused(
     (tmp_path / "locked").mkdir(mode=0o500)
     out = str(tmp_path / "locked" / "run")
     assert cli.run(train, [*TINY, "--corpus", str(corpus_file), "--out", out]) == 2
-    assert "can't write into" in capsys.readouterr().err
+    assert "can't be written to" in capsys.readouterr().err
 
 
 def test_an_unwritable_cache_is_refused(
@@ -356,7 +356,7 @@ def test_without_the_rust_extension_bpe_says_what_to_build_and_characters_still_
     corpus_file: Path, tmp_path: Path
 ) -> None:
     hide = "import sys; sys.modules['gptfast._rust'] = None; from gptfast.train.__main__ import "
-    hide += "main; from gptfast import cli; sys.exit(cli.run(main))"
+    hide += "main; from gptfast.cli import cli; sys.exit(cli.run(main))"
     arguments = [*TINY, "--corpus", str(corpus_file), "--out", str(tmp_path / "run")]
     command = [sys.executable, "-c", hide, *arguments]
     done = subprocess.run([*command, "--tokenizer", "bpe"], capture_output=True, text=True)

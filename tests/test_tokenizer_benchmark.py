@@ -13,7 +13,7 @@ import pytest
 import regex
 from rich.console import Console
 
-from gptfast.tokenizer.formats import write_tiktoken
+from gptfast.tokenizer.ranks import write_tiktoken
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 

@@ -68,20 +68,24 @@ class Gptfast:
         return Call(lambda: self.tokenizer.encode_to_numpy(text), as_ids)
 
     def encode_blocks(self) -> Call:
-        blocks, rust = self.inputs.blocks, self.tokenizer._bpe
-        return Call(lambda: rust.encode_blocks(blocks, self.threads), np.concatenate)
+        blocks, encode = self.inputs.blocks, self.tokenizer.encode_batch_to_numpy
+        return Call(lambda: encode(blocks, self.threads), np.concatenate)
 
     def encode_batch(self) -> Call:
         documents = self.inputs.documents
         return Call(lambda: self.tokenizer.encode_batch(documents, self.threads), marked_ids)
 
     def encode_files(self) -> Call:
+        from gptfast.data.documents import ReadOptions
+        from gptfast.data.encode import encode_files
+
         names = (self.inputs.folder / f"gptfast-{i}.shard" for i in itertools.count())
+        options = ReadOptions(n_threads=self.threads)
         dtype = np.uint16 if self.tokenizer.n_vocab <= 2**16 else np.uint32
 
         def run() -> Path:
             out = next(names)
-            self.tokenizer.encode_files([self.inputs.corpus], out=out, n_threads=self.threads)
+            encode_files(self.tokenizer, [self.inputs.corpus], out, options)
             return out
 
         def result(out: Path) -> Ids:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gptfast.errors import UserError
 from gptfast.tokenizer import BPETokenizer
-from gptfast.tokenizer.formats import read_tiktoken
+from gptfast.tokenizer.ranks import read_tiktoken
 
 Ids = NDArray[np.uint32]
 

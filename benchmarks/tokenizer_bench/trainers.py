@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gptfast.tokenizer.formats import byte_level_alphabet, write_tiktoken
+from gptfast.tokenizer.formats import byte_level_alphabet
+from gptfast.tokenizer.ranks import write_tiktoken
 from tokenizer_bench.entrants import OURS, Call
 from tokenizer_bench.inputs import BLOCK_BYTES, GPT2_PATTERN, pieces
 
@@ -32,15 +33,17 @@ class Trained:
 
 
 def train_gptfast(path: Path, vocab_size: int, threads: int) -> Call:
+    from gptfast.data.documents import ReadOptions
+    from gptfast.data.train_tokenizer import train_tokenizer
     from gptfast.tokenizer import BPETokenizer
 
     def run() -> BPETokenizer:
-        return BPETokenizer.train(
-            files=[path],
-            vocab_size=vocab_size,
+        return train_tokenizer(
+            [path],
+            vocab_size,
             special_tokens=(),
             tie="huggingface",
-            n_threads=threads,
+            options=ReadOptions(n_threads=threads),
             progress=False,
         )
 

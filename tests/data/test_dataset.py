@@ -8,9 +8,9 @@ import torch
 
 from gptfast.data.dataset import TokenShards, open_tokens
 from gptfast.data.loader import Loader
+from gptfast.data.shard import Shard, write_shard
 from gptfast.errors import UserError
 from gptfast.tokenizer import CharTokenizer
-from gptfast.tokenizer.shard import Shard, write_shard
 
 TOKENIZER = CharTokenizer.train("".join(map(chr, range(1000, 1500))))
 

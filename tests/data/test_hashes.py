@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gptfast.data.documents import Block, ReadReport
 from gptfast.data.hashes import DUPLICATE, TRAIN, VAL, Hashes, route
-from gptfast.tokenizer.documents import Block, ReadReport
 
 
 def hashes_of(documents: list[bytes]) -> np.ndarray:

@@ -67,7 +67,7 @@ def test_a_damaged_cache_is_made_again(corpus_file: Path) -> None:
         (first.folder / name).write_bytes(content)
         said: list[str] = []
         again = prepare(str(corpus_file), "bpe", 280, 0.1, say=said.append)
-        assert "is damaged and made again" in said[0]
+        assert "is damaged: making it again" in said[0]
         assert again.train.tolist() == expected
 
 
@@ -88,7 +88,7 @@ def test_a_vocabulary_larger_than_the_text_allows_is_said(tmp_path: Path) -> Non
     said: list[str] = []
     data = prepare(str(path), "bpe", 1000, 0.2, say=said.append)
     assert data.tokenizer.n_vocab < 300
-    assert any(f"{data.tokenizer.n_vocab} ids were made" in line for line in said)
+    assert any(f"made {data.tokenizer.n_vocab} ids" in line for line in said)
 
 
 def test_a_corpus_too_short_to_split_is_refused(tmp_path: Path) -> None:

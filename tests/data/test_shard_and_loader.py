@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from gptfast.data.batch import Batch
 from gptfast.data.loader import Loader, Prefetcher, windows
+from gptfast.data.shard import Shard, write_shard
 from gptfast.errors import MissingFileError, UserError
 from gptfast.tokenizer import CharTokenizer
-from gptfast.tokenizer.shard import Shard, write_shard
 
 TOKENIZER = CharTokenizer.train("abcdef")
 

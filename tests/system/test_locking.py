@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from gptfast.errors import UserError
-from gptfast.system.locking import alone_in
+from gptfast.system.locking import folder_lock
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from gptfast.system.locking import alone_in
-with alone_in(Path(sys.argv[1])):
+from gptfast.system.locking import folder_lock
+with folder_lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -28,11 +28,11 @@ def test_a_process_keeps_others_out_until_it_is_killed(tmp_path: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match="another run is writing into"), alone_in(tmp_path):
+        with pytest.raises(UserError, match="another run is writing into"), folder_lock(tmp_path):
             pass
         process.kill()
     assert (tmp_path / ".lock").exists()
-    with alone_in(tmp_path):
+    with folder_lock(tmp_path):
         pass
     assert not any(tmp_path.iterdir())
 
@@ -49,7 +49,7 @@ def test_a_file_system_without_locks_is_no_reason_not_to_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     fail_with(code, monkeypatch)
-    with alone_in(tmp_path):
+    with folder_lock(tmp_path):
         pass
 
 
@@ -58,5 +58,5 @@ def test_a_lock_that_can_not_be_had_is_one_line(
 ) -> None:
     fail_with(errno.EIO, monkeypatch)
     expected = r"can't lock .*: choose another --out"
-    with pytest.raises(UserError, match=expected), alone_in(tmp_path):
+    with pytest.raises(UserError, match=expected), folder_lock(tmp_path):
         pass

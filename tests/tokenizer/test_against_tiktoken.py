@@ -22,11 +22,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiktoken.load import load_tiktoken_bpe
 from tiktoken_ext import openai_public
-from tricky_text import ATOMS, TEXTS
 
 from gptfast.errors import UserError
 from gptfast.tokenizer import BPETokenizer
 from gptfast.tokenizer.published import open_tokenizer
+from tricky_text import ATOMS, TEXTS
 
 Pair: TypeAlias = tuple[BPETokenizer, tiktoken.Encoding]
 

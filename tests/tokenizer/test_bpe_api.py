@@ -5,11 +5,12 @@ The oracles are tiktoken and Hugging Face's `tokenizers`, given the same vocabul
 
 from __future__ import annotations
 
-import gzip
+import importlib.util
 import json
 import os
 import pickle
 import random
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,10 @@ import tiktoken
 import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
-from tricky_text import ATOMS, TEXTS
 
 from gptfast.errors import MissingFileError, UserError
-from gptfast.tokenizer import BPETokenizer
+from gptfast.tokenizer import BPETokenizer, rust
+from tricky_text import ATOMS, TEXTS
 
 SAMPLE = (
     "It's the theme of THESE theses, naïve 日本語 🦀🦀 12345 times:\n\n\t'tis  so.\r\n" * 4
@@ -57,6 +58,43 @@ def test_encode_batch(n_threads: int | None) -> None:
         TOKENIZER.encode_ordinary(text) for text in texts
     ]
     assert TOKENIZER.encode_batch([], n_threads) == []
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_encode_batch_to_numpy(n_threads: int) -> None:
+    texts = [*ATOMS, "", SAMPLE, "".join(ATOMS)]
+    expected = TIKTOKEN.encode_ordinary_batch(texts)
+    for batch in (texts, [text.encode() for text in texts]):
+        arrays = TOKENIZER.encode_batch_to_numpy(batch, n_threads)
+        assert {array.dtype for array in arrays} == {np.dtype(np.uint16)}
+        assert [array.tolist() for array in arrays] == expected
+    assert TOKENIZER.encode_batch_to_numpy([]) == []
+    with pytest.raises(UserError, match="texts is a bytes: expected a list of texts"):
+        TOKENIZER.encode_batch_to_numpy(b"ab")
+
+
+@given(TEXTS, TEXTS)
+def test_a_text_is_cut_without_changing_its_ids(text: str, after: str) -> None:
+    """Whatever follows."""
+    cut = TOKENIZER.safe_cut(text.encode())
+    assert 0 <= cut <= len(text.encode())
+    parts = [text.encode()[:cut], text.encode()[cut:] + after.encode()]
+    ids = [i for part in parts for i in TIKTOKEN.encode_ordinary(part.decode())]
+    assert ids == TIKTOKEN.encode_ordinary(text + after)
+
+
+def test_text_has_places_to_cut() -> None:
+    data = b"The king sees the fool"
+    assert data[TOKENIZER.safe_cut(data) :] == b" fool"
+    assert TOKENIZER.safe_cut(b"x" * 1000) == 0
+
+
+def test_a_tokenizer_is_described_in_one_line() -> None:
+    assert repr(TOKENIZER) == "BPETokenizer(n_vocab=340, pattern='gpt2', n_special=1)"
+    long = BPETokenizer({bytes([byte]): byte for byte in range(256)}, GPT2_REGEX + "|\n")
+    assert repr(long).startswith("BPETokenizer(n_vocab=256, pattern=")
+    assert "\n" not in repr(long)
+    assert len(repr(long)) < 150
 
 
 @pytest.mark.parametrize("n_threads", [0, -1])
@@ -202,37 +240,6 @@ def documents(nursery_text: str) -> list[str]:
 
 def learned(tokenizer: BPETokenizer) -> tuple[list[tuple[bytes, bytes]], dict[str, int]]:
     return tokenizer.merges, tokenizer.special_tokens
-
-
-@pytest.mark.parametrize("pattern", [*PATTERNS, "none", r"\w+|\s+"])
-def test_training_from_files_equals_training_from_texts(
-    tmp_path: Path, documents: list[str], pattern: str
-) -> None:
-    (tmp_path / "corpus").mkdir()
-    for i, document in enumerate(documents[:10]):
-        (tmp_path / "corpus" / f"{i}.txt").write_bytes(document.encode())
-    lines = "".join(json.dumps({"text": document}) + "\n" for document in documents[10:30])
-    (tmp_path / "corpus" / "lines.jsonl").write_text(lines)
-    with gzip.open(tmp_path / "more.jsonl.gz", "wt") as file:
-        file.writelines(json.dumps({"text": document}) + "\n" for document in documents[30:])
-    from_files = BPETokenizer.train(
-        files=[tmp_path / "corpus", tmp_path / "more.jsonl.gz"],
-        vocab_size=500,
-        pattern=pattern,
-        progress=False,
-    )
-    from_texts = BPETokenizer.train(documents, 500, pattern)
-    assert learned(from_files) == learned(from_texts)
-    assert len(from_texts.merges) == 243
-    assert learned(BPETokenizer.train(documents[:20], 500, pattern)) != learned(from_texts)
-
-
-def test_training_from_nothing_or_both_or_a_missing_file(tmp_path: Path) -> None:
-    for arguments in ({}, {"texts": "a", "files": [tmp_path]}):
-        with pytest.raises(UserError, match="either texts or files"):
-            BPETokenizer.train(vocab_size=300, **arguments)  # type: ignore[arg-type]
-    with pytest.raises(MissingFileError, match="nowhere"):
-        BPETokenizer.train(files=tmp_path / "nowhere.txt", vocab_size=300)
 
 
 @pytest.mark.parametrize("pattern", [*PATTERNS, "none"])
@@ -406,20 +413,6 @@ def test_round_trips(tmp_path: Path, pattern: str) -> None:
         (lambda t: t.save("/dev/null/x"), "/dev/null/x can't be written to"),
         (lambda t: t.to_tiktoken("."), r"\. is a folder: expected the name of the file"),
         (lambda t: t.to_tiktoken("/dev/null/x"), "/dev/null can't be written to"),
-        (lambda t: t.encode_files(5, "x.bin"), "paths is a int: expected a path or a list"),
-        (lambda t: t.encode_files([5], "x.bin"), "a path is a int: expected a path"),
-        (lambda t: t.encode_files("", "x.bin"), "a path is empty: expected a path"),
-        (lambda t: t.encode_files(__file__, None), "out is None: expected a path"),
-        (lambda t: t.encode_files(__file__, "x", ["a"]), "separator is a list: expected a special"),
-        (lambda t: t.encode_files(__file__, "x", None, foo=1), "there is no argument 'foo'"),
-        (
-            lambda t: t.encode_files(__file__, "x", None, memory_limit=0),
-            "memory_limit is 0: expected at least",
-        ),
-        (
-            lambda t: t.encode_files(__file__, "x", None, memory_limit="1GB"),
-            "memory_limit is '1GB': expected a whole number",
-        ),
         (lambda _: BPETokenizer({"a": 1}), "ranks has the token 'a': expected bytes"),
         (lambda _: BPETokenizer(None), "ranks is None: expected a dict"),
         (lambda _: BPETokenizer({}, special_tokens=["x"]), "special_tokens is a list: expected a"),
@@ -428,7 +421,6 @@ def test_round_trips(tmp_path: Path, pattern: str) -> None:
         (lambda t: t.decode_batch(65), "batch is a int: expected a list of lists of ids"),
         (lambda t: t.decode_batch([65]), "the ids are a int"),
         (lambda t: t.decode([1.5]), "id 1.5 at position 0"),
-        (lambda t: t.encode_files([], out="x.bin"), "no files were given"),
     ],
 )
 def test_arguments_of_the_wrong_type(call: Callable[[Any], object], complaint: str) -> None:
@@ -467,32 +459,6 @@ def test_merges_that_are_no_text(tmp_path: Path) -> None:
         BPETokenizer.from_hf(tmp_path)
 
 
-def test_warnings_name_the_line_that_called(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text('{"text": "ab"}\nbroken\n')
-    lines = []
-    for _ in range(2):  # however often
-        with pytest.warns(UserWarning, match="left out 1") as warned:
-            BPETokenizer.train(files=tmp_path, vocab_size=257, on_error="skip")
-        lines += [(warning.filename, warning.lineno) for warning in warned]
-    (line, again), source = lines, Path(__file__).read_text().splitlines()
-    assert line == again
-    assert line[0] == __file__
-    assert "BPETokenizer.train(" in source[line[1] - 1]
-
-
-def test_training_reads_files_as_it_is_told(tmp_path: Path) -> None:
-    lines = ['{"content": "abab abab"}', "broken", '{"content": "abab"}']
-    (tmp_path / "a.jsonl").write_text("\n".join(lines))
-    expected = BPETokenizer.train(["abab abab", "abab"], 259)
-    with pytest.warns(UserWarning, match="left out 1 that could not be read, first: .*line 2"):
-        learned = BPETokenizer.train(
-            files=tmp_path, vocab_size=259, field="content", on_error="skip"
-        )
-    assert learned.fingerprint == expected.fingerprint
-    with pytest.raises(UserError, match="line 1 has no string under 'text'"):
-        BPETokenizer.train(files=tmp_path, vocab_size=259)
-
-
 def test_a_long_pre_token_equals_tiktoken(shared_data: Path) -> None:
     """Merged in blocks here; with a vocabulary that has tokens of all lengths."""
     text = (shared_data / "tinyshakespeare.txt").read_text()[:300_000]
@@ -501,3 +467,15 @@ def test_a_long_pre_token_equals_tiktoken(shared_data: Path) -> None:
     theirs = tiktoken.Encoding("x", pat_str=r"(?s).+", mergeable_ranks=ranks, special_tokens={})
     for start in range(3):  # blocks end at other places
         assert ours.encode_ordinary(text[start:]) == theirs.encode_ordinary(text[start:])
+
+
+def test_without_rust_utf8_is_checked_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gptfast._rust", None)
+    spec = importlib.util.spec_from_file_location("without_rust", rust.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    assert module.utf8_error(b"caf\xe9") == 3
+    assert module.utf8_error("é".encode()) is None

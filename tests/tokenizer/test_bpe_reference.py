@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tricky_text import TEXTS
 
 from gptfast.tokenizer import BPETokenizer, bpe_reference
+from tricky_text import TEXTS
 
 # Few letters, so that pairs repeat, overlap and tie.
 REPETITIVE = st.text("ab ", max_size=40) | st.text("aé\n", max_size=30)

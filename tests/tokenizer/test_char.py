@@ -123,3 +123,15 @@ def test_save_load_and_pickle(tmp_path: Path) -> None:
         assert isinstance(copy, CharTokenizer)
         assert copy.fingerprint == tokenizer.fingerprint
         assert copy.encode(SAMPLE + "<|end|>", "all") == tokenizer.encode(SAMPLE + "<|end|>", "all")
+
+
+def test_a_tokenizer_is_described_in_one_line() -> None:
+    tokenizer = CharTokenizer("ab\n", ["<|endoftext|>"])
+    assert repr(tokenizer) == "CharTokenizer(n_vocab=4, n_special=1)"
+
+
+def test_a_stream_gives_the_characters_one_by_one() -> None:
+    tokenizer = CharTokenizer("aé漢")
+    stream = tokenizer.stream_decoder()
+    assert [stream.feed(token_id) for token_id in (0, 1, 2)] == ["a", "é", "漢"]
+    assert stream.finish() == ""

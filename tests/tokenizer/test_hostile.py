@@ -483,9 +483,11 @@ ENDLESS = {
     """,
     "encoding a file": """
         import pathlib
+        from gptfast.data.documents import ReadOptions
+        from gptfast.data.encode import encode_files
         pathlib.Path("text.txt").write_text("abcdefghijk\\n" * 20_000_000)
         print("ready", flush=True)
-        tokenizer.encode_files("text.txt", "out.shard", n_threads=1)
+        encode_files(tokenizer, "text.txt", "out.shard", ReadOptions(n_threads=1))
     """,
     "training": """
         text = "".join(random.Random(0).choices("abcdefgh ", k=3_000_000))

@@ -9,10 +9,10 @@ import re
 import pytest
 from hypothesis import given
 from rich.console import Console
-from tricky_text import TEXTS
 
 from gptfast.tokenizer import BPETokenizer, CharTokenizer, Tokenizer
 from gptfast.tokenizer.show import show, visible
+from tricky_text import TEXTS
 
 BYTES = {bytes([byte]): byte for byte in range(256)}
 TOKENIZER = BPETokenizer(BYTES | {b"ab": 256, b" c": 257, b"\n\n": 258}, "none")

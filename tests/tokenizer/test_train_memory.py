@@ -82,18 +82,21 @@ def test_the_peak_is_below_the_limit(tmp_path: Path, limit: int, given: str) -> 
     script = (
         "import sys\n"
         "from pathlib import Path\n"
+        "from gptfast.data.documents import ReadOptions\n"
+        "from gptfast.data.train_tokenizer import train_tokenizer\n"
         "from gptfast.tokenizer import BPETokenizer\n"
         "def peak():\n"
         "    status = Path('/proc/self/status').read_text()\n"
         "    return int(status.split('VmHWM:')[1].split()[0]) * 1024\n"
         "before = peak()\n"
+        "limit = int(sys.argv[2])\n"
         "if sys.argv[3] == 'files':\n"
-        "    given = {'files': sys.argv[1]}\n"
+        "    train_tokenizer(sys.argv[1], 5000, options=ReadOptions(memory_limit=limit))\n"
         "else:\n"
-        "    given = {'texts': Path(sys.argv[1]).read_text()}\n"
+        "    text = Path(sys.argv[1]).read_text()\n"
         "    Path('/proc/self/clear_refs').write_text('5')\n"  # the peak so far is forgotten
         "    before = peak()\n"
-        "BPETokenizer.train(**given, vocab_size=5000, memory_limit=int(sys.argv[2]))\n"
+        "    BPETokenizer.train(text, 5000, memory_limit=limit)\n"
         "print(peak() - before)\n"
     )
     arguments = [sys.executable, "-W", "ignore", "-c", script, str(source), str(limit), given]

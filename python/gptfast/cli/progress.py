@@ -1,4 +1,4 @@
-"""What a user sees while a tokenizer is trained, or files are read."""
+"""Progress on stderr while a tokenizer is trained, or files are read."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def show_training(wanted: bool, left_out: list[str]) -> Iterator[Callable[[str, int, int], None]]:
-    """A line on stderr, if that is a terminal; the function that is told (stage, done, total).
+    """Show a line on stderr if it is a terminal; yield its callback (stage, done, total).
 
-    Of the stage "left out", with the number of pre-tokens and their highest count, a sentence is
-    appended to `left_out`.
+    For the stage "left out", where `done` is the number of pre-tokens and `total` their highest
+    count, the callback appends a sentence to `left_out`.
     """
     line: AbstractContextManager[Status | None] = nullcontext()
     if wanted and sys.stderr.isatty():
@@ -25,25 +25,25 @@ def show_training(wanted: bool, left_out: list[str]) -> Iterator[Callable[[str, 
         line = Console(stderr=True).status("training a tokenizer")
     with line as status:
 
-        def tell(stage: str, done: int, total: int) -> None:
+        def update(stage: str, done: int, total: int) -> None:
             if stage == "left out":
                 left_out.append(
-                    f"memory_limit leaves no room for {done:,} distinct pre-tokens that occur at "
-                    f"most {total:,} times each: they were left out"
+                    f"left out {done:,} distinct pre-tokens that occur at most {total:,} times "
+                    f"each: memory_limit is too low for them"
                 )
             elif status is not None and stage == "counting":
                 status.update(f"counting pre-tokens: {done / 1e6:,.0f} MB")
             elif status is not None:
                 status.update(f"merging: {done:,} of {total:,}")
 
-        yield tell
+        yield update
 
 
 @contextmanager
 def show_bytes(what: str, total: int | None, wanted: bool) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr, if that is a terminal; the function that moves it to so many bytes.
+    """Show a bar on stderr if it is a terminal; yield the callback that sets the bytes done.
 
-    total: the bytes of all the work; None if nobody knows.
+    total: bytes of the whole work; None if unknown.
     """
     if not (wanted and sys.stderr.isatty()):
         yield lambda done: None

@@ -13,8 +13,6 @@ from gptfast.data.sources import add_local_copy, load_corpus
 from gptfast.data.split import overlap, split_documents
 from gptfast.errors import UserError
 from gptfast.tokenizer import BPETokenizer
-from gptfast.tokenizer.encode_files import EncodeOptions
-from gptfast.tokenizer.options import n_bytes
 from gptfast.tokenizer.published import open_tokenizer
 
 MODULE = "gptfast.data"
@@ -45,26 +43,23 @@ def run_describe(config: Describe) -> None:
 
 
 def run_prepare(config: Prepare) -> None:
-    """Make the shards, or what is missing of them, and print what they are."""
+    """Make the shards that are missing, and print a summary of all of them."""
     tokenizer = open_tokenizer(config.tokenizer, config.pattern)
     if not isinstance(tokenizer, BPETokenizer):
         raise UserError(f"{config.tokenizer} is a character tokenizer: expected a byte-level BPE")
-    options = EncodeOptions(
-        n_threads=config.n_threads,
-        field=config.field,
-        column=config.column,
-        errors=config.errors,
-        on_error=config.on_error,
-        memory_limit=n_bytes(config.memory_limit),
-    )
-    made = prepare_files(tokenizer, _source(config), config.out, config.val_fraction, options)
+    made = prepare_files(tokenizer, _source(config), config.out, config.val_fraction, config.read)
     report = made.report
     print(
         f"train: {report.train_documents:,} documents, {report.train_bytes:,} bytes, "
         f"{report.train_tokens:,} tokens, shards: {len(made.train_shards):,}\n"
         f"val: {report.val_documents:,} documents, {report.val_bytes:,} bytes, "
         f"{report.val_tokens:,} tokens, shards: {len(made.val_shards):,}\n"
-        f"left out: {made.duplicates:,} duplicates, {made.skipped:,} that could not be read\n"
+        f"left out: {made.duplicates:,} duplicates, {made.skipped:,} that could not be read"
+    )
+    if not report.val_documents:
+        print(f"saved in {config.out}, without a val part to train with")
+        return
+    print(
         f"val text found in train (windows of 50 bytes): {report.overlap:.2%}, comparing "
         f"{made.compared_val_bytes:,} bytes of val with {made.compared_train_bytes:,} of train\n"
         f"saved in {config.out}; train on it with:\n  "
@@ -76,8 +71,7 @@ def _source(config: Prepare) -> tuple[str, ...] | HubDataset:
     if config.dataset is None:
         if config.config is not None or config.split != HubDataset.split:
             raise UserError(
-                "--config or --split was given without --dataset, whose they are: expected a data "
-                "set of the Hub, or files alone"
+                "--config and --split need --dataset: give a data set of the Hub, or files alone"
             )
         return config.files
     if config.files:

@@ -10,9 +10,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from gptfast.data.shard import Shard, Tokens
 from gptfast.errors import UserError
 from gptfast.tokenizer import Tokenizer
-from gptfast.tokenizer.shard import Shard, Tokens
 
 _IDS_AT_A_TIME = 1 << 20
 

@@ -1,4 +1,4 @@
-"""A hash of every document: it says which are duplicates, and what is train and what is val."""
+"""Hash every document, to find duplicates and to split train from val."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gptfast.data.documents import Block, ReadReport
 from gptfast.system.files import write_atomically
-from gptfast.tokenizer.documents import Block, ReadReport
 
 HASH_BYTES = 16
-"""Of 10 billion different documents, two have the same hash with a chance of 1 in 10^18."""
+"""The chance of a collision among 10 billion documents is below 1 in 10^18."""
 
 DUPLICATE, TRAIN, VAL = 0, 1, 2
-"""Where a document goes."""
+"""Routes of a document."""
 
-# NumPy has Python parse an array's header. Where two threads do so at a time, Python 3.11 now and
-# then raises a SystemError ("AST constructor recursion depth mismatch").
+# NumPy parses the header of an array with Python's parser. When two threads do so at the same time,
+# Python 3.11 sometimes raises a SystemError ("AST constructor recursion depth mismatch").
 _LOADING = threading.Lock()
 
 
 def new_hash() -> hashlib.blake2b:
-    """Return the hash of no bytes, to be updated with a document's."""
+    """Return a new hash, to be updated with the bytes of a document."""
     return hashlib.blake2b(digest_size=HASH_BYTES)
 
 
 @dataclass(frozen=True)
 class Hashes:
-    """The documents of some files, in order, and what was left out of the files."""
+    """Hashes of the documents of some files, in order, and what was left out of the files."""
 
     hashes: NDArray[np.uint8]
     """(documents, HASH_BYTES)"""
     sizes: NDArray[np.int64]
-    """(documents,): bytes of UTF-8."""
+    """(documents,), in bytes of UTF-8."""
     skipped: int
     complaints: list[str]
     """As in ReadReport."""
 
     @classmethod
     def of(cls, blocks: Iterable[Block], report: ReadReport) -> Hashes:
-        """Hash documents, which are read block by block; `report` is the reader's."""
+        """Hash the documents in `blocks`; `report` is updated by their reader."""
         hashes, sizes = bytearray(), array("q")
         digest, size = new_hash(), 0
         for block in blocks:
@@ -63,7 +63,7 @@ class Hashes:
         )
 
     def save(self, path: Path) -> None:
-        """Write a file for `load`, whole or not at all."""
+        """Write a file for `load` atomically."""
 
         def write(temporary: Path) -> None:
             with temporary.open("wb") as file:
@@ -84,17 +84,17 @@ class Hashes:
 
 
 def route(hashes: NDArray[np.uint8], val_fraction: float) -> NDArray[np.uint8]:
-    """Where each document goes: DUPLICATE, TRAIN or VAL; shape (documents,).
+    """Return the route of each document, DUPLICATE, TRAIN or VAL; shape (documents,).
 
-    hashes: (documents, HASH_BYTES). Of equal ones the first stays. The first 8 bytes as a fraction
-    of 2^64 are below val_fraction in val: so what a document is depends on itself alone, and stays
-    the same when others are added.
+    hashes: (documents, HASH_BYTES). Of equal documents the first is kept. A document is val if the
+    first 8 bytes of its hash, as a fraction of 2^64, are below val_fraction. So its side depends
+    only on itself, and doesn't change when documents are added.
     """
     first, second = hashes.view(">u8").astype(np.uint64).T
     in_val = first < np.uint64(int(val_fraction * 2**64))
     routes = np.where(in_val, VAL, TRAIN).astype(np.uint8)
-    order = np.lexsort((second, first))  # equal ones stay in their order
+    order = np.lexsort((second, first))  # stable: equal hashes stay in order
     first, second = first[order], second[order]
-    like_the_one_before = (first[1:] == first[:-1]) & (second[1:] == second[:-1])
-    routes[order[1:][like_the_one_before]] = DUPLICATE
+    equals_previous = (first[1:] == first[:-1]) & (second[1:] == second[:-1])
+    routes[order[1:][equals_previous]] = DUPLICATE
     return routes

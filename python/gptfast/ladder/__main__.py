@@ -19,9 +19,8 @@ from gptfast.ladder.rungs import Rung, rung_config, rungs
 from gptfast.model.folder import load_model
 from gptfast.sample.generate import write_sample
 from gptfast.system import cpu
-from gptfast.system.files import write_text_atomically
-from gptfast.system.locking import alone_in
-from gptfast.tokenizer.formats import make_folder
+from gptfast.system.files import make_folder, write_text_atomically
+from gptfast.system.locking import folder_lock
 from gptfast.train.checkpoint import delete_checkpoints
 from gptfast.train.pretrain import prepare_corpora, pretrain
 from gptfast.train.record import read_record
@@ -62,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
     if cpu.notice:
         console.print(f"note: {cpu.notice}")
     make_folder(config.out)
-    with alone_in(config.out):
+    with folder_lock(config.out):
         return climb_all(config, console, argv)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -95,12 +94,12 @@ def generate(
 
 
 def stream_text(ids: Iterable[int], tokenizer: Tokenizer) -> Iterator[str]:
-    """Turn ids into text as they come, holding back bytes until their character is whole."""
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    """Yield the text of the ids as they come, at character boundaries."""
+    decoder = tokenizer.stream_decoder()
     for token in ids:
-        if text := decoder.decode(tokenizer.decode_bytes([token])):
+        if text := decoder.feed(token):
             yield text
-    if text := decoder.decode(b"", final=True):
+    if text := decoder.finish():
         yield text
 
 

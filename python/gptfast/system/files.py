@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
 import shutil
+import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
+
+from gptfast.errors import UserError
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -49,6 +53,25 @@ def write_folder_atomically(path: Path, write: Callable[[Path], None]) -> None:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     _sync(path.parent)
+
+
+def make_folder(folder: Path, advice: str = "choose another") -> None:
+    """Make a folder, with its parents, unless it exists; check that files can be made in it.
+
+    Raises UserError, which ends with `advice`, if it can't be made or written to. A full disk stays
+    an OSError.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"{folder} can't be written to ({error.strerror}): expected a folder, or a place where "
+            f"one can be made; {advice}"
+        ) from None
 
 
 def add_folder(path: Path) -> None:

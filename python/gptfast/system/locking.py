@@ -14,7 +14,7 @@ from gptfast.errors import UserError
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def folder_lock(folder: Path) -> Iterator[None]:
     """Keep other runs out of a folder; the system gives back the lock of a process that is killed.
 
     On a file system without locks it keeps nobody out. Raises UserError if there is a run already.

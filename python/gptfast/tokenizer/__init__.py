@@ -1,4 +1,7 @@
-"""Text to ids and back: a character tokenizer and byte-level BPE behind one interface."""
+"""Text to ids and back: a character tokenizer and byte-level BPE behind one interface.
+
+Nothing here needs PyTorch or reads a corpus; `gptfast.data` turns files into ids.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ _CLASSES: dict[str, type[Tokenizer]] = {"BPE": BPETokenizer, "WordLevel": CharTo
 
 
 def load_tokenizer(folder_or_file: str | Path) -> Tokenizer:
-    """Load a `tokenizer.json`, or the one in a folder, as the class that its model type asks for.
+    """Load a `tokenizer.json`, or the one in a folder, as the class for its model type.
 
     Raises MissingFileError if there is no such file, UserError if it can't be used.
     """

@@ -9,22 +9,22 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+from gptfast.audit import CHARACTERS, WORDS, audit
+from gptfast.audit.compression import bytes_per_token
+from gptfast.audit.probes import KINDS, probe
+from gptfast.audit.report import print_audit, save
 from gptfast.cli import cli
+from gptfast.data.documents import ReadOptions, ReadReport, find_files, read_blocks
+from gptfast.data.encode import encode_files
+from gptfast.data.shard import Shard
+from gptfast.data.train_tokenizer import train_tokenizer
 from gptfast.errors import MissingFileError, UserError
+from gptfast.system.files import make_folder
 from gptfast.tokenizer import BPETokenizer, Tokenizer
-from gptfast.tokenizer.audit import CHARACTERS, WORDS, audit
-from gptfast.tokenizer.audit.compression import bytes_per_token
-from gptfast.tokenizer.audit.probes import KINDS, probe
-from gptfast.tokenizer.audit.report import print_audit, save
 from gptfast.tokenizer.base import END_OF_TEXT
-from gptfast.tokenizer.documents import ReadReport, find_files, longest_uncut, read_blocks
-from gptfast.tokenizer.encode_files import EncodeOptions, encode_each, encode_files
-from gptfast.tokenizer.formats import make_folder
-from gptfast.tokenizer.options import Audit, Decode, Encode, Show, TokenizerConfig, Train, n_bytes
+from gptfast.tokenizer.options import Audit, Decode, Encode, Show, TokenizerConfig, Train
 from gptfast.tokenizer.published import open_tokenizer
-from gptfast.tokenizer.shard import Shard
 from gptfast.tokenizer.show import show
 
 MODULE = "gptfast.tokenizer"
@@ -49,16 +49,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def run_train(config: Train) -> None:
-    """Train, save, and say how long it took and how far the vocabulary compresses."""
+    """Train and save a tokenizer; print how long it took and how well it compresses."""
+
     files = find_files(config.files)
-    reading: dict[str, Any] = {
-        "field": config.field,
-        "column": config.column,
-        "errors": config.errors,
-        "on_error": config.on_error,
-    }
-    limit = n_bytes(config.memory_limit)
-    if not _first_bytes(files, 1, reading, limit):
+    if not _first_bytes(files, 1, config.read):
         raise UserError(
             f"there is no text in {' '.join(config.files)}: expected some to learn from"
         )
@@ -67,23 +61,21 @@ def run_train(config: Train) -> None:
             f"{config.out} already holds a tokenizer: give --overwrite to replace it, or another "
             f"--out"
         )
-    make_folder(config.out)  # rather fail now than after the training
+    make_folder(config.out)  # raises before the training, not after it
     start = time.perf_counter()
     with _warnings_as_lines():
-        tokenizer = BPETokenizer.train(
-            files=files,
-            vocab_size=config.vocab_size,
-            pattern=config.pattern,
-            special_tokens=config.special_tokens or (END_OF_TEXT,),
-            min_frequency=config.min_frequency,
+        tokenizer = train_tokenizer(
+            files,
+            config.vocab_size,
+            config.pattern,
+            config.special_tokens or (END_OF_TEXT,),
+            config.min_frequency,
             tie=config.tie,
-            n_threads=config.n_threads,
-            memory_limit=limit,
-            **reading,
+            options=config.read,
         )
     seconds = time.perf_counter() - start
     tokenizer.save(config.out)
-    sample = _first_bytes(files, SAMPLE_BYTES, reading, limit)
+    sample = _first_bytes(files, SAMPLE_BYTES, config.read)
     n_read = sum(path.stat().st_size for path in files)
     print(
         f"{tokenizer.n_vocab:,} tokens learned from {_speed(n_read, seconds)}\n"
@@ -96,21 +88,18 @@ def run_train(config: Train) -> None:
 
 @contextmanager
 def _warnings_as_lines() -> Iterator[None]:
-    """Print warnings as lines on stderr, without the line of source that Python shows."""
+    """Print warnings as single lines on stderr, without the source line that Python adds."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
         yield
 
 
-def _first_bytes(
-    files: Sequence[Path], n: int, reading: dict[str, Any], memory_limit: int | None
-) -> list[str]:
-    """The documents with which the files begin, cut after `n` bytes."""
-    longest = longest_uncut(memory_limit)
+def _first_bytes(files: Sequence[Path], n: int, options: ReadOptions) -> list[str]:
+    """Return the documents at the beginning of the files, cut after `n` bytes."""
     texts: list[str] = []
-    # What is measured on them is hardly changed by where they are cut, so that may be anywhere.
-    for block in read_blocks(files, safe_cut=_before_last_character, longest=longest, **reading):
+    # Compression on them hardly depends on where they are cut, so any place will do.
+    for block in read_blocks(files, options, safe_cut=_before_last_character):
         texts.append(block.data[:n].decode(errors="ignore"))
         n -= len(block.data)
         if n <= 0:
@@ -131,38 +120,36 @@ def _speed(n_bytes: int, seconds: float) -> str:
 
 
 def run_encode(config: Encode) -> None:
-    """Write shards and say what is in them, or print ids."""
+    """Write a shard and describe it, or print ids."""
     tokenizer = config.open()
     if config.out is None:
         if config.files:
-            raise UserError("files were given without --out: expected --out shard.bin or a folder")
+            raise UserError("a file was given without --out: expected --out shard.bin")
         print(*tokenizer.encode_ordinary(_text(config.text, None)))
         return
     if config.text is not None:
-        raise UserError("--text was given with --out: expected files to write shards of")
-    options = EncodeOptions(
-        separator=config.separator,
-        n_threads=config.n_threads,
-        field=config.field,
-        column=config.column,
-        errors=config.errors,
-        on_error=config.on_error,
-        memory_limit=n_bytes(config.memory_limit),
-    )
-    bpe = _bpe(tokenizer, config.tokenizer)
+        raise UserError("--text was given with --out: expected a file to write a shard of")
+    if len(config.files) != 1 or config.files[0].is_dir():
+        given = " ".join(map(str, config.files)) or "nothing"
+        raise UserError(
+            f"{given} was given to encode: expected one file; `gptfast data prepare` makes shards "
+            f"of folders and several files"
+        )
     report = ReadReport()
     start = time.perf_counter()
-    if config.out.suffix == ".bin":
-        shards = [encode_files(bpe, config.files, config.out, options, report)]
-    else:
-        shards = encode_each(bpe, config.files, config.out, options, report)
+    shard = encode_files(
+        _bpe(tokenizer, config.tokenizer),
+        config.files[0],
+        config.out,
+        config.read,
+        separator=config.separator,
+        report=report,
+    )
     seconds = time.perf_counter() - start
-    for shard in shards:
-        print(f"{shard.path}: {shard.count:,} ids of {shard.dtype.itemsize} bytes")
-    if report.files_kept:
-        print(f"{report.files_kept:,} of {len(shards):,} shards were finished before, and are kept")
-    n_ids = sum(shard.count for shard in shards)
-    print(f"{n_ids:,} ids; encoded {_speed(report.bytes_read, seconds)}")
+    print(
+        f"{shard.path}: {shard.count:,} ids of {shard.dtype.itemsize} bytes; encoded "
+        f"{_speed(report.bytes_read, seconds)}"
+    )
 
 
 def _bpe(tokenizer: Tokenizer, path: Path) -> BPETokenizer:
@@ -190,20 +177,23 @@ def run_decode(config: Decode) -> None:
 
 
 def _ids(text: str) -> list[int]:
-    """The ids in a text like `12 7` or `[12, 7]`."""
+    """Return the ids in a text like `12 7` or `[12, 7]`."""
     words = re.sub(r"[\[\],]", " ", text).split()
     for word in words:
         if not word.isdecimal():
-            raise UserError(f"{word!r} is no id: expected integers between spaces or commas")
+            raise UserError(
+                f"{word!r} is not an id: expected integers separated by spaces or commas"
+            )
     return [int(word) for word in words]
 
 
 def run_audit(config: Audit) -> None:
     """Print the audit, and save it if a folder was given."""
+
     tokenizers: dict[str, BPETokenizer] = {}
     for name, path in [(_name(config.tokenizer), config.tokenizer), *map(_named, config.against)]:
         if name in (*tokenizers, CHARACTERS, WORDS):
-            raise UserError(f"two tokenizers are called {name!r}: give --against another name")
+            raise UserError(f"two tokenizers are named {name!r}: give --against another name")
         pattern = None if tokenizers else config.pattern
         tokenizers[name] = _bpe(open_tokenizer(path, pattern), path)
     if config.out is not None:
@@ -219,7 +209,7 @@ def run_audit(config: Audit) -> None:
 
 
 def _name(path: Path) -> str:
-    """What a tokenizer is called in tables: its folder's name, or a rank file's without ending."""
+    """Return the name of a tokenizer in tables: its folder's, or a rank file's without suffix."""
     path = path.resolve()
     if path.name == "tokenizer.json":
         return path.parent.name
@@ -236,7 +226,7 @@ def _named(argument: str) -> tuple[str, Path]:
 
 
 def _texts(config: Audit, files: Sequence[str]) -> list[str]:
-    blocks = read_blocks(files, field=config.field, column=config.column)
+    blocks = read_blocks(files, ReadOptions(field=config.field, column=config.column))
     return [block.data.decode() for block in blocks]
 
 
@@ -253,7 +243,7 @@ def run_show(config: Show) -> None:
 
 
 def _text(given: str | None, file: Path | None) -> str:
-    """The text given, of a file, or of standard input."""
+    """Return the given text, the text in the file, or standard input."""
     if given is not None:
         return given
     data = _standard_input("text") if file is None else _read(file)
@@ -272,7 +262,7 @@ def _read(file: Path) -> bytes:
 
 def _standard_input(wanted: str) -> bytes:
     if sys.stdin.isatty():
-        raise UserError(f"no {wanted} was given: expected some as argument or on standard input")
+        raise UserError(f"no {wanted} was given: give it as an argument or on standard input")
     return sys.stdin.buffer.read()
 
 

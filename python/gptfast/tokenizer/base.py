@@ -1,4 +1,4 @@
-"""The one interface of all tokenizers."""
+"""The interface of all tokenizers."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from gptfast.errors import UserError
-from gptfast.system.files import write_text_atomically
+from gptfast.system.files import make_folder, write_text_atomically
 from gptfast.tokenizer.checks import as_path, check_codec_errors
-from gptfast.tokenizer.formats import make_folder, read_tokenizer_json, tokenizer_json_path
+from gptfast.tokenizer.formats import read_tokenizer_json, tokenizer_json_path
+from gptfast.tokenizer.stream import StreamDecoder
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -29,8 +30,8 @@ END_OF_TEXT = "<|endoftext|>"
 class Tokenizer(ABC):
     """Text to ids and back.
 
-    An id is an int from 0 to `n_vocab - 1`. Special tokens have ids of their own, and text never
-    turns into them unless `encode` is told that it may.
+    An id is an int from 0 to `n_vocab - 1`. Special tokens have their own ids. Text never turns
+    into them, except those that `encode` is told to allow.
     """
 
     @property
@@ -41,11 +42,11 @@ class Tokenizer(ABC):
     @property
     @abstractmethod
     def special_tokens(self) -> dict[str, int]:
-        """The special tokens' names and ids."""
+        """The names and ids of the special tokens."""
 
     @abstractmethod
     def encode_ordinary(self, text: str) -> list[int]:
-        """Return the ids of `text`; special tokens in it are text like any other.
+        """Return the ids of `text`. Special tokens in it are encoded as ordinary text.
 
         Raises UserError if the tokenizer has no ids for the text.
         """
@@ -56,19 +57,19 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def decode_bytes(self, ids: Sequence[int] | npt.NDArray[Any]) -> bytes:
-        """Return the bytes of each id, end to end; a special token's are its name in UTF-8.
+        """Return the concatenated bytes of the ids. The bytes of a special token are its name.
 
-        Raises UserError for an id that stands for no token.
+        Raises UserError for an unknown id.
         """
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
-        """Return the contents of `tokenizer.json`, as Hugging Face `tokenizers` defines them."""
+        """Return the contents of `tokenizer.json`, in the format of Hugging Face `tokenizers`."""
 
     @classmethod
     @abstractmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
-        """Make the tokenizer whose `to_json()` is `data`. Raises UserError if there is none."""
+        """Return the tokenizer whose `to_json()` is `data`. Raises UserError if there is none."""
 
     @property
     def dtype(self) -> np.dtype[np.unsignedinteger[Any]]:
@@ -77,16 +78,16 @@ class Tokenizer(ABC):
 
     @property
     def eot_token(self) -> int | None:
-        """The id of `<|endoftext|>`, None if there is no such token."""
+        """The id of `<|endoftext|>`; None if there is no such token."""
         return self.special_tokens.get(END_OF_TEXT)
 
     def encode(
         self, text: str, allowed_special: Collection[str] | Literal["all"] = frozenset()
     ) -> list[int]:
-        """Return the ids of `text`, in which the special tokens named may occur.
+        """Return the ids of `text`, with the allowed special tokens as single ids.
 
-        Where two of them begin at the same character, the longer one counts. A special token that
-        isn't allowed is text like any other. Raises UserError if a name is no special token's.
+        Where two of them begin at the same character, the longer one is taken. Special tokens that
+        aren't allowed are encoded as ordinary text. Raises UserError for an unknown name.
         """
         if isinstance(allowed_special, str) and allowed_special == "all":
             return self._encode_with(text, None)
@@ -103,21 +104,24 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def _encode_with(self, text: str, allowed: set[str] | None) -> list[int]:
-        """`encode` with names that are known to be special tokens', or None for all of them."""
+        """Encode with the allowed special tokens, which exist; None for all of them."""
 
     def decode(self, ids: Sequence[int] | npt.NDArray[Any], errors: str = "replace") -> str:
-        """Return the text of `ids`, whose bytes need not be UTF-8: `errors` is as in bytes.decode.
+        """Return the text of `ids`. Their bytes may be invalid UTF-8; `errors` as in bytes.decode.
 
-        Raises UserError for an id that stands for no token, and with `errors="strict"`
-        UnicodeDecodeError.
+        Raises UserError for an unknown id, and UnicodeDecodeError with `errors="strict"`.
         """
         data = self.decode_bytes(ids)
         if errors != "replace":
             check_codec_errors(errors)
         return data.decode("utf-8", errors=errors)
 
+    def stream_decoder(self) -> StreamDecoder:
+        """Return a decoder that takes ids one by one and returns text at character boundaries."""
+        return StreamDecoder(self)
+
     def token_bytes(self, token_id: int) -> bytes:
-        """Return the bytes of one token. Raises UserError if there is none with this id."""
+        """Return the bytes of one token. Raises UserError for an unknown id."""
         return self.decode_bytes([token_id])
 
     @cached_property
@@ -126,7 +130,7 @@ class Tokenizer(ABC):
         return hashlib.sha256(self._serialized().encode()).hexdigest()
 
     def save(self, folder: str | Path) -> None:
-        """Write `tokenizer.json` into `folder`, which is made if need be; whole or not at all.
+        """Write `tokenizer.json` into `folder` atomically; make the folder if it doesn't exist.
 
         Raises UserError if it can't be written there.
         """
@@ -138,7 +142,7 @@ class Tokenizer(ABC):
     def load(cls, folder_or_file: str | Path) -> Self:
         """Load a `tokenizer.json`, or the one in a folder.
 
-        Raises MissingFileError if there is no such file, UserError if it isn't this class's.
+        Raises MissingFileError if there is no such file, UserError if it is not of this class.
         """
         path = tokenizer_json_path(folder_or_file)
         data = read_tokenizer_json(path)
@@ -155,9 +159,9 @@ class Tokenizer(ABC):
 
 
 def id_list(ids: Sequence[int] | npt.NDArray[Any]) -> list[int]:
-    """Return ids from a list, a NumPy array or a PyTorch tensor as a list of int.
+    """Return ids in a list, a NumPy array or a PyTorch tensor as a list of int.
 
-    Raises UserError if they are none of these.
+    Raises UserError for any other type.
     """
     if not isinstance(ids, Iterable) or isinstance(ids, (str, bytes)) or np.ndim(ids) == 0:
         raise UserError(f"the ids are a {type(ids).__name__}: expected a list or array of ids")

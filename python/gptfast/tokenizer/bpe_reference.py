@@ -1,4 +1,4 @@
-"""Byte-level BPE as short as it can be said: the definition that the Rust code is held to.
+"""Byte-level BPE in fifty lines: the definition that the Rust code is tested against.
 
 A piece is the UTF-8 of one pre-token. Ids 0 to 255 are bytes; merge i makes the id 256 + i.
 """
@@ -11,7 +11,7 @@ Pair = tuple[int, int]
 
 
 def train(pieces: Iterable[bytes], n_merges: int, min_frequency: int = 1) -> list[Pair]:
-    """Merge the most frequent pair again and again; of equals, the smallest pair of ids."""
+    """Merge the most frequent pair repeatedly; of equals, the smallest pair of ids."""
     words = [tuple(piece) for piece in pieces]
     merges: list[Pair] = []
     for new_id in range(256, 256 + n_merges):
@@ -35,7 +35,7 @@ def merge(word: Sequence[int], pair: Pair, new_id: int) -> tuple[int, ...]:
 
 
 def encode(piece: bytes, merges: Sequence[Pair]) -> list[int]:
-    """Apply every merge, in the order in which they were learned."""
+    """Apply every merge, in the order of learning."""
     word = tuple(piece)
     for new_id, pair in enumerate(merges, start=256):
         word = merge(word, pair, new_id)
@@ -43,7 +43,7 @@ def encode(piece: bytes, merges: Sequence[Pair]) -> list[int]:
 
 
 def decode(ids: Iterable[int], merges: Sequence[Pair]) -> bytes:
-    """Take every token apart into the pair it was made from, down to bytes."""
+    """Replace every token by the pair it was merged from, down to bytes."""
     token_bytes = [bytes([byte]) for byte in range(256)]
     for left, right in merges:
         token_bytes.append(token_bytes[left] + token_bytes[right])

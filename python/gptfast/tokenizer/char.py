@@ -1,4 +1,4 @@
-"""One id per character: the smallest tokenizer that works, for small corpora."""
+"""One id per character: the simplest tokenizer, for small corpora."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _N_CODE_POINTS = 0x110000
 
 
 class CharTokenizer(Tokenizer):
-    """One id per character: ids in the order of `chars`, then those of the special tokens.
+    """One id per character, in the order of `chars`, then the special tokens.
 
-    A character is a code point. Text with any other character can't be encoded. Raises UserError if
-    an element of `chars` isn't one character, or a token is given twice.
+    A character is a code point. Text with a character that is not in `chars` can't be encoded.
+    Raises UserError if an element of `chars` isn't one character, or a token is given twice.
     """
 
     def __init__(self, chars: Iterable[str], special_tokens: Sequence[str] = ()) -> None:
@@ -48,7 +48,7 @@ class CharTokenizer(Tokenizer):
 
     @classmethod
     def train(cls, text: str, special_tokens: Sequence[str] = ()) -> Self:
-        """Make the vocabulary of the distinct characters of `text`, in order of code points."""
+        """Return a tokenizer of the distinct characters of `text`, in order of code points."""
         check_kind("text", text, str, "a str")
         return cls(sorted(set(text)), special_tokens)
 
@@ -59,11 +59,14 @@ class CharTokenizer(Tokenizer):
 
     @property
     def special_tokens(self) -> dict[str, int]:
-        """The special tokens' names and ids."""
+        """The names and ids of the special tokens."""
         return dict(self._special_tokens)
 
+    def __repr__(self) -> str:
+        return f"CharTokenizer(n_vocab={self.n_vocab}, n_special={len(self._special_tokens)})"
+
     def encode_ordinary(self, text: str) -> list[int]:
-        """Return the ids of `text`; special tokens in it are text like any other.
+        """Return the ids of `text`. Special tokens in it are encoded as ordinary text.
 
         Raises UserError if a character isn't in the vocabulary.
         """
@@ -83,7 +86,7 @@ class CharTokenizer(Tokenizer):
             shown = shown if position <= 20 else "..." + shown[position - 20 :]
             raise UserError(
                 f"the character {char!r} (U+{ord(char):04X}) at position {position}, in {shown!r}, "
-                f"is not among the {len(self._chars)} characters of the vocabulary: leave it out, "
+                f"is not among the {len(self._chars)} characters of the vocabulary: remove it, "
                 f"train on text that has it, or use BPE, which can encode any text"
             )
         return ids.astype(self.dtype, copy=False)
@@ -97,14 +100,16 @@ class CharTokenizer(Tokenizer):
         any_special = "|".join(re.escape(name) for name in longest_first)
         ids = []
         for i, part in enumerate(re.split(f"({any_special})", text)):
-            is_special = i % 2 == 1  # re.split puts what the group matched between the rest
+            is_special = (
+                i % 2 == 1
+            )  # re.split alternates between other text and matches of the group
             ids += [self._special_tokens[part]] if is_special else self.encode_ordinary(part)
         return ids
 
     def decode_bytes(self, ids: Sequence[int] | npt.NDArray[Any]) -> bytes:
-        """Return the UTF-8 of each id's character, end to end; of special tokens, their names.
+        """Return the concatenated UTF-8 of the ids' characters; of special tokens, their names.
 
-        Raises UserError for an id that stands for no token.
+        Raises UserError for an unknown id.
         """
         ids = id_list(ids)
         for position, token_id in enumerate(ids):
@@ -116,7 +121,7 @@ class CharTokenizer(Tokenizer):
         return b"".join([self._token_bytes[token_id] for token_id in ids])
 
     def to_json(self) -> dict[str, Any]:
-        """Return the contents of `tokenizer.json`, as Hugging Face `tokenizers` defines them."""
+        """Return the contents of `tokenizer.json`, in the format of Hugging Face `tokenizers`."""
         chars = {char: i for i, char in enumerate(self._chars)}
         return {
             "version": "1.0",
@@ -124,7 +129,7 @@ class CharTokenizer(Tokenizer):
             "padding": None,
             "added_tokens": added_tokens_json(self._special_tokens),
             "normalizer": None,
-            # A word level model whose words are single characters; [\s\S] is also a line's end.
+            # A WordLevel model whose words are single characters. Unlike a dot, [\s\S] matches \n.
             "pre_tokenizer": {
                 "type": "Split",
                 "pattern": {"Regex": r"[\s\S]"},
@@ -133,13 +138,13 @@ class CharTokenizer(Tokenizer):
             },
             "post_processor": None,
             "decoder": {"type": "Fuse"},
-            # No token is empty, so there is no unknown token: as here, unknown text is an error.
+            # No token is empty, so there is no unknown token: unknown text is an error, as here.
             "model": {"type": "WordLevel", "vocab": chars | self._special_tokens, "unk_token": ""},
         }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
-        """Make the tokenizer whose `to_json()` is `data`. Raises UserError if there is none."""
+        """Return the tokenizer whose `to_json()` is `data`. Raises UserError if there is none."""
         special_tokens = special_tokens_from_json(data)
         chars = [t for t in field(data, "model.vocab", dict) if t not in special_tokens]
         tokenizer = cls(chars, list(special_tokens))

@@ -1,43 +1,22 @@
-"""The files that tokenizers are kept in: Hugging Face's `tokenizer.json`, tiktoken's rank file."""
+"""Hugging Face's `tokenizer.json`: read it, check it, write it."""
 
 from __future__ import annotations
 
-import base64
-import errno
 import json
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, product
 from pathlib import Path
 from typing import Any, TypeVar
 
 from gptfast.errors import MissingFileError, UserError
-from gptfast.system.files import write_text_atomically
-from gptfast.tokenizer.checks import as_path
+from gptfast.tokenizer.checks import as_path, shorten
+from gptfast.tokenizer.patterns import pattern_from_json, pattern_to_json
 
 T = TypeVar("T")
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder if need be, and check that files can be made in it.
-
-    Raises UserError if it can't be made or written to; a full disk stays an OSError.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise UserError(
-            f"{folder} can't be written to ({error.strerror}): expected a folder, or a place where "
-            f"one can be made; choose another"
-        ) from None
-
-
 def tokenizer_json_path(folder_or_file: str | Path) -> Path:
-    """Return the path itself, or of `tokenizer.json` in it. Raises MissingFileError."""
+    """Return the path, or `tokenizer.json` in it if it is a folder. Raises MissingFileError."""
     path = as_path("folder_or_file", folder_or_file)
     if path.is_dir():
         path = path / "tokenizer.json"
@@ -49,7 +28,7 @@ def tokenizer_json_path(folder_or_file: str | Path) -> Path:
 
 
 def read_tokenizer_json(path: Path) -> dict[str, Any]:
-    """Return the contents of a `tokenizer.json`. Raises UserError if it isn't a JSON object."""
+    """Return the contents of a `tokenizer.json`. Raises UserError unless it is a JSON object."""
     try:
         data = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -60,7 +39,7 @@ def read_tokenizer_json(path: Path) -> dict[str, Any]:
 
 
 def read_hf(path: str | Path) -> dict[str, Any]:
-    """Return a `tokenizer.json`, or what it would be for a folder's `vocab.json` and `merges.txt`.
+    """Return a `tokenizer.json`, or its equivalent of a folder's `vocab.json` and `merges.txt`.
 
     Raises MissingFileError if there is neither, UserError if a file holds something else.
     """
@@ -69,7 +48,7 @@ def read_hf(path: str | Path) -> dict[str, Any]:
     if (folder / "tokenizer.json").is_file() or not (vocab.is_file() and merges.is_file()):
         return read_tokenizer_json(tokenizer_json_path(path))
     ids = read_tokenizer_json(vocab)
-    # The first line is a comment, the version.
+    # The first line is a comment with the version.
     try:
         lines = merges.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
@@ -80,19 +59,22 @@ def read_hf(path: str | Path) -> dict[str, Any]:
     end_of_text = {"content": "<|endoftext|>", "id": ids.get("<|endoftext|>")}
     return {
         "added_tokens": [end_of_text] if "<|endoftext|>" in ids else [],
-        "pre_tokenizer": _pattern_to_json("gpt2"),
+        "pre_tokenizer": pattern_to_json("gpt2"),
         "decoder": {"type": "ByteLevel"},
         "model": {"type": "BPE", "vocab": ids, "merges": pairs},
     }
 
 
 def field(data: dict[str, Any], path: str, kind: type[T]) -> T:
-    """Return e.g. `data["model"]["type"]` for `model.type`. Raises UserError if it is no `kind`."""
+    """Return, for instance, `data["model"]["type"]` for `model.type`.
+
+    Raises UserError unless it is a `kind`.
+    """
     value: Any = data
     for key in path.split("."):
         value = value.get(key) if isinstance(value, dict) else None
     if not isinstance(value, kind):
-        raise UserError(f"{path} is {_shorten(value)}: expected a {kind.__name__}")
+        raise UserError(f"{path} is {shorten(value)}: expected a {kind.__name__}")
     return value
 
 
@@ -113,22 +95,22 @@ def added_tokens_json(special_tokens: dict[str, int]) -> list[dict[str, Any]]:
 
 
 def special_tokens_from_json(data: dict[str, Any]) -> dict[str, int]:
-    """Return the names and ids of `added_tokens`. Raises UserError if one lacks either."""
+    """Return the names and ids in `added_tokens`. Raises UserError if one is missing."""
     special_tokens = {}
     for token in field(data, "added_tokens", list):
         match token:
             case {"content": str(name), "id": int(token_id)}:
                 special_tokens[name] = token_id
             case _:
-                raise UserError(f"added_tokens has {_shorten(token)}: expected a content and an id")
+                raise UserError(f"added_tokens has {shorten(token)}: expected a content and an id")
     return special_tokens
 
 
 def byte_level_alphabet() -> dict[int, str]:
     """Return the printable character that stands for each byte in a byte-level `tokenizer.json`.
 
-    GPT-2's table: a byte that is a visible Latin-1 character stands for itself; the other 68
-    (control characters, spaces, the soft hyphen) take, in order, the characters from U+0100 on.
+    GPT-2's table: a byte that is a visible Latin-1 character stands for itself. The other 68 bytes
+    (control characters, spaces, the soft hyphen) are, in order, the characters from U+0100 on.
     """
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [byte for byte in range(0x100) if byte not in visible]
@@ -141,8 +123,8 @@ _CHAR_TO_BYTE = {char: byte for byte, char in _BYTE_TO_CHAR.items()}
 
 
 def _to_alphabet(token: bytes) -> str:
-    # Latin-1 has each byte as the character of that number. A loop over the bytes takes four times
-    # as long, and every shard begins with the tokenizer's fingerprint.
+    # Latin-1 decodes each byte to the code point of the same value. A loop over the bytes takes
+    # four times as long, and the fingerprint of every tokenizer needs this.
     return token.decode("latin-1").translate(_BYTE_TO_CHAR)
 
 
@@ -170,7 +152,7 @@ def bpe_to_json(
         "padding": None,
         "added_tokens": added_tokens_json(special_tokens),
         "normalizer": None,
-        "pre_tokenizer": _pattern_to_json(pattern),
+        "pre_tokenizer": pattern_to_json(pattern),
         "post_processor": None,
         "decoder": {
             "type": "ByteLevel",
@@ -194,12 +176,12 @@ def bpe_to_json(
 
 
 def check_spelling(special_tokens: Iterable[str], is_token: Callable[[bytes], bool]) -> None:
-    """Raise UserError if a special token is spelled as an ordinary one is in `tokenizer.json`."""
+    """Raise UserError if a special and an ordinary token have the same spelling in the file."""
     for name in special_tokens:
         if set(name) <= _CHAR_TO_BYTE.keys() and is_token(_from_alphabet(name)):
             raise UserError(
-                f"tokenizer.json can't tell the special token {name!r} from the token "
-                f"{_from_alphabet(name)!r}, which it spells the same: choose another name"
+                f"the special token {name!r} and the token {_from_alphabet(name)!r} have the same "
+                f"spelling in tokenizer.json: choose another name"
             )
 
 
@@ -212,7 +194,7 @@ def merges_to_json(merges: Sequence[tuple[bytes, bytes]]) -> list[list[str]]:
 def bpe_from_json(data: dict[str, Any]) -> tuple[dict[bytes, int], list[Any], str, dict[str, int]]:
     """Return (ranks, merges as in `merges_to_json`, pattern, special tokens) of a byte-level BPE.
 
-    Raises UserError if the file asks for anything that `BPETokenizer` doesn't do.
+    Raises UserError if the file needs anything that `BPETokenizer` doesn't implement.
     """
     model = field(data, "model", dict)
     wanted: list[tuple[str, Any, tuple[Any, ...]]] = [
@@ -228,19 +210,19 @@ def bpe_from_json(data: dict[str, Any]) -> tuple[dict[bytes, int], list[Any], st
     ]
     for name, value, allowed in wanted:
         if value not in allowed:
-            raise UserError(f"{name} is {_shorten(value)}: expected {allowed[0]!r}")
+            raise UserError(f"{name} is {shorten(value)}: expected {allowed[0]!r}")
     special_tokens = special_tokens_from_json(data)
     vocab = field(data, "model.vocab", dict)
     _check_added_tokens(data["added_tokens"], vocab)
     ranks = {_from_alphabet(t): i for t, i in vocab.items() if t not in special_tokens}
-    # Files written before 2024 have each merge as one string, which is unambiguous: the alphabet
-    # has no space.
+    # Hugging Face wrote each merge as one string before 2024. The alphabet has no space, so this is
+    # unambiguous.
     merges = [m.split(" ") if isinstance(m, str) else m for m in field(data, "model.merges", list)]
-    return ranks, merges, _pattern_from_json(data.get("pre_tokenizer")), special_tokens
+    return ranks, merges, pattern_from_json(data.get("pre_tokenizer")), special_tokens
 
 
 def _check_added_tokens(added_tokens: list[dict[str, Any]], vocab: dict[str, Any]) -> None:
-    """Raise UserError if Hugging Face would find one of them elsewhere, or give it another id."""
+    """Raise UserError if Hugging Face would match one differently, or give it another id."""
     next_id = len(vocab)
     for token in added_tokens:
         name, given = token["content"], token["id"]
@@ -251,11 +233,11 @@ def _check_added_tokens(added_tokens: list[dict[str, Any]], vocab: dict[str, Any
         next_id += name not in vocab
         if given != wanted:
             raise UserError(
-                f"added_tokens has {name!r} with the id {given}: expected {wanted}, which "
-                f"model.vocab gives it or leaves for it"
+                f"added_tokens has {name!r} with the id {given}: expected {wanted}, its id in "
+                f"model.vocab or the next free one"
             )
-    # Hugging Face looks for all those that are not normalized first. Nothing is normalized here, so
-    # that matters only where two can be at the same place.
+    # Hugging Face searches for the tokens that are not normalized first. Without a normalizer, the
+    # order matters only for tokens that can overlap.
     first = [t["content"] for t in added_tokens if not t.get("normalized")]
     then = [t["content"] for t in added_tokens if t.get("normalized")]
     for a, b in product(first, then):
@@ -273,116 +255,3 @@ def _can_overlap(a: str, b: str) -> bool:
 
 def _type_of(component: Any) -> Any:
     return component.get("type") if isinstance(component, dict) else component
-
-
-# tiktoken's patterns in the dialect of Hugging Face's regular expressions (Oniguruma), in which $
-# also matches before a newline. Other projects' files may have an older form of cl100k's, which
-# cuts white space at the end of a text differently; theirs stays a regular expression.
-_REGEX_OF_PATTERN = {
-    "cl100k": (
-        r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
-        r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s+\z|\s*[\r\n]|\s+(?!\S)|\s"
-    ),
-    "o200k": "|".join(
-        [
-            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
-            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
-            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-            r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-        ]
-    ),
-}
-_PATTERN_OF_REGEX = {regex: pattern for pattern, regex in _REGEX_OF_PATTERN.items()}
-
-
-def _pattern_to_json(pattern: str) -> dict[str, Any]:
-    byte_level = {
-        "type": "ByteLevel",
-        "add_prefix_space": False,
-        "trim_offsets": True,
-        "use_regex": pattern == "gpt2",
-    }
-    if pattern in ("gpt2", "none"):
-        return byte_level
-    split = {
-        "type": "Split",
-        "pattern": {"Regex": _REGEX_OF_PATTERN.get(pattern, pattern)},
-        "behavior": "Isolated",
-        "invert": False,
-    }
-    return {"type": "Sequence", "pretokenizers": [split, byte_level]}
-
-
-def _pattern_from_json(pre_tokenizer: Any) -> str:
-    match pre_tokenizer:
-        case {"type": "ByteLevel", "add_prefix_space": False}:
-            # Files written before `use_regex` existed mean True.
-            return "gpt2" if pre_tokenizer.get("use_regex", True) else "none"
-        case {
-            "type": "Sequence",
-            "pretokenizers": [
-                {
-                    "type": "Split",
-                    "pattern": {"Regex": str(regex)},
-                    "behavior": "Isolated",
-                    "invert": False,
-                },
-                {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
-            ],
-        }:
-            return _PATTERN_OF_REGEX.get(regex, regex)
-        case _:
-            raise UserError(
-                f"pre_tokenizer is {_shorten(pre_tokenizer)}: expected ByteLevel without prefix "
-                f"space, or an isolating Split by a regular expression before it"
-            )
-
-
-def read_tiktoken(path: str | Path) -> dict[bytes, int]:
-    """Return the tokens and their ranks of a tiktoken rank file: a line is `<base64> <rank>`.
-
-    Raises MissingFileError if there is no such file, UserError if a line is something else.
-    """
-    path = as_path("path", path)
-    if not path.is_file():
-        raise MissingFileError(f"there is no {path}: expected a tiktoken rank file")
-    ranks: dict[bytes, int] = {}
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        token, rank = _parse_rank(line) or (b"", 0)
-        if not token or token in ranks:
-            raise UserError(
-                f"{path}, line {number} is {_shorten(line)}: expected a token in base64 that no "
-                f"line before has, a space and its rank"
-            )
-        ranks[token] = rank
-    return ranks
-
-
-def _parse_rank(line: bytes) -> tuple[bytes, int] | None:
-    try:
-        token, rank = line.split()
-        return base64.b64decode(token, validate=True), int(rank)
-    except ValueError:  # binascii.Error is one
-        return None
-
-
-def write_tiktoken(path: str | Path, ranks: dict[bytes, int]) -> None:
-    """Write a tiktoken rank file, tokens by rank. Raises UserError if it can't be written there."""
-    path = as_path("path", path)
-    if path.is_dir():
-        raise UserError(f"{path} is a folder: expected the name of the file to be written")
-    make_folder(path.parent)
-    write_text_atomically(path, tiktoken_lines(ranks))
-
-
-def tiktoken_lines(ranks: dict[bytes, int]) -> str:
-    """Return the contents of a tiktoken rank file, tokens by rank."""
-    by_rank = sorted(ranks.items(), key=lambda item: item[1])
-    return "".join(f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in by_rank)
-
-
-def _shorten(value: Any) -> str:
-    """Show a value from a file in an error message, however long it is."""
-    shown = repr(value)
-    return shown if len(shown) <= 80 else shown[:77] + "..."

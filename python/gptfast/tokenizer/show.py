@@ -1,4 +1,4 @@
-"""Where the tokens of a text begin and end, on the terminal."""
+"""Show the token boundaries of a text on the terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.text import Text
 
 from gptfast.tokenizer.base import Tokenizer
 
-# Neighbours differ in lightness too, for those who don't see the difference in hue.
+# Neighbors also differ in lightness, for readers who cannot distinguish the hues.
 _STYLES = (
     "color(16) on color(153)",
     "color(16) on color(222)",
@@ -20,11 +20,11 @@ _STYLE_OF_IDS = "dim"
 
 
 def visible(token: bytes) -> str:
-    r"""Return a token as something to look at.
+    r"""Return a token in printable characters.
 
-    A space becomes `·` and a newline `⏎`; every other character that can't be seen, those of
-    escape sequences among them, becomes its Python escape such as `\t`, as do bytes that are only
-    a part of a character: `\xe2`.
+    A space becomes `·` and a newline `⏎`. Any other unprintable character, including escape
+    sequences, becomes its Python escape, such as `\t`; so do bytes that are only part of a
+    character, such as `\xe2`.
     """
     return "".join(map(_visible_char, token.decode("utf-8", errors="backslashreplace")))
 
@@ -38,16 +38,16 @@ def _visible_char(char: str) -> str:
 
 
 def show(ids: Sequence[int], tokenizer: Tokenizer, console: Console, with_ids: bool) -> None:
-    """Print the tokens, each in another colour than its neighbours, and their ids if asked for.
+    """Print the tokens, each in another color than its neighbors, and their ids if `with_ids`.
 
-    Where there are no colours (NO_COLOR, a file, a pipe) a `|` stands between two tokens.
+    Without color (NO_COLOR, a file, a pipe), a `|` separates the tokens.
     """
     tokens = [visible(tokenizer.token_bytes(i)).replace("⏎", "⏎\n") for i in ids]
     labels = [str(token_id) if with_ids else "" for token_id in ids]
     if console.color_system is None or console.no_color:
         console.print(_with_bars(tokens, labels))
     else:
-        console.print(_coloured(tokens, labels))
+        console.print(_colored(tokens, labels))
 
 
 def _with_bars(tokens: Sequence[str], labels: Sequence[str]) -> Text:
@@ -58,7 +58,7 @@ def _with_bars(tokens: Sequence[str], labels: Sequence[str]) -> Text:
     return Text("".join(marked).rstrip("\n").removesuffix("|"))
 
 
-def _coloured(tokens: Sequence[str], labels: Sequence[str]) -> Text:
+def _colored(tokens: Sequence[str], labels: Sequence[str]) -> Text:
     shown = Text()
     for i, (token, label) in enumerate(zip(tokens, labels, strict=True)):
         text, line_end = _split_line_end(token)
@@ -70,5 +70,5 @@ def _coloured(tokens: Sequence[str], labels: Sequence[str]) -> Text:
 
 
 def _split_line_end(token: str) -> tuple[str, str]:
-    """Return a token and the line break at its end, before which its bar or id goes."""
+    """Return a token without the line break at its end, and the line break."""
     return (token[:-1], "\n") if token.endswith("\n") else (token, "")

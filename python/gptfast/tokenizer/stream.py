@@ -1,4 +1,4 @@
-"""Ids to text, one at a time."""
+"""Decode ids one at a time."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
 
 class StreamDecoder:
-    """Turns ids into text as they come, a character only when its last byte is there.
+    """Turns ids into text as they come. A character is returned with its last byte.
 
-    All that `feed` and `finish` return, end to end, is what `decode` would return.
+    The results of `feed` and `finish`, joined, are what `decode` returns for all the ids.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -20,11 +20,11 @@ class StreamDecoder:
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def feed(self, token_id: int) -> str:
-        """Return the characters that are complete now. Raises UserError for an unknown id."""
+        """Return the characters that this id completes. Raises UserError for an unknown id."""
         return self._utf8.decode(self._tokenizer.token_bytes(token_id))
 
     def finish(self) -> str:
-        """Return U+FFFD if the last character is not complete, else nothing; then begin anew."""
+        """Return U+FFFD if the last character is incomplete, else "". Resets the decoder."""
         rest = self._utf8.decode(b"", final=True)
         self._utf8.reset()
         return rest

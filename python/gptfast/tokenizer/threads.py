@@ -1,4 +1,4 @@
-"""How many threads to use."""
+"""The number of threads to use."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import os
 
 from gptfast.tokenizer.checks import check_between
 
-_MOST_THREADS = 1024  # each has tables of its own
+_MAX_THREADS = 1024  # each allocates its own tables
 
 
 def thread_count(n_threads: int | None) -> int:
     """Return `n_threads`; for None, the number of cores that this process may use.
 
-    Raises UserError if it is no int from 1 to 1,024.
+    Raises UserError unless it is an int from 1 to 1,024.
     """
     if n_threads is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else _all_cores()
-    check_between("n_threads", n_threads, 1, _MOST_THREADS)
+    check_between("n_threads", n_threads, 1, _MAX_THREADS)
     return n_threads
 
 

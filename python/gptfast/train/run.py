@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -17,7 +16,8 @@ from gptfast.errors import UserError
 from gptfast.model.base import LanguageModel
 from gptfast.model.folder import FILES, save_description
 from gptfast.model.size import flops_per_token
-from gptfast.system.locking import alone_in
+from gptfast.system.files import make_folder
+from gptfast.system.locking import folder_lock
 from gptfast.system.memory import keep_freed_memory
 from gptfast.train.checkpoint import Clock, delete_checkpoints
 from gptfast.train.config import RunConfig
@@ -111,7 +111,7 @@ def guard_folder(config: RunConfig, stack: ExitStack) -> dict[str, Any] | None:
     stack: closes the lock. Raises UserError where writing would destroy something unasked.
     """
     check_output(config)  # before as much as a lock is written there
-    stack.enter_context(alone_in(config.out))
+    stack.enter_context(folder_lock(config.out))
     return check_output(config)
 
 
@@ -121,12 +121,7 @@ def check_output(config: RunConfig) -> dict[str, Any] | None:
     Raises UserError where writing would destroy something that was not asked to be destroyed.
     """
     out = config.out
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise UserError(f"can't write into {out} ({error}): choose another --out") from error
+    make_folder(out, "choose another --out")
     if not (out / "run.json").exists():
         if any(not path.name.startswith(".") for path in out.iterdir()):
             raise UserError(f"{out} holds files that are no run of gptfast: choose another --out")

@@ -13,12 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from tiktoken.load import load_tiktoken_bpe
-from tricky_text import TEXTS
 
-from gptfast.errors import UserError
-from gptfast.tokenizer import BPETokenizer
-from gptfast.tokenizer.audit import audit
-from gptfast.tokenizer.audit.compression import (
+from gptfast.audit import audit
+from gptfast.audit.compression import (
     bytes_per_token,
     count_characters,
     count_tokens,
@@ -26,12 +23,15 @@ from gptfast.tokenizer.audit.compression import (
     of_naive,
     of_tokenizer,
 )
-from gptfast.tokenizer.audit.fertility import count_words as words_by_script
-from gptfast.tokenizer.audit.fertility import measure_fertility, words
-from gptfast.tokenizer.audit.probes import KINDS, PROSE, probe
-from gptfast.tokenizer.audit.report import print_audit, save
-from gptfast.tokenizer.audit.splits import splits, whole_numbers
-from gptfast.tokenizer.audit.vocabulary import look_at_vocabulary
+from gptfast.audit.fertility import count_words as words_by_script
+from gptfast.audit.fertility import measure_fertility, words
+from gptfast.audit.probes import KINDS, PROSE, probe
+from gptfast.audit.report import print_audit, save
+from gptfast.audit.splits import splits, whole_numbers
+from gptfast.audit.vocabulary import measure_vocabulary
+from gptfast.errors import UserError
+from gptfast.tokenizer import BPETokenizer
+from tricky_text import TEXTS
 
 BYTES = {bytes([byte]): byte for byte in range(256)}
 ONLY_BYTES = BPETokenizer(BYTES, special_tokens={"<|endoftext|>": 256})
@@ -112,7 +112,7 @@ def test_no_text_is_lost_in_a_count(texts: list[str]) -> None:
 
 
 def test_vocabulary_by_hand() -> None:
-    result = look_at_vocabulary(SMALL, count_tokens(SMALL, ["ab ba"]))
+    result = measure_vocabulary(SMALL, count_tokens(SMALL, ["ab ba"]))
     assert result.n_tokens == 256 + 3  # neither the special token nor the missing id 257
     # Used: ab, the space, b, a.
     assert (result.n_never_used, result.n_bytes_never_used) == (255, 253)

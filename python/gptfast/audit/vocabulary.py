@@ -1,4 +1,4 @@
-"""What a vocabulary is made of, and how much of it a text needs."""
+"""What a vocabulary consists of, and how much of it a text uses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _N_LISTED = 20
 
 @dataclass(frozen=True)
 class Token:
-    """A token of the vocabulary, and how often the text needed it."""
+    """A token of the vocabulary, and how often the text uses it."""
 
     id: int
     shown: str
@@ -25,23 +25,23 @@ class Token:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The tokens of a vocabulary, special tokens left out."""
+    """The tokens of a vocabulary, without special tokens."""
 
     n_tokens: int
     n_never_used: int
     n_bytes_never_used: int
-    """How many of the never used are single bytes, which BPE has so that it can encode anything."""
+    """Unused tokens that are single bytes, which BPE keeps to be able to encode anything."""
     longest: list[Token]
-    """Longest first; of equally long ones, the smaller id first."""
+    """Longest first; of equal length, the smaller id first."""
     never_used: list[Token]
-    """Those of more than one byte with the smallest ids: frequent in training, absent here."""
+    """Those of several bytes with the smallest ids: frequent in training, absent here."""
     used_by_length: dict[int, int]
-    """How many of the used tokens have this many bytes."""
+    """Number of used tokens by length in bytes."""
     never_used_by_length: dict[int, int]
 
 
 def ordinary_tokens(tokenizer: Tokenizer) -> dict[int, bytes]:
-    """Return the bytes of every token that isn't special, by id. Ids may have gaps."""
+    """Return the bytes of every ordinary token by id. Ids may have gaps."""
     special = set(tokenizer.special_tokens.values())
     tokens = {}
     for token_id in range(tokenizer.n_vocab):
@@ -53,8 +53,8 @@ def ordinary_tokens(tokenizer: Tokenizer) -> dict[int, bytes]:
     return tokens
 
 
-def look_at_vocabulary(tokenizer: Tokenizer, counts: Counter[bytes]) -> Vocabulary:
-    """Return what the tokens are, and which of them a text needed that was counted."""
+def measure_vocabulary(tokenizer: Tokenizer, counts: Counter[bytes]) -> Vocabulary:
+    """Return the tokens, and which of them the text with these `counts` uses."""
     tokens = ordinary_tokens(tokenizer)
     never_used = [i for i, token in tokens.items() if token not in counts]
     used = tokens.keys() - set(never_used)

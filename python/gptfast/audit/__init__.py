@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from gptfast.audit import compression
+from gptfast.audit.compression import Compression, bytes_per_token
+from gptfast.audit.fertility import Fertility, count_words, measure_fertility
+from gptfast.audit.probes import KINDS, PROSE, probe
+from gptfast.audit.splits import Splits, splits, whole_numbers
+from gptfast.audit.vocabulary import Vocabulary, measure_vocabulary
 from gptfast.errors import UserError
-from gptfast.tokenizer.audit import compression
-from gptfast.tokenizer.audit.compression import Compression, bytes_per_token
-from gptfast.tokenizer.audit.fertility import Fertility, count_words, measure_fertility
-from gptfast.tokenizer.audit.probes import KINDS, PROSE, probe
-from gptfast.tokenizer.audit.splits import Splits, splits, whole_numbers
-from gptfast.tokenizer.audit.vocabulary import Vocabulary, look_at_vocabulary
 from gptfast.tokenizer.base import Tokenizer
 from gptfast.tokenizer.bpe import BPETokenizer
 from gptfast.tokenizer.char import CharTokenizer
@@ -20,13 +20,13 @@ __all__ = ["CHARACTERS", "WORDS", "Audit", "audit"]
 
 CHARACTERS = "characters"
 WORDS = "words"
-# A script with fewer words in a text is a quotation in it.
+# A script with fewer words is a quotation in the text.
 _MIN_WORDS = 100
 
 
 @dataclass(frozen=True)
 class Audit:
-    """All that is measured; in each mapping by tokenizer, the audited one comes first."""
+    """The measurements. In each mapping by tokenizer, the audited one comes first."""
 
     n_bytes: int
     """Size of the text in UTF-8."""
@@ -34,7 +34,7 @@ class Audit:
     bytes_per_token: dict[str, dict[str, float]]
     """By kind of built-in text, then by tokenizer."""
     fertility: dict[str, dict[str, Fertility]]
-    """By script of the built-in prose, 'text: ' and a script of the text; then by tokenizer."""
+    """By script: of the built-in prose, and of the text with the prefix 'text: '; by tokenizer."""
     whole_numbers: dict[str, dict[str, float]]
     splits: dict[str, Splits]
     vocabulary: Vocabulary
@@ -46,10 +46,10 @@ def audit(
     texts: Sequence[str],
     learned_from: Sequence[str] | None = None,
 ) -> Audit:
-    """Audit the first of `tokenizers`, which are given by name, and compare the others with it.
+    """Audit the first of `tokenizers`, which are given by name, and compare it with the others.
 
-    Two naive tokenizers stand beside them, one token for each character and one for each word,
-    whose vocabularies are those of `learned_from` (default: of `texts` themselves).
+    Two naive tokenizers are measured too, with one token per character and one per word. Their
+    vocabularies are those of `learned_from`, by default of `texts`.
 
     Raises UserError if the texts are empty.
     """
@@ -60,7 +60,7 @@ def audit(
     counts = {name: compression.count_tokens(t, texts) for name, t in tokenizers.items()}
     audited = next(iter(tokenizers))
     probes = {kind: [probe(kind)] for kind in KINDS}
-    # On the built-in texts, the character tokenizer is one that knows all their characters.
+    # For the built-in texts, the character tokenizer knows all their characters.
     characters = CharTokenizer.train("".join(text for [text] in probes.values()))
     subjects: dict[str, Tokenizer] = {**tokenizers, CHARACTERS: characters}
     return Audit(
@@ -83,7 +83,7 @@ def audit(
         fertility=_fertility(tokenizers, texts),
         whole_numbers=whole_numbers(tokenizers),
         splits=splits(tokenizers),
-        vocabulary=look_at_vocabulary(tokenizers[audited], counts[audited]),
+        vocabulary=measure_vocabulary(tokenizers[audited], counts[audited]),
     )
 
 

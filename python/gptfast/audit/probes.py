@@ -1,4 +1,4 @@
-"""Short built-in texts of many kinds, on which every tokenizer can be compared."""
+"""Short built-in texts of many kinds, on which any tokenizers can be compared."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PROSE = (
 )  # fmt: skip
 KINDS = (*PROSE, "code", "json", "numbers", "rare words", "emoji")
 
-# Looked at piece by piece. A number or word stands after a space, as it mostly does in text.
+# Each is encoded separately.
 NUMBERS = (
     "7", "42", "365", "1984", "2024", "12345", "1234567", "1,000,000", "3.14159", "-273.15",
     "2024-02-29", "23:59:59", "+1 555 0100", "0xdeadbeef", "1e-9",
@@ -32,5 +32,5 @@ RARE_WORDS = (
 
 
 def probe(kind: str) -> str:
-    """Return the built-in text of a kind, one of `KINDS`: about a dozen lines."""
+    """Return the built-in text of a kind in `KINDS`, about a dozen lines."""
     return (_FOLDER / f"{kind.replace(' ', '_')}.txt").read_text(encoding="utf-8")

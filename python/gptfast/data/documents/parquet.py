@@ -1,4 +1,4 @@
-"""The strings of a column of a Parquet file."""
+"""Read a column of strings from a Parquet file."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from gptfast.data.documents.unpack import DamagedFileError
 from gptfast.errors import UserError
-from gptfast.tokenizer.documents.unpack import DamagedFileError
 
 _BATCH_BYTES = 1 << 20
 
 
 def parquet_values(path: Path, column: str) -> Iterator[bytes | None]:
-    """Read the column row by row, about a megabyte at a time: bytes as they are, None for null.
+    """Yield the column's value in each row as raw bytes, None for null; read about 1 MiB at a time.
 
     Raises DamagedFileError where the file can't be read or has no such column of strings,
     UserError if pyarrow is not installed.
@@ -23,7 +23,7 @@ def parquet_values(path: Path, column: str) -> Iterator[bytes | None]:
         from pyarrow import parquet
     except ImportError as error:
         raise UserError(
-            f"{path} needs a library to be read ({error}): pip install 'gptfast[files]'"
+            f"reading {path} needs a library ({error}): pip install 'gptfast[files]'"
         ) from error
     try:
         with parquet.ParquetFile(path, pre_buffer=False, buffer_size=_BATCH_BYTES) as file:

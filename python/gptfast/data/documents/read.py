@@ -1,4 +1,4 @@
-"""Documents from files of every kind that is known, as blocks."""
+"""Read the documents of text, JSON lines and Parquet files as blocks."""
 
 from __future__ import annotations
 
@@ -10,11 +10,8 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
-from gptfast.errors import UserError
-from gptfast.tokenizer.checks import check_choice, check_kind
-from gptfast.tokenizer.documents.cut import (
+from gptfast.data.documents.cut import (
     BLOCK_BYTES,
     Block,
     Cutter,
@@ -22,99 +19,76 @@ from gptfast.tokenizer.documents.cut import (
     TooLongError,
     replacing,
 )
-from gptfast.tokenizer.documents.listing import Paths, find_files
-from gptfast.tokenizer.documents.parquet import parquet_values
-from gptfast.tokenizer.documents.unpack import DamagedFileError, UnpackedFile
+from gptfast.data.documents.listing import Paths, find_files
+from gptfast.data.documents.options import ReadOptions
+from gptfast.data.documents.parquet import parquet_values
+from gptfast.data.documents.unpack import DamagedFileError, UnpackedFile
+from gptfast.errors import UserError
+from gptfast.tokenizer.rust import utf8_error
 
-try:
-    from gptfast._rust import utf8_error
-except ImportError:  # the package also runs from a plain checkout, where Rust was not built
-
-    def utf8_error(data: bytes) -> int | None:
-        """Return the position of the first byte that is not UTF-8, None if all of it is."""
-        try:
-            data.decode()
-        except UnicodeDecodeError as error:
-            return error.start
-        return None
-
-
-_MOST_COMPLAINTS = 20
+_MAX_COMPLAINTS = 20
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclasses.dataclass
 class ReadReport:
-    """How far reading has come."""
+    """How much has been read, and what was left out."""
 
     documents: int = 0
-    """Documents read to their end."""
+    """Documents read completely."""
     bytes_read: int = 0
-    """Of the files as they are on disk."""
-    files_kept: int = 0
-    """Files that need not be read, since an earlier run has finished their shards."""
+    """Bytes read, counted on disk, before decompression."""
     bytes_kept: int = 0
-    """Of those files as they are on disk."""
+    """Bytes on disk of files that an earlier run has finished, which are not read again."""
     skipped: int = 0
-    """Lines, rows and ends of files that were left out for an error."""
+    """Lines, rows and ends of files left out because of an error."""
     complaints: list[str] = dataclasses.field(default_factory=list)
-    """What was wrong with the first 20 of them."""
+    """Error messages of the first 20 of them."""
 
     def left_out(self) -> str:
-        """Return a line for the user about what was skipped."""
+        """Describe in one line what was skipped."""
         first = f", first: {self.complaints[0]}" if self.complaints else ""
         return f"left out {self.skipped:,} that could not be read{first}"
 
 
 def read_blocks(
     paths: Paths,
+    options: ReadOptions | None = None,
     *,
     safe_cut: Callable[[bytes], int] | None = None,
-    field: str = "text",
-    column: str = "text",
-    errors: Literal["strict", "replace"] = "strict",
-    on_error: Literal["raise", "skip"] = "raise",
     block_bytes: int = BLOCK_BYTES,
-    longest: int | None = None,
     report: ReadReport | None = None,
 ) -> Iterator[Block]:
-    """Read documents from files, folders and globs; empty ones are left out.
+    """Read the non-empty documents of files, folders and globs, block by block.
 
-    A .jsonl file has a document on each line, the string under the key `field`; a .parquet file one
-    in each row, in `column`; any other file is one document. Both other kinds may end in .gz or
-    .zst, and a byte order mark (U+FEFF) at their beginning is left out. With `errors="replace"`,
-    bytes that are no UTF-8 become U+FFFD.
+    A .jsonl file has a document on each line, a .parquet file one in each row; any other file is
+    one document. Text and .jsonl files may be compressed (.gz, .zst), and a byte order mark
+    (U+FEFF) at their beginning is dropped.
 
-    `safe_cut(data)` returns the last place inside of `data`, a part of a document, where this may
-    be cut, 0 if there is none; without it, a document is one block. A block has at most
-    `block_bytes` if it can be cut off; more than `longest` bytes that can't be cut, or on one line
-    of JSON, are an error.
+    safe_cut: returns the last position inside a part of a document where it may be cut, or 0 if
+    there is none. Without it, each document is one block.
+    block_bytes: maximum size of a block, unless there is no place to cut. A longer stretch that
+    can't be cut, or a longer line of JSON, is an error beyond `options.longest_uncut` bytes.
+    report: is updated while reading.
 
-    With `on_error="skip"` what is bad is left out and counted in `report`: a line of JSON, a row,
-    of other documents and of damaged files the rest. Raises UserError otherwise, with the file's
-    name and line; MissingFileError if a path stands for no file.
+    With `on_error="skip"`, errors are counted in `report` and what is broken is left out: a line
+    of JSON, a row, or the rest of any other document or of a damaged file. Otherwise raises
+    UserError with the file's name and line. Raises MissingFileError if a path names no file.
     """
-    check_choice("errors", errors, ("strict", "replace"))
-    check_choice("on_error", on_error, ("raise", "skip"))
-    check_kind("field", field, str, "the key of the text")
-    check_kind("column", column, str, "the name of the text's column")
-    cutter = Cutter(safe_cut or (lambda data: 0), block_bytes, longest or (1 << 62))
-    reader = _Reader(field, column, errors, on_error, cutter, report or ReadReport())
-    return reader.read(find_files(paths))
+    options = options or ReadOptions()
+    cutter = Cutter(safe_cut or (lambda data: 0), block_bytes, options.longest_uncut or (1 << 62))
+    return _Reader(options, cutter, report or ReadReport()).read(find_files(paths))
 
 
 class _BadDocumentError(Exception):
-    """A document that can't be used; the message says why."""
+    """The document can't be used; the message says why."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Reader:
-    """The options of `read_blocks`, and what to do with each kind of file."""
+    """A method for each kind of file, and what they share."""
 
-    field: str
-    column: str
-    errors: str
-    on_error: str
+    options: ReadOptions
     cutter: Cutter
     report: ReadReport
 
@@ -136,7 +110,7 @@ class _Reader:
         try:
             file = UnpackedFile(path)
         except DamagedFileError as error:
-            self._bad(f"can't open {path} ({error}): expected a file that may be read")
+            self._bad(f"can't open {path} ({error}): check its permissions")
             return
         unpacked_name = path.name.lower().removesuffix(".gz").removesuffix(".zst")
         read = self._jsonl if unpacked_name.endswith(".jsonl") else self._text
@@ -146,10 +120,10 @@ class _Reader:
                 yield block
 
     def _bad(self, complaint: str) -> None:
-        if self.on_error == "raise":
+        if self.options.on_error == "raise":
             raise UserError(complaint)
         self.report.skipped += 1
-        if len(self.report.complaints) < _MOST_COMPLAINTS:
+        if len(self.report.complaints) < _MAX_COMPLAINTS:
             self.report.complaints.append(complaint)
 
     def _text(self, path: Path, file: UnpackedFile) -> Iterator[Block]:
@@ -163,7 +137,7 @@ class _Reader:
                 return 0
 
         offset = 0
-        replaced = replacing(readinto) if self.errors == "replace" else readinto
+        replaced = replacing(readinto) if self.options.errors == "replace" else readinto
         for block in self._cut(str(path), replaced):
             bad = utf8_error(block.data)
             if bad is None:
@@ -171,11 +145,11 @@ class _Reader:
                 yield Block(data, block.ends_document)
                 offset += len(block.data)
                 continue
-            if not damage:  # else a character that the damage cut in two is no error of its own
+            if not damage:  # damage may cut a character in two, which is no error of its own
                 line = _line_at(path, offset + bad)
                 self._bad(
                     f"{path} is not UTF-8 text (byte {offset + bad}, line {line}): convert it, "
-                    f"or have such bytes replaced"
+                    f"or set errors to 'replace'"
                 )
             yield Block(block.data[:bad], True)
             break
@@ -209,9 +183,9 @@ class _Reader:
                 yield from self._whole(where, data)
 
     def _value(self, line: bytes) -> bytes:
-        """The text on a line of JSON."""
+        """Return the text in a line of JSON."""
         try:
-            value = json.loads(line.rstrip().decode(errors=self.errors))
+            value = json.loads(line.rstrip().decode(errors=self.options.errors))
         except UnicodeDecodeError as error:
             raise _BadDocumentError(f"is not UTF-8 text (byte {error.start} of the line)") from None
         except json.JSONDecodeError as error:
@@ -219,12 +193,12 @@ class _Reader:
             raise _BadDocumentError(f"is broken JSON ({what}): expected an object") from None
         except (ValueError, RecursionError) as error:
             raise _BadDocumentError(f"can't be read as JSON ({error})") from None
-        text = value.get(self.field) if isinstance(value, dict) else None
+        text = value.get(self.options.field) if isinstance(value, dict) else None
         if not isinstance(text, str):
             raise _BadDocumentError(
-                f"has no string under {self.field!r}: expected an object with one"
+                f"has no string under {self.options.field!r}: expected an object with one"
             )
-        if self.errors == "replace":
+        if self.options.errors == "replace":
             text = _SURROGATE.sub("\ufffd", text)
         try:
             return text.encode()
@@ -237,7 +211,7 @@ class _Reader:
     def _parquet(self, path: Path) -> Iterator[Block]:
         row = 0
         try:
-            for value in parquet_values(path, self.column):
+            for value in parquet_values(path, self.options.column):
                 row += 1
                 yield from self._row(f"{path}, row {row}", value)
         except DamagedFileError as error:
@@ -247,7 +221,7 @@ class _Reader:
         if value is None:
             self._bad(f"{where} is null: expected a string")
             return
-        if self.errors == "replace":
+        if self.options.errors == "replace":
             value = value.decode(errors="replace").encode()
         if (bad := utf8_error(value)) is not None:
             self._bad(f"{where} is not UTF-8 text (byte {bad} of the value)")
@@ -255,7 +229,7 @@ class _Reader:
         yield from self._whole(where, value)
 
     def _whole(self, where: str, data: bytes) -> Iterator[Block]:
-        """A document that is in memory already."""
+        """Yield the blocks of a document that is already in memory."""
         if len(data) <= self.cutter.block_bytes:
             yield Block(data, True)
         else:
@@ -270,9 +244,9 @@ class _Reader:
 
 
 def _line_at(path: Path, offset: int | None) -> int:
-    """The number of the line on which a byte of a file lies; without one, its last readable line.
+    """Return the number of the line with the byte at `offset`; for None, of the last readable line.
 
-    Read again: counting lines all along would cost every good file time.
+    Reads the file again, because counting lines all along would slow down every good file.
     """
     newlines, left = 0, 1 << 62 if offset is None else offset
     buffer = bytearray(BLOCK_BYTES)
@@ -287,4 +261,4 @@ def _line_at(path: Path, offset: int | None) -> int:
 
 
 def _damaged(path: Path, line: int, error: DamagedFileError) -> str:
-    return f"{path} is truncated or corrupt at line {line} ({error}): make or fetch it again"
+    return f"{path} is truncated or corrupt at line {line} ({error}): create or download it again"

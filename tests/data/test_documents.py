@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-import errno
 import gzip
-import importlib.util
 import json
-import os
 import random
 import sys
 from collections.abc import Callable
@@ -13,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from gptfast.data.documents import ReadOptions, ReadReport, read_blocks
 from gptfast.errors import MissingFileError, UserError
-from gptfast.tokenizer.documents import ReadReport, find_files, read, read_blocks
 
 TEXT = "Zwei Wörter.\nund 🙂 noch mehr\n\n" * 50
 
@@ -24,9 +21,17 @@ def after_newline(data: bytes) -> int:
     return data.rfind(b"\n") + 1
 
 
-def documents(*paths: Path, **options: Any) -> list[str]:
+def documents(
+    *paths: Path,
+    safe_cut: Any = None,
+    block_bytes: int = 1 << 18,
+    report: Any = None,
+    **options: Any,
+) -> list[str]:
     texts, parts = [], []
-    for block in read_blocks(paths, **options):
+    for block in read_blocks(
+        paths, ReadOptions(**options), safe_cut=safe_cut, block_bytes=block_bytes, report=report
+    ):
         parts.append(block.data)
         if block.ends_document:
             texts.append(b"".join(parts).decode())
@@ -274,7 +279,7 @@ def test_a_long_stretch_without_a_place_to_cut_is_refused_if_asked(tmp_path: Pat
     path, jsonl = tmp_path / "a.txt", tmp_path / "a.jsonl"
     path.write_text("short\n" * 100 + "x" * 10_000)
     jsonl.write_text(f'{{"text": "{"x" * 10_000}"}}\n{{"text": "good"}}\n')
-    options: dict[str, Any] = {"safe_cut": after_newline, "block_bytes": 64, "longest": 1000}
+    options: dict[str, Any] = {"safe_cut": after_newline, "block_bytes": 64, "memory_limit": 16_000}
     with pytest.raises(UserError, match=r"a\.txt can't be cut within \d+ bytes"):
         documents(path, **options)
     with pytest.raises(UserError, match=r"a\.jsonl, line 1 is longer than 1,000 bytes"):
@@ -329,66 +334,20 @@ def test_empty_documents_are_left_out(tmp_path: Path) -> None:
     assert documents(tmp_path) == ["b", "c"]
 
 
-def test_links_in_a_folder_are_followed(tmp_path: Path) -> None:
-    folder, elsewhere = tmp_path / "in", tmp_path / "elsewhere"
-    for name in ("in/a.txt", "elsewhere/b.txt", "c.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    (folder / "link").symlink_to(elsewhere)
-    (folder / "same").symlink_to(elsewhere)
-    (folder / "c.txt").symlink_to(tmp_path / "c.txt")
-    (elsewhere / "loop").symlink_to(folder)
-    (folder / "broken").symlink_to(tmp_path / "none")  # that is no text
-    assert find_files(folder) == [folder / name for name in ("a.txt", "c.txt", "link/b.txt")]
-    (elsewhere / "d.txt").symlink_to(tmp_path / "none")
-    with pytest.raises(UserError, match=r"in/link/d\.txt is a broken link, .*: mend it, or move"):
-        find_files(folder)
-
-
-def test_a_folder_in_a_folder_that_can_not_be_read_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "secret").mkdir()
-    (tmp_path / "a.txt").touch()
-    scandir = os.scandir
-
-    def refuse(path: str) -> Any:
-        if Path(path).name == "secret":
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refuse)  # root may read everything
-    with pytest.raises(UserError, match=r"the folder .*secret can't be read \(Permission denied\)"):
-        find_files(tmp_path)
-
-
-def test_folders_and_globs_are_listed_sorted(tmp_path: Path) -> None:
-    names = ["b.txt", "a.md", "deep/c.jsonl", "deep/d.PARQUET", "e.txt.gz", "f.jsonl.zst"]
-    for name in [*names, "x.bin", "y.json", "deep/z.parquet.gz", ".a.txt.1.tmp"]:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert find_files(tmp_path) == [tmp_path / name for name in sorted(names)]
-    assert find_files(str(tmp_path / "*.txt")) == [tmp_path / "b.txt"]
-    assert find_files([tmp_path / "x.bin", str(tmp_path / "*.bin")]) == [tmp_path / "x.bin"]
-    with pytest.raises(UserError, match="a path is empty: expected a path"):
-        find_files([tmp_path, ""])
-    odd = tmp_path / "[1].txt"
-    odd.touch()
-    assert find_files(odd) == [odd]
-
-
 def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MissingFileError, match=r"there is no .*nowhere\.txt: expected a file, a"):
         read_blocks(tmp_path / "nowhere.txt")
     with pytest.raises(MissingFileError, match=r"no file in the folder .* ends in one of \.txt"):
         read_blocks(tmp_path)
     with pytest.raises(UserError, match=r"errors is 'ignore': expected 'strict' or 'replace'"):
-        read_blocks(tmp_path, errors="ignore")  # type: ignore[arg-type]
+        ReadOptions(errors="ignore")  # type: ignore[arg-type]
     for name, module in {"a.txt.zst": "backports", "a.parquet": "pyarrow"}.items():
         (tmp_path / name).touch()
         monkeypatch.setitem(sys.modules, module, None)
         monkeypatch.setitem(sys.modules, "compression", None)
-        with pytest.raises(UserError, match=r"needs a library .*pip install 'gptfast\[files\]'"):
+        with pytest.raises(
+            UserError, match=r"reading .* needs a library .*pip install 'gptfast\[files\]'"
+        ):
             documents(tmp_path / name, on_error="skip")
 
 
@@ -406,15 +365,3 @@ def test_reading_says_how_far_it_is(tmp_path: Path) -> None:
     assert 1000 <= seen[0] <= 2000
     assert report.bytes_read == path.stat().st_size + other.stat().st_size
     assert report.documents == 11
-
-
-def test_without_rust_utf8_is_checked_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "gptfast._rust", None)
-    spec = importlib.util.spec_from_file_location("read_without_rust", read.__file__)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-    assert module.utf8_error(b"caf\xe9") == 3
-    assert module.utf8_error("é".encode()) is None

@@ -1,4 +1,4 @@
-"""Token shards: ids on disk behind a header that says which tokenizer made them.
+"""Token shards: ids on disk, after a header that identifies the tokenizer.
 
 Layout: a 64-byte little-endian header, then `count` ids of 2 bytes (vocabulary up to 65,536) or 4.
 """
@@ -37,11 +37,11 @@ _HEADER = np.dtype(
 
 @dataclass(frozen=True)
 class Shard:
-    """A file of token ids, as its header describes it."""
+    """The header of a file of token ids."""
 
     path: Path
     count: int
-    """How many ids it holds."""
+    """Number of ids."""
     dtype: np.dtype[np.uint16] | np.dtype[np.uint32]
     """Little-endian uint16 or uint32."""
     vocab_size: int
@@ -85,8 +85,8 @@ class Shard:
         """
         if self.tokenizer_sha256 != tokenizer.fingerprint:
             raise UserError(
-                f"{self.path} was made by another tokenizer than the one given: take the one that "
-                f"made it, or make it again"
+                f"{self.path} was made by another tokenizer than the one given: use the one that "
+                f"made it, or make the shard again"
             )
         if self.count == 0:
             return np.empty(0, dtype=self.dtype)
@@ -96,10 +96,10 @@ class Shard:
 
 
 def write_shard(path: Path, batches: Iterable[Sequence[IdArray]], tokenizer: Tokenizer) -> Shard:
-    """Write arrays of ids one after another, batch by batch as they come; aside, then renamed.
+    """Write the arrays of ids, batch by batch, to a temporary file; then rename it to `path`.
 
-    A batch is written while the next one is being made. If anything fails or is interrupted, there
-    is no new file.
+    Another thread writes each batch while the next one is computed. If anything fails or is
+    interrupted, `path` stays as it was.
     """
     dtype = _id_dtype(tokenizer.n_vocab)
     header = np.zeros(1, dtype=_HEADER)
@@ -115,12 +115,12 @@ def write_shard(path: Path, batches: Iterable[Sequence[IdArray]], tokenizer: Tok
             def append(batch: Sequence[IdArray]) -> None:
                 before = file.tell()
                 file.writelines(np.ascontiguousarray(ids, dtype).data for ids in batch)
-                # Else the whole file would have to reach the disk after the last batch.
+                # Otherwise the last fsync would have to write the whole file.
                 if file.tell() // _SYNC_BYTES > before // _SYNC_BYTES:
                     file.flush()
                     os.fsync(file.fileno())
 
-            file.write(bytes(_HEADER.itemsize))  # room for the header: the count comes last
+            file.write(bytes(_HEADER.itemsize))  # placeholder: the count is known only at the end
             writing = background.submit(append, [])
             for batch in batches:
                 writing.result()
@@ -135,7 +135,7 @@ def write_shard(path: Path, batches: Iterable[Sequence[IdArray]], tokenizer: Tok
 
 
 def is_shard(path: Path) -> bool:
-    """Whether a file begins as a shard does, whole or not."""
+    """Return whether a file starts like a shard, complete or not."""
     if not path.is_file():
         return False
     with path.open("rb") as file:

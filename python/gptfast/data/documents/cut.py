@@ -1,4 +1,4 @@
-"""A document cut into blocks, at places where the parts encode as the whole does."""
+"""Cut documents into blocks, only where the blocks encode to the ids of the whole document."""
 
 from __future__ import annotations
 
@@ -6,20 +6,15 @@ import codecs
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeAlias
 
-BLOCK_BYTES = 1 << 18  # measured: larger blocks leave the caches, and cost a third more
-_TAIL_BYTES = 1 << 16  # where a place to cut is looked for
+BLOCK_BYTES = 1 << 18  # measured: larger blocks do not fit the CPU caches and take a third longer
+_TAIL_BYTES = 1 << 16  # the end of a block, which is searched for a place to cut
 
 ReadInto: TypeAlias = Callable[[memoryview], int]
-"""Fills the beginning of a buffer and says how many bytes; 0 at the end."""
-
-
-def longest_uncut(memory_limit: int | None) -> int | None:
-    """How many bytes that can't be cut a `memory_limit` in bytes has room for; None: any."""
-    return None if memory_limit is None else memory_limit // 16
+"""Fill the beginning of a buffer; return the number of bytes, 0 at the end of the input."""
 
 
 class Block(NamedTuple):
-    """A document, or the next part of one."""
+    """A document, or the next part of one that was cut."""
 
     data: bytes
     """UTF-8."""
@@ -27,22 +22,21 @@ class Block(NamedTuple):
 
 
 class TooLongError(Exception):
-    """There is no place to cut within as many bytes as a block may have."""
+    """More bytes than a block may have contain no place to cut."""
 
 
 class Cutter(NamedTuple):
-    """How documents are cut."""
+    """Where documents may be cut, and how large blocks are."""
 
     safe_cut: Callable[[bytes], int]
-    """The last place inside of these bytes at which a text may be cut that has them anywhere; 0 if
-    there is none."""
+    """Return the last position inside these bytes where any text with them may be cut, or 0."""
     block_bytes: int
-    """The size of a block, if it can be cut off."""
+    """Target size of a block. A block is larger where there is no place to cut."""
     longest: int
-    """A block of more is refused."""
+    """Maximum size of a block."""
 
     def blocks(self, readinto: ReadInto) -> Iterator[Block]:
-        """Cut one document, which is read piece by piece. Raises TooLongError."""
+        """Read one document piece by piece and yield its blocks. Raises TooLongError."""
         buffer, filled = bytearray(self.block_bytes), 0
         while True:
             view = memoryview(buffer)
@@ -56,8 +50,8 @@ class Cutter(NamedTuple):
             cut = tail_at + cut_in_tail if cut_in_tail else 0
             if cut:
                 yield Block(bytes(view[:cut]), False)
-            # Half of the next buffer at least will be new, so wherever the cuts are, the cost is
-            # linear in the length of the document.
+            # At least half of the next buffer is new text, so the total cost is linear in the
+            # length of the document, wherever the cuts are.
             filled -= cut
             size = self.block_bytes
             while size < 2 * filled:
@@ -70,7 +64,7 @@ class Cutter(NamedTuple):
 
 
 def replacing(readinto: ReadInto) -> ReadInto:
-    """Read the same text with U+FFFD for bytes that aren't UTF-8, as bytes.decode does it."""
+    """Return a reader of the same text with invalid UTF-8 replaced by U+FFFD, like bytes.decode."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     chunk = memoryview(bytearray(1 << 16))
     text = b""

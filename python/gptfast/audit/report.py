@@ -1,4 +1,4 @@
-"""An audit as tables on the terminal, as JSON and as a picture."""
+"""Report an audit as tables on the terminal, as JSON and as a plot."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from rich.console import Console
 from rich.table import Table
 
+from gptfast.audit import CHARACTERS, WORDS, Audit
+from gptfast.audit.fertility import Fertility
+from gptfast.audit.vocabulary import Token, Vocabulary
 from gptfast.system.files import write_atomically, write_text_atomically
-from gptfast.tokenizer.audit import CHARACTERS, WORDS, Audit
-from gptfast.tokenizer.audit.fertility import Fertility
-from gptfast.tokenizer.audit.vocabulary import Token, Vocabulary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 T = TypeVar("T")
 
-# Colours that also differ in lightness (Okabe and Ito's palette); the naive tokenizers are grey.
-_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
-_GREYS = {CHARACTERS: "#666666", WORDS: "#aaaaaa"}
+# Okabe and Ito's palette, whose colors also differ in lightness. Naive tokenizers are gray.
+_COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
+_GRAYS = {CHARACTERS: "#666666", WORDS: "#aaaaaa"}
 
 
 def print_audit(result: Audit, console: Console) -> None:
-    """Print every table, the text's own first."""
+    """Print all tables, starting with those of the text."""
     _print_compression(result, console)
     by_kind = _cells(result.bytes_per_token, "{:.2f}".format)
     _print(console, "bytes per token of the built-in texts", "kind", by_kind)
@@ -42,7 +42,7 @@ def print_audit(result: Audit, console: Console) -> None:
 
 
 def _with_unit(fertility: Mapping[str, dict[str, Fertility]]) -> dict[str, dict[str, Fertility]]:
-    """Return the rows under names that say what tokens are counted per."""
+    """Add to the name of each row the unit that tokens are counted per."""
     return {f"{row}, per {next(iter(by.values())).per}": by for row, by in fertility.items()}
 
 
@@ -82,7 +82,7 @@ def _print(
     rows: Mapping[str, Mapping[str, str]],
     justify: Literal["left", "right"] = "right",
 ) -> None:
-    """Print a table with a column for each tokenizer."""
+    """Print a table with one column per tokenizer."""
     table = Table()
     table.add_column(heading, no_wrap=True)
     for tokenizer in next(iter(rows.values())):
@@ -103,11 +103,11 @@ def _print_vocabulary(vocabulary: Vocabulary, name: str, console: Console) -> No
     console.print(table, soft_wrap=False)
     share = vocabulary.n_never_used / vocabulary.n_tokens
     console.print(
-        f"\nthe text never needs {vocabulary.n_never_used:,} of {name}'s {vocabulary.n_tokens:,} "
+        f"\nthe text never uses {vocabulary.n_never_used:,} of {name}'s {vocabulary.n_tokens:,} "
         f"tokens ({share:.1%}), among them {vocabulary.n_bytes_never_used} of the 256 single bytes"
     )
     if vocabulary.never_used:
-        console.print(f"the longer ones begin with: {_listed(vocabulary.never_used)}")
+        console.print(f"the first longer ones: {_listed(vocabulary.never_used)}")
 
 
 def _listed(tokens: Iterable[Token]) -> str:
@@ -119,7 +119,7 @@ def _shorten(shown: str) -> str:
 
 
 def save(result: Audit, folder: Path) -> None:
-    """Write audit.json and audit.png into `folder`, which is made if need be."""
+    """Write audit.json and audit.png into `folder`; make it if it doesn't exist."""
     folder.mkdir(parents=True, exist_ok=True)
     content = json.dumps(asdict(result), indent=2, ensure_ascii=False)
     write_text_atomically(folder / "audit.json", content + "\n")
@@ -127,25 +127,25 @@ def save(result: Audit, folder: Path) -> None:
 
 
 def _plot(result: Audit, path: Path) -> None:
-    from matplotlib.figure import Figure  # half a second that only this needs
+    from matplotlib.figure import Figure  # takes half a second to import
 
     figure = Figure(figsize=(13, 10), layout="constrained")
     ((text, kinds), (fertility, vocabulary)) = figure.subplots(2, 2)
     names = [c.name for c in result.compression]
-    colours = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(names)} | _GREYS
+    colors = {name: _COLORS[i % len(_COLORS)] for i, name in enumerate(names)} | _GRAYS
     lengths = [c.bytes_per_token for c in result.compression]
-    bars = text.barh(names, lengths, color=[colours[name] for name in names])
+    bars = text.barh(names, lengths, color=[colors[name] for name in names])
     text.bar_label(bars, [_bar_label(c.bytes_per_token, c.unknown) for c in result.compression])
     text.invert_yaxis()
     text.margins(x=0.5)
     text.set_xlabel("bytes per token (longer is better)")
     text.set_title(f"The text, {result.n_bytes:,} bytes")
-    _grouped(kinds, result.bytes_per_token, colours)
+    _grouped(kinds, result.bytes_per_token, colors)
     kinds.set_xlabel("bytes per token (longer is better)")
     kinds.set_title("Built-in texts")
     rows = _with_unit(result.fertility).items()
     per_unit = {row: {name: f.n_tokens_per for name, f in by.items()} for row, by in rows}
-    _grouped(fertility, per_unit, colours)
+    _grouped(fertility, per_unit, colors)
     fertility.set_xlabel("tokens per word or character (shorter is better)")
     fertility.set_title("Fertility by script")
     _plot_lengths(vocabulary, result.vocabulary)
@@ -159,15 +159,15 @@ def _bar_label(bytes_per_token: float, unknown: float) -> str:
 
 
 def _grouped(
-    axes: Axes, rows: Mapping[str, Mapping[str, float]], colours: Mapping[str, str]
+    axes: Axes, rows: Mapping[str, Mapping[str, float]], colors: Mapping[str, str]
 ) -> None:
-    """Draw a group of horizontal bars for each row, a bar for each tokenizer."""
+    """Draw a group of horizontal bars per row, with one bar per tokenizer."""
     tokenizers = list(next(iter(rows.values())))
     height = 0.8 / len(tokenizers)
     for i, tokenizer in enumerate(tokenizers):
         places = [row + (i - (len(tokenizers) - 1) / 2) * height for row in range(len(rows))]
         lengths = [row[tokenizer] for row in rows.values()]
-        axes.barh(places, lengths, height, color=colours[tokenizer], label=tokenizer)
+        axes.barh(places, lengths, height, color=colors[tokenizer], label=tokenizer)
     axes.set_yticks(range(len(rows)), list(rows))
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
@@ -175,7 +175,7 @@ def _grouped(
 
 
 def _plot_lengths(axes: Axes, vocabulary: Vocabulary) -> None:
-    """Draw how many tokens have how many bytes, those that the text needs apart from the rest."""
+    """Draw a histogram of token lengths in bytes, stacked by whether the text uses the token."""
     longest = max(*vocabulary.used_by_length, *vocabulary.never_used_by_length)
     lengths = range(1, min(longest, 20) + 1)
 
@@ -185,7 +185,7 @@ def _plot_lengths(axes: Axes, vocabulary: Vocabulary) -> None:
         return [*(by_length.get(length, 0) for length in exact), rest]
 
     used, unused = heights(vocabulary.used_by_length), heights(vocabulary.never_used_by_length)
-    axes.bar(lengths, used, color=_COLOURS[0], label="used")
+    axes.bar(lengths, used, color=_COLORS[0], label="used")
     axes.bar(lengths, unused, bottom=used, color="#cccccc", label="never used on the text")
     axes.set_xlabel("bytes in a token" + (" (20: 20 or more)" if longest > 20 else ""))
     axes.set_ylabel("tokens")

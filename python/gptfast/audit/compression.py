@@ -1,7 +1,7 @@
-"""How many bytes of text a token stands for: a tokenizer beside the two naive ones.
+"""Bytes of text per token, for a tokenizer and for two naive ones.
 
-Every way of cutting text is a count of pieces here: which bytes, how often. The naive ones are one
-piece for each character and one for each word.
+Each is reduced to the counts of its pieces of text. The naive tokenizers have one piece per
+character and one piece per word.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from gptfast.tokenizer.base import Tokenizer
 from gptfast.tokenizer.show import visible
 
-# A word takes the space before it along, as in GPT-2's pattern, and no text is left out.
+# A word includes the space before it, as in GPT-2's pattern. Every character is part of a match.
 _WORD = re.compile(r" ?\w+| ?[^\w\s]+|\s+")
 
 
@@ -29,14 +29,14 @@ class Compression:
     n_tokens: int
     bytes_per_token: float
     unknown: float
-    """Share of the tokens that are not in the vocabulary; byte-level BPE knows no such thing."""
+    """Share of the tokens that are not in the vocabulary; 0 for byte-level BPE."""
     longest: str
     """The longest token that the text needed, as `visible` shows it."""
     longest_bytes: int
 
 
 def count_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> Counter[bytes]:
-    """Return how often each token of the tokenizer is needed for the texts."""
+    """Return how often each token occurs in the encoded texts."""
     uses = np.zeros(tokenizer.n_vocab, dtype=np.int64)
     for text in texts:
         ids, n = np.unique(tokenizer.encode_to_numpy(text), return_counts=True)
@@ -59,14 +59,14 @@ def _encoded(counts: Counter[str]) -> Counter[bytes]:
 
 
 def of_tokenizer(name: str, tokenizer: Tokenizer, counts: Counter[bytes]) -> Compression:
-    """Return what `count_tokens` says about the text that it counted."""
+    """Return the measurements of a tokenizer, from the result of `count_tokens`."""
     return _compression(name, tokenizer.n_vocab, counts, n_unknown=0)
 
 
 def of_naive(name: str, counts: Counter[bytes], learned: Counter[bytes]) -> Compression:
-    """Return what one of the naive counts says, if the pieces in `learned` are the vocabulary.
+    """Return the measurements of a naive tokenizer whose vocabulary is the pieces in `learned`.
 
-    An unknown piece counts as one token, which flatters whoever has many of them.
+    An unknown piece counts as one token, which flatters a tokenizer with many of them.
     """
     n_unknown = sum(n for piece, n in counts.items() if piece not in learned)
     return _compression(name, len(learned), counts, n_unknown)
@@ -87,6 +87,6 @@ def _compression(name: str, n_vocab: int, counts: Counter[bytes], n_unknown: int
 
 
 def bytes_per_token(tokenizer: Tokenizer, texts: Sequence[str]) -> float:
-    """Return the bytes of UTF-8 that a token of the texts stands for on average."""
+    """Return the mean number of UTF-8 bytes per token of the texts."""
     n_tokens = sum(len(tokenizer.encode_to_numpy(text)) for text in texts)
     return sum(len(text.encode()) for text in texts) / n_tokens

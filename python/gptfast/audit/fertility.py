@@ -1,7 +1,7 @@
-"""Fertility: into how many tokens a word falls, script by script.
+"""Fertility: the number of tokens per word, for each script.
 
-The measure of Rust et al., "How Good is Your Tokenizer?" (ACL 2021): tokens per running word. Where
-a script has no spaces between words, tokens per character are counted instead.
+As in Rust et al., "How Good is Your Tokenizer?" (ACL 2021). For scripts without spaces between
+words, it is the number of tokens per character.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import cache
 
 from gptfast.tokenizer.base import Tokenizer
 
-# The first words of Unicode's character names, where a script isn't called so.
+# First words of Unicode character names that differ from the name of the script.
 _SCRIPT_NAMES = {
     "CJK": "han",
     "HIRAGANA": "kana",
@@ -26,22 +26,22 @@ _WITHOUT_SPACES = frozenset({"han", "kana", "thai", "lao", "khmer", "myanmar", "
 
 @dataclass(frozen=True)
 class Fertility:
-    """How the words of one script fall into tokens."""
+    """The fertility of a tokenizer on one script."""
 
     per: str
-    """'word', or 'character' in a script without spaces."""
+    """'word', or 'character' for a script without spaces."""
     n: int
-    """How many words or characters were looked at."""
+    """Number of words or characters measured."""
     n_tokens_per: float
     """Tokens per word, or per character."""
 
 
 @cache
 def script_of(char: str) -> str | None:
-    """Return a letter's script, such as 'latin' or 'han'; None for what is no letter.
+    """Return a letter's script, such as 'latin' or 'han'; None if it is not a letter.
 
-    It is the first word of the character's Unicode name: Python has no table of scripts. Wide,
-    raised and mathematical letters count as the plain ones that NFKC makes of them.
+    Python has no table of scripts, so this is the first word of the character's Unicode name.
+    Full-width, superscript and mathematical letters count as their NFKC form.
     """
     if not char.isalpha():
         return None
@@ -51,11 +51,11 @@ def script_of(char: str) -> str | None:
 
 
 def words(text: str) -> Iterator[tuple[str, str]]:
-    """Yield (script, word); a word is a longest run of letters of one script and their marks."""
+    """Yield (script, word). A word is a maximal run of letters of one script and their marks."""
     start, script = 0, None
     for i, char in enumerate(text):
         if script is not None and unicodedata.category(char)[0] == "M":
-            continue  # an accent or a vowel sign belongs to the letter before it
+            continue  # an accent or vowel sign belongs to the preceding letter
         here = script_of(char)
         if here != script:
             if script is not None:
@@ -66,8 +66,8 @@ def words(text: str) -> Iterator[tuple[str, str]]:
 
 
 def count_words(texts: Iterable[str]) -> dict[str, Counter[str]]:
-    """Return how often each word occurs, by script, the script with most words first."""
-    # Looking at each character takes long, but distinct stretches between spaces are few.
+    """Return how often each word occurs, by script; the script with the most words comes first."""
+    # Classifying every character is slow, but there are few distinct strings between spaces.
     stretches: Counter[str] = Counter()
     for text in texts:
         for line in text.splitlines():
@@ -80,10 +80,10 @@ def count_words(texts: Iterable[str]) -> dict[str, Counter[str]]:
 
 
 def measure_fertility(tokenizer: Tokenizer, script: str, counts: Counter[str]) -> Fertility:
-    """Return the fertility of the words that were counted, which are of one script.
+    """Return the fertility of the counted words, which are of one script.
 
-    Each word is encoded by itself, after a space if its script has spaces: in text, the space is
-    mostly a part of the word's first token.
+    Each word is encoded separately, after a space if its script uses spaces: in text, the space is
+    usually part of the word's first token.
     """
     has_spaces = script not in _WITHOUT_SPACES
     before = " " if has_spaces else ""

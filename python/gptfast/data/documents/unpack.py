@@ -1,4 +1,4 @@
-"""A file as a stream of bytes, unpacked if it ends in .gz or .zst."""
+"""Read a file as a stream of bytes, decompressed if its name ends in .gz or .zst."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from gptfast.errors import UserError
 
 
 class DamagedFileError(Exception):
-    """A file that can't be opened, or can't be read further; the message says why."""
+    """The file can't be opened or read any further; the message says why."""
 
 
 class UnpackedFile(io.RawIOBase):
-    """A file's bytes, unpacked. Raises DamagedFileError where the file is truncated or corrupt.
+    """A file's decompressed bytes.
 
-    Raises UserError if a .zst file is given and no library that reads it is installed.
+    Raises DamagedFileError where the file is truncated or corrupt, UserError for a .zst file if
+    no library that reads it is installed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,7 +31,7 @@ class UnpackedFile(io.RawIOBase):
             self._disk = path.open("rb", buffering=0)
         except OSError as error:
             raise DamagedFileError(error.strerror or str(error)) from error
-        self._position = 0  # to ask the system for each document would take longer than reading
+        self._position = 0  # counted here: a tell() for each document takes longer than reading it
         self._unpacker: Any = None
         if packing == ".gz":
             self._unpacker = gzip.GzipFile(fileobj=self._disk)
@@ -43,15 +44,15 @@ class UnpackedFile(io.RawIOBase):
         return True
 
     def readinto(self, view: Any) -> int:
-        """Fill the beginning of `view`; 0 at the end of the file."""
+        """Fill the beginning of `view`; return the number of bytes, 0 at the end of the file."""
         try:
             if self._unpacker is None:
                 n_bytes = self._disk.readinto(view)
                 self._position += n_bytes
                 return n_bytes
             data = self._unpacker.read1(len(view))
-            if not data and self._disk.tell() == 0:  # which gzip takes for no data
-                raise EOFError("it has 0 bytes, where even an archive of nothing has some")
+            if not data and self._disk.tell() == 0:  # gzip accepts a file of 0 bytes
+                raise EOFError("it has 0 bytes, but even an archive of nothing has a header")
         except self._damage as error:
             raise DamagedFileError(str(error)) from error
         view[: len(data)] = data
@@ -59,17 +60,17 @@ class UnpackedFile(io.RawIOBase):
         return len(data)
 
     def position(self) -> int:
-        """How many bytes of the file on disk have been read."""
+        """Return how many bytes of the file on disk have been read."""
         return self._position
 
     def close(self) -> None:
-        """Close the file on disk too."""
+        """Close this stream and the file on disk."""
         self._disk.close()
         super().close()
 
 
 def _zstd(path: Path) -> Any:
-    """Python's own module, or the same one as a package for a Python older than 3.14."""
+    """Return the standard library's zstd, or its backport before Python 3.14."""
     try:
         if sys.version_info >= (3, 14):
             from compression import zstd
@@ -77,6 +78,6 @@ def _zstd(path: Path) -> Any:
             from backports import zstd
     except ImportError as error:
         raise UserError(
-            f"{path} needs a library to be read ({error}): pip install 'gptfast[files]'"
+            f"reading {path} needs a library ({error}): pip install 'gptfast[files]'"
         ) from error
     return zstd

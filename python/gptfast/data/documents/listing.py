@@ -1,4 +1,4 @@
-"""Which files a path stands for."""
+"""Expand files, folders and globs into a list of files."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ FOLDER_SUFFIXES = (
     *(".txt", ".txt.gz", ".txt.zst", ".md", ".md.gz", ".md.zst"),
     *(".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet"),
 )
-"""The files that are taken from a folder. By itself or by a glob any file can be named."""
+"""Endings of the files read from a folder. A path or a glob can name any file."""
 
 
 def find_files(paths: Paths) -> list[Path]:
-    """Return the files that paths stand for, each once: itself, a folder's, or a glob's, sorted.
+    """Return the files that paths name, each once; those of a folder or glob are sorted.
 
-    Folders are searched to any depth for files that end in one of FOLDER_SUFFIXES; links are
-    followed, and no folder is entered twice. Raises MissingFileError if a path stands for no file,
-    UserError if there is no path, or if a folder in a folder, or a link there, can't be read.
+    Folders are searched to any depth for files that end in one of FOLDER_SUFFIXES. Links are
+    followed, and no folder is entered twice. Raises MissingFileError if a path names no file,
+    UserError if no path is given, or a folder or link inside a folder can't be read.
     """
-    return list(dict.fromkeys(file for path in path_list(paths) for file in _find(path)))
+    return list(dict.fromkeys(file for path in _path_list(paths) for file in _find(path)))
 
 
-def path_list(paths: Paths) -> list[Path]:
-    """Return the paths given, one or several. Raises UserError if there is none, or one is empty.
+def _path_list(paths: Paths) -> list[Path]:
+    """Return one or several paths as a list. Raises UserError if there are none, or one is empty.
 
-    An empty one would mean the current folder, with all that is in it.
+    An empty path would mean the current folder with everything in it.
     """
     check_kind("paths", paths, (str, Path, Sequence), "a path or a list of paths")
     given = [paths] if isinstance(paths, (str, Path)) else paths
@@ -59,8 +59,8 @@ def _find(path: Path) -> list[Path]:
 def _inside(folder: Path) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise UserError(
-            f"the folder {error.filename} can't be read ({error.strerror}): expected one that may "
-            f"be read; change that, or move it elsewhere"
+            f"the folder {error.filename} can't be read ({error.strerror}): change its "
+            f"permissions, or move it elsewhere"
         ) from error
 
     entered: set[tuple[int, int]] = set()
@@ -70,12 +70,12 @@ def _inside(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         entered.add((stat.st_dev, stat.st_ino))
-        folders.sort()  # of a folder that has two names, always the same one is entered
+        folders.sort()  # so that a folder with two names is always entered by the same one
         for file in (Path(place, name) for name in names if name.lower().endswith(FOLDER_SUFFIXES)):
             if os.path.isfile(file):
                 yield file
             elif not os.path.exists(file):
                 raise UserError(
-                    f"{file} is a broken link, or may not be looked at: mend it, or move it "
+                    f"{file} is a broken link, or can't be accessed: repair it, or move it "
                     f"elsewhere"
                 )

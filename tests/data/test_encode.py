@@ -5,23 +5,22 @@ import json
 import os
 import random
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tiktoken
-from tricky_text import ATOMS
 
+from gptfast.data import encode as module
+from gptfast.data.documents import ReadOptions, ReadReport
+from gptfast.data.encode import encode_files
+from gptfast.data.shard import Shard
 from gptfast.errors import MissingFileError, UserError
 from gptfast.tokenizer import BPETokenizer
-from gptfast.tokenizer import encode_files as module
-from gptfast.tokenizer.documents import ReadReport
-from gptfast.tokenizer.encode_files import EncodeOptions, encode_each, encode_files
-from gptfast.tokenizer.finished import Record
-from gptfast.tokenizer.shard import Shard
+from tricky_text import ATOMS
 
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 SPECIAL_TOKENS = ("<|endoftext|>", "<|next|>")
@@ -81,8 +80,15 @@ def test_a_shard_is_every_document_and_a_separator(
     monkeypatch.setattr(module, "BLOCK_BYTES", block_bytes)
     write_files(tmp_path / "in", texts)
     report = ReadReport()
-    options = EncodeOptions(separator=separator, n_threads=n_threads)
-    shard = encode_files(tokenizer, tmp_path / "in", tmp_path / "a/b.bin", options, report)
+    options = ReadOptions(n_threads=n_threads)
+    shard = encode_files(
+        tokenizer,
+        tmp_path / "in",
+        tmp_path / "a/b.bin",
+        options,
+        separator=separator,
+        report=report,
+    )
     after = [] if separator is None else [oracle.encode_single_token(separator)]
     expected = [i for text in texts for i in oracle.encode_ordinary(text) + after]
     assert Shard.open(tmp_path / "a/b.bin") == shard
@@ -105,9 +111,9 @@ def test_what_cannot_be_meant_is_refused(tmp_path: Path, tokenizer: BPETokenizer
     text, out = tmp_path / "a.txt", tmp_path / "out.bin"
     text.write_text("the king")
     with pytest.raises(UserError, match=r"separator is 'x': expected one of .*'<\|next\|>'"):
-        encode_files(tokenizer, text, out, EncodeOptions(separator="x"))
+        encode_files(tokenizer, text, out, separator="x")
     with pytest.raises(UserError, match=r"n_threads is 0: expected at least 1"):
-        encode_files(tokenizer, text, out, EncodeOptions(n_threads=0))
+        encode_files(tokenizer, text, out, ReadOptions(n_threads=0))
     with pytest.raises(UserError, match=r"is a folder: expected the name of the file"):
         encode_files(tokenizer, text, tmp_path)
     with pytest.raises(UserError, match=r"a\.txt is one of the files to be read"):
@@ -127,7 +133,7 @@ def test_bad_text_leaves_no_file_or_is_counted(
         encode_files(tokenizer, path, out)
     assert [p.name for p in tmp_path.iterdir()] == ["a.jsonl"]
     report = ReadReport()
-    shard = encode_files(tokenizer, path, out, EncodeOptions(on_error="skip"), report)
+    shard = encode_files(tokenizer, path, out, ReadOptions(on_error="skip"), report=report)
     assert report.skipped == 2
     assert re.fullmatch(
         r"left out 2 that could not be read, first: .*a\.jsonl, line 2 is not UTF-8 .*\n",
@@ -141,13 +147,13 @@ def test_the_memory_limit_says_what_is_enough(tmp_path: Path, tokenizer: BPEToke
     (tmp_path / "a.txt").write_text("the king and the fool " * 50_000 + "x" * 50_000)
     out = tmp_path / "out.bin"
     with pytest.raises(UserError, match=r"expected at least [\d,]+ for 2 threads") as error:
-        encode_files(tokenizer, tmp_path, out, EncodeOptions(n_threads=2, memory_limit=1000))
+        encode_files(tokenizer, tmp_path, out, ReadOptions(n_threads=2, memory_limit=1000))
     enough = int(re.findall(r"at least ([\d,]+)", str(error.value))[0].replace(",", ""))
-    options = EncodeOptions(n_threads=2, memory_limit=enough)
+    options = ReadOptions(n_threads=2, memory_limit=enough)
     shard = encode_files(tokenizer, tmp_path, out, options)
     assert tokenizer.decode(shard.tokens(tokenizer)[:-1]) == (tmp_path / "a.txt").read_text()
     with pytest.raises(UserError, match=r"expected at least"):
-        encode_files(tokenizer, tmp_path, out, EncodeOptions(n_threads=2, memory_limit=enough - 1))
+        encode_files(tokenizer, tmp_path, out, ReadOptions(n_threads=2, memory_limit=enough - 1))
     (tmp_path / "a.txt").write_text("x" * enough)
     with pytest.raises(UserError, match=r"a\.txt can't be cut within [\d,]+ bytes"):
         encode_files(tokenizer, tmp_path, out, options)
@@ -167,139 +173,29 @@ def test_a_terminal_sees_a_bar(
     assert "8/8 bytes" in capsys.readouterr().err
 
 
-def made(folder: Path) -> dict[str, int]:
-    """When each shard was written, by name."""
-    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.rglob("*.bin")}
-
-
-def test_each_file_has_its_shard_and_only_once(
-    tmp_path: Path, tokenizer: BPETokenizer, oracle: tiktoken.Encoding, texts: list[str]
-) -> None:
-    source, out = tmp_path / "in", tmp_path / "out"
-    write_files(source, texts)
-    (source / "deep").mkdir()
-    (source / "deep" / "0.txt").write_text("deep")
-    shards = encode_each(tokenizer, source, out)
-    names = ["0.txt", "1.txt", "2.txt", "3.txt", "4.md.gz", "5.jsonl", "deep/0.txt"]
-    assert [str(shard.path.relative_to(out)) for shard in shards] == [f"{n}.bin" for n in names]
-    documents = [*([text] for text in texts[:5]), texts[5:], ["deep"]]
-    for shard, inside in zip(shards, documents, strict=True):
-        expected = [i for t in inside for i in [*oracle.encode_ordinary(t), oracle.eot_token]]
-        assert shard.tokens(tokenizer).tolist() == expected
-
-    before = made(out)
-    assert encode_each(tokenizer, source, out) == shards
-    assert made(out) == before
-
-    def is_made_again(name: str) -> None:
-        nonlocal before
-        after = made(out)
-        assert {n for n in after if after[n] != before[n]} == {f"{name}.bin"}
-        before = after
-
-    (source / "1.txt").write_text("the new king")
-    again = encode_each(tokenizer, source, out)
-    assert tokenizer.decode(again[1].tokens(tokenizer)) == "the new king<|endoftext|>"
-    is_made_again("1.txt")
-    (out / "2.txt.bin").write_bytes((out / "2.txt.bin").read_bytes()[:-2])
-    assert encode_each(tokenizer, source, out) == again
-    is_made_again("2.txt")
-    (out / "3.txt.bin.json").write_text('{"made_from": {}, "skipped": 0}')
-    assert encode_each(tokenizer, source, out) == again
-    is_made_again("3.txt")
-    (out / "deep" / "0.txt.bin.json").unlink()
-    assert encode_each(tokenizer, source, out) == again
-    is_made_again("deep/0.txt")
-
-    encode_each(tokenizer, source, out, EncodeOptions(separator=None))
-    assert all(made(out)[name] != before[name] for name in before)
-    before = made(out)
-    other = BPETokenizer.train("the king", 260)
-    encode_each(other, source, out, EncodeOptions(separator=None))
-    assert all(made(out)[name] != before[name] for name in before)
-
-
-def test_what_finished_shards_left_out_is_still_said(
-    tmp_path: Path, tokenizer: BPETokenizer
-) -> None:
-    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{}\n{"text": "b"}\n')
-    (tmp_path / "b.jsonl").write_text("[]\n")
-    for _ in range(2):
-        report = ReadReport()
-        options = EncodeOptions(on_error="skip", progress=False)
-        encode_each(tokenizer, tmp_path / "*.jsonl", tmp_path / "out", options, report)
-        assert report.skipped == 2
-
-
-def test_a_record_never_outlives_its_shard(
-    tmp_path: Path, tokenizer: BPETokenizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def killed(self: Record, skipped: int) -> None:
-        raise KeyboardInterrupt
-
-    path = tmp_path / "a.txt"
-    path.write_text("the king")
-    time_of_change = path.stat().st_mtime_ns
-    encode_each(tokenizer, path, tmp_path / "out")
-    path.write_text("the fool")
-    os.utime(path, ns=(0, 0))
-    with monkeypatch.context() as patch:
-        patch.setattr(Record, "write", killed)
-        with pytest.raises(KeyboardInterrupt):
-            encode_each(tokenizer, path, tmp_path / "out")
-    path.write_text("the king")
-    os.utime(path, ns=(time_of_change, time_of_change))
-    (shard,) = encode_each(tokenizer, path, tmp_path / "out")
-    assert tokenizer.decode(shard.tokens(tokenizer)) == "the king<|endoftext|>"
-
-
-def test_a_file_of_the_same_size_and_time_is_another_file(
-    tmp_path: Path, tokenizer: BPETokenizer
-) -> None:
-    for folder, text in {"x": "the king", "y": "the fool"}.items():
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "a.txt").write_text(text)
-        os.utime(tmp_path / folder / "a.txt", ns=(0, 0))
-        (shard,) = encode_each(tokenizer, tmp_path / folder, tmp_path / "out")
-        assert tokenizer.decode(shard.tokens(tokenizer)) == f"{text}<|endoftext|>"
-
-
-@pytest.mark.parametrize(
-    ("names", "threatened"),
-    [(["notes", "notes.bin"], "notes.bin"), (["notes", "notes.bin.json"], "notes.bin.json")],
-)
-def test_no_file_that_is_read_is_overwritten(
-    tmp_path: Path, tokenizer: BPETokenizer, names: list[str], threatened: str
-) -> None:
-    # Beside the files themselves, and through another name of the same file.
-    (tmp_path / "linked").mkdir()
+def test_no_file_that_is_read_is_overwritten(tmp_path: Path, tokenizer: BPETokenizer) -> None:
+    """Neither by its own name, nor by another name of the same file."""
+    names = ["notes.bin", "other"]
     for name in names:
         (tmp_path / name).write_text(f"the king's {name}")
-        (tmp_path / "linked" / name).hardlink_to(tmp_path / name)
-    before = sorted(tmp_path.rglob("*"))
-    for out in (tmp_path, tmp_path / "linked"):
-        with pytest.raises(UserError, match=rf"{threatened} is one of the files to be read"):
-            encode_each(tokenizer, [tmp_path / name for name in names], out)
-    assert sorted(tmp_path.rglob("*")) == before
+    (tmp_path / "linked").hardlink_to(tmp_path / "notes.bin")
+    for out in ("notes.bin", "linked"):
+        with pytest.raises(UserError, match=rf"{out} is one of the files to be read"):
+            encode_files(tokenizer, [tmp_path / name for name in names], tmp_path / out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["linked", *names]
     for name in names:
         assert (tmp_path / name).read_text() == f"the king's {name}"
 
 
-@pytest.mark.parametrize("foreign", [b"", b"GPT", b'"made_from"', b'{"text": "mine"}'])
+@pytest.mark.parametrize("foreign", [b"", b"GPT", b'{"text": "mine"}'])
 def test_no_file_of_anyone_else_is_replaced(
     tmp_path: Path, tokenizer: BPETokenizer, foreign: bytes
 ) -> None:
     text, out = tmp_path / "a.txt", tmp_path / "out"
     text.write_text("the king")
     out.mkdir()
-    for name in ("a.txt.bin", "a.txt.bin.json"):
-        (out / name).write_bytes(foreign)
-        with pytest.raises(UserError, match=rf"{name} exists and is no .*: choose another place"):
-            encode_each(tokenizer, text, out)
-        assert (out / name).read_bytes() == foreign
-        (out / name).unlink()
     (out / "model.bin").write_bytes(foreign)
-    with pytest.raises(UserError, match=r"model\.bin exists and is no token shard"):
+    with pytest.raises(UserError, match=r"model\.bin exists and is no token shard, .*: choose an"):
         encode_files(tokenizer, text, out / "model.bin")
     assert (out / "model.bin").read_bytes() == foreign
     # A shard may be.
@@ -317,8 +213,6 @@ def test_a_place_that_cannot_be_written_to_is_named_at_once(
     places = [text / "x", Path("/proc/x"), Path("/proc")]
     for out in places if sys.platform == "linux" else places[:1]:
         with pytest.raises(UserError, match=rf"{out} can't be written to \("):
-            encode_each(tokenizer, text, out)
-        with pytest.raises(UserError, match=rf"{out} can't be written to \("):
             encode_files(tokenizer, text, out / "x.bin")
 
 
@@ -328,66 +222,31 @@ def test_what_killed_runs_left_is_deleted(tmp_path: Path, tokenizer: BPETokenize
     out.mkdir()
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
         ended.wait()
-    deleted = [f".a.txt.bin.{ended.pid}.0123abcd.tmp", f".a.txt.bin.json.{ended.pid}.0123abcd.tmp"]
-    kept = [f".a.txt.bin.{os.getpid()}.0123abcd.tmp", f".b.txt.bin.{ended.pid}.0123abcd.tmp"]
-    for name in (*deleted, *kept):
+    deleted = f".a.bin.{ended.pid}.0123abcd.tmp"
+    kept = [f".a.bin.{os.getpid()}.0123abcd.tmp", f".b.bin.{ended.pid}.0123abcd.tmp"]
+    for name in (deleted, *kept):
         (out / name).touch()
-    encode_each(tokenizer, text, out)
-    assert {path.name for path in out.iterdir()} == {"a.txt.bin", "a.txt.bin.json", *kept}
-    (out / deleted[0]).touch()
-    encode_files(tokenizer, text, out / "a.txt.bin")
-    assert not (out / deleted[0]).exists()
+    encode_files(tokenizer, text, out / "a.bin")
+    assert {path.name for path in out.iterdir()} == {"a.bin", *kept}
 
 
-def test_two_files_of_one_name_are_refused(tmp_path: Path, tokenizer: BPETokenizer) -> None:
-    for folder in ("x", "y"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "a.txt").write_text(folder)
-    with pytest.raises(UserError, match=r"x/a\.txt and .*y/a\.txt would both become .*a\.txt\.bin"):
-        encode_each(tokenizer, [tmp_path / "x", tmp_path / "y"], tmp_path / "out")
-    assert len(encode_each(tokenizer, [tmp_path, tmp_path], tmp_path / "out")) == 2
-
-
-# Encodes until it meets STOP, says so, and waits there.
-SCRIPT = """
-import sys, time
-from gptfast.tokenizer import BPETokenizer
-from gptfast.tokenizer import encode_files as module
-encode_blocks = module.Encoder._encode_blocks
-def stops(self, blocks):
-    if any(b"STOP" in block for block in blocks):
-        print("ready", flush=True)
-        time.sleep(600)
-    return encode_blocks(self, blocks)
-module.Encoder._encode_blocks = stops
-module.encode_each(BPETokenizer.load(sys.argv[1]), sys.argv[2], sys.argv[3])
-"""
-
-
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_run_that_was_stopped_goes_on(
-    tmp_path: Path, tokenizer: BPETokenizer, how: signal.Signals
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ((5, "x.bin"), "paths is a int: expected a path or a list"),
+        (([5], "x.bin"), "a path is a int: expected a path"),
+        (("", "x.bin"), "a path is empty: expected a path"),
+        (([], "x.bin"), "no files were given"),
+        ((__file__, None), "out is None: expected a path"),
+    ],
+)
+def test_arguments_of_the_wrong_type(
+    tokenizer: BPETokenizer, arguments: tuple[Any, Any], complaint: str
 ) -> None:
-    source, out = tmp_path / "in", tmp_path / "out"
-    source.mkdir()
-    for name, text in {"a": "the king", "b": "the fool", "c": "STOP", "d": "the moon"}.items():
-        (source / f"{name}.txt").write_text(text)
-    tokenizer.save(tmp_path)
-    arguments = [sys.executable, "-c", SCRIPT, *map(str, (tmp_path, source, out))]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-        os.kill(process.pid, how)
-        assert process.wait(timeout=120) != 0
-    before = made(out)
-    assert sorted(before) == ["a.txt.bin", "b.txt.bin"]
-    if how == signal.SIGINT:
-        assert len(list(out.iterdir())) == 4
-    shards = encode_each(tokenizer, source, out)
-    texts = [tokenizer.decode(shard.tokens(tokenizer)[:-1]) for shard in shards]
-    assert texts == ["the king", "the fool", "STOP", "the moon"]
-    assert {name: made(out)[name] for name in before} == before
-    assert not list(out.glob(".*"))  # what the killed run was writing
+    with pytest.raises(UserError, match=complaint):
+        encode_files(tokenizer, *arguments)
+    with pytest.raises(UserError, match="separator is a list: expected a special token, or None"):
+        encode_files(tokenizer, __file__, "x", separator=["a"])  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
@@ -411,8 +270,10 @@ def test_a_gigabyte_needs_less_than_600_megabytes(
         "import sys\n"
         "from pathlib import Path\n"
         "from gptfast.tokenizer import BPETokenizer\n"
-        "from gptfast.tokenizer.encode_files import encode_files\n"
-        "BPETokenizer.train(files=[sys.argv[2]], vocab_size=5000, memory_limit=400_000_000)\n"
+        "from gptfast.data.documents import ReadOptions\n"
+        "from gptfast.data.encode import encode_files\n"
+        "from gptfast.data.train_tokenizer import train_tokenizer\n"
+        "train_tokenizer(sys.argv[2], 5000, options=ReadOptions(memory_limit='400MB'))\n"
         "print(encode_files(BPETokenizer.load(sys.argv[1]), sys.argv[2], sys.argv[3]).count)\n"
         # Not ru_maxrss: on Linux it begins with the parent's.
         "print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])\n"

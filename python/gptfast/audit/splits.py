@@ -1,11 +1,11 @@
-"""How a tokenizer cuts numbers, indentation and rare words, one example at a time."""
+"""How a tokenizer splits examples of numbers, indentation and rare words."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from gptfast.tokenizer.audit.probes import INDENTATIONS, NUMBERS, RARE_WORDS
+from gptfast.audit.probes import INDENTATIONS, NUMBERS, RARE_WORDS
 from gptfast.tokenizer.base import Tokenizer
 from gptfast.tokenizer.show import visible
 
@@ -16,8 +16,8 @@ _RANGES = ((0, 9), (10, 99), (100, 999), (1000, 9999))
 
 
 def splits(tokenizers: Mapping[str, Tokenizer]) -> dict[str, Splits]:
-    """Return how each tokenizer cuts the examples, under 'numbers', 'indentation', 'rare words'."""
-    # A number or word stands after a space, as it mostly does in text.
+    """Return each tokenizer's tokens of the examples: numbers, indentation and rare words."""
+    # A number or word follows a space, as it usually does in text.
     examples = {
         "numbers": {number: f" {number}" for number in NUMBERS},
         "indentation": {name: f":\n{indent}return" for name, indent in INDENTATIONS.items()},
@@ -40,7 +40,7 @@ def _tokens(tokenizer: Tokenizer, text: str) -> list[str]:
 def whole_numbers(tokenizers: Mapping[str, Tokenizer]) -> dict[str, dict[str, float]]:
     """Return, by range such as '100-999', the share of integers whose digits are one token.
 
-    A token for the space before the number may stand in front of it or be part of it.
+    The space before the number may be a separate token or part of it.
     """
     return {
         f"{low}-{high}": {

@@ -1,0 +1,62 @@
+"""The options for reading files, shared by commands and functions."""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+from gptfast.errors import UserError
+from gptfast.tokenizer.checks import check_between, check_choice, check_kind
+from gptfast.tokenizer.threads import thread_count
+
+_LONGEST_SHARE = 16
+_SIZE = re.compile(r"(\d+) ?([kMG]?)B?", re.IGNORECASE)
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """How to read documents from files."""
+
+    field: str = "text"
+    """The key of the text in .jsonl files."""
+    column: str = "text"
+    """The column of the text in .parquet files and data sets."""
+    errors: Literal["strict", "replace"] = "strict"
+    """Whether bytes that aren't UTF-8 are an error or become U+FFFD."""
+    on_error: Literal["raise", "skip"] = "raise"
+    """What to do with a broken line, row or file: stop, or leave it out and count it."""
+    n_threads: int | None = None
+    """Threads to use; all cores by default."""
+    memory_limit: int | str | None = None
+    """Memory to stay below while working on the text: bytes, or a size such as 600MB or 2GB."""
+
+    def __post_init__(self) -> None:
+        """Raise UserError for a value that can't be used."""
+        check_kind("field", self.field, str, "the key of the text")
+        check_kind("column", self.column, str, "the name of the text's column")
+        check_choice("errors", self.errors, ("strict", "replace"))
+        check_choice("on_error", self.on_error, ("raise", "skip"))
+        thread_count(self.n_threads)
+        if (limit := self.memory_bytes) is not None:
+            check_between("memory_limit", limit, 1, sys.maxsize)
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """`memory_limit` in bytes; None for no limit."""
+        if not isinstance(self.memory_limit, str):
+            return self.memory_limit
+        match = _SIZE.fullmatch(self.memory_limit)
+        if match is None:
+            raise UserError(
+                f"memory_limit is {self.memory_limit!r}: expected a size such as 600MB or 2GB"
+            )
+        number, unit = match.groups()
+        return int(number) * _UNITS[unit.upper()]
+
+    @property
+    def longest_uncut(self) -> int | None:
+        """The most bytes in a row without a place to cut that fit the limit; None for any."""
+        return None if self.memory_bytes is None else self.memory_bytes // _LONGEST_SHARE

@@ -1,0 +1,184 @@
+"""Encode files into token shards: read, encode and write at the same time, in bounded memory."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gptfast.cli.progress import show_bytes
+from gptfast.data.documents import (
+    BLOCK_BYTES,
+    Block,
+    Paths,
+    ReadOptions,
+    ReadReport,
+    find_files,
+    read_blocks,
+)
+from gptfast.data.shard import Shard, is_shard, write_shard
+from gptfast.errors import UserError
+from gptfast.system.files import make_folder, remove_leftovers
+from gptfast.tokenizer import BPETokenizer
+from gptfast.tokenizer.base import END_OF_TEXT, IdArray
+from gptfast.tokenizer.checks import as_path, check_kind
+from gptfast.tokenizer.threads import thread_count
+
+_DEFAULT_MEMORY = 256 << 20
+_SMALLEST_BLOCK = 64 << 10
+_BLOCKS_PER_THREAD = 8  # per batch: enough that no thread waits long for the last block
+_BYTES_PER_OBJECT = 512  # rough cost in Python of a block and its ids, however small they are
+
+
+def encode_files(
+    tokenizer: BPETokenizer,
+    paths: Paths,
+    out: str | Path,
+    options: ReadOptions | None = None,
+    *,
+    separator: str | None = END_OF_TEXT,
+    progress: bool = True,
+    report: ReadReport | None = None,
+) -> Shard:
+    """Encode all documents of files, folders and globs into one token shard, the file `out`.
+
+    The shard holds the ids of each document (`encode_ordinary`), followed by the id of `separator`,
+    a special token; None for no separator. Without a `memory_limit`, text and ids take 256 MiB, or
+    more for a document that can't be cut. `progress` shows a bar if stderr is a terminal, and
+    prints what was left out. `report` is updated while reading.
+
+    An existing shard is replaced, any other file is not. If anything fails or is interrupted, `out`
+    stays as it was. Raises UserError for arguments or files that can't be used.
+    """
+    options, report, out = options or ReadOptions(), report or ReadReport(), as_path("out", out)
+    files = find_files(paths)
+    encoder = Encoder.plan(tokenizer, options, separator, report)
+    _check_output(out, files)
+    remove_leftovers([out])
+    total = sum(file.stat().st_size for file in files)
+    with show_bytes("encoding", total, progress) as move:
+        batches = encoder.encode(encoder.blocks(files), lambda: move(report.bytes_read))
+        ids = ([array for block_ids, _ in batch for array in block_ids] for batch in batches)
+        shard = write_shard(out, ids, tokenizer)
+    if progress and report.skipped:
+        print(report.left_out(), file=sys.stderr)
+    return shard
+
+
+def _check_output(out: Path, files: Sequence[Path]) -> None:
+    """Make the folder of `out`. Raises UserError if a file that is not a shard would be lost."""
+    if out.is_dir():
+        raise UserError(f"{out} is a folder: expected the name of the file to be written")
+    if out.exists():
+        if any(out.samefile(file) for file in files):
+            raise UserError(
+                f"{out} is one of the files to be read, and would be overwritten: choose another "
+                f"file to write to (out)"
+            )
+        if not is_shard(out):
+            raise UserError(
+                f"{out} exists and is no token shard, so it is not replaced: choose another file "
+                f"to write to (out)"
+            )
+    make_folder(out.parent)
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Reads files and encodes their documents, batch by batch."""
+
+    tokenizer: BPETokenizer
+    options: ReadOptions
+    report: ReadReport
+    separator: list[IdArray]
+    """The ids that follow each document, as at most one array."""
+    n_threads: int
+    block_bytes: int
+
+    @classmethod
+    def plan(
+        cls,
+        tokenizer: BPETokenizer,
+        options: ReadOptions,
+        separator: str | None,
+        report: ReadReport,
+    ) -> Encoder:
+        """Choose the block size. Raises UserError for a separator or limit that can't be used."""
+        separator_ids: list[IdArray] = []
+        if separator is not None:
+            check_kind("separator", separator, str, "a special token, or None")
+            token_id = tokenizer.special_tokens.get(separator)
+            if token_id is None:
+                raise UserError(
+                    f"separator is {separator!r}: expected one of the special tokens "
+                    f"{sorted(tokenizer.special_tokens)}, or None"
+                )
+            separator_ids = [np.array([token_id], tokenizer.dtype)]
+        n_threads, limit = thread_count(options.n_threads), options.memory_bytes
+        # Memory in units of blocks: the text of the batch being read and of the batch being
+        # encoded, at worst one id per byte of the latter and of the batch being written, and the
+        # reader's own buffers.
+        in_flight = _BLOCKS_PER_THREAD * n_threads * (2 + 2 * tokenizer.dtype.itemsize) + 3
+        block_bytes = min(BLOCK_BYTES, (_DEFAULT_MEMORY if limit is None else limit) // in_flight)
+        if limit is not None and block_bytes < _SMALLEST_BLOCK:
+            raise UserError(
+                f"memory_limit is {limit:,} bytes: expected at least "
+                f"{_SMALLEST_BLOCK * in_flight:,} for {n_threads} threads"
+            )
+        return cls(tokenizer, options, report, separator_ids, n_threads, block_bytes)
+
+    def blocks(self, files: Sequence[Path]) -> Iterator[Block]:
+        """Read the documents, cut where the tokenizer allows it."""
+        # With a limit, the block size affects which documents are too long. If those are left out,
+        # it must not depend on n_threads. Otherwise the largest blocks are the fastest.
+        is_limited = self.options.memory_bytes is not None and self.options.on_error == "skip"
+        return read_blocks(
+            files,
+            self.options,
+            safe_cut=self.tokenizer.safe_cut,
+            block_bytes=_SMALLEST_BLOCK if is_limited else self.block_bytes,
+            report=self.report,
+        )
+
+    def encode(
+        self, blocks: Iterable[Block], update: Callable[[], None]
+    ) -> Iterator[list[tuple[list[IdArray], bool]]]:
+        """Yield batches of (ids, ends_document), one for each block, in order.
+
+        The last block of a document includes the separator. Encodes in the calling thread, which
+        receives Ctrl-C, while another thread reads the next batch. Calls `update` after each batch.
+        """
+        batches = _batches(blocks, self.block_bytes * _BLOCKS_PER_THREAD * self.n_threads)
+
+        def read() -> list[Block]:
+            return next(batches, [])
+
+        with ThreadPoolExecutor(1) as background:
+            reading = background.submit(read)
+            while batch := reading.result():
+                reading = background.submit(read)
+                encoded = self.tokenizer.encode_batch_to_numpy(
+                    [block.data for block in batch], self.n_threads
+                )
+                ends = [block.ends_document for block in batch]
+                yield [
+                    ([ids, *self.separator] if end else [ids], end)
+                    for ids, end in zip(encoded, ends, strict=True)
+                ]
+                update()
+
+
+def _batches(blocks: Iterable[Block], batch_bytes: int) -> Iterator[list[Block]]:
+    batch, size = [], 0
+    for block in blocks:
+        batch.append(block)
+        size += len(block.data) + _BYTES_PER_OBJECT
+        if size >= batch_bytes:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

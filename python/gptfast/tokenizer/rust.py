@@ -1,0 +1,70 @@
+"""What the tokenizers use of the Rust extension, and its errors as UserErrors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gptfast.errors import UserError
+from gptfast.tokenizer.base import id_list
+
+if TYPE_CHECKING:
+    from gptfast import _rust
+
+try:
+    from gptfast._rust import utf8_error
+except ImportError:  # a plain checkout without the compiled extension
+
+    def utf8_error(data: bytes) -> int | None:
+        """Return the position of the first byte that is not UTF-8, or None."""
+        try:
+            data.decode()
+        except UnicodeDecodeError as error:
+            return error.start
+        return None
+
+
+__all__ = ["RUST_ERRORS", "ids_for_rust", "rust_bpe", "user_error", "utf8_error"]
+
+_ID_DTYPES = (np.dtype(np.uint16), np.dtype(np.uint32), np.dtype(np.int64))
+
+RUST_ERRORS = (ValueError, TypeError, OverflowError)
+"""What Rust raises for input that it can't use.
+
+Every method catches these itself: a context manager would take as long as encoding a short text.
+"""
+
+
+def rust_bpe() -> type[_rust.BPE]:
+    """Return the Rust class. Raises UserError in a plain checkout, where it was not built."""
+    try:
+        from gptfast._rust import BPE
+    except ImportError as error:
+        raise UserError(
+            f"byte-level BPE needs the Rust extension ({error}): build it with `make build` or "
+            f"`maturin develop --release`, or use the character tokenizer"
+        ) from error
+    return BPE
+
+
+def user_error(error: Exception) -> Exception:
+    """Return an error that Rust raised about its input as a UserError."""
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, UnicodeEncodeError):
+        surrogate = ord(error.object[error.start])
+        return UserError(
+            f"the text has the lone surrogate U+{surrogate:04X} at position {error.start}, which "
+            f"is no character: expected valid Unicode; replace it, for instance by U+FFFD"
+        )
+    return UserError(str(error))
+
+
+def ids_for_rust(ids: Sequence[int] | npt.NDArray[Any]) -> list[int] | npt.NDArray[Any]:
+    """Return the ids as a list, or as an array that Rust reads directly."""
+    if isinstance(ids, np.ndarray) and ids.dtype in _ID_DTYPES and ids.ndim == 1:
+        return np.require(ids, requirements=["C", "A"])
+    return id_list(ids)
