@@ -27,8 +27,6 @@ def linear_cross_entropy_reference(
     targets: Tensor,
     *,
     ignore_index: int = -100,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
     softcap: float | None = None,
 ) -> Tensor:
     """The loss in plain PyTorch, all logits at once; `linear_cross_entropy` says what goes in.
@@ -38,7 +36,7 @@ def linear_cross_entropy_reference(
     """
     targets_M = targets.reshape(-1)
     x_MV = _capped(F.linear(hidden.reshape(-1, hidden.shape[-1]), weight), softcap)
-    losses_M = _losses(x_MV, x_MV.logsumexp(-1), targets_M, ignore_index, label_smoothing, z_loss)
+    losses_M = _losses(x_MV, x_MV.logsumexp(-1), targets_M, ignore_index)
     return _mean(losses_M.sum(), targets_M, ignore_index)
 
 
@@ -47,21 +45,11 @@ def _capped(logits: Tensor, softcap: float | None) -> Tensor:
     return x if softcap is None else softcap * torch.tanh(x / softcap)
 
 
-def _losses(
-    x_MV: Tensor,
-    lse_M: Tensor,
-    targets_M: Tensor,
-    ignore_index: int,
-    label_smoothing: float,
-    z_loss: float,
-) -> Tensor:
+def _losses(x_MV: Tensor, lse_M: Tensor, targets_M: Tensor, ignore_index: int) -> Tensor:
     """Return each token's loss, 0 where its target is ignored."""
     is_ignored_M = targets_M == ignore_index
     target_x_M = x_MV.gather(-1, targets_M.masked_fill(is_ignored_M, 0)[:, None])[:, 0]
-    losses_M = (1 - label_smoothing) * (lse_M - target_x_M) + z_loss * lse_M.square()
-    if label_smoothing > 0:
-        losses_M = losses_M + label_smoothing * (lse_M - x_MV.mean(-1))
-    return losses_M.masked_fill(is_ignored_M, 0)
+    return (lse_M - target_x_M).masked_fill(is_ignored_M, 0)
 
 
 def _mean(loss_sum: Tensor, targets_M: Tensor, ignore_index: int) -> Tensor:
@@ -80,22 +68,18 @@ def _step_torch(
     logits_NV: Tensor,
     targets_N: Tensor,
     ignore_index: int,
-    label_smoothing: float,
-    z_loss: float,
     softcap: float | None,
     write_gradient: bool,
 ) -> Tensor:
     """Return a chunk's losses; with `write_gradient` the logits become their sum's gradient."""
     x_NV = _capped(logits_NV, softcap)
     lse_N = x_NV.logsumexp(-1)
-    losses_N = _losses(x_NV, lse_N, targets_N, ignore_index, label_smoothing, z_loss)
+    losses_N = _losses(x_NV, lse_N, targets_N, ignore_index)
     if write_gradient:
         is_ignored_N = targets_N == ignore_index
-        dx_NV = (x_NV - lse_N[:, None]).exp_().mul_((1 + 2 * z_loss * lse_N)[:, None])
-        if label_smoothing > 0:
-            dx_NV -= label_smoothing / logits_NV.shape[1]
+        dx_NV = (x_NV - lse_N[:, None]).exp_()
         rows_N = torch.arange(len(targets_N), device=targets_N.device)
-        dx_NV[rows_N, targets_N.masked_fill(is_ignored_N, 0)] -= 1 - label_smoothing
+        dx_NV[rows_N, targets_N.masked_fill(is_ignored_N, 0)] -= 1
         if softcap is not None:
             dx_NV *= 1 - (x_NV / softcap).square_()
         logits_NV.copy_(dx_NV.masked_fill_(is_ignored_N[:, None], 0))
@@ -108,7 +92,7 @@ def _in_chunks(
     hidden_MC: Tensor,
     weight_VC: Tensor,
     targets_M: Tensor,
-    options: tuple[int, float, float, float | None],
+    options: tuple[int, float | None],
     needs_dhidden: bool,
     needs_dweight: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -168,8 +152,6 @@ def _linear_cross_entropy(
     weight_VC: Tensor,
     targets_M: Tensor,
     ignore_index: int,
-    label_smoothing: float,
-    z_loss: float,
     softcap: float | None,
     needs_dhidden: bool,
     needs_dweight: bool,
@@ -179,7 +161,7 @@ def _linear_cross_entropy(
     if use_triton:
         from gptfast.kernels.cross_entropy import cross_entropy as step
     chunk = tokens_at_a_time(hidden_MC.shape[1], hidden_MC.dtype, hidden_MC.device, use_triton)
-    options = (ignore_index, label_smoothing, z_loss, softcap)
+    options = (ignore_index, softcap)
     return _in_chunks(
         step, chunk, hidden_MC, weight_VC, targets_M, options, needs_dhidden, needs_dweight
     )
@@ -191,8 +173,6 @@ def _(
     weight_VC: Tensor,
     targets_M: Tensor,
     ignore_index: int,
-    label_smoothing: float,
-    z_loss: float,
     softcap: float | None,
     needs_dhidden: bool,
     needs_dweight: bool,
@@ -236,7 +216,7 @@ def _backward(ctx: Any, dloss_sum: Tensor, *_: None) -> tuple[Tensor | None, ...
     return (
         dhidden_MC if ctx.needs_dhidden else None,
         dweight_VC if ctx.needs_dweight else None,
-        *[None] * 8,
+        *[None] * 6,
     )
 
 
@@ -252,22 +232,15 @@ def linear_cross_entropy(
     targets: Tensor,
     *,
     ignore_index: int = -100,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
     softcap: float | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """Return the mean cross entropy of logits hidden @ weight^T, which never exist all at once.
 
-    Per token, with x the logits (capped, if asked), lse = log sum_v e^(x_v) and a =
-    label_smoothing ("Rethinking the Inception Architecture", Szegedy et al. 2016, section 7):
-
-        (1 - a) (lse - x_target) + a (lse - mean_v x_v) + z_loss lse^2
-
-    which is F.cross_entropy(F.linear(hidden, weight).float(), targets), plus the z-loss of "PaLM",
-    Chowdhery et al. 2022, section 5, that keeps lse near 0. Under autocast the multiplication is in
-    the autocast dtype, as F.linear's is. The definition's gradient needs several tensors of tokens
-    times vocabulary; the other backends keep two, sized like hidden and weight.
+    Per token it is log sum_v e^(x_v) - x_target, with x the logits (capped, if asked): what
+    F.cross_entropy(F.linear(hidden, weight).float(), targets) computes. Under autocast the matrix
+    product is in the autocast dtype, as F.linear's is. The definition's gradient needs several
+    tensors of tokens times vocabulary; the other backends keep two, sized like hidden and weight.
 
     Args:
         hidden: (..., C), any floating dtype, any strides.
@@ -276,8 +249,6 @@ def linear_cross_entropy(
             the CPU. On CUDA, where looking would make the GPU wait, "triton" returns a loss of NaN,
             and PyTorch's own indexing in "torch" and "reference" ends with a device-side assert.
         ignore_index: a target that does not count: neither in the loss nor in the mean.
-        label_smoothing: how much of the target's probability is spread over the vocabulary, 0 to 1.
-        z_loss: weight of the z-loss; "PaLM" has 1e-4.
         softcap: x becomes softcap * tanh(x / softcap) for each logit x ("Gemma 2", 2024). None for
             no cap.
         backend: "auto" (on CUDA what was measured to be the fastest: gptfast.ops.rules; else
@@ -291,7 +262,7 @@ def linear_cross_entropy(
         UserError: the inputs don't fit together, or the backend named can't serve them.
     """
     hidden, weight = autocast(hidden, weight)
-    _check(hidden, weight, targets, label_smoothing, z_loss, softcap)
+    _check(hidden, weight, targets, softcap)
     _check_values(targets, len(weight), ignore_index)
     chosen = choose(
         work(hidden, weight), backend, hidden.device, lambda name: why_not(name, hidden)
@@ -302,8 +273,6 @@ def linear_cross_entropy(
             weight,
             targets,
             ignore_index=ignore_index,
-            label_smoothing=label_smoothing,
-            z_loss=z_loss,
             softcap=softcap,
         )
     targets_M = targets.reshape(-1)
@@ -312,8 +281,6 @@ def linear_cross_entropy(
         weight,
         targets_M,
         ignore_index,
-        label_smoothing,
-        z_loss,
         softcap,
         torch.is_grad_enabled() and hidden.requires_grad,
         torch.is_grad_enabled() and weight.requires_grad,
@@ -333,14 +300,7 @@ def work(hidden: Tensor, weight: Tensor) -> Work:
     return Work("linear_cross_entropy", training_and_dtype(hidden, weight), tokens)
 
 
-def _check(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    label_smoothing: float,
-    z_loss: float,
-    softcap: float | None,
-) -> None:
+def _check(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None) -> None:
     if hidden.ndim == 0 or hidden.shape[-1] == 0 or not hidden.is_floating_point():
         raise UserError(
             f"linear_cross_entropy: hidden is {hidden.dtype} of shape {tuple(hidden.shape)}; "
@@ -362,12 +322,6 @@ def _check(
             f"linear_cross_entropy: targets are {targets.dtype}; expected torch.int64, as from "
             ".long()"
         )
-    if not 0 <= label_smoothing <= 1:
-        raise UserError(
-            f"linear_cross_entropy: label_smoothing is {label_smoothing}; expected 0 to 1"
-        )
-    if not 0 <= z_loss < math.inf:
-        raise UserError(f"linear_cross_entropy: z_loss is {z_loss}; expected at least 0")
     check_softcap("linear_cross_entropy", softcap)
 
 
