@@ -53,5 +53,5 @@ def test_sampling(benchmark: Any) -> None:
 
     benchmark.extra_info.update(amount=100, unit="tokens")
     tokens = benchmark.pedantic(sample, rounds=10, warmup_rounds=1)
-    expected = model.logits(torch.tensor([[1, *tokens[:-1]]], device=DEVICE)).argmax(-1)[0]
+    expected = model(torch.tensor([[1, *tokens[:-1]]], device=DEVICE)).argmax(-1)[0]
     assert tokens == expected.tolist()

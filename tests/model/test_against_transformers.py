@@ -89,7 +89,7 @@ def test_logits_agree_for_the_same_random_weights(name: str, tmp_path: Path) -> 
     with torch.no_grad():
         expected = theirs(ids).logits
         assert expected.std() > 0.3
-        torch.testing.assert_close(ours.logits(ids), expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(ours(ids), expected, atol=1e-4, rtol=0)
         loss = ours(ids[:, :-1], ids[:, 1:])
         torch.testing.assert_close(loss, theirs(ids, labels=ids).loss, atol=1e-4, rtol=0)
 
@@ -115,7 +115,7 @@ def test_transformers_loads_what_we_save(name: str, tmp_path: Path) -> None:
     assert theirs.num_parameters() == ours.n_parameters()
     ids = torch.randint(300, (2, config.block_size))
     with torch.no_grad():
-        torch.testing.assert_close(ours.logits(ids), theirs(ids).logits, atol=1e-4, rtol=0)
+        torch.testing.assert_close(ours(ids), theirs(ids).logits, atol=1e-4, rtol=0)
     their_tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
     text = "a rose is not a nose"
     assert their_tokenizer(text)["input_ids"] == tokenizer.encode_ordinary(text)
@@ -150,7 +150,7 @@ def test_logits_agree_at_gpt2_124m_size() -> None:
     ours.load_state_dict(state)
     ids = torch.randint(50257, (1, 24))
     with torch.no_grad():
-        torch.testing.assert_close(ours.logits(ids), theirs(ids).logits, atol=1e-4, rtol=0)
+        torch.testing.assert_close(ours(ids), theirs(ids).logits, atol=1e-4, rtol=0)
 
 
 @pytest.fixture
@@ -177,7 +177,7 @@ def test_the_other_rungs_come_back_as_they_were(tmp_path: Path, architecture: st
     again, _ = load_model(tmp_path)
     assert again.config == config
     ids = torch.randint(tokenizer.n_vocab, (2, 8))
-    assert torch.equal(again.logits(ids), model.logits(ids))
+    assert torch.equal(again(ids), model(ids))
 
 
 OWN = {
@@ -202,7 +202,7 @@ def test_what_no_format_of_theirs_expresses_comes_back_as_it_was(name: str, tmp_
     again, _ = load_model(tmp_path)
     assert again.config == config
     ids = torch.randint(300, (2, 32))
-    assert torch.equal(again.logits(ids), model.logits(ids))
+    assert torch.equal(again(ids), model(ids))
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def test_a_gpt2_without_its_head_has_no_prefix(tmp_path: Path) -> None:
     ours, _ = load_model(tmp_path)
     ids = torch.randint(300, (2, 32))
     with torch.no_grad():
-        torch.testing.assert_close(ours.logits(ids), theirs(ids).logits, atol=1e-4, rtol=0)
+        torch.testing.assert_close(ours(ids), theirs(ids).logits, atol=1e-4, rtol=0)
 
 
 def test_weights_in_several_files_are_read(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_probabilities_are_averaged_not_logits() -> None:
         bigram([row, [0.5, 0.5]]) for row in ([0.98, 0.02], [0.6, 0.4], [0.1, 0.9])
     )
     ids = torch.tensor([[0, 1, 0]])
-    got = Ensemble([sure, unsure, wrong]).logits(ids).exp()
+    got = Ensemble([sure, unsure, wrong])(ids).exp()
     expected = [[0.56, 0.44], [0.5, 0.5], [0.56, 0.44]]  # (0.98 + 0.6 + 0.1) / 3
     torch.testing.assert_close(got[0], torch.tensor(expected))
 
@@ -50,7 +50,7 @@ def test_there_is_no_dropout_in_an_ensemble() -> None:
     both = Ensemble(members)
     evaluate(both, np.arange(40, dtype=np.uint16) % 5, batch_size=2)
     ids = torch.zeros(1, 4, dtype=torch.long)
-    assert torch.equal(both.logits(ids), both.logits(ids))
+    assert torch.equal(both(ids), both(ids))
 
 
 def test_vocabularies_must_be_the_same() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from gptfast.model import ModelConfig
+from gptfast.model import GPT, ModelConfig
 from gptfast.model.moe import MixtureOfExperts
 
 CONFIG = ModelConfig(
@@ -78,6 +78,16 @@ def test_the_balance_loss_is_1_when_all_are_equally_busy_and_more_otherwise() ->
     moe(torch.stack([low] * 20)[None])
     # All choose experts 0 and 1, whose mean scores are nearly 1/2: 4 (1/2 1/2 + 1/2 1/2).
     assert moe.balance_loss.item() == pytest.approx(2, abs=1e-6)
+
+
+def test_no_tokens_loss_has_a_part_of_the_balance_loss() -> None:
+    torch.manual_seed(0)
+    model = GPT(replace(CONFIG, block_size=8, n_layer=2, expert_balance_rate=1.0))
+    ids = torch.randint(65, (2, 8))
+    losses = model(ids, ids, reduction="none")
+    balance = torch.stack([moe.balance_loss for moe in model.experts()]).mean()
+    assert balance > 0.9
+    torch.testing.assert_close(model(ids, ids), losses.mean() + balance)
 
 
 def test_the_bias_makes_a_lopsided_router_even() -> None:

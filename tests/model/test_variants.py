@@ -94,11 +94,11 @@ def test_future_tokens_leave_earlier_logits_bitwise_unchanged(config: ModelConfi
     exact = config.n_expert == 0
     model = shaken(config)
     ids = torch.randint(65, (2, 16), generator=torch.Generator().manual_seed(1))
-    before = model.logits(ids)
+    before = model(ids)
     for t in range(1, 16):
         changed = ids.clone()
         changed[:, t:] = (changed[:, t:] + 1 + torch.arange(16 - t)) % 65
-        after = model.logits(changed)
+        after = model(changed)
         torch.testing.assert_close(after[:, :t], before[:, :t], atol=0 if exact else 1e-5, rtol=0)
         assert not torch.equal(after[:, t], before[:, t])
 
@@ -106,7 +106,7 @@ def test_future_tokens_leave_earlier_logits_bitwise_unchanged(config: ModelConfi
 def test_the_cache_gives_the_logits_of_the_whole_text(config: ModelConfig) -> None:
     model = shaken(config)
     ids = torch.randint(65, (3, 16), generator=torch.Generator().manual_seed(1))
-    expected = model.logits(ids)
+    expected = model(ids)
     cache = model.new_cache(batch_size=3)
     for start, end in [(0, 4), (4, 5), (5, 6), (6, 9), (9, 16)]:
         logits = model.next_token_logits(ids[:, start:end], cache)
@@ -118,14 +118,14 @@ def test_parameters_and_flops_are_predicted_exactly(config: ModelConfig) -> None
     assert model.n_parameters() == n_parameters(config)
     ids = torch.randint(65, (2, 16))
     with FlopCounterMode(display=False) as counter:
-        model.logits(ids)
+        model(ids)
     # The definition of attention multiplies what lies outside of a window as well.
     whole = replace(config, window=None, global_every=None)
     uncounted = uncounted_flops(config, ids.numel())
     predicted = flops_per_token(whole) * ids.numel()
     assert counter.get_total_flops() + uncounted == predicted
     with FlopCounterMode(display=False) as counter:
-        model.logits(ids).sum().backward()
+        model(ids).sum().backward()
     assert counter.get_total_flops() + 3 * uncounted == 3 * predicted  # a training step's
 
 
@@ -149,7 +149,7 @@ def test_a_window_hides_what_is_older() -> None:
     ids = torch.randint(65, (1, 16), generator=torch.Generator().manual_seed(1))
     changed = ids.clone()
     changed[0, 5] = (changed[0, 5] + 1) % 65
-    same = (model.logits(ids) == model.logits(changed)).all(-1)[0]
+    same = (model(ids) == model(changed)).all(-1)[0]
     assert same.tolist() == [True] * 5 + [False] * 3 + [True] * 8
 
 
@@ -165,7 +165,7 @@ def test_the_softcap_bounds_the_logits_and_the_loss_is_of_the_capped_ones() -> N
     plain = GPT(GPT2).eval()
     plain.load_state_dict(model.state_dict())
     ids = torch.randint(65, (2, 16), generator=torch.Generator().manual_seed(1))
-    logits, uncapped = model.logits(ids), plain.logits(ids)
+    logits, uncapped = model(ids), plain(ids)
     assert uncapped.abs().max() > 2 > 1 > logits.abs().max()
     torch.testing.assert_close(logits, torch.tanh(uncapped))
     torch.testing.assert_close(
@@ -178,16 +178,16 @@ def test_zero_init_starts_as_the_embedding_alone() -> None:
     model = GPT(replace(GPT2, zero_init=True, positions="none")).eval()
     ids = torch.randint(65, (2, 16))
     expected = model.ln_f(model.wte(ids)) @ model.wte.weight.T
-    torch.testing.assert_close(model.logits(ids), expected)
+    torch.testing.assert_close(model(ids), expected)
 
 
 def test_qk_norm_makes_attention_blind_to_the_length_of_queries_and_keys() -> None:
     model = shaken(replace(GPT2, qk_norm=True, n_layer=1, bias=False, norm_eps=1e-12))
     ids = torch.randint(65, (2, 16))
-    before = model.logits(ids)
+    before = model(ids)
     with torch.no_grad():
         model.h[0].attn.c_attn.weight[:128] *= 7
-    torch.testing.assert_close(model.logits(ids), before)
+    torch.testing.assert_close(model(ids), before)
 
 
 def test_documents_of_a_row_do_not_see_each_other() -> None:

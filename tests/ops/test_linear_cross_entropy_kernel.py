@@ -138,6 +138,25 @@ def test_a_target_outside_makes_the_loss_nan(target, device):
     assert dhidden[2].isfinite().all()
 
 
+@pytest.mark.parametrize("softcap", [None, 1.5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_each_tokens_loss_agrees_with_the_definition(dtype, softcap, device):
+    hidden, weight, targets = inputs((3, 5, 8), 37, device, dtype)
+    dlosses = torch.randn(targets.shape, generator=torch.Generator().manual_seed(1)).to(device)
+
+    def token_results(function, hidden, weight, **kwargs):
+        leaves = [x.detach().requires_grad_() for x in (hidden, weight)]
+        losses = function(*leaves, targets, reduction="none", softcap=softcap, **kwargs)
+        return [losses, *torch.autograd.grad(losses, leaves, dlosses.to(losses))]
+
+    actual = token_results(linear_cross_entropy, hidden, weight, backend="triton")
+    expected = token_results(linear_cross_entropy_reference, hidden.double(), weight.double())
+    assert [a.dtype for a in actual] == [torch.float32, dtype, dtype]
+    for a, e in zip(actual, expected, strict=True):
+        scale = max(1.0, e.abs().max().item())  # the weight's gradient sums many tokens
+        assert_close("linear_cross_entropy", a.double() / scale, e / scale, dtype)
+
+
 def test_the_same_bits_twice(device):
     arguments = inputs((40, 8), 30, device)
     first, second = (

@@ -23,7 +23,7 @@ def results(
     model = build_model(config, kernels).to(device)
     ids = torch.randint(11, (2, 10), generator=torch.Generator().manual_seed(1)).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    logits = model.logits(ids[:, :-1]).detach()
+    logits = model(ids[:, :-1]).detach()
     losses, first_gradients = [], {}
     for _ in range(20):
         loss = model(ids[:, :-1], ids[:, 1:])

@@ -465,7 +465,7 @@ def test_the_val_loss_of_the_whole_split_predicts_every_token_once() -> None:
     total = 0.0
     for start in range(0, len(tokens) - 1, 8):
         piece = torch.from_numpy(tokens[start : start + 9].astype(np.int64))[None]
-        log_p = model.logits(piece[:, :-1]).double().log_softmax(-1)
+        log_p = model(piece[:, :-1]).double().log_softmax(-1)
         total -= log_p.gather(-1, piece[:, 1:, None]).sum().item()
     expected = total / (len(tokens) - 1)
     for batch_size in (1, 3, 100):

@@ -394,7 +394,7 @@ def _sample(
     generator = torch.Generator(device).manual_seed(1337)
     ids = torch.tensor([[number.get("\n", 0)]], device=device)
     for _ in range(length):
-        logits_V = model.logits(ids[:, -model.config.block_size :])[0, -1]
+        logits_V = model(ids[:, -model.config.block_size :])[0, -1]
         drawn = torch.multinomial(logits_V.float().softmax(-1), 1, generator=generator)
         ids = torch.cat((ids, drawn[None]), dim=1)
     return "".join(characters[i] for i in ids[0].tolist())

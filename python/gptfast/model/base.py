@@ -8,12 +8,13 @@ from torch.nn import functional as F
 from gptfast.model.config import ModelConfig
 from gptfast.model.kv_cache import KVCache
 from gptfast.model.moe import MixtureOfExperts
+from gptfast.ops.linear_cross_entropy import Reduction
 
 
 class LanguageModel(nn.Module):
     """A causal language model: position t's logits depend on tokens 0..t and predict token t + 1.
 
-    Subclasses implement `logits`.
+    `model(ids)` returns logits, `model(ids, targets)` the loss. Subclasses implement `_logits`.
     """
 
     config: ModelConfig
@@ -22,24 +23,39 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.config = config
 
-    def logits(self, idx_BT: Tensor) -> Tensor:
-        """Unnormalised log-probabilities (B, T, V) of the next token, for int64 ids (B, T)."""
-        raise NotImplementedError
-
     def forward(
-        self, idx_BT: Tensor, targets_BT: Tensor, cu_seqlens: Tensor | None = None
+        self,
+        idx_BT: Tensor,
+        targets_BT: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+        *,
+        reduction: Reduction = "mean",
     ) -> Tensor:
-        """The mean cross entropy in nats per token, a scalar; targets of -100 don't count.
+        """Return logits (B, T, V), or with targets the cross entropy in nats.
 
-        cu_seqlens: borders of documents that don't see each other, as `ops.attention` takes them.
-        Only the GPT makes use of them; the rungs below it see across.
+        Args:
+            idx_BT: token ids, int64.
+            targets_BT: the ids to predict, int64; those of -100 don't count.
+            cu_seqlens: borders of documents that don't see each other, as `ops.attention` takes
+                them. Only the GPT uses them; the rungs below it see across.
+            reduction: "mean" for the mean over the targets that count, a scalar; "none" for the
+                loss of each token, (B, T) in float32, 0 where the target is -100.
         """
-        logits_BTV = self.logits(idx_BT)
-        return F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten())
+        logits_BTV = self._logits(idx_BT)
+        if targets_BT is None:
+            return logits_BTV
+        losses = F.cross_entropy(
+            logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), reduction=reduction
+        )
+        return losses.view(targets_BT.shape) if reduction == "none" else losses
+
+    def _logits(self, idx_BT: Tensor) -> Tensor:
+        """Return unnormalised log-probabilities (B, T, V) of the next token."""
+        raise NotImplementedError
 
     def next_token_logits(self, idx_BT: Tensor, cache: KVCache | None) -> Tensor:
         """The logits (B, V) that follow the last token. Only the GPT makes use of a cache."""
-        return self.logits(idx_BT)[:, -1]
+        return self._logits(idx_BT)[:, -1]
 
     def new_cache(self, batch_size: int) -> KVCache | None:
         """A cache for generating token by token; None where the model has no use for one."""

@@ -28,7 +28,7 @@ class BigramLM(LanguageModel):
         self.table = nn.Embedding(config.vocab_size, config.vocab_size)
         nn.init.zeros_(self.table.weight)  # uniform predictions: the loss starts at ln(V)
 
-    def logits(self, idx_BT: Tensor) -> Tensor:
+    def _logits(self, idx_BT: Tensor) -> Tensor:
         """(B, T) -> (B, T, V): one look-up."""
         logits_BTV: Tensor = self.table(idx_BT)
         return logits_BTV
@@ -47,7 +47,7 @@ class AveragingLM(LanguageModel):
         weights_TT = lower_TT / lower_TT.sum(dim=1, keepdim=True)
         self.register_buffer("weights_TT", weights_TT, persistent=False)
 
-    def logits(self, idx_BT: Tensor) -> Tensor:
+    def _logits(self, idx_BT: Tensor) -> Tensor:
         """(B, T) -> (B, T, V): the mean of the embeddings so far, then a linear layer."""
         T = idx_BT.size(1)
         mean_BTC = self.weights_TT[:T, :T] @ self.wte(idx_BT)
@@ -64,7 +64,7 @@ class SelfAttentionLM(LanguageModel):
         self.attn = CausalSelfAttention(config, kernels)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size)
 
-    def logits(self, idx_BT: Tensor) -> Tensor:
+    def _logits(self, idx_BT: Tensor) -> Tensor:
         """(B, T) -> (B, T, V)."""
         logits_BTV: Tensor = self.lm_head(self.attn(self.wte(idx_BT)))
         return logits_BTV
@@ -81,7 +81,7 @@ class MultiHeadLM(LanguageModel):
         self.mlp = MLP(config)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size)
 
-    def logits(self, idx_BT: Tensor) -> Tensor:
+    def _logits(self, idx_BT: Tensor) -> Tensor:
         """(B, T) -> (B, T, V)."""
         positions_T = torch.arange(idx_BT.size(1), device=idx_BT.device)
         x_BTC = self.wte(idx_BT) + self.wpe(positions_T)

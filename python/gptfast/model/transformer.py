@@ -23,6 +23,7 @@ from gptfast.model.moe import MixtureOfExperts
 from gptfast.model.ngrams import NGramEmbedding
 from gptfast.model.norm import build_norm
 from gptfast.model.positions import rotation
+from gptfast.ops.linear_cross_entropy import Reduction
 
 
 class Block(nn.Module):
@@ -141,29 +142,37 @@ class GPT(LanguageModel):
         return h_BTC
 
     def forward(
-        self, idx_BT: Tensor, targets_BT: Tensor, cu_seqlens: Tensor | None = None
+        self,
+        idx_BT: Tensor,
+        targets_BT: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+        *,
+        reduction: Reduction = "mean",
     ) -> Tensor:
-        """The mean cross entropy in nats per token, a scalar; targets of -100 don't count.
+        """Return logits (B, T, V), or with targets the cross entropy in nats, as `LanguageModel`.
 
-        In training, experts that are balanced by a loss add theirs.
+        The loss is computed in chunks of tokens: all logits at once never exist. In training,
+        experts that are balanced by a loss add theirs to the mean, but to no token's loss.
         """
         for moe in self.experts():
             moe.balance_loss = None
+        h_BTC = self.hidden(idx_BT, cu_seqlens=cu_seqlens)
+        if targets_BT is None:
+            return self._logits_of(h_BTC)
         loss = ops.linear_cross_entropy(
-            self.hidden(idx_BT, cu_seqlens=cu_seqlens),
+            h_BTC,
             self.head_VC,
             targets_BT,
             softcap=self.config.logit_softcap,
+            reduction=reduction,
             backend=self.kernels,
         )
-        if self.training and self.config.n_expert and self.config.expert_balance == "loss":
-            balance_losses = [moe.balance_loss for moe in self.experts()]
-            loss = loss + torch.stack([b for b in balance_losses if b is not None]).mean()
+        balance_losses = [
+            moe.balance_loss for moe in self.experts() if moe.balance_loss is not None
+        ]
+        if balance_losses and reduction == "mean":
+            loss = loss + torch.stack(balance_losses).mean()
         return loss
-
-    def logits(self, idx_BT: Tensor) -> Tensor:
-        """Unnormalised log-probabilities (B, T, V) of the next token, for int64 ids (B, T)."""
-        return self._logits_of(self.hidden(idx_BT))
 
     @torch.no_grad()
     def next_token_logits(self, idx_BT: Tensor, cache: KVCache | None) -> Tensor:

@@ -18,7 +18,7 @@ from gptfast.data.manifest import is_prepared
 from gptfast.model import GPT, build_model
 from gptfast.model.device import resolve_device
 from gptfast.model.size import flops_per_token, n_parameters
-from gptfast.ops.linear_cross_entropy import tokens_at_a_time
+from gptfast.ops.logit_chunks import tokens_at_a_time
 from gptfast.tokenizer import load_tokenizer
 from gptfast.train.config import TrainConfig
 from gptfast.train.evaluate import evaluate
