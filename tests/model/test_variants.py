@@ -14,6 +14,7 @@ from allocations import largest_and_peak
 from gptfast.errors import UserError
 from gptfast.model import GPT, ModelConfig, build_model
 from gptfast.model.size import flops_per_token, n_parameters
+from gptfast.ops import use_backend
 
 GPT2 = ModelConfig(65, "gpt", 16, 2, 4, 64)
 LLAMA = replace(
@@ -114,17 +115,17 @@ def test_the_cache_gives_the_logits_of_the_whole_text(config: ModelConfig) -> No
 
 
 def test_parameters_and_flops_are_predicted_exactly(config: ModelConfig) -> None:
-    model = build_model(config, kernels="reference")
+    model = build_model(config)
     assert model.n_parameters() == n_parameters(config)
     ids = torch.randint(65, (2, 16))
-    with FlopCounterMode(display=False) as counter:
+    with use_backend("reference"), FlopCounterMode(display=False) as counter:
         model(ids)
     # The definition of attention multiplies what lies outside of a window as well.
     whole = replace(config, window=None, global_every=None)
     uncounted = uncounted_flops(config, ids.numel())
     predicted = flops_per_token(whole) * ids.numel()
     assert counter.get_total_flops() + uncounted == predicted
-    with FlopCounterMode(display=False) as counter:
+    with use_backend("reference"), FlopCounterMode(display=False) as counter:
         model(ids).sum().backward()
     assert counter.get_total_flops() + 3 * uncounted == 3 * predicted  # a training step's
 

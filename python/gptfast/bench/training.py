@@ -27,6 +27,7 @@ from gptfast.bench.report import machine
 from gptfast.data.loader import Loader, windows
 from gptfast.errors import MissingFileError, UserError
 from gptfast.model import GPT, ModelConfig
+from gptfast.ops import use_backend
 from gptfast.system.files import write_atomically, write_text_atomically
 from gptfast.train.config import TrainConfig, load_preset
 from gptfast.train.optim import Optimizer
@@ -192,7 +193,8 @@ def measure_speed(
     """
     about = (implementation, kernels, compiled)
     try:
-        result = Speed(*about, *_time_steps(*about, nanogpt, rehearse))
+        with use_backend(kernels):
+            result = Speed(*about, *_time_steps(*about, nanogpt, rehearse))
     except Exception as error:  # one failure is a finding, not the end
         reason = f"{type(error).__name__}: {str(error).strip()}".split("\n")[0]
         result = Speed(*about, reason=reason)
@@ -232,7 +234,7 @@ def _time_steps(
         config, n_windows = replace(config, vocab_size=64, **_TINY), 2
     config = replace(config, dropout=0.0, bias=False)
     torch.manual_seed(1337)
-    model, loss_of = _build(implementation, config, kernels, nanogpt)
+    model, loss_of = _build(implementation, config, nanogpt)
     model.to(device)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), fused=True
@@ -266,10 +268,10 @@ def _time_steps(
 
 
 def _build(
-    implementation: str, config: ModelConfig, kernels: str, nanogpt: Path | None
+    implementation: str, config: ModelConfig, nanogpt: Path | None
 ) -> tuple[nn.Module, Callable[[Tensor, Tensor], Tensor]]:
     """A model, and what gives its loss for inputs and targets; of the same weights for a seed."""
-    ours = GPT(config, kernels)
+    ours = GPT(config)
     if implementation == OURS or nanogpt is None:
         return ours, ours
     spec = importlib.util.spec_from_file_location("nanogpt_model", nanogpt / "model.py")
@@ -323,7 +325,7 @@ def train_shakespeare(text: str, rehearse: bool, deadline: float) -> tuple[Curve
         model_config = replace(config.model, **_TINY)
         config = replace(config, model=model_config, max_steps=4, eval_interval=2, batch_size=8)
     torch.manual_seed(config.seed)
-    model = GPT(config.model_config(len(characters)), config.kernels).to(device)
+    model = GPT(config.model_config(len(characters))).to(device)
     optimizer = Optimizer(
         model, config.learning_rate, None, config.weight_decay, beta2=config.beta2
     )

@@ -10,14 +10,11 @@ from gptfast.model.transformer import GPT
 __all__ = ["GPT", "LanguageModel", "ModelConfig", "build_model"]
 
 
-def build_model(config: ModelConfig, kernels: str = "auto") -> LanguageModel:
-    """A freshly initialised model; PyTorch's global seed decides its weights.
-
-    kernels: which implementation of attention and layer norm runs, see gptfast.ops.
-    """
+def build_model(config: ModelConfig) -> LanguageModel:
+    """Return a freshly initialised model; PyTorch's global seed decides its weights."""
     if config.architecture == "bigram":
         return BigramLM(config)
     if config.architecture == "average":
         return AveragingLM(config)
     rungs = {"head": SelfAttentionLM, "multihead": MultiHeadLM, "gpt": GPT}
-    return rungs[config.architecture](config, kernels)
+    return rungs[config.architecture](config)

@@ -58,10 +58,10 @@ class AveragingLM(LanguageModel):
 class SelfAttentionLM(LanguageModel):
     """The averaging model with learned weights: one head, no positions."""
 
-    def __init__(self, config: ModelConfig, kernels: str = "auto") -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
-        self.attn = CausalSelfAttention(config, kernels)
+        self.attn = CausalSelfAttention(config)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size)
 
     def _logits(self, idx_BT: Tensor) -> Tensor:
@@ -73,11 +73,11 @@ class SelfAttentionLM(LanguageModel):
 class MultiHeadLM(LanguageModel):
     """Several heads look for different things, an MLP digests them, tokens know their place."""
 
-    def __init__(self, config: ModelConfig, kernels: str = "auto") -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.block_size, config.n_embd)
-        self.attn = CausalSelfAttention(config, kernels)
+        self.attn = CausalSelfAttention(config)
         self.mlp = MLP(config)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size)
 

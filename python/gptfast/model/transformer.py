@@ -33,11 +33,11 @@ class Block(nn.Module):
     gradients reach the first layer undiminished through the sums.
     """
 
-    def __init__(self, config: ModelConfig, kernels: str, layer: int) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.ln_1 = build_norm(config, kernels)
-        self.attn = CausalSelfAttention(config, kernels, layer)
-        self.ln_2 = build_norm(config, kernels)
+        self.ln_1 = build_norm(config)
+        self.attn = CausalSelfAttention(config, layer)
+        self.ln_2 = build_norm(config)
         self.mlp = MixtureOfExperts(config) if config.n_expert else MLP(config)
 
     def forward(
@@ -63,7 +63,7 @@ class GPT(LanguageModel):
     cos_TP: Tensor
     sin_TP: Tensor
 
-    def __init__(self, config: ModelConfig, kernels: str = "auto") -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.recompute_blocks = False
         """Activation checkpointing: keep a block's input only, and compute the rest of what its
@@ -76,13 +76,12 @@ class GPT(LanguageModel):
         if config.positions == "rotary":
             for name, table_TP in zip(("cos_TP", "sin_TP"), rotation(config), strict=True):
                 self.register_buffer(name, table_TP, persistent=False)
-        self.ln_emb = build_norm(config, kernels) if config.embedding_norm else nn.Identity()
+        self.ln_emb = build_norm(config) if config.embedding_norm else nn.Identity()
         self.drop = Dropout(config.dropout)
-        self.h = nn.ModuleList(Block(config, kernels, layer) for layer in range(config.n_layer))
-        self.ln_f = build_norm(config, kernels)
+        self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
+        self.ln_f = build_norm(config)
         if not config.tie_embeddings:
             self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        self.kernels = kernels
         self.init_weights()
 
     @torch.no_grad()
@@ -165,7 +164,6 @@ class GPT(LanguageModel):
             targets_BT,
             softcap=self.config.logit_softcap,
             reduction=reduction,
-            backend=self.kernels,
         )
         balance_losses = [
             moe.balance_loss for moe in self.experts() if moe.balance_loss is not None

@@ -276,7 +276,7 @@ def attention(
     dropout_p: float = ...,
     cu_seqlens: Tensor | None = ...,
     return_lse: Literal[False] = ...,
-    backend: str = ...,
+    backend: str | None = ...,
 ) -> Tensor: ...
 @overload
 def attention(
@@ -291,7 +291,7 @@ def attention(
     dropout_p: float = ...,
     cu_seqlens: Tensor | None = ...,
     return_lse: Literal[True],
-    backend: str = ...,
+    backend: str | None = ...,
 ) -> tuple[Tensor, Tensor]: ...
 def attention(
     q_BHTD: Tensor,
@@ -305,7 +305,7 @@ def attention(
     dropout_p: float = 0.0,
     cu_seqlens: Tensor | None = None,
     return_lse: bool = False,
-    backend: str = "auto",
+    backend: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Return softmax(q k^T * scale) v ("Attention Is All You Need", Vaswani et al. 2017, eq. 1).
 
@@ -330,7 +330,7 @@ def attention(
             float64 inputs); it too can be differentiated.
         backend: "auto" (on CUDA what was measured to be the fastest: gptfast.ops.rules; else
             PyTorch's op; what can't serve is passed over, which is said once), or "triton",
-            "torch", "reference".
+            "torch", "reference". None for the process's default, see `set_backend`.
 
     Returns:
         The output, shaped and typed like q, or under autocast in its dtype, as from PyTorch's own

@@ -94,7 +94,7 @@ def decode_attention(
     window: int | None = None,
     softcap: float | None = None,
     scale: float | None = None,
-    backend: str = "auto",
+    backend: str | None = None,
 ) -> Tensor:
     """Return causal attention of the T newest tokens of each batch entry to its cache.
 

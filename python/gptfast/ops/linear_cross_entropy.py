@@ -150,7 +150,7 @@ def linear_cross_entropy(
     ignore_index: int = -100,
     softcap: float | None = None,
     reduction: Reduction = "mean",
-    backend: str = "auto",
+    backend: str | None = None,
 ) -> Tensor:
     """Return the cross entropy of the logits hidden @ weight^T, which never exist all at once.
 
@@ -172,7 +172,8 @@ def linear_cross_entropy(
             no cap.
         reduction: "mean" over the tokens that count, or "none" for the loss of each token.
         backend: "auto" (on CUDA what was measured to be the fastest: gptfast.ops.rules; else
-            "torch", in chunks by PyTorch's operators), or "triton", "torch", "reference".
+            "torch", in chunks by PyTorch's operators), or "triton", "torch", "reference". None for
+            the process's default, see `set_backend`.
 
     Returns:
         In float32 (float64 for float64 inputs), the mean as a scalar: NaN, with gradients of 0, if

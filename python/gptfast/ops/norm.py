@@ -174,7 +174,7 @@ def layer_norm(
     eps: float = ...,
     residual: None = ...,
     *,
-    backend: str = ...,
+    backend: str | None = ...,
 ) -> Tensor: ...
 @overload
 def layer_norm(
@@ -184,7 +184,7 @@ def layer_norm(
     eps: float = ...,
     *,
     residual: Tensor,
-    backend: str = ...,
+    backend: str | None = ...,
 ) -> tuple[Tensor, Tensor]: ...
 def layer_norm(
     x: Tensor,
@@ -193,7 +193,7 @@ def layer_norm(
     eps: float = 1e-5,
     residual: Tensor | None = None,
     *,
-    backend: str = "auto",
+    backend: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Return (x - mean) / sqrt(variance + eps) * weight + bias over the last dimension.
 
@@ -208,7 +208,8 @@ def layer_norm(
             x + residual.
         backend: "auto" (on CUDA what was measured to be the fastest: gptfast.ops.rules; else, and
             under torch.compile, which fuses it, PyTorch's op; what can't serve is passed over,
-            which is said once), or "triton", "torch", "reference".
+            which is said once), or "triton", "torch", "reference". None for the process's default,
+            see `set_backend`.
 
     Returns:
         A tensor shaped and typed like x; with a residual, the pair of the norm and x + residual,
@@ -228,7 +229,7 @@ def rms_norm(
     eps: float = ...,
     residual: None = ...,
     *,
-    backend: str = ...,
+    backend: str | None = ...,
 ) -> Tensor: ...
 @overload
 def rms_norm(
@@ -237,7 +238,7 @@ def rms_norm(
     eps: float = ...,
     *,
     residual: Tensor,
-    backend: str = ...,
+    backend: str | None = ...,
 ) -> tuple[Tensor, Tensor]: ...
 def rms_norm(
     x: Tensor,
@@ -245,7 +246,7 @@ def rms_norm(
     eps: float = 1e-6,
     residual: Tensor | None = None,
     *,
-    backend: str = "auto",
+    backend: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Return x / sqrt(mean of x^2 + eps) * weight over the last dimension.
 
@@ -276,7 +277,7 @@ def _pick(
     bias: Tensor | None,
     eps: float,
     residual: Tensor | None,
-    backend: str,
+    backend: str | None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     _check(op, x, weight, bias, residual)
     chosen = choose(

@@ -135,7 +135,7 @@ def rotary(
     sin: Tensor,
     *,
     inplace: bool = False,
-    backend: str = "auto",
+    backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return q and k with each pair of channels rotated by an angle that grows with the position.
 
@@ -152,7 +152,8 @@ def rotary(
         inplace: write the results into q and k, and return these. For inference: not where a
             gradient is wanted.
         backend: "auto" (on CUDA Triton; else, and under torch.compile, which fuses it, the
-            reference), or "triton", "reference".
+            reference), or "triton", "reference". None for the process's default, see
+            `set_backend`; there "torch" means the reference.
 
     Returns:
         The rotated queries and keys, shaped and typed like q and k.

@@ -103,7 +103,7 @@ def begin(config: TrainConfig, data: Mixture, world: World) -> LanguageModel:
 
 def new_model(config: TrainConfig, vocab_size: int, device: torch.device) -> LanguageModel:
     """A model with fresh weights, as the configuration wants it trained."""
-    model = build_model(config.model_config(vocab_size), config.kernels).to(device)
+    model = build_model(config.model_config(vocab_size)).to(device)
     if isinstance(model, GPT):
         model.recompute_blocks = config.recompute_blocks
     if config.compile:

@@ -131,7 +131,7 @@ def _activations(config: TrainConfig) -> int:
     kept: dict[int, int] = {}
     device = resolve_device(config.device).type
     with FakeTensorMode(), torch.device(device):
-        model = GPT(config.model, config.kernels)
+        model = GPT(config.model)
         model.recompute_blocks = config.recompute_blocks
         parameters = {p.untyped_storage()._cdata for p in model.parameters()}
         ids_BT = torch.zeros(

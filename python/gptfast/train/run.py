@@ -17,6 +17,7 @@ from gptfast.data.prepare import prepare
 from gptfast.errors import UserError
 from gptfast.model.folder import FILES
 from gptfast.model.size import flops_per_token
+from gptfast.ops import use_backend
 from gptfast.system.locking import alone_in
 from gptfast.tokenizer import load_tokenizer
 from gptfast.train.checkpoint import delete_checkpoints
@@ -50,6 +51,7 @@ def run(
     check_trackers(config.log_to)
     with ExitStack() as stack:
         processes = stack.enter_context(world(config.device))
+        stack.enter_context(use_backend(config.kernels))
         if not processes.is_main:
             console.quiet = True
         interval = sample_interval(config, processes, console)
