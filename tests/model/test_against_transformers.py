@@ -56,9 +56,9 @@ LLAMAS = {
     "biases": replace(LLAMA, bias=True, tie_embeddings=True),
     "yarn": replace(LLAMA, block_size=128, rope_scaling="yarn", rope_factor=4.0),
 }
-MISTRAL = replace(LLAMA, window=7)
+MISTRAL = replace(LLAMA, sliding_window=7)
 MIXTRAL = replace(LLAMA, n_expert=4, n_expert_active=2, n_hidden=40)
-MIXTRALS = {"mixtral": MIXTRAL, "window": replace(MIXTRAL, window=7, n_expert_active=3)}
+MIXTRALS = {"mixtral": MIXTRAL, "window": replace(MIXTRAL, sliding_window=7, n_expert_active=3)}
 MODELS = {"gpt2": TINY, **LLAMAS, "mistral": MISTRAL, **MIXTRALS}
 
 
@@ -183,7 +183,7 @@ def test_the_other_rungs_come_back_as_they_were(tmp_path: Path, architecture: st
 OWN = {
     "rmsnorm alone": replace(TINY, norm="rmsnorm"),
     "qk_norm": replace(LLAMA, qk_norm=True),
-    "window": replace(LLAMA, window=4, global_every=2),
+    "window": replace(LLAMA, sliding_window=4, global_every=2),
     "ntk": replace(LLAMA, rope_scaling="ntk", rope_factor=2.0),
     "bias-balanced experts": replace(MIXTRAL, expert_balance="bias"),
     "softcap": replace(TINY, logit_softcap=15.0),

@@ -35,8 +35,8 @@ VARIANTS = {
     "one key head": replace(GPT2, n_kv_head=1),
     "qk_norm": replace(GPT2, qk_norm=True),
     "softcap": replace(GPT2, logit_softcap=15.0),
-    "window": replace(GPT2, window=5),
-    "window, every second layer global": replace(GPT2, window=5, global_every=2),
+    "window": replace(GPT2, sliding_window=5),
+    "window, every second layer global": replace(GPT2, sliding_window=5, global_every=2),
     "untied": replace(GPT2, tie_embeddings=False),
     "embedding_norm": replace(GPT2, embedding_norm=True),
     "zero_init": replace(GPT2, zero_init=True),
@@ -121,7 +121,7 @@ def test_parameters_and_flops_are_predicted_exactly(config: ModelConfig) -> None
     with use_backend("reference"), FlopCounterMode(display=False) as counter:
         model(ids)
     # The definition of attention multiplies what lies outside of a window as well.
-    whole = replace(config, window=None, global_every=None)
+    whole = replace(config, sliding_window=None, global_every=None)
     uncounted = uncounted_flops(config, ids.numel())
     predicted = flops_per_token(whole) * ids.numel()
     assert counter.get_total_flops() + uncounted == predicted
@@ -139,14 +139,14 @@ def uncounted_flops(config: ModelConfig, n_tokens: int) -> int:
 
 
 def test_a_window_costs_its_width_and_only_where_there_is_one() -> None:
-    config = replace(GPT2, window=5, global_every=2)
+    config = replace(GPT2, sliding_window=5, global_every=2)
     matrices = 2 * (12 * 64 * 64 + 12 * 64 * 64 + 64 * 65)
     assert flops_per_token(config) == matrices + 4 * 64 * (5 + 16)
     assert flops_per_token(config, context=4) == matrices + 4 * 64 * (4 + 4)
 
 
 def test_a_window_hides_what_is_older() -> None:
-    model = shaken(replace(GPT2, window=3, n_layer=1))
+    model = shaken(replace(GPT2, sliding_window=3, n_layer=1))
     ids = torch.randint(65, (1, 16), generator=torch.Generator().manual_seed(1))
     changed = ids.clone()
     changed[0, 5] = (changed[0, 5] + 1) % 65
@@ -155,7 +155,7 @@ def test_a_window_hides_what_is_older() -> None:
 
 
 def test_which_layers_have_the_window() -> None:
-    config = replace(GPT2, window=3, global_every=3, n_layer=7)
+    config = replace(GPT2, sliding_window=3, global_every=3, n_layer=7)
     windows = [config.layer_window(layer) for layer in range(7)]
     assert windows == [3, 3, None, 3, 3, None, 3]
     assert [block.attn.window for block in GPT(config).h] == windows
@@ -208,7 +208,7 @@ def test_nothing_that_is_recomputed_outlives_its_block() -> None:
 
     def peak(expert_balance: str) -> int:
         model = GPT(replace(VARIANTS["experts"], block_size=64, expert_balance=expert_balance))
-        model.recompute_blocks = True
+        model.activation_checkpointing = True
 
         def train() -> None:
             model(ids[:, :-1], ids[:, 1:]).backward()
@@ -226,7 +226,7 @@ def test_recomputing_blocks_changes_no_gradient(name: str) -> None:
     for recompute in (False, True):
         torch.manual_seed(0)
         model = GPT(replace(VARIANTS[name], dropout=0.2))
-        model.recompute_blocks = recompute
+        model.activation_checkpointing = recompute
         torch.manual_seed(1)
         model(ids[:, :-1], ids[:, 1:]).backward()
         gradients.append([p.grad for p in model.parameters()])
@@ -241,7 +241,7 @@ def test_recomputing_blocks_changes_no_gradient(name: str) -> None:
         ({"n_kv_head": 3}, "n_head 4 query heads can't share n_kv_head 3"),
         ({"n_hidden": 0}, "n_hidden is 0: expected at least 1"),
         ({"logit_softcap": 0.0}, "logit_softcap is 0.0: expected more than 0"),
-        ({"global_every": 2}, "no layer has a --window"),
+        ({"global_every": 2}, "no layer has a --sliding-window"),
         ({"positions": "rotary", "n_embd": 20}, "a head has 5: choose"),
         ({"rope_scaling": "yarn", "rope_factor": 2.0}, "only rotary ones can be stretched"),
         ({"positions": "rotary", "rope_factor": 2.0}, "a factor above 1 with 'ntk' or 'yarn'"),

@@ -11,8 +11,8 @@ from gptfast.ops import use_backend
 GPT2 = ModelConfig(11, "gpt", 9, 2, 2, 24)
 # Every op that GPT-2 has no use for: as Llama and Mistral have them.
 LLAMA = ModelConfig(
-    11, "gpt", 9, 2, 4, 32, n_kv_head=2, qk_norm=True, window=4, global_every=2, norm="rmsnorm",
-    bias=False, positions="rotary", activation="swiglu",
+    11, "gpt", 9, 2, 4, 32, n_kv_head=2, qk_norm=True, sliding_window=4, global_every=2,
+    norm="rmsnorm", bias=False, positions="rotary", activation="swiglu",
 )  # fmt: skip
 
 
@@ -46,7 +46,7 @@ def test_recomputing_blocks_changes_no_gradient(config: ModelConfig, device: str
     for recompute in (False, True):
         torch.manual_seed(0)
         model = build_model(config).to(device)
-        model.recompute_blocks = recompute
+        model.activation_checkpointing = recompute
         with use_backend("triton"):
             model(ids[:, :-1], ids[:, 1:]).backward()
         gradients.append({n: p.grad for n, p in model.named_parameters()})

@@ -62,7 +62,7 @@ def test_the_optimizers_memory_is_what_its_state_takes(optimizer: str) -> None:
 def kept_for_backward(config: TrainConfig) -> int:
     """Bytes that autograd really keeps, of a real forward pass."""
     model = GPT(config.model)
-    model.recompute_blocks = config.recompute_blocks
+    model.activation_checkpointing = config.recompute_blocks
     parameters = {p.data_ptr() for p in model.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
 

@@ -421,7 +421,7 @@ def test_the_settings_reach_what_they_set(
     ((adamw, peak),) = trainers[0].optimizer.parts
     assert peak == 1e-2
     assert adamw.param_groups[0]["betas"] == (0.9, 0.9)
-    assert trainers[0].model.recompute_blocks
+    assert trainers[0].model.activation_checkpointing
     # Constant to step 7 of 12, then down; the factor of the last step is 0.5 + 0.5 / 5.
     assert adamw.param_groups[0]["lr"] == pytest.approx(1e-2 * 0.6)
 

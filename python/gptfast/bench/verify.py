@@ -165,8 +165,8 @@ def plain_attention(
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
     newest = torch.arange(S - T, S, device=q.device)
-    hidden = torch.arange(S, device=q.device) > newest[:, None]
-    logits = logits.masked_fill(hidden, float("-inf"))
+    mask = torch.arange(S, device=q.device) > newest[:, None]
+    logits = logits.masked_fill(mask, float("-inf"))
     weights = logits.softmax(-1)
     if dropout_p > 0:
         seed = torch.randint(-(2**63), 2**63 - 1, (1,), device=q.device)

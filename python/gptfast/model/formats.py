@@ -211,11 +211,11 @@ def _parse_llama(stored: Stored) -> ModelConfig:
 def _describe_mistral(config: ModelConfig) -> dict[str, Any]:
     llama = _describe_llama(config)
     del llama["attention_bias"], llama["mlp_bias"]
-    return llama | {"sliding_window": config.window}
+    return llama | {"sliding_window": config.sliding_window}
 
 
 def _parse_mistral(stored: Stored) -> ModelConfig:
-    return replace(_parse_llama(stored), window=stored.get("sliding_window", 4096))
+    return replace(_parse_llama(stored), sliding_window=stored.get("sliding_window", 4096))
 
 
 def _describe_mixtral(config: ModelConfig) -> dict[str, Any]:
@@ -233,7 +233,7 @@ def _parse_mixtral(stored: Stored) -> ModelConfig:
     n_active = stored["num_experts_per_tok"]
     return replace(
         _parse_llama(stored),
-        window=stored.get("sliding_window"),
+        sliding_window=stored.get("sliding_window"),
         n_expert=stored["num_local_experts"],
         n_expert_active=n_active,
         expert_balance_rate=round(stored.get("router_aux_loss_coef", 0.001) * n_active, 12),

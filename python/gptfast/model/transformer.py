@@ -65,7 +65,7 @@ class GPT(LanguageModel):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        self.recompute_blocks = False
+        self.activation_checkpointing = False
         """Activation checkpointing: keep a block's input only, and compute the rest of what its
         gradient needs once more. Less memory, a third more work."""
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
@@ -131,7 +131,7 @@ class GPT(LanguageModel):
             cos_sin = self.cos_TP[start : start + T], self.sin_TP[start : start + T]
         x_BTC = self.drop(self.ln_emb(x_BTC))
         for block in self.h:
-            if self.recompute_blocks and torch.is_grad_enabled():
+            if self.activation_checkpointing and torch.is_grad_enabled():
                 x_BTC = checkpoint(block, x_BTC, cos_sin, cache, cu_seqlens, use_reentrant=False)
             else:
                 x_BTC = block(x_BTC, cos_sin, cache, cu_seqlens)

@@ -105,7 +105,7 @@ def new_model(config: TrainConfig, vocab_size: int, device: torch.device) -> Lan
     """A model with fresh weights, as the configuration wants it trained."""
     model = build_model(config.model_config(vocab_size)).to(device)
     if isinstance(model, GPT):
-        model.recompute_blocks = config.recompute_blocks
+        model.activation_checkpointing = config.recompute_blocks
     if config.compile:
         model.compile()
     return model

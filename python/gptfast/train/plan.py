@@ -132,7 +132,7 @@ def _activations(config: TrainConfig) -> int:
     device = resolve_device(config.device).type
     with FakeTensorMode(), torch.device(device):
         model = GPT(config.model)
-        model.recompute_blocks = config.recompute_blocks
+        model.activation_checkpointing = config.recompute_blocks
         parameters = {p.untyped_storage()._cdata for p in model.parameters()}
         ids_BT = torch.zeros(
             config.windows_at_a_time(), config.model.block_size, dtype=torch.long
