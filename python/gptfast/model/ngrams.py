@@ -28,11 +28,12 @@ class NGramEmbedding(nn.Module):
         self.no_token = config.vocab_size  # where an n-gram begins before its text does
         self.weight = nn.Parameter(torch.empty((self.max_ngram - 1) * self.n_rows, config.n_embd))
 
-    def forward(self, ids_BT: Tensor, n_new: int, cu_seqlens: Tensor | None = None) -> Tensor:
-        """(B, n_new, C) for the last `n_new` of the int64 ids; those before are their past.
+    def forward(self, ids_BT: Tensor, start: int = 0, cu_seqlens: Tensor | None = None) -> Tensor:
+        """Return (B, T, C) for the T tokens from `start` on; the int64 ids before are their past.
 
         cu_seqlens: borders of documents, as `ops.attention` takes them. No n-gram crosses one.
         """
+        n_new = ids_BT.size(1) - start
         rows = self.rows(ids_BT, n_new, cu_seqlens)
         sum_BTC = F.embedding_bag(rows, self.weight, mode="sum").view(len(ids_BT), n_new, -1)
         if self.training and self.dropout:

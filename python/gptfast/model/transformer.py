@@ -17,10 +17,10 @@ from gptfast.model.attention import CausalSelfAttention
 from gptfast.model.base import LanguageModel
 from gptfast.model.config import ModelConfig
 from gptfast.model.dropout import Dropout
+from gptfast.model.embeddings import TokenEmbedding, build_embeddings
 from gptfast.model.kv_cache import KVCache
 from gptfast.model.mlp import MLP
 from gptfast.model.moe import MixtureOfExperts
-from gptfast.model.ngrams import NGramEmbedding
 from gptfast.model.norm import build_norm
 from gptfast.model.positions import rotation
 from gptfast.ops.linear_cross_entropy import Reduction
@@ -60,6 +60,7 @@ class GPT(LanguageModel):
     Parameter names are GPT-2's; model/formats.py knows what Hugging Face's formats call them.
     """
 
+    wte: TokenEmbedding
     cos_TP: Tensor
     sin_TP: Tensor
 
@@ -68,11 +69,10 @@ class GPT(LanguageModel):
         self.activation_checkpointing = False
         """Activation checkpointing: keep a block's input only, and compute the rest of what its
         gradient needs once more. Less memory, a third more work."""
-        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
-        if config.max_ngram > 1:
-            self.wne = NGramEmbedding(config)
-        if config.positions == "learned":
-            self.wpe = nn.Embedding(config.block_size, config.n_embd)
+        embeddings = build_embeddings(config)
+        for name, embedding in embeddings.items():
+            self.add_module(name, embedding)
+        self.embedding_names = tuple(embeddings)
         if config.positions == "rotary":
             for name, table_TP in zip(("cos_TP", "sin_TP"), rotation(config), strict=True):
                 self.register_buffer(name, table_TP, persistent=False)
@@ -120,13 +120,13 @@ class GPT(LanguageModel):
             raise ValueError(
                 f"{start + T} tokens don't fit into the context of {self.config.block_size}"
             )
-        x_BTC = self.wte(idx_BT)
-        if self.config.max_ngram > 1:
-            seen_BT = idx_BT if cache is None else cache.append_ids(idx_BT)
-            x_BTC = x_BTC + self.wne(seen_BT, T, cu_seqlens)
+        seen_BT = idx_BT if cache is None else cache.append_ids(idx_BT)
+        x_BTC, *others = (
+            self.get_submodule(name)(seen_BT, start, cu_seqlens) for name in self.embedding_names
+        )
+        for embedded in others:
+            x_BTC = x_BTC + embedded
         cos_sin = None
-        if self.config.positions == "learned":
-            x_BTC = x_BTC + self.wpe(torch.arange(start, start + T, device=idx_BT.device))
         if self.config.positions == "rotary":
             cos_sin = self.cos_TP[start : start + T], self.sin_TP[start : start + T]
         x_BTC = self.drop(self.ln_emb(x_BTC))
