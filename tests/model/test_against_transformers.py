@@ -59,7 +59,13 @@ LLAMAS = {
 MISTRAL = replace(LLAMA, sliding_window=7)
 MIXTRAL = replace(LLAMA, n_expert=4, n_expert_active=2, n_hidden=40)
 MIXTRALS = {"mixtral": MIXTRAL, "window": replace(MIXTRAL, sliding_window=7, n_expert_active=3)}
-MODELS = {"gpt2": TINY, **LLAMAS, "mistral": MISTRAL, **MIXTRALS}
+MODELS = {
+    "gpt2": TINY,
+    "exact gelu": replace(TINY, activation="gelu_exact"),
+    **LLAMAS,
+    "mistral": MISTRAL,
+    **MIXTRALS,
+}
 
 
 def shaken(theirs: torch.nn.Module) -> torch.nn.Module:
@@ -96,7 +102,9 @@ def test_logits_agree_for_the_same_random_weights(name: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_each_is_stored_as_what_it_is(name: str) -> None:
-    kind = {"biases": "llama", "yarn": "llama", "window": "mixtral"}.get(name, name)
+    kind = {"exact gelu": "gpt2", "biases": "llama", "yarn": "llama", "window": "mixtral"}.get(
+        name, name
+    )
     assert formats.describe(MODELS[name], eot_token=None)["model_type"] == kind
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -25,7 +26,7 @@ def build(config: ModelConfig) -> MixtureOfExperts:
 
 
 @pytest.mark.parametrize("n_active", [2, 3, 5])
-@pytest.mark.parametrize("activation", ["swiglu", "gelu", "relu2"])
+@pytest.mark.parametrize("activation", ["swiglu", "gelu", "gelu_exact", "relu2"])
 def test_each_token_gets_the_weighted_sum_of_its_experts(n_active: int, activation: str) -> None:
     moe = build(replace(CONFIG, n_expert_active=n_active, activation=activation))
     moe.bias_E.copy_(torch.tensor([0.3, -0.2, 0.0, 0.1, 0.0]))
@@ -39,6 +40,7 @@ def test_each_token_gets_the_weighted_sum_of_its_experts(n_active: int, activati
             hidden = {
                 "swiglu": lambda up: F.silu(up[:24]) * up[24:],
                 "gelu": lambda up: F.gelu(up, approximate="tanh"),
+                "gelu_exact": lambda up: up * (1 + torch.erf(up / math.sqrt(2))) / 2,
                 "relu2": lambda up: up.clamp(min=0) ** 2,
             }[activation](up)
             weight = scores[e] / sum(scores[other] for other in chosen)

@@ -31,6 +31,7 @@ VARIANTS = {
     "yarn": replace(GPT2, positions="rotary", rope_scaling="yarn", rope_factor=2.0),
     "swiglu": replace(GPT2, activation="swiglu"),
     "relu2": replace(GPT2, activation="relu2", n_hidden=96),
+    "exact gelu": replace(GPT2, activation="gelu_exact"),
     "grouped heads": replace(GPT2, n_kv_head=2),
     "one key head": replace(GPT2, n_kv_head=1),
     "qk_norm": replace(GPT2, qk_norm=True),

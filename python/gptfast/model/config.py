@@ -12,7 +12,7 @@ Architecture = Literal["bigram", "average", "head", "multihead", "gpt"]
 Norm = Literal["layernorm", "rmsnorm"]
 Positions = Literal["learned", "rotary", "none"]
 RopeScaling = Literal["none", "ntk", "yarn"]
-Activation = Literal["gelu", "swiglu", "relu2"]
+Activation = Literal["gelu", "gelu_exact", "swiglu", "relu2"]
 ExpertBalance = Literal["loss", "bias"]
 
 
@@ -64,7 +64,8 @@ class ModelConfig:
     """How many times longer block_size is than the context that the weights were trained with."""
 
     activation: Activation = "gelu"
-    """The MLP's: 'gelu' (GPT-2), 'swiglu' (Llama) or 'relu2' (the square of ReLU, Primer)."""
+    """The MLP's: 'gelu' (GPT-2's, approximated by a tanh), 'gelu_exact' (nanoGPT), 'swiglu'
+    (Llama) or 'relu2' (the square of ReLU, Primer)."""
     n_hidden: int | None = None
     """Width of the MLP; None for 4 n_embd, or with 'swiglu', which has 3 matrices, for 8/3 n_embd
     rounded up to a multiple of 64."""

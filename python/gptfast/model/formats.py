@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gptfast.errors import UserError
-from gptfast.model.config import ModelConfig
+from gptfast.model.config import Activation, ModelConfig
 
 Stored = Mapping[str, Any]
 
@@ -92,7 +92,17 @@ def _refuse_others(stored: Stored, fixed: dict[str, tuple[Any, ...]]) -> None:
     """Raise UserError where config.json has another value than those that a GPT can compute."""
     for key, ours in fixed.items():
         if stored.get(key, ours[0]) not in ours:
-            raise UserError(f"it has {key} {stored[key]!r}: gptfast has only {ours[0]!r}")
+            raise UserError(
+                f"it has {key} {stored[key]!r}: gptfast has only {' and '.join(map(repr, ours))}"
+            )
+
+
+_GPT2_ACTIVATIONS: dict[str, Activation] = {
+    "gelu_new": "gelu",
+    "gelu_pytorch_tanh": "gelu",
+    "gelu": "gelu_exact",
+}
+"""What transformers calls our activations; the first name of each is the one that we write."""
 
 
 def _describe_gpt2(config: ModelConfig) -> dict[str, Any]:
@@ -103,7 +113,7 @@ def _describe_gpt2(config: ModelConfig) -> dict[str, Any]:
         "n_layer": config.n_layer,
         "n_head": config.n_head,
         "n_inner": config.n_hidden,
-        "activation_function": "gelu_new",
+        "activation_function": "gelu" if config.activation == "gelu_exact" else "gelu_new",
         "layer_norm_epsilon": config.norm_eps,
         "embd_pdrop": config.dropout,
         "attn_pdrop": config.dropout,
@@ -114,7 +124,7 @@ def _describe_gpt2(config: ModelConfig) -> dict[str, Any]:
 
 def _parse_gpt2(stored: Stored) -> ModelConfig:
     fixed = {
-        "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+        "activation_function": tuple(_GPT2_ACTIVATIONS),
         "scale_attn_weights": (True,),
         "scale_attn_by_inverse_layer_idx": (False,),
         "add_cross_attention": (False,),
@@ -129,6 +139,7 @@ def _parse_gpt2(stored: Stored) -> ModelConfig:
         n_hidden=stored.get("n_inner"),
         dropout=stored.get("resid_pdrop", 0.1),
         norm_eps=stored.get("layer_norm_epsilon", 1e-5),
+        activation=_GPT2_ACTIVATIONS[stored.get("activation_function", "gelu_new")],
         tie_embeddings=stored.get("tie_word_embeddings", True),
     )
     return _spelled_shortest(config)

@@ -35,12 +35,13 @@ def fan_out(config: ModelConfig) -> int:
 def activate(x: Tensor, activation: str) -> Tensor:
     """Apply the activation to x (..., F); for 'swiglu' x is (..., 2 F), gates first.
 
-    'gelu': GPT-2's, the tanh approximation (Hendrycks and Gimpel, 2016). 'swiglu': silu(gate) *
-    value (Shazeer, 2020). 'relu2': max(x, 0)^2 ("Primer", So et al., 2021).
+    'gelu': GPT-2's, the tanh approximation (Hendrycks and Gimpel, 2016); 'gelu_exact': what it
+    approximates. 'swiglu': silu(gate) * value (Shazeer, 2020). 'relu2': max(x, 0)^2 ("Primer", So
+    et al., 2021).
     """
     if activation == "swiglu":
         gate, value = x.chunk(2, dim=-1)
         return F.silu(gate) * value
     if activation == "relu2":
         return F.relu(x).square()
-    return F.gelu(x, approximate="tanh")
+    return F.gelu(x, approximate="none" if activation == "gelu_exact" else "tanh")
