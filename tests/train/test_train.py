@@ -28,7 +28,7 @@ from gptfast.errors import RunError, UserError
 from gptfast.model import GPT, ModelConfig, build_model
 from gptfast.model.config import Architecture
 from gptfast.model.folder import load_model
-from gptfast.model.formats import layout_of
+from gptfast.model.formats import format_of
 from gptfast.model.size import n_parameters
 from gptfast.train import checkpoint, loop, optim
 from gptfast.train import run as run_module
@@ -622,7 +622,7 @@ def test_presets_are_the_models_that_their_names_say() -> None:
     for name, layout in {"gpt2": "gpt2", "llama": "llama", "moe": "mixtral"}.items():
         for preset, model in models.items():
             if preset.startswith(name):
-                assert layout_of(model) == layout
+                assert format_of(model) == layout
     # Embedding and head; 12 layers of queries and outputs, keys and values, MLP, norms; a norm.
     C, F = 768, 2048
     llama = 2 * 32768 * C + 12 * (2 * C * C + 2 * C * C // 3 + 3 * C * F + 2 * C) + C

@@ -1,7 +1,7 @@
 """One folder = one model: what a Hugging Face user expects to find, written and read.
 
 config.json, model.safetensors, tokenizer.json, generation_config.json. A GPT that is a GPT-2, a
-Llama, a Mistral or a Mixtral is stored in that layout (model/formats.py): `transformers` loads the
+Llama, a Mistral or a Mixtral is stored in that format (model/formats/): `transformers` loads the
 folder, and folders of these four that it saved load here. Nothing is pickled.
 """
 

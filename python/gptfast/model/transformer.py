@@ -57,7 +57,7 @@ class GPT(LanguageModel):
     """GPT-2 ("Language Models are Unsupervised Multitask Learners", Radford et al., 2019), or what
     its configuration makes of it: Llama, Mixtral, a speed-runner's model.
 
-    Parameter names are GPT-2's; model/formats.py knows what Hugging Face's formats call them.
+    Parameter names are GPT-2's; model/formats/ knows what Hugging Face's formats call them.
     """
 
     wte: TokenEmbedding
