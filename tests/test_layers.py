@@ -11,7 +11,7 @@ FLOOR = {
     "kernels": 0, "_rust": 0,
     "ops": 1, "tokenizer": 1,
     "model": 2, "data": 2,
-    "train": 3, "sample": 3,
+    "train": 3, "sample": 3, "convert": 3,
     "bench": 4,
 }  # fmt: skip
 # Used by every floor, and importing none; system/cpu.py alone asks _rust what the CPU is.
