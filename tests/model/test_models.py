@@ -220,6 +220,17 @@ def test_dropout_acts_in_training_only() -> None:
     assert torch.equal(model(ids), model(ids))
 
 
+def test_a_model_prints_as_a_line_with_its_settings_and_parameters() -> None:
+    model = build_model(SHAPES["gpt"])
+    n = sum(parameter.numel() for parameter in model.parameters())
+    assert repr(model) == (
+        f"GPT(vocab_size=65, block_size=16, n_layer=2, n_head=4, n_embd=32, dropout=0.1; "
+        f"{n:,} parameters)"
+    )
+    assert repr(model.h[0]).startswith("Block(")
+    assert "(attn): CausalSelfAttention(" in torch.nn.Module.__repr__(model)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

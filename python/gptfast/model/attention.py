@@ -1,4 +1,4 @@
-"""Causal multi-head self-attention, the one place where tokens look at one another.
+"""Causal multi-head self-attention, the one place where tokens exchange information.
 
 Legend: B batch, T time, C channels (n_embd), H query heads, G key and value heads, D head width
 (C = H * D), P pairs of channels that rotary positions turn.
@@ -46,17 +46,21 @@ class CausalSelfAttention(nn.Module):
         cache: KVCache | None = None,
         cu_seqlens: Tensor | None = None,
     ) -> Tensor:
-        """Mix the tokens of x (B, T, C).
+        """Mix the tokens of x (B, T, C) and return (B, T, C).
 
-        rotation: cos and sin, (T, P), of the tokens' positions. cache: T new tokens attend to the
-        past as well. cu_seqlens: borders of documents, as `ops.attention` takes them.
+        rotation: cos and sin, (T, P), of the tokens' positions. cache: the T new tokens attend to
+        the past as well. cu_seqlens: borders of documents, as `ops.attention` takes them.
         """
+        # One matrix product makes all queries, keys and values: (B, T, C) -> (B, T, H + 2 G, D).
+        # Then heads move before time, as each head is a batch entry of its own: (B, H, T, D).
         qkv_BTHD = self.c_attn(x_BTC).unflatten(-1, (sum(self.heads), -1))
         q_BHTD, k_BGTD, v_BGTD = qkv_BTHD.transpose(1, 2).split(self.heads, dim=1)
         if self.qk_norm:
             q_BHTD, k_BGTD = self.q_norm(q_BHTD), self.k_norm(k_BGTD)
+        # Rotated by their positions, so that a product of two depends on their distance alone.
         if rotation is not None:
             q_BHTD, k_BGTD = ops.rotary(q_BHTD, k_BGTD, *rotation)
+        # While sampling, the past's keys and values are read instead of being computed again.
         if cache is not None:
             k_BGTD, v_BGTD = cache.append(self.layer, k_BGTD, v_BGTD)
         if cache is not None and q_BHTD.size(2) == 1:
@@ -71,6 +75,7 @@ class CausalSelfAttention(nn.Module):
                 dropout_p=self.dropout if self.training else 0.0,
                 cu_seqlens=cu_seqlens,
             )
+        # Put the heads side by side again and mix them: (B, H, T, D) -> (B, T, C).
         y_BTC = y_BHTD.transpose(1, 2).flatten(2)
         out_BTC: Tensor = self.resid_dropout(self.c_proj(y_BTC))
         return out_BTC

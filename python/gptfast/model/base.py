@@ -1,6 +1,8 @@
-"""What every model of this package is: token ids in, logits and a loss out."""
+"""What every model of this package does: token ids in, logits or a loss out."""
 
 from __future__ import annotations
+
+from dataclasses import fields
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -54,17 +56,32 @@ class LanguageModel(nn.Module):
         raise NotImplementedError
 
     def next_token_logits(self, idx_BT: Tensor, cache: KVCache | None) -> Tensor:
-        """The logits (B, V) that follow the last token. Only the GPT makes use of a cache."""
+        """Return logits (B, V) for what follows the last of the ids (B, T).
+
+        Only the GPT uses a cache.
+        """
         return self._logits(idx_BT)[:, -1]
 
     def new_cache(self, batch_size: int) -> KVCache | None:
-        """A cache for generating token by token; None where the model has no use for one."""
+        """Return a cache for generating token by token, or None if the model uses none."""
         return None
 
     def experts(self) -> list[MixtureOfExperts]:
-        """The mixtures of experts, one for each layer; none in a dense model."""
+        """Return the mixtures of experts, one for each layer; none in a dense model."""
         return []
 
     def n_parameters(self) -> int:
-        """The number of trainable parameters; tied ones count once."""
+        """Return the number of trainable parameters; tied ones count once."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+    def __repr__(self) -> str:
+        """Return a line: the settings that aren't the defaults, and the number of parameters.
+
+        `nn.Module.__repr__(model)` shows the tree of modules.
+        """
+        settings = ", ".join(
+            f"{field.name}={getattr(self.config, field.name)!r}"
+            for field in fields(self.config)
+            if field.name != "architecture" and getattr(self.config, field.name) != field.default
+        )
+        return f"{type(self).__name__}({settings}; {self.n_parameters():,} parameters)"

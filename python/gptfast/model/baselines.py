@@ -29,13 +29,13 @@ class BigramLM(LanguageModel):
         nn.init.zeros_(self.table.weight)  # uniform predictions: the loss starts at ln(V)
 
     def _logits(self, idx_BT: Tensor) -> Tensor:
-        """(B, T) -> (B, T, V): one look-up."""
+        # (B, T) -> (B, T, V): nothing but a look-up; a token sees itself and no other.
         logits_BTV: Tensor = self.table(idx_BT)
         return logits_BTV
 
 
 class AveragingLM(LanguageModel):
-    """Every token of the window weighs the same, so what it sees is a bag of characters."""
+    """Every token so far has the same weight, so the model sees a bag of characters."""
 
     weights_TT: Tensor
 
@@ -48,8 +48,9 @@ class AveragingLM(LanguageModel):
         self.register_buffer("weights_TT", weights_TT, persistent=False)
 
     def _logits(self, idx_BT: Tensor) -> Tensor:
-        """(B, T) -> (B, T, V): the mean of the embeddings so far, then a linear layer."""
         T = idx_BT.size(1)
+        # Row t of the (T, T) matrix has 1 / (t + 1) for the tokens 0..t and 0 for the future, so
+        # the product is the mean of the embeddings so far. Attention differs only in the weights.
         mean_BTC = self.weights_TT[:T, :T] @ self.wte(idx_BT)
         logits_BTV: Tensor = self.lm_head(mean_BTC)
         return logits_BTV
@@ -65,13 +66,13 @@ class SelfAttentionLM(LanguageModel):
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size)
 
     def _logits(self, idx_BT: Tensor) -> Tensor:
-        """(B, T) -> (B, T, V)."""
+        # The same (T, T) weighted mean, but each weight now depends on what the two tokens are.
         logits_BTV: Tensor = self.lm_head(self.attn(self.wte(idx_BT)))
         return logits_BTV
 
 
 class MultiHeadLM(LanguageModel):
-    """Several heads look for different things, an MLP digests them, tokens know their place."""
+    """Several heads attend to different things, an MLP follows, and tokens know their place."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -82,8 +83,9 @@ class MultiHeadLM(LanguageModel):
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size)
 
     def _logits(self, idx_BT: Tensor) -> Tensor:
-        """(B, T) -> (B, T, V)."""
+        # Attention sees a set, not a sequence: each token is told its place by a sum, (B, T, C).
         positions_T = torch.arange(idx_BT.size(1), device=idx_BT.device)
         x_BTC = self.wte(idx_BT) + self.wpe(positions_T)
+        # Communicate, then compute. Without residual connections each step replaces x.
         logits_BTV: Tensor = self.lm_head(self.mlp(self.attn(x_BTC)))
         return logits_BTV

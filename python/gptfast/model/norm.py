@@ -19,7 +19,7 @@ class LayerNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise x (..., C); the shape stays."""
+        """Return x (..., C) normalised over its last axis."""
         return ops.layer_norm(x, self.weight, self.bias, self.eps)
 
 
@@ -32,12 +32,12 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise x (..., C); the shape stays."""
+        """Return x (..., C) normalised over its last axis."""
         return ops.rms_norm(x, self.weight, self.eps)
 
 
 def build_norm(config: ModelConfig) -> LayerNorm | RMSNorm:
-    """The norm of the residual stream that the configuration asks for."""
+    """Return the norm of the residual stream that the configuration asks for."""
     if config.norm == "rmsnorm":
         return RMSNorm(config.n_embd, config.norm_eps)
     return LayerNorm(config.n_embd, config.norm_eps, config.bias)

@@ -47,17 +47,18 @@ class Block(nn.Module):
         cache: KVCache | None = None,
         cu_seqlens: Tensor | None = None,
     ) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
+        """Return (B, T, C) for x (B, T, C)."""
+        # Each half reads a normalised copy and adds its result: the stream itself stays a sum.
         x_BTC = x_BTC + self.attn(self.ln_1(x_BTC), cos_sin, cache, cu_seqlens)
         out_BTC: Tensor = x_BTC + self.mlp(self.ln_2(x_BTC))
         return out_BTC
 
 
 class GPT(LanguageModel):
-    """GPT-2 ("Language Models are Unsupervised Multitask Learners", Radford et al., 2019), or what
-    its configuration makes of it: Llama, Mixtral, a speed-runner's model.
+    """GPT-2 ("Language Models are Unsupervised Multitask Learners", Radford et al., 2019).
 
-    Parameter names are GPT-2's; model/formats/ knows what Hugging Face's formats call them.
+    By its configuration also Llama, Mistral, Mixtral or a speed-runner's model. Parameter names are
+    GPT-2's; model/formats/ has those of Hugging Face's formats.
     """
 
     wte: TokenEmbedding
@@ -67,8 +68,8 @@ class GPT(LanguageModel):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.activation_checkpointing = False
-        """Activation checkpointing: keep a block's input only, and compute the rest of what its
-        gradient needs once more. Less memory, a third more work."""
+        """Whether to keep only a block's input for its gradient, and compute the rest once more in
+        the backward pass: less memory, a third more work."""
         embeddings = build_embeddings(config)
         for name, embedding in embeddings.items():
             self.add_module(name, embedding)
@@ -86,7 +87,7 @@ class GPT(LanguageModel):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """GPT-2's initialisation: N(0, 0.02) for matrices and embeddings, zero for biases.
+        """Set GPT-2's initial weights: N(0, 0.02) for matrices and embeddings, zero for biases.
 
         Each block adds two outputs to the residual stream. With their last matrices divided by
         sqrt(2 n_layer), the sum has the same variance however deep the model is (GPT-2, section
@@ -104,15 +105,16 @@ class GPT(LanguageModel):
 
     @property
     def head_VC(self) -> Tensor:
-        """The output matrix."""
+        """The output matrix (V, C): the token embedding again, if the two are tied."""
         return self.wte.weight if self.config.tie_embeddings else self.lm_head.weight
 
     def hidden(
         self, idx_BT: Tensor, cache: KVCache | None = None, cu_seqlens: Tensor | None = None
     ) -> Tensor:
-        """The final normalised residual stream (B, T, C) for int64 ids (B, T).
+        """Return the final normalised residual stream (B, T, C) for int64 ids (B, T).
 
-        cu_seqlens: borders of documents that don't see each other, as `ops.attention` takes them.
+        cache: the ids continue the text in it. cu_seqlens: borders of documents that don't see each
+        other, as `ops.attention` takes them. Raises ValueError for more tokens than block_size.
         """
         start = cache.length if cache is not None else 0
         T = idx_BT.size(1)
@@ -120,6 +122,7 @@ class GPT(LanguageModel):
             raise ValueError(
                 f"{start + T} tokens don't fit into the context of {self.config.block_size}"
             )
+        # Each token starts as a sum of vectors that say what and where it is: (B, T) -> (B, T, C).
         seen_BT = idx_BT if cache is None else cache.append_ids(idx_BT)
         x_BTC, *others = (
             self.get_submodule(name)(seen_BT, start, cu_seqlens) for name in self.embedding_names
@@ -130,6 +133,7 @@ class GPT(LanguageModel):
         if self.config.positions == "rotary":
             cos_sin = self.cos_TP[start : start + T], self.sin_TP[start : start + T]
         x_BTC = self.drop(self.ln_emb(x_BTC))
+        # The residual stream: every block reads it and adds to it, and its shape never changes.
         for block in self.h:
             if self.activation_checkpointing and torch.is_grad_enabled():
                 x_BTC = checkpoint(block, x_BTC, cos_sin, cache, cu_seqlens, use_reentrant=False)
@@ -155,6 +159,7 @@ class GPT(LanguageModel):
         """
         for moe in self.experts():
             moe.balance_loss = None
+        # Position t's vector now holds what is needed to predict token t + 1, for all t at once.
         h_BTC = self.hidden(idx_BT, cu_seqlens=cu_seqlens)
         if targets_BT is None:
             return self._logits_of(h_BTC)
@@ -174,11 +179,14 @@ class GPT(LanguageModel):
 
     @torch.no_grad()
     def next_token_logits(self, idx_BT: Tensor, cache: KVCache | None) -> Tensor:
-        """The logits (B, V) that follow the last of the T new tokens; the cache keeps the past."""
+        """Return logits (B, V) for what follows the last of the T new ids (B, T).
+
+        The cache holds the past, and afterwards the new tokens as well.
+        """
         return self._logits_of(self.hidden(idx_BT, cache)[:, -1])
 
     def new_cache(self, batch_size: int) -> KVCache:
-        """An empty cache on this model's device, in its dtype."""
+        """Return an empty cache on this model's device, in its dtype."""
         c, weight = self.config, self.wte.weight
         return KVCache(
             c.n_layer, batch_size, c.key_value_heads, c.block_size, c.head_width,
@@ -186,7 +194,7 @@ class GPT(LanguageModel):
         )  # fmt: skip
 
     def experts(self) -> list[MixtureOfExperts]:
-        """The mixtures of experts, one for each layer; none in a dense model."""
+        """Return the mixtures of experts, one for each layer; none in a dense model."""
         return [block.mlp for block in self.h if isinstance(block.mlp, MixtureOfExperts)]
 
     def _logits_of(self, hidden: Tensor) -> Tensor:
