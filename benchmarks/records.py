@@ -18,11 +18,11 @@ from typing import Annotated, Any
 
 import tyro
 
+from ensemble import Ensemble
 from gptfast.cli import cli
 from gptfast.compare.report import read_run
 from gptfast.data.prepare import prepare
 from gptfast.errors import UserError
-from gptfast.model.ensemble import Ensemble
 from gptfast.model.folder import load_model
 from gptfast.system.files import write_text_atomically
 from gptfast.train.evaluate import evaluate

@@ -30,9 +30,8 @@ def _capped(logits, softcap):
 
 @triton.jit
 def _cross_entropy_kernel(
-    logits, targets, targets_stride, losses, ignore_index, label_smoothing, z_loss, softcap,
-    HAS_SMOOTHING: tl.constexpr, WRITE_GRADIENT: tl.constexpr,
-    V: tl.constexpr, BLOCK_V: tl.constexpr,
+    logits, targets, targets_stride, losses, ignore_index, softcap,
+    WRITE_GRADIENT: tl.constexpr, V: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
     """One program: one token, whose logits are read twice and then overwritten by the gradient."""
     row = logits + tl.program_id(0).to(tl.int64) * V  # 64 bits, as logits exceed 2^31 elements
@@ -43,12 +42,9 @@ def _cross_entropy_kernel(
 
     largest = LOWEST
     normalizer = 0.0  # sum of e^(x - largest) so far
-    total = 0.0
     for start in range(0, V, BLOCK_V):
         columns = start + tl.arange(0, BLOCK_V)
         x_V = _capped(tl.load(row + columns, mask=columns < V, other=0.0), softcap)
-        if HAS_SMOOTHING:
-            total += tl.sum(tl.where(columns < V, x_V, 0.0), 0)
         x_V = tl.where(columns < V, x_V, float("-inf"))
         new_largest = tl.maximum(largest, tl.max(x_V, 0))
         normalizer *= tl.exp(largest - new_largest)
@@ -57,17 +53,13 @@ def _cross_entropy_kernel(
     # A target outside the vocabulary makes everything NaN: checking it would wait for the GPU.
     lse = tl.where(is_inside, largest + tl.log(normalizer), float("nan"))
 
-    loss = lse - target_x + z_loss * lse * lse
-    if HAS_SMOOTHING:
-        loss += label_smoothing * (target_x - total / V)
-    tl.store(losses + tl.program_id(0), tl.where(is_kept, loss, 0.0))
+    tl.store(losses + tl.program_id(0), tl.where(is_kept, lse - target_x, 0.0))
 
     if WRITE_GRADIENT:
         for start in range(0, V, BLOCK_V):
             columns = start + tl.arange(0, BLOCK_V)
             x_V = _capped(tl.load(row + columns, mask=columns < V, other=0.0), softcap)
-            dx_V = tl.exp(x_V - lse) * (1 + 2 * z_loss * lse) - label_smoothing / V
-            dx_V -= tl.where(columns == target, 1 - label_smoothing, 0.0)
+            dx_V = tl.exp(x_V - lse) - tl.where(columns == target, 1.0, 0.0)
             if softcap is not None:
                 dx_V *= 1 - (x_V / softcap) * (x_V / softcap)
             dx_V = tl.where(is_kept, dx_V, 0.0).to(logits.dtype.element_ty)
@@ -82,8 +74,6 @@ def cross_entropy(
     logits_NV: torch.Tensor,
     targets_N: torch.Tensor,
     ignore_index: int,
-    label_smoothing: float,
-    z_loss: float,
     softcap: float | None,
     write_gradient: bool,
 ) -> torch.Tensor:
@@ -100,8 +90,7 @@ def cross_entropy(
     with torch.cuda.device_of(logits_NV):
         _cross_entropy_kernel[(N,)](
             logits_NV, targets_N, targets_N.stride(0), losses_N,
-            ignore_index, label_smoothing, z_loss, softcap,
-            HAS_SMOOTHING=label_smoothing > 0, WRITE_GRADIENT=write_gradient,
+            ignore_index, softcap, WRITE_GRADIENT=write_gradient,
             V=V, BLOCK_V=block_V, num_warps=min(max(block_V // 512, 1), 16), enable_fp_fusion=True,
         )  # fmt: skip
     return losses_N

@@ -51,21 +51,13 @@ def _load_parameter(parameter, C: tl.constexpr, BLOCK_C: tl.constexpr):
 
 @triton.jit
 def _forward_kernel(
-    x, x_row_stride, x_column_stride, residual, residual_row_stride, residual_column_stride,
-    weight, bias, out, summed, mean, rstd, eps, M,
-    CENTERED: tl.constexpr, HAS_RESIDUAL: tl.constexpr, HAS_WEIGHT: tl.constexpr,
-    HAS_BIAS: tl.constexpr, C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
+    x, x_row_stride, x_column_stride, weight, bias, out, mean, rstd, eps, M,
+    CENTERED: tl.constexpr, HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr,
+    C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """One program: BLOCK_M rows."""
     rows = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     x_MC = _load_rows(x, x_row_stride, x_column_stride, rows, M, C, BLOCK_C)
-    if HAS_RESIDUAL:
-        x_MC += _load_rows(
-            residual, residual_row_stride, residual_column_stride, rows, M, C, BLOCK_C
-        )
-        # The norm is that of the sum as it is stored.
-        x_MC = x_MC.to(summed.dtype.element_ty).to(tl.float32)
-        _store_rows(summed, rows, x_MC, M, C, BLOCK_C)
     if CENTERED:
         mean_M = tl.sum(x_MC, 1) / C
         tl.store(mean + rows, mean_M, mask=rows < M)
@@ -82,11 +74,10 @@ def _forward_kernel(
 
 @triton.jit
 def _backward_kernel(
-    dout, dout_row_stride, dout_column_stride, dsummed, dsummed_row_stride, dsummed_column_stride,
-    x, x_row_stride, x_column_stride, weight, mean, rstd, dx, partials, M, N_PROGRAMS,
-    CENTERED: tl.constexpr, HAS_RESIDUAL: tl.constexpr, HAS_WEIGHT: tl.constexpr,
-    HAS_BIAS: tl.constexpr, C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
-    STAGES: tl.constexpr,
+    dout, dout_row_stride, dout_column_stride, x, x_row_stride, x_column_stride,
+    weight, mean, rstd, dx, partials, M, N_PROGRAMS,
+    CENTERED: tl.constexpr, HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr,
+    C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """One program: dx of every N_PROGRAMS-th tile, and its rows' sum of dweight and of dbias."""
     program = tl.program_id(0)
@@ -116,10 +107,6 @@ def _backward_kernel(
             along_mean_M = tl.sum(dnormal_MC, 1) / C
             dx_MC -= along_mean_M[:, None]
         dx_MC *= rstd_M1
-        if HAS_RESIDUAL:
-            dx_MC += _load_rows(
-                dsummed, dsummed_row_stride, dsummed_column_stride, rows, M, C, BLOCK_C
-            )
         _store_rows(dx, rows, dx_MC, M, C, BLOCK_C)
     row = program.to(tl.int64) + tl.arange(0, 1)
     if HAS_WEIGHT:
@@ -161,10 +148,8 @@ def _block(C: int) -> dict[str, int | bool]:
     }
 
 
-def _rows(x: torch.Tensor | None) -> tuple[torch.Tensor | None, int, int]:
+def _rows(x: torch.Tensor) -> tuple[torch.Tensor, int, int]:
     """Return x as a matrix of rows, and its strides: the arguments of a kernel."""
-    if x is None:
-        return None, 0, 0
     x_MC = x.reshape(-1, x.shape[-1])
     return x_MC, *x_MC.stride()
 
@@ -173,39 +158,31 @@ def norm_forward(
     x: torch.Tensor,
     weight_C: torch.Tensor | None,
     bias_C: torch.Tensor | None,
-    residual: torch.Tensor | None,
     eps: float,
     centered: bool,
     out_dtype: torch.dtype,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the output, x + residual, and each row's mean and 1/deviation, (M,) in float32.
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the output, contiguous, and each row's mean and 1/deviation, (M,) in float32.
 
-    Both results are contiguous; the sum is empty without a residual, the mean unless `centered`.
-    Takes x and residual (..., C) in float32, float16 or bfloat16, any strides, C up to 65,536;
-    checks nothing.
+    The mean is empty unless `centered`. Takes x (..., C) in float32, float16 or bfloat16, any
+    strides, C up to 65,536; checks nothing.
     """
     C = x.shape[-1]
     M = x.numel() // C
     out = torch.empty(x.shape, device=x.device, dtype=out_dtype)
-    if residual is None:
-        summed = x.new_empty(0)
-    else:
-        summed = out.new_empty(x.shape, dtype=torch.promote_types(x.dtype, residual.dtype))
     mean_M = out.new_empty(M if centered else 0, dtype=torch.float32)
     rstd_M = out.new_empty(M, dtype=torch.float32)
     block = _block(C)
     with torch.cuda.device_of(x):
         _forward_kernel[(triton.cdiv(M, block["BLOCK_M"]),)](
-            *_rows(x), *_rows(residual), weight_C, bias_C, out, summed, mean_M, rstd_M, eps, M,
-            CENTERED=centered, HAS_RESIDUAL=residual is not None,
+            *_rows(x), weight_C, bias_C, out, mean_M, rstd_M, eps, M, CENTERED=centered,
             HAS_WEIGHT=weight_C is not None, HAS_BIAS=bias_C is not None, **block,
         )  # fmt: skip
-    return out, summed, mean_M, rstd_M
+    return out, mean_M, rstd_M
 
 
 def norm_backward(
     dout: torch.Tensor,
-    dsummed: torch.Tensor | None,
     x: torch.Tensor,
     weight_C: torch.Tensor | None,
     mean_M: torch.Tensor,
@@ -215,8 +192,7 @@ def norm_backward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return dx, contiguous, and what there is of dweight and dbias, (0 to 2, C) in float32.
 
-    With a residual, x is the sum, and `dsummed` the gradient that it has from elsewhere. The sums
-    over the rows have two stages and a fixed order, so they have the same bits twice.
+    The sums over the rows have two stages and a fixed order, so they have the same bits twice.
     """
     C = x.shape[-1]
     M = x.numel() // C
@@ -230,10 +206,8 @@ def norm_backward(
     )
     with torch.cuda.device_of(x):
         _backward_kernel[(P,)](
-            *_rows(dout), *_rows(dsummed), *_rows(x), weight_C, mean_M, rstd_M,
-            dx, partials_NPC, M, P,
-            CENTERED=centered, HAS_RESIDUAL=dsummed is not None,
-            HAS_WEIGHT=weight_C is not None, HAS_BIAS=has_bias,
+            *_rows(dout), *_rows(x), weight_C, mean_M, rstd_M, dx, partials_NPC, M, P,
+            CENTERED=centered, HAS_WEIGHT=weight_C is not None, HAS_BIAS=has_bias,
             STAGES=STAGES if block["BLOCK_C"] * x.element_size() <= MAX_STAGED else 1, **block,
         )  # fmt: skip
         if n_sums > 0:

@@ -36,7 +36,7 @@ def _rotate_token(
     P: tl.constexpr, REST: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_P: tl.constexpr,
     BLOCK_REST: tl.constexpr,
 ):  # fmt: skip
-    """Rotate all heads of one token; `out` may be `x`, a pair is read before it is written."""
+    """Rotate all heads of one token."""
     pairs = tl.arange(0, BLOCK_P)
     for first_head in range(0, H, BLOCK_H):
         heads = first_head + tl.arange(0, BLOCK_H)
@@ -82,13 +82,19 @@ def _rotary_kernel(
 MAX_TILE = 2048
 
 
-def _launch(q_BHTD, k_BGTD, q_out, k_out, cos, sin, inverse: bool) -> None:
-    """Write the rotated q and k to q_out and k_out, which may be q and k themselves."""
+def rotate(
+    q_BHTD: torch.Tensor, k_BGTD: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, inverse: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return q and k rotated, in memory laid out like theirs; by the opposite angles if `inverse`.
+
+    Takes q and k in float32, float16 or bfloat16, cos and sin (T, P) or (B, T, P) in float32, any
+    strides; checks nothing.
+    """
     (B, H, T, D), G, P = q_BHTD.shape, k_BGTD.shape[1], cos.shape[-1]
+    q_out, k_out = torch.empty_like(q_BHTD), torch.empty_like(k_BGTD)
     # A table without batch is the same for each entry: its stride is 0.
     cos_BTP, sin_BTP = cos.expand(B, T, P), sin.expand(B, T, P)
-    block_P = triton.next_power_of_2(P)
-    rest = 0 if q_out is q_BHTD else D - 2 * P  # in place, the other channels stay where they are
+    block_P, rest = triton.next_power_of_2(P), D - 2 * P
     largest = max(MAX_TILE // block_P, 1)
     with torch.cuda.device_of(q_BHTD):
         _rotary_kernel[(B * T,)](
@@ -101,23 +107,4 @@ def _launch(q_BHTD, k_BGTD, q_out, k_out, cos, sin, inverse: bool) -> None:
             BLOCK_P=block_P, BLOCK_REST=triton.next_power_of_2(max(rest, 1)),
             num_warps=4, enable_fp_fusion=True,
         )  # fmt: skip
-
-
-def rotate(
-    q_BHTD: torch.Tensor, k_BGTD: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, inverse: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return q and k rotated, in memory laid out like theirs; by the opposite angles if `inverse`.
-
-    Takes q and k in float32, float16 or bfloat16, cos and sin (T, P) or (B, T, P) in float32, any
-    strides; checks nothing.
-    """
-    q_out, k_out = torch.empty_like(q_BHTD), torch.empty_like(k_BGTD)
-    _launch(q_BHTD, k_BGTD, q_out, k_out, cos, sin, inverse)
     return q_out, k_out
-
-
-def rotate_in_place(
-    q_BHTD: torch.Tensor, k_BGTD: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
-) -> None:
-    """Rotate q and k where they are: no element may occur twice in them."""
-    _launch(q_BHTD, k_BGTD, q_BHTD, k_BGTD, cos, sin, inverse=False)

@@ -73,7 +73,7 @@ def test_an_unknown_command_is_one_line(
     assert main() == 2
     assert capsys.readouterr().err == (
         "error: unknown command 'fly': expected one of train, sample, tokenizer, plan, compare, "
-        "ladder, bench, data, doctor\n"
+        "ladder, bench, import, data, doctor\n"
     )
 
 

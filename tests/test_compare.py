@@ -141,7 +141,7 @@ def test_records_of_runs_together(runs: list[Path], corpus_file: Path, tmp_path:
     for start in range(0, len(ids) - 1, 16):
         x, y = ids[start : start + 16][: len(ids) - 1 - start], ids[start + 1 : start + 17]
         with torch.no_grad():
-            p = sum(model.logits(x[None])[0].double().softmax(-1) for model in models) / 2
+            p = sum(model(x[None])[0].double().softmax(-1) for model in models) / 2
         by_window.append(p[torch.arange(len(y)), y].log().neg())
     whole = torch.cat(by_window).mean().item()
     assert both["val_loss_of_the_whole_split"] == pytest.approx(whole, abs=1e-5)

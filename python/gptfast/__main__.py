@@ -15,9 +15,13 @@ COMMANDS = {
     "compare": "show how runs differ: settings, curves, samples",
     "ladder": "train the rungs from bigram to GPT and compare them",
     "bench": "check the kernels on this GPU, measure them, have 'auto' take the fastest",
+    "import": "make a model folder of another project's checkpoint: nanoGPT's",
     "data": "describe a corpus; prepare token shards from files or the Hub",
     "doctor": "show device, data types and which kernels run here",
 }
+
+PACKAGES = {"import": "convert"}
+"""Where a command is in a package of another name: a keyword can't be one's."""
 
 
 def main() -> int:
@@ -38,7 +42,8 @@ def main() -> int:
         return 2
     from gptfast.cli import cli
 
-    command = import_module(f"gptfast.{arguments[0]}.__main__").main
+    package = PACKAGES.get(arguments[0], arguments[0])
+    command = import_module(f"gptfast.{package}.__main__").main
     return cli.run(command, arguments[1:])
 
 

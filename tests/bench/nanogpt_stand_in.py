@@ -36,7 +36,7 @@ class GPT(nn.Module):
         if os.environ.get("FAULT") == "dies" and idx.shape[1] == 8:
             os._exit(7)
         scale = 1.01 if os.environ.get("FAULT") == "other losses" else 1.0
-        logits = self.transformer.logits(idx)
+        logits = self.transformer(idx)
         return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten()) * scale
 
     def configure_optimizers(self, weight_decay, learning_rate, betas, device_type):

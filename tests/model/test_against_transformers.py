@@ -56,10 +56,16 @@ LLAMAS = {
     "biases": replace(LLAMA, bias=True, tie_embeddings=True),
     "yarn": replace(LLAMA, block_size=128, rope_scaling="yarn", rope_factor=4.0),
 }
-MISTRAL = replace(LLAMA, window=7)
+MISTRAL = replace(LLAMA, sliding_window=7)
 MIXTRAL = replace(LLAMA, n_expert=4, n_expert_active=2, n_hidden=40)
-MIXTRALS = {"mixtral": MIXTRAL, "window": replace(MIXTRAL, window=7, n_expert_active=3)}
-MODELS = {"gpt2": TINY, **LLAMAS, "mistral": MISTRAL, **MIXTRALS}
+MIXTRALS = {"mixtral": MIXTRAL, "window": replace(MIXTRAL, sliding_window=7, n_expert_active=3)}
+MODELS = {
+    "gpt2": TINY,
+    "exact gelu": replace(TINY, activation="gelu_exact"),
+    **LLAMAS,
+    "mistral": MISTRAL,
+    **MIXTRALS,
+}
 
 
 def shaken(theirs: torch.nn.Module) -> torch.nn.Module:
@@ -89,14 +95,16 @@ def test_logits_agree_for_the_same_random_weights(name: str, tmp_path: Path) -> 
     with torch.no_grad():
         expected = theirs(ids).logits
         assert expected.std() > 0.3
-        torch.testing.assert_close(ours.logits(ids), expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(ours(ids), expected, atol=1e-4, rtol=0)
         loss = ours(ids[:, :-1], ids[:, 1:])
         torch.testing.assert_close(loss, theirs(ids, labels=ids).loss, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_each_is_stored_as_what_it_is(name: str) -> None:
-    kind = {"biases": "llama", "yarn": "llama", "window": "mixtral"}.get(name, name)
+    kind = {"exact gelu": "gpt2", "biases": "llama", "yarn": "llama", "window": "mixtral"}.get(
+        name, name
+    )
     assert formats.describe(MODELS[name], eot_token=None)["model_type"] == kind
 
 
@@ -115,7 +123,7 @@ def test_transformers_loads_what_we_save(name: str, tmp_path: Path) -> None:
     assert theirs.num_parameters() == ours.n_parameters()
     ids = torch.randint(300, (2, config.block_size))
     with torch.no_grad():
-        torch.testing.assert_close(ours.logits(ids), theirs(ids).logits, atol=1e-4, rtol=0)
+        torch.testing.assert_close(ours(ids), theirs(ids).logits, atol=1e-4, rtol=0)
     their_tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
     text = "a rose is not a nose"
     assert their_tokenizer(text)["input_ids"] == tokenizer.encode_ordinary(text)
@@ -150,7 +158,7 @@ def test_logits_agree_at_gpt2_124m_size() -> None:
     ours.load_state_dict(state)
     ids = torch.randint(50257, (1, 24))
     with torch.no_grad():
-        torch.testing.assert_close(ours.logits(ids), theirs(ids).logits, atol=1e-4, rtol=0)
+        torch.testing.assert_close(ours(ids), theirs(ids).logits, atol=1e-4, rtol=0)
 
 
 @pytest.fixture
@@ -177,13 +185,13 @@ def test_the_other_rungs_come_back_as_they_were(tmp_path: Path, architecture: st
     again, _ = load_model(tmp_path)
     assert again.config == config
     ids = torch.randint(tokenizer.n_vocab, (2, 8))
-    assert torch.equal(again.logits(ids), model.logits(ids))
+    assert torch.equal(again(ids), model(ids))
 
 
 OWN = {
     "rmsnorm alone": replace(TINY, norm="rmsnorm"),
     "qk_norm": replace(LLAMA, qk_norm=True),
-    "window": replace(LLAMA, window=4, global_every=2),
+    "window": replace(LLAMA, sliding_window=4, global_every=2),
     "ntk": replace(LLAMA, rope_scaling="ntk", rope_factor=2.0),
     "bias-balanced experts": replace(MIXTRAL, expert_balance="bias"),
     "softcap": replace(TINY, logit_softcap=15.0),
@@ -202,7 +210,7 @@ def test_what_no_format_of_theirs_expresses_comes_back_as_it_was(name: str, tmp_
     again, _ = load_model(tmp_path)
     assert again.config == config
     ids = torch.randint(300, (2, 32))
-    assert torch.equal(again.logits(ids), model.logits(ids))
+    assert torch.equal(again(ids), model(ids))
 
 
 @pytest.mark.parametrize(
@@ -280,7 +288,7 @@ def test_a_gpt2_without_its_head_has_no_prefix(tmp_path: Path) -> None:
     ours, _ = load_model(tmp_path)
     ids = torch.randint(300, (2, 32))
     with torch.no_grad():
-        torch.testing.assert_close(ours.logits(ids), theirs(ids).logits, atol=1e-4, rtol=0)
+        torch.testing.assert_close(ours(ids), theirs(ids).logits, atol=1e-4, rtol=0)
 
 
 def test_weights_in_several_files_are_read(tmp_path: Path) -> None:

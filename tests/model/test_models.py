@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn import functional as F
 
+from allocations import largest_and_peak
 from gptfast.errors import UserError
 from gptfast.model import GPT, LanguageModel, ModelConfig, build_model
 from gptfast.model.attention import CausalSelfAttention
@@ -32,10 +35,57 @@ def random_ids(model: LanguageModel, batch: int, time: int) -> torch.Tensor:
 
 def test_logits_and_loss_have_their_shapes(model: LanguageModel) -> None:
     ids = random_ids(model, 3, 16)
-    assert model.logits(ids).shape == (3, 16, 65)
-    assert model.logits(ids[:, :5]).shape == (3, 5, 65)
+    assert model(ids).shape == (3, 16, 65)
+    assert model(ids[:, :5]).shape == (3, 5, 65)
     assert model.next_token_logits(ids, None).shape == (3, 65)
     assert model(ids, ids).shape == ()
+
+
+def test_each_tokens_loss_and_its_gradients_are_pytorchs(model: LanguageModel) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():  # the bigram's table starts as zeros
+            parameter.add_(torch.randn_like(parameter))
+    ids, targets = random_ids(model, 3, 16), random_ids(model, 3, 16).flip(0)
+    targets[0, 2:5] = -100
+    dlosses = torch.randn(3, 16, generator=torch.Generator().manual_seed(2))
+    parameters = list(model.parameters())
+    losses = model(ids, targets, reduction="none")
+    logits = model(ids)
+    expected = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+    assert losses.dtype == torch.float32
+    assert losses[0, 2:5].tolist() == [0, 0, 0]
+    torch.testing.assert_close(losses, expected.view(3, 16), atol=1e-4, rtol=1e-4)
+    actual = torch.autograd.grad(losses, parameters, dlosses)
+    wanted = torch.autograd.grad(expected, parameters, dlosses.flatten())
+    torch.testing.assert_close(actual, wanted, atol=1e-4, rtol=1e-4)
+    mean = model(ids, targets)
+    torch.testing.assert_close(mean, losses.sum() / (targets != -100).sum())
+
+
+# A remark of PyTorch 2.11.
+@pytest.mark.filterwarnings("ignore:.*Profiler clears events")
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_the_gpts_loss_never_holds_all_logits(reduction: str) -> None:
+    model = GPT(ModelConfig(20_000, "gpt", 256, 1, 1, 16))
+    ids = torch.randint(20_000, (8, 256))
+    all_logits = ids.numel() * 20_000 * 4
+    model(ids, ids, reduction=reduction).sum().backward()  # makes room for the gradients
+
+    def train() -> None:
+        model(ids, ids, reduction=reduction).sum().backward()
+
+    assert largest_and_peak(train)[1] < all_logits
+    with torch.no_grad():
+        assert largest_and_peak(lambda: model(ids))[0] >= all_logits
+
+
+def test_each_tokens_loss_compiles_without_a_graph_break() -> None:
+    torch.manual_seed(0)
+    model = GPT(replace(SHAPES["gpt"], dropout=0.0))
+    ids = random_ids(model, 2, 16)
+    expected = model(ids, ids, reduction="none")
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(ids, ids, reduction="none"), expected)
 
 
 def test_future_tokens_leave_earlier_logits_bitwise_unchanged(model: LanguageModel) -> None:
@@ -43,11 +93,11 @@ def test_future_tokens_leave_earlier_logits_bitwise_unchanged(model: LanguageMod
         for parameter in model.parameters():  # the bigram's table starts as zeros
             parameter.add_(torch.randn_like(parameter))
     ids = random_ids(model, 2, 16)
-    before = model.logits(ids)
+    before = model(ids)
     for t in range(1, 16):
         changed = ids.clone()
         changed[:, t:] = (changed[:, t:] + 1 + torch.arange(16 - t)) % 65
-        after = model.logits(changed)
+        after = model(changed)
         assert torch.equal(after[:, :t], before[:, :t])
         assert not torch.equal(after[:, t], before[:, t])
 
@@ -84,7 +134,7 @@ def test_a_bigrams_logits_are_rows_of_its_table() -> None:
     model = build_model(SHAPES["bigram"])
     torch.nn.init.normal_(model.table.weight)
     ids = torch.tensor([[3, 64, 0]])
-    assert torch.equal(model.logits(ids)[0], model.table.weight[[3, 64, 0]])
+    assert torch.equal(model(ids)[0], model.table.weight[[3, 64, 0]])
 
 
 def test_the_averaging_window_is_a_running_mean() -> None:
@@ -93,7 +143,7 @@ def test_the_averaging_window_is_a_running_mean() -> None:
     ids = random_ids(model, 2, 16)
     embedded = model.wte(ids)
     running_mean = embedded.cumsum(1) / torch.arange(1, 17)[:, None]
-    torch.testing.assert_close(model.logits(ids), model.lm_head(running_mean))
+    torch.testing.assert_close(model(ids), model.lm_head(running_mean))
 
 
 def test_attention_is_the_formula_on_its_own_projections() -> None:
@@ -144,7 +194,7 @@ def test_golden_table_of_forward_shapes() -> None:
             module.register_forward_hook(
                 lambda _m, _i, out, name=name: seen.update({name: tuple(out.shape)})
             )
-    model.logits(random_ids(model, 2, 5))
+    model(random_ids(model, 2, 5))
     assert seen == GOLDEN
 
 
@@ -152,7 +202,7 @@ def test_the_cache_gives_the_logits_of_the_whole_text() -> None:
     torch.manual_seed(0)
     model = GPT(SHAPES["gpt"]).eval()
     ids = random_ids(model, 3, 16)
-    expected = model.logits(ids)
+    expected = model(ids)
     cache = model.new_cache(batch_size=3)
     for start, end in [(0, 4), (4, 5), (5, 6), (6, 9), (9, 16)]:
         logits = model.next_token_logits(ids[:, start:end], cache)
@@ -165,9 +215,20 @@ def test_dropout_acts_in_training_only() -> None:
     torch.manual_seed(0)
     model = build_model(SHAPES["gpt"])
     ids = random_ids(model, 2, 16)
-    assert not torch.equal(model.logits(ids), model.logits(ids))
+    assert not torch.equal(model(ids), model(ids))
     model.eval()
-    assert torch.equal(model.logits(ids), model.logits(ids))
+    assert torch.equal(model(ids), model(ids))
+
+
+def test_a_model_prints_as_a_line_with_its_settings_and_parameters() -> None:
+    model = build_model(SHAPES["gpt"])
+    n = sum(parameter.numel() for parameter in model.parameters())
+    assert repr(model) == (
+        f"GPT(vocab_size=65, block_size=16, n_layer=2, n_head=4, n_embd=32, dropout=0.1; "
+        f"{n:,} parameters)"
+    )
+    assert repr(model.h[0]).startswith("Block(")
+    assert "(attn): CausalSelfAttention(" in torch.nn.Module.__repr__(model)
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from gptfast.model import ModelConfig
+from gptfast.model import GPT, ModelConfig
 from gptfast.model.moe import MixtureOfExperts
 
 CONFIG = ModelConfig(
@@ -25,7 +26,7 @@ def build(config: ModelConfig) -> MixtureOfExperts:
 
 
 @pytest.mark.parametrize("n_active", [2, 3, 5])
-@pytest.mark.parametrize("activation", ["swiglu", "gelu", "relu2"])
+@pytest.mark.parametrize("activation", ["swiglu", "gelu", "gelu_exact", "relu2"])
 def test_each_token_gets_the_weighted_sum_of_its_experts(n_active: int, activation: str) -> None:
     moe = build(replace(CONFIG, n_expert_active=n_active, activation=activation))
     moe.bias_E.copy_(torch.tensor([0.3, -0.2, 0.0, 0.1, 0.0]))
@@ -39,6 +40,7 @@ def test_each_token_gets_the_weighted_sum_of_its_experts(n_active: int, activati
             hidden = {
                 "swiglu": lambda up: F.silu(up[:24]) * up[24:],
                 "gelu": lambda up: F.gelu(up, approximate="tanh"),
+                "gelu_exact": lambda up: up * (1 + torch.erf(up / math.sqrt(2))) / 2,
                 "relu2": lambda up: up.clamp(min=0) ** 2,
             }[activation](up)
             weight = scores[e] / sum(scores[other] for other in chosen)
@@ -78,6 +80,16 @@ def test_the_balance_loss_is_1_when_all_are_equally_busy_and_more_otherwise() ->
     moe(torch.stack([low] * 20)[None])
     # All choose experts 0 and 1, whose mean scores are nearly 1/2: 4 (1/2 1/2 + 1/2 1/2).
     assert moe.balance_loss.item() == pytest.approx(2, abs=1e-6)
+
+
+def test_no_tokens_loss_has_a_part_of_the_balance_loss() -> None:
+    torch.manual_seed(0)
+    model = GPT(replace(CONFIG, block_size=8, n_layer=2, expert_balance_rate=1.0))
+    ids = torch.randint(65, (2, 8))
+    losses = model(ids, ids, reduction="none")
+    balance = torch.stack([moe.balance_loss for moe in model.experts()]).mean()
+    assert balance > 0.9
+    torch.testing.assert_close(model(ids, ids), losses.mean() + balance)
 
 
 def test_the_bias_makes_a_lopsided_router_even() -> None:

@@ -35,16 +35,16 @@ def test_the_embedding_is_the_sum_of_the_rows() -> None:
     made = embedding(4, 100)
     ids = torch.randint(65, (2, 5), generator=torch.Generator().manual_seed(0))
     expected = made.weight[made.rows(ids, 5, None)].sum(1).view(2, 5, 8)
-    torch.testing.assert_close(made(ids, 5), expected)
+    torch.testing.assert_close(made(ids), expected)
 
 
 def test_dropout_leaves_out_all_of_a_tokens_ngrams_and_only_in_training() -> None:
     made = embedding(3, 100)
     made.dropout = 0.3
     ids = torch.randint(65, (8, 500), generator=torch.Generator().manual_seed(0))
-    whole = made.eval()(ids, 500)
+    whole = made.eval()(ids)
     torch.manual_seed(0)
-    dropped = made.train()(ids, 500)
+    dropped = made.train()(ids)
     left_out = (dropped == 0).all(-1)
     assert left_out.float().mean().item() == pytest.approx(0.3, abs=0.03)
     assert torch.equal(dropped[~left_out], whole[~left_out])

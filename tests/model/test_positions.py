@@ -98,7 +98,7 @@ def test_a_model_is_loaded_for_a_longer_context(
     expected = GPT(replace(trained, block_size=64, rope_scaling=scaling, rope_factor=4.0))
     expected.load_state_dict(model.state_dict())
     ids = torch.randint(65, (1, 64))
-    torch.testing.assert_close(stretched.logits(ids), expected.eval().logits(ids))
+    torch.testing.assert_close(stretched(ids), expected.eval()(ids))
 
 
 def test_what_cant_be_stretched_is_refused(tmp_path: Path) -> None:

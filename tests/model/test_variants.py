@@ -14,6 +14,7 @@ from allocations import largest_and_peak
 from gptfast.errors import UserError
 from gptfast.model import GPT, ModelConfig, build_model
 from gptfast.model.size import flops_per_token, n_parameters
+from gptfast.ops import use_backend
 
 GPT2 = ModelConfig(65, "gpt", 16, 2, 4, 64)
 LLAMA = replace(
@@ -30,12 +31,13 @@ VARIANTS = {
     "yarn": replace(GPT2, positions="rotary", rope_scaling="yarn", rope_factor=2.0),
     "swiglu": replace(GPT2, activation="swiglu"),
     "relu2": replace(GPT2, activation="relu2", n_hidden=96),
+    "exact gelu": replace(GPT2, activation="gelu_exact"),
     "grouped heads": replace(GPT2, n_kv_head=2),
     "one key head": replace(GPT2, n_kv_head=1),
     "qk_norm": replace(GPT2, qk_norm=True),
     "softcap": replace(GPT2, logit_softcap=15.0),
-    "window": replace(GPT2, window=5),
-    "window, every second layer global": replace(GPT2, window=5, global_every=2),
+    "window": replace(GPT2, sliding_window=5),
+    "window, every second layer global": replace(GPT2, sliding_window=5, global_every=2),
     "untied": replace(GPT2, tie_embeddings=False),
     "embedding_norm": replace(GPT2, embedding_norm=True),
     "zero_init": replace(GPT2, zero_init=True),
@@ -94,11 +96,11 @@ def test_future_tokens_leave_earlier_logits_bitwise_unchanged(config: ModelConfi
     exact = config.n_expert == 0
     model = shaken(config)
     ids = torch.randint(65, (2, 16), generator=torch.Generator().manual_seed(1))
-    before = model.logits(ids)
+    before = model(ids)
     for t in range(1, 16):
         changed = ids.clone()
         changed[:, t:] = (changed[:, t:] + 1 + torch.arange(16 - t)) % 65
-        after = model.logits(changed)
+        after = model(changed)
         torch.testing.assert_close(after[:, :t], before[:, :t], atol=0 if exact else 1e-5, rtol=0)
         assert not torch.equal(after[:, t], before[:, t])
 
@@ -106,7 +108,7 @@ def test_future_tokens_leave_earlier_logits_bitwise_unchanged(config: ModelConfi
 def test_the_cache_gives_the_logits_of_the_whole_text(config: ModelConfig) -> None:
     model = shaken(config)
     ids = torch.randint(65, (3, 16), generator=torch.Generator().manual_seed(1))
-    expected = model.logits(ids)
+    expected = model(ids)
     cache = model.new_cache(batch_size=3)
     for start, end in [(0, 4), (4, 5), (5, 6), (6, 9), (9, 16)]:
         logits = model.next_token_logits(ids[:, start:end], cache)
@@ -114,18 +116,18 @@ def test_the_cache_gives_the_logits_of_the_whole_text(config: ModelConfig) -> No
 
 
 def test_parameters_and_flops_are_predicted_exactly(config: ModelConfig) -> None:
-    model = build_model(config, kernels="reference")
+    model = build_model(config)
     assert model.n_parameters() == n_parameters(config)
     ids = torch.randint(65, (2, 16))
-    with FlopCounterMode(display=False) as counter:
-        model.logits(ids)
+    with use_backend("reference"), FlopCounterMode(display=False) as counter:
+        model(ids)
     # The definition of attention multiplies what lies outside of a window as well.
-    whole = replace(config, window=None, global_every=None)
+    whole = replace(config, sliding_window=None, global_every=None)
     uncounted = uncounted_flops(config, ids.numel())
     predicted = flops_per_token(whole) * ids.numel()
     assert counter.get_total_flops() + uncounted == predicted
-    with FlopCounterMode(display=False) as counter:
-        model.logits(ids).sum().backward()
+    with use_backend("reference"), FlopCounterMode(display=False) as counter:
+        model(ids).sum().backward()
     assert counter.get_total_flops() + 3 * uncounted == 3 * predicted  # a training step's
 
 
@@ -138,23 +140,23 @@ def uncounted_flops(config: ModelConfig, n_tokens: int) -> int:
 
 
 def test_a_window_costs_its_width_and_only_where_there_is_one() -> None:
-    config = replace(GPT2, window=5, global_every=2)
+    config = replace(GPT2, sliding_window=5, global_every=2)
     matrices = 2 * (12 * 64 * 64 + 12 * 64 * 64 + 64 * 65)
     assert flops_per_token(config) == matrices + 4 * 64 * (5 + 16)
     assert flops_per_token(config, context=4) == matrices + 4 * 64 * (4 + 4)
 
 
 def test_a_window_hides_what_is_older() -> None:
-    model = shaken(replace(GPT2, window=3, n_layer=1))
+    model = shaken(replace(GPT2, sliding_window=3, n_layer=1))
     ids = torch.randint(65, (1, 16), generator=torch.Generator().manual_seed(1))
     changed = ids.clone()
     changed[0, 5] = (changed[0, 5] + 1) % 65
-    same = (model.logits(ids) == model.logits(changed)).all(-1)[0]
+    same = (model(ids) == model(changed)).all(-1)[0]
     assert same.tolist() == [True] * 5 + [False] * 3 + [True] * 8
 
 
 def test_which_layers_have_the_window() -> None:
-    config = replace(GPT2, window=3, global_every=3, n_layer=7)
+    config = replace(GPT2, sliding_window=3, global_every=3, n_layer=7)
     windows = [config.layer_window(layer) for layer in range(7)]
     assert windows == [3, 3, None, 3, 3, None, 3]
     assert [block.attn.window for block in GPT(config).h] == windows
@@ -165,7 +167,7 @@ def test_the_softcap_bounds_the_logits_and_the_loss_is_of_the_capped_ones() -> N
     plain = GPT(GPT2).eval()
     plain.load_state_dict(model.state_dict())
     ids = torch.randint(65, (2, 16), generator=torch.Generator().manual_seed(1))
-    logits, uncapped = model.logits(ids), plain.logits(ids)
+    logits, uncapped = model(ids), plain(ids)
     assert uncapped.abs().max() > 2 > 1 > logits.abs().max()
     torch.testing.assert_close(logits, torch.tanh(uncapped))
     torch.testing.assert_close(
@@ -178,16 +180,16 @@ def test_zero_init_starts_as_the_embedding_alone() -> None:
     model = GPT(replace(GPT2, zero_init=True, positions="none")).eval()
     ids = torch.randint(65, (2, 16))
     expected = model.ln_f(model.wte(ids)) @ model.wte.weight.T
-    torch.testing.assert_close(model.logits(ids), expected)
+    torch.testing.assert_close(model(ids), expected)
 
 
 def test_qk_norm_makes_attention_blind_to_the_length_of_queries_and_keys() -> None:
     model = shaken(replace(GPT2, qk_norm=True, n_layer=1, bias=False, norm_eps=1e-12))
     ids = torch.randint(65, (2, 16))
-    before = model.logits(ids)
+    before = model(ids)
     with torch.no_grad():
         model.h[0].attn.c_attn.weight[:128] *= 7
-    torch.testing.assert_close(model.logits(ids), before)
+    torch.testing.assert_close(model(ids), before)
 
 
 def test_documents_of_a_row_do_not_see_each_other() -> None:
@@ -240,7 +242,7 @@ def test_recomputing_blocks_changes_no_gradient(name: str) -> None:
         ({"n_kv_head": 3}, "n_head 4 query heads can't share n_kv_head 3"),
         ({"n_hidden": 0}, "n_hidden is 0: expected at least 1"),
         ({"logit_softcap": 0.0}, "logit_softcap is 0.0: expected more than 0"),
-        ({"global_every": 2}, "no layer has a --window"),
+        ({"global_every": 2}, "no layer has a --sliding-window"),
         ({"positions": "rotary", "n_embd": 20}, "a head has 5: choose"),
         ({"rope_scaling": "yarn", "rope_factor": 2.0}, "only rotary ones can be stretched"),
         ({"positions": "rotary", "rope_factor": 2.0}, "a factor above 1 with 'ntk' or 'yarn'"),

@@ -72,20 +72,19 @@ def launch_defaults(D, dtype):
     decode(q_BHTD[:, :, :1], q_BHTD, every_option=True)
     x_BTC = empty(2, 1024, 12 * D, dtype=dtype)
     weight_C = empty(12 * D, dtype=dtype)
-    for x, weight, bias, residual, centered in (
-        (x_BTC, weight_C, weight_C, None, True),
-        (x_BTC, weight_C, None, x_BTC, False),
-        (q_BHTD, weight_C[:D], weight_C[:D], q_BHTD, True),  # many rows in a program
+    for x, weight, bias, centered in (
+        (x_BTC, weight_C, weight_C, True),
+        (x_BTC, weight_C, None, False),
+        (q_BHTD, weight_C[:D], weight_C[:D], True),  # many rows in a program
     ):
-        out, summed, mean, rstd = norm_forward(x, weight, bias, residual, 1e-5, centered, dtype)
-        dsummed = None if residual is None else summed
-        norm_backward(out, dsummed, x, weight, mean, rstd, bias is not None, centered)
+        out, mean, rstd = norm_forward(x, weight, bias, 1e-5, centered, dtype)
+        norm_backward(out, x, weight, mean, rstd, bias is not None, centered)
     cos_TP = empty(1024, D // 4, dtype=torch.float32)  # half of the channels are rotated
     rotate(q_BHTD, q_BHTD, cos_TP, cos_TP, inverse=True)
     logits_NV = empty(1024, 50_304, dtype=dtype)
     targets_N = empty(1024, dtype=torch.int64)
-    cross_entropy(logits_NV, targets_N, -100, 0.0, 0.0, None, True)
-    cross_entropy(logits_NV, targets_N, -100, 0.1, 1e-4, 30.0, True)
+    cross_entropy(logits_NV, targets_N, -100, None, True)
+    cross_entropy(logits_NV, targets_N, -100, 30.0, True)
 
 
 def launch_variants():
@@ -108,8 +107,8 @@ def launch_wide_norms():
     """Launch norms of which fewer or no tiles are on their way at once."""
     for C, dtype in ((4096, torch.float32), (8192, torch.bfloat16), (65_536, torch.float32)):
         x_MC, weight_C = empty(4096, C, dtype=dtype), empty(C, dtype=dtype)
-        out, summed, mean, rstd = norm_forward(x_MC, weight_C, weight_C, x_MC, 1e-5, True, dtype)
-        norm_backward(out, summed, x_MC, weight_C, mean, rstd, True, True)
+        out, mean, rstd = norm_forward(x_MC, weight_C, weight_C, 1e-5, True, dtype)
+        norm_backward(out, x_MC, weight_C, mean, rstd, True, True)
 
 
 def source(kernel, arguments):

@@ -16,7 +16,10 @@ from gptfast.ops import (
     linear_cross_entropy,
     rms_norm,
     rotary,
+    set_backend,
+    use_backend,
 )
+from gptfast.ops.dispatch import BACKENDS
 
 q = torch.randn(1, 2, 5, 8, generator=torch.Generator().manual_seed(0))
 OPS = {
@@ -110,3 +113,66 @@ def test_a_machine_without_triton_works():
     )
     assert "UserError: attention: backend 'triton' can't serve these inputs" in done.stderr
     assert "triton is not installed" in done.stderr
+
+
+# ---- the process's default -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def _auto():
+    yield
+    set_backend("auto")
+
+
+@pytest.mark.usefixtures("_auto")
+@pytest.mark.parametrize("op", OPS)
+def test_an_op_without_a_backend_takes_the_default(op, monkeypatch):
+    asked = []
+    monkeypatch.setattr(dispatch, "TRITON_INSTALLED", False)
+    set_backend("triton")
+    with pytest.raises(UserError, match=f"{op}: backend 'triton' can't serve"):
+        OPS[op]()
+    OPS[op](backend="reference")  # a name wins over the default
+    set_backend("auto")
+    monkeypatch.setattr(dispatch, "preference", lambda work, device: asked.append(work) or BACKENDS)
+    OPS[op]()
+    assert len(asked) == 1
+
+
+def test_the_default_holds_within_its_block_only():
+    with use_backend("triton"):
+        with use_backend("reference"):
+            layer_norm(q)
+        with pytest.raises(UserError, match="backend 'triton' can't serve"):
+            layer_norm(q)
+    layer_norm(q)
+    with pytest.raises(ZeroDivisionError), use_backend("triton"):
+        raise ZeroDivisionError
+    layer_norm(q)
+
+
+def test_rotary_takes_its_definition_where_the_default_is_pytorchs():
+    with use_backend("torch"):
+        rotated = OPS["rotary"]()
+    assert torch.equal(rotated, OPS["rotary"](backend="reference"))
+
+
+def test_an_unknown_default_is_refused():
+    with pytest.raises(UserError, match="backend is 'cuda'; use 'auto' or one of"):
+        set_backend("cuda")
+
+
+def test_a_compiled_function_follows_the_default_without_a_graph_break():
+    torch._dynamo.reset()
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(lambda x: rms_norm(x) * 2, fullgraph=True, backend=backend)
+    for name in ("torch", "reference", "torch", "reference"):
+        with use_backend(name):
+            torch.testing.assert_close(compiled(q), 2 * rms_norm(q, backend="reference"))
+    assert len(graphs) == 2  # one for each, compiled once
+    assert ["rms_norm" in graph.code for graph in graphs] == [True, False]

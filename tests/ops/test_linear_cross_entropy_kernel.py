@@ -14,10 +14,8 @@ pytestmark = pytest.mark.usefixtures("_poisoned")
 
 OPTIONS = [
     {},
-    {"label_smoothing": 0.3},
-    {"z_loss": 0.2},
     {"softcap": 1.5},
-    {"label_smoothing": 0.3, "z_loss": 0.2, "softcap": 1.5, "ignore_index": 2},
+    {"softcap": 1.5, "ignore_index": 2},
 ]
 
 
@@ -58,12 +56,14 @@ def test_agrees_with_the_definition(dtype, options, device):
 
 @pytest.mark.parametrize("V", [1, 2, 129, 4096, 4097, 50_257])
 def test_any_vocabulary(V, device):
-    check(*inputs((4, 4), V, device), label_smoothing=0.1, softcap=5.0)
+    check(*inputs((4, 4), V, device), softcap=5.0)
 
 
 @pytest.mark.parametrize("V", [16_384, 16_385, 40_000])
 def test_blocks_of_a_row_without_a_cap(V, device):
-    check(*inputs((4, 4), V, device), label_smoothing=0.1)
+    hidden, weight, targets = inputs((4, 4), V, device)
+    # With larger logits the matrix products lose digits over so many terms, PyTorch's as well.
+    check(hidden / 4, weight, targets)
 
 
 def test_the_largest_vocabulary_we_name(device):
@@ -71,9 +71,9 @@ def test_the_largest_vocabulary_we_name(device):
     logits = torch.randn(2, 262_144, generator=torch.Generator().manual_seed(0)).to(device)
     targets = torch.tensor([0, 262_143], device=device)
     wide = logits.double().requires_grad_()
-    expected = F.cross_entropy(wide, targets, reduction="none", label_smoothing=0.1)
+    expected = F.cross_entropy(wide, targets, reduction="none")
     expected.sum().backward()
-    losses = cross_entropy(logits, targets, -100, 0.1, 0.0, None, True)
+    losses = cross_entropy(logits, targets, -100, None, True)
     assert_close("linear_cross_entropy", losses, expected)
     torch.testing.assert_close(logits.double(), wide.grad, rtol=1e-4, atol=1e-10)
 
@@ -131,11 +131,30 @@ def test_a_target_outside_makes_the_loss_nan(target, device):
     targets[1] = target
     # On the CPU the public function names it; on CUDA that would wait for the GPU.
     loss, dhidden, _ = torch.ops.gptfast.linear_cross_entropy(
-        hidden, weight, targets, -100, 0.0, 0.0, None, True, True, True
+        hidden, weight, targets, -100, None, True, True, True
     )
     assert loss.isnan()
     assert dhidden[1].isnan().all()
     assert dhidden[2].isfinite().all()
+
+
+@pytest.mark.parametrize("softcap", [None, 1.5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_each_tokens_loss_agrees_with_the_definition(dtype, softcap, device):
+    hidden, weight, targets = inputs((3, 5, 8), 37, device, dtype)
+    dlosses = torch.randn(targets.shape, generator=torch.Generator().manual_seed(1)).to(device)
+
+    def token_results(function, hidden, weight, **kwargs):
+        leaves = [x.detach().requires_grad_() for x in (hidden, weight)]
+        losses = function(*leaves, targets, reduction="none", softcap=softcap, **kwargs)
+        return [losses, *torch.autograd.grad(losses, leaves, dlosses.to(losses))]
+
+    actual = token_results(linear_cross_entropy, hidden, weight, backend="triton")
+    expected = token_results(linear_cross_entropy_reference, hidden.double(), weight.double())
+    assert [a.dtype for a in actual] == [torch.float32, dtype, dtype]
+    for a, e in zip(actual, expected, strict=True):
+        scale = max(1.0, e.abs().max().item())  # the weight's gradient sums many tokens
+        assert_close("linear_cross_entropy", a.double() / scale, e / scale, dtype)
 
 
 def test_the_same_bits_twice(device):
@@ -153,7 +172,7 @@ def test_registration(device):
     leaves = [x.requires_grad_() for x in (hidden, weight)]
     torch.library.opcheck(
         torch.ops.gptfast.linear_cross_entropy.default,
-        (*leaves, targets, -100, 0.1, 0.1, 2.0, True, True, True),
+        (*leaves, targets, -100, 2.0, True, True, True),
     )
 
 

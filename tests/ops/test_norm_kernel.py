@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from conftest import INTERPRETED
 from gptfast.errors import UserError
 from gptfast.kernels import norm as kernels
 from gptfast.ops import layer_norm, norm, rms_norm
@@ -22,30 +21,23 @@ def randn(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def results(function, tensors, douts, **kwargs):
-    """Return the outputs and the gradient of every input that there is."""
+def results(function, tensors, dout, **kwargs):
+    """Return the output and the gradient of every input that there is."""
     tensors = {name: t.detach().requires_grad_() for name, t in tensors.items()}
     out = function(**tensors, **kwargs)
-    outs = out if isinstance(out, tuple) else (out,)
-    return [*outs, *torch.autograd.grad(outs, list(tensors.values()), douts)]
+    return [out, *torch.autograd.grad(out, list(tensors.values()), dout)]
 
 
 def check(op, x, eps=1e-5, **others):
-    """Compare all that comes out; `others` are the weight, the bias and the residual."""
+    """Compare all that comes out; `others` are the weight and the bias."""
     function, reference = OPS[op]
     tensors = {"x": x} | {name: t for name, t in others.items() if t is not None}
 
-    def definition(x, residual=None, **parameters):
-        if residual is None:
-            return reference(x, **parameters, eps=eps)
-        return reference(x + residual, **parameters, eps=eps), x + residual
-
-    outs = [x] if "residual" not in tensors else [x + tensors["residual"]] * 2
-    douts = [randn(*out.shape, seed=8 + i).to(out) for i, out in enumerate(outs)]
-    actual = results(function, tensors, douts, eps=eps, backend="triton")
+    dout = randn(*x.shape, seed=8).to(x)
+    actual = results(function, tensors, dout, eps=eps, backend="triton")
     wide = {name: t.double() for name, t in tensors.items()}
-    expected = results(definition, wide, [dout.double() for dout in douts])
-    for a, e, like in zip(actual, expected, [*outs, *tensors.values()], strict=True):
+    expected = results(reference, wide, dout.double(), eps=eps)
+    for a, e, like in zip(actual, expected, [x, *tensors.values()], strict=True):
         assert a.dtype == like.dtype
         assert_close(op, a, e, x.dtype)
 
@@ -53,29 +45,25 @@ def check(op, x, eps=1e-5, **others):
 # ---- what it computes ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("has_residual", [True, False])
 @pytest.mark.parametrize("has_weight", [True, False])
 @pytest.mark.parametrize("has_bias", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_layer_norm_agrees_with_the_definition(dtype, has_bias, has_weight, has_residual, device):
+def test_layer_norm_agrees_with_the_definition(dtype, has_bias, has_weight, device):
     check(
         "layer_norm",
         randn(3, 4, 33).to(device, dtype),
         weight=randn(33, seed=2).to(device, dtype) if has_weight else None,
         bias=randn(33, seed=3).to(device, dtype) if has_bias else None,
-        residual=randn(3, 4, 33, seed=4).to(device, dtype) if has_residual else None,
     )
 
 
-@pytest.mark.parametrize("has_residual", [True, False])
 @pytest.mark.parametrize("has_weight", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_rms_norm_agrees_with_the_definition(dtype, has_weight, has_residual, device):
+def test_rms_norm_agrees_with_the_definition(dtype, has_weight, device):
     check(
         "rms_norm",
         randn(3, 4, 33).to(device, dtype),
         weight=randn(33, seed=2).to(device, dtype) if has_weight else None,
-        residual=randn(3, 4, 33, seed=4).to(device, dtype) if has_residual else None,
     )
 
 
@@ -100,11 +88,9 @@ def test_parameters_of_any_strides(device):
 
 
 @both_norms
-@pytest.mark.parametrize("residual", [None, torch.zeros(0, 5)])
-def test_no_rows(residual, op, device):
-    residual = None if residual is None else residual.to(device)
+def test_no_rows(op, device):
     x, weight = torch.zeros(0, 5, device=device), torch.ones(5, device=device)
-    check(op, x, weight=weight, residual=residual)
+    check(op, x, weight=weight)
 
 
 @both_norms
@@ -120,11 +106,8 @@ def test_no_rows(residual, op, device):
     ids=["every second", "rows swapped", "columns first", "expanded", "part of a row"],
 )
 def test_any_strides(view, op, device):
-    x, residual = (view(randn(3, 4, 10, seed=seed).to(device)) for seed in (0, 1))
-    weight = randn(x.shape[-1]).to(device)
-    check(op, x, weight=weight)
-    check(op, x, weight=weight, residual=residual)
-    check(op, x, weight=weight, residual=residual.contiguous())
+    x = view(randn(3, 4, 10).to(device))
+    check(op, x, weight=randn(x.shape[-1]).to(device))
 
 
 def test_offsets_beyond_32_bits(device, monkeypatch):
@@ -141,56 +124,6 @@ def test_parameters_wider_than_x(op, device):
     x, weight = randn(4, 9).half().to(device), randn(9).to(device)
     check(op, x, weight=weight)
     check("layer_norm", x, weight=weight, bias=weight)
-
-
-@both_norms
-@pytest.mark.parametrize(
-    ("x_dtype", "residual_dtype"),
-    [
-        (torch.float16, torch.float32),
-        (torch.float32, torch.float16),
-        (torch.float16, torch.bfloat16),
-    ],
-)
-def test_a_residual_of_another_dtype(x_dtype, residual_dtype, op, device):
-    x, residual = randn(3, 9).to(device, x_dtype), randn(3, 9, seed=1).to(device, residual_dtype)
-    tensors = {"x": x, "residual": residual}
-    out, summed = OPS[op][0](**tensors, backend="triton")
-    assert out.dtype == torch.float32
-    assert torch.equal(summed, x + residual)
-    douts = [randn(3, 9, seed=seed).to(device) for seed in (2, 3)]
-    actual = results(OPS[op][0], tensors, douts, backend="triton")
-    expected = results(OPS[op][0], tensors, douts, backend="reference")
-    for a, e in zip(actual, expected, strict=True):
-        assert a.dtype == e.dtype
-        assert_close(op, a, e, torch.bfloat16)
-
-
-@both_norms
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_the_sum_is_pytorchs_and_the_norm_is_of_the_rounded_sum(dtype, op, device):
-    if INTERPRETED and dtype == torch.bfloat16:
-        pytest.skip("Triton's interpreter cuts bfloat16 off instead of rounding")
-    x, residual = (randn(4, 50, seed=seed).to(device, dtype) for seed in (0, 1))
-    out, summed = OPS[op][0](x, residual=residual, backend="triton")
-    assert torch.equal(summed, x + residual)
-    assert torch.equal(out, OPS[op][0](x + residual, backend="triton"))
-
-
-@both_norms
-@pytest.mark.parametrize("used", [0, 1])
-def test_one_of_the_two_results_alone(used, op, device):
-    x, residual, weight = (randn(*s).to(device).requires_grad_() for s in ((3, 9), (3, 9), (9,)))
-
-    def gradients(backend):
-        out = OPS[op][0](x, weight, residual=residual, backend=backend)[used]
-        # The gradient of a sum is one number, expanded.
-        return torch.autograd.grad(
-            (out + 1).sum(), (x, residual, weight), materialize_grads=True, allow_unused=True
-        )
-
-    for actual, expected in zip(gradients("triton"), gradients("reference"), strict=True):
-        assert_close(op, actual, expected)
 
 
 def test_a_constant_row_gives_the_bias_and_finite_gradients(device):
@@ -226,13 +159,13 @@ def test_half_precision_inputs_have_float32_statistics(op, device):
 @both_norms
 def test_autocast_to_float32(op, device, monkeypatch):
     monkeypatch.setattr(norm, "AUTOCAST_DEVICES", (device,))
-    x, residual = (randn(3, 9, seed=seed).half().to(device) for seed in (0, 1))
+    x = randn(3, 9).half().to(device)
     weight = randn(9).to(device).half().requires_grad_()
     with torch.autocast(device, torch.bfloat16):
-        out, summed = OPS[op][0](x, weight, residual=residual, backend="triton")
-    assert (out.dtype, summed.dtype) == (torch.float32, torch.float16)
+        out = OPS[op][0](x, weight, backend="triton")
+    assert out.dtype == torch.float32
     # Not rounded to float16 on the way.
-    assert_close(op, out, OPS[op][1]((x + residual).double(), weight.double()))
+    assert_close(op, out, OPS[op][1](x.double(), weight.double()))
     (dweight,) = torch.autograd.grad(out.sum(), weight)
     assert dweight.dtype == torch.float16
 
@@ -243,9 +176,8 @@ def test_autocast_to_float32(op, device, monkeypatch):
 @both_norms
 def test_the_same_bits_twice(op, device):
     x, weight = randn(400, 20).to(device), randn(20).to(device)
-    tensors = {"x": x, "weight": weight, "residual": x}
-    douts = [torch.ones_like(x), randn(400, 20, seed=1).to(device)]
-    first, second = (results(OPS[op][0], tensors, douts, backend="triton") for _ in range(2))
+    tensors, dout = {"x": x, "weight": weight}, randn(400, 20, seed=1).to(device)
+    first, second = (results(OPS[op][0], tensors, dout, backend="triton") for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
@@ -254,29 +186,25 @@ def test_the_same_bits_twice(op, device):
 @pytest.mark.parametrize("has_others", [True, False])
 @pytest.mark.parametrize("centered", [True, False])
 def test_registration(centered, has_others, device):
-    weight, bias, residual = (randn(*shape).to(device) for shape in ((8,), (8,), (2, 3, 8)))
-    x = randn(2, 3, 8, seed=1).half().to(device)  # so that the sum has another dtype
-    for tensor in (x, weight, bias, residual):
+    weight, bias = (randn(8).to(device) for _ in range(2))
+    x = randn(2, 3, 8, seed=1).half().to(device)  # so that the output has another dtype
+    for tensor in (x, weight, bias):
         tensor.requires_grad_()
-    others = (weight, bias, residual) if has_others else (None, None, None)
+    others = (weight, bias) if has_others else (None, None)
     torch.library.opcheck(
         torch.ops.gptfast.norm.default, (x, *others, 1e-5, centered, torch.float32)
     )
 
 
 @both_norms
-@pytest.mark.parametrize("has_residual", [True, False])
 @pytest.mark.parametrize("autocasts", [True, False])
-def test_compiles_without_a_graph_break(autocasts, has_residual, op, device, monkeypatch):
+def test_compiles_without_a_graph_break(autocasts, op, device, monkeypatch):
     monkeypatch.setattr(norm, "AUTOCAST_DEVICES", (device,) if autocasts else ())
 
-    def loss(x, weight, residual):
-        if has_residual:
-            out, summed = OPS[op][0](x, weight, residual=residual, backend="triton")
-            return (out.sin() * summed).sum()
-        return OPS[op][0](x, weight, backend="triton").sin().sum() + residual.sum()
+    def loss(x, weight):
+        return OPS[op][0](x, weight, backend="triton").sin().sum()
 
-    leaves = [t.to(device).requires_grad_() for t in (randn(3, 8), randn(8), randn(3, 8, seed=1))]
+    leaves = [t.to(device).requires_grad_() for t in (randn(3, 8), randn(8))]
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
     with torch.autocast(device, torch.float16):
         compiled_loss, eager_loss = compiled(*leaves), loss(*leaves)
@@ -301,6 +229,5 @@ def test_a_second_derivative_is_refused(op, device):
 def test_what_the_kernel_does_not_serve(op, device):
     with pytest.raises(UserError, match="up to 65,536 channels, not 65537"):
         OPS[op][0](torch.zeros(1, 65_537, device=device), backend="triton")
-    x = torch.zeros(1, 2, device=device)
     with pytest.raises(UserError, match=r"the kernels take float32, .*, not torch.float64"):
-        OPS[op][0](x, residual=x.double(), backend="triton")
+        OPS[op][0](torch.zeros(1, 2, device=device).double(), backend="triton")

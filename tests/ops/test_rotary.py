@@ -1,7 +1,6 @@
 """The definition of the rotary embedding against loops, complex numbers and transformers."""
 
 import math
-import random
 
 import pytest
 import torch
@@ -108,84 +107,6 @@ def test_reference_gradients():
     assert torch.autograd.gradcheck(lambda q, k: rotary(q, k, *tables), (q, k))
 
 
-# ---- in place ------------------------------------------------------------------------------------
-
-
-def test_in_place_gives_the_same_in_the_same_memory():
-    q, k = randn(2, 4, 3, 7), randn(2, 2, 3, 7, seed=1)
-    tables = rotary_tables(torch.arange(3), rotary_frequencies(6))
-    expected = rotary(q, k, *tables)
-    out = rotary(q, k, *tables, inplace=True)
-    assert out[0] is q
-    assert out[1] is k
-    assert torch.equal(q, expected[0])
-    assert torch.equal(k, expected[1])
-
-
-@pytest.mark.parametrize("name", ["q", "k"])
-def test_in_place_is_refused_where_a_gradient_is_wanted(name):
-    x = {"q": randn(1, 1, 3, 4), "k": randn(1, 1, 3, 4)}
-    x[name].requires_grad_()
-    before, tables = x[name].detach().clone(), rotary_tables(torch.arange(3), rotary_frequencies(4))
-    with pytest.raises(UserError, match=f"{name} requires a gradient.* use inplace=False"):
-        rotary(
-            **{f"{n}_{s}": x[n] for n, s in (("q", "BHTD"), ("k", "BGTD"))},
-            cos=tables[0],
-            sin=tables[1],
-            inplace=True,
-        )
-    assert torch.equal(x[name], before)
-    with torch.no_grad():
-        rotary(x["q"], x["k"], *tables, inplace=True)
-    assert not torch.equal(x[name], before)
-
-
-@pytest.mark.parametrize(
-    "view",
-    [
-        lambda x: x.split((4, 2, 2), 2),
-        lambda x: x.split((2, 4, 2), 2),
-        lambda x: x.view(2, 3, 4, 2, 5).unbind(3),
-        lambda x: x.view(2, 2, 3, 4, 5).unbind(1),
-        lambda x: x[:, :, :, :4].chunk(2, -1),
-    ],
-    ids=["q first", "few keys first", "head by head", "one after the other", "halves of a head"],
-)
-def test_in_place_takes_views_of_one_tensor(view):
-    first, second, *_ = view(randn(2, 3, 8, 5))
-    for q, k in ((first, second), (second, first)):
-        q, k = q.transpose(1, 2), k.transpose(1, 2)
-        tables = rotary_tables(torch.arange(q.shape[2]), rotary_frequencies(2))
-        expected = rotary(q, k, *tables)
-        assert all(map(torch.equal, rotary(q, k, *tables, inplace=True), expected))
-
-
-def test_in_place_never_takes_memory_that_is_shared():
-    rng = random.Random(0)
-    addresses = torch.arange(4000)
-    memory, refused, overlapping = torch.zeros(4000), 0, 0
-    for _ in range(1000):
-        layouts = []
-        common = [rng.choice((0, 1, 2, 3, 5, 6, 12, 24, 48)) for _ in range(4)]
-        B, T, D = (rng.choice((1, 2, 3)) for _ in range(3))
-        for _ in range(2):
-            strides = [s if rng.random() < 0.9 else rng.randrange(50) for s in common]
-            layouts.append(((B, rng.choice((1, 2, 4)), T, D + 1), strides, rng.randrange(30)))
-        q, k = (memory.as_strided(*layout) for layout in layouts)
-        used = torch.cat([addresses.as_strided(*layout).flatten() for layout in layouts])
-        overlaps = len(used.unique()) < len(used)
-        try:
-            rotary(q, k, torch.ones(T, 1), torch.zeros(T, 1), inplace=True)
-        except UserError:
-            refused += 1
-        else:
-            assert not overlaps, layouts
-        overlapping += overlaps
-    # Some are refused although they do not overlap, but many that do not are taken.
-    assert 100 < overlapping < 1000
-    assert 1000 - refused > 50
-
-
 # ---- mistakes ------------------------------------------------------------------------------------
 
 
@@ -202,14 +123,15 @@ X, TABLE = torch.zeros(2, 3, 4, 6), torch.zeros(4, 3)
         ((X, X[:1], TABLE, TABLE), "may differ only in their number of heads"),
         ((X, X.half(), TABLE, TABLE), "k is torch.float16 on cpu; move them"),
         ((X.int(), X.int(), TABLE, TABLE), "q is torch.int32; expected a floating dtype"),
-        ((X, X, TABLE[:3], TABLE[:3]), r"cos has shape \(3, 3\); expected \(4, pairs\)"),
-        ((X, X, TABLE, TABLE.expand(3, 4, 3)), r"sin has shape \(3, 4, 3\); expected .* \(2, 4, "),
-        ((X, X, TABLE, TABLE[:, :2]), r"sin \(4, 2\); expected one shape"),
+        ((X, X, TABLE[:3], TABLE[:3]), r"cos has shape \(3, 3\).* expected one of \(4, pairs\)"),
+        ((X, X, TABLE, TABLE.expand(3, 4, 3)), r"sin \(3, 4, 3\); expected .* \(2, 4, "),
+        ((X, X, TABLE, TABLE[:, :2]), r"sin \(4, 2\); expected one of"),
         ((X, X, TABLE.expand(2, 4, 3), TABLE), r"cos has shape \(2, 4, 3\), sin \(4, 3\)"),
-        ((X, X, torch.zeros(4, 4), torch.zeros(4, 4)), "1 to 3 pairs for heads of width 6"),
+        ((X, X, torch.zeros(4, 4), torch.zeros(4, 4)), "1 to 3 pairs"),
         ((X, X, TABLE[:, :0], TABLE[:, :0]), "1 to 3 pairs"),
-        ((X, X, TABLE.half(), TABLE), "cos is torch.float16 on cpu; expected torch.float32"),
-        ((X, X, TABLE, TABLE.clone().requires_grad_()), r"no gradient; pass sin.detach\(\)"),
+        ((X, X, TABLE.half(), TABLE), "cos is torch.float16 on cpu, sin is torch.float32"),
+        ((X, X, TABLE.half(), TABLE.half()), "cos is torch.float16 on cpu; expected torch.float32"),
+        ((X, X, TABLE, TABLE.clone().requires_grad_()), r"no gradient; pass .* sin.detach\(\)"),
     ],
 )
 def test_a_mistake_is_named(arguments, message):

@@ -82,9 +82,6 @@ def test_offsets_beyond_32_bits(device, monkeypatch):
     q.copy_(randn(1, 3, 1, 4)), k.copy_(randn(1, 3, 1, 4, seed=1))
     tables = [randn(1, 2, seed=i).to(device) for i in (5, 6)]
     check(q, k, tables)
-    expected = rotary_reference(q.double(), k.double(), *tables)
-    for a, e in zip(rotary(q, k, *tables, inplace=True, backend="triton"), expected, strict=True):
-        assert_close("rotary", a, e)
 
 
 # ---- autograd ------------------------------------------------------------------------------------
@@ -144,13 +141,6 @@ def test_registration(inverse, device):
         torch.library.opcheck(torch.ops.gptfast.rotary.default, (*x, *tables, inverse))
 
 
-def test_registration_in_place(device):
-    q, k, tables = example(device)
-    torch.library.opcheck(
-        torch.ops.gptfast.rotary_.default, (q.detach(), k.detach().mT.contiguous().mT, *tables)
-    )
-
-
 def test_compiles_without_a_graph_break(device):
     q, k, tables = example(device)
 
@@ -165,37 +155,3 @@ def test_compiles_without_a_graph_break(device):
         strict=True,
     ):
         assert torch.equal(actual, expected)
-
-
-# ---- in place ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("is_compiled", [True, False])
-def test_in_place_within_a_fused_qkv(is_compiled, dtype, device):
-    def rotate(qkv, cos, sin):
-        q, k, _ = (x.transpose(1, 2) for x in qkv.split((3, 1, 1), dim=2))
-        rotary(q, k, cos, sin, inplace=True, backend="triton")
-        return q
-
-    if is_compiled:
-        rotate = torch.compile(rotate, fullgraph=True, backend="aot_eager")
-    qkv_BTHD = randn(2, 4, 5, 7).to(device, dtype)
-    before = qkv_BTHD.clone()
-    tables = rotary_tables(torch.arange(4, device=device), rotary_frequencies(6))
-    q, k, v = (x.transpose(1, 2) for x in before.split((3, 1, 1), dim=2))
-    expected = rotary(q, k, *tables, backend="triton")
-    with torch.inference_mode():
-        out = rotate(qkv_BTHD, *tables)
-    assert torch.equal(out, expected[0])
-    for actual, e in zip(qkv_BTHD.split((3, 1, 1), dim=2), (*expected, v), strict=True):
-        assert torch.equal(actual.transpose(1, 2), e)
-
-
-def test_autograd_knows_what_was_overwritten(device):
-    q, k, tables = example(device)
-    squared = q.square()  # keeps q for its backward
-    with torch.no_grad():
-        rotary(q, k, *tables, inplace=True, backend="triton")
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        squared.sum().backward()

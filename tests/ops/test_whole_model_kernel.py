@@ -6,28 +6,31 @@ import pytest
 import torch
 
 from gptfast.model import ModelConfig, build_model
+from gptfast.ops import use_backend
 
 GPT2 = ModelConfig(11, "gpt", 9, 2, 2, 24)
 # Every op that GPT-2 has no use for: as Llama and Mistral have them.
 LLAMA = ModelConfig(
-    11, "gpt", 9, 2, 4, 32, n_kv_head=2, qk_norm=True, window=4, global_every=2, norm="rmsnorm",
-    bias=False, positions="rotary", activation="swiglu",
+    11, "gpt", 9, 2, 4, 32, n_kv_head=2, qk_norm=True, sliding_window=4, global_every=2,
+    norm="rmsnorm", bias=False, positions="rotary", activation="swiglu",
 )  # fmt: skip
 
 
 def results(
-    config: ModelConfig, kernels: str, device: str
+    config: ModelConfig, backend: str, device: str
 ) -> tuple[torch.Tensor, list[float], dict[str, torch.Tensor]]:
     """Return the logits and gradients of the first step, and the losses of 20."""
     torch.manual_seed(0)
-    model = build_model(config, kernels).to(device)
+    model = build_model(config).to(device)
     ids = torch.randint(11, (2, 10), generator=torch.Generator().manual_seed(1)).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    logits = model.logits(ids[:, :-1]).detach()
     losses, first_gradients = [], {}
+    with use_backend(backend):
+        logits = model(ids[:, :-1]).detach()
     for _ in range(20):
-        loss = model(ids[:, :-1], ids[:, 1:])
-        loss.backward()
+        with use_backend(backend):
+            loss = model(ids[:, :-1], ids[:, 1:])
+            loss.backward()
         if not first_gradients:
             first_gradients = {n: p.grad.clone() for n, p in model.named_parameters()}
         optimizer.step()
@@ -42,9 +45,10 @@ def test_recomputing_blocks_changes_no_gradient(config: ModelConfig, device: str
     gradients = []
     for recompute in (False, True):
         torch.manual_seed(0)
-        model = build_model(config, "triton").to(device)
-        model.recompute_blocks = recompute
-        model(ids[:, :-1], ids[:, 1:]).backward()
+        model = build_model(config).to(device)
+        model.activation_checkpointing = recompute
+        with use_backend("triton"):
+            model(ids[:, :-1], ids[:, 1:]).backward()
         gradients.append({n: p.grad for n, p in model.named_parameters()})
     torch.testing.assert_close(*gradients, atol=0, rtol=0)
 

@@ -112,7 +112,7 @@ GREEDY = SamplingConfig(temperature=0)
 def test_greedy_generation_with_the_cache_is_argmax_of_the_whole_text(gpt: GPT) -> None:
     seen = [3, 1, 4]
     for token in generate(gpt, seen, 5, sampling=GREEDY, seed=0):
-        assert token == int(gpt.logits(torch.tensor([seen]))[0, -1].argmax())
+        assert token == int(gpt(torch.tensor([seen]))[0, -1].argmax())
         seen = [*seen, token]
     assert len(seen) == 8
 
@@ -125,7 +125,7 @@ def test_a_full_context_forgets_its_older_half(gpt: GPT) -> None:
     for _ in range(30):
         if len(context) > 8:
             context = context[-4:]
-        expected.append(int(gpt.logits(torch.tensor([context]))[0, -1].argmax()))
+        expected.append(int(gpt(torch.tensor([context]))[0, -1].argmax()))
         context.append(expected[-1])
     assert tokens == expected
 
@@ -141,7 +141,7 @@ def test_models_without_a_cache_generate_from_the_last_block() -> None:
     model = build_model(ModelConfig(30, "multihead", 8, 1, 2, 16)).eval()
     seen = [3, 1, 4]
     for token in generate(model, seen, 20, sampling=GREEDY, seed=0):
-        assert token == int(model.logits(torch.tensor([seen[-8:]]))[0, -1].argmax())
+        assert token == int(model(torch.tensor([seen[-8:]]))[0, -1].argmax())
         seen = [*seen, token]
 
 

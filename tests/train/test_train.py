@@ -29,7 +29,7 @@ from gptfast.errors import RunError, UserError
 from gptfast.model import GPT, ModelConfig, build_model
 from gptfast.model.config import Architecture
 from gptfast.model.folder import load_model
-from gptfast.model.formats import layout_of
+from gptfast.model.formats import format_of
 from gptfast.model.size import n_parameters
 from gptfast.train import checkpoint, loop, optim, recovery
 from gptfast.train import run as run_module
@@ -476,7 +476,7 @@ def test_the_val_loss_of_the_whole_split_predicts_every_token_once() -> None:
     total = 0.0
     for start in range(0, len(tokens) - 1, 8):
         piece = torch.from_numpy(tokens[start : start + 9].astype(np.int64))[None]
-        log_p = model.logits(piece[:, :-1]).double().log_softmax(-1)
+        log_p = model(piece[:, :-1]).double().log_softmax(-1)
         total -= log_p.gather(-1, piece[:, 1:, None]).sum().item()
     expected = total / (len(tokens) - 1)
     for batch_size in (1, 3, 100):
@@ -634,7 +634,7 @@ def test_presets_are_the_models_that_their_names_say() -> None:
     for name, layout in {"gpt2": "gpt2", "llama": "llama", "moe": "mixtral"}.items():
         for preset, model in models.items():
             if preset.startswith(name):
-                assert layout_of(model) == layout
+                assert format_of(model) == layout
     # Embedding and head; 12 layers of queries and outputs, keys and values, MLP, norms; a norm.
     C, F = 768, 2048
     llama = 2 * 32768 * C + 12 * (2 * C * C + 2 * C * C // 3 + 3 * C * F + 2 * C) + C
@@ -1222,6 +1222,7 @@ config = TrainConfig(
     out=out, corpus=corpus, tokenizer="char",
     model=ModelConfig(1024, block_size=16, n_layer=2, n_head=2, n_embd=16, dropout=0.1),
     max_steps=12, batch_size=4, warmup_steps=2, eval_interval=4, eval_windows=4,
+    dtype="float32",
 )
 try:
     print(pretrain(config, "test", Console(soft_wrap=True)))

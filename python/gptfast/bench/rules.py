@@ -163,7 +163,6 @@ def _norms(setting: Setting, is_training: bool) -> Iterator[tuple[Work, Workload
         for work, shapes, op in (
             (partial(norm_work, "layer_norm"), (row, vector, vector), layer_norm),
             (partial(norm_work, "rms_norm"), (row, vector), rms_norm),
-            (_work_with_residual, (row, vector, row), _rms_norm_with_residual),
         ):
 
             def make_inputs(
@@ -173,22 +172,12 @@ def _norms(setting: Setting, is_training: bool) -> Iterator[tuple[Work, Workload
 
             yield _case(
                 work,
-                f"{M} x {C}{', residual' if shapes[-1] == row else ''}",
+                f"{M} x {C}",
                 setting,
                 is_training,
                 make_inputs,
                 op,
             )
-
-
-def _work_with_residual(x: Tensor, weight: Tensor, residual: Tensor) -> Work:
-    return norm_work("rms_norm", x, weight, residual=residual)
-
-
-def _rms_norm_with_residual(
-    x: Tensor, weight: Tensor, residual: Tensor, backend: str
-) -> tuple[Tensor, Tensor]:
-    return rms_norm(x, weight, residual=residual, backend=backend)
 
 
 def _losses(setting: Setting, is_training: bool) -> Iterator[tuple[Work, Workload]]:

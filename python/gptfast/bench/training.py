@@ -26,6 +26,7 @@ from gptfast.data.batch import Batch
 from gptfast.data.loader import EvalWindows, Loader
 from gptfast.errors import MissingFileError, UserError
 from gptfast.model import GPT, ModelConfig
+from gptfast.ops import use_backend
 from gptfast.sample.generate import SamplingConfig, generate
 from gptfast.system.files import write_atomically, write_text_atomically
 from gptfast.train.config import Dtype, load_preset
@@ -195,7 +196,8 @@ def measure_speed(
     """
     about = (implementation, kernels, compiled)
     try:
-        result = Speed(*about, *_time_steps(*about, nanogpt, rehearse))
+        with use_backend(kernels):
+            result = Speed(*about, *_time_steps(*about, nanogpt, rehearse))
     except Exception as error:  # one failure is a finding, not the end
         reason = f"{type(error).__name__}: {str(error).strip()}".split("\n")[0]
         result = Speed(*about, reason=reason)
@@ -235,7 +237,7 @@ def _time_steps(
         config, n_windows = replace(config, vocab_size=64, **_TINY), 2
     config = replace(config, dropout=0.0, bias=False)
     torch.manual_seed(1337)
-    model, objective = _build(implementation, config, kernels, nanogpt)
+    model, objective = _build(implementation, config, nanogpt)
     model.to(device)
     optimizer = Optimizer(model, LEARNING_RATE, None, weight_decay=0.1)
     if compiled and not (rehearse and kernels == "triton"):  # the interpreter can't be compiled
@@ -265,10 +267,10 @@ def _time_steps(
 
 
 def _build(
-    implementation: str, config: ModelConfig, kernels: str, nanogpt: Path | None
+    implementation: str, config: ModelConfig, nanogpt: Path | None
 ) -> tuple[nn.Module, Objective]:
     """Return a model and its objective; of the same weights for a seed."""
-    ours = GPT(config, kernels)
+    ours = GPT(config)
     if implementation == OURS or nanogpt is None:
         return ours, NextToken()
     return twin_of(ours, load_nanogpt(nanogpt)), NanoGPTLoss()
@@ -312,7 +314,7 @@ def train_shakespeare(text: str, rehearse: bool, deadline: float) -> tuple[Curve
         model_config = replace(config.model, **_TINY)
         config = replace(config, model=model_config, max_steps=4, eval_interval=2, batch_size=8)
     torch.manual_seed(config.seed)
-    model = GPT(config.model_config(len(characters)), config.kernels).to(device)
+    model = GPT(config.model_config(len(characters))).to(device)
     optimizer = Optimizer(
         model, config.learning_rate, None, config.weight_decay, beta2=config.beta2
     )

@@ -218,11 +218,6 @@ def _their_rms_norm(x: Tensor, weight: Tensor) -> Tensor:
     return F.rms_norm(x, x.shape[-1:], weight)
 
 
-def _their_residual_norm(x: Tensor, weight: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
-    summed = x + residual
-    return F.rms_norm(summed, x.shape[-1:], weight), summed
-
-
 def _norms(setting: Setting) -> Iterator[Workload]:
     if setting.tiny:
         sizes = [(5, 70)]
@@ -236,23 +231,19 @@ def _norms(setting: Setting) -> Iterator[Workload]:
         if size > 2**30 - C * setting.dtype.itemsize:  # in whole rows
             targets[COPY] = 0.85
 
-        for op, title, shapes, ours, theirs, tensors in (
-            # Forward: x and out. Backward: x, dout and dx; and what the sum adds to both.
-            ("layer_norm", "", ((M, C), (C,), (C,)),
-             lambda *x: layer_norm(*x, backend="triton"), _their_layer_norm, 5),
-            ("rms_norm", "", ((M, C), (C,)),
-             lambda x, weight: rms_norm(x, weight, eps=_EPS, backend="triton"), _their_rms_norm, 5),
-            ("rms_norm", ", residual", ((M, C), (C,), (M, C)),
-             lambda x, weight, r: rms_norm(x, weight, eps=_EPS, residual=r, backend="triton"),
-             _their_residual_norm, 8),
+        for op, shapes, ours, theirs in (
+            ("layer_norm", ((M, C), (C,), (C,)),
+             lambda *x: layer_norm(*x, backend="triton"), _their_layer_norm),
+            ("rms_norm", ((M, C), (C,)),
+             lambda x, weight: rms_norm(x, weight, eps=_EPS, backend="triton"), _their_rms_norm),
         ):  # fmt: skip
             yield Workload(
                 op,
-                f"{M} x {C}{title}",
+                f"{M} x {C}",
                 Pass.BOTH,
                 lambda shapes=shapes: [setting.randn(*s) for s in shapes],  # type: ignore[misc]
                 {OURS: ours, "PyTorch": theirs, "PyTorch, compiled": setting.compiled(theirs)},
-                float(tensors * size),
+                5.0 * size,  # forward: x and out; backward: x, dout and dx
                 "GB/s",
                 targets,
             )

@@ -32,6 +32,7 @@ _COMMON: dict[str, Any] = {
     "eval_windows": 128,
     "weight_decay": 0.0,
     "warmup_steps": 20,
+    "dtype": "float32",  # these models are too small to gain by bfloat16
 }
 
 _SCALED = Rung(
@@ -47,7 +48,7 @@ _FULL = Rung(
     "the scaled GPT: 10 million parameters, for a GPU",
     {"block_size": 256, "n_layer": 6, "n_head": 6, "n_embd": 384, "dropout": 0.2},
     {"max_steps": 5000, "batch_size": 64, "learning_rate": 1e-3, "weight_decay": 0.1,
-     "warmup_steps": 100, "eval_interval": 250},
+     "warmup_steps": 100, "eval_interval": 250, "dtype": "auto"},
 )  # fmt: skip
 
 _LOWER = (

@@ -1,4 +1,4 @@
-"""Causal multi-head self-attention, the one place where tokens look at one another.
+"""Causal multi-head self-attention, the one place where tokens exchange information.
 
 Legend: B batch, T time, C channels (n_embd), H query heads, G key and value heads, D head width
 (C = H * D), P pairs of channels that rotary positions turn.
@@ -22,22 +22,20 @@ class CausalSelfAttention(nn.Module):
     less than H, heads share keys and values ("GQA", Ainslie et al., 2023).
     """
 
-    def __init__(self, config: ModelConfig, kernels: str = "auto", layer: int = 0) -> None:
+    def __init__(self, config: ModelConfig, layer: int = 0) -> None:
         super().__init__()
         self.heads = (config.n_head, config.key_value_heads, config.key_value_heads)
         self.dropout = config.dropout
         self.window = config.layer_window(layer)
         self.layer = layer
-        self.kernels = kernels
-        self.rotary_kernels = "reference" if kernels == "torch" else kernels  # PyTorch has none
         # Queries, keys and values of all heads in one matrix product.
         self.c_attn = nn.Linear(
             config.n_embd, sum(self.heads) * config.head_width, bias=config.bias
         )
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
         if config.qk_norm:
-            self.q_norm = RMSNorm(config.head_width, config.norm_eps, kernels)
-            self.k_norm = RMSNorm(config.head_width, config.norm_eps, kernels)
+            self.q_norm = RMSNorm(config.head_width, config.norm_eps)
+            self.k_norm = RMSNorm(config.head_width, config.norm_eps)
         self.qk_norm = config.qk_norm
         self.resid_dropout = Dropout(config.dropout)
 
@@ -48,23 +46,25 @@ class CausalSelfAttention(nn.Module):
         cache: KVCache | None = None,
         cu_seqlens: Tensor | None = None,
     ) -> Tensor:
-        """Mix the tokens of x (B, T, C).
+        """Mix the tokens of x (B, T, C) and return (B, T, C).
 
-        rotation: cos and sin, (T, P), of the tokens' positions. cache: T new tokens attend to the
-        past as well. cu_seqlens: borders of documents, as `ops.attention` takes them.
+        rotation: cos and sin, (T, P), of the tokens' positions. cache: the T new tokens attend to
+        the past as well. cu_seqlens: borders of documents, as `ops.attention` takes them.
         """
+        # One matrix product makes all queries, keys and values: (B, T, C) -> (B, T, H + 2 G, D).
+        # Then heads move before time, as each head is a batch entry of its own: (B, H, T, D).
         qkv_BTHD = self.c_attn(x_BTC).unflatten(-1, (sum(self.heads), -1))
         q_BHTD, k_BGTD, v_BGTD = qkv_BTHD.transpose(1, 2).split(self.heads, dim=1)
         if self.qk_norm:
             q_BHTD, k_BGTD = self.q_norm(q_BHTD), self.k_norm(k_BGTD)
+        # Rotated by their positions, so that a product of two depends on their distance alone.
         if rotation is not None:
-            q_BHTD, k_BGTD = ops.rotary(q_BHTD, k_BGTD, *rotation, backend=self.rotary_kernels)
+            q_BHTD, k_BGTD = ops.rotary(q_BHTD, k_BGTD, *rotation)
+        # While sampling, the past's keys and values are read instead of being computed again.
         if cache is not None:
             k_BGTD, v_BGTD = cache.append(self.layer, k_BGTD, v_BGTD)
         if cache is not None and q_BHTD.size(2) == 1:
-            y_BHTD = ops.decode_attention(
-                q_BHTD, k_BGTD, v_BGTD, window=self.window, backend=self.kernels
-            )
+            y_BHTD = ops.decode_attention(q_BHTD, k_BGTD, v_BGTD, window=self.window)
         else:
             y_BHTD = ops.attention(
                 q_BHTD,
@@ -74,8 +74,8 @@ class CausalSelfAttention(nn.Module):
                 window=self.window,
                 dropout_p=self.dropout if self.training else 0.0,
                 cu_seqlens=cu_seqlens,
-                backend=self.kernels,
             )
+        # Put the heads side by side again and mix them: (B, H, T, D) -> (B, T, C).
         y_BTC = y_BHTD.transpose(1, 2).flatten(2)
         out_BTC: Tensor = self.resid_dropout(self.c_proj(y_BTC))
         return out_BTC

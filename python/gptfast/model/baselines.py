@@ -28,14 +28,14 @@ class BigramLM(LanguageModel):
         self.table = nn.Embedding(config.vocab_size, config.vocab_size)
         nn.init.zeros_(self.table.weight)  # uniform predictions: the loss starts at ln(V)
 
-    def logits(self, idx_BT: Tensor) -> Tensor:
-        """(B, T) -> (B, T, V): one look-up."""
+    def _logits(self, idx_BT: Tensor) -> Tensor:
+        # (B, T) -> (B, T, V): nothing but a look-up; a token sees itself and no other.
         logits_BTV: Tensor = self.table(idx_BT)
         return logits_BTV
 
 
 class AveragingLM(LanguageModel):
-    """Every token of the window weighs the same, so what it sees is a bag of characters."""
+    """Every token so far has the same weight, so the model sees a bag of characters."""
 
     weights_TT: Tensor
 
@@ -47,9 +47,10 @@ class AveragingLM(LanguageModel):
         weights_TT = lower_TT / lower_TT.sum(dim=1, keepdim=True)
         self.register_buffer("weights_TT", weights_TT, persistent=False)
 
-    def logits(self, idx_BT: Tensor) -> Tensor:
-        """(B, T) -> (B, T, V): the mean of the embeddings so far, then a linear layer."""
+    def _logits(self, idx_BT: Tensor) -> Tensor:
         T = idx_BT.size(1)
+        # Row t of the (T, T) matrix has 1 / (t + 1) for the tokens 0..t and 0 for the future, so
+        # the product is the mean of the embeddings so far. Attention differs only in the weights.
         mean_BTC = self.weights_TT[:T, :T] @ self.wte(idx_BT)
         logits_BTV: Tensor = self.lm_head(mean_BTC)
         return logits_BTV
@@ -58,32 +59,33 @@ class AveragingLM(LanguageModel):
 class SelfAttentionLM(LanguageModel):
     """The averaging model with learned weights: one head, no positions."""
 
-    def __init__(self, config: ModelConfig, kernels: str = "auto") -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
-        self.attn = CausalSelfAttention(config, kernels)
+        self.attn = CausalSelfAttention(config)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size)
 
-    def logits(self, idx_BT: Tensor) -> Tensor:
-        """(B, T) -> (B, T, V)."""
+    def _logits(self, idx_BT: Tensor) -> Tensor:
+        # The same (T, T) weighted mean, but each weight now depends on what the two tokens are.
         logits_BTV: Tensor = self.lm_head(self.attn(self.wte(idx_BT)))
         return logits_BTV
 
 
 class MultiHeadLM(LanguageModel):
-    """Several heads look for different things, an MLP digests them, tokens know their place."""
+    """Several heads attend to different things, an MLP follows, and tokens know their place."""
 
-    def __init__(self, config: ModelConfig, kernels: str = "auto") -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.block_size, config.n_embd)
-        self.attn = CausalSelfAttention(config, kernels)
+        self.attn = CausalSelfAttention(config)
         self.mlp = MLP(config)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size)
 
-    def logits(self, idx_BT: Tensor) -> Tensor:
-        """(B, T) -> (B, T, V)."""
+    def _logits(self, idx_BT: Tensor) -> Tensor:
+        # Attention sees a set, not a sequence: each token is told its place by a sum, (B, T, C).
         positions_T = torch.arange(idx_BT.size(1), device=idx_BT.device)
         x_BTC = self.wte(idx_BT) + self.wpe(positions_T)
+        # Communicate, then compute. Without residual connections each step replaces x.
         logits_BTV: Tensor = self.lm_head(self.mlp(self.attn(x_BTC)))
         return logits_BTV

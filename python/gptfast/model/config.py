@@ -12,7 +12,7 @@ Architecture = Literal["bigram", "average", "head", "multihead", "gpt"]
 Norm = Literal["layernorm", "rmsnorm"]
 Positions = Literal["learned", "rotary", "none"]
 RopeScaling = Literal["none", "ntk", "yarn"]
-Activation = Literal["gelu", "swiglu", "relu2"]
+Activation = Literal["gelu", "gelu_exact", "swiglu", "relu2"]
 ExpertBalance = Literal["loss", "bias"]
 
 
@@ -42,10 +42,10 @@ class ModelConfig:
     """Key and value heads, each shared by n_head / n_kv_head query heads; None for n_head."""
     qk_norm: bool = False
     """Normalise queries and keys per head (RMS norm), so that attention logits can't run away."""
-    window: int | None = None
-    """In sliding-window layers a token sees only the `window` newest; None for no such layer."""
+    sliding_window: int | None = None
+    """How many of the newest tokens a token sees, itself included; None for all."""
     global_every: int | None = None
-    """With a window, every so-many-th layer sees everything all the same; None for no layer."""
+    """With a sliding window, every global_every-th layer sees all tokens; None for no layer."""
 
     norm: Norm = "layernorm"
     """'layernorm' (GPT-2) or 'rmsnorm' (Llama), before each half of a block and at the end."""
@@ -64,7 +64,8 @@ class ModelConfig:
     """How many times longer block_size is than the context that the weights were trained with."""
 
     activation: Activation = "gelu"
-    """The MLP's: 'gelu' (GPT-2), 'swiglu' (Llama) or 'relu2' (the square of ReLU, Primer)."""
+    """The MLP's: 'gelu' (GPT-2's, approximated by a tanh), 'gelu_exact' (nanoGPT), 'swiglu'
+    (Llama) or 'relu2' (the square of ReLU, Primer)."""
     n_hidden: int | None = None
     """Width of the MLP; None for 4 n_embd, or with 'swiglu', which has 3 matrices, for 8/3 n_embd
     rounded up to a multiple of 64."""
@@ -97,7 +98,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         self._check_choices()
         for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "n_kv_head",
-                     "n_hidden", "window", "global_every", "n_expert_active", "max_ngram",
+                     "n_hidden", "sliding_window", "global_every", "n_expert_active", "max_ngram",
                      "ngram_rows"):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -119,8 +120,10 @@ class ModelConfig:
             value = getattr(self, name)
             if value is not None and not least < value < math.inf:
                 raise UserError(f"{name} is {value}: expected more than {least}, and finite")
-        if self.global_every is not None and self.window is None:
-            raise UserError(f"global_every is {self.global_every}, but no layer has a --window")
+        if self.global_every is not None and self.sliding_window is None:
+            raise UserError(
+                f"global_every is {self.global_every}, but no layer has a --sliding-window"
+            )
         self._check_positions()
         self._check_experts()
 
@@ -147,7 +150,7 @@ class ModelConfig:
         """How many tokens layer `layer` (0 is the first) sees; None if all."""
         if self.global_every is not None and (layer + 1) % self.global_every == 0:
             return None
-        return self.window
+        return self.sliding_window
 
     def _check_choices(self) -> None:
         choices = {"architecture": Architecture, "norm": Norm, "positions": Positions,

@@ -8,7 +8,10 @@ from gptfast.errors import UserError
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device that 'auto', 'cpu', 'cuda' or 'cuda:1' stands for. Raises UserError."""
+    """Return the device that 'auto', 'cpu', 'cuda' or 'cuda:1' names.
+
+    Raises UserError if this machine has no such device.
+    """
     n_gpus = torch.cuda.device_count()
     known = ["cpu", *(["cuda"] if n_gpus else []), *(f"cuda:{i}" for i in range(n_gpus))]
     if name == "auto":

@@ -15,9 +15,9 @@ class Dropout(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        """The shape of x stays."""
+        """Return x, in training with some of its elements zero."""
         return ops.dropout(x, self.p if self.training else 0.0)
 
     def extra_repr(self) -> str:
-        """What print(model) shows of it."""
+        """Return what printing the module shows."""
         return f"p={self.p}"

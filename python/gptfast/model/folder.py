@@ -1,7 +1,7 @@
 """One folder = one model: what a Hugging Face user expects to find, written and read.
 
 config.json, model.safetensors, tokenizer.json, generation_config.json. A GPT that is a GPT-2, a
-Llama, a Mistral or a Mixtral is stored in that layout (model/formats.py): `transformers` loads the
+Llama, a Mistral or a Mixtral is stored in that format (model/formats/): `transformers` loads the
 folder, and folders of these four that it saved load here. Nothing is pickled.
 """
 
@@ -54,7 +54,6 @@ def save_description(folder: Path, config: ModelConfig, tokenizer: Tokenizer) ->
 
 def load_model(
     folder: str | Path,
-    kernels: str = "auto",
     *,
     rope_scaling: RopeScaling = "none",
     rope_factor: float = 1.0,
@@ -78,9 +77,7 @@ def load_model(
             f"{config.vocab_size}: they don't belong together"
         )
     is_stretched = rope_factor != 1 or rope_scaling != "none"
-    model = build_model(
-        stretched(config, rope_scaling, rope_factor) if is_stretched else config, kernels
-    )
+    model = build_model(stretched(config, rope_scaling, rope_factor) if is_stretched else config)
     load_weights(model, folder / "model.safetensors", stored_as=config)
     return model.eval(), tokenizer
 

@@ -1,4 +1,4 @@
-"""Keys, values and ids of the tokens seen so far: the next token then costs one token's work."""
+"""Keys, values and ids of the tokens so far, so that the next token costs one token's work."""
 
 from __future__ import annotations
 

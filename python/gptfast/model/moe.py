@@ -46,25 +46,30 @@ class MixtureOfExperts(nn.Module):
         self.register_buffer("bias_E", torch.zeros(E), persistent=self.balance == "bias")
         self.register_buffer("chosen_E", torch.zeros(E), persistent=False)
         self.balance_loss: Tensor | None = None
-        """Already weighted; of the first forward pass in training since it was None."""
+        """The weighted loss of the first forward pass in training since this was set to None."""
 
     def forward(self, x_BTC: Tensor) -> Tensor:
-        """(B, T, C) -> (B, T, C), token by token."""
+        """Return (B, T, C) for x (B, T, C), token by token."""
         x_MC = x_BTC.flatten(0, 1)
         weights_MK, experts_MK, chosen_E = self._choose(x_MC)
-        # Sorted by expert, each one's tokens lie together: one grouped product serves them all.
+        # Sort the M K choices by expert, so that each expert's tokens lie together and one grouped
+        # product serves all experts, however unevenly they were chosen.
         order = experts_MK.flatten().argsort(stable=True)
         tokens = order // self.n_active
         ends_E = chosen_E.cumsum(0).int()
+        # Every token is copied K times, once for each of its experts: (M, C) -> (M K, C).
         rows, c_fc, c_proj = autocast(x_MC[tokens], self.c_fc, self.c_proj)
         hidden = activate(F.grouped_mm(rows, c_fc.mT, offs=ends_E), self.activation)
         out = F.grouped_mm(hidden, c_proj.mT, offs=ends_E) * weights_MK.flatten()[order, None]
+        # Add each token's K weighted results up where the token was: (M K, C) -> (M, C).
         out_MC = torch.zeros_like(x_MC).index_add(0, tokens, out.to(x_MC.dtype))
         out_BTC: Tensor = self.dropout(out_MC.view_as(x_BTC))
         return out_BTC
 
     def _choose(self, x_MC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return each token's weights and experts, (M, K), and how often each is chosen, (E,)."""
+        # The scores that weigh the experts are differentiable, so the router learns by them; the
+        # choice itself is not, and the bias takes part in the choice only.
         scores_ME = self.router(x_MC).float().softmax(-1)
         experts_MK = (scores_ME + self.bias_E).topk(self.n_active).indices
         weights_MK = scores_ME.gather(1, experts_MK)
@@ -75,8 +80,8 @@ class MixtureOfExperts(nn.Module):
             if self.balance == "loss":
                 share_E = chosen_E / experts_MK.numel()
                 loss = self.balance_rate * len(share_E) * (share_E * scores_ME.mean(0)).sum()
-                # When the backward pass computes a block once more, it must not be kept: with it,
-                # all that it came from would stay in memory.
+                # With activation checkpointing the backward pass computes it once more. That one is
+                # not kept: it would keep everything that it was computed from in memory.
                 if self.balance_loss is None:
                     self.balance_loss = loss
         return weights_MK / weights_MK.sum(-1, keepdim=True), experts_MK, chosen_E

@@ -14,8 +14,8 @@ _MULTIPLIER = 0x9E3779B1  # 2^32 / golden ratio, a prime: multiples of it are sp
 class NGramEmbedding(nn.Module):
     """A row of a table for each n-gram that ends at a token, n from 2 to N, summed.
 
-    What a model would have to find out in its first layers, that "q" is followed by "u", it can
-    look up. The row is chosen by a hash, so that n-grams may share one ("Byte Latent Transformer",
+    The model looks up what its first layers would otherwise have to compute: that "q" is followed
+    by "u". A hash chooses the row, so n-grams may share one ("Byte Latent Transformer",
     Pagnoni et al., 2024, section 3.2.1; "Over-Tokenized Transformer", Huang et al., 2025).
 
     Legend: B batch, T time, N max_ngram, C channels.
@@ -28,21 +28,22 @@ class NGramEmbedding(nn.Module):
         self.no_token = config.vocab_size  # where an n-gram begins before its text does
         self.weight = nn.Parameter(torch.empty((self.max_ngram - 1) * self.n_rows, config.n_embd))
 
-    def forward(self, ids_BT: Tensor, n_new: int, cu_seqlens: Tensor | None = None) -> Tensor:
-        """(B, n_new, C) for the last `n_new` of the int64 ids; those before are their past.
+    def forward(self, ids_BT: Tensor, start: int = 0, cu_seqlens: Tensor | None = None) -> Tensor:
+        """Return (B, T, C) for the T tokens from `start` on; the int64 ids before are their past.
 
         cu_seqlens: borders of documents, as `ops.attention` takes them. No n-gram crosses one.
         """
+        n_new = ids_BT.size(1) - start
         rows = self.rows(ids_BT, n_new, cu_seqlens)
         sum_BTC = F.embedding_bag(rows, self.weight, mode="sum").view(len(ids_BT), n_new, -1)
         if self.training and self.dropout:
-            # What stays is not scaled up: it is a token's whole n-grams, as they are afterwards.
+            # What stays is not scaled up: it is all of a token's n-grams, as after training.
             kept_BT1 = torch.rand_like(sum_BTC[..., :1]) >= self.dropout
             sum_BTC = sum_BTC * kept_BT1
         return sum_BTC
 
     def rows(self, ids_BT: Tensor, n_new: int, cu_seqlens: Tensor | None) -> Tensor:
-        """The rows to sum for each token: int64 (B * n_new, N - 1)."""
+        """Return the rows to sum for each token: int64 (B * n_new, N - 1)."""
         n_before = self.max_ngram - 1
         padded = F.pad(ids_BT, (n_before, 0), value=self.no_token)
         past_BT = _tokens_before(ids_BT, cu_seqlens)[:, -n_new:]
@@ -59,7 +60,7 @@ class NGramEmbedding(nn.Module):
 
 
 def _tokens_before(ids_BT: Tensor, cu_seqlens: Tensor | None) -> Tensor:
-    """How many tokens of its document precede each token in its row: int64, (1, T) or (B, T)."""
+    """Return how many tokens of its document precede each token in its row: int64, (1 or B, T)."""
     B, T = ids_BT.shape
     column_T = torch.arange(T, device=ids_BT.device)
     if cu_seqlens is None:

@@ -12,34 +12,32 @@ from gptfast.model.config import ModelConfig
 class LayerNorm(nn.Module):
     """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis (Ba et al., 2016)."""
 
-    def __init__(self, width: int, eps: float, bias: bool, kernels: str = "auto") -> None:
+    def __init__(self, width: int, eps: float, bias: bool) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
         self.bias = nn.Parameter(torch.zeros(width)) if bias else None
         self.eps = eps
-        self.kernels = kernels
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise x (..., C); the shape stays."""
-        return ops.layer_norm(x, self.weight, self.bias, self.eps, backend=self.kernels)
+        """Return x (..., C) normalised over its last axis."""
+        return ops.layer_norm(x, self.weight, self.bias, self.eps)
 
 
 class RMSNorm(nn.Module):
     """x / sqrt(mean of x^2 + eps) * weight over the last axis (Zhang and Sennrich, 2019)."""
 
-    def __init__(self, width: int, eps: float, kernels: str = "auto") -> None:
+    def __init__(self, width: int, eps: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
-        self.kernels = kernels
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise x (..., C); the shape stays."""
-        return ops.rms_norm(x, self.weight, self.eps, backend=self.kernels)
+        """Return x (..., C) normalised over its last axis."""
+        return ops.rms_norm(x, self.weight, self.eps)
 
 
-def build_norm(config: ModelConfig, kernels: str) -> LayerNorm | RMSNorm:
-    """The norm of the residual stream that the configuration asks for."""
+def build_norm(config: ModelConfig) -> LayerNorm | RMSNorm:
+    """Return the norm of the residual stream that the configuration asks for."""
     if config.norm == "rmsnorm":
-        return RMSNorm(config.n_embd, config.norm_eps, kernels)
-    return LayerNorm(config.n_embd, config.norm_eps, config.bias, kernels)
+        return RMSNorm(config.n_embd, config.norm_eps)
+    return LayerNorm(config.n_embd, config.norm_eps, config.bias)

@@ -11,7 +11,7 @@ from gptfast.model.mlp import fan_out
 
 
 def n_parameters(config: ModelConfig) -> int:
-    """The number of trainable parameters of a GPT; tied ones count once."""
+    """Return the number of trainable parameters of a GPT; tied ones count once."""
     C, V, H = config.n_embd, config.vocab_size, config.n_head
     width = config.head_width
     qkv = (H + 2 * config.key_value_heads) * width
@@ -34,7 +34,7 @@ def n_parameters(config: ModelConfig) -> int:
 
 
 def flops_per_token(config: ModelConfig, context: int | None = None) -> int:
-    """Operations of a forward pass of a GPT per token, in windows of `context` tokens.
+    """Return the operations of a GPT's forward pass per token, in windows of `context` tokens.
 
     context: block_size if None. Attention counts every pair of tokens within a layer's window, the
     masked half included. Training takes three times as many: the backward pass has two products

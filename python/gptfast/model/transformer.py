@@ -19,12 +19,13 @@ from gptfast.model.attention import CausalSelfAttention
 from gptfast.model.base import LanguageModel
 from gptfast.model.config import ModelConfig
 from gptfast.model.dropout import Dropout
+from gptfast.model.embeddings import TokenEmbedding, build_embeddings
 from gptfast.model.kv_cache import KVCache
 from gptfast.model.mlp import MLP
 from gptfast.model.moe import MixtureOfExperts
-from gptfast.model.ngrams import NGramEmbedding
 from gptfast.model.norm import build_norm
 from gptfast.model.positions import rotation
+from gptfast.ops.linear_cross_entropy import Reduction
 
 
 class Block(nn.Module):
@@ -34,11 +35,11 @@ class Block(nn.Module):
     gradients reach the first layer undiminished through the sums.
     """
 
-    def __init__(self, config: ModelConfig, kernels: str, layer: int) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.ln_1 = build_norm(config, kernels)
-        self.attn = CausalSelfAttention(config, kernels, layer)
-        self.ln_2 = build_norm(config, kernels)
+        self.ln_1 = build_norm(config)
+        self.attn = CausalSelfAttention(config, layer)
+        self.ln_2 = build_norm(config)
         self.mlp = MixtureOfExperts(config) if config.n_expert else MLP(config)
 
     def forward(
@@ -48,47 +49,47 @@ class Block(nn.Module):
         cache: KVCache | None = None,
         cu_seqlens: Tensor | None = None,
     ) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
+        """Return (B, T, C) for x (B, T, C)."""
+        # Each half reads a normalised copy and adds its result: the stream itself stays a sum.
         x_BTC = x_BTC + self.attn(self.ln_1(x_BTC), cos_sin, cache, cu_seqlens)
         out_BTC: Tensor = x_BTC + self.mlp(self.ln_2(x_BTC))
         return out_BTC
 
 
 class GPT(LanguageModel):
-    """GPT-2 ("Language Models are Unsupervised Multitask Learners", Radford et al., 2019), or what
-    its configuration makes of it: Llama, Mixtral, a speed-runner's model.
+    """GPT-2 ("Language Models are Unsupervised Multitask Learners", Radford et al., 2019).
 
-    Parameter names are GPT-2's; model/formats.py knows what Hugging Face's formats call them.
+    By its configuration also Llama, Mistral, Mixtral or a speed-runner's model. Parameter names are
+    GPT-2's; model/formats/ has those of Hugging Face's formats.
     """
 
+    wte: TokenEmbedding
     cos_TP: Tensor
     sin_TP: Tensor
 
-    def __init__(self, config: ModelConfig, kernels: str = "auto") -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.activation_checkpointing = False
-        """Activation checkpointing: keep a block's input only, and compute the rest of what its
-        gradient needs once more. Less memory, a third more work."""
-        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
-        if config.max_ngram > 1:
-            self.wne = NGramEmbedding(config)
-        if config.positions == "learned":
-            self.wpe = nn.Embedding(config.block_size, config.n_embd)
+        """Whether to keep only a block's input for its gradient, and compute the rest once more in
+        the backward pass: less memory, a third more work."""
+        embeddings = build_embeddings(config)
+        for name, embedding in embeddings.items():
+            self.add_module(name, embedding)
+        self.embedding_names = tuple(embeddings)
         if config.positions == "rotary":
             for name, table_TP in zip(("cos_TP", "sin_TP"), rotation(config), strict=True):
                 self.register_buffer(name, table_TP, persistent=False)
-        self.ln_emb = build_norm(config, kernels) if config.embedding_norm else nn.Identity()
+        self.ln_emb = build_norm(config) if config.embedding_norm else nn.Identity()
         self.drop = Dropout(config.dropout)
-        self.h = nn.ModuleList(Block(config, kernels, layer) for layer in range(config.n_layer))
-        self.ln_f = build_norm(config, kernels)
+        self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
+        self.ln_f = build_norm(config)
         if not config.tie_embeddings:
             self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        self.kernels = kernels
         self.init_weights()
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """GPT-2's initialisation: N(0, 0.02) for matrices and embeddings, zero for biases.
+        """Set GPT-2's initial weights: N(0, 0.02) for matrices and embeddings, zero for biases.
 
         Each block adds two outputs to the residual stream. With their last matrices divided by
         sqrt(2 n_layer), the sum has the same variance however deep the model is (GPT-2, section
@@ -106,15 +107,16 @@ class GPT(LanguageModel):
 
     @property
     def head_VC(self) -> Tensor:
-        """The output matrix."""
+        """The output matrix (V, C): the token embedding again, if the two are tied."""
         return self.wte.weight if self.config.tie_embeddings else self.lm_head.weight
 
     def hidden(
         self, idx_BT: Tensor, cache: KVCache | None = None, cu_seqlens: Tensor | None = None
     ) -> Tensor:
-        """The final normalised residual stream (B, T, C) for int64 ids (B, T).
+        """Return the final normalised residual stream (B, T, C) for int64 ids (B, T).
 
-        cu_seqlens: borders of documents that don't see each other, as `ops.attention` takes them.
+        cache: the ids continue the text in it. cu_seqlens: borders of documents that don't see each
+        other, as `ops.attention` takes them. Raises ValueError for more tokens than block_size.
         """
         start = cache.length if cache is not None else 0
         T = idx_BT.size(1)
@@ -122,16 +124,18 @@ class GPT(LanguageModel):
             raise ValueError(
                 f"{start + T} tokens don't fit into the context of {self.config.block_size}"
             )
-        x_BTC = self.wte(idx_BT)
-        if self.config.max_ngram > 1:
-            seen_BT = idx_BT if cache is None else cache.append_ids(idx_BT)
-            x_BTC = x_BTC + self.wne(seen_BT, T, cu_seqlens)
+        # Each token starts as a sum of vectors that say what and where it is: (B, T) -> (B, T, C).
+        seen_BT = idx_BT if cache is None else cache.append_ids(idx_BT)
+        x_BTC, *others = (
+            self.get_submodule(name)(seen_BT, start, cu_seqlens) for name in self.embedding_names
+        )
+        for embedded in others:
+            x_BTC = x_BTC + embedded
         cos_sin = None
-        if self.config.positions == "learned":
-            x_BTC = x_BTC + self.wpe(torch.arange(start, start + T, device=idx_BT.device))
         if self.config.positions == "rotary":
             cos_sin = self.cos_TP[start : start + T], self.sin_TP[start : start + T]
         x_BTC = self.drop(self.ln_emb(x_BTC))
+        # The residual stream: every block reads it and adds to it, and its shape never changes.
         for block in self.h:
             if self.activation_checkpointing and torch.is_grad_enabled():
                 x_BTC = checkpoint(block, x_BTC, cos_sin, cache, cu_seqlens, use_reentrant=False)
@@ -143,37 +147,48 @@ class GPT(LanguageModel):
         return h_BTC
 
     def forward(
-        self, idx_BT: Tensor, targets_BT: Tensor, cu_seqlens: Tensor | None = None
+        self,
+        idx_BT: Tensor,
+        targets_BT: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+        *,
+        reduction: Reduction = "mean",
     ) -> Tensor:
-        """The mean cross entropy in nats per token, a scalar; targets of -100 don't count.
+        """Return logits (B, T, V), or with targets the cross entropy in nats, as `LanguageModel`.
 
-        In training, experts that are balanced by a loss add theirs.
+        The loss is computed in chunks of tokens: all logits at once never exist. In training,
+        experts that are balanced by a loss add theirs to the mean, but to no token's loss.
         """
         for moe in self.experts():
             moe.balance_loss = None
+        # Position t's vector now holds what is needed to predict token t + 1, for all t at once.
+        h_BTC = self.hidden(idx_BT, cu_seqlens=cu_seqlens)
+        if targets_BT is None:
+            return self._logits_of(h_BTC)
         loss = ops.linear_cross_entropy(
-            self.hidden(idx_BT, cu_seqlens=cu_seqlens),
+            h_BTC,
             self.head_VC,
             targets_BT,
             softcap=self.config.logit_softcap,
-            backend=self.kernels,
+            reduction=reduction,
         )
-        if self.training and self.config.n_expert and self.config.expert_balance == "loss":
-            balance_losses = [moe.balance_loss for moe in self.experts()]
-            loss = loss + torch.stack([b for b in balance_losses if b is not None]).mean()
+        balance_losses = [
+            moe.balance_loss for moe in self.experts() if moe.balance_loss is not None
+        ]
+        if balance_losses and reduction == "mean":
+            loss = loss + torch.stack(balance_losses).mean()
         return loss
-
-    def logits(self, idx_BT: Tensor) -> Tensor:
-        """Unnormalised log-probabilities (B, T, V) of the next token, for int64 ids (B, T)."""
-        return self._logits_of(self.hidden(idx_BT))
 
     @torch.no_grad()
     def next_token_logits(self, idx_BT: Tensor, cache: KVCache | None) -> Tensor:
-        """The logits (B, V) that follow the last of the T new tokens; the cache keeps the past."""
+        """Return logits (B, V) for what follows the last of the T new ids (B, T).
+
+        The cache holds the past, and afterwards the new tokens as well.
+        """
         return self._logits_of(self.hidden(idx_BT, cache)[:, -1])
 
     def new_cache(self, batch_size: int) -> KVCache:
-        """An empty cache on this model's device, in its dtype."""
+        """Return an empty cache on this model's device, in its dtype."""
         c, weight = self.config, self.wte.weight
         return KVCache(
             c.n_layer, batch_size, c.key_value_heads, c.block_size, c.head_width,
@@ -181,7 +196,7 @@ class GPT(LanguageModel):
         )  # fmt: skip
 
     def experts(self) -> list[MixtureOfExperts]:
-        """The mixtures of experts, one for each layer; none in a dense model."""
+        """Return the mixtures of experts, one for each layer; none in a dense model."""
         return [block.mlp for block in self.h if isinstance(block.mlp, MixtureOfExperts)]
 
     def end_step(self, sum_over_processes: Callable[[Tensor], Tensor]) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """The operations of the model, each with its definition and its fast paths in one file.
 
+`set_backend` and `use_backend` choose which of them runs.
+
 `from gptfast.ops import attention, layer_norm` gives the functions; their definitions and
 `why_not` are in the modules, `from gptfast.ops.attention import attention_reference`.
 """
@@ -11,7 +13,7 @@ import torch
 
 from gptfast.ops.attention import attention
 from gptfast.ops.decode_attention import decode_attention
-from gptfast.ops.dispatch import BACKENDS, preference
+from gptfast.ops.dispatch import BACKENDS, preference, set_backend, use_backend
 from gptfast.ops.dropout import dropout
 from gptfast.ops.linear_cross_entropy import linear_cross_entropy
 from gptfast.ops.norm import layer_norm, rms_norm
@@ -27,6 +29,8 @@ __all__ = [
     "linear_cross_entropy",
     "rms_norm",
     "rotary",
+    "set_backend",
+    "use_backend",
 ]
 
 

@@ -50,25 +50,25 @@ def attention_reference(
     """
     (B, H, T, _), S = q_BHTD.shape, k_BGSD.shape[2]
     docs_B2T = _documents(cu_seqlens, B, T)
-    hidden = _hidden(T, S, causal, window, docs_B2T, q_BHTD.device)
-    logits_BHTS, weights_BHTS = logits_and_weights(q_BHTD, k_BGSD, hidden, scale, softcap)
+    mask = _mask(T, S, causal, window, docs_B2T, q_BHTD.device)
+    logits_BHTS, weights_BHTS = logits_and_weights(q_BHTD, k_BGSD, mask, scale, softcap)
     if dropout_p > 0:
         kept_BHTS = dropout_mask(_seed(q_BHTD.device), B, H, T, S, dropout_p)
         weights_BHTS = weights_BHTS * kept_BHTS / (1 - dropout_p)
     out_BHTD = weighted_sum(weights_BHTS, v_BGSD)
     if not return_lse:
         return out_BHTD
-    return out_BHTD, logits_BHTS.masked_fill(hidden, float("-inf")).logsumexp(-1)
+    return out_BHTD, logits_BHTS.masked_fill(mask, float("-inf")).logsumexp(-1)
 
 
 def logits_and_weights(
     q_BHTD: Tensor,
     k_BGSD: Tensor,
-    hidden: Tensor,
+    mask: Tensor,
     scale: float | None,
     softcap: float | None,
 ) -> tuple[Tensor, Tensor]:
-    """Return q k^T * scale, capped, and its softmax over the keys that are not hidden."""
+    """Return q k^T * scale, capped, and its softmax over the keys that are not masked."""
     compute_dtype = torch.promote_types(q_BHTD.dtype, torch.float32)
     k_BHSD = k_BGSD.to(compute_dtype).repeat_interleave(q_BHTD.shape[1] // k_BGSD.shape[1], dim=1)
     logits_BHTS = (q_BHTD.to(compute_dtype) @ k_BHSD.mT) * scale_or_default(q_BHTD, scale)
@@ -77,7 +77,7 @@ def logits_and_weights(
     # The lowest finite number instead of -inf, and a zero weight after the softmax: otherwise a
     # query that sees no key would be 0/0, here and in the gradient.
     lowest = torch.finfo(compute_dtype).min
-    weights_BHTS = logits_BHTS.masked_fill(hidden, lowest).softmax(-1).masked_fill(hidden, 0)
+    weights_BHTS = logits_BHTS.masked_fill(mask, lowest).softmax(-1).masked_fill(mask, 0)
     return logits_BHTS, weights_BHTS
 
 
@@ -88,7 +88,7 @@ def weighted_sum(weights_BHTS: Tensor, v_BGSD: Tensor) -> Tensor:
     return (weights_BHTS @ v_BHSD).to(v_BGSD.dtype)
 
 
-def _hidden(
+def _mask(
     T: int,
     S: int,
     causal: bool,
@@ -96,18 +96,18 @@ def _hidden(
     docs_B2T: Tensor | None,
     device: torch.device,
 ) -> Tensor:
-    """Return the mask that is True where query t may not look at key s: (T, S), or (B, 1, T, S).
+    """Return the mask, True where query t does not see key s: (T, S), or (B, 1, T, S).
 
     The last query is aligned with the last key, so that the T newest tokens see a cache of S.
     """
     ahead_TS = torch.arange(S, device=device) - torch.arange(S - T, S, device=device)[:, None]
-    hidden = ahead_TS > 0 if causal else torch.zeros_like(ahead_TS, dtype=torch.bool)
+    mask = ahead_TS > 0 if causal else torch.zeros_like(ahead_TS, dtype=torch.bool)
     if window is not None:
-        hidden = hidden | (ahead_TS.abs() >= window)
+        mask = mask | (ahead_TS.abs() >= window)
     if docs_B2T is not None:
         first_BT = docs_B2T[:, 0]
-        hidden = hidden | (first_BT[:, None, :, None] != first_BT[:, None, None, :])
-    return hidden
+        mask = mask | (first_BT[:, None, :, None] != first_BT[:, None, None, :])
+    return mask
 
 
 def _documents(cu_seqlens: Tensor | None, B: int, T: int) -> Tensor | None:
@@ -158,13 +158,13 @@ def _attention_torch(
         return blockwise_attention(q_BHTD, k_BGSD, v_BGSD, causal, scale, dropout_p, seed)
     # One query, the newest, sees every key.
     needs_mask = is_bounded or (causal and not is_square and T > 1)
-    hidden = _hidden(T, S, causal, window, docs_B2T, q_BHTD.device) if needs_mask else None
+    mask = _mask(T, S, causal, window, docs_B2T, q_BHTD.device) if needs_mask else None
     out_BHTD = F.scaled_dot_product_attention(
         q_BHTD[:, :, unseeing:],
         k_BGSD,
         v_BGSD,
-        attn_mask=None if hidden is None else ~hidden[..., unseeing:, :],
-        is_causal=causal and is_square and hidden is None,
+        attn_mask=None if mask is None else ~mask[..., unseeing:, :],
+        is_causal=causal and is_square and mask is None,
         scale=scale,
         dropout_p=dropout_p,
         enable_gqa=q_BHTD.shape[1] != k_BGSD.shape[1],
@@ -276,7 +276,7 @@ def attention(
     dropout_p: float = ...,
     cu_seqlens: Tensor | None = ...,
     return_lse: Literal[False] = ...,
-    backend: str = ...,
+    backend: str | None = ...,
 ) -> Tensor: ...
 @overload
 def attention(
@@ -291,7 +291,7 @@ def attention(
     dropout_p: float = ...,
     cu_seqlens: Tensor | None = ...,
     return_lse: Literal[True],
-    backend: str = ...,
+    backend: str | None = ...,
 ) -> tuple[Tensor, Tensor]: ...
 def attention(
     q_BHTD: Tensor,
@@ -305,7 +305,7 @@ def attention(
     dropout_p: float = 0.0,
     cu_seqlens: Tensor | None = None,
     return_lse: bool = False,
-    backend: str = "auto",
+    backend: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Return softmax(q k^T * scale) v ("Attention Is All You Need", Vaswani et al. 2017, eq. 1).
 
@@ -330,7 +330,7 @@ def attention(
             float64 inputs); it too can be differentiated.
         backend: "auto" (on CUDA what was measured to be the fastest: gptfast.ops.rules; else
             PyTorch's op; what can't serve is passed over, which is said once), or "triton",
-            "torch", "reference".
+            "torch", "reference". None for the process's default, see `set_backend`.
 
     Returns:
         The output, shaped and typed like q, or under autocast in its dtype, as from PyTorch's own

@@ -79,8 +79,8 @@ class _Blocks:
         logits_nts *= self.scale
         if self.causal:  # the block's last t keys are those on its diagonal
             t = rows.stop - rows.start
-            hidden_tt = torch.ones(t, t, dtype=torch.bool).triu_(1)
-            logits_nts[:, :, -t:].masked_fill_(hidden_tt, float("-inf"))
+            mask_tt = torch.ones(t, t, dtype=torch.bool).triu_(1)
+            logits_nts[:, :, -t:].masked_fill_(mask_tt, float("-inf"))
         return logits_nts.softmax(-1)
 
     def kept(self, weights_nts: Tensor) -> Tensor:

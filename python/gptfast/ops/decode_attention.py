@@ -39,22 +39,22 @@ def decode_attention_reference(
 
     Computes in float32 (float64 inputs stay float64); `decode_attention` says what goes in.
     """
-    hidden_B1TS = _hidden(q_BHTD, k_BGSD, lengths_B, window)
-    _, weights_BHTS = logits_and_weights(q_BHTD, k_BGSD, hidden_B1TS, scale, softcap)
+    mask_B1TS = _mask(q_BHTD, k_BGSD, lengths_B, window)
+    _, weights_BHTS = logits_and_weights(q_BHTD, k_BGSD, mask_B1TS, scale, softcap)
     return weighted_sum(weights_BHTS, v_BGSD)
 
 
-def _hidden(q_BHTD: Tensor, k_BGSD: Tensor, lengths_B: Tensor | None, window: int | None) -> Tensor:
-    """Return the (B, 1, T, S) mask that is True where a query may not look at a key."""
+def _mask(q_BHTD: Tensor, k_BGSD: Tensor, lengths_B: Tensor | None, window: int | None) -> Tensor:
+    """Return the (B, 1, T, S) mask, True where a query does not see a key."""
     (B, _, T, _), S, device = q_BHTD.shape, k_BGSD.shape[2], q_BHTD.device
     if lengths_B is None:
         lengths_B = torch.full((B,), S, device=device)
     newest_BT = lengths_B[:, None] - T + torch.arange(T, device=device)
     ahead_BTS = torch.arange(S, device=device) - newest_BT[..., None]
-    hidden_BTS = ahead_BTS > 0
+    mask_BTS = ahead_BTS > 0
     if window is not None:
-        hidden_BTS |= ahead_BTS <= -window
-    return hidden_BTS[:, None]
+        mask_BTS |= ahead_BTS <= -window
+    return mask_BTS[:, None]
 
 
 # ---- 2. the backends -----------------------------------------------------------------------------
@@ -94,7 +94,7 @@ def decode_attention(
     window: int | None = None,
     softcap: float | None = None,
     scale: float | None = None,
-    backend: str = "auto",
+    backend: str | None = None,
 ) -> Tensor:
     """Return causal attention of the T newest tokens of each batch entry to its cache.
 
@@ -149,7 +149,7 @@ def decode_attention(
         q_BHTD,
         k_BGSD,
         v_BGSD,
-        attn_mask=~_hidden(q_BHTD, k_BGSD, lengths_B, window) if needs_mask else None,
+        attn_mask=~_mask(q_BHTD, k_BGSD, lengths_B, window) if needs_mask else None,
         scale=scale,
         enable_gqa=q_BHTD.shape[1] != k_BGSD.shape[1],
     )

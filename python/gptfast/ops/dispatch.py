@@ -2,12 +2,16 @@
 
 The backends are `triton` (our kernels), `torch` (PyTorch's own fused op, or the best that can be
 made of its ops) and `reference` (the definition, which serves everything that the op accepts).
+An op that is called without a backend takes the process's: `auto`, unless `set_backend` or
+`use_backend` says otherwise. It is a plain global: torch.compile guards on it while tracing, and
+the threads in which autograd recomputes activations see it, which is not so of a context variable.
 """
 
 import functools
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Concatenate, NoReturn, ParamSpec, TypeVar
 
@@ -35,6 +39,7 @@ R = TypeVar("R")
 
 _log = logging.getLogger("gptfast.ops")
 _noticed: set[str] = set()
+_default = "auto"
 
 
 if release(torch.__version__) < OLDEST_TORCH:
@@ -44,16 +49,44 @@ if release(torch.__version__) < OLDEST_TORCH:
     )
 
 
+def set_backend(name: str) -> None:
+    """Set the backend of ops that are called without one: "auto", "triton", "torch", "reference".
+
+    For the whole process, until it is set again. With "torch", ops that PyTorch has none for take
+    "reference". Raises UserError for an unknown name.
+    """
+    global _default
+    if name not in ("auto", *BACKENDS):
+        raise UserError(f"backend is {name!r}; use 'auto' or one of {BACKENDS}")
+    _default = name
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Set the backend as `set_backend` does, but within a `with` block only.
+
+    A model's backward pass belongs into the block with its forward pass.
+    """
+    before = _default
+    set_backend(name)
+    try:
+        yield
+    finally:
+        set_backend(before)
+
+
 def choose(
-    work: Work, backend: str, device: torch.device, why_not: Callable[[str], str | None]
+    work: Work, backend: str | None, device: torch.device, why_not: Callable[[str], str | None]
 ) -> str:
-    """Return the backend that does `work`.
+    """Return the backend that does `work`; None asks for the process's default.
 
     `auto` takes the first of `preference(work, device)` that can serve and says so once when that
     isn't the first choice. Raises UserError for an unknown name, and for a backend asked for by
     name that can't serve: `why_not(backend)` is the sentence.
     """
     op = work.op
+    if backend is None:
+        backend = "reference" if _default == "torch" and op in ONLY_OURS else _default
     if backend == "auto":
         first, *others = preference(work, device)
         reason = why_not(first)

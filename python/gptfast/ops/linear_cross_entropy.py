@@ -1,12 +1,10 @@
 """The output layer and its cross entropy in one: definition, backends, and what picks one.
 
-Shape suffixes: M tokens (all leading dimensions as one), N tokens of a chunk, C channels, V
-vocabulary.
+Shape suffixes: M tokens (all leading dimensions as one), C channels, V vocabulary.
 """
 
 import math
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +13,12 @@ from torch import Tensor
 from gptfast.errors import UserError
 from gptfast.ops.checks import can_look_at, check_alike, check_softcap
 from gptfast.ops.dispatch import autocast, choose, no_second_derivative, why_not_triton
+from gptfast.ops.logit_chunks import capped, in_chunks, losses, scaled
 from gptfast.ops.operator import operator
 from gptfast.ops.rules import Work, training_and_dtype
+from gptfast.ops.token_losses import token_losses
+
+Reduction = Literal["mean", "none"]
 
 # ---- 1. the definition ---------------------------------------------------------------------------
 
@@ -27,9 +29,8 @@ def linear_cross_entropy_reference(
     targets: Tensor,
     *,
     ignore_index: int = -100,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
     softcap: float | None = None,
+    reduction: Reduction = "mean",
 ) -> Tensor:
     """The loss in plain PyTorch, all logits at once; `linear_cross_entropy` says what goes in.
 
@@ -37,31 +38,11 @@ def linear_cross_entropy_reference(
     inputs stay float64).
     """
     targets_M = targets.reshape(-1)
-    x_MV = _capped(F.linear(hidden.reshape(-1, hidden.shape[-1]), weight), softcap)
-    losses_M = _losses(x_MV, x_MV.logsumexp(-1), targets_M, ignore_index, label_smoothing, z_loss)
+    x_MV = capped(F.linear(hidden.reshape(-1, hidden.shape[-1]), weight), softcap)
+    losses_M = losses(x_MV, x_MV.logsumexp(-1), targets_M, ignore_index)
+    if reduction == "none":
+        return losses_M.view(targets.shape)
     return _mean(losses_M.sum(), targets_M, ignore_index)
-
-
-def _capped(logits: Tensor, softcap: float | None) -> Tensor:
-    x = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return x if softcap is None else softcap * torch.tanh(x / softcap)
-
-
-def _losses(
-    x_MV: Tensor,
-    lse_M: Tensor,
-    targets_M: Tensor,
-    ignore_index: int,
-    label_smoothing: float,
-    z_loss: float,
-) -> Tensor:
-    """Return each token's loss, 0 where its target is ignored."""
-    is_ignored_M = targets_M == ignore_index
-    target_x_M = x_MV.gather(-1, targets_M.masked_fill(is_ignored_M, 0)[:, None])[:, 0]
-    losses_M = (1 - label_smoothing) * (lse_M - target_x_M) + z_loss * lse_M.square()
-    if label_smoothing > 0:
-        losses_M = losses_M + label_smoothing * (lse_M - x_MV.mean(-1))
-    return losses_M.masked_fill(is_ignored_M, 0)
 
 
 def _mean(loss_sum: Tensor, targets_M: Tensor, ignore_index: int) -> Tensor:
@@ -71,95 +52,11 @@ def _mean(loss_sum: Tensor, targets_M: Tensor, ignore_index: int) -> Tensor:
 
 
 # ---- 2. the backends -----------------------------------------------------------------------------
-# PyTorch has no fused op. "torch" and "triton" go through the tokens in chunks: the logits of one
-# chunk, its losses, its gradients, and then the same memory serves the next. Gradients are linear
-# in the loss's own gradient, so the forward computes them, and the backward only scales them.
-
-
-def _step_torch(
-    logits_NV: Tensor,
-    targets_N: Tensor,
-    ignore_index: int,
-    label_smoothing: float,
-    z_loss: float,
-    softcap: float | None,
-    write_gradient: bool,
-) -> Tensor:
-    """Return a chunk's losses; with `write_gradient` the logits become their sum's gradient."""
-    x_NV = _capped(logits_NV, softcap)
-    lse_N = x_NV.logsumexp(-1)
-    losses_N = _losses(x_NV, lse_N, targets_N, ignore_index, label_smoothing, z_loss)
-    if write_gradient:
-        is_ignored_N = targets_N == ignore_index
-        dx_NV = (x_NV - lse_N[:, None]).exp_().mul_((1 + 2 * z_loss * lse_N)[:, None])
-        if label_smoothing > 0:
-            dx_NV -= label_smoothing / logits_NV.shape[1]
-        rows_N = torch.arange(len(targets_N), device=targets_N.device)
-        dx_NV[rows_N, targets_N.masked_fill(is_ignored_N, 0)] -= 1 - label_smoothing
-        if softcap is not None:
-            dx_NV *= 1 - (x_NV / softcap).square_()
-        logits_NV.copy_(dx_NV.masked_fill_(is_ignored_N[:, None], 0))
-    return losses_N
-
-
-def _in_chunks(
-    step: Callable[..., Tensor],
-    chunk: int,
-    hidden_MC: Tensor,
-    weight_VC: Tensor,
-    targets_M: Tensor,
-    options: tuple[int, float, float, float | None],
-    needs_dhidden: bool,
-    needs_dweight: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the sum of the losses and its gradients: dhidden typed like hidden, dweight wide.
-
-    A gradient that isn't needed comes with no rows. Not yet the gradients of the mean: divided by
-    the number of tokens, most of them would vanish in float16.
-    """
-    (M, C), V = hidden_MC.shape, len(weight_VC)
-    wide = torch.promote_types(hidden_MC.dtype, torch.float32)
-    dhidden_MC = hidden_MC.new_empty(M if needs_dhidden else 0, C)
-    dweight_VC = weight_VC.new_zeros(V if needs_dweight else 0, C, dtype=wide)
-    losses_M = hidden_MC.new_empty(M, dtype=wide)
-    for start in range(0, M, chunk):
-        tokens = slice(start, start + chunk)
-        logits_NV = F.linear(hidden_MC[tokens], weight_VC)
-        losses_M[tokens] = step(
-            logits_NV, targets_M[tokens], *options, needs_dhidden or needs_dweight
-        )
-        # From here on logits_NV holds the gradient of the logits.
-        if needs_dhidden:
-            torch.mm(logits_NV, weight_VC, out=dhidden_MC[tokens])
-        if needs_dweight:
-            _add_product(dweight_VC, logits_NV.T, hidden_MC[tokens])
-        del logits_NV  # so that the next chunk gets its memory
-    return losses_M.sum(), dhidden_MC, dweight_VC
-
-
-def tokens_at_a_time(C: int, dtype: torch.dtype, device: torch.device, use_triton: bool) -> int:
-    """How many tokens of C channels make a chunk."""
-    # Its logits take as much memory as dweight, which is there anyway; or more, where so few tokens
-    # would have little to do for each reading of the weight and of dweight.
-    wide = torch.promote_types(dtype, torch.float32)
-    least = 256
-    if device.type == "cuda":
-        least = 4096 if use_triton else 2048  # PyTorch's operators make float32 copies of logits
-    return max(C * wide.itemsize // dtype.itemsize, least)
-
-
-def _add_product(sum_VC: Tensor, a_VN: Tensor, b_NC: Tensor) -> None:
-    """sum += a @ b, of which the sum may be wider: then unrounded, if the device can do that."""
-    if a_VN.dtype == sum_VC.dtype:
-        sum_VC.addmm_(a_VN, b_NC)
-    elif a_VN.is_cuda and torch.version.hip is None:
-        torch.addmm(sum_VC, a_VN, b_NC, out_dtype=sum_VC.dtype, out=sum_VC)
-    else:
-        sum_VC += a_VN @ b_NC
-
-
-# Operators that torch.compile keeps whole; the kernel is imported when first called, so that this
-# module works without Triton.
+# PyTorch has no fused op. "torch" and "triton" take the tokens in chunks (logit_chunks.py): compute
+# the logits of one chunk, its losses and its gradients, then use the same memory for the next.
+# The gradients of the mean are those of the sum times one number, so the forward computes them and
+# the backward only multiplies; token_losses.py has reduction="none". Both are operators that
+# torch.compile keeps whole.
 
 
 @operator("linear_cross_entropy")
@@ -168,21 +65,27 @@ def _linear_cross_entropy(
     weight_VC: Tensor,
     targets_M: Tensor,
     ignore_index: int,
-    label_smoothing: float,
-    z_loss: float,
     softcap: float | None,
     needs_dhidden: bool,
     needs_dweight: bool,
     use_triton: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    step = _step_torch
-    if use_triton:
-        from gptfast.kernels.cross_entropy import cross_entropy as step
-    chunk = tokens_at_a_time(hidden_MC.shape[1], hidden_MC.dtype, hidden_MC.device, use_triton)
-    options = (ignore_index, label_smoothing, z_loss, softcap)
-    return _in_chunks(
-        step, chunk, hidden_MC, weight_VC, targets_M, options, needs_dhidden, needs_dweight
+    """Return the sum of the losses and its gradients.
+
+    Not the gradients of the mean: divided by the number of tokens, most of them would vanish in
+    float16.
+    """
+    losses_M, dhidden_MC, dweight_VC = in_chunks(
+        hidden_MC,
+        weight_VC,
+        targets_M,
+        ignore_index,
+        softcap,
+        needs_dhidden,
+        needs_dweight,
+        use_triton,
     )
+    return losses_M.sum(), dhidden_MC, dweight_VC
 
 
 @_linear_cross_entropy.register_fake
@@ -191,8 +94,6 @@ def _(
     weight_VC: Tensor,
     targets_M: Tensor,
     ignore_index: int,
-    label_smoothing: float,
-    z_loss: float,
     softcap: float | None,
     needs_dhidden: bool,
     needs_dweight: bool,
@@ -211,12 +112,7 @@ def _(
 def _linear_cross_entropy_backward(
     dloss_sum: Tensor, dhidden_MC: Tensor, dweight_VC: Tensor
 ) -> tuple[Tensor, Tensor]:
-    # In float32, as a factor of one over the number of tokens is too coarse in half precision.
-    dhidden_MC, dweight_VC = (
-        (gradient.to(dloss_sum.dtype) * dloss_sum).to(dhidden_MC.dtype)
-        for gradient in (dhidden_MC, dweight_VC)
-    )
-    return dhidden_MC, dweight_VC
+    return scaled(dloss_sum, dhidden_MC, dweight_VC)
 
 
 @_linear_cross_entropy_backward.register_fake
@@ -236,7 +132,7 @@ def _backward(ctx: Any, dloss_sum: Tensor, *_: None) -> tuple[Tensor | None, ...
     return (
         dhidden_MC if ctx.needs_dhidden else None,
         dweight_VC if ctx.needs_dweight else None,
-        *[None] * 8,
+        *[None] * 6,
     )
 
 
@@ -252,46 +148,47 @@ def linear_cross_entropy(
     targets: Tensor,
     *,
     ignore_index: int = -100,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
     softcap: float | None = None,
-    backend: str = "auto",
+    reduction: Reduction = "mean",
+    backend: str | None = None,
 ) -> Tensor:
-    """Return the mean cross entropy of logits hidden @ weight^T, which never exist all at once.
+    """Return the cross entropy of the logits hidden @ weight^T, which never exist all at once.
 
-    Per token, with x the logits (capped, if asked), lse = log sum_v e^(x_v) and a =
-    label_smoothing ("Rethinking the Inception Architecture", Szegedy et al. 2016, section 7):
-
-        (1 - a) (lse - x_target) + a (lse - mean_v x_v) + z_loss lse^2
-
-    which is F.cross_entropy(F.linear(hidden, weight).float(), targets), plus the z-loss of "PaLM",
-    Chowdhery et al. 2022, section 5, that keeps lse near 0. Under autocast the multiplication is in
-    the autocast dtype, as F.linear's is. The definition's gradient needs several tensors of tokens
-    times vocabulary; the other backends keep two, sized like hidden and weight.
+    Per token it is log sum_v e^(x_v) - x_target, with x the logits (capped, if asked): what
+    F.cross_entropy(F.linear(hidden, weight).float(), targets) computes. Under autocast the matrix
+    product is in the autocast dtype, as F.linear's is. The definition's gradient needs several
+    tensors of tokens times vocabulary; the other backends keep two, sized like hidden and weight.
+    Forward and backward take three matrix products, or four with reduction="none", whose backward
+    computes the logits again.
 
     Args:
         hidden: (..., C), any floating dtype, any strides.
         weight: (V, C), of the same dtype unless autocast is on.
         targets: (...), int64, each from 0 to V - 1 or `ignore_index`. Another value is an error on
-            the CPU. On CUDA, where looking would make the GPU wait, "triton" returns a loss of NaN,
+            the CPU. On CUDA, where a check would wait for the GPU, "triton" returns a loss of NaN,
             and PyTorch's own indexing in "torch" and "reference" ends with a device-side assert.
         ignore_index: a target that does not count: neither in the loss nor in the mean.
-        label_smoothing: how much of the target's probability is spread over the vocabulary, 0 to 1.
-        z_loss: weight of the z-loss; "PaLM" has 1e-4.
         softcap: x becomes softcap * tanh(x / softcap) for each logit x ("Gemma 2", 2024). None for
             no cap.
+        reduction: "mean" over the tokens that count, or "none" for the loss of each token.
         backend: "auto" (on CUDA what was measured to be the fastest: gptfast.ops.rules; else
-            "torch", in chunks by PyTorch's operators), or "triton", "torch", "reference".
+            "torch", in chunks by PyTorch's operators), or "triton", "torch", "reference". None for
+            the process's default, see `set_backend`.
 
     Returns:
-        The mean over the tokens that count, a scalar in float32 (float64 for float64 inputs). If
-        none does it is NaN, and the gradients are 0, as in PyTorch.
+        In float32 (float64 for float64 inputs), the mean as a scalar: NaN, with gradients of 0, if
+        no token counts, as in PyTorch. Or, with reduction="none", each token's loss, shaped like
+        targets, 0 where the target is `ignore_index`.
 
     Raises:
         UserError: the inputs don't fit together, or the backend named can't serve them.
     """
+    if reduction not in get_args(Reduction):
+        raise UserError(
+            f"linear_cross_entropy: reduction is {reduction!r}; expected 'mean' or 'none'"
+        )
     hidden, weight = autocast(hidden, weight)
-    _check(hidden, weight, targets, label_smoothing, z_loss, softcap)
+    _check(hidden, weight, targets, softcap)
     _check_values(targets, len(weight), ignore_index)
     chosen = choose(
         work(hidden, weight), backend, hidden.device, lambda name: why_not(name, hidden)
@@ -302,23 +199,19 @@ def linear_cross_entropy(
             weight,
             targets,
             ignore_index=ignore_index,
-            label_smoothing=label_smoothing,
-            z_loss=z_loss,
             softcap=softcap,
+            reduction=reduction,
         )
+    use_triton = chosen == "triton"
     targets_M = targets.reshape(-1)
-    loss_sum, _, _ = _linear_cross_entropy(
-        hidden.reshape(-1, hidden.shape[-1]),
-        weight,
-        targets_M,
-        ignore_index,
-        label_smoothing,
-        z_loss,
-        softcap,
-        torch.is_grad_enabled() and hidden.requires_grad,
-        torch.is_grad_enabled() and weight.requires_grad,
-        chosen == "triton",
+    inputs = (hidden.reshape(-1, hidden.shape[-1]), weight, targets_M, ignore_index, softcap)
+    if reduction == "none":
+        losses_M: Tensor = token_losses(*inputs, use_triton)
+        return losses_M.view(targets.shape)
+    needs_dhidden, needs_dweight = (
+        torch.is_grad_enabled() and x.requires_grad for x in (hidden, weight)
     )
+    loss_sum, _, _ = _linear_cross_entropy(*inputs, needs_dhidden, needs_dweight, use_triton)
     return _mean(loss_sum, targets_M, ignore_index)
 
 
@@ -333,14 +226,7 @@ def work(hidden: Tensor, weight: Tensor) -> Work:
     return Work("linear_cross_entropy", training_and_dtype(hidden, weight), tokens)
 
 
-def _check(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    label_smoothing: float,
-    z_loss: float,
-    softcap: float | None,
-) -> None:
+def _check(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None) -> None:
     if hidden.ndim == 0 or hidden.shape[-1] == 0 or not hidden.is_floating_point():
         raise UserError(
             f"linear_cross_entropy: hidden is {hidden.dtype} of shape {tuple(hidden.shape)}; "
@@ -362,12 +248,6 @@ def _check(
             f"linear_cross_entropy: targets are {targets.dtype}; expected torch.int64, as from "
             ".long()"
         )
-    if not 0 <= label_smoothing <= 1:
-        raise UserError(
-            f"linear_cross_entropy: label_smoothing is {label_smoothing}; expected 0 to 1"
-        )
-    if not 0 <= z_loss < math.inf:
-        raise UserError(f"linear_cross_entropy: z_loss is {z_loss}; expected at least 0")
     check_softcap("linear_cross_entropy", softcap)
 
 

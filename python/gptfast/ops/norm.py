@@ -1,12 +1,11 @@
 """Layer norm and RMS norm: their definitions, their backends, and the functions that pick one.
 
-x is (..., C) with C channels, weight and bias are (C,). `summed` is x + residual, of which the norm
-is taken where there is a residual.
+x is (..., C) with C channels, M rows in all; weight and bias are (C,).
 """
 
 import functools
 import math
-from typing import Any, overload
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -74,14 +73,13 @@ def _norm(
     x: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
-    residual: Tensor | None,
     eps: float,
     centered: bool,
     out_dtype: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     from gptfast.kernels.norm import norm_forward
 
-    return norm_forward(x, weight, bias, residual, eps, centered, out_dtype)
+    return norm_forward(x, weight, bias, eps, centered, out_dtype)
 
 
 @_norm.register_fake
@@ -89,15 +87,13 @@ def _(
     x: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
-    residual: Tensor | None,
     eps: float,
     centered: bool,
     out_dtype: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     M = math.prod(x.shape[:-1])
     return (
         x.new_empty(x.shape, dtype=out_dtype),
-        x.new_empty(0 if residual is None else x.shape, dtype=_sum_dtype(x, residual)),
         x.new_empty(M if centered else 0, dtype=torch.float32),
         x.new_empty(M, dtype=torch.float32),
     )
@@ -106,7 +102,6 @@ def _(
 @operator("norm_backward")
 def _norm_backward(
     dout: Tensor,
-    dsummed: Tensor | None,
     x: Tensor,
     weight: Tensor | None,
     mean_M: Tensor,
@@ -116,13 +111,12 @@ def _norm_backward(
 ) -> tuple[Tensor, Tensor]:
     from gptfast.kernels.norm import norm_backward
 
-    return norm_backward(dout, dsummed, x, weight, mean_M, rstd_M, has_bias, centered)
+    return norm_backward(dout, x, weight, mean_M, rstd_M, has_bias, centered)
 
 
 @_norm_backward.register_fake
 def _(
     dout: Tensor,
-    dsummed: Tensor | None,
     x: Tensor,
     weight: Tensor | None,
     mean_M: Tensor,
@@ -135,27 +129,19 @@ def _(
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, weight, bias, residual, _, ctx.centered, _ = inputs
-    _, summed, mean_M, rstd_M = output
-    ctx.save_for_backward(x if residual is None else summed, weight, mean_M, rstd_M)
-    ctx.dtypes = [None if t is None else t.dtype for t in (x, weight, bias, residual)]
+    x, weight, bias, _, ctx.centered, _ = inputs
+    _, mean_M, rstd_M = output
+    ctx.save_for_backward(x, weight, mean_M, rstd_M)
+    ctx.dtypes = [None if t is None else t.dtype for t in (x, weight, bias)]
     ctx.set_materialize_grads(False)  # no zeros for the mean and the deviation
 
 
-def _backward(
-    ctx: Any, dout: Tensor | None, dsummed: Tensor | None, *_: None
-) -> tuple[Tensor | None, ...]:
-    x, *others = ctx.saved_tensors  # once: where activations are recomputed, reading does it
-    if dout is None:  # of the two results, only the sum was used
-        dout = x.new_zeros(x.shape)
-    has_weight, has_bias, has_residual = (dtype is not None for dtype in ctx.dtypes[1:])
-    if not has_residual:
-        dsummed = None  # of the empty tensor in its place
-    dx, sums_NC = _norm_backward(dout, dsummed, x, *others, has_bias, ctx.centered)
+def _backward(ctx: Any, dout: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+    has_weight, has_bias = (dtype is not None for dtype in ctx.dtypes[1:])
+    dx, sums_NC = _norm_backward(dout, *ctx.saved_tensors, has_bias, ctx.centered)
     dweight_C = sums_NC[0] if has_weight else None
     dbias_C = sums_NC[-1] if has_bias else None
-    # What flows into a sum flows on into both of its terms.
-    gradients = zip((dx, dweight_C, dbias_C, dx), ctx.dtypes, strict=True)
+    gradients = zip((dx, dweight_C, dbias_C), ctx.dtypes, strict=True)
     return (*(None if dtype is None else d.to(dtype) for d, dtype in gradients), None, None, None)
 
 
@@ -166,35 +152,14 @@ _norm_backward.register_autograd(no_second_derivative("layer_norm, rms_norm"))
 # ---- 3. picking one ------------------------------------------------------------------------------
 
 
-@overload
-def layer_norm(
-    x: Tensor,
-    weight: Tensor | None = ...,
-    bias: Tensor | None = ...,
-    eps: float = ...,
-    residual: None = ...,
-    *,
-    backend: str = ...,
-) -> Tensor: ...
-@overload
-def layer_norm(
-    x: Tensor,
-    weight: Tensor | None = ...,
-    bias: Tensor | None = ...,
-    eps: float = ...,
-    *,
-    residual: Tensor,
-    backend: str = ...,
-) -> tuple[Tensor, Tensor]: ...
 def layer_norm(
     x: Tensor,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
-    residual: Tensor | None = None,
     *,
-    backend: str = "auto",
-) -> Tensor | tuple[Tensor, Tensor]:
+    backend: str | None = None,
+) -> Tensor:
     """Return (x - mean) / sqrt(variance + eps) * weight + bias over the last dimension.
 
     "Layer Normalization", Ba et al. 2016. The variance is the biased one (divided by C).
@@ -204,49 +169,27 @@ def layer_norm(
         weight: (C,), or None for ones.
         bias: (C,), or None for zeros.
         eps: added to the variance, so that a constant row gives the bias.
-        residual: shaped like x, any floating dtype, any strides; the norm is then taken of
-            x + residual.
         backend: "auto" (on CUDA what was measured to be the fastest: gptfast.ops.rules; else, and
             under torch.compile, which fuses it, PyTorch's op; what can't serve is passed over,
-            which is said once), or "triton", "torch", "reference".
+            which is said once), or "triton", "torch", "reference". None for the process's default,
+            see `set_backend`.
 
     Returns:
-        A tensor shaped and typed like x; with a residual, the pair of the norm and x + residual,
-        both in the dtype that PyTorch gives the sum. Under autocast on CUDA the norm is in float32,
-        as F.layer_norm's.
+        A tensor shaped and typed like x; under autocast on CUDA in float32, as F.layer_norm's.
 
     Raises:
         UserError: the inputs don't fit together, or the backend named can't serve them.
     """
-    return _pick("layer_norm", x, weight, bias, eps, residual, backend)
+    return _pick("layer_norm", x, weight, bias, eps, backend)
 
 
-@overload
-def rms_norm(
-    x: Tensor,
-    weight: Tensor | None = ...,
-    eps: float = ...,
-    residual: None = ...,
-    *,
-    backend: str = ...,
-) -> Tensor: ...
-@overload
-def rms_norm(
-    x: Tensor,
-    weight: Tensor | None = ...,
-    eps: float = ...,
-    *,
-    residual: Tensor,
-    backend: str = ...,
-) -> tuple[Tensor, Tensor]: ...
 def rms_norm(
     x: Tensor,
     weight: Tensor | None = None,
     eps: float = 1e-6,
-    residual: Tensor | None = None,
     *,
-    backend: str = "auto",
-) -> Tensor | tuple[Tensor, Tensor]:
+    backend: str | None = None,
+) -> Tensor:
     """Return x / sqrt(mean of x^2 + eps) * weight over the last dimension.
 
     "Root Mean Square Layer Normalization", Zhang & Sennrich 2019, eq. 4.
@@ -255,18 +198,16 @@ def rms_norm(
         x: (..., C), any floating dtype, any strides.
         weight: (C,), or None for ones.
         eps: added to the mean square, so that a row of zeros gives zeros.
-        residual: shaped like x, any floating dtype, any strides; the norm is then taken of
-            x + residual.
         backend: as for `layer_norm`.
 
     Returns:
-        As `layer_norm`. Under autocast on CUDA the norm is in float32 for every PyTorch, as
+        A tensor shaped and typed like x; under autocast on CUDA in float32 for every PyTorch, as
         F.rms_norm's is from 2.12 on.
 
     Raises:
         UserError: the inputs don't fit together, or the backend named can't serve them.
     """
-    return _pick("rms_norm", x, weight, None, eps, residual, backend)
+    return _pick("rms_norm", x, weight, None, eps, backend)
 
 
 def _pick(
@@ -275,73 +216,52 @@ def _pick(
     weight: Tensor | None,
     bias: Tensor | None,
     eps: float,
-    residual: Tensor | None,
-    backend: str,
-) -> Tensor | tuple[Tensor, Tensor]:
-    _check(op, x, weight, bias, residual)
-    chosen = choose(
-        work(op, x, weight, bias, residual),
-        backend,
-        x.device,
-        lambda name: why_not(name, x, residual),
-    )
+    backend: str | None,
+) -> Tensor:
+    _check(op, x, weight, bias)
+    chosen = choose(work(op, x, weight, bias), backend, x.device, lambda name: why_not(name, x))
     centered = op == "layer_norm"
-    out_dtype = torch.float32 if _autocasts(x, residual) else _sum_dtype(x, residual)
+    out_dtype = torch.float32 if _autocasts(x) else x.dtype
     if chosen == "triton":
         # The kernel knows strides of x alone.
         weight, bias = (None if p is None else p.contiguous() for p in (weight, bias))
-        out, summed, _, _ = _norm(x, weight, bias, residual, eps, centered, out_dtype)
-    else:
-        summed = x if residual is None else x + residual
-        inputs = summed.to(out_dtype)
-        if chosen == "torch":
-            out = _norm_torch(inputs, weight, bias, eps, centered)
-        elif centered:
-            out = layer_norm_reference(inputs, weight, bias, eps)
-        else:
-            out = rms_norm_reference(inputs, weight, eps)
-    return out if residual is None else (out, summed)
+        normalised: Tensor = _norm(x, weight, bias, eps, centered, out_dtype)[0]
+        return normalised
+    x = x.to(out_dtype)
+    if chosen == "torch":
+        return _norm_torch(x, weight, bias, eps, centered)
+    if centered:
+        return layer_norm_reference(x, weight, bias, eps)
+    return rms_norm_reference(x, weight, eps)
 
 
-def why_not(backend: str, x: Tensor, residual: Tensor | None = None) -> str | None:
+def why_not(backend: str, x: Tensor) -> str | None:
     """Say in one sentence why `backend` can't serve these inputs; None if it can."""
     if backend == "triton":
         if x.shape[-1] > 65_536:
             return f"the kernel takes up to 65,536 channels, not {x.shape[-1]}"
-        return why_not_triton(x) or (None if residual is None else why_not_triton(residual))
+        return why_not_triton(x)
     return None
 
 
-def work(
-    op: str,
-    x: Tensor,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    residual: Tensor | None = None,
-) -> Work:
+def work(op: str, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Work:
     """Describe a call for the rules."""
-    tensors = [t for t in (x, weight, bias, residual) if t is not None]
-    kind = f"{training_and_dtype(*tensors)}, {'narrow' if x.shape[-1] <= 2048 else 'wide'}"
-    return Work(op, f"{kind}{'' if residual is None else ', residual'}", x.numel())
+    tensors = [t for t in (x, weight, bias) if t is not None]
+    width = "narrow" if x.shape[-1] <= 2048 else "wide"
+    return Work(op, f"{training_and_dtype(*tensors)}, {width}", x.numel())
 
 
-def _sum_dtype(x: Tensor, residual: Tensor | None) -> torch.dtype:
-    return x.dtype if residual is None else torch.promote_types(x.dtype, residual.dtype)
-
-
-def _autocasts(x: Tensor, residual: Tensor | None) -> bool:
+def _autocasts(x: Tensor) -> bool:
     """Whether autocast makes the norm float32, from whatever but float64."""
     device = x.device.type
     return (
         device in AUTOCAST_DEVICES
         and torch.is_autocast_enabled(device)
-        and _sum_dtype(x, residual) != torch.float64
+        and x.dtype != torch.float64
     )
 
 
-def _check(
-    op: str, x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None
-) -> None:
+def _check(op: str, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
     if x.ndim == 0 or x.shape[-1] == 0 or not x.is_floating_point():
         raise UserError(
             f"{op}: x is {x.dtype} of shape {tuple(x.shape)}; expected a floating dtype and "
@@ -355,12 +275,3 @@ def _check(
                 f"{op}: {name} has shape {tuple(parameter.shape)} on {parameter.device}; "
                 f"expected {tuple(x.shape[-1:])} on {x.device}, the last dimension of x"
             )
-    if residual is None:
-        return
-    if residual.shape != x.shape or residual.device != x.device:
-        raise UserError(
-            f"{op}: residual has shape {tuple(residual.shape)} on {residual.device}; expected "
-            f"{tuple(x.shape)} on {x.device}, as x"
-        )
-    if not residual.is_floating_point():
-        raise UserError(f"{op}: residual is {residual.dtype}; expected a floating dtype")

@@ -79,7 +79,7 @@ def _rotated(x_BHTD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 # ---- 2. the backends -----------------------------------------------------------------------------
-# PyTorch has none. Ours are operators that torch.compile keeps whole; the kernel is imported when
+# PyTorch has none. Ours is an operator that torch.compile keeps whole; the kernel is imported when
 # first called, so that this module works without Triton.
 
 
@@ -113,18 +113,6 @@ def _backward(ctx: Any, dq_BHTD: Tensor, dk_BGTD: Tensor) -> tuple[Tensor | None
 _rotary.register_autograd(_backward, setup_context=_save_for_backward)
 
 
-@torch.library.custom_op("gptfast::rotary_", mutates_args=("q_BHTD", "k_BGTD"))
-def _rotary_(q_BHTD: Tensor, k_BGTD: Tensor, cos: Tensor, sin: Tensor) -> None:
-    from gptfast.kernels.rotary import rotate_in_place
-
-    rotate_in_place(q_BHTD, k_BGTD, cos, sin)
-
-
-@_rotary_.register_fake
-def _(*_: object) -> None:
-    pass
-
-
 # ---- 3. picking one ------------------------------------------------------------------------------
 
 
@@ -134,8 +122,7 @@ def rotary(
     cos: Tensor,
     sin: Tensor,
     *,
-    inplace: bool = False,
-    backend: str = "auto",
+    backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return q and k with each pair of channels rotated by an angle that grows with the position.
 
@@ -149,10 +136,9 @@ def rotary(
         cos: cosines of the angles, (T, P) or (B, T, P) in float32, as from `rotary_tables`; P is at
             least 1, and 2 P at most D. Channels from 2 P on stay as they are.
         sin: their sines, shaped like cos. Neither gets a gradient.
-        inplace: write the results into q and k, and return these. For inference: not where a
-            gradient is wanted.
         backend: "auto" (on CUDA Triton; else, and under torch.compile, which fuses it, the
-            reference), or "triton", "reference".
+            reference), or "triton", "reference". None for the process's default, see
+            `set_backend`; there "torch" means the reference.
 
     Returns:
         The rotated queries and keys, shaped and typed like q and k.
@@ -161,17 +147,9 @@ def rotary(
         UserError: the inputs don't fit together, or the backend named can't serve them.
     """
     _check(q_BHTD, k_BGTD, cos, sin)
-    if inplace:
-        _check_inplace(q_BHTD, k_BGTD)
     chosen = choose(
         work(q_BHTD, k_BGTD), backend, q_BHTD.device, lambda name: why_not(name, q_BHTD)
     )
-    if inplace and chosen == "triton":
-        _rotary_(q_BHTD, k_BGTD, cos, sin)
-        return q_BHTD, k_BGTD
-    if inplace:
-        q_rotated, k_rotated = rotary_reference(q_BHTD, k_BGTD, cos, sin)
-        return q_BHTD.copy_(q_rotated), k_BGTD.copy_(k_rotated)
     if chosen == "triton":
         rotated: tuple[Tensor, Tensor] = _rotary(q_BHTD, k_BGTD, cos, sin, False)
         return rotated
@@ -204,75 +182,17 @@ def _check(q_BHTD: Tensor, k_BGTD: Tensor, cos: Tensor, sin: Tensor) -> None:
     check_alike("rotary", q=q_BHTD, k=k_BGTD)
     if not q_BHTD.is_floating_point():
         raise UserError(f"rotary: q is {q_BHTD.dtype}; expected a floating dtype")
-    for name, table in (("cos", cos), ("sin", sin)):
-        if table.ndim not in (2, 3) or table.shape[:-1] != (B, T)[3 - table.ndim :]:
-            raise UserError(
-                f"rotary: {name} has shape {tuple(table.shape)}; expected ({T}, pairs) or "
-                f"({B}, {T}, pairs) for q {tuple(q_BHTD.shape)}"
-            )
-        if not 2 <= 2 * table.shape[-1] <= D or table.shape != cos.shape:
-            raise UserError(
-                f"rotary: cos has shape {tuple(cos.shape)}, sin {tuple(sin.shape)}; expected one "
-                f"shape, with 1 to {D // 2} pairs for heads of width {D}"
-            )
-        if table.dtype != torch.float32 or table.device != q_BHTD.device:
-            raise UserError(
-                f"rotary: {name} is {table.dtype} on {table.device}; expected torch.float32 on "
-                f"{q_BHTD.device}, as from rotary_tables"
-            )
-        if table.requires_grad:
-            raise UserError(f"rotary: {name} gets no gradient; pass {name}.detach()")
-
-
-def _check_inplace(q_BHTD: Tensor, k_BGTD: Tensor) -> None:
-    for name, x in (("q", q_BHTD), ("k", k_BGTD)):
-        if x.requires_grad and torch.is_grad_enabled():
-            raise UserError(
-                f"rotary: {name} requires a gradient, and inplace=True would overwrite it; use "
-                "inplace=False, or torch.no_grad() for inference"
-            )
-        if not _elements_are_apart(x):
-            raise UserError(
-                f"rotary: {name} has shape {tuple(x.shape)} and strides {x.stride()}: elements "
-                "share memory, which inplace=True would rotate twice; pass a .clone()"
-            )
-    # torch.compile does not know the storages.
-    if not torch.compiler.is_compiling() and not _tensors_are_apart(q_BHTD, k_BGTD):
+    check_alike("rotary", cos=cos, sin=sin)
+    P = cos.shape[-1]
+    if cos.shape != sin.shape or cos.shape not in ((T, P), (B, T, P)) or not 2 <= 2 * P <= D:
         raise UserError(
-            "rotary: q and k share memory, which inplace=True would rotate twice; pass k.clone()"
+            f"rotary: cos has shape {tuple(cos.shape)}, sin {tuple(sin.shape)}; expected one of "
+            f"({T}, pairs) and ({B}, {T}, pairs) for both, with 1 to {D // 2} pairs"
         )
-
-
-def _elements_are_apart(x: Tensor) -> bool:
-    """Whether each stride exceeds all that the smaller ones reach, so that no two indices meet."""
-    reach = 0
-    for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
-        if size > 1:
-            if stride <= reach:
-                return False
-            reach += stride * (size - 1)
-    return True
-
-
-def _tensors_are_apart(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors share no element: of one storage, they may be interleaved.
-
-    Let b start `distance` after a, and `period` be the next larger stride. Modulo the period, of
-    which all larger strides are multiples, a's elements come before the distance, b's after it.
-    """
-    if a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr():
-        return True
-    a, b = sorted((a, b), key=Tensor.storage_offset)
-    distance = b.storage_offset() - a.storage_offset()
-    steps_a, steps_b = (
-        [(stride, size - 1) for stride, size in zip(x.stride(), x.shape, strict=True) if size > 1]
-        for x in (a, b)
-    )
-    reach_a, reach_b = (
-        sum(stride * count for stride, count in steps if stride <= distance)
-        for steps in (steps_a, steps_b)
-    )
-    larger = sorted(stride for stride, _ in steps_a + steps_b if stride > distance)
-    is_periodic = all(stride % larger[0] == 0 for stride in larger)
-    fits = not larger or distance + reach_b < larger[0]
-    return bool(reach_a < distance and is_periodic and fits)
+    if (cos.dtype, cos.device) != (torch.float32, q_BHTD.device):
+        raise UserError(
+            f"rotary: cos is {cos.dtype} on {cos.device}; expected torch.float32 on "
+            f"{q_BHTD.device}, as from rotary_tables"
+        )
+    if cos.requires_grad or sin.requires_grad:
+        raise UserError("rotary: cos and sin get no gradient; pass cos.detach(), sin.detach()")

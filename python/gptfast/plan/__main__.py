@@ -12,6 +12,7 @@ from gptfast.cli import cli
 from gptfast.cli.units import count, duration, flop_rate, gib
 from gptfast.errors import UserError
 from gptfast.model.device import resolve_device
+from gptfast.ops import use_backend
 from gptfast.train.__main__ import parse_config
 from gptfast.train.config import TrainConfig
 from gptfast.train.plan import (
@@ -45,9 +46,10 @@ def main(argv: Sequence[str]) -> int:
             f"plan knows architecture 'gpt' only, not {config.model.architecture!r}: the rungs "
             f"below it train within a minute"
         )
-    planned = plan(config)
-    enough = planned.memory.total < available_memory(device)
-    probed = probe(config, PROBE_SECONDS) if enough else None
+    with use_backend(config.kernels):
+        planned = plan(config)
+        enough = planned.memory.total < available_memory(device)
+        probed = probe(config, PROBE_SECONDS) if enough else None
     console = cli.console()
     console.print(table(config, planned, probed), soft_wrap=False)
     if config.tokenizer == "char":

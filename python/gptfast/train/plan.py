@@ -19,7 +19,7 @@ from gptfast.data.manifest import is_prepared
 from gptfast.model import GPT, build_model
 from gptfast.model.device import resolve_device
 from gptfast.model.size import flops_per_token, n_parameters
-from gptfast.ops.linear_cross_entropy import tokens_at_a_time
+from gptfast.ops.logit_chunks import tokens_at_a_time
 from gptfast.system.memory import keep_freed_memory
 from gptfast.tokenizer import load_tokenizer
 from gptfast.train.config import TrainConfig
@@ -126,7 +126,7 @@ def _activations(config: TrainConfig) -> int:
     kept: dict[int, int] = {}
     device = resolve_device(config.device).type
     with FakeTensorMode(), torch.device(device):
-        model = GPT(config.model, config.kernels)
+        model = GPT(config.model)
         model.activation_checkpointing = config.activation_checkpointing
         parameters = {p.untyped_storage()._cdata for p in model.parameters()}
         ids_BT = torch.zeros(

@@ -93,7 +93,7 @@ def prepare_corpora(config: TrainConfig, console: Console) -> Mixture:
 
 def new_model(config: TrainConfig, n_vocab: int, device: torch.device) -> LanguageModel:
     """Return the model that training starts from: fresh, or with the weights of init_from."""
-    model = build_model(config.model_config(n_vocab), config.kernels)
+    model = build_model(config.model_config(n_vocab))
     if config.init_from is not None:
         copy_weights(config.init_from, model)
     model.to(device)

@@ -16,6 +16,7 @@ from gptfast.errors import UserError
 from gptfast.model.base import LanguageModel
 from gptfast.model.folder import FILES, save_description
 from gptfast.model.size import flops_per_token
+from gptfast.ops import use_backend
 from gptfast.system.files import make_folder
 from gptfast.system.locking import folder_lock
 from gptfast.system.memory import keep_freed_memory
@@ -61,6 +62,7 @@ def run(
     console = console or Console(quiet=True)
     with ExitStack() as stack:
         world = stack.enter_context(join_world(config.device))
+        stack.enter_context(use_backend(config.kernels))
         console.quiet = console.quiet or not world.is_main
         config.micro_batches(world.size)  # raises if the batch can't be divided
         interval = sample_interval(config, world, console)

@@ -41,10 +41,8 @@ class Ensemble(LanguageModel):
         self.members = nn.ModuleList(members)
         self.eval()  # nothing trains it: no dropout
 
-    def logits(self, idx_BT: Tensor) -> Tensor:
+    def _logits(self, idx_BT: Tensor) -> Tensor:
         """The log of the mean probability (B, T, V) of the next token, for int64 ids (B, T)."""
         members = cast("list[LanguageModel]", list(self.members))
-        log_probs_MBTV = torch.stack(
-            [member.logits(idx_BT).float().log_softmax(-1) for member in members]
-        )
+        log_probs_MBTV = torch.stack([member(idx_BT).float().log_softmax(-1) for member in members])
         return log_probs_MBTV.logsumexp(0) - math.log(len(self.members))

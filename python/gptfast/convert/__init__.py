@@ -1,0 +1,1 @@
+"""Other projects' checkpoints as our model folders. The command is `gptfast import`."""

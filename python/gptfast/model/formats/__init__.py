@@ -1,0 +1,128 @@
+"""How Hugging Face's formats describe a GPT and name its tensors: GPT-2, Llama, Mistral, Mixtral.
+
+A configuration that none of them can express is stored in gptfast's own format: ModelConfig's
+fields, and the parameters under their names here. To add a format, write a `Format` (base.py) and
+name it in FORMATS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gptfast.errors import UserError
+from gptfast.model.config import ModelConfig
+from gptfast.model.formats.base import Format, Stored, spelled_shortest
+from gptfast.model.formats.gpt2 import GPT2
+from gptfast.model.formats.llama import Llama, Mistral
+from gptfast.model.formats.mixtral import Mixtral
+
+FORMATS: dict[str, Format] = {
+    "gpt2": GPT2(), "llama": Llama(), "mistral": Mistral(), "mixtral": Mixtral(),
+}  # fmt: skip
+"""By the model_type of config.json. A model is stored in the first that expresses it."""
+
+OURS = "gptfast"
+
+__all__ = ["FORMATS", "describe", "format_of", "from_stored", "parse", "to_stored"]
+
+
+def format_of(config: ModelConfig) -> str:
+    """Return the name of the first format that expresses all of a configuration, or 'gptfast'."""
+    for name, format in FORMATS.items():
+        if config.architecture == "gpt" and _expresses(format, config):
+            return name
+    return OURS
+
+
+def _expresses(format: Format, config: ModelConfig) -> bool:
+    try:
+        return format.parse(format.describe(config)) == spelled_shortest(config)
+    except UserError:  # such as experts, where the config has none
+        return False
+
+
+def describe(config: ModelConfig, eot_token: int | None) -> dict[str, Any]:
+    """Return the content of config.json."""
+    name = format_of(config)
+    if name == OURS:
+        return {"model_type": name, "gptfast": asdict(config)}
+    return {
+        "model_type": name,
+        "architectures": [FORMATS[name].architecture],
+        **FORMATS[name].describe(config),
+        "bos_token_id": eot_token,
+        "eos_token_id": eot_token,
+    }
+
+
+def parse(stored: Stored) -> ModelConfig:
+    """Return the configuration that a config.json describes.
+
+    Raises UserError for a model that we can't compute, KeyError, TypeError or another error for
+    what is no config.json.
+    """
+    name = stored["model_type"]
+    if name == OURS:
+        return ModelConfig(**stored["gptfast"])
+    if name not in FORMATS:
+        raise UserError(
+            f"it describes a {name!r} model: gptfast reads {', '.join(map(repr, FORMATS))} "
+            f"and its own"
+        )
+    return FORMATS[name].parse(stored)
+
+
+def to_stored(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a model's tensors under the names and in the shapes of its format."""
+    name = format_of(config)
+    if name == OURS:
+        return dict(state)
+    format = FORMATS[name]
+    stored: dict[str, Tensor] = {}
+    for ours, tensor in state.items():
+        if format.is_transposed(ours):
+            tensor = tensor.T
+        names = format.names(ours, config)
+        if tensor.ndim == 3:
+            tensor = tensor.flatten(0, 1)  # the rows of one expert below those of another
+        rows = torch.split(tensor, _row_counts(ours, config, len(names), len(tensor)))
+        stored |= dict(zip(names, rows, strict=True))
+    return stored
+
+
+def from_stored(
+    config: ModelConfig, state: Mapping[str, Tensor], stored: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return the inverse of `to_stored`, for a model whose tensors are shaped like `state`.
+
+    What is missing is left out and what is too much is kept, so that the caller can name it. Raises
+    RuntimeError for parts of a tensor that can't be put together.
+    """
+    name = format_of(config)
+    if name == OURS:
+        return dict(stored)
+    format = FORMATS[name]
+    rest, found = dict(format.canonical(stored)), {}
+    for ours, tensor in state.items():
+        names = format.names(ours, config)
+        if all(name in rest for name in names):
+            rows = torch.cat([rest.pop(name) for name in names])
+            if format.is_transposed(ours):
+                rows = rows.T
+            found[ours] = rows.view(tensor.shape) if rows.numel() == tensor.numel() else rows
+    if config.tie_embeddings:
+        rest.pop("lm_head.weight", None)
+    return found | rest
+
+
+def _row_counts(name: str, config: ModelConfig, n_parts: int, n_rows: int) -> list[int]:
+    """Return how many rows each part has: queries, keys and values differ, others are alike."""
+    if n_parts == 3 and "attn.c_attn" in name:
+        heads = (config.n_head, config.key_value_heads, config.key_value_heads)
+        return [n * config.head_width for n in heads]
+    return [n_rows // n_parts] * n_parts

@@ -1,0 +1,53 @@
+"""Mixtral's format: Mistral with experts, each of whose matrices is stored by itself."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+from gptfast.model.config import ModelConfig
+from gptfast.model.formats.base import Stored, refuse_others
+from gptfast.model.formats.llama import Llama, Mistral
+
+EXPERT_NAMES = {"mlp.c_fc": ("w1", "w3"), "mlp.c_proj": ("w2",)}
+"""An expert's matrices by our names."""
+
+
+class Mixtral(Mistral):
+    """Mistral whose MLPs are experts."""
+
+    architecture = "MixtralForCausalLM"
+
+    def describe(self, config: ModelConfig) -> dict[str, Any]:
+        """Return config.json, as `Format.describe`."""
+        return super().describe(config) | {
+            "num_local_experts": config.n_expert,
+            "num_experts_per_tok": config.n_expert_active,
+            # Theirs adds up what ours averages over a token's experts. (And it takes the means over
+            # all layers before it multiplies, where ours takes the mean of the layers' products.)
+            "router_aux_loss_coef": config.expert_balance_rate / config.n_expert_active,
+        }
+
+    def parse(self, stored: Stored) -> ModelConfig:
+        """Return the configuration, as `Format.parse`."""
+        refuse_others(stored, {"router_jitter_noise": (0.0, None)})
+        n_active = stored["num_experts_per_tok"]
+        return replace(
+            Llama.parse(self, stored),
+            sliding_window=stored.get("sliding_window"),
+            n_expert=stored["num_local_experts"],
+            n_expert_active=n_active,
+            expert_balance_rate=round(stored.get("router_aux_loss_coef", 0.001) * n_active, 12),
+        )
+
+    def names(self, name: str, config: ModelConfig) -> list[str]:
+        """Return the stored names of a parameter's rows, as `Format.names`."""
+        expert = re.fullmatch(r"h\.(\d+)\.(mlp\.c_\w+)", name)
+        if not expert:
+            return super().names(name, config)
+        return [
+            f"model.layers.{expert[1]}.block_sparse_moe.experts.{e}.{matrix}.weight"
+            for e in range(config.n_expert)
+            for matrix in EXPERT_NAMES[expert[2]]
+        ]

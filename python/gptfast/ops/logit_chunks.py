@@ -1,0 +1,128 @@
+"""Cross entropy chunk by chunk: the logits of a few tokens at a time, and their gradients.
+
+The Triton kernel is imported when first called, so that this module works without Triton.
+
+Shape suffixes: M tokens, N tokens of a chunk, C channels, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Step = Callable[[Tensor, Tensor, int, "float | None", bool], Tensor]
+"""Compute a chunk's losses (N,) from its logits (N, V), its targets (N,), the ignored target, the
+soft cap, and whether to overwrite the logits with the gradient of the losses' sum."""
+
+
+def in_chunks(
+    hidden_MC: Tensor,
+    weight_VC: Tensor,
+    targets_M: Tensor,
+    ignore_index: int,
+    softcap: float | None,
+    needs_dhidden: bool,
+    needs_dweight: bool,
+    use_triton: bool,
+    dlosses_M: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return each token's loss and the gradients: dhidden typed like hidden, dweight wide.
+
+    dlosses_M: what each token's gradient is multiplied by, at most 1; None for ones. A gradient
+    that isn't needed comes with no rows.
+    """
+    (M, C), V = hidden_MC.shape, len(weight_VC)
+    wide = torch.promote_types(hidden_MC.dtype, torch.float32)
+    dhidden_MC = hidden_MC.new_empty(M if needs_dhidden else 0, C)
+    dweight_VC = weight_VC.new_zeros(V if needs_dweight else 0, C, dtype=wide)
+    losses_M = hidden_MC.new_empty(M, dtype=wide)
+    step: Step = step_torch
+    if use_triton:
+        from gptfast.kernels.cross_entropy import cross_entropy as step
+    chunk = tokens_at_a_time(C, hidden_MC.dtype, hidden_MC.device, use_triton)
+    needs_gradient = needs_dhidden or needs_dweight
+    for start in range(0, M, chunk):
+        tokens = slice(start, start + chunk)
+        hidden_NC = hidden_MC[tokens]
+        logits_NV = F.linear(hidden_NC, weight_VC)
+        losses_M[tokens] = step(logits_NV, targets_M[tokens], ignore_index, softcap, needs_gradient)
+        # From here on logits_NV holds the gradient of the logits.
+        if needs_dhidden:
+            torch.mm(logits_NV, weight_VC, out=dhidden_MC[tokens])
+        if dlosses_M is not None:  # multiplies C numbers of each token instead of V
+            hidden_NC = (hidden_NC * dlosses_M[tokens, None]).to(hidden_NC.dtype)
+        if needs_dweight:
+            _add_product(dweight_VC, logits_NV.T, hidden_NC)
+        del logits_NV  # so that the next chunk gets its memory
+    if dlosses_M is not None and needs_dhidden:
+        dhidden_MC = (dhidden_MC * dlosses_M[:, None]).to(dhidden_MC.dtype)
+    return losses_M, dhidden_MC, dweight_VC
+
+
+def tokens_at_a_time(C: int, dtype: torch.dtype, device: torch.device, use_triton: bool) -> int:
+    """Return how many tokens of C channels make a chunk."""
+    # Its logits take as much memory as dweight, which is there anyway; or more, where so few tokens
+    # would have little to do for each reading of the weight and of dweight.
+    wide = torch.promote_types(dtype, torch.float32)
+    least = 256
+    if device.type == "cuda":
+        least = 4096 if use_triton else 2048  # PyTorch's operators make float32 copies of logits
+    return max(C * wide.itemsize // dtype.itemsize, least)
+
+
+def step_torch(
+    logits_NV: Tensor,
+    targets_N: Tensor,
+    ignore_index: int,
+    softcap: float | None,
+    write_gradient: bool,
+) -> Tensor:
+    """Do a `Step` by PyTorch's operators."""
+    x_NV = capped(logits_NV, softcap)
+    lse_N = x_NV.logsumexp(-1)
+    losses_N = losses(x_NV, lse_N, targets_N, ignore_index)
+    if write_gradient:
+        is_ignored_N = targets_N == ignore_index
+        dx_NV = (x_NV - lse_N[:, None]).exp_()
+        rows_N = torch.arange(len(targets_N), device=targets_N.device)
+        dx_NV[rows_N, targets_N.masked_fill(is_ignored_N, 0)] -= 1
+        if softcap is not None:
+            dx_NV *= 1 - (x_NV / softcap).square_()
+        logits_NV.copy_(dx_NV.masked_fill_(is_ignored_N[:, None], 0))
+    return losses_N
+
+
+def capped(logits: Tensor, softcap: float | None) -> Tensor:
+    """Return the logits in float32 (float64 stays float64), as softcap * tanh(logits / softcap)."""
+    x = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return x if softcap is None else softcap * torch.tanh(x / softcap)
+
+
+def losses(x_MV: Tensor, lse_M: Tensor, targets_M: Tensor, ignore_index: int) -> Tensor:
+    """Return each token's loss, 0 where its target is ignored."""
+    is_ignored_M = targets_M == ignore_index
+    target_x_M = x_MV.gather(-1, targets_M.masked_fill(is_ignored_M, 0)[:, None])[:, 0]
+    return (lse_M - target_x_M).masked_fill(is_ignored_M, 0)
+
+
+def scaled(factor: Tensor, dhidden_MC: Tensor, dweight_VC: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both gradients times a number, typed like dhidden."""
+    # In float32, as a factor of one over the number of tokens is too coarse in half precision.
+    dtype = dhidden_MC.dtype
+    return (
+        (dhidden_MC.to(factor.dtype) * factor).to(dtype),
+        (dweight_VC.to(factor.dtype) * factor).to(dtype),
+    )
+
+
+def _add_product(sum_VC: Tensor, a_VN: Tensor, b_NC: Tensor) -> None:
+    """Add a @ b to the sum, which may be wider: then unrounded, if the device can do that."""
+    if a_VN.dtype == sum_VC.dtype:
+        sum_VC.addmm_(a_VN, b_NC)
+    elif a_VN.is_cuda and torch.version.hip is None:
+        torch.addmm(sum_VC, a_VN, b_NC, out_dtype=sum_VC.dtype, out=sum_VC)
+    else:
+        sum_VC += a_VN @ b_NC
