@@ -84,7 +84,7 @@ mod tests {
     use std::sync::atomic::AtomicBool;
 
     use super::*;
-    use crate::parallel::for_each;
+    use crate::util::parallel::for_each;
 
     fn message<R: fmt::Debug>(of: Result<R, Error>) -> String {
         of.unwrap_err().to_string()

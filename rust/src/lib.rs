@@ -5,23 +5,11 @@
 
 #[cfg(feature = "python")]
 mod bindings;
-mod cache;
-pub mod count;
-pub mod counter;
-pub mod cpu;
 pub mod encode;
 pub mod error;
-mod key;
-mod key_map;
-mod memory;
-pub mod merge;
-pub mod merges;
-pub mod parallel;
 pub mod pretokenize;
-pub mod special;
-pub mod spill;
-mod stop;
 pub mod train;
+mod util;
 pub mod vocab;
 
 /// The extension module `gptfast._rust`.

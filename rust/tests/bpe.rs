@@ -1,10 +1,10 @@
 //! The trainer and the encoder against naive twins that follow the definitions word by word.
 
-use gptfast_rust::count::{PieceCounts, count_texts};
 use gptfast_rust::encode::Tokenizer;
 use gptfast_rust::error::Error;
 use gptfast_rust::pretokenize::Pattern;
-use gptfast_rust::spill::{LeftOut, Spill, training_bytes};
+use gptfast_rust::train::piece_counts::{PieceCounts, count_texts};
+use gptfast_rust::train::spill::{LeftOut, Spill, training_bytes};
 use gptfast_rust::train::{Pair, train};
 use gptfast_rust::vocab::Vocab;
 use proptest::prelude::*;

@@ -14,16 +14,16 @@ use pyo3::types::{IntoPyDict, PyBytes, PyDict, PyList, PyString};
 use super::lists::{Signals, id_list, list_of, py_bytes, read_texts};
 use super::text::Text;
 use super::work::{interruptible, value_error};
-use crate::count::PieceCounts;
-use crate::counter::Counter;
+use crate::encode::special::SpecialFinder;
 use crate::encode::{Sink, Tokenizer};
 use crate::error::Error;
-use crate::memory::{copied, extend_large, large_vec, reserve};
-use crate::parallel::for_each;
 use crate::pretokenize::Pattern;
-use crate::special::SpecialFinder;
-use crate::stop::check;
+use crate::train::counter::Counter;
+use crate::train::piece_counts::PieceCounts;
 use crate::train::train;
+use crate::util::interrupt::check;
+use crate::util::memory::{copied, extend_large, large_vec, reserve};
+use crate::util::parallel::for_each;
 use crate::vocab::{MAX_ID, Vocab};
 
 /// A byte-level BPE vocabulary with the pattern that cuts text into pre-tokens.

@@ -5,5 +5,5 @@ use pyo3::prelude::*;
 /// Whether the CPU announces AMX, and whether its tiles have a geometry.
 #[pyfunction]
 pub fn amx_state() -> (bool, bool) {
-    crate::cpu::amx_state()
+    crate::util::cpu::amx_state()
 }

@@ -9,7 +9,7 @@ use pyo3::types::{PyBytes, PyList};
 
 use super::text::Text;
 use super::work::value_error;
-use crate::memory::reserve;
+use crate::util::memory::reserve;
 
 /// So many elements are seen to between two looks for signals.
 const BETWEEN_SIGNALS: usize = 1 << 16;

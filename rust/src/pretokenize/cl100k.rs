@@ -1,7 +1,7 @@
 //! The split pattern of `cl100k_base` (GPT-3.5 and GPT-4).
 
 use super::classes::{LETTER, NEWLINE, NUMBER, OTHER, SPACE, classes};
-use super::parts::{contraction_end, number_end, white_space_end};
+use super::shared::{contraction_end, number_end, white_space_end};
 
 /// The split pattern that tiktoken 0.14 publishes for `cl100k_base`.
 ///

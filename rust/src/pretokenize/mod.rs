@@ -6,8 +6,8 @@ mod cl100k;
 mod classes;
 mod gpt2;
 mod o200k;
-mod parts;
 mod safe_cut;
+mod shared;
 mod simd;
 
 use std::time::{Duration, Instant};

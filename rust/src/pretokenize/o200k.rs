@@ -1,7 +1,7 @@
 //! The split pattern of `o200k_base` (GPT-4o and later).
 
 use super::classes::{LOWER, NEWLINE, NUMBER, OTHER, UPPER, classes};
-use super::parts::{contraction_end, number_end, white_space_end};
+use super::shared::{contraction_end, number_end, white_space_end};
 
 /// The split pattern that tiktoken 0.14 publishes for `o200k_base`.
 pub const O200K_REGEX: &str = concat!(

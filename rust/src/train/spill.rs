@@ -9,9 +9,9 @@ use std::sync::atomic::AtomicBool;
 
 use rustc_hash::FxBuildHasher;
 
-use crate::count::PieceCounts;
 use crate::error::Error;
-use crate::stop::check_at;
+use crate::train::piece_counts::PieceCounts;
+use crate::util::interrupt::check_at;
 
 /// Pre-tokens are spread over so many files: all counts of one pre-token are in the same, and a file's
 /// counts fit into memory unless there are hundreds of times as many as do.

@@ -6,8 +6,8 @@ use aho_corasick::{AhoCorasick, MatchKind};
 
 use crate::encode::Tokenizer;
 use crate::error::Error;
-use crate::memory::reserve;
-use crate::stop::check;
+use crate::util::interrupt::check;
+use crate::util::memory::reserve;
 
 /// Finds some special tokens in a text, in time that does not depend on how many they are.
 ///

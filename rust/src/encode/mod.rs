@@ -3,17 +3,22 @@
 //! The definition is short: cut the text by the pattern, and let [`Merger`] merge the bytes of each
 //! pre-token. All else here is about not doing that twice for the same pre-token: see [`Cache`].
 
+mod cache;
+pub mod merge_table;
+pub mod merger;
+pub mod special;
+
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
-use crate::cache::{Cache, Id, LANES, MAX_LONG, Place};
+use crate::encode::cache::{Cache, Id, LANES, MAX_LONG, Place};
+use crate::encode::merger::Merger;
 use crate::error::Error;
-use crate::key::{Key, MAX_SHORT, is_long, key_at, long_key};
-use crate::memory::reserve;
-use crate::merge::Merger;
 use crate::pretokenize::{BATCH, Pattern, Visitor};
-use crate::stop::check;
+use crate::util::interrupt::check;
+use crate::util::key::{Key, MAX_SHORT, is_long, key_at, long_key};
+use crate::util::memory::reserve;
 use crate::vocab::Vocab;
 
 /// A vocabulary, a pattern, and what earlier calls left behind for later ones.

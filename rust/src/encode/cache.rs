@@ -10,8 +10,8 @@
 use memmap2::MmapMut;
 
 use crate::error::Error;
-use crate::key::{Key, is_long};
-use crate::memory::prefetch;
+use crate::util::key::{Key, is_long};
+use crate::util::memory::prefetch;
 
 /// Two keys and their ids: one cache line. 0 is no key.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -358,7 +358,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::key::{key_of, long_key};
+    use crate::util::key::{key_of, long_key};
 
     /// 4 buckets at first, 32 at most, and no room elsewhere for more than a few long pre-tokens.
     const TINY: Limits = Limits {

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
 
 use crate::error::Error;
-use crate::key::{MAX_SHORT, key_at, key_bytes, key_of};
-use crate::key_map::KeyMap;
-use crate::memory::copied;
-use crate::parallel::for_each;
 use crate::pretokenize::{BATCH, Pattern, Visitor};
-use crate::stop::{check, check_at};
+use crate::util::interrupt::{check, check_at};
+use crate::util::key::{MAX_SHORT, key_at, key_bytes, key_of};
+use crate::util::key_map::KeyMap;
+use crate::util::memory::copied;
+use crate::util::parallel::for_each;
 
 /// Distinct pre-tokens and their counts.
 #[derive(Debug, Clone, Default)]

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use crate::error::Error;
-use crate::stop::check;
+use crate::util::interrupt::check;
 
 /// Do `work` for each number below `n`, with one thread for each of `states`.
 ///

@@ -3,14 +3,14 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::AtomicBool;
 
+use crate::encode::merge_table::{ID_BITS, Merges};
+use crate::encode::merger::Merger;
 use crate::error::Error;
-use crate::key::key_of;
-use crate::key_map::KeyMap;
-use crate::memory::reserve;
-use crate::merge::Merger;
-use crate::merges::{ID_BITS, Merges};
-use crate::stop::check_at;
 use crate::train::Pair;
+use crate::util::interrupt::check_at;
+use crate::util::key::key_of;
+use crate::util::key_map::KeyMap;
+use crate::util::memory::reserve;
 
 /// A byte-level BPE vocabulary: 256 single bytes, merged tokens, special tokens.
 #[derive(Debug, Clone)]

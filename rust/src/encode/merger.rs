@@ -9,10 +9,10 @@ use std::sync::atomic::AtomicBool;
 
 use rustc_hash::FxHashMap;
 
+use crate::encode::merge_table::{Merges, NONE};
 use crate::error::Error;
-use crate::memory::reserve;
-use crate::merges::{Merges, NONE};
-use crate::stop::{check, check_at};
+use crate::util::interrupt::{check, check_at};
+use crate::util::memory::reserve;
 
 /// Up to this many tokens the shortest way is to look for the lowest rank again and again.
 const FEW: usize = 48;

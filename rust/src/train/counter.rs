@@ -2,11 +2,11 @@
 
 use std::sync::atomic::AtomicBool;
 
-use crate::count::{PieceCounts, count_texts};
 use crate::error::Error;
-use crate::memory::{give_back, keep_little};
 use crate::pretokenize::Pattern;
-use crate::spill::{LeftOut, Spill, training_bytes};
+use crate::train::piece_counts::{PieceCounts, count_texts};
+use crate::train::spill::{LeftOut, Spill, training_bytes};
+use crate::util::memory::{give_back, keep_little};
 
 /// How large the parts of a text are that threads take.
 const PART: usize = 1 << 20;

@@ -1,7 +1,7 @@
 //! A hash map with keys of short pre-tokens, for counts and for ids.
 
-use crate::key::{Key, hash};
-use crate::memory::{large_vec, prefetch};
+use crate::util::key::{Key, hash};
+use crate::util::memory::{large_vec, prefetch};
 
 /// Open addressing with linear probing, at most 5/8 full. Keys are never removed.
 #[derive(Debug, Clone)]

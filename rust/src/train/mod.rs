@@ -9,6 +9,10 @@
 //! neighbour before the table of pairs is touched. And that table holds only pairs that are frequent
 //! enough to be merged soon: counts never grow, so the others can wait until all of these are used up.
 
+pub mod counter;
+pub mod piece_counts;
+pub mod spill;
+
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::collections::hash_map::Entry;
@@ -16,11 +20,11 @@ use std::sync::atomic::AtomicBool;
 
 use rustc_hash::FxHashMap;
 
-use crate::count::PieceCounts;
 use crate::error::Error;
-use crate::memory::{large_vec, prefetch};
-use crate::parallel::for_each;
-use crate::stop::{check, check_at};
+use crate::train::piece_counts::PieceCounts;
+use crate::util::interrupt::{check, check_at};
+use crate::util::memory::{large_vec, prefetch};
+use crate::util::parallel::for_each;
 
 /// Two adjacent tokens, by id.
 pub type Pair = (u32, u32);
