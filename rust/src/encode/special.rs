@@ -1,19 +1,17 @@
-//! Special tokens in text, for callers that allow them there.
-
-use std::sync::atomic::AtomicBool;
+//! Special tokens in text, for callers that allow them.
 
 use aho_corasick::{AhoCorasick, MatchKind};
 
-use crate::encode::Tokenizer;
+use super::Tokenizer;
 use crate::error::Error;
-use crate::util::interrupt::check;
-use crate::util::memory::reserve;
+use crate::util::context::Context;
+use crate::util::memory::try_reserve;
 
-/// Finds some special tokens in a text, in time that does not depend on how many they are.
+/// Finds special tokens in a text. The time does not depend on how many special tokens there are.
 ///
-/// It may depend on the longest name: what begins as that does may turn out to be a shorter name only
-/// where the two differ, and is read anew from the end of the shorter one on. So the worst case is the
-/// length of the text times that of the longest name.
+/// It may depend on the longest name: text that begins like a long name may turn out to be a shorter
+/// one, and is then read again from the end of the shorter one on. So the worst case is the length of
+/// the text times the length of the longest name.
 pub struct SpecialFinder {
     automaton: AhoCorasick,
     /// In the order of the automaton's patterns.
@@ -21,8 +19,11 @@ pub struct SpecialFinder {
 }
 
 impl SpecialFinder {
-    /// Look for these: names, none of which is empty, and ids. Of two that begin at the same place the
-    /// longer one is found.
+    /// Find these names, none of which is empty. If two of them begin at the same place, the longer one
+    /// is found.
+    ///
+    /// # Errors
+    /// Fails if there are too many names for an automaton.
     pub fn new(special_tokens: &[(String, u32)]) -> Result<Self, Error> {
         let automaton = AhoCorasick::builder()
             .match_kind(MatchKind::LeftmostLongest)
@@ -32,28 +33,28 @@ impl SpecialFinder {
         Ok(SpecialFinder { automaton, ids })
     }
 
-    /// Append the ids of `text` to `ids`: those of the special tokens found, and of each stretch between
-    /// them those that it has as a text of its own.
+    /// Append the ids of `text` to `ids`: those of the special tokens found, and those of the text
+    /// between them, each stretch of which is encoded as a separate text.
     ///
-    /// Fails if a regular expression gives up, or soon after `stop` has become
-    /// true.
+    /// # Errors
+    /// As [`Tokenizer::encode_to`].
     pub fn encode_to(
         &self,
+        context: &Context,
         tokenizer: &Tokenizer,
         text: &str,
-        stop: &AtomicBool,
         ids: &mut Vec<u32>,
     ) -> Result<(), Error> {
         let mut start = 0;
         for found in self.automaton.find_iter(text) {
-            check(stop)?;
+            context.check()?;
             if start < found.start() {
-                tokenizer.encode_to(&text[start..found.start()], stop, ids)?;
+                tokenizer.encode_to(context, &text[start..found.start()], ids)?;
             }
-            reserve(ids, 1)?;
+            try_reserve(ids, 1)?;
             ids.push(self.ids[found.pattern().as_usize()]);
             start = found.end();
         }
-        tokenizer.encode_to(&text[start..], stop, ids)
+        tokenizer.encode_to(context, &text[start..], ids)
     }
 }

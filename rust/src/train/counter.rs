@@ -1,48 +1,52 @@
 //! Counting the pre-tokens of a corpus on several threads, within a memory limit.
 
-use std::sync::atomic::AtomicBool;
-
+use super::piece_counts::{PieceCounts, count_texts};
+use super::spill::{Pruned, Spill, training_bytes};
 use crate::error::Error;
 use crate::pretokenize::Pattern;
-use crate::train::piece_counts::{PieceCounts, count_texts};
-use crate::train::spill::{LeftOut, Spill, training_bytes};
-use crate::util::memory::{give_back, keep_little};
+use crate::util::context::Context;
+use crate::util::memory::{limit_malloc, trim_malloc};
 
-/// How large the parts of a text are that threads take.
-const PART: usize = 1 << 20;
+/// Threads take texts in parts of at most this many bytes.
+const PART_BYTES: usize = 1 << 20;
 
-/// Enough that no thread waits long for the last part.
-const BATCH: usize = 16 << 20;
+/// The batch size without a memory limit, in bytes: enough that no thread waits long for the last part.
+const BATCH_BYTES: usize = 16 << 20;
 
 /// Counts that grow text by text.
-pub struct Counter {
-    /// Of each thread.
+pub struct Counter<'a> {
+    context: &'a Context,
+    pattern: &'a Pattern,
+    /// The counts of each thread.
     partial: Vec<PieceCounts>,
-    limit: Option<Limit>,
-    spill: Option<Spill>,
+    budget: Option<MemoryBudget>,
+    spill: Option<Spill<'a>>,
 }
 
-/// What the bytes of a memory limit are for.
+/// A memory limit, divided by purpose. All sizes are in bytes and approximate.
 #[derive(Debug, Clone, Copy)]
-struct Limit {
-    /// Text between two looks at how large the counts are. Where every pre-token is new, their counts
-    /// take about 20 times as much memory.
+struct MemoryBudget {
+    /// Text between two checks of the size of the counts. If every pre-token is new, its counts take
+    /// about 20 times as much memory as the text.
     text: usize,
-    /// Counts in memory. While a table grows, it takes three times as much.
+    /// Counts in memory. A table takes three times as much while it grows.
     counts: usize,
-    /// Training, by [`training_bytes`]. These are rough.
+    /// Training, by [`training_bytes`].
     training: u64,
 }
 
-impl Counter {
-    /// Count with so many threads, and if there is a limit, in about so many bytes of memory.
-    pub fn new(n_threads: usize, memory_limit: Option<u64>) -> Self {
+impl<'a> Counter<'a> {
+    /// Count on the threads of `context` what `pattern` cuts, in about `memory_limit` bytes of memory
+    /// if there is a limit.
+    pub fn new(context: &'a Context, pattern: &'a Pattern, memory_limit: Option<u64>) -> Self {
         if memory_limit.is_some() {
-            keep_little();
+            limit_malloc();
         }
         Counter {
-            partial: vec![PieceCounts::default(); n_threads],
-            limit: memory_limit.map(|limit| Limit {
+            context,
+            pattern,
+            partial: vec![PieceCounts::default(); context.n_threads()],
+            budget: memory_limit.map(|limit| MemoryBudget {
                 text: limit as usize / 64,
                 counts: limit as usize / 8,
                 training: limit / 2,
@@ -51,87 +55,89 @@ impl Counter {
         }
     }
 
-    /// How many bytes of texts it is well to have at hand for one [`Counter::add`].
+    /// Preferred batch size for [`Counter::add`], in bytes.
     pub fn batch_bytes(&self) -> usize {
-        self.limit.map_or(BATCH, |limit| limit.text.min(BATCH))
+        self.budget
+            .map_or(BATCH_BYTES, |budget| budget.text.min(BATCH_BYTES))
     }
 
-    /// Count the pre-tokens of texts, each by itself.
+    /// Count the pre-tokens of each text.
     ///
-    /// Fails if a regular expression gives up, or if the counts can't be kept, or
-    /// soon after `stop` has become true.
-    pub fn add(
-        &mut self,
-        pattern: &Pattern,
-        texts: &[&[u8]],
-        stop: &AtomicBool,
-    ) -> Result<(), Error> {
-        let Some(limit) = self.limit else {
-            let parts = texts.iter().flat_map(|text| pattern.parts(text, PART));
+    /// # Errors
+    /// Fails if a regular expression gives up, if there is no room for the counts in memory or on disk,
+    /// or if the context is stopped.
+    pub fn add(&mut self, texts: &[&[u8]]) -> Result<(), Error> {
+        let pattern = self.pattern;
+        let Some(budget) = self.budget else {
+            let parts = texts
+                .iter()
+                .flat_map(|text| pattern.parts(text, PART_BYTES));
             let parts: Vec<&[u8]> = parts.collect();
-            return count_texts(&mut self.partial, pattern, &parts, stop);
+            return count_texts(self.context, &mut self.partial, pattern, &parts);
         };
-        let part = PART.min(limit.text / self.partial.len()).max(1);
+        let part_bytes = PART_BYTES.min(budget.text / self.partial.len()).max(1);
         let (mut group, mut n_bytes) = (Vec::new(), 0);
-        for text in texts.iter().flat_map(|text| pattern.parts(text, part)) {
-            group.push(text);
-            n_bytes += text.len();
-            if n_bytes >= limit.text {
-                self.add_some(pattern, &group, limit, stop)?;
+        for part in texts
+            .iter()
+            .flat_map(|text| pattern.parts(text, part_bytes))
+        {
+            group.push(part);
+            n_bytes += part.len();
+            if n_bytes >= budget.text {
+                self.add_group(&group, budget)?;
                 (group, n_bytes) = (Vec::new(), 0);
             }
         }
-        self.add_some(pattern, &group, limit, stop)
+        self.add_group(&group, budget)
     }
 
-    fn add_some(
-        &mut self,
-        pattern: &Pattern,
-        texts: &[&[u8]],
-        limit: Limit,
-        stop: &AtomicBool,
-    ) -> Result<(), Error> {
-        count_texts(&mut self.partial, pattern, texts, stop)?;
+    /// Count texts that are within the budget, and move the counts to disk if they are not.
+    fn add_group(&mut self, texts: &[&[u8]], budget: MemoryBudget) -> Result<(), Error> {
+        count_texts(self.context, &mut self.partial, self.pattern, texts)?;
         let n_bytes: usize = self.partial.iter().map(PieceCounts::n_bytes).sum();
-        if n_bytes > limit.counts {
-            self.write_out(stop)?;
+        if n_bytes > budget.counts {
+            self.spill_all()?;
         }
         Ok(())
     }
 
     /// Move all counts to disk.
-    fn write_out(&mut self, stop: &AtomicBool) -> Result<&mut Spill, Error> {
+    fn spill_all(&mut self) -> Result<&mut Spill<'a>, Error> {
         let spill = match &mut self.spill {
             Some(spill) => spill,
-            none => none.insert(Spill::new()?),
+            none => none.insert(Spill::new(self.context)?),
         };
         for counts in &mut self.partial {
-            spill.take(counts, stop)?;
+            spill.write(counts)?;
         }
-        give_back();
+        trim_malloc();
         Ok(spill)
     }
 
-    /// All counts, or as many of the highest as training has memory for.
-    pub fn finish(mut self, stop: &AtomicBool) -> Result<(PieceCounts, LeftOut), Error> {
-        if let Some(limit) = self.limit {
+    /// Return all counts. If training on all of them would exceed the memory limit, return the most
+    /// frequent pre-tokens only.
+    ///
+    /// # Errors
+    /// Fails if there is no room for the counts in memory or on disk, or if the context is stopped.
+    pub fn finish(mut self) -> Result<(PieceCounts, Pruned), Error> {
+        if let Some(budget) = self.budget {
             let mut n_bytes = 0;
             for counts in &self.partial {
-                counts.for_each(stop, |piece, _| {
+                counts.for_each(self.context, |piece, _| {
                     n_bytes += training_bytes(piece);
                     Ok(())
                 })?;
             }
-            if self.spill.is_some() || n_bytes > limit.training {
-                let fitting = self.write_out(stop)?.most_frequent(limit.training, stop);
-                give_back();
-                return fitting;
+            if self.spill.is_some() || n_bytes > budget.training {
+                let kept = self.spill_all()?.most_frequent(budget.training);
+                trim_malloc();
+                return kept;
             }
         }
         let mut all = PieceCounts::default();
         for counts in self.partial {
-            all.append(counts, stop)?;
+            all.append(self.context, counts)?;
         }
-        Ok((all, LeftOut::default()))
+        Ok((all, Pruned::default()))
     }
 }

@@ -1,113 +1,119 @@
-//! Counts of pre-tokens on disk, while there is no memory for them.
+//! Counts of pre-tokens on disk, for when memory is short.
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::fs::File;
 use std::hash::BuildHasher;
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
-use std::sync::atomic::AtomicBool;
 
 use rustc_hash::FxBuildHasher;
 
+use super::piece_counts::PieceCounts;
 use crate::error::Error;
-use crate::train::piece_counts::PieceCounts;
-use crate::util::interrupt::check_at;
+use crate::util::context::Context;
 
-/// Pre-tokens are spread over so many files: all counts of one pre-token are in the same, and a file's
-/// counts fit into memory unless there are hundreds of times as many as do.
+/// The number of files. All counts of one pre-token are in the same file, and the counts of one file
+/// fit into memory unless there are hundreds of times as many as the limit allows.
 const N_FILES: usize = 128;
 
-/// Temporary files of pre-tokens and counts, in the system's folder for those. They have no name there:
+/// Temporary files of pre-tokens and counts, in the system's temporary folder. They have no names, so
 /// they are gone when the process ends, however it ends.
-pub struct Spill {
+pub struct Spill<'a> {
+    context: &'a Context,
     files: Vec<BufWriter<File>>,
-    spread: RandomState,
+    /// The hash that decides in which file a pre-token is.
+    hasher: RandomState,
 }
 
-/// What did not fit into memory.
+/// The pre-tokens that were left out for want of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct LeftOut {
-    /// How many distinct pre-tokens.
+pub struct Pruned {
+    /// The number of distinct pre-tokens left out.
     pub pieces: u64,
-    /// None of them occurs more often than this.
-    pub at_most: u64,
+    /// The highest count among them.
+    pub max_count: u64,
 }
 
-impl Spill {
-    /// Make the files.
-    pub fn new() -> Result<Self, Error> {
-        let file = |_| tempfile::tempfile().map(BufWriter::new).map_err(no_space);
+impl<'a> Spill<'a> {
+    /// Create the files.
+    ///
+    /// # Errors
+    /// Fails if the temporary folder is not writable.
+    pub fn new(context: &'a Context) -> Result<Self, Error> {
+        let file = |_| tempfile::tempfile().map(BufWriter::new).map_err(disk_error);
         Ok(Spill {
+            context,
             files: (0..N_FILES).map(file).collect::<Result<_, _>>()?,
-            spread: RandomState::new(),
+            hasher: RandomState::new(),
         })
     }
 
-    /// Write counts to the files and empty them. Fails soon after `stop` has become true.
-    pub fn take(&mut self, counts: &mut PieceCounts, stop: &AtomicBool) -> Result<(), Error> {
-        counts.for_each(stop, |piece, count| {
-            let i = self.spread.hash_one(piece) as usize % N_FILES;
-            write_record(&mut self.files[i], piece, count).map_err(no_space)
+    /// Write counts to the files, and clear them.
+    ///
+    /// # Errors
+    /// Fails if there is no room on the disk, or if the context is stopped.
+    pub fn write(&mut self, counts: &mut PieceCounts) -> Result<(), Error> {
+        counts.for_each(self.context, |piece, count| {
+            let i = self.hasher.hash_one(piece) as usize % N_FILES;
+            write_record(&mut self.files[i], piece, count).map_err(disk_error)
         })?;
         *counts = PieceCounts::default();
         Ok(())
     }
 
-    /// The counts of the most frequent pre-tokens: as many as training takes `max_bytes` of memory for,
-    /// by [`training_bytes`]. Of those that occur equally often a hash decides, so it does not matter
-    /// in which order they were counted.
+    /// Return the counts of the most frequent pre-tokens: as many as can be trained on in `max_bytes` of
+    /// memory, by [`training_bytes`].
     ///
-    /// Fails if the files can't be read, or soon after `stop` has become true.
-    pub fn most_frequent(
-        &mut self,
-        max_bytes: u64,
-        stop: &AtomicBool,
-    ) -> Result<(PieceCounts, LeftOut), Error> {
-        // By how often pre-tokens occur: the bytes that those take together.
+    /// Among pre-tokens with the same count a hash decides, so the order of counting does not matter.
+    ///
+    /// # Errors
+    /// Fails if the files can't be read, if there is not enough memory, or if the context is stopped.
+    pub fn most_frequent(&mut self, max_bytes: u64) -> Result<(PieceCounts, Pruned), Error> {
+        // By count: the memory for training on all pre-tokens with that count.
         let mut sizes: BTreeMap<u64, u64> = BTreeMap::new();
         for file in &mut self.files {
-            let counts = read_counts(file, stop)?;
-            counts.for_each(stop, |piece, count| {
+            let counts = read_counts(self.context, file)?;
+            counts.for_each(self.context, |piece, count| {
                 *sizes.entry(count).or_default() += training_bytes(piece);
                 Ok(())
             })?;
         }
-        // The count at which there is no more room, and the share of its pre-tokens that are left out.
+        // The count at which the room ends, and the fraction of its pre-tokens that are left out.
         let mut room = max_bytes;
-        let mut border = (0, 0.0);
+        let mut cutoff = (0, 0.0);
         for (&count, &n_bytes) in sizes.iter().rev() {
             if n_bytes > room {
-                border = (count, 1.0 - room as f64 / n_bytes as f64);
+                cutoff = (count, 1.0 - room as f64 / n_bytes as f64);
                 break;
             }
             room -= n_bytes;
         }
         let mut kept = PieceCounts::default();
-        let mut left_out = LeftOut::default();
+        let mut pruned = Pruned::default();
         for file in &mut self.files {
-            let counts = read_counts(file, stop)?;
-            counts.for_each(stop, |piece, count| {
-                let fits = || training_bytes(piece) <= room && share_at(piece) >= border.1;
-                if count > border.0 || (count == border.0 && fits()) {
+            let counts = read_counts(self.context, file)?;
+            counts.for_each(self.context, |piece, count| {
+                let fits = || training_bytes(piece) <= room && hash_fraction(piece) >= cutoff.1;
+                if count > cutoff.0 || (count == cutoff.0 && fits()) {
                     kept.add(piece, count)?;
                 } else {
-                    left_out.pieces += 1;
-                    left_out.at_most = left_out.at_most.max(count);
+                    pruned.pieces += 1;
+                    pruned.max_count = pruned.max_count.max(count);
                 }
                 Ok(())
             })?;
         }
-        Ok((kept, left_out))
+        Ok((kept, pruned))
     }
 }
 
-/// A number from 0 to 1 that depends on nothing but the pre-token.
-fn share_at(piece: &[u8]) -> f64 {
+/// A number from 0 to 1 that depends on the pre-token alone.
+fn hash_fraction(piece: &[u8]) -> f64 {
     FxBuildHasher.hash_one(piece) as f64 / u64::MAX as f64
 }
 
-/// About how many bytes of memory it takes to train on a distinct pre-token: for its count, its tokens,
-/// and for each pair of these the places where pairs are listed.
+/// The approximate memory for training on one distinct pre-token, in bytes: its count, its tokens, and
+/// an entry in the list of words of each of its pairs.
 pub fn training_bytes(piece: &[u8]) -> u64 {
     96 + 12 * piece.len() as u64
 }
@@ -118,16 +124,16 @@ fn write_record(file: &mut impl Write, piece: &[u8], count: u64) -> io::Result<(
     file.write_all(piece)
 }
 
-/// The sums of all counts in a file.
-fn read_counts(file: &mut BufWriter<File>, stop: &AtomicBool) -> Result<PieceCounts, Error> {
-    file.flush().map_err(no_space)?;
-    file.get_ref().rewind().map_err(no_space)?;
+/// Read a file and add up the counts of each pre-token.
+fn read_counts(context: &Context, file: &mut BufWriter<File>) -> Result<PieceCounts, Error> {
+    file.flush().map_err(disk_error)?;
+    file.get_ref().rewind().map_err(disk_error)?;
     let mut reader = BufReader::new(file.get_ref());
     let mut counts = PieceCounts::default();
     let mut piece = Vec::new();
     for step in (0..=u32::MAX).cycle() {
-        check_at(step, stop)?;
-        match read_record(&mut reader, &mut piece).map_err(no_space)? {
+        context.check_at(step)?;
+        match read_record(&mut reader, &mut piece).map_err(disk_error)? {
             Some(count) => counts.add(&piece, count)?,
             None => break,
         }
@@ -135,7 +141,7 @@ fn read_counts(file: &mut BufWriter<File>, stop: &AtomicBool) -> Result<PieceCou
     Ok(counts)
 }
 
-/// The next count, and its pre-token in `piece`; None at the end.
+/// Read the next record: the pre-token into `piece`, and return its count; None at the end of the file.
 fn read_record(reader: &mut impl Read, piece: &mut Vec<u8>) -> io::Result<Option<u64>> {
     let (mut length, mut count) = ([0; 8], [0; 8]);
     match reader.read_exact(&mut length) {
@@ -148,7 +154,7 @@ fn read_record(reader: &mut impl Read, piece: &mut Vec<u8>) -> io::Result<Option
     Ok(Some(u64::from_le_bytes(count)))
 }
 
-fn no_space(error: io::Error) -> Error {
+fn disk_error(error: io::Error) -> Error {
     Error::Disk(format!(
         "can't keep counts in the folder for temporary files, {} ({error}): make room there, name \
          another with TMPDIR, or allow more memory",

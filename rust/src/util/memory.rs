@@ -1,8 +1,8 @@
-//! Memory, and the time it takes to get at it.
+//! Memory: allocation that can fail, huge pages, prefetching, and the C library's allocator.
 
 use crate::error::Error;
 
-/// A hint to the processor to have `values[index]` at hand soon.
+/// Prefetch `values[index]`.
 #[inline(always)]
 pub fn prefetch<T>(values: &[T], index: usize) {
     #[cfg(target_arch = "x86_64")]
@@ -16,46 +16,51 @@ pub fn prefetch<T>(values: &[T], index: usize) {
     let _ = (values, index);
 }
 
-/// Room for `n` values, in large pages where the system has them: what a long text's ids are written to
-/// is new memory, and getting it from the system page by page would take a quarter of the time.
+/// Allocate room for `n` values, in huge pages where the system has them.
 ///
-/// Fails if there is not so much memory.
+/// The ids of a long text go into new memory; getting it in small pages would take a quarter of the
+/// time.
+///
+/// # Errors
+/// Fails if there is not enough memory.
 pub fn large_vec<T>(n: usize) -> Result<Vec<T>, Error> {
     let mut values = Vec::new();
-    values.try_reserve_exact(n).map_err(|_| no_room::<T>(n))?;
+    values
+        .try_reserve_exact(n)
+        .map_err(|_| out_of_memory::<T>(n))?;
     #[cfg(target_os = "linux")]
-    advise_large_pages(&mut values);
+    advise_huge_pages(&mut values);
     Ok(values)
 }
 
-/// Have room for `n` more values. Without memory for them a vector that grows by itself would end the
-/// process.
+/// Make room for `n` more values. A vector that grows by itself aborts the process when there is no
+/// memory; this function fails instead.
 #[inline]
-pub fn reserve<T>(values: &mut Vec<T>, n: usize) -> Result<(), Error> {
+pub fn try_reserve<T>(values: &mut Vec<T>, n: usize) -> Result<(), Error> {
     values
         .try_reserve(n)
-        .map_err(|_| no_room::<T>(values.len().saturating_add(n)))
+        .map_err(|_| out_of_memory::<T>(values.len().saturating_add(n)))
 }
 
-/// A copy, if there is memory for it.
-pub fn copied<T: Copy>(values: &[T]) -> Result<Vec<T>, Error> {
+/// Copy `values`. Fails if there is not enough memory.
+pub fn try_copy<T: Copy>(values: &[T]) -> Result<Vec<T>, Error> {
     let mut copy = Vec::new();
     copy.try_reserve_exact(values.len())
-        .map_err(|_| no_room::<T>(values.len()))?;
+        .map_err(|_| out_of_memory::<T>(values.len()))?;
     copy.extend_from_slice(values);
     Ok(copy)
 }
 
 #[cold]
-fn no_room<T>(n: usize) -> Error {
+fn out_of_memory<T>(n: usize) -> Error {
     Error::Memory(format!(
         "no memory for {} bytes: give shorter texts, or less at a time",
         n.saturating_mul(size_of::<T>())
     ))
 }
 
-/// Append to what [`large_vec`] made. Should the room not do, the new room is in large pages, too.
-#[cfg(feature = "python")] // which alone doesn't know how many there will be
+/// Append to a vector made by [`large_vec`]. If it has to grow, the new memory is in huge pages too.
+#[cfg(feature = "python")] // only the bindings don't know the final length in advance
 pub fn extend_large<T: Copy>(values: &mut Vec<T>, more: &[T]) -> Result<(), Error> {
     let n = values.len() + more.len();
     if n > values.capacity() {
@@ -68,42 +73,41 @@ pub fn extend_large<T: Copy>(values: &mut Vec<T>, more: &[T]) -> Result<(), Erro
 }
 
 #[cfg(target_os = "linux")]
-fn advise_large_pages<T>(values: &mut Vec<T>) {
+fn advise_huge_pages<T>(values: &mut Vec<T>) {
     const PAGE: usize = 4096;
-    const LARGE_PAGE: usize = 2 << 20;
+    const HUGE_PAGE: usize = 2 << 20;
     let n_bytes = values.capacity() * size_of::<T>();
     let start = values.as_mut_ptr().cast::<u8>();
     let skipped = start.align_offset(PAGE);
-    if n_bytes > LARGE_PAGE {
+    if n_bytes > HUGE_PAGE {
         let n_bytes = (n_bytes - skipped) / PAGE * PAGE;
-        // SAFETY: the pages are the vector's own, as it owns `capacity` values from `start` on, and
-        // the advice changes only in what units the system provides them. Should it refuse, nothing
-        // is lost.
+        // SAFETY: the range lies within the vector's own allocation of `capacity` values, and the
+        // advice changes only the size of the pages behind it. If the system refuses, nothing is
+        // lost.
         unsafe { libc::madvise(start.add(skipped).cast(), n_bytes, libc::MADV_HUGEPAGE) };
     }
 }
 
-/// From now on, have the C library hand back memory of a megabyte or more as soon as it is freed.
+/// Make the C library return freed blocks of a megabyte or more to the system at once.
 ///
-/// By itself it keeps ever larger pieces, for each thread, because asking the system again takes time.
-///
-/// It holds for the whole process, other libraries' memory included, until the process ends: the C
-/// library can't tell what was set before, so that it can't be undone.
-pub fn keep_little() {
+/// By default it keeps ever larger blocks for each thread, because asking the system for memory takes
+/// time. The setting holds for the whole process, other libraries included, until it ends: the C
+/// library can't tell the previous values, so they can't be restored.
+pub fn limit_malloc() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: it takes no pointers, and changes only where memory allocated later comes from.
+    // SAFETY: mallopt takes no pointers and changes only where later allocations come from.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 20);
-        // These are the C library's own, which training a model on the CPU has changed.
+        // The C library's defaults, which training a model on the CPU changes.
         libc::mallopt(libc::M_MMAP_MAX, 1 << 16);
         libc::mallopt(libc::M_TRIM_THRESHOLD, 128 << 10);
     }
 }
 
-/// Hand memory that was freed back to the system, where the C library would keep it for itself.
-pub fn give_back() {
+/// Return freed memory that the C library has kept to the system.
+pub fn trim_malloc() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: it takes no pointers and only touches memory that nobody owns.
+    // SAFETY: malloc_trim takes no pointers and touches only memory that nobody owns.
     unsafe {
         libc::malloc_trim(0);
     }

@@ -1,7 +1,7 @@
-//! What every room needs: keys of short pre-tokens, memory, threads, interruption, the CPU.
+//! Tools that every room shares: interruption, threads, memory, keys of short pre-tokens, the CPU.
 
+pub mod context;
 pub mod cpu;
-pub mod interrupt;
 pub mod key;
 pub mod key_map;
 pub mod memory;
