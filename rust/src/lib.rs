@@ -45,6 +45,7 @@ mod util;
 pub mod vocab;
 
 pub use self::util::context::Context;
+pub use self::util::cpu;
 
 /// The extension module `gptfast._rust`.
 #[cfg(feature = "python")]

@@ -1,8 +1,8 @@
 //! Encoding: text to ids, by BPE over each pre-token.
 //!
 //! The definition is short: cut the text by the pattern, and merge the bytes of each pre-token (see
-//! [`crate::naive::encode`], and the module `merger` for the fast way). But most pre-tokens of a text have been
-//! seen before; everything else here is about remembering their ids.
+//! [`crate::naive::encode`], and the module `merger` for the fast way). But most pre-tokens of a text
+//! have been seen before; everything else here is about remembering their ids.
 
 mod cache;
 mod encoder;
