@@ -1,42 +1,42 @@
-//! What can go wrong, each in a sentence that a user can act on.
+//! Errors, each with a message that tells the user what to do.
 
 use std::any::Any;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Every way in which this library refuses to do what it was asked.
+/// Everything that can go wrong in this crate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Error {
-    /// The split pattern is no regular expression, or gave up on the text.
+    /// The split pattern is not a valid regular expression, or gave up on the text.
     Pattern(String),
-    /// The tokens can't make up a byte-level BPE vocabulary.
+    /// The tokens are not a byte-level BPE vocabulary.
     Vocabulary(String),
-    /// An id that stands for no token.
+    /// An id has no token.
     UnknownId {
-        /// The id as it was given, which may be negative or no integer at all.
+        /// The id as given, which may be negative or not even an integer.
         id: String,
-        /// Where it stood in the list.
+        /// Its position in the list.
         position: usize,
-        /// One more than the largest id there is.
+        /// One more than the largest id of the vocabulary.
         n_vocab: usize,
     },
-    /// More bytes than a 32-bit position can address.
+    /// The input has more bytes than a 32-bit position can address.
     TooLong(String),
-    /// The system gave no memory.
+    /// The system has no memory or thread left.
     Memory(String),
     /// A temporary file can't be written or read.
     Disk(String),
-    /// What was to be told of the progress failed.
+    /// The progress callback failed.
     Callback(String),
-    /// The caller asked for an end.
+    /// The caller stopped the work.
     Interrupted,
-    /// A panic, which is a mistake in this library.
+    /// The code panicked, which is a bug in this crate.
     Bug(String),
 }
 
-/// Do `work`; should it panic, here or in a thread that it waits for, that is an [`Error::Bug`].
+/// Call `work`, and turn a panic in it, or in a thread that it joins, into an [`Error::Bug`].
 ///
-/// What `work` has changed half-way must not be used afterwards.
+/// After a panic, don't use anything that `work` was changing.
 pub fn catch_panics<R>(work: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(bug(panic.as_ref())))
 }
@@ -81,10 +81,9 @@ impl std::error::Error for Error {}
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
-
     use super::*;
-    use crate::parallel::for_each;
+    use crate::util::context::Context;
+    use crate::util::parallel::for_each;
 
     fn message<R: fmt::Debug>(of: Result<R, Error>) -> String {
         of.unwrap_err().to_string()
@@ -103,9 +102,8 @@ mod tests {
 
     #[test]
     fn a_panic_in_another_thread_does_too() {
-        let stop = AtomicBool::new(false);
         let done = catch_panics(|| {
-            for_each(&mut [0, 1], 2, &stop, |_, i| match i {
+            for_each(&Context::default(), &mut [0, 1], 2, |_, i| match i {
                 0 => panic!("thread {i}"),
                 _ => Ok(()),
             })

@@ -1,41 +1,66 @@
-//! Byte-level BPE in Rust, and with the feature `python` the extension module `gptfast._rust`.
+//! Byte-level BPE in Rust and, with the feature `python`, the extension module `gptfast._rust`.
 //!
-//! text -> [`pretokenize`] -> [`train`] makes a [`vocab`]; [`encode`] turns text into its ids;
-//! [`vocab`] also turns ids back into bytes. [`cpu`] asks the processor one question.
+//! Text is cut into pre-tokens by a [`Pattern`](pretokenize::Pattern). [`train`](train::train) learns
+//! merges from their counts, which make a [`Vocab`](vocab::Vocab). A
+//! [`Tokenizer`](encode::Tokenizer) encodes text with a vocabulary, and the vocabulary decodes ids.
+//! [`naive`] has the readable definition of training and encoding.
+//!
+//! ```
+//! use gptfast_rust::Context;
+//! use gptfast_rust::encode::Tokenizer;
+//! use gptfast_rust::pretokenize::Pattern;
+//! use gptfast_rust::train::{piece_counts::PieceCounts, train};
+//! use gptfast_rust::vocab::Vocab;
+//!
+//! let context = Context::default();
+//! let pattern = Pattern::new("gpt2")?;
+//! let mut counts = PieceCounts::default();
+//! counts.add_text(&context, &pattern, b"low lower lowest")?;
+//!
+//! // Merge twice, beginning with the 256 single bytes: l + o, then lo + w.
+//! let bytes = std::array::from_fn(|i| i as u8);
+//! let merges = train(&context, counts, &bytes, 2, 1, |_| true)?;
+//! assert_eq!(merges, [(108, 111), (256, 119)]);
+//!
+//! let vocab = Vocab::from_merges(&context, &bytes, &merges, &["<|endoftext|>".into()])?;
+//! let tokenizer = Tokenizer::new(vocab, pattern);
+//! let ids = tokenizer.encode_ordinary("slow")?;
+//! assert_eq!(ids, [115, 257]); // s, low
+//!
+//! let text = tokenizer.vocab().decode_bytes(&context, ids.into_iter().map(i64::from))?;
+//! assert_eq!(text, b"slow");
+//! # Ok::<(), gptfast_rust::error::Error>(())
+//! ```
+
+#![deny(clippy::undocumented_unsafe_blocks)]
 
 #[cfg(feature = "python")]
 mod bindings;
-mod cache;
-pub mod count;
-pub mod counter;
-pub mod cpu;
 pub mod encode;
 pub mod error;
-mod key;
-mod key_map;
-mod memory;
-pub mod merge;
-pub mod merges;
-pub mod parallel;
+pub mod naive;
 pub mod pretokenize;
-pub mod special;
-pub mod spill;
-mod stop;
 pub mod train;
+mod util;
 pub mod vocab;
+
+pub use self::util::context::Context;
+pub use self::util::cpu;
 
 /// The extension module `gptfast._rust`.
 #[cfg(feature = "python")]
 #[pyo3::pymodule]
 mod _rust {
     #[pymodule_export]
-    use crate::bindings::bpe::{Bpe, utf8_error};
+    use crate::bindings::bpe::Bpe;
     #[pymodule_export]
     use crate::bindings::cpu::amx_state;
+    #[pymodule_export]
+    use crate::bindings::text::utf8_error;
 
     #[pymodule_init]
     fn init(module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
-        crate::bindings::bpe::prepare_numpy(module.py());
+        crate::bindings::prepare_numpy(module.py());
         Ok(())
     }
 }

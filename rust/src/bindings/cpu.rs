@@ -1,9 +1,9 @@
-//! The CPU's one question, for Python.
+//! What Python can ask about the CPU.
 
 use pyo3::prelude::*;
 
-/// Whether the CPU announces AMX, and whether its tiles have a geometry.
+/// Whether the CPU advertises AMX, and whether AMX can be used.
 #[pyfunction]
 pub fn amx_state() -> (bool, bool) {
-    crate::cpu::amx_state()
+    crate::util::cpu::amx_state()
 }

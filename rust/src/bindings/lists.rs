@@ -1,87 +1,89 @@
-//! Lists from Python and for Python.
+//! Conversions between Python lists and Rust vectors.
 //!
-//! pyo3 converts them by itself, but panics where there is no memory, and looks for no signals: Ctrl-C
-//! would wait for the last of millions of elements.
+//! pyo3 has its own conversions, but they panic when there is no memory, and they don't check for signals:
+//! Ctrl-C would wait for the last of millions of elements.
 
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
 use super::text::Text;
-use super::work::value_error;
-use crate::memory::reserve;
+use super::work::to_py_err;
+use crate::util::memory::try_reserve;
 
-/// So many elements are seen to between two looks for signals.
-const BETWEEN_SIGNALS: usize = 1 << 16;
+/// The number of elements that are converted between two checks for signals.
+const SIGNAL_INTERVAL: usize = 1 << 16;
 
-/// Looks for signals now and then.
+/// Checks for signals regularly.
 #[derive(Default)]
 pub struct Signals {
-    n_seen: usize,
+    /// The number of elements converted since the last check.
+    n: usize,
 }
 
 impl Signals {
-    /// `n` more elements were seen to. Fails if a signal's handler does, as Ctrl-C's does.
-    pub fn saw(&mut self, py: Python<'_>, n: usize) -> PyResult<()> {
-        self.n_seen += n;
-        if self.n_seen >= BETWEEN_SIGNALS {
-            self.n_seen = 0;
+    /// Count `n` more elements, and check for signals if it is time. Fails if a signal's handler raises an
+    /// exception, as that of Ctrl-C does.
+    pub fn count(&mut self, py: Python<'_>, n: usize) -> PyResult<()> {
+        self.n += n;
+        if self.n >= SIGNAL_INTERVAL {
+            self.n = 0;
             py.check_signals()?;
         }
         Ok(())
     }
 }
 
-/// The texts of a list.
+/// Extract the texts of a list.
 pub fn read_texts(texts: &Bound<'_, PyAny>) -> PyResult<Vec<Text>> {
     let mut read = Vec::new();
     let mut signals = Signals::default();
     for text in texts.try_iter()? {
-        reserve(&mut read, 1).map_err(value_error)?;
+        try_reserve(&mut read, 1).map_err(to_py_err)?;
         read.push(text?.extract()?);
-        signals.saw(texts.py(), 1)?;
+        signals.count(texts.py(), 1)?;
     }
     Ok(read)
 }
 
-/// A list of what `make` makes of each of `values`.
+/// Create a list of what `make` returns for each of `values`.
 pub fn list_of<'py, T>(
     py: Python<'py>,
     values: impl IntoIterator<Item = T>,
     make: impl Fn(T, &mut Signals) -> PyResult<Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyList>> {
-    let list = list_with_holes(py, 0)?;
+    let list = list_of_empty_slots(py, 0)?;
     let mut signals = Signals::default();
     for value in values {
         list.append(make(value, &mut signals)?)?;
-        signals.saw(py, 1)?;
+        signals.count(py, 1)?;
     }
     Ok(list)
 }
 
-/// A list of int.
+/// Create a list of int.
 pub fn id_list<'py>(
     py: Python<'py>,
     ids: &[u32],
     signals: &mut Signals,
 ) -> PyResult<Bound<'py, PyList>> {
-    let (first, rest) = ids.split_at(ids.len().min(BETWEEN_SIGNALS));
+    let (first, rest) = ids.split_at(ids.len().min(SIGNAL_INTERVAL));
     let list = short_id_list(py, first)?;
-    signals.saw(py, first.len())?;
-    // A handler may look at all lists that there are, so none may have holes then.
-    for some in rest.chunks(BETWEEN_SIGNALS) {
+    signals.count(py, first.len())?;
+    // A signal handler can see every list, so none may have empty slots at that time.
+    for some in rest.chunks(SIGNAL_INTERVAL) {
         let some_ids = short_id_list(py, some)?;
         list.set_slice(list.len(), list.len(), &some_ids)?;
-        signals.saw(py, some.len())?;
+        signals.count(py, some.len())?;
     }
     Ok(list)
 }
 
 fn short_id_list<'py>(py: Python<'py>, ids: &[u32]) -> PyResult<Bound<'py, PyList>> {
-    let list = list_with_holes(py, ids.len())?;
+    let list = list_of_empty_slots(py, ids.len())?;
     for (i, &id) in (0..).zip(ids) {
-        // SAFETY: PyLong_FromUnsignedLong gives a new reference, or null and sets an exception; the
-        // list has a hole at i, which takes the reference over.
+        // SAFETY: PyLong_FromUnsignedLong returns a new reference, or null with an exception set. Slot i
+        // of the list is empty, and PyList_SetItem takes over the reference.
         unsafe {
             let id = ffi::PyLong_FromUnsignedLong(id.into());
             let id = Bound::from_owned_ptr_or_err(py, id)?;
@@ -91,20 +93,20 @@ fn short_id_list<'py>(py: Python<'py>, ids: &[u32]) -> PyResult<Bound<'py, PyLis
     Ok(list)
 }
 
-/// A list of `n` elements, which must be set before anyone else sees it.
-fn list_with_holes(py: Python<'_>, n: usize) -> PyResult<Bound<'_, PyList>> {
-    // SAFETY: PyList_New gives a new reference to a list, or null and sets an exception. No slice has
-    // more elements than isize can count.
+/// Create a list of `n` empty slots, which must be set before Python code can see the list.
+fn list_of_empty_slots(py: Python<'_>, n: usize) -> PyResult<Bound<'_, PyList>> {
+    // SAFETY: PyList_New returns a new reference to a list, or null with an exception set. The length of a
+    // slice fits into isize.
     unsafe {
         let list = ffi::PyList_New(n as isize);
         Ok(Bound::from_owned_ptr_or_err(py, list)?.cast_into_unchecked())
     }
 }
 
-/// The bytes as Python's, of which pyo3's own constructor would panic without memory.
+/// Create a Python bytes object. pyo3's own constructor panics when there is no memory.
 pub fn py_bytes<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
-    // SAFETY: the pointer and the length are of one slice, which is copied. What comes is a new
-    // reference to bytes, or null, and an exception is set.
+    // SAFETY: the pointer and the length belong to one slice, which is copied. The function returns a new
+    // reference to bytes, or null with an exception set.
     unsafe {
         let copy = ffi::PyBytes_FromStringAndSize(bytes.as_ptr().cast(), bytes.len() as isize);
         Ok(Bound::from_owned_ptr_or_err(py, copy)?.cast_into_unchecked())

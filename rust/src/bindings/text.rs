@@ -1,9 +1,7 @@
-//! Text as Python gives it: `str`, or `bytes` that need not be UTF-8.
+//! Texts from Python: `str`, or `bytes` that need not be UTF-8.
 //!
-//! It is borrowed. For a `str` with other characters than ASCII Python itself makes a copy in UTF-8, and
-//! keeps that as long as the `str`.
-
-use std::sync::atomic::AtomicBool;
+//! Texts are borrowed, not copied. But for a `str` with characters beyond ASCII, Python itself makes a
+//! copy in UTF-8 and keeps it as long as the `str`.
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -12,8 +10,9 @@ use pyo3::types::{PyBytes, PyString};
 
 use crate::encode::{Sink, Tokenizer};
 use crate::error::Error;
+use crate::util::context::Context;
 
-/// A text that Python keeps while any thread reads it.
+/// A text that Python keeps alive while any thread reads it.
 pub enum Text {
     Str(PyBackedStr),
     Bytes(PyBackedBytes),
@@ -27,22 +26,23 @@ impl Text {
         }
     }
 
+    /// Pass the ids to `sink`.
     pub fn encode_to(
         &self,
+        context: &Context,
         tokenizer: &Tokenizer,
-        stop: &AtomicBool,
         sink: &mut impl Sink,
     ) -> Result<(), Error> {
         match self {
-            Text::Str(text) => tokenizer.encode_to(text, stop, sink),
-            Text::Bytes(bytes) => tokenizer.encode_bytes_to(bytes, stop, sink),
+            Text::Str(text) => tokenizer.encode_to(context, text, sink),
+            Text::Bytes(bytes) => tokenizer.encode_bytes_to(context, bytes, sink),
         }
     }
 
-    /// All ids.
-    pub fn ids(&self, tokenizer: &Tokenizer, stop: &AtomicBool) -> Result<Vec<u32>, Error> {
+    /// Return the ids.
+    pub fn ids(&self, context: &Context, tokenizer: &Tokenizer) -> Result<Vec<u32>, Error> {
         let mut ids = Vec::new();
-        self.encode_to(tokenizer, stop, &mut ids)?;
+        self.encode_to(context, tokenizer, &mut ids)?;
         Ok(ids)
     }
 }
@@ -62,4 +62,14 @@ impl<'py> FromPyObject<'_, 'py> for Text {
             ))),
         }
     }
+}
+
+/// The position of the first byte of data that is not valid UTF-8; None if all of data is.
+#[pyfunction]
+pub fn utf8_error(py: Python<'_>, data: &[u8]) -> Option<usize> {
+    py.detach(|| {
+        std::str::from_utf8(data)
+            .err()
+            .map(|error| error.valid_up_to())
+    })
 }

@@ -1,6 +1,5 @@
-//! Work that Python waits for, without standing in its way.
+//! Long work that releases the GIL and can be interrupted.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
@@ -9,26 +8,29 @@ use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::error::{Error, catch_panics};
+use crate::util::context::Context;
 
-/// Below this the work is done before anyone could want to interrupt it.
+/// Texts below this size, in bytes, are processed without releasing the GIL.
 const SHORT: usize = 4 << 10;
+
+/// Texts from this size on, in bytes, take long enough that someone may want to interrupt the work.
 const LONG: usize = 256 << 10;
 
-/// How often a long work is interrupted to ask for signals.
-const PAUSE: Duration = Duration::from_millis(50);
+/// How often to check for signals.
+const SIGNAL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Do `work` on a text of `n_bytes`, or of usize::MAX if they don't tell how long it will take.
+/// Call `work`, which processes `n_bytes` of text; usize::MAX if the size doesn't tell how long it takes.
 ///
-/// Other Python threads can run meanwhile, unless it is very short. If it is long, it runs on another
-/// thread while this one looks for signals: Ctrl-C sets the flag that `work` is given, and raises
-/// KeyboardInterrupt once the work has ended. A panic, which is a bug here, becomes a RuntimeError.
+/// Unless the text is short, the GIL is released. If it is long, `work` runs on another thread while this
+/// one checks for signals: Ctrl-C stops `context`, and raises KeyboardInterrupt once `work` has returned.
+/// A panic, which is a bug in this crate, becomes a RuntimeError.
 pub fn interruptible<R: Send>(
     py: Python<'_>,
+    context: &Context,
     n_bytes: usize,
-    work: impl FnOnce(&AtomicBool) -> Result<R, Error> + Send,
+    work: impl FnOnce() -> Result<R, Error> + Send,
 ) -> PyResult<R> {
-    let stop = AtomicBool::new(false);
-    let work = || catch_panics(|| work(&stop));
+    let work = || catch_panics(work);
     let mut signal = Ok(());
     let done = if n_bytes < SHORT {
         work()
@@ -45,11 +47,13 @@ pub fn interruptible<R: Send>(
                     return Err(Error::Memory(message));
                 }
                 loop {
-                    match receiver.recv_timeout(PAUSE) {
+                    match receiver.recv_timeout(SIGNAL_INTERVAL) {
                         Ok(done) => return done,
                         Err(RecvTimeoutError::Timeout) if signal.is_ok() => {
                             signal = Python::attach(|py| py.check_signals());
-                            stop.store(signal.is_err(), Ordering::Relaxed);
+                            if signal.is_err() {
+                                context.stop();
+                            }
                         }
                         Err(RecvTimeoutError::Timeout) => {}
                         Err(RecvTimeoutError::Disconnected) => {
@@ -61,11 +65,11 @@ pub fn interruptible<R: Send>(
         })
     };
     signal?;
-    done.map_err(value_error)
+    done.map_err(to_py_err)
 }
 
-/// What Python raises for an error.
-pub fn value_error(error: Error) -> PyErr {
+/// Convert an error to the Python exception to raise.
+pub fn to_py_err(error: Error) -> PyErr {
     match error {
         Error::Interrupted => PyKeyboardInterrupt::new_err(()),
         Error::Bug(message) => PyRuntimeError::new_err(message),

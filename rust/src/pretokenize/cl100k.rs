@@ -1,12 +1,12 @@
 //! The split pattern of `cl100k_base` (GPT-3.5 and GPT-4).
 
 use super::classes::{LETTER, NEWLINE, NUMBER, OTHER, SPACE, classes};
-use super::parts::{contraction_end, number_end, white_space_end};
+use super::shared::{contraction_end, number_end, white_space_end};
 
 /// The split pattern that tiktoken 0.14 publishes for `cl100k_base`.
 ///
-/// Earlier versions wrote `\s*[\r\n]+` and had nothing like `\s++$` before it: they cut white space
-/// at the very end of a text after its last newline, this one leaves it whole.
+/// Earlier versions had `\s*[\r\n]+` without `\s++$` before it: they cut white space at the end of a
+/// text after its last newline, while this version keeps it whole.
 pub const CL100K_REGEX: &str = concat!(
     r"'(?i:[sdmt]|ll|ve|re)",
     r"|[^\r\n\p{L}\p{N}]?+\p{L}++",
@@ -18,10 +18,10 @@ pub const CL100K_REGEX: &str = concat!(
     r"|\s",
 );
 
-/// Length in bytes of the match of [`CL100K_REGEX`] at the start of `text`, which isn't empty.
+/// Return the length in bytes of the match of [`CL100K_REGEX`] at the start of `text`, which is not empty.
 ///
-/// Each stretch of text is read a bounded number of times: a match reads beyond its end only in
-/// white space, where at most two more matches start (see [`white_space_end`]).
+/// All matches together take linear time: a match reads beyond its end only in white space, where at
+/// most two more matches start (see [`white_space_end`]).
 pub(super) fn match_length(text: &str) -> usize {
     let text = text.as_bytes();
     let classes = classes();

@@ -1,4 +1,4 @@
-//! The Unicode classes that the split patterns are made of, as one set of flags per code point.
+//! The Unicode classes in the split patterns, as a set of flags for each code point.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -13,15 +13,15 @@ pub(super) const NUMBER: u8 = 1 << 1;
 pub(super) const SPACE: u8 = 1 << 2;
 /// `[^\s\p{L}\p{N}]`
 pub(super) const OTHER: u8 = 1 << 3;
-/// `[\r\n]`, which are `SPACE` as well
+/// `[\r\n]`, which are also `SPACE`
 pub(super) const NEWLINE: u8 = 1 << 4;
-/// Capital and title case letters, and what o200k counts among both cases
+/// Upper-case and title-case letters, and what o200k counts as both cases
 pub(super) const UPPER: u8 = 1 << 5;
-/// Small letters, and what o200k counts among both cases: letters without case, and marks
+/// Lower-case letters, and what o200k counts as both cases: letters without case, and marks
 pub(super) const LOWER: u8 = 1 << 6;
 
-/// The regular expression of each flag. Every character has exactly one of the first four, so that
-/// no character has an empty set.
+/// The regular expression of each flag. Every character has exactly one of the first four flags, so no
+/// set of flags is empty.
 const REGEX_OF_FLAG: [(u8, &str); 7] = [
     (LETTER, r"\p{L}"),
     (NUMBER, r"\p{N}"),
@@ -35,14 +35,14 @@ const REGEX_OF_FLAG: [(u8, &str); 7] = [
 const PAGE: usize = 256;
 const N_CODE_POINTS: usize = char::MAX as usize + 1;
 
-/// The flags of every code point, as pages of 256 of which equal ones are stored once.
+/// The flags of every code point, in pages of 256 code points. Equal pages are stored once.
 pub(super) struct Classes {
     ascii: [u8; 128],
     page_of: Vec<u16>,
     pages: Vec<[u8; PAGE]>,
 }
 
-/// The one table, built at the first call.
+/// The table, built on the first call.
 #[inline]
 pub(super) fn classes() -> &'static Classes {
     static CLASSES: LazyLock<Classes> = LazyLock::new(Classes::new);
@@ -83,8 +83,8 @@ impl Classes {
         self.pages[usize::from(self.page_of[code_point / PAGE])][code_point % PAGE]
     }
 
-    /// The flags and the length in bytes of the character that starts at `at` in `text`, which is
-    /// valid UTF-8; no flags and length 0 at its end.
+    /// Return the flags and the length in bytes of the character at `at` in `text`, which is valid UTF-8;
+    /// no flags and length 0 at the end of the text.
     #[inline]
     pub(super) fn next(&self, text: &[u8], at: usize) -> (u8, usize) {
         match text.get(at) {
@@ -108,7 +108,7 @@ impl Classes {
         (self.of_code_point(code_point), length)
     }
 
-    /// The end of the longest run of characters from `at` on that have one of `flags`.
+    /// Return the end of the run of characters from `at` on that have one of `flags`.
     #[inline]
     pub(super) fn run_end(&self, text: &[u8], mut at: usize, flags: u8) -> usize {
         loop {
@@ -121,7 +121,7 @@ impl Classes {
     }
 }
 
-/// The inclusive ranges of a regular expression that is one Unicode class.
+/// The inclusive ranges of code points in a regular expression that is one Unicode class.
 fn code_point_ranges(class_regex: &str) -> Vec<(char, char)> {
     let hir = regex_syntax::parse(class_regex).expect("the classes above are valid");
     match hir.kind() {

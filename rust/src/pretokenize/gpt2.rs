@@ -1,38 +1,40 @@
-//! GPT-2's pattern, found with bit masks instead of a regular expression.
+//! GPT-2's split pattern, by bit masks instead of a regular expression.
 //!
-//! Where a pre-token begins depends only on the classes of a few neighbouring characters. So the text
-//! is looked at through windows of 64 bytes: SIMD instructions tell the class of each byte as bits of
-//! a `u64`, and a handful of shifts turn those into the bits at which pre-tokens begin.
+//! Where a pre-token begins depends only on the classes of a few adjacent characters. So the text is
+//! read in windows of 64 bytes: SIMD instructions give the class of each byte as a bit of a `u64`, and a
+//! few shifts turn these masks into a mask of the bytes at which pre-tokens begin.
 //!
-//! All bytes of a character get the character's class, so that "the previous character" is the bit to
-//! the right. The first [`STEP`] bits of a window count, and the others are the look-ahead: the
-//! character at bit 55 ends at bit 58 at the latest, and the one after it at bit 62.
+//! All bytes of a character get its class, so that "the previous character" is the next lower bit. Only
+//! the first [`STEP`] bits of a window count; the others are look-ahead. The character at bit 55 ends at
+//! bit 58 at the latest, and the one after it at bit 62.
 
 use super::classes::{LETTER, NUMBER, SPACE, classes};
 use super::simd::{AsciiMasks, Level, Portable, Simd};
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Avx2, Avx512};
-use super::{BATCH, Gather, Visitor};
+use super::visitor::{BATCH_PIECES, PieceBuffer, Visitor};
 use crate::error::Error;
 
-/// The split pattern published with GPT-2.
+/// The split pattern that was published with GPT-2.
 pub const GPT2_REGEX: &str =
     r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 
+/// The number of bytes in a window.
 const WINDOW: usize = 64;
+/// The number of bytes from one window to the next.
 const STEP: usize = 56;
 
-/// Hand each pre-token's first position and the position after its last to `visitor`, in order.
+/// Pass the pre-tokens of `text` to `visitor`, in order.
 #[inline]
 pub(super) fn split(text: &str, visitor: &mut impl Visitor) -> Result<(), Error> {
     split_at_level(Level::best(), text, visitor)
 }
 
-/// [`split`] with the instructions of `level`, which has to be one of [`Level::available`].
+/// [`split`] with the instructions of `level`, which must be one of [`Level::available`].
 #[inline]
 fn split_at_level(level: Level, text: &str, visitor: &mut impl Visitor) -> Result<(), Error> {
     match level {
-        // SAFETY: the processor has these instructions, or the level would not be available.
+        // SAFETY: the level is available, so the processor has these instructions.
         #[cfg(target_arch = "x86_64")]
         Level::Avx512 => unsafe { split_with_avx512(text.as_bytes(), visitor) },
         // SAFETY: as above.
@@ -42,8 +44,8 @@ fn split_at_level(level: Level, text: &str, visitor: &mut impl Visitor) -> Resul
     }
 }
 
-// `split_with` and what it calls are inlined into these two, visitor and all, and so compiled with
-// the instructions named.
+// `split_with` and everything it calls, including the visitor, are inlined into these two functions, and
+// so compiled for these instructions.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,bmi1,bmi2,lzcnt,popcnt")]
 fn split_with_avx512(text: &[u8], visitor: &mut impl Visitor) -> Result<(), Error> {
@@ -59,7 +61,7 @@ fn split_with_avx2(text: &[u8], visitor: &mut impl Visitor) -> Result<(), Error>
 #[inline(always)]
 fn split_with<S: Simd>(text: &[u8], visitor: &mut impl Visitor) -> Result<(), Error> {
     let mut scanner = Scanner::default();
-    let mut pieces = Gather::new(visitor);
+    let mut pieces = PieceBuffer::new(visitor);
     let mut at = 0;
     while at < text.len() {
         let mut starts = match text[at..].first_chunk::<WINDOW>() {
@@ -73,8 +75,8 @@ fn split_with<S: Simd>(text: &[u8], visitor: &mut impl Visitor) -> Result<(), Er
         if at == 0 {
             starts &= !1;
         }
-        if pieces.n >= BATCH - STEP {
-            pieces.hand_on()?;
+        if pieces.n >= BATCH_PIECES - STEP {
+            pieces.flush()?;
         }
         push_all(&mut pieces, starts, at);
         at += STEP;
@@ -82,17 +84,17 @@ fn split_with<S: Simd>(text: &[u8], visitor: &mut impl Visitor) -> Result<(), Er
     if !text.is_empty() {
         pieces.push(text.len())?;
     }
-    pieces.hand_on()
+    pieces.flush()
 }
 
-/// Where a pre-token begins, the one before it ends: push the position of each bit of `starts`, where
-/// bit 0 is `at`. There is room for them.
+/// Push the position of each bit of `starts`, where bit 0 is at `at`: where a pre-token begins, the
+/// previous one ends. The caller makes sure that there is room.
 #[inline(always)]
-fn push_all<V: Visitor>(pieces: &mut Gather<V>, mut starts: u64, at: usize) {
+fn push_all<V: Visitor>(pieces: &mut PieceBuffer<V>, mut starts: u64, at: usize) {
     let count = starts.count_ones() as usize;
     let places = &mut pieces.ends[pieces.n..];
-    // Most windows have at most 16. Writing just as many always takes less time than the wrong guess
-    // of the processor when to stop.
+    // Most windows have at most 16 bits. Always writing 16 positions takes less time than a mispredicted
+    // branch.
     if let Some(places) = places.first_chunk_mut::<16>() {
         for place in places {
             *place = at + starts.trailing_zeros() as usize;
@@ -109,8 +111,8 @@ fn push_all<V: Visitor>(pieces: &mut Gather<V>, mut starts: u64, at: usize) {
     pieces.n += count;
 }
 
-/// What a window needs to know of the one before it: in bit 0, the class of the byte before, and from
-/// bit 0 on, where a contraction that began there ends or goes on.
+/// What a window needs to know of the previous one: in bit 0 of each class, whether its last byte is in
+/// the class; from bit 0 on, where a contraction that began there ends or continues.
 #[derive(Default)]
 struct Scanner {
     letter: u64,
@@ -123,11 +125,11 @@ struct Scanner {
 }
 
 impl Scanner {
-    /// The positions in `window` at which pre-tokens begin; bits from STEP or `len` on are 0.
+    /// Return a mask of the bytes in `window` at which pre-tokens begin. Bits from STEP or `len` on are 0.
     #[inline(always)]
     fn starts<S: Simd>(&mut self, window: &[u8; WINDOW], len: usize) -> u64 {
         let AsciiMasks { mut letter, mut number, mut space, blank, apostrophe, non_ascii } =
-            // SAFETY: `split_at_level` has made sure of the instructions that S needs.
+            // SAFETY: `split_at_level` selects an S whose instructions the processor has.
             unsafe { S::ascii_masks(window) };
         let inside_text = u64::MAX >> (WINDOW - len);
         let mut continuation = 0;
@@ -138,22 +140,22 @@ impl Scanner {
             space |= masks.space;
             continuation = masks.continuation;
         }
-        // White space at the end of the text is not followed by a character that it could leave its
-        // last one to, so let it look as if it went on.
+        // At the end of the text, a run of white space does not leave its last character to a word. So let
+        // it look as if it continued.
         space |= !inside_text;
         let other = !(letter | number | space);
 
         let after_other = other << 1 | self.other;
         let after_blank = blank << 1 | self.blank;
-        // A run of letters, numbers or others begins; a blank right before it belongs to it.
+        // A run of letters, numbers or others begins. A blank right before it belongs to it.
         let runs = (letter & !(letter << 1 | self.letter))
             | (number & !(number << 1 | self.number))
             | (other & !after_other);
-        // White space begins with its first character, and once more with its last: `\s+(?!\S)`
-        // leaves that one to what follows.
+        // A run of white space begins with its first character, and another pre-token with its last
+        // one, which `\s+(?!\S)` leaves to what follows.
         let mut last_spaces = space & !(space >> 1);
         if continuation & space != 0 {
-            // The last byte of a character of two or three was found: go back to its first one.
+            // These bits are the last bytes of characters of two or three bytes: move them to the first.
             for _ in 0..2 {
                 last_spaces = (last_spaces & !continuation) | (last_spaces & continuation) >> 1;
             }
@@ -185,11 +187,11 @@ impl Scanner {
         starts & COUNTED & inside_text
     }
 
-    /// The classes of the characters that are not ASCII, as far as they begin where they count.
+    /// The classes of the characters beyond ASCII that begin in the first bytes of the window.
     #[cold]
     fn non_ascii_masks(&self, window: &[u8; WINDOW], mut non_ascii: u64) -> NonAsciiMasks {
         let mut masks = NonAsciiMasks::default();
-        // A character that began in the window before.
+        // The rest of a character that began in the previous window.
         let n = window
             .iter()
             .take_while(|&&byte| is_continuation(byte))
@@ -218,7 +220,7 @@ impl Scanner {
     }
 }
 
-/// The bits of a window that are not just look-ahead.
+/// The bits of a window that are not look-ahead.
 const COUNTED: u64 = (1 << STEP) - 1;
 
 #[derive(Default)]
@@ -226,7 +228,7 @@ struct NonAsciiMasks {
     letter: u64,
     number: u64,
     space: u64,
-    /// Bytes that aren't the first of their character.
+    /// All bytes but the first of each character.
     continuation: u64,
 }
 
@@ -234,7 +236,7 @@ fn is_continuation(byte: u8) -> bool {
     byte & 0xC0 == 0x80
 }
 
-/// Length of the English contraction at the start of `text`: 's 'd 'm 't 'll 've 're.
+/// Return the length of the English contraction at the start of `text`: 's 'd 'm 't 'll 've 're.
 fn contraction(text: &[u8]) -> Option<usize> {
     match text {
         [b'\'', b's' | b'd' | b'm' | b't', ..] => Some(2),
@@ -251,7 +253,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        // Long enough for several windows, with every kind of character at their borders.
+        // Several windows long, with every kind of character at their borders.
         #[test]
         fn every_level_cuts_as_the_regular_expression_does(
             text in "([a-c]{0,9}|[0-9]{0,3}|'(s|d|ll|ve|re|x)?|[ \t\n\r\x0b]{0,3}|[.,!]{0,9}|\

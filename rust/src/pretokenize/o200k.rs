@@ -1,7 +1,7 @@
 //! The split pattern of `o200k_base` (GPT-4o and later).
 
 use super::classes::{LOWER, NEWLINE, NUMBER, OTHER, UPPER, classes};
-use super::parts::{contraction_end, number_end, white_space_end};
+use super::shared::{contraction_end, number_end, white_space_end};
 
 /// The split pattern that tiktoken 0.14 publishes for `o200k_base`.
 pub const O200K_REGEX: &str = concat!(
@@ -16,18 +16,17 @@ pub const O200K_REGEX: &str = concat!(
     r"|\s+",
 );
 
-/// Length in bytes of the match of [`O200K_REGEX`] at the start of `text`, which isn't empty.
+/// Return the length in bytes of the match of [`O200K_REGEX`] at the start of `text`, which is not empty.
 ///
-/// Each stretch of text is read a bounded number of times: a match reads beyond its end only in
-/// white space and in capitals, where at most two more matches start (see [`white_space_end`] and
-/// [`word_end`]).
+/// All matches together take linear time: a match reads beyond its end only in white space and in upper
+/// case, where at most two more matches start (see [`white_space_end`] and [`word_end`]).
 pub(super) fn match_length(text: &str) -> usize {
     let text = text.as_bytes();
     let classes = classes();
     let (first, first_length) = classes.next(text, 0);
-    // A mark both starts a word and, being neither letter nor number, may stand before one. The
-    // pattern tries the latter first, but the word ends at the same place: with the mark in it the
-    // run of UPPER only starts earlier.
+    // A mark may start a word, and as it is neither a letter nor a number, it may also precede one. The
+    // pattern tries the latter first, but the word ends at the same place either way: if the mark is
+    // part of the word, the run of UPPER only starts earlier.
     if first & (UPPER | LOWER) != 0 {
         return word_end(text, 0);
     }
@@ -48,12 +47,13 @@ pub(super) fn match_length(text: &str) -> usize {
     white_space_end(text)
 }
 
-/// The end of the word whose first character, in UPPER or LOWER, is at `start`: what the first two
-/// branches of [`O200K_REGEX`] match there.
+/// Return the end of the word that begins at `start` with a character in UPPER or LOWER: what the first
+/// two branches of [`O200K_REGEX`] match there.
 ///
-/// Both take all of UPPER that there is. The first then needs at least one of LOWER: those that
-/// follow, or else the last of the run that is in both sets, given back. The rest of the run is
-/// then capitals alone; the next match reads them again and takes them all, by the second branch.
+/// Both branches begin with the longest run of UPPER. The first branch needs at least one LOWER after it:
+/// the characters that follow, or else, by backtracking, the last one of the run that is in both sets.
+/// The rest of the run is then upper case only; the next match reads it again and takes all of it by the
+/// second branch.
 #[inline]
 fn word_end(text: &[u8], start: usize) -> usize {
     let classes = classes();

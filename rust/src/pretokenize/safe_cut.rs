@@ -1,12 +1,13 @@
-//! Places where any text may be cut in two that has these characters, with the same pre-tokens.
+//! Places where a text can be cut in two without changing its pre-tokens, whatever else is in the text.
 //!
-//! The second text is split alike if a pre-token starts there in the whole, since the patterns look
-//! ahead, never behind. The first text is split alike if its end is as good as what followed, to the
-//! matches that come close to it: they look one character ahead, over white space also further.
+//! The second text keeps its pre-tokens if one of them starts at the cut, since the patterns look ahead
+//! but never behind. The first text keeps its pre-tokens if the matches near the cut treat the end of
+//! the text like the character that followed. They look one character ahead, and further only over
+//! white space.
 
 use super::classes::{LETTER, classes};
 
-/// The last such place within `text`, whichever of the known patterns it is split by.
+/// Find the last such place in `text`. It is safe for each of the named patterns.
 pub(super) fn last_in(text: &str) -> Option<usize> {
     let (mut right, mut next) = (None, None);
     for (i, left) in text.char_indices().rev() {
@@ -25,14 +26,14 @@ pub(super) fn last_in(text: &str) -> Option<usize> {
     None
 }
 
-/// Whether a text may be cut between `left` and `right`.
+/// Whether a text may be cut between `left` and `right`:
 ///
-/// - Before a space after anything but white space. No match has both: a space stands first in a
-///   match, or in a run of white space.
-/// - Between a letter and a newline. All three match newlines after punctuation or in runs of white
-///   space.
-/// - Between a letter and punctuation of Chinese and Japanese, for texts without spaces. What follows
-///   a letter in a match is a letter, a mark or an apostrophe.
+/// - between anything but white space and a space: a match has a space at its start or in a run of white
+///   space only;
+/// - between a letter and a newline: all patterns match newlines only after punctuation or in a run of
+///   white space;
+/// - between a letter and Chinese or Japanese punctuation, for texts without spaces: within a match, only
+///   a letter, a mark or an apostrophe follows a letter.
 fn is_safe(left: char, right: char, left_is_letter: impl Fn() -> bool) -> bool {
     match right {
         ' ' => !left.is_whitespace(),
@@ -41,11 +42,11 @@ fn is_safe(left: char, right: char, left_is_letter: impl Fn() -> bool) -> bool {
     }
 }
 
-/// Whether a text may be cut after a newline with `left` before it and `next` behind it.
+/// Whether a text may be cut after a newline between `left` and `next`.
 ///
-/// If both are something else than white space, the newline ends a match: of itself alone, or of
-/// punctuation and the newline. Only o200k goes on there, with slashes. The patterns treat white space
-/// at the end of a text in another way, but a single newline is one match also by that.
+/// If neither is white space, the newline ends a match: it is a match by itself, or the end of a match of
+/// punctuation. Only o200k continues such a match, with slashes. The patterns have other rules for white
+/// space at the end of a text, but a single newline is one match by these rules too.
 fn is_line_end(left: char, next: Option<char>) -> bool {
     !left.is_whitespace() && next.is_some_and(|next| next != '/' && !next.is_whitespace())
 }

@@ -1,14 +1,14 @@
-//! The classes of 64 bytes at once, as bit masks, with what the processor has.
+//! The ASCII classes of 64 bytes at a time, as bit masks, by SIMD instructions.
 
-/// Bit i tells whether byte i is ...
+/// Bit i of each mask tells whether byte i is in the class.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct AsciiMasks {
     /// A to Z or a to z.
     pub letter: u64,
     /// 0 to 9.
     pub number: u64,
-    /// One of the six ASCII characters of `\s`: tab, line feed, vertical tab, form feed, carriage
-    /// return, blank.
+    /// The six ASCII characters in `\s`: tab, line feed, vertical tab, form feed, carriage return and
+    /// blank.
     pub space: u64,
     /// A blank, U+0020.
     pub blank: u64,
@@ -18,7 +18,7 @@ pub(super) struct AsciiMasks {
     pub non_ascii: u64,
 }
 
-/// Instructions that the masks can be computed with.
+/// The sets of instructions that can compute the masks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Level {
     #[cfg(target_arch = "x86_64")]
@@ -29,13 +29,13 @@ pub(super) enum Level {
 }
 
 impl Level {
-    /// The fastest level of this processor. The standard library asks it once and remembers.
+    /// The fastest level that this processor has. The standard library caches what the processor has.
     #[inline]
     pub(super) fn best() -> Level {
         *Level::available().last().unwrap_or(&Level::Portable)
     }
 
-    /// All levels of this processor, slowest first.
+    /// All levels that this processor has, slowest first.
     #[inline]
     pub(super) fn available() -> &'static [Level] {
         #[cfg(target_arch = "x86_64")]
@@ -45,7 +45,7 @@ impl Level {
                 && is_x86_feature_detected!("lzcnt")
                 && is_x86_feature_detected!("popcnt");
             if bits && is_x86_feature_detected!("avx2") {
-                // Each level stands for all below it: a virtual machine may announce AVX-512 alone.
+                // Require AVX2 for AVX-512 too: a virtual machine may advertise AVX-512 alone.
                 if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {
                     return &[Level::Portable, Level::Avx2, Level::Avx512];
                 }
@@ -58,8 +58,10 @@ impl Level {
 
 /// A way to compute [`AsciiMasks`].
 pub(super) trait Simd {
+    /// Compute the masks.
+    ///
     /// # Safety
-    /// The processor must have the instructions of the level that the implementation stands for.
+    /// The processor must have the instructions that the implementation uses.
     unsafe fn ascii_masks(bytes: &[u8; 64]) -> AsciiMasks;
 }
 
@@ -75,8 +77,8 @@ impl Simd for Portable {
             let flags = eight.iter().rev().fold(0u64, |flags, &byte| {
                 flags << 8 | u64::from(FLAGS[usize::from(byte)])
             });
-            // Bit k of each of the 8 bytes, gathered into 8 bits: the product moves byte j's bit to
-            // bit 56 + j, and no two terms meet.
+            // Gather bit k of each of the 8 bytes into 8 bits: the product moves the bit of byte j to bit
+            // 56 + j, and no two terms overlap.
             let gather = |k: u32| {
                 let bits = flags >> k & 0x0101_0101_0101_0101;
                 (bits.wrapping_mul(0x0102_0408_1020_4080) >> 56) << (8 * i)
@@ -92,7 +94,7 @@ impl Simd for Portable {
     }
 }
 
-/// For each byte the fields of [`AsciiMasks`] that hold it, as bits in the order of the fields.
+/// For each byte, the classes it is in, as bits in the order of the fields of [`AsciiMasks`].
 static FLAGS: [u8; 256] = {
     let mut flags = [0; 256];
     let mut byte = 0;
@@ -127,10 +129,10 @@ mod x86 {
         #[inline]
         #[target_feature(enable = "avx512f,avx512bw")]
         unsafe fn ascii_masks(bytes: &[u8; 64]) -> AsciiMasks {
-            // SAFETY: the 64 bytes are there, and this load needs no alignment.
+            // SAFETY: this reads the 64 bytes of the array, and needs no alignment.
             let v = unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) };
             let all = |byte: u8| _mm512_set1_epi8(byte as i8);
-            // x is in first ..= last if x - first, wrapping around, is at most last - first.
+            // x is in first ..= last if x - first, with wrap-around, is at most last - first.
             let in_range = |v, first: u8, last: u8| {
                 _mm512_cmple_epu8_mask(_mm512_sub_epi8(v, all(first)), all(last - first))
             };
@@ -146,7 +148,7 @@ mod x86 {
         }
     }
 
-    /// AVX2: twice 32 bytes.
+    /// AVX2: two registers of 32 bytes.
     pub struct Avx2;
 
     impl Simd for Avx2 {
@@ -154,12 +156,12 @@ mod x86 {
         #[target_feature(enable = "avx2")]
         unsafe fn ascii_masks(bytes: &[u8; 64]) -> AsciiMasks {
             let half = |i: usize| {
-                // SAFETY: i is 0 or 32, so 32 bytes are there; this load needs no alignment.
+                // SAFETY: i is 0 or 32, so this reads 32 bytes of the array, and needs no alignment.
                 let v: __m256i = unsafe { _mm256_loadu_si256(bytes.as_ptr().add(i).cast()) };
                 let all = |byte: u8| _mm256_set1_epi8(byte as i8);
                 let mask = |v| u64::from(_mm256_movemask_epi8(v) as u32) << i;
                 let equal = |byte| mask(_mm256_cmpeq_epi8(v, all(byte)));
-                // AVX2 compares signed bytes only: y is at most n, unsigned, if min(y, n) is y.
+                // AVX2 compares signed bytes only. Unsigned y is at most n if min(y, n) is y.
                 let in_range = |v, first: u8, last: u8| {
                     let y = _mm256_sub_epi8(v, all(first));
                     mask(_mm256_cmpeq_epi8(_mm256_min_epu8(y, all(last - first)), y))
@@ -192,12 +194,14 @@ mod tests {
     use super::*;
 
     fn masks_of(level: Level, bytes: &[u8; 64]) -> AsciiMasks {
-        // SAFETY: the caller takes the level from `Level::available`.
         match level {
+            // SAFETY: the caller takes the level from `Level::available`.
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => unsafe { Avx512::ascii_masks(bytes) },
+            // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => unsafe { Avx2::ascii_masks(bytes) },
+            // SAFETY: every processor has ordinary arithmetic.
             Level::Portable => unsafe { Portable::ascii_masks(bytes) },
         }
     }

@@ -1,31 +1,33 @@
-//! What each pair of ids merges into.
+//! A hash table of merges: from a pair of ids to the id that they merge into.
 
 use std::hash::{BuildHasher, RandomState};
 
-use crate::train::Pair;
+use crate::vocab::Pair;
 
-/// No merge. No id is so large.
-pub const NONE: u32 = u32::MAX;
+/// The id that stands for "no merge". Real ids are smaller.
+pub(crate) const NONE: u32 = u32::MAX;
 
-/// The merges of a vocabulary. A merge's rank is the id it makes: lower goes first.
+/// The merges of a vocabulary. The rank of a merge is the id that it makes; lower ranks come first.
 #[derive(Debug, Clone)]
-pub struct Merges {
-    /// By `left * 256 + right`: the pairs of ids below 256, which are single bytes in most
-    /// vocabularies, and what merging begins with. [`NONE`] where there is no merge.
+pub(crate) struct MergeTable {
+    /// By `left * 256 + right`: what pairs of ids below 256 merge into, or [`NONE`]. In most
+    /// vocabularies these ids are single bytes, which merging begins with.
     low: Vec<u32>,
-    /// The others, with open addressing and linear probing, at most half full.
+    /// All other merges, with open addressing and linear probing, at most half full.
     slots: Vec<Slot>,
     n_in_slots: usize,
-    /// Odd, and different in each table, so that nobody can make up pairs that collide.
+    /// An odd random number, so that nobody can construct pairs that collide.
     factor: u64,
 }
 
-/// From the highest bits on: left id, right id, and the id that they merge into. Small, so that more of
-/// the table is near the processor: looking a pair up is what merging waits for.
+/// From the highest bits on: the left id, the right id, and the id that they merge into.
+///
+/// Merging spends most of its time waiting for this table. Slots of 64 bits keep more of it in the
+/// processor's cache.
 type Slot = u64;
 
-/// The bits of an id.
-pub const ID_BITS: u32 = 21;
+/// The number of bits of an id.
+pub(crate) const ID_BITS: u32 = 21;
 
 const FREE: Slot = Slot::MAX;
 
@@ -33,14 +35,14 @@ fn key((left, right): Pair) -> u64 {
     u64::from(left) << ID_BITS | u64::from(right)
 }
 
-/// Of a free slot, all bits set.
+/// The id that a slot holds. Of a free slot, all its bits are set.
 fn id_in(slot: Slot) -> u32 {
     slot as u32 & ((1 << ID_BITS) - 1)
 }
 
-impl Default for Merges {
+impl Default for MergeTable {
     fn default() -> Self {
-        Merges {
+        MergeTable {
             low: vec![NONE; 1 << 16],
             slots: vec![FREE; 64],
             n_in_slots: 0,
@@ -49,17 +51,17 @@ impl Default for Merges {
     }
 }
 
-impl Merges {
-    /// What a pair merges into, or [`NONE`].
+impl MergeTable {
+    /// Return what a pair merges into, or [`NONE`].
     #[inline]
-    pub fn get(&self, left: u32, right: u32) -> u32 {
+    pub(crate) fn get(&self, left: u32, right: u32) -> u32 {
         if left | right < 256 {
             return self.low[(left << 8 | right) as usize];
         }
         let key = key((left, right));
         let home = self.slots[self.home(key)];
-        // Nobody can foresee whether there is such a merge. So what a free slot holds is made into
-        // NONE without a branch, and one look is nearly always enough.
+        // Whether there is such a merge is unpredictable. So a free slot turns into NONE without a
+        // branch. The first slot is nearly always the right one.
         let slot = if (home >> ID_BITS == key) | (home == FREE) {
             home
         } else {
@@ -68,8 +70,8 @@ impl Merges {
         if slot == FREE { NONE } else { id_in(slot) }
     }
 
-    /// Let a pair merge into `id`.
-    pub fn insert(&mut self, (left, right): Pair, id: u32) {
+    /// Add a merge of a pair into `id`.
+    pub(crate) fn insert(&mut self, (left, right): Pair, id: u32) {
         if left | right < 256 {
             self.low[(left << 8 | right) as usize] = id;
             return;
@@ -89,8 +91,8 @@ impl Merges {
         self.slots[i] = key << ID_BITS | u64::from(id);
     }
 
-    /// All merges, in no particular order.
-    pub fn iter(&self) -> impl Iterator<Item = (Pair, u32)> + '_ {
+    /// Iterate over all merges, in no particular order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Pair, u32)> + '_ {
         let low = (0..).zip(&self.low);
         let low = low.map(|(i, &id)| ((i >> 8, i & 0xff), id));
         let low = low.filter(|&(_, id)| id != NONE);
@@ -101,6 +103,7 @@ impl Merges {
         }))
     }
 
+    /// The slot where the search for `key` begins.
     #[inline]
     fn home(&self, key: u64) -> usize {
         // The highest bits of a product depend on all bits of the factor.
@@ -108,7 +111,7 @@ impl Merges {
         (key.wrapping_mul(self.factor) >> shift) as usize & (self.slots.len() - 1)
     }
 
-    /// The slot that has the key, or the free one where it belongs.
+    /// The slot that holds the key, or the free slot where it belongs.
     fn slot_of(&self, key: u64) -> usize {
         let mut slot = self.home(key);
         while self.slots[slot] >> ID_BITS != key && self.slots[slot] != FREE {

@@ -1,16 +1,16 @@
-//! A hash map with keys of short pre-tokens, for counts and for ids.
+//! A hash map from the keys of short pre-tokens to counts or ids.
 
-use crate::key::{Key, hash};
-use crate::memory::{large_vec, prefetch};
+use crate::util::key::{Key, hash};
+use crate::util::memory::{large_vec, prefetch};
 
-/// Open addressing with linear probing, at most 5/8 full. Keys are never removed.
+/// A hash map with open addressing and linear probing, at most 5/8 full. Keys are never removed.
 #[derive(Debug, Clone)]
 pub struct KeyMap<V> {
-    /// 0 where there is no key, which is no key.
+    /// 0, which is not a key, marks a free slot.
     keys: Vec<Key>,
     values: Vec<V>,
     len: usize,
-    /// Different in each map, so that nobody can make up keys that collide.
+    /// Random for each map, so that nobody can construct keys that collide.
     seed: Key,
 }
 
@@ -21,7 +21,7 @@ impl<V: Copy + Default> Default for KeyMap<V> {
 }
 
 impl<V: Copy + Default> KeyMap<V> {
-    /// An empty map with room for `capacity` keys.
+    /// Create an empty map with room for `capacity` keys.
     pub fn with_capacity(capacity: usize) -> Self {
         let n_slots = (capacity * 8).div_ceil(5).next_power_of_two().max(64);
         KeyMap {
@@ -37,19 +37,19 @@ impl<V: Copy + Default> KeyMap<V> {
         self.len
     }
 
-    /// How much memory it takes.
+    /// The size of the map in memory, in bytes.
     pub fn n_bytes(&self) -> usize {
         self.keys.len() * (size_of::<Key>() + size_of::<V>())
     }
 
-    /// The value of `key`.
+    /// The value of `key`, if it is in the map.
     #[inline]
     pub fn get(&self, key: Key) -> Option<V> {
         let slot = self.slot_of(key);
         (self.keys[slot] == key).then(|| self.values[slot])
     }
 
-    /// A hint to the processor to have what [`KeyMap::entry`] needs for `key` at hand soon.
+    /// Prefetch what [`KeyMap::entry`] reads for `key`.
     #[inline]
     pub fn prefetch(&self, key: Key) {
         let slot = self.home(key);
@@ -57,7 +57,7 @@ impl<V: Copy + Default> KeyMap<V> {
         prefetch(&self.values, slot);
     }
 
-    /// The value of `key`, which is the default one if it wasn't there.
+    /// The value of `key`. A key that is not in the map yet gets the default value.
     #[inline]
     pub fn entry(&mut self, key: Key) -> &mut V {
         let slot = self.slot_of(key);
@@ -67,7 +67,7 @@ impl<V: Copy + Default> KeyMap<V> {
         self.insert(key)
     }
 
-    /// All keys and values, in no particular order.
+    /// Iterate over all keys and values, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (Key, V)> + '_ {
         let slots = self.keys.iter().zip(&self.values);
         slots
@@ -75,7 +75,7 @@ impl<V: Copy + Default> KeyMap<V> {
             .map(|(&key, &value)| (key, value))
     }
 
-    /// The slot that has the key, or the free one where it belongs.
+    /// The slot that holds the key, or the free slot where it belongs.
     #[inline]
     fn slot_of(&self, key: Key) -> usize {
         let mask = self.keys.len() - 1;
@@ -86,6 +86,7 @@ impl<V: Copy + Default> KeyMap<V> {
         slot
     }
 
+    /// The slot where the search for `key` begins.
     #[inline]
     fn home(&self, key: Key) -> usize {
         (hash(key ^ self.seed) >> (64 - self.keys.len().trailing_zeros())) as usize
@@ -112,7 +113,7 @@ impl<V: Copy + Default> KeyMap<V> {
 }
 
 fn filled<T: Copy>(n: usize, value: T) -> Vec<T> {
-    // Without large pages it works all the same.
+    // Should this allocation fail, `resize` tries again and aborts the process.
     let mut values = large_vec(n).unwrap_or_default();
     values.resize(n, value);
     values

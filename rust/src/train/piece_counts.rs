@@ -1,23 +1,22 @@
-//! How often each distinct pre-token occurs in a text.
+//! The counts of distinct pre-tokens, also called pieces.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicBool;
 
 use crate::error::Error;
-use crate::key::{MAX_SHORT, key_at, key_bytes, key_of};
-use crate::key_map::KeyMap;
-use crate::memory::copied;
-use crate::parallel::for_each;
-use crate::pretokenize::{BATCH, Pattern, Visitor};
-use crate::stop::{check, check_at};
+use crate::pretokenize::{BATCH_PIECES, Pattern, Visitor};
+use crate::util::context::Context;
+use crate::util::key::{MAX_SHORT, key_at, key_bytes, key_of};
+use crate::util::key_map::KeyMap;
+use crate::util::memory::try_copy;
+use crate::util::parallel::for_each;
 
 /// Distinct pre-tokens and their counts.
 #[derive(Debug, Clone, Default)]
 pub struct PieceCounts {
-    /// Those of at most 15 bytes, which are nearly all.
+    /// Pre-tokens of at most 15 bytes, which nearly all are.
     short: KeyMap<u64>,
     long: HashMap<Box<[u8]>, u64>,
-    /// How much memory `long` takes, roughly.
+    /// About how much memory `long` takes.
     n_long_bytes: usize,
 }
 
@@ -27,108 +26,116 @@ impl PieceCounts {
         self.short.len() + self.long.len()
     }
 
-    /// Whether nothing was counted.
+    /// Whether there are no counts.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// About how much memory they take.
+    /// The approximate size in memory, in bytes.
     pub fn n_bytes(&self) -> usize {
         self.short.n_bytes() + self.n_long_bytes
     }
 
     /// Count the pre-tokens of one text, which need not be UTF-8.
     ///
-    /// Fails if a regular expression gives up, or soon after `stop` has become
-    /// true.
+    /// # Errors
+    /// Fails if a regular expression gives up, if there is not enough memory, or if `context` is
+    /// stopped.
     pub fn add_text(
         &mut self,
+        context: &Context,
         pattern: &Pattern,
         text: &[u8],
-        stop: &AtomicBool,
     ) -> Result<(), Error> {
-        let mut counting = Counting {
+        let mut counter = TextCounter {
+            context,
             text,
             counts: self,
-            stop,
         };
         match std::str::from_utf8(text) {
-            Ok(text) => pattern.visit(text, &mut counting),
-            Err(_) => pattern.visit_bytes(text, &mut counting),
+            Ok(text) => pattern.visit(text, &mut counter),
+            Err(_) => pattern.visit_bytes(text, &mut counter),
         }
     }
 
-    /// Count `piece` another `count` times. Fails if there is no memory for a copy of it.
+    /// Add `count` to the count of `piece`. Fails if there is no memory for a copy of it.
     pub fn add(&mut self, piece: &[u8], count: u64) -> Result<(), Error> {
         match key_of(piece) {
             Some(key) => *self.short.entry(key) += count,
-            // Two look-ups, so that only a pre-token not seen before is copied.
+            // Look it up before inserting, so that only a new pre-token is copied.
             None => match self.long.get_mut(piece) {
                 Some(known) => *known += count,
                 None => {
                     self.n_long_bytes += piece.len() + 64;
-                    self.long.insert(copied(piece)?.into_boxed_slice(), count);
+                    self.long.insert(try_copy(piece)?.into_boxed_slice(), count);
                 }
             },
         }
         Ok(())
     }
 
-    /// Add the counts of another, which is emptied. Fails soon after `stop` has become true.
-    pub fn append(&mut self, mut other: PieceCounts, stop: &AtomicBool) -> Result<(), Error> {
+    /// Add all counts of `other`.
+    ///
+    /// # Errors
+    /// Fails if there is not enough memory, or if `context` is stopped.
+    pub fn append(&mut self, context: &Context, mut other: PieceCounts) -> Result<(), Error> {
         if self.len() < other.len() {
             std::mem::swap(self, &mut other);
         }
-        other.for_each(stop, |piece, count| self.add(piece, count))
+        other.for_each(context, |piece, count| self.add(piece, count))
     }
 
-    /// Hand each distinct pre-token and its count to `visit`, in no particular order.
+    /// Call `visit` with each distinct pre-token and its count, in no particular order.
     ///
-    /// Fails if `visit` does, or soon after `stop` has become true.
+    /// # Errors
+    /// Fails if `visit` fails, or if `context` is stopped.
     pub fn for_each(
         &self,
-        stop: &AtomicBool,
+        context: &Context,
         mut visit: impl FnMut(&[u8], u64) -> Result<(), Error>,
     ) -> Result<(), Error> {
         for (step, (key, count)) in (0..).zip(self.short.iter()) {
-            check_at(step, stop)?;
+            context.check_at(step)?;
             let (bytes, length) = key_bytes(key);
             visit(&bytes[..length], count)?;
         }
         for (step, (piece, &count)) in (0..).zip(&self.long) {
-            check_at(step, stop)?;
+            context.check_at(step)?;
             visit(piece, count)?;
         }
         Ok(())
     }
 }
 
-/// Count the pre-tokens of `texts`, each by itself, with as many threads as `partial` has counts.
+/// Count the pre-tokens of each text, with one thread for each of `partial`.
 ///
-/// Each thread adds to counts of its own. The sum does not depend on which thread took which text.
+/// Each thread adds to its own counts. Their sum does not depend on which thread took which text.
+///
+/// # Errors
+/// As [`PieceCounts::add_text`].
 pub fn count_texts<T: AsRef<[u8]> + Sync>(
+    context: &Context,
     partial: &mut [PieceCounts],
     pattern: &Pattern,
     texts: &[T],
-    stop: &AtomicBool,
 ) -> Result<(), Error> {
-    for_each(partial, texts.len(), stop, |counts, i| {
-        counts.add_text(pattern, texts[i].as_ref(), stop)
+    for_each(context, partial, texts.len(), |counts, i| {
+        counts.add_text(context, pattern, texts[i].as_ref())
     })
 }
 
-/// A text that is being counted.
-struct Counting<'a> {
+/// Counts the pre-tokens of one text.
+struct TextCounter<'a> {
+    context: &'a Context,
     text: &'a [u8],
     counts: &'a mut PieceCounts,
-    stop: &'a AtomicBool,
 }
 
-impl Visitor for Counting<'_> {
+impl Visitor for TextCounter<'_> {
     #[inline(always)]
     fn pieces(&mut self, mut start: usize, ends: &[usize]) -> Result<(), Error> {
-        // First all keys, so that the counts are near the processor when they are needed.
-        let mut keys = [0; BATCH];
+        // Compute all keys first and prefetch their counts.
+        let mut keys = [0; BATCH_PIECES];
         let mut begin = start;
         for (key, &end) in keys.iter_mut().zip(ends) {
             *key = key_at(self.text, begin, end);
@@ -143,6 +150,6 @@ impl Visitor for Counting<'_> {
             }
             start = end;
         }
-        check(self.stop)
+        self.context.check()
     }
 }

@@ -1,22 +1,25 @@
-//! Work on several threads, which live no longer than the call.
+//! Parallel loops on threads that end with the call.
 //!
-//! No pool of threads is kept: a process that was forked has none of its parent's threads, and waiting
-//! for one of them would take forever.
+//! There is no thread pool: a forked process has none of its parent's threads, so it would wait for
+//! them forever.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use crate::error::Error;
-use crate::stop::check;
+use crate::util::context::Context;
 
-/// Do `work` for each number below `n`, with one thread for each of `states`.
+/// Call `work` for each number below `n`, with one thread for each of `states`.
 ///
-/// Each thread takes the next number as soon as it is done with the last. The first error ends the
-/// work, and so does `stop`, soon after it has become true.
+/// A thread takes the next number as soon as it has finished the last one. The first error ends the
+/// loop.
+///
+/// # Errors
+/// Fails with an error of `work`, if no thread can be started, or if `context` is stopped.
 pub fn for_each<S: Send>(
+    context: &Context,
     states: &mut [S],
     n: usize,
-    stop: &AtomicBool,
     work: impl Fn(&mut S, usize) -> Result<(), Error> + Sync,
 ) -> Result<(), Error> {
     let next = AtomicUsize::new(0);
@@ -27,7 +30,7 @@ pub fn for_each<S: Send>(
             if i >= n || failed.load(Ordering::Relaxed) {
                 return Ok(());
             }
-            check(stop)?;
+            context.check()?;
             if let Err(error) = work(state, i) {
                 failed.store(true, Ordering::Relaxed);
                 return Err(error);
@@ -35,7 +38,7 @@ pub fn for_each<S: Send>(
         }
     };
     match states {
-        // One thread is the caller's own.
+        // A single thread is the caller's own.
         [state] => run(state),
         states => thread::scope(|scope| {
             let mut threads = Vec::new();
@@ -46,7 +49,7 @@ pub fn for_each<S: Send>(
                     Err(error) if i == 0 => {
                         return Err(Error::Memory(format!("no thread can be started: {error}")));
                     }
-                    // Those that there are will do.
+                    // The threads that did start do all the work.
                     Err(_) => break,
                 }
             }

@@ -1,8 +1,8 @@
-//! The parts that the patterns of cl100k and o200k share.
+//! The parts that the cl100k and o200k patterns share.
 
 use super::classes::{NEWLINE, NUMBER, SPACE, classes};
 
-/// The end of the match of `(?:'(?i:[sdmt]|ll|ve|re))?` at `at`.
+/// Return the end of the match of `(?:'(?i:[sdmt]|ll|ve|re))?` at `at`.
 #[inline]
 pub(super) fn contraction_end(text: &[u8], at: usize) -> usize {
     let letters = match &text[at..] {
@@ -12,14 +12,15 @@ pub(super) fn contraction_end(text: &[u8], at: usize) -> usize {
     let length = match letters {
         [b's' | b'S' | b'd' | b'D' | b'm' | b'M' | b't' | b'T', ..] => 2,
         [b'l' | b'L', b'l' | b'L', ..] | [b'v' | b'V' | b'r' | b'R', b'e' | b'E', ..] => 3,
-        // U+017F, the long s: the only one beyond ASCII that is one of these letters but for case.
+        // U+017F, the long s, is the only character beyond ASCII that equals one of these letters when
+        // case is ignored.
         [0xc5, 0xbf, ..] => 3,
         _ => 0,
     };
     at + length
 }
 
-/// The end of the match of `\p{N}{1,3}` at the start of `text`, which is a number.
+/// Return the end of the match of `\p{N}{1,3}` at the start of `text`, which begins with a number.
 #[inline]
 pub(super) fn number_end(text: &[u8]) -> usize {
     let mut end = 0;
@@ -33,12 +34,13 @@ pub(super) fn number_end(text: &[u8]) -> usize {
     end
 }
 
-/// The end of the match of `\s*[\r\n]+|\s+(?!\S)|\s+` at the start of `text`, which is white space.
+/// Return the end of the match of `\s*[\r\n]+|\s+(?!\S)|\s+` at the start of `text`, which begins with
+/// white space.
 ///
-/// It ends after the last newline of the run of white space; without newlines, before the last
-/// character, so that this one can join the word that follows; a single character stands alone, and
-/// nothing is held back at the end of the text. A run is thus read three times at most: as a whole,
-/// from its last newline on, and its last character.
+/// The match ends after the last newline in the run of white space. If there is none, it ends before the
+/// last character, which can then join the word that follows. But a single character is a match by
+/// itself, and at the end of the text the whole run is one match. So each run is read at most three
+/// times: as a whole, from its last newline on, and its last character.
 pub(super) fn white_space_end(text: &[u8]) -> usize {
     let mut end = 0;
     let mut last_start = 0;

@@ -1,13 +1,13 @@
-//! Whether the CPU's matrix unit (AMX) is announced, and whether it can be used.
+//! Whether the CPU advertises its matrix unit (AMX), and whether AMX can be used.
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::CpuidResult;
 
-/// (AMX is announced, AMX's tiles have a geometry), from CPUID; (false, false) except on x86-64.
+/// Return (AMX is advertised, AMX is usable) by CPUID; (false, false) on other CPUs than x86-64.
 ///
-/// Some virtual machines announce AMX (leaf 7: EDX bit 22 amx-bf16, bit 24 amx-tile) but hide the
-/// tiles (leaf 0x1D: the largest palette, then the shape of palette 1). Programs that believe the
-/// first answer die of an illegal instruction. Source: Intel SDM volume 2A, CPUID.
+/// Some virtual machines advertise AMX (leaf 7: EDX bit 22 amx-bf16, bit 24 amx-tile) but hide the
+/// tiles (leaf 0x1D: the number of palettes, then the shape of palette 1). A program that trusts leaf 7
+/// alone dies of an illegal instruction. Source: Intel SDM volume 2A, CPUID.
 #[cfg(target_arch = "x86_64")]
 pub fn amx_state() -> (bool, bool) {
     amx_state_by(cpuid)
@@ -24,15 +24,15 @@ fn amx_state_by(cpuid: impl Fn(u32, u32) -> CpuidResult) -> (bool, bool) {
     (advertised, usable)
 }
 
-// Newer Rust has made `__cpuid_count` a safe function, the oldest Rust we build with has not yet.
+// `__cpuid_count` is safe in newer Rust, but not in the oldest Rust that builds this crate.
 #[allow(unused_unsafe)]
 #[cfg(target_arch = "x86_64")]
 fn cpuid(leaf: u32, subleaf: u32) -> CpuidResult {
-    // SAFETY: every x86-64 CPU has the instruction, and it only writes the four registers returned.
+    // SAFETY: every x86-64 CPU has this instruction, and it writes only the four registers returned.
     unsafe { std::arch::x86_64::__cpuid_count(leaf, subleaf) }
 }
 
-/// (AMX is announced, AMX's tiles have a geometry): never, except on x86-64.
+/// Return (false, false): only x86-64 has AMX.
 #[cfg(not(target_arch = "x86_64"))]
 pub fn amx_state() -> (bool, bool) {
     (false, false)
@@ -42,7 +42,7 @@ pub fn amx_state() -> (bool, bool) {
 mod tests {
     use super::*;
 
-    /// A CPU whose leaf 7 has `leaf_7_edx`, and leaf 0x1D's two subleaves `palettes` and `shape`.
+    /// A CPU with `leaf_7_edx` in leaf 7, and `palettes` and `shape` in the two subleaves of leaf 0x1D.
     fn cpu(leaf_7_edx: u32, palettes: u32, shape: u32) -> impl Fn(u32, u32) -> CpuidResult {
         move |leaf, subleaf| {
             let (eax, edx) = match (leaf, subleaf) {
@@ -62,14 +62,14 @@ mod tests {
     }
 
     #[test]
-    fn a_masked_amx_is_announced_but_has_no_tiles() {
-        // Sapphire Rapids: one palette of 8 KiB (0x2000) in tiles of 1 KiB (0x400).
+    fn masked_amx_is_advertised_but_has_no_tiles() {
+        // Sapphire Rapids has one palette of 8 KiB (0x2000), in tiles of 1 KiB (0x400).
         let amx = 1 << 24 | 1 << 22;
         assert_eq!(amx_state_by(cpu(amx, 1, 0x0400_2000)), (true, true));
         assert_eq!(amx_state_by(cpu(amx, 0, 0)), (true, false));
         assert_eq!(amx_state_by(cpu(amx, 1, 0)), (true, false));
         assert_eq!(amx_state_by(cpu(0, 0, 0)), (false, false));
-        // A CPU so old that leaf 7 doesn't exist: whatever stands there means nothing.
+        // On a CPU too old for leaf 7, what leaf 7 returns means nothing.
         let old = |leaf, subleaf| match leaf {
             0 => CpuidResult {
                 eax: 1,

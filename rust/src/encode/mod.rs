@@ -1,0 +1,172 @@
+//! Encoding: text to ids, by BPE over each pre-token.
+//!
+//! The definition is short: cut the text by the pattern, and merge the bytes of each pre-token (see
+//! [`crate::naive::encode`], and the module `merger` for the fast way). But most pre-tokens of a text
+//! have been seen before; everything else here is about remembering their ids.
+
+mod cache;
+mod encoder;
+mod linked_tokens;
+pub(crate) mod merge_table;
+pub(crate) mod merger;
+mod packed_ids;
+pub mod special;
+
+use std::sync::Mutex;
+
+use self::cache::{Cache, HomeBucket};
+use self::encoder::{BUFFER_IDS, TextEncoder};
+use self::merger::Merger;
+use crate::error::Error;
+use crate::pretokenize::{BATCH_PIECES, Pattern};
+use crate::util::context::Context;
+use crate::util::key::Key;
+use crate::util::memory::try_reserve;
+use crate::vocab::Vocab;
+
+/// A vocabulary, a pattern, and memory that calls leave behind for later calls.
+pub struct Tokenizer {
+    vocab: Vocab,
+    pattern: Pattern,
+    /// Scratch memory that no thread is using. Nobody waits for these locks: a locked slot is skipped.
+    /// So a process that is forked while another thread holds a lock can't hang on it.
+    idle: [Mutex<Option<Box<Scratch>>>; MAX_IDLE],
+}
+
+const MAX_IDLE: usize = 64;
+
+/// The memory that one thread needs to encode.
+struct Scratch {
+    cache: Cache,
+    lookups: [(Key, HomeBucket); BATCH_PIECES],
+    merger: Merger,
+    buffer: [u32; BUFFER_IDS],
+}
+
+impl Scratch {
+    fn new() -> Result<Box<Self>, Error> {
+        Ok(Box::new(Scratch {
+            cache: Cache::new()?,
+            lookups: [Default::default(); BATCH_PIECES],
+            merger: Merger::default(),
+            buffer: [0; BUFFER_IDS],
+        }))
+    }
+}
+
+/// Takes the ids of a text, some at a time. An error, such as a lack of memory, ends the encoding.
+pub trait Sink {
+    /// Take the next ids, if every id of the vocabulary fits into 16 bits.
+    fn narrow(&mut self, ids: &[u16]) -> Result<(), Error>;
+    /// Take the next ids, if not.
+    fn wide(&mut self, ids: &[u32]) -> Result<(), Error>;
+}
+
+impl Sink for Vec<u32> {
+    fn narrow(&mut self, ids: &[u16]) -> Result<(), Error> {
+        try_reserve(self, ids.len())?;
+        self.extend(ids.iter().map(|&id| u32::from(id)));
+        Ok(())
+    }
+
+    fn wide(&mut self, ids: &[u32]) -> Result<(), Error> {
+        try_reserve(self, ids.len())?;
+        self.extend_from_slice(ids);
+        Ok(())
+    }
+}
+
+impl Tokenizer {
+    /// Combine a vocabulary and a pattern.
+    pub fn new(vocab: Vocab, pattern: Pattern) -> Self {
+        Tokenizer {
+            vocab,
+            pattern,
+            idle: std::array::from_fn(|_| Mutex::new(None)),
+        }
+    }
+
+    /// The tokens and their ids.
+    pub fn vocab(&self) -> &Vocab {
+        &self.vocab
+    }
+
+    /// The split pattern.
+    pub fn pattern(&self) -> &Pattern {
+        &self.pattern
+    }
+
+    /// Return the ids of `text`. Special tokens in it are encoded as ordinary text.
+    ///
+    /// # Errors
+    /// Fails if a regular expression gives up, or if there is not enough memory.
+    pub fn encode_ordinary(&self, text: &str) -> Result<Vec<u32>, Error> {
+        let mut ids = Vec::new();
+        self.encode_to(&Context::default(), text, &mut ids)?;
+        Ok(ids)
+    }
+
+    /// Pass the ids of `text` to `sink`, some at a time. Special tokens are encoded as ordinary text.
+    ///
+    /// # Errors
+    /// Fails if a regular expression gives up, if there is not enough memory, if `sink` fails, or if
+    /// `context` is stopped.
+    pub fn encode_to(
+        &self,
+        context: &Context,
+        text: &str,
+        sink: &mut impl Sink,
+    ) -> Result<(), Error> {
+        self.encode(context, text.as_bytes(), Some(text), sink)
+    }
+
+    /// [`Tokenizer::encode_to`] for bytes that need not be UTF-8. Each longest stretch of valid UTF-8 is
+    /// encoded as a separate text, and each run of invalid bytes is one pre-token.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode_to`].
+    pub fn encode_bytes_to(
+        &self,
+        context: &Context,
+        bytes: &[u8],
+        sink: &mut impl Sink,
+    ) -> Result<(), Error> {
+        self.encode(context, bytes, std::str::from_utf8(bytes).ok(), sink)
+    }
+
+    /// Encode `bytes`; `text` is the same if they are UTF-8.
+    fn encode(
+        &self,
+        context: &Context,
+        bytes: &[u8],
+        text: Option<&str>,
+        sink: &mut impl Sink,
+    ) -> Result<(), Error> {
+        let mut scratch = self.take_scratch()?;
+        let done = if self.vocab.fits_16_bits() {
+            let emit = |ids: &[u16]| sink.narrow(ids);
+            TextEncoder::new(context, self, &mut scratch, bytes, emit).run(text)
+        } else {
+            let emit = |ids: &[u32]| sink.wide(ids);
+            TextEncoder::new(context, self, &mut scratch, bytes, emit).run(text)
+        };
+        scratch.merger.shrink();
+        self.return_scratch(scratch);
+        done
+    }
+
+    fn take_scratch(&self) -> Result<Box<Scratch>, Error> {
+        let idle = self
+            .idle
+            .iter()
+            .find_map(|slot| slot.try_lock().ok()?.take());
+        idle.map_or_else(Scratch::new, Ok)
+    }
+
+    fn return_scratch(&self, scratch: Box<Scratch>) {
+        let mut unlocked = self.idle.iter().filter_map(|slot| slot.try_lock().ok());
+        if let Some(mut slot) = unlocked.find(|slot| slot.is_none()) {
+            *slot = Some(scratch);
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Split patterns that users write: regular expressions.
+
+use std::time::{Duration, Instant};
+
+use fancy_regex::{Regex, RegexInput};
+
+use super::Visitor;
+use crate::error::Error;
+
+/// A regular expression written by a user.
+#[derive(Debug, Clone)]
+pub struct CustomRegex {
+    regex: Regex,
+    /// Whether to search position by position, so that a long search in vain can be interrupted. An
+    /// expression that needs no backtracking takes linear time, and one search is faster.
+    by_position: bool,
+}
+
+impl CustomRegex {
+    pub(super) fn new(pattern: &str) -> Result<Self, fancy_regex::Error> {
+        // `\G` matches where the last match ended. A search by position would make it match everywhere.
+        let by_position = regex_syntax::parse(pattern).is_err() && !pattern.contains(r"\G");
+        Ok(CustomRegex {
+            regex: Regex::new(pattern)?,
+            by_position,
+        })
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        self.regex.as_str()
+    }
+
+    /// Pass the matches in `text`, and the text between them, to `visitor`.
+    pub(super) fn split(&self, text: &str, visitor: &mut impl Visitor) -> Result<(), Error> {
+        self.split_within(time_limit(text), text, visitor)
+    }
+
+    fn split_within(
+        &self,
+        limit: Duration,
+        text: &str,
+        visitor: &mut impl Visitor,
+    ) -> Result<(), Error> {
+        let gave_up = |done: usize, why: String| {
+            Error::Pattern(format!(
+                "the split pattern {:?} gave up on the text after byte {done}: {why}; use a pattern that \
+                 backtracks less, or shorter texts",
+                self.regex.as_str()
+            ))
+        };
+        let start = Instant::now();
+        let mut done = 0;
+        let mut position = 0;
+        for step in 0usize.. {
+            // Reading the clock takes a good part of the time that finding a word takes.
+            if step.is_multiple_of(16) {
+                visitor.pieces(done, &[])?;
+                if start.elapsed() > limit {
+                    return Err(gave_up(done, format!("it took longer than {limit:?}")));
+                }
+            }
+            let input = RegexInput::new(text)
+                .from_pos(position)
+                .anchored(self.by_position);
+            let found = self.regex.find_input(input);
+            let found = found.map_err(|error| gave_up(done, error.to_string()))?;
+            let next = match &found {
+                Some(found) if position < found.end() => Some(found.end()),
+                None if !self.by_position => None,
+                // No match here, or an empty one: go on at the next character.
+                _ => text[position..]
+                    .chars()
+                    .next()
+                    .map(|c| position + c.len_utf8()),
+            };
+            for end in found.iter().flat_map(|found| [found.start(), found.end()]) {
+                if done < end {
+                    // Pass them one by one, so that the visitor can end it: a match may take very long.
+                    visitor.pieces(done, &[end])?;
+                    done = end;
+                }
+            }
+            match next {
+                Some(next) => position = next,
+                None => break,
+            }
+        }
+        if done < text.len() {
+            visitor.pieces(done, &[text.len()])?;
+        }
+        Ok(())
+    }
+}
+
+/// How long a regular expression may work on a text: about a hundred times as long as usual.
+///
+/// The engine limits the backtracking of one match. But there may be one search for each character, and
+/// each may read the rest of the text. The engine does not count these steps, so time is the limit.
+fn time_limit(text: &str) -> Duration {
+    Duration::from_secs(10)
+        + Duration::from_micros(10) * u32::try_from(text.len()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_regex_that_takes_too_long_is_an_error() {
+        for (pattern, finds) in [
+            // Each match of one letter searches the rest of the text for a lower-case one.
+            (".*[^A-Z]|[A-Z]", true),
+            // Each attempt does the same here, and none is a match.
+            ("(?=.*[a-z])A", false),
+        ] {
+            let custom = CustomRegex::new(pattern).unwrap();
+            let text = "A".repeat(100_000);
+            let (mut end, limit) = (0, Duration::from_millis(20));
+            let result = custom.split_within(limit, &text, &mut |_, piece_end| {
+                end = piece_end;
+                Ok(())
+            });
+            let expected =
+                format!("gave up on the text after byte {end}: it took longer than 20ms");
+            assert!(
+                matches!(&result, Err(Error::Pattern(message)) if message.contains(&expected)),
+                "{result:?}"
+            );
+            assert_eq!(0 < end, finds);
+            assert!(end < text.len());
+            assert_eq!(time_limit(&text), Duration::from_secs(11));
+        }
+    }
+
+    /// A visitor that ends the splitting after `left` calls without pre-tokens.
+    struct Impatient {
+        left: usize,
+    }
+
+    impl Visitor for Impatient {
+        fn pieces(&mut self, _start: usize, ends: &[usize]) -> Result<(), Error> {
+            if ends.is_empty() {
+                self.left = self.left.checked_sub(1).ok_or(Error::Interrupted)?;
+            }
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_search_in_vain_can_be_interrupted() {
+        let text = "A".repeat(1000);
+        for pattern in ["(?=.*[a-z])A", "(?=.*A)"] {
+            let custom = CustomRegex::new(pattern).unwrap();
+            let result = custom.split_within(Duration::MAX, &text, &mut Impatient { left: 2 });
+            assert!(matches!(result, Err(Error::Interrupted)), "{result:?}");
+        }
+    }
+
+    #[test]
+    fn a_long_stretch_without_a_match_is_one_piece() {
+        // The engine would count each position as backtracking, and give up after a million of them.
+        let custom = CustomRegex::new(r"\d(?!x)").unwrap();
+        let text = "a".repeat(1_100_000);
+        let mut ends = Vec::new();
+        let result = custom.split_within(Duration::MAX, &text, &mut |_, end| {
+            ends.push(end);
+            Ok(())
+        });
+        assert!(result.is_ok(), "{result:?}");
+        assert_eq!(ends, [text.len()]);
+    }
+
+    /// The positions where matches begin and end, by the engine's own search.
+    fn borders(regex: &Regex, text: &str) -> Vec<usize> {
+        let mut borders: Vec<usize> = regex
+            .find_iter(text)
+            .map(Result::unwrap)
+            .flat_map(|found| [found.start(), found.end()])
+            .chain([text.len()])
+            .filter(|&border| border > 0)
+            .collect();
+        borders.dedup();
+        borders
+    }
+
+    proptest! {
+        #[test]
+        fn a_search_by_position_finds_the_same_matches(
+            pattern in prop::sample::select(vec![
+                r"\s+(?!\S)|\S+", r"(?=a)|b+", r"(?<=a)b", r"(a|é)\1", "(?!b)", r"(?<=^|a)b*", "ab(?= )|a",
+                r"\G(?!b)a", "a+", "a*",
+            ]),
+            text in "[abé \n]{0,20}",
+        ) {
+            let custom = CustomRegex::new(pattern).unwrap();
+            let mut ends = Vec::new();
+            custom.split_within(Duration::MAX, &text, &mut |_, end| {
+                ends.push(end);
+                Ok(())
+            }).unwrap();
+            prop_assert_eq!(ends, borders(&custom.regex, &text), "{:?} {:?}", pattern, text);
+        }
+    }
+}
