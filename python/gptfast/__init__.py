@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gptfast.system import cpu
+from gptfast.system import cpu, threads
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Must happen before PyTorch multiplies its first matrices: see the module's docstring.
+# Before PyTorch loads and multiplies its first matrices: see the modules' docstrings.
 cpu.avoid_masked_amx()
+threads.limit_spinning()
 
 
 def load(

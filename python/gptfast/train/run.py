@@ -20,6 +20,7 @@ from gptfast.ops import use_backend
 from gptfast.system.files import make_folder
 from gptfast.system.locking import folder_lock
 from gptfast.system.memory import keep_freed_memory
+from gptfast.system.threads import share_cores
 from gptfast.train.checkpoint import Clock, delete_checkpoints
 from gptfast.train.config import RunConfig
 from gptfast.train.display import Display
@@ -63,6 +64,7 @@ def run(
     with ExitStack() as stack:
         world = stack.enter_context(join_world(config.device))
         stack.enter_context(use_backend(config.kernels))
+        stack.enter_context(share_cores())
         console.quiet = console.quiet or not world.is_main
         config.micro_batches(world.size)  # raises if the batch can't be divided
         interval = sample_interval(config, world, console)
