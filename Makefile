@@ -80,7 +80,7 @@ lint: $(VENV)/.dev  ## ruff, mypy --strict, cargo fmt, clippy
 	cargo clippy --quiet --all-targets --all-features -- -D warnings
 
 docs: $(VENV)/.docs  ## build the documentation site into site/
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # TOKENIZER_ARGS="--corpus my.txt --repeats 1", for instance; as it is, it takes half an hour.
 bench: $(VENV)/.dev  ## measure tokens/s (results are printed)

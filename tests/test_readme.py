@@ -156,7 +156,8 @@ def test_the_ladders_table_is_the_recorded_run_and_keeps_its_promises() -> None:
 
 
 def test_links_in_the_documents_lead_somewhere() -> None:
-    for page in [ROOT / "README.md", ROOT / "kernels" / "README.md", *(ROOT / "docs").glob("*.md")]:
+    pages = [*ROOT.glob("*.md"), ROOT / "kernels" / "README.md", *(ROOT / "docs").rglob("*.md")]
+    for page in pages:
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
             if not target.startswith("http"):
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"
