@@ -161,6 +161,7 @@ def test_a_bug_keeps_its_traceback(error: Exception) -> None:
         cli.run(bug, [])
 
 
+@pytest.mark.integration
 def test_train_and_sample_in_a_pipe(corpus_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     done = gptfast("gptfast.train", *TINY, "--corpus", str(corpus_file), "--out", str(out))
@@ -302,6 +303,7 @@ def test_a_finished_run_is_not_repeated(
     assert (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns == weights
 
 
+@pytest.mark.integration
 def test_ctrl_c_saves_and_says_how_to_go_on(corpus_file: Path, tmp_path: Path) -> None:
     arguments = [*TINY, "--corpus", str(corpus_file), "--out", str(tmp_path / "run")]
     arguments += ["--max-steps", "100000", "--eval-interval", "100000"]
@@ -380,6 +382,7 @@ def test_doctor_names_every_op_and_why_backends_do_not_run(
     assert cli.run(doctor, ["--loud"]) == 2
 
 
+@pytest.mark.integration
 def test_without_the_rust_extension_bpe_says_what_to_build_and_characters_still_work(
     corpus_file: Path, tmp_path: Path
 ) -> None:
