@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from typing import TYPE_CHECKING
 
 from gptfast.system import cpu, threads
@@ -17,7 +18,11 @@ if TYPE_CHECKING:
     from gptfast.model.config import RopeScaling
     from gptfast.tokenizer import Tokenizer
 
-__version__ = "0.1.0"
+# Cargo.toml holds the number; maturin writes it into the metadata of what is installed.
+try:
+    __version__ = metadata.version("gptfast")
+except metadata.PackageNotFoundError:  # a checkout on the path that was never installed
+    __version__ = "0+unknown"
 
 # Before PyTorch loads and multiplies its first matrices: see the modules' docstrings.
 cpu.avoid_masked_amx()
