@@ -27,6 +27,7 @@ from timing import assert_is_below
 TINY = [
     "--tokenizer", "char", "--block-size", "16", "--n-layer", "1", "--n-head", "2",
     "--n-embd", "16", "--max-steps", "6", "--batch-size", "2", "--eval-windows", "2",
+    "--dtype", "float32",
 ]  # fmt: skip
 
 

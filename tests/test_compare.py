@@ -24,6 +24,7 @@ from gptfast.train.__main__ import main as train
 ARGUMENTS = [
     "--tokenizer", "char", "--block-size", "16", "--n-head", "2", "--n-embd", "16",
     "--max-steps", "20", "--batch-size", "2", "--eval-windows", "2", "--eval-interval", "10",
+    "--dtype", "float32",
 ]  # fmt: skip
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
