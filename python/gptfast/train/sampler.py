@@ -22,8 +22,8 @@ class Sampler:
         self.interval = interval
 
     def is_due(self, step: int) -> bool:
-        """Whether there is to be one after `step` steps; not before the first."""
-        return step > 0 and step % self.interval == 0
+        """Return whether a sample is due after `step` steps; an interval of 0 means never."""
+        return self.interval > 0 and step > 0 and step % self.interval == 0
 
     def sample(self, model: LanguageModel) -> str:
         """The text; the model's mode and the random state are as before."""
