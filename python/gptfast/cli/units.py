@@ -1,4 +1,4 @@
-"""Numbers for people."""
+"""Format numbers for people."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ def count(n: int, noun: str) -> str:
 
 
 def gib(n_bytes: float) -> str:
-    """A number of bytes, in MiB or GiB."""
+    """Return a number of bytes in MiB or GiB."""
     return f"{n_bytes / 2**30:.2f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.1f} MiB"
 
 
 def duration(seconds: float) -> str:
-    """A time, in the unit that it is a few of."""
+    """Return a time in seconds, minutes, hours or days, whichever gives a small number."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     if seconds < 2 * 3600:
@@ -23,5 +23,5 @@ def duration(seconds: float) -> str:
 
 
 def flop_rate(flops: float) -> str:
-    """Operations per second, in GFLOP/s or TFLOP/s."""
+    """Return operations per second in GFLOP/s or TFLOP/s."""
     return f"{flops / 1e12:,.1f} TFLOP/s" if flops >= 1e12 else f"{flops / 1e9:,.1f} GFLOP/s"
