@@ -4,12 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 TOKENIZER_ARGS ?=
+PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 
 RUST_SOURCES := Cargo.toml Cargo.lock rust/Cargo.toml $(shell find rust/src -name '*.rs')
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
+export UV_CONSTRAINT := $(CURDIR)/constraints.txt
+# uv does not read pip's settings: hand on the index that they name, if any.
+PIP_INDEX = $(shell $(BIN)/python -m pip config list | sed -n "s/.*\.index-url='\(.*\)'/\1/p")
+INSTALL = $(BIN)/uv pip install --quiet $(addprefix --default-index ,$(lastword $(PIP_INDEX)))
 
 .DEFAULT_GOAL := help
-.PHONY: help build train ladder test lint bench clean
+.PHONY: help build train ladder check test test-rust test-python test-alone lint docs bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,14 +27,23 @@ $(VENV)/bin/maturin: constraints.txt
 	@command -v cargo >/dev/null || \
 	  { echo "error: no cargo on the PATH: install a Rust toolchain (https://rustup.rs)" >&2; exit 2; }
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt maturin
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt maturin uv
 	@touch $@
 
-# maturin installs the dependencies as well, by pip, which PIP_CONSTRAINT holds to the pins. Made
-# anew when a Rust source or a dependency changes; Python sources are used in place.
+# Made anew when a Rust source or a dependency changes; Python sources are used in place.
 $(VENV)/.built: $(VENV)/bin/maturin pyproject.toml $(RUST_SOURCES)
-	@echo "building the Rust extension, installing what is missing (PyTorch takes a minute or two)"
-	PIP_QUIET=1 PIP_CONSTRAINT=constraints.txt $(BIN)/maturin develop --release --quiet --extras dev
+	@echo "installing what is missing (PyTorch takes a minute or two), building the Rust extension"
+	$(INSTALL) --requirement pyproject.toml
+	$(BIN)/maturin develop --release --quiet --uv
+	@touch $@
+
+# What developers need besides.
+$(VENV)/.dev: $(VENV)/.built
+	$(INSTALL) --requirement pyproject.toml --extra dev
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.built
+	$(INSTALL) --requirement pyproject.toml --extra docs
 	@touch $@
 
 train: build  ## train a GPT on Shakespeare and let it write (ARGS="--n-layer 6 ...")
@@ -39,26 +53,39 @@ ladder: build  ## train every rung from bigram to GPT and compare them
 	$(BIN)/python -m gptfast.ladder --resume $(ARGS)
 
 # The tests that need these are skipped without them.
-$(VENV)/ranks: $(VENV)/.built
+$(VENV)/ranks: $(VENV)/.dev
 	-test -e $@ || $(BIN)/python tests/tokenizer/fetch_ranks.py $@
 
-# Tests marked `alone` come last, one by one (tests/conftest.py). Status 5: ARGS leaves none.
-test: build $(VENV)/ranks  ## run every test, Rust and Python
+check: lint  ## what to run before every commit: lint, unit and property tests
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not integration" $(ARGS)
+
+test: test-rust test-python test-alone  ## run every test, Rust and Python
+
+test-rust:
 	cargo test --quiet --workspace
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(ARGS) || [ $$? -eq 5 ]
+
+# Status 5: ARGS leaves none.
+test-python: $(VENV)/ranks
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS) || [ $$? -eq 5 ]
+
+# Tests marked `alone` come last, one by one (tests/conftest.py).
+test-alone: $(VENV)/ranks
 	$(BIN)/python -m pytest --alone $(ARGS) || [ $$? -eq 5 ]
 
-lint: build  ## ruff, mypy --strict, cargo fmt, clippy
+lint: $(VENV)/.dev  ## ruff, mypy --strict, cargo fmt, clippy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	cargo fmt --check
 	cargo clippy --quiet --all-targets --all-features -- -D warnings
 
+docs: $(VENV)/.docs  ## build the documentation site into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 # TOKENIZER_ARGS="--corpus my.txt --repeats 1", for instance; as it is, it takes half an hour.
-bench: build  ## measure tokens/s (results are printed)
+bench: $(VENV)/.dev  ## measure tokens/s (results are printed)
 	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only $(ARGS)
 	$(BIN)/python benchmarks/tokenizer.py $(TOKENIZER_ARGS)
 
 clean:  ## delete what was built; runs/ stays
-	rm -rf $(VENV) target .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) target site .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

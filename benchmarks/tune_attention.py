@@ -102,11 +102,11 @@ class Tuned:
         q, k, v, dout = (
             torch.randn(B, heads, T, D, device=device, dtype=dtype) for heads in (H, G, G, H)
         )
-        rest = (True, D**-0.5, None, None, 0.0)
+        rest = (True, D**-0.5, None, 0.0)
         out, lse2 = kernels.flash_attention_forward(q, k, v, None, None, *rest)
         self.forward = partial(kernels.flash_attention_forward, q, k, v, None, None, *rest)
         self.backward = partial(
-            kernels.flash_attention_backward, dout, None, q, k, v, None, None, out, lse2, *rest
+            kernels.flash_attention_backward, dout, q, k, v, None, None, out, lse2, *rest
         )
         self.expected = {name: self.call(name)() for name in TABLES}
         self.key = kernels.table_key(q, kernels.by_copy_engine(q, k, v))

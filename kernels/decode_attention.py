@@ -29,7 +29,7 @@ from gptfast.kernels.flash_attention import (
 @triton.jit
 def _part_kernel(
     q, q_strides, k, k_strides, v, v_strides, lengths, out_parts, lse2_parts,
-    scale, softcap, window, H, T, S, KEYS_PER_PART,
+    scale, window, H, T, S, KEYS_PER_PART,
     GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
@@ -66,7 +66,7 @@ def _part_kernel(
     for first_key in range(start, end, BLOCK_S):
         keys_S = first_key + tl.arange(0, BLOCK_S)
         k_SD = _load(k, k_strides, keys_S, length, D, BLOCK_D)
-        logits_RS = _logits(q_RD, k_SD, scale, softcap)
+        logits_RS = _logits(q_RD, k_SD, scale)
         visible_RS = keys_S[None, :] <= newest_R[:, None]
         if window is not None:
             visible_RS = visible_RS & (keys_S[None, :] > newest_R[:, None] - window)
@@ -118,7 +118,6 @@ def decode_attention(
     v_BGSD: torch.Tensor,
     lengths_B: torch.Tensor | None,
     scale: float,
-    softcap: float | None,
     window: int | None,
 ) -> torch.Tensor:
     """Return the output, contiguous, typed like q.
@@ -139,7 +138,7 @@ def decode_attention(
     with torch.cuda.device_of(q_BHTD):
         _part_kernel[(n_parts, B * G)](
             q_BHTD, q_BHTD.stride(), k_BGSD, k_BGSD.stride(), v_BGSD, v_BGSD.stride(), lengths_B,
-            out_parts, lse2_parts, scale, softcap, window, H, T, S, blocks_per_part * BLOCK_S,
+            out_parts, lse2_parts, scale, window, H, T, S, blocks_per_part * BLOCK_S,
             GROUP=H // G, D=D, BLOCK_D=block_D,
             BLOCK_R=max(triton.next_power_of_2(H // G * T), 16),
             # At most 16 KiB of keys at a time.

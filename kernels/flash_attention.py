@@ -22,8 +22,6 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from gptfast.kernels.soft_cap import soft_cap
-
 LOG2_E = tl.constexpr(math.log2(math.e))
 # Where the running maximum starts. Finite, so that exp2(-inf - maximum) is 0 and never NaN.
 LOWEST = tl.constexpr(torch.finfo(torch.float32).min)
@@ -158,23 +156,9 @@ def _phase(PHASE: tl.constexpr, low_first, high_first, low_last, high_last, BLOC
 
 
 @triton.jit
-def _logits(a, b, scale, softcap):
-    """a b^T, scaled and capped, in units of log2."""
-    logits = _dot(a, tl.trans(b))
-    if softcap is None:
-        logits *= scale * LOG2_E
-    else:
-        logits = soft_cap(logits * scale, softcap) * LOG2_E
-    return logits
-
-
-@triton.jit
-def _uncapped(dlogits, logits, softcap):
-    """The gradient before the cap, whose derivative is 1 - tanh^2."""
-    if softcap is not None:
-        tanh = logits / (softcap * LOG2_E)
-        dlogits *= 1 - tanh * tanh
-    return dlogits
+def _logits(a, b, scale):
+    """a b^T, scaled, in units of log2."""
+    return _dot(a, tl.trans(b)) * (scale * LOG2_E)
 
 
 @triton.jit
@@ -226,7 +210,7 @@ def _softmax_end(max_T, sum_T, acc_TD):
 @triton.jit
 def _forward_kernel(
     q, q_strides, k, k_strides, v, v_strides, out, out_strides, lse2, docs, seed,
-    scale, softcap, window, dropout_p, H, GROUP, T, S,
+    scale, window, dropout_p, H, GROUP, T, S,
     CAUSAL: tl.constexpr, FIRST_PHASE: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
@@ -252,11 +236,11 @@ def _forward_kernel(
         start, end = _phase(PHASE, low_first, high_first, low_last, high_last, BLOCK_S)
         for first_key in range(start, end, BLOCK_S):
             k_SD = _tile(k, k_strides, batch, kv_head, first_key, S, D, BLOCK_S, BLOCK_D)
-            if PHASE == 1 and softcap is None:
+            if PHASE == 1:
                 # Scaled in the exponent, where to multiply and subtract is one instruction.
                 logits_TS, factor = _dot(q_TD, tl.trans(k_SD)), scale * LOG2_E
             else:
-                logits_TS, factor = _logits(q_TD, k_SD, scale, softcap), 1.0
+                logits_TS, factor = _logits(q_TD, k_SD, scale), 1.0
             if PHASE != 1:
                 visible_TS = _visible(rows_T, first_key, docs, T, S, window, CAUSAL, BLOCK_S)
                 logits_TS = tl.where(visible_TS, logits_TS, float("-inf"))
@@ -280,8 +264,8 @@ def _forward_kernel(
 @triton.jit
 def _dq_kernel(
     q, q_strides, k, k_strides, v, v_strides, dout, dout_strides, out, out_strides,
-    lse2, dlse2, docs, seed, delta, dq, dq_strides,
-    scale, softcap, window, dropout_p, H, GROUP, T, S,
+    lse2, docs, seed, delta, dq, dq_strides,
+    scale, window, dropout_p, H, GROUP, T, S,
     CAUSAL: tl.constexpr, FIRST_PHASE: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
@@ -304,9 +288,6 @@ def _dq_kernel(
     head_start = (batch * H + head).to(tl.int64) * T
     lse2_T = tl.load(lse2 + head_start + rows_T, mask=rows_T < T, other=0.0)
     delta_T = tl.sum(out_TD.to(tl.float32) * dout_TD.to(tl.float32), 1)
-    if dlse2 is not None:  # the derivative of the log-sum-exp is the softmax
-        dlse2_T = tl.load(dlse2 + head_start + rows_T, mask=rows_T < T, other=0.0)
-        delta_T -= dlse2_T * LOG2_E
     tl.store(delta + head_start + rows_T, delta_T, mask=rows_T < T)
     dq_TD = tl.zeros([BLOCK_T, BLOCK_D], tl.float32)
     low_first, high_first, low_last, high_last = _keys_seen_by_ends(
@@ -317,7 +298,7 @@ def _dq_kernel(
         for first_key in range(start, end, BLOCK_S):
             k_SD = _tile(k, k_strides, batch, kv_head, first_key, S, D, BLOCK_S, BLOCK_D)
             v_SD = _tile(v, v_strides, batch, kv_head, first_key, S, D, BLOCK_S, BLOCK_D)
-            logits_TS = _logits(q_TD, k_SD, scale, softcap)
+            logits_TS = _logits(q_TD, k_SD, scale)
             p_TS = tl.exp2(logits_TS - lse2_T[:, None])
             if PHASE != 1:
                 visible_TS = _visible(rows_T, first_key, docs, T, S, window, CAUSAL, BLOCK_S)
@@ -327,7 +308,7 @@ def _dq_kernel(
                 dp_TS = _dropped_out(
                     dp_TS, seed, batch * H + head, rows_T, first_key, dropout_p, BLOCK_T, BLOCK_S
                 )
-            dlogits_TS = _uncapped(p_TS * (dp_TS - delta_T[:, None]), logits_TS, softcap)
+            dlogits_TS = p_TS * (dp_TS - delta_T[:, None])
             dq_TD += _dot(dlogits_TS.to(k_SD.dtype), k_SD)
     _store(_head(dq, dq_strides, batch, head), dq_strides, rows_T, T, dq_TD * scale, D, BLOCK_D)
 
@@ -335,7 +316,7 @@ def _dq_kernel(
 @triton.jit
 def _dkdv_kernel(
     q, q_strides, k, k_strides, v, v_strides, dout, dout_strides, lse2, delta, docs, seed,
-    dk, dk_strides, dv, dv_strides, scale, softcap, window, dropout_p, H, GROUP, T, S,
+    dk, dk_strides, dv, dv_strides, scale, window, dropout_p, H, GROUP, T, S,
     CAUSAL: tl.constexpr, FIRST_PHASE: tl.constexpr, LAST_PHASE: tl.constexpr,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
@@ -373,7 +354,7 @@ def _dkdv_kernel(
                 dout_TD = _tile(dout, dout_strides, batch, head, first_row, T, D, BLOCK_T, BLOCK_D)
                 lse2_T = tl.load(lse2 + head_start + rows_T, mask=rows_T < T, other=0.0)
                 delta_T = tl.load(delta + head_start + rows_T, mask=rows_T < T, other=0.0)
-                logits_ST = _logits(k_SD, q_TD, scale, softcap)
+                logits_ST = _logits(k_SD, q_TD, scale)
                 p_ST = tl.exp2(logits_ST - lse2_T[None, :])
                 if PHASE != 1:
                     low_S, high_S = _queries_seeing(keys_S, docs, T, S, window, CAUSAL)
@@ -389,7 +370,7 @@ def _dkdv_kernel(
                     dropped_ST = p_ST * tl.trans(factor_TS)
                     dp_ST = dp_ST * tl.trans(factor_TS)
                 dv_SD += _dot(dropped_ST.to(dout_TD.dtype), dout_TD)
-                dlogits_ST = _uncapped(p_ST * (dp_ST - delta_T[None, :]), logits_ST, softcap)
+                dlogits_ST = p_ST * (dp_ST - delta_T[None, :])
                 dk_SD += _dot(dlogits_ST.to(q_TD.dtype), q_TD)
     _store(_head(dk, dk_strides, batch, kv_head), dk_strides, keys_S, S, dk_SD * scale, D, BLOCK_D)
     _store(_head(dv, dv_strides, batch, kv_head), dv_strides, keys_S, S, dv_SD, D, BLOCK_D)
@@ -521,7 +502,6 @@ def flash_attention_forward(
     seed: torch.Tensor | None,
     causal: bool,
     scale: float,
-    softcap: float | None,
     window: int | None,
     dropout_p: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -544,7 +524,7 @@ def flash_attention_forward(
     with torch.cuda.device_of(q_BHTD):
         _forward_kernel[(triton.cdiv(T, block_T) * B * H,)](
             *_tiled((q_BHTD, k_BGSD, v_BGSD), rows, blocks, is_tma),
-            out_BHTD, out_BHTD.stride(), lse2_BHT, docs_B2T, seed, scale, softcap, window,
+            out_BHTD, out_BHTD.stride(), lse2_BHT, docs_B2T, seed, scale, window,
             dropout_p, H, H // G, T, S, CAUSAL=causal, **phases, **blocks,
         )  # fmt: skip
     return out_BHTD, lse2_BHT
@@ -552,7 +532,6 @@ def flash_attention_forward(
 
 def flash_attention_backward(
     dout_BHTD: torch.Tensor,
-    dlse2_BHT: torch.Tensor | None,
     q_BHTD: torch.Tensor,
     k_BGSD: torch.Tensor,
     v_BGSD: torch.Tensor,
@@ -562,7 +541,6 @@ def flash_attention_backward(
     lse2_BHT: torch.Tensor,
     causal: bool,
     scale: float,
-    softcap: float | None,
     window: int | None,
     dropout_p: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -573,18 +551,16 @@ def flash_attention_backward(
     dq_BHTD = torch.empty_like(q_BHTD)
     dk_BGSD = torch.empty_like(k_BGSD)
     dv_BGSD = torch.empty_like(v_BGSD)
-    if dlse2_BHT is not None:
-        dlse2_BHT = dlse2_BHT.contiguous()
     tensors = (q_BHTD, k_BGSD, v_BGSD, dout_BHTD, out_BHTD)
     is_tma = by_copy_engine(*tensors)
     dq_phases, dkdv_phases = _phases(causal, window, docs_B2T)
-    options = (scale, softcap, window, dropout_p, H, H // G, T, S)
+    options = (scale, window, dropout_p, H, H // G, T, S)
     with torch.cuda.device_of(q_BHTD):
         blocks = _blocks(DQ_BLOCKS, q_BHTD, is_tma, seed)
         block_T, block_S = blocks["BLOCK_T"], blocks["BLOCK_S"]
         rows = (block_T, block_S, block_S, block_T, block_T)
         _dq_kernel[(triton.cdiv(T, block_T) * B * H,)](
-            *_tiled(tensors, rows, blocks, is_tma), lse2_BHT, dlse2_BHT, docs_B2T, seed,
+            *_tiled(tensors, rows, blocks, is_tma), lse2_BHT, docs_B2T, seed,
             delta_BHT, dq_BHTD, dq_BHTD.stride(), *options, CAUSAL=causal, **dq_phases, **blocks,
         )  # fmt: skip
         blocks = _blocks(DKDV_BLOCKS, q_BHTD, is_tma, seed)

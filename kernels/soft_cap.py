@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""The soft cap of logits, which attention and cross entropy share."""
+"""The soft cap of logits."""
 
 import triton
 import triton.language as tl

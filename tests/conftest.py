@@ -30,8 +30,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--alone", action="store_true", help="only tests that -n leaves out")
 
 
+# Files and folders whose tests have the marker `integration`.
+INTEGRATION = {
+    "bench",
+    "test_compare.py",
+    "test_distributed.py",
+    "test_interpreted.py",
+    "test_kill.py",
+    "test_ladder.py",
+    "test_mixture.py",
+    "test_plan.py",
+    "test_readme.py",
+    "test_train.py",
+}
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave tests that measure time out where others run beside them; `--alone` runs just these."""
+    for item in items:
+        if INTEGRATION.intersection(item.path.parts):
+            item.add_marker(pytest.mark.integration)
     if IS_WORKER or config.getoption("--alone"):
         items[:] = [item for item in items if bool(item.get_closest_marker("alone")) != IS_WORKER]
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import re
-import subprocess
-import sys
+import shutil
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -23,18 +24,35 @@ from gptfast.train.__main__ import main as train
 ARGUMENTS = [
     "--tokenizer", "char", "--block-size", "16", "--n-head", "2", "--n-embd", "16",
     "--max-steps", "20", "--batch-size", "2", "--eval-windows", "2", "--eval-interval", "10",
+    "--dtype", "float32",
 ]  # fmt: skip
 
-RECORDS = [sys.executable, str(Path(__file__).parents[1] / "benchmarks" / "records.py")]
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, nursery_text: str) -> Path:
+    """A folder with a corpus and two runs on it. Tests work on a copy: see `runs`."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "nursery.txt").write_text(nursery_text, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GPTFAST_CACHE", str(folder / "cache"))
+        for name, n_layer in (("shallow", "1"), ("deep", "3")):
+            arguments = ["--corpus", str(folder / "nursery.txt"), "--out", str(folder / name)]
+            assert train([*ARGUMENTS, *arguments, "--n-layer", n_layer]) == 0
+    return folder
 
 
 @pytest.fixture
-def runs(corpus_file: Path, tmp_path: Path) -> list[Path]:
-    folders = [tmp_path / "shallow", tmp_path / "deep"]
-    for folder, n_layer in zip(folders, ("1", "3"), strict=True):
-        arguments = ["--corpus", str(corpus_file), "--out", str(folder), "--n-layer", n_layer]
-        assert train([*ARGUMENTS, *arguments]) == 0
-    return folders
+def runs(trained: Path, tmp_path: Path) -> list[Path]:
+    return [shutil.copytree(trained / name, tmp_path / name) for name in ("shallow", "deep")]
+
+
+@pytest.fixture
+def records(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """benchmarks/records.py."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("records")
 
 
 def test_differences_curves_and_samples(
@@ -112,13 +130,14 @@ def test_curves_are_those_of_metrics_jsonl(runs: list[Path]) -> None:
     assert read_run(runs[0]).losses == run.losses
 
 
-def test_records_count_from_the_beginning(runs: list[Path], tmp_path: Path) -> None:
+def test_records_count_from_the_beginning(
+    runs: list[Path], records: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "records.json"
-    command = [*RECORDS, *map(str, runs), "--json", str(out)]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    for folder, record, line in zip(
-        runs, json.loads(out.read_text()), said.splitlines(), strict=True
-    ):
+    capsys.readouterr()
+    assert cli.run(records.main, [*map(str, runs), "--json", str(out)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for folder, record, line in zip(runs, json.loads(out.read_text()), lines, strict=True):
         metrics = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
         best = min((m for m in metrics if "val_loss" in m), key=lambda look: look["val_loss"])
         assert record["val_loss"] == best["val_loss"]
@@ -126,10 +145,16 @@ def test_records_count_from_the_beginning(runs: list[Path], tmp_path: Path) -> N
         assert f"val {best['val_loss']:.4f} after" in line
 
 
-def test_records_of_runs_together(runs: list[Path], corpus_file: Path, tmp_path: Path) -> None:
+def test_records_of_runs_together(
+    runs: list[Path],
+    records: ModuleType,
+    corpus_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     out = tmp_path / "records.json"
-    command = [*RECORDS, *map(str, runs), "--together", "--json", str(out)]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert cli.run(records.main, [*map(str, runs), "--together", "--json", str(out)]) == 0
+    said = capsys.readouterr().out
     *alone, both = json.loads(out.read_text())
     assert f"together: val {both['val_loss']:.4f} after" in said
     assert both["seconds"] > sum(record["looks"][-1]["seconds"] for record in alone)
@@ -153,16 +178,20 @@ def test_records_of_runs_together(runs: list[Path], corpus_file: Path, tmp_path:
 
 
 def test_runs_of_different_splits_are_not_taken_together(
-    runs: list[Path], corpus_file: Path, tmp_path: Path
+    runs: list[Path],
+    records: ModuleType,
+    corpus_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     other = tmp_path / "other"
     arguments = ["--corpus", str(corpus_file), "--out", str(other), "--val-fraction", "0.2"]
     assert train([*ARGUMENTS, *arguments]) == 0
-    command = [*RECORDS, str(runs[0]), str(other), "--together"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ended.returncode == 2
-    assert "can't be taken together" in ended.stderr
-    assert ended.stderr.count("\n") == 1
+    capsys.readouterr()
+    assert cli.run(records.main, [str(runs[0]), str(other), "--together"]) == 2
+    error = capsys.readouterr().err
+    assert "can't be taken together" in error
+    assert error.count("\n") == 1
 
 
 def test_a_run_beside_itself_has_two_samples() -> None:

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -23,13 +27,37 @@ def delete_and_stop(folder: Path) -> None:
     raise KeyboardInterrupt
 
 
-def test_a_short_climb_leaves_table_json_and_picture(
-    corpus_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "ladder"
-    arguments = ["--corpus", str(corpus_file), "--out", str(out), "--max-steps", "3"]
-    assert cli.run(ladder, arguments) == 0
-    printed = capsys.readouterr().out
+@dataclass(frozen=True)
+class Climbed:
+    """A finished ladder of three steps per rung, and what it printed. Tests change a copy."""
+
+    corpus: Path
+    folder: Path
+    printed: str
+
+    def arguments(self, out: Path) -> list[str]:
+        return ["--corpus", str(self.corpus), "--out", str(out), "--max-steps", "3"]
+
+
+@pytest.fixture(scope="module")
+def climbed(tmp_path_factory: pytest.TempPathFactory, nursery_text: str) -> Climbed:
+    folder = tmp_path_factory.mktemp("climbed")
+    (folder / "nursery.txt").write_text(nursery_text, encoding="utf-8")
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setenv("GPTFAST_CACHE", str(folder / "cache"))
+        made = Climbed(folder / "nursery.txt", folder / "ladder", "")
+        assert cli.run(ladder, made.arguments(made.folder)) == 0
+    return replace(made, printed=printed.getvalue())
+
+
+def val_losses(out: Path) -> list[float]:
+    results = json.loads((out / "ladder.json").read_text(encoding="utf-8"))
+    return [result["val_loss"] for result in results]
+
+
+def test_a_short_climb_leaves_table_json_and_picture(climbed: Climbed) -> None:
+    out = climbed.folder
     results = json.loads((out / "ladder.json").read_text(encoding="utf-8"))
     assert [r["name"] for r in results] == NAMES
     assert (out / "ladder.png").read_bytes().startswith(b"\x89PNG")
@@ -39,22 +67,34 @@ def test_a_short_climb_leaves_table_json_and_picture(
         model, _ = load_model(out / r["name"])
         assert r["parameters"] == sum(p.numel() for p in model.parameters())
         assert r["steps"] == 3
-        assert f"{r['val_loss']:.4f}" in printed
+        assert f"{r['val_loss']:.4f}" in climbed.printed
         assert f"| {r['name']} |" in table
         assert len(r["sample"]) == 200
-    assert "Why equal weights are not enough" in printed
-    # A second climb into the same folder must be asked for; what is finished is kept.
+    assert "Why equal weights are not enough" in climbed.printed
+
+
+def test_mistakes_keep_the_ladder_that_is_there(
+    climbed: Climbed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = shutil.copytree(climbed.folder, tmp_path / "ladder")
+    arguments = climbed.arguments(out)
     assert cli.run(ladder, arguments) == 2
     assert "already holds a ladder: give --resume" in capsys.readouterr().err
     assert cli.run(ladder, [*arguments, "--max-steps", "0"]) == 2
     assert "max_steps is 0: expected at least 1" in capsys.readouterr().err
-    # A mistake deletes nothing.
     (tmp_path / "short.txt").write_text("too short for a context " * 20)
     for corpus in ("nowhere.txt", str(tmp_path / "short.txt")):
         assert cli.run(ladder, [*arguments, "--overwrite", "--corpus", corpus]) == 2
     assert "val part of" in capsys.readouterr().err
     assert len(list(out.glob("*/model.safetensors"))) == len(NAMES)
-    # Replaced as a whole: whenever it is stopped, nothing of the old ladder is left to mix in.
+
+
+def test_overwrite_replaces_the_ladder_as_a_whole(
+    climbed: Climbed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whenever it is stopped, nothing of the old ladder is left to mix with the new one."""
+    out = shutil.copytree(climbed.folder, tmp_path / "ladder")
+    arguments = climbed.arguments(out)
     (out / "gpt" / "notes.txt").write_text("mine")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ladder_module, "delete_model", delete_and_stop)
@@ -69,8 +109,7 @@ def test_a_short_climb_leaves_table_json_and_picture(
     assert [p.name for p in (out / "gpt").iterdir()] == ["notes.txt"]
     (out / "gpt" / "notes.txt").unlink()
     assert cli.run(ladder, [*arguments, "--resume"]) == 0
-    again = json.loads((out / "ladder.json").read_text(encoding="utf-8"))
-    assert [r["val_loss"] for r in again] == [r["val_loss"] for r in results]
+    assert val_losses(out) == val_losses(climbed.folder)
 
 
 def test_full_is_the_10_million_parameter_configuration() -> None:

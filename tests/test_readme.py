@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from gptfast.__main__ import main
 from gptfast.model import GPT, ModelConfig
 from gptfast.train.__main__ import parse_config
 
@@ -25,12 +26,14 @@ SHORTER = {  # what a command gets in addition, so that it takes seconds
     "import": [],
     "train": [*TINY, "--n-layer", "1", "--eval-windows", "2", "--vocab-size", "300"],
     "ladder": TINY,
-    "plan": ["--n-layer", "1"],
+    "plan": ["--n-layer", "1", "--batch-size", "2"],
     "compare": ["--sample-tokens", "5"],
     "sample": ["--max-new-tokens", "5"],
     "doctor": [],
-    "bench": ["--rehearse"],
     "data": [],
+    # tests/bench has whole rehearsals.
+    "bench gpu": ["--rehearse", "--only", "rms_norm"],
+    "bench train": ["--rehearse", "--time-limit", "1"],
 }
 # A checkout's own commands: `make` is only asked what it would do.
 NOT_RUN = ("git clone", "cd gptfast", ". .venv/bin/activate")
@@ -63,7 +66,26 @@ def save_nanogpt(folder: Path) -> None:
     (folder / "meta.pkl").write_bytes(pickle.dumps({"itos": dict(enumerate("abc"))}))
 
 
-def test_the_readmes_commands_run(tmp_path: Path, corpus_file: Path) -> None:
+def run_command(words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> object:
+    """Run `gptfast WORDS` in a folder and return its exit code."""
+    if words[0] == "bench":  # sets Triton's interpreter, which must be known when it is imported
+        command = [sys.executable, "-m", "gptfast", *words]
+        environment = os.environ | {"PYTHONPATH": str(ROOT / "python")}
+        return subprocess.run(command, cwd=folder, env=environment, check=False).returncode
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["gptfast", *words])
+    try:
+        return main()
+    except SystemExit as end:  # --help
+        return end.code or 0
+
+
+def test_the_readmes_commands_run(
+    tmp_path: Path,
+    corpus_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     commands = readme_commands()
     assert {"make train", "make test"} <= set(commands)
     assert any(command.startswith("python -m gptfast.sample") for command in commands)
@@ -100,13 +122,10 @@ def test_the_readmes_commands_run(tmp_path: Path, corpus_file: Path) -> None:
                 arguments = [*arguments, "--corpus", str(corpus_file)]
             elif arguments == ["describe"]:
                 arguments = ["describe", str(corpus_file)]
-            arguments = [*arguments, *SHORTER[name]]
-        done = subprocess.run(
-            [sys.executable, "-m", "gptfast", name, *arguments],
-            cwd=tmp_path, capture_output=True, text=True,
-            env=os.environ | {"PYTHONPATH": str(ROOT / "python")},
-        )  # fmt: skip
-        assert done.returncode == 0, f"{shlex.join(words)}: {done.stderr}"
+            key = f"bench {arguments[0]}" if name == "bench" else name
+            arguments = [*arguments, *SHORTER[key]]
+        code = run_command([name, *arguments], tmp_path, monkeypatch)
+        assert code == 0, f"{shlex.join(words)}: {capfd.readouterr().err}"
 
 
 def training_commands(page: Path) -> Iterator[tuple[list[str], int]]:

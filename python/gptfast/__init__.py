@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from typing import TYPE_CHECKING
 
-from gptfast.system import cpu
+from gptfast.system import cpu, threads
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,10 +18,15 @@ if TYPE_CHECKING:
     from gptfast.model.config import RopeScaling
     from gptfast.tokenizer import Tokenizer
 
-__version__ = "0.1.0"
+# Cargo.toml holds the number; maturin writes it into the metadata of what is installed.
+try:
+    __version__ = metadata.version("gptfast")
+except metadata.PackageNotFoundError:  # a checkout on the path that was never installed
+    __version__ = "0+unknown"
 
-# Must happen before PyTorch multiplies its first matrices: see the module's docstring.
+# Before PyTorch loads and multiplies its first matrices: see the modules' docstrings.
 cpu.avoid_masked_amx()
+threads.limit_spinning()
 
 
 def load(

@@ -50,18 +50,18 @@ def attend(q_BHTD, k_BGSD, causal=True, *, every_option=False):
     B, _, T, D = q_BHTD.shape
     docs_B2T = empty(B, 2, T, dtype=torch.int32) if every_option else None
     seed = empty(1, dtype=torch.int64) if every_option else None
-    rest = (30.0, 256, 0.1) if every_option else (None, None, 0.0)
+    rest = (256, 0.1) if every_option else (None, 0.0)
     options = (causal, D**-0.5, *rest)
     inputs = (q_BHTD, k_BGSD, k_BGSD, docs_B2T, seed)
     out, lse2 = flash_attention_forward(*inputs, *options)
-    flash_attention_backward(out, lse2, *inputs, out, lse2, *options)
+    flash_attention_backward(out, *inputs, out, lse2, *options)
 
 
 def decode(q_BHTD, k_BGSD, *, every_option=False):
     B, D = q_BHTD.shape[0], q_BHTD.shape[3]
     lengths_B = empty(B, dtype=torch.int64) if every_option else None
-    rest = (30.0, 256) if every_option else (None, None)
-    decode_attention(q_BHTD, k_BGSD, k_BGSD, lengths_B, D**-0.5, *rest)
+    window = 256 if every_option else None
+    decode_attention(q_BHTD, k_BGSD, k_BGSD, lengths_B, D**-0.5, window)
 
 
 def launch_defaults(D, dtype):

@@ -33,7 +33,7 @@ SPILLS_ALLOWED = {
 # Bytes, of attention with grouped heads, and of the forward that sees all keys. Triton 3.6 had
 # up to 904, 3.7 up to 160.
 SPILLS_ALLOWED_IN_VARIANTS = 64 if TRITON_VERSION and release(TRITON_VERSION) >= (3, 9) else 1024
-# Bytes, with dropout, packed documents, a window and a soft cap all at once.
+# Bytes, with dropout, packed documents and a window all at once.
 SPILLS_ALLOWED_WITH_EVERY_OPTION = 1280
 
 

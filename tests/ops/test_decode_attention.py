@@ -37,15 +37,6 @@ def test_without_lengths_all_keys_are_there(backend):
     assert_close("decode_attention", decode_attention(q, k, v, backend=backend), expected)
 
 
-def test_a_soft_cap():
-    q, k, v = inputs()
-    expected = attention(q, k, v, softcap=0.5, backend="reference")
-    out = decode_attention(q, k, v, softcap=0.5, backend="reference")
-    assert_close("decode_attention", out, expected)
-    with pytest.raises(UserError, match="has no soft cap"):
-        decode_attention(q, k, v, softcap=0.5, backend="torch")
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -439,7 +439,8 @@ def test_the_settings_reach_what_they_set(
 
 @pytest.mark.slow
 def test_compiled_trains_to_the_same_loss(config: TrainConfig) -> None:
-    config = replace(config, model=replace(config.model, dropout=0.0))
+    model = replace(config.model, dropout=0.0, n_layer=1)
+    config = replace(config, model=model, max_steps=4)
     plain = train(replace(config, out=config.out.with_name("plain")))
     compiled = train(replace(config, compile=True))
     assert compiled.val_loss == pytest.approx(plain.val_loss, abs=1e-4)

@@ -13,7 +13,7 @@ from gptfast.cli import cli
 from gptfast.errors import UserError
 from gptfast.ops.rules import describe, read_rules
 from gptfast.ops.versions import TRITON_VERSION
-from gptfast.system import cpu
+from gptfast.system import cpu, threads
 
 
 def main(argv: Sequence[str]) -> int:
@@ -28,6 +28,7 @@ def main(argv: Sequence[str]) -> int:
     console.print(f"gptfast {__version__}, torch {torch.__version__}, triton {triton}")
     console.print(f"rust extension: {_rust_state()}")
     console.print(f"cpu: {torch.get_num_threads()} threads, {_cpu_capability()}")
+    console.print(f"beside other programs: {_sharing()}")
     console.print(f"amx: {cpu.notice or _amx_state()}")
     for line in _devices():
         console.print(line)
@@ -57,6 +58,12 @@ def _amx_state() -> str:
     if masked is None:
         return "unknown without the Rust extension"
     return "masked, but capped by your own ONEDNN_MAX_CPU_ISA" if masked else "not masked"
+
+
+def _sharing() -> str:
+    if threads.can_share():
+        return "training lets its threads sleep while they wait, so that it keeps its share"
+    return "nothing to set: a thread for each core and libgomp are not what this process has"
 
 
 def _devices() -> list[str]:

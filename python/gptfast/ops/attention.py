@@ -5,8 +5,7 @@ multiple of G; query head h reads key/value head h // (H // G)), D head width. `
 each token the first token of its document and the document's end, int32.
 """
 
-import math
-from typing import Any, Literal, overload
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from gptfast.errors import UserError
 from gptfast.ops.blockwise import blockwise_attention
-from gptfast.ops.checks import can_look_at, check_qkv, check_softcap, check_window
+from gptfast.ops.checks import can_look_at, check_qkv, check_window
 from gptfast.ops.dispatch import (
     TRITON_INTERPRETED,
     autocast,
@@ -38,12 +37,10 @@ def attention_reference(
     *,
     causal: bool = True,
     window: int | None = None,
-    softcap: float | None = None,
     scale: float | None = None,
     dropout_p: float = 0.0,
     cu_seqlens: Tensor | None = None,
-    return_lse: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> Tensor:
     """softmax(q k^T * scale) v in plain PyTorch; `attention` says what goes in and comes out.
 
     Computes in float32 (float64 inputs stay float64) and holds all B*H*T*S logits at once.
@@ -51,34 +48,22 @@ def attention_reference(
     (B, H, T, _), S = q_BHTD.shape, k_BGSD.shape[2]
     docs_B2T = _documents(cu_seqlens, B, T)
     mask = _mask(T, S, causal, window, docs_B2T, q_BHTD.device)
-    logits_BHTS, weights_BHTS = logits_and_weights(q_BHTD, k_BGSD, mask, scale, softcap)
+    weights_BHTS = attention_weights(q_BHTD, k_BGSD, mask, scale)
     if dropout_p > 0:
         kept_BHTS = dropout_mask(_seed(q_BHTD.device), B, H, T, S, dropout_p)
         weights_BHTS = weights_BHTS * kept_BHTS / (1 - dropout_p)
-    out_BHTD = weighted_sum(weights_BHTS, v_BGSD)
-    if not return_lse:
-        return out_BHTD
-    return out_BHTD, logits_BHTS.masked_fill(mask, float("-inf")).logsumexp(-1)
+    return weighted_sum(weights_BHTS, v_BGSD)
 
 
-def logits_and_weights(
-    q_BHTD: Tensor,
-    k_BGSD: Tensor,
-    mask: Tensor,
-    scale: float | None,
-    softcap: float | None,
-) -> tuple[Tensor, Tensor]:
-    """Return q k^T * scale, capped, and its softmax over the keys that are not masked."""
+def attention_weights(q_BHTD: Tensor, k_BGSD: Tensor, mask: Tensor, scale: float | None) -> Tensor:
+    """Return the softmax of q k^T * scale over the keys that are not masked, (B, H, T, S)."""
     compute_dtype = torch.promote_types(q_BHTD.dtype, torch.float32)
     k_BHSD = k_BGSD.to(compute_dtype).repeat_interleave(q_BHTD.shape[1] // k_BGSD.shape[1], dim=1)
     logits_BHTS = (q_BHTD.to(compute_dtype) @ k_BHSD.mT) * scale_or_default(q_BHTD, scale)
-    if softcap is not None:
-        logits_BHTS = softcap * torch.tanh(logits_BHTS / softcap)
     # The lowest finite number instead of -inf, and a zero weight after the softmax: otherwise a
     # query that sees no key would be 0/0, here and in the gradient.
     lowest = torch.finfo(compute_dtype).min
-    weights_BHTS = logits_BHTS.masked_fill(mask, lowest).softmax(-1).masked_fill(mask, 0)
-    return logits_BHTS, weights_BHTS
+    return logits_BHTS.masked_fill(mask, lowest).softmax(-1).masked_fill(mask, 0)
 
 
 def weighted_sum(weights_BHTS: Tensor, v_BGSD: Tensor) -> Tensor:
@@ -185,14 +170,13 @@ def _flash_attention(
     seed: Tensor | None,
     causal: bool,
     scale: float,
-    softcap: float | None,
     window: int | None,
     dropout_p: float,
 ) -> tuple[Tensor, Tensor]:
     from gptfast.kernels.flash_attention import flash_attention_forward
 
     return flash_attention_forward(
-        q_BHTD, k_BGSD, v_BGSD, docs_B2T, seed, causal, scale, softcap, window, dropout_p
+        q_BHTD, k_BGSD, v_BGSD, docs_B2T, seed, causal, scale, window, dropout_p
     )
 
 
@@ -204,7 +188,6 @@ def _(q_BHTD: Tensor, *_: object) -> tuple[Tensor, Tensor]:
 @operator("flash_attention_backward")
 def _flash_attention_backward(
     dout_BHTD: Tensor,
-    dlse2_BHT: Tensor | None,
     q_BHTD: Tensor,
     k_BGSD: Tensor,
     v_BGSD: Tensor,
@@ -214,22 +197,20 @@ def _flash_attention_backward(
     lse2_BHT: Tensor,
     causal: bool,
     scale: float,
-    softcap: float | None,
     window: int | None,
     dropout_p: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     from gptfast.kernels.flash_attention import flash_attention_backward
 
     return flash_attention_backward(
-        dout_BHTD, dlse2_BHT, q_BHTD, k_BGSD, v_BGSD, docs_B2T, seed, out_BHTD, lse2_BHT,
-        causal, scale, softcap, window, dropout_p,
+        dout_BHTD, q_BHTD, k_BGSD, v_BGSD, docs_B2T, seed, out_BHTD, lse2_BHT,
+        causal, scale, window, dropout_p,
     )  # fmt: skip
 
 
 @_flash_attention_backward.register_fake
 def _(
     dout_BHTD: Tensor,
-    dlse2_BHT: Tensor | None,
     q_BHTD: Tensor,
     k_BGSD: Tensor,
     v_BGSD: Tensor,
@@ -241,19 +222,12 @@ def _(
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     tensors, ctx.options = inputs[:5], inputs[5:]
     ctx.save_for_backward(*tensors, *output)
-    ctx.set_materialize_grads(False)  # mostly there is no gradient of the log-sum-exp
+    ctx.set_materialize_grads(False)  # no zeros for the log-sum-exp, which only the backward reads
 
 
-def _backward(
-    ctx: Any, dout_BHTD: Tensor | None, dlse2_BHT: Tensor | None
-) -> tuple[Tensor | None, ...]:
-    *inputs, out_BHTD, lse2_BHT = ctx.saved_tensors  # once: reading may recompute activations
-    if dout_BHTD is None:
-        dout_BHTD = torch.zeros_like(out_BHTD)
-    gradients = _flash_attention_backward(
-        dout_BHTD, dlse2_BHT, *inputs, out_BHTD, lse2_BHT, *ctx.options
-    )
-    return (*gradients, *[None] * 7)
+def _backward(ctx: Any, dout_BHTD: Tensor, _: None) -> tuple[Tensor | None, ...]:
+    gradients = _flash_attention_backward(dout_BHTD, *ctx.saved_tensors, *ctx.options)
+    return (*gradients, *[None] * 6)
 
 
 _flash_attention.register_autograd(_backward, setup_context=_save_for_backward)
@@ -263,36 +237,6 @@ _flash_attention_backward.register_autograd(no_second_derivative("attention"))
 # ---- 3. picking one ------------------------------------------------------------------------------
 
 
-@overload
-def attention(
-    q_BHTD: Tensor,
-    k_BGSD: Tensor,
-    v_BGSD: Tensor,
-    *,
-    causal: bool = ...,
-    window: int | None = ...,
-    softcap: float | None = ...,
-    scale: float | None = ...,
-    dropout_p: float = ...,
-    cu_seqlens: Tensor | None = ...,
-    return_lse: Literal[False] = ...,
-    backend: str | None = ...,
-) -> Tensor: ...
-@overload
-def attention(
-    q_BHTD: Tensor,
-    k_BGSD: Tensor,
-    v_BGSD: Tensor,
-    *,
-    causal: bool = ...,
-    window: int | None = ...,
-    softcap: float | None = ...,
-    scale: float | None = ...,
-    dropout_p: float = ...,
-    cu_seqlens: Tensor | None = ...,
-    return_lse: Literal[True],
-    backend: str | None = ...,
-) -> tuple[Tensor, Tensor]: ...
 def attention(
     q_BHTD: Tensor,
     k_BGSD: Tensor,
@@ -300,13 +244,11 @@ def attention(
     *,
     causal: bool = True,
     window: int | None = None,
-    softcap: float | None = None,
     scale: float | None = None,
     dropout_p: float = 0.0,
     cu_seqlens: Tensor | None = None,
-    return_lse: bool = False,
     backend: str | None = None,
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> Tensor:
     """Return softmax(q k^T * scale) v ("Attention Is All You Need", Vaswani et al. 2017, eq. 1).
 
     Args:
@@ -314,27 +256,22 @@ def attention(
         k_BGSD: keys, (B, G, S, D), H a multiple of G (grouped-query attention when G < H).
         v_BGSD: values, shaped like the keys.
         causal: query t sees the keys s <= t + S - T: the last query is aligned with the last key,
-            as a cache needs it. A query that sees no key (T > S) gets output 0 and log-sum-exp
-            -inf.
+            as a cache needs it. A query that sees no key (T > S) gets output 0.
         window: a query sees only keys less than this away: with `causal` the `window` newest
             ("Longformer", Beltagy et al. 2020; as in Mistral 7B). None for all.
-        softcap: x becomes softcap * tanh(x / softcap) for each logit x, after the scale ("Gemma
-            2", 2024). None for no cap.
         scale: what the logits are multiplied by; 1/sqrt(D) if None.
         dropout_p: probability of zeroing an attention weight; pass 0 outside training. "triton"
             and "reference" zero the same weights after the same `torch.manual_seed`.
         cu_seqlens: documents packed one after the other, as cumulative lengths: (N + 1,) int32 or
             int64, from 0 to B * T, the rows of the batch laid end to end. No query sees a key of
             another document. T must be S.
-        return_lse: also return the log-sum-exp of the logits, (B, H, T), float32 (float64 for
-            float64 inputs); it too can be differentiated.
         backend: "auto" (on CUDA what was measured to be the fastest: gptfast.ops.rules; else
             PyTorch's op; what can't serve is passed over, which is said once), or "triton",
             "torch", "reference". None for the process's default, see `set_backend`.
 
     Returns:
         The output, shaped and typed like q, or under autocast in its dtype, as from PyTorch's own
-        op; with `return_lse`, the pair (output, log-sum-exp).
+        op.
 
     Raises:
         UserError: the inputs don't fit together, or the backend named can't serve them.
@@ -342,7 +279,6 @@ def attention(
     q_BHTD, k_BGSD, v_BGSD = autocast(q_BHTD, k_BGSD, v_BGSD)
     check_qkv("attention", q_BHTD, k_BGSD, v_BGSD)
     check_window("attention", window)
-    check_softcap("attention", softcap)
     _check_options(q_BHTD, k_BGSD, dropout_p, cu_seqlens)
     if window is not None:
         window = min(window, max(q_BHTD.shape[2], k_BGSD.shape[2]))  # so that sums fit 32 bits
@@ -350,7 +286,7 @@ def attention(
         work(q_BHTD, k_BGSD, v_BGSD, window is not None or cu_seqlens is not None, dropout_p),
         backend,
         q_BHTD.device,
-        lambda name: why_not(name, q_BHTD, softcap=softcap, return_lse=return_lse),
+        lambda name: why_not(name, q_BHTD),
     )
     if chosen == "reference":
         return attention_reference(
@@ -359,34 +295,24 @@ def attention(
             v_BGSD,
             causal=causal,
             window=window,
-            softcap=softcap,
             scale=scale,
             dropout_p=dropout_p,
             cu_seqlens=cu_seqlens,
-            return_lse=return_lse,
         )
     scale = scale_or_default(q_BHTD, scale)
     docs_B2T = _documents(cu_seqlens, q_BHTD.shape[0], q_BHTD.shape[2])
     if chosen == "torch":
         return _attention_torch(q_BHTD, k_BGSD, v_BGSD, docs_B2T, causal, scale, window, dropout_p)
     seed = _seed(q_BHTD.device) if dropout_p > 0 else None
-    out_BHTD, lse2_BHT = _flash_attention(
-        q_BHTD, k_BGSD, v_BGSD, docs_B2T, seed, causal, scale, softcap, window, dropout_p
-    )
-    return (out_BHTD, lse2_BHT * math.log(2)) if return_lse else out_BHTD
+    out_BHTD: Tensor = _flash_attention(
+        q_BHTD, k_BGSD, v_BGSD, docs_B2T, seed, causal, scale, window, dropout_p
+    )[0]
+    return out_BHTD
 
 
-def why_not(
-    backend: str, q_BHTD: Tensor, *, softcap: float | None = None, return_lse: bool = False
-) -> str | None:
+def why_not(backend: str, q_BHTD: Tensor) -> str | None:
     """Say in one sentence why `backend` can't serve these inputs; None if it can."""
-    if backend == "triton":
-        return why_not_triton_heads(q_BHTD)
-    if backend == "torch" and return_lse:
-        return "F.scaled_dot_product_attention does not return the log-sum-exp"
-    if backend == "torch" and softcap is not None:
-        return "F.scaled_dot_product_attention has no soft cap"
-    return None
+    return why_not_triton_heads(q_BHTD) if backend == "triton" else None
 
 
 def work(

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from gptfast.errors import UserError
 from gptfast.ops.attention import (
-    logits_and_weights,
+    attention_weights,
     scale_or_default,
     weighted_sum,
     why_not_triton_heads,
     width,
 )
-from gptfast.ops.checks import can_look_at, check_qkv, check_softcap, check_window
+from gptfast.ops.checks import can_look_at, check_qkv, check_window
 from gptfast.ops.dispatch import autocast, choose, without_autocast
 from gptfast.ops.operator import operator
 from gptfast.ops.rules import Work, training_and_dtype
@@ -32,7 +32,6 @@ def decode_attention_reference(
     lengths_B: Tensor | None = None,
     *,
     window: int | None = None,
-    softcap: float | None = None,
     scale: float | None = None,
 ) -> Tensor:
     """softmax(q k^T * scale) v over the keys that are there, in plain PyTorch.
@@ -40,8 +39,7 @@ def decode_attention_reference(
     Computes in float32 (float64 inputs stay float64); `decode_attention` says what goes in.
     """
     mask_B1TS = _mask(q_BHTD, k_BGSD, lengths_B, window)
-    _, weights_BHTS = logits_and_weights(q_BHTD, k_BGSD, mask_B1TS, scale, softcap)
-    return weighted_sum(weights_BHTS, v_BGSD)
+    return weighted_sum(attention_weights(q_BHTD, k_BGSD, mask_B1TS, scale), v_BGSD)
 
 
 def _mask(q_BHTD: Tensor, k_BGSD: Tensor, lengths_B: Tensor | None, window: int | None) -> Tensor:
@@ -69,12 +67,11 @@ def _decode_attention(
     v_BGSD: Tensor,
     lengths_B: Tensor | None,
     scale: float,
-    softcap: float | None,
     window: int | None,
 ) -> Tensor:
     from gptfast.kernels.decode_attention import decode_attention
 
-    return decode_attention(q_BHTD, k_BGSD, v_BGSD, lengths_B, scale, softcap, window)
+    return decode_attention(q_BHTD, k_BGSD, v_BGSD, lengths_B, scale, window)
 
 
 @_decode_attention.register_fake
@@ -92,7 +89,6 @@ def decode_attention(
     lengths_B: Tensor | None = None,
     *,
     window: int | None = None,
-    softcap: float | None = None,
     scale: float | None = None,
     backend: str | None = None,
 ) -> Tensor:
@@ -109,7 +105,6 @@ def decode_attention(
             length that is not from T to S is an error on the CPU; on CUDA, where looking would make
             the GPU wait, a longer one counts as S.
         window: a query sees only the `window` newest keys, its own included. None for all.
-        softcap: x becomes softcap * tanh(x / softcap) for each logit x. None for no cap.
         scale: what the logits are multiplied by; 1/sqrt(D) if None.
         backend: as for `attention`.
 
@@ -122,7 +117,6 @@ def decode_attention(
     q_BHTD, k_BGSD, v_BGSD = autocast(q_BHTD, k_BGSD, v_BGSD)
     check_qkv("decode_attention", q_BHTD, k_BGSD, v_BGSD)
     check_window("decode_attention", window)
-    check_softcap("decode_attention", softcap)
     _check(q_BHTD, k_BGSD, v_BGSD, lengths_B)
     if window is not None:
         window = min(window, k_BGSD.shape[2])  # so that the kernel's sums fit 32 bits
@@ -130,18 +124,16 @@ def decode_attention(
         work(q_BHTD, k_BGSD, lengths_B is not None or window is not None),
         backend,
         q_BHTD.device,
-        lambda name: why_not(name, q_BHTD, k_BGSD, softcap=softcap),
+        lambda name: why_not(name, q_BHTD, k_BGSD),
     )
     if chosen == "reference":
         return decode_attention_reference(
-            q_BHTD, k_BGSD, v_BGSD, lengths_B, window=window, softcap=softcap, scale=scale
+            q_BHTD, k_BGSD, v_BGSD, lengths_B, window=window, scale=scale
         )
     scale = scale_or_default(q_BHTD, scale)
     if chosen == "triton":
         lengths_B = None if lengths_B is None else lengths_B.contiguous()
-        out_BHTD: Tensor = _decode_attention(
-            q_BHTD, k_BGSD, v_BGSD, lengths_B, scale, softcap, window
-        )
+        out_BHTD: Tensor = _decode_attention(q_BHTD, k_BGSD, v_BGSD, lengths_B, scale, window)
         return out_BHTD
     # One query, the newest, sees every key.
     needs_mask = lengths_B is not None or window is not None or q_BHTD.shape[2] > 1
@@ -166,9 +158,7 @@ def work(q_BHTD: Tensor, k_BGSD: Tensor, is_bounded: bool) -> Work:
 _MAX_ROWS = 64
 
 
-def why_not(
-    backend: str, q_BHTD: Tensor, k_BGSD: Tensor, *, softcap: float | None = None
-) -> str | None:
+def why_not(backend: str, q_BHTD: Tensor, k_BGSD: Tensor) -> str | None:
     """Say in one sentence why `backend` can't serve these inputs; None if it can."""
     if backend == "triton":
         (_, H, T, _), G = q_BHTD.shape, k_BGSD.shape[1]
@@ -178,8 +168,6 @@ def why_not(
                 f"times {T}; use gptfast.ops.attention"
             )
         return why_not_triton_heads(q_BHTD)
-    if backend == "torch" and softcap is not None:
-        return "F.scaled_dot_product_attention has no soft cap"
     return None
 
 

@@ -50,7 +50,6 @@ def main(argv: Sequence[str]) -> int:
 
 def run_train(config: Train) -> None:
     """Train and save a tokenizer; print how long it took and how well it compresses."""
-
     files = find_files(config.files)
     if not _first_bytes(files, 1, config.read):
         raise UserError(
@@ -189,7 +188,6 @@ def _ids(text: str) -> list[int]:
 
 def run_audit(config: Audit) -> None:
     """Print the audit, and save it if a folder was given."""
-
     tokenizers: dict[str, BPETokenizer] = {}
     for name, path in [(_name(config.tokenizer), config.tokenizer), *map(_named, config.against)]:
         if name in (*tokenizers, CHARACTERS, WORDS):

@@ -59,6 +59,7 @@ class Trainer:
         source: Source,
         objective: Objective,
         display: Display,
+        metrics: Metrics,
         world: World,
         clock: Clock,
     ) -> None:
@@ -74,8 +75,8 @@ class Trainer:
             world,
             clock,
         )
-        self.metrics = Metrics(config.out, display.message, world.is_main, config.log_to)
-        self.recovery = Recovery(config, self.state, self.metrics, display)
+        self.metrics = metrics
+        self.recovery = Recovery(config, self.state, metrics, display)
         self.interval_tokens, self.interval_seconds = 0, 0.0
 
     def run(self) -> Result | None:
@@ -112,9 +113,8 @@ class Trainer:
         return self.finish()
 
     def close(self) -> None:
-        """End the thread that draws batches, and have the trackers write what they hold."""
+        """End the thread that draws batches."""
         self.state.source.close()
-        self.metrics.close()
 
     def announce(self) -> None:
         """Print the model, the device, and where the run starts."""

@@ -19,11 +19,12 @@ from gptfast.data.leakage import from_the_others
 from gptfast.data.loader import CorpusState, EvalWindows, Loader, check_length
 from gptfast.data.manifest import is_prepared
 from gptfast.data.prepare import prepare
-from gptfast.errors import UserError
+from gptfast.errors import MissingFileError, UserError
 from gptfast.model import GPT, build_model
 from gptfast.model.base import LanguageModel
 from gptfast.model.config import ModelConfig
 from gptfast.model.folder import load_model, read_config
+from gptfast.tokenizer import load_tokenizer
 from gptfast.train.config import TrainConfig
 from gptfast.train.distributed import World
 from gptfast.train.evaluate import bits_per_byte, evaluate
@@ -52,14 +53,11 @@ def pretrain(
 def prepare_pretraining(config: TrainConfig, console: Console) -> Task:
     """Make the data ready. Raises UserError or MissingFileError for what can't be trained on."""
     if config.init_from is not None:
-        check_init(config, read_config(config.init_from / "config.json"))
+        check_init(config, config.init_from)
     data = prepare_corpora(config, console)
+    if config.init_from is not None:
+        check_tokenizer(data, config.init_from)
     n_vocab = data.tokenizer.n_vocab
-    if config.init_from is not None and n_vocab > config.model.vocab_size:
-        raise UserError(
-            f"the tokenizer has {n_vocab} ids, but the model in {config.init_from} only "
-            f"{config.model.vocab_size}: prepare the corpus with the folder's own tokenizer"
-        )
     return Task(
         source=CorpusSource(config, data),
         objective=Pretraining(config, data),
@@ -111,23 +109,45 @@ def with_init(config: TrainConfig) -> TrainConfig:
     """
     if config.init_from is None:
         return config
-    model = read_config(config.init_from / "config.json")
+    model = stored_config(config.init_from)
     return replace(config, model=model, tokenizer=str(config.init_from))
 
 
-def check_init(config: TrainConfig, stored: ModelConfig) -> None:
-    """Raise UserError where the model asked for can't start from the one stored in init_from."""
+def stored_config(folder: Path) -> ModelConfig:
+    """Read a model folder's configuration. Raises MissingFileError or UserError."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise MissingFileError(
+            f"no model in {folder}: expected a folder with config.json, model.safetensors and "
+            f"tokenizer.json to start from"
+        )
+    return read_config(path)
+
+
+def check_init(config: TrainConfig, folder: Path) -> None:
+    """Raise UserError where the model asked for can't start from the one in a folder."""
+    stored = stored_config(folder)
     ours, theirs = asdict(config.model), asdict(stored)
     for name, value in ours.items():
         if value != theirs[name] and name not in _MAY_DIFFER:
             raise UserError(
-                f"{name} is {value!r}, but the model in {config.init_from} has {theirs[name]!r}: "
+                f"{name} is {value!r}, but the model in {folder} has {theirs[name]!r}: "
                 f"leave it out; with --init-from only {', '.join(_MAY_DIFFER)} may differ"
             )
     if config.model.block_size > stored.block_size:
         raise UserError(
-            f"block_size is {config.model.block_size}, but the model in {config.init_from} was "
-            f"trained with {stored.block_size}: expected at most that"
+            f"block_size is {config.model.block_size}, but the model in {folder} was trained with "
+            f"{stored.block_size}: expected at most that"
+        )
+
+
+def check_tokenizer(data: Mixture, folder: Path) -> None:
+    """Raise UserError if the corpora were not encoded with the folder's tokenizer."""
+    if load_tokenizer(folder).fingerprint != data.tokenizer.fingerprint:
+        raise UserError(
+            f"the model in {folder} was trained with another tokenizer than that of "
+            f"{data.parts[0].report.corpus}: leave --tokenizer out, or prepare the corpus with "
+            f"--tokenizer {folder}"
         )
 
 

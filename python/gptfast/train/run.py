@@ -20,12 +20,13 @@ from gptfast.ops import use_backend
 from gptfast.system.files import make_folder
 from gptfast.system.locking import folder_lock
 from gptfast.system.memory import keep_freed_memory
+from gptfast.system.threads import share_cores
 from gptfast.train.checkpoint import Clock, delete_checkpoints
 from gptfast.train.config import RunConfig
 from gptfast.train.display import Display
 from gptfast.train.distributed import World, join_world
 from gptfast.train.loop import Result, Trainer
-from gptfast.train.metrics import check_trackers
+from gptfast.train.metrics import Metrics, check_trackers
 from gptfast.train.precision import resolve_dtype
 from gptfast.train.record import read_record, write_record
 from gptfast.train.sampler import Sampler, WriteSample
@@ -63,45 +64,66 @@ def run(
     with ExitStack() as stack:
         world = stack.enter_context(join_world(config.device))
         stack.enter_context(use_backend(config.kernels))
+        stack.enter_context(share_cores())
         console.quiet = console.quiet or not world.is_main
         config.micro_batches(world.size)  # raises if the batch can't be divided
-        interval = sample_interval(config, world, console)
+        interval = sample_interval(config, world, console) if write_sample else 0
         with world.main_first():  # the other processes find the data made
             older = guard_folder(config, stack) if world.is_main else None
             task = prepare(config, console)
         (older, *_) = world.gather(older)
         config = replace(config, dtype=choose_dtype(config, older, world, console))
-        for note in task.notes:
-            console.print(note)
-        if older is not None:
-            check_same_data(config.out, older, task)
-            if older["result"]:
-                console.print(f"{config.out} is trained already (--overwrite trains it again)")
-                return Result(**older["result"])
-            for name, (then, now) in changed(older, config).items():
-                console.print(f"continuing with {name} {now}, which was {then}")
-        if world.is_main and task.examine is not None:
-            for note in task.examine():
-                console.print(note)
+        announce(config, task, older, world, console)
+        if older is not None and older["result"]:
+            return Result(**older["result"])
         clock = Clock()
         model = begin(config, task, world)  # raises before anything is written or deleted
         if world.is_main:
             record_start(config, command, task, model, older, world)
         world.gather(None)  # now nothing of an older run is left for the others to load
-        sampler = None
-        if write_sample and interval:
-            sampler = Sampler(write_sample, task.tokenizer, interval)
+        sampler = Sampler(write_sample, task.tokenizer, interval) if write_sample else None
         display = Display(config.max_steps, console, world, training_flops(model), sampler)
-        with (
-            display,
-            closing(
-                Trainer(config, model, task.source, task.objective, display, world, clock)
-            ) as trainer,
-        ):
-            result = trainer.run()
+        result = train(config, task, model, display, world, clock)
         if result is not None and world.is_main:
             write_record(config, command, task, result, older, world.size)
         return result
+
+
+def train(
+    config: RunConfig,
+    task: Task,
+    model: LanguageModel,
+    display: Display,
+    world: World,
+    clock: Clock,
+) -> Result | None:
+    """Run the loop, and close what it has opened."""
+    with (
+        display,
+        closing(Metrics(config.out, display.message, world.is_main, config.log_to)) as metrics,
+        closing(
+            Trainer(config, model, task.source, task.objective, display, metrics, world, clock)
+        ) as trainer,
+    ):
+        return trainer.run()
+
+
+def announce(
+    config: RunConfig, task: Task, older: dict[str, Any] | None, world: World, console: Console
+) -> None:
+    """Print what is about to happen. Raises UserError if the data have changed."""
+    for note in task.notes:
+        console.print(note)
+    if older is not None:
+        check_same_data(config.out, older, task)
+        if older["result"]:
+            console.print(f"{config.out} is trained already (--overwrite trains it again)")
+            return
+        for name, (then, now) in changed(older, config).items():
+            console.print(f"continuing with {name} {now}, which was {then}")
+    if world.is_main and task.examine is not None:
+        for note in task.examine():
+            console.print(note)
 
 
 # ---- the folder: nothing in it is lost unasked ---------------------------------------------------

@@ -14,7 +14,7 @@ WriteSample = Callable[[LanguageModel, Tokenizer], str]
 
 
 class Sampler:
-    """Samples every `interval` steps, without any effect on training."""
+    """Samples every `interval` steps, without any effect on training; never if that is 0."""
 
     def __init__(self, write: WriteSample, tokenizer: Tokenizer, interval: int) -> None:
         self.write = write
@@ -22,8 +22,8 @@ class Sampler:
         self.interval = interval
 
     def is_due(self, step: int) -> bool:
-        """Return whether a sample is due after `step` steps; never at step 0."""
-        return step > 0 and step % self.interval == 0
+        """Return whether a sample is due after `step` steps; never at step 0, or if interval is 0."""
+        return self.interval > 0 and step > 0 and step % self.interval == 0
 
     def sample(self, model: LanguageModel) -> str:
         """Return a sample. The model's mode and the random state stay as they were."""

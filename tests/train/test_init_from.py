@@ -1,0 +1,169 @@
+"""--init-from: a run that starts from a model folder, ours or one that transformers saved."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from measured import measured
+from rich.console import Console
+
+from gptfast.cli import cli
+from gptfast.data.loader import EvalWindows
+from gptfast.data.prepare import prepare
+from gptfast.errors import MissingFileError, UserError
+from gptfast.model import ModelConfig
+from gptfast.model.folder import load_model
+from gptfast.tokenizer import BPETokenizer
+from gptfast.train.__main__ import main as train_command
+from gptfast.train.__main__ import parse_config
+from gptfast.train.config import TrainConfig
+from gptfast.train.evaluate import evaluate
+from gptfast.train.optim import Optimizer
+from gptfast.train.pretrain import pretrain, with_init
+
+MODEL = ModelConfig(300, block_size=16, n_layer=2, n_head=2, n_embd=16)
+
+
+@pytest.fixture
+def config(corpus_file: Path, tmp_path: Path) -> TrainConfig:
+    return TrainConfig(
+        out=tmp_path / "base", corpus=str(corpus_file), model=MODEL, max_steps=10, batch_size=4,
+        warmup_steps=2, eval_interval=5, eval_windows=1000, dtype="float32", device="cpu",
+    )  # fmt: skip
+
+
+def first_val_loss(folder: Path) -> float:
+    return next(line["val_loss"] for line in measured(folder) if "val_loss" in line)
+
+
+def test_the_first_val_loss_is_the_folders(config: TrainConfig, tmp_path: Path) -> None:
+    result = pretrain(config)
+    assert result is not None
+    start = with_init(replace(config, init_from=config.out, out=tmp_path / "run"))
+    assert start.model.vocab_size == 300
+    pretrain(start)
+    model, tokenizer = load_model(config.out)
+    val = prepare(config.corpus, str(config.out), 0, 0.1, print).val
+    windows = EvalWindows(val, 16, 4, max_windows=1000)
+    assert first_val_loss(tmp_path / "run") == pytest.approx(evaluate(model, windows), abs=1e-6)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["config"]["init_from"] == str(config.out)
+    assert load_model(tmp_path / "run")[1].fingerprint == tokenizer.fingerprint
+
+
+@pytest.mark.parametrize("kind", ["GPT2", "Llama", "Mistral", "Mixtral"])
+def test_a_folder_of_transformers_is_a_start(
+    kind: str, config: TrainConfig, corpus_file: Path, tmp_path: Path
+) -> None:
+    import transformers
+
+    sizes: dict[str, Any] = {
+        "vocab_size": 320, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 16,
+    }  # fmt: skip
+    if kind == "GPT2":
+        sizes = {"vocab_size": 320, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 16}
+    if kind == "Mixtral":
+        sizes |= {"num_local_experts": 4, "num_experts_per_tok": 2}
+    torch.manual_seed(0)
+    settings = getattr(transformers, f"{kind}Config")(**sizes)
+    theirs = transformers.AutoModelForCausalLM.from_config(settings).eval()
+    folder = tmp_path / "theirs"
+    theirs.save_pretrained(folder)
+    BPETokenizer.train(texts=[corpus_file.read_text()], vocab_size=300).save(folder)  # 20 unused
+    start = with_init(replace(config, init_from=folder, out=tmp_path / "run", max_steps=1))
+    assert start.model.vocab_size == 320
+    pretrain(start)
+    val = prepare(config.corpus, str(folder), 0, 0.1, print).val
+    total = count = 0.0
+    for batch in EvalWindows(val, 16, 4, max_windows=1000):
+        with torch.no_grad():
+            logits = theirs(batch.ids_BT).logits
+        total += torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), batch.targets_BT.flatten(), reduction="sum"
+        ).item()
+        count += batch.targets_BT.numel()
+    assert first_val_loss(tmp_path / "run") == pytest.approx(total / count, abs=1e-5)
+
+
+def test_a_shorter_context_crops_learned_positions(config: TrainConfig, tmp_path: Path) -> None:
+    pretrain(config)
+    start = with_init(replace(config, init_from=config.out, out=tmp_path / "run", max_steps=1))
+    start = replace(start, model=replace(start.model, block_size=8), learning_rate=1e-9)
+    start = replace(start, matrix_learning_rate=1e-9)
+    pretrain(start)
+    whole, cropped = (load_model(folder)[0] for folder in (config.out, tmp_path / "run"))
+    assert cropped.config.block_size == 8
+    ids = torch.arange(8)[None] + 40
+    torch.testing.assert_close(cropped(ids), whole(ids)[:, :8], atol=1e-5, rtol=1e-4)
+
+
+def test_the_command_takes_model_and_tokenizer_from_the_folder(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretrain(config)
+    flags = ["--init-from", str(config.out), "--corpus", config.corpus, "--max-steps", "2",
+             "--out", str(tmp_path / "run"), "--device", "cpu"]  # fmt: skip
+    parsed = parse_config(flags)
+    assert parsed.model == load_model(config.out)[0].config
+    assert parsed.tokenizer == str(config.out)
+    assert parse_config([*flags, "--block-size", "8"]).model.block_size == 8
+    assert cli.run(train_command, [*flags, "--dtype", "float32"]) == 0
+    assert cli.run(train_command, [*flags, "--dtype", "float32", "--resume"]) == 0
+    capsys.readouterr()
+    for wrong, message in [
+        (["--n-layer", "3"], "n_layer is 3, but the model in"),
+        (["--block-size", "32"], "block_size is 32, but the model in"),
+        (["--init-from", str(tmp_path)], "no model in"),
+    ]:
+        out = ["--out", str(tmp_path / "wrong")]
+        assert cli.run(train_command, [*flags, *out, *wrong]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+
+
+def test_a_corpus_of_another_tokenizer_is_refused(config: TrainConfig, tmp_path: Path) -> None:
+    pretrain(config)
+    start = with_init(replace(config, init_from=config.out, out=tmp_path / "run"))
+    larger = replace(start, tokenizer="bpe", model=replace(start.model, vocab_size=300))
+    BPETokenizer.train(texts=["abc abd abe " * 50], vocab_size=257).save(tmp_path / "other")
+    with pytest.raises(UserError, match="was trained with another tokenizer"):
+        pretrain(replace(larger, tokenizer=str(tmp_path / "other")))
+    with pytest.raises(MissingFileError, match="no model in"):
+        with_init(replace(config, init_from=tmp_path / "nothing"))
+
+
+def test_frozen_parameters_have_no_optimizer() -> None:
+    from gptfast.model import GPT
+
+    model = GPT(MODEL)
+    model.h[0].requires_grad_(False)
+    optimizer = Optimizer(model, 1e-3, 0.02, 0.1)
+    trained = {
+        id(p) for part, _ in optimizer.parts for group in part.param_groups for p in group["params"]
+    }
+    assert trained == {id(p) for p in model.parameters() if p.requires_grad}
+    frozen = [p.clone() for p in model.h[0].parameters()]
+    ids = torch.zeros(1, 4, dtype=torch.long)
+    model(ids, ids).backward()
+    optimizer.step(1.0)
+    for before, after in zip(frozen, model.h[0].parameters(), strict=True):
+        assert torch.equal(before, after)
+
+
+def test_a_run_says_its_precision_and_keeps_it(config: TrainConfig) -> None:
+    console = Console(file=io.StringIO(), soft_wrap=True)
+    pretrain(replace(config, dtype="auto", max_steps=5), console=console)
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    chosen = json.loads((config.out / "run.json").read_text())["config"]["dtype"]
+    assert f"dtype auto is {chosen}: this CPU multiplies bfloat16 at" in said
+    other = {"bfloat16": "float32", "float32": "bfloat16"}[chosen]
+    with pytest.raises(UserError, match=f"was begun with dtype={chosen!r}"):
+        pretrain(replace(config, dtype=other, max_steps=5, resume=True))
