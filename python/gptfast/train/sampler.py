@@ -22,7 +22,7 @@ class Sampler:
         self.interval = interval
 
     def is_due(self, step: int) -> bool:
-        """Return whether a sample is due after `step` steps; never at step 0, or if interval is 0."""
+        """Return whether a sample is due after `step` steps; never at step 0 or interval 0."""
         return self.interval > 0 and step > 0 and step % self.interval == 0
 
     def sample(self, model: LanguageModel) -> str:
