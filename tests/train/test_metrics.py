@@ -159,7 +159,7 @@ def test_a_tracker_that_fails_costs_itself_alone(
     assert [line["step"] for line in lines(tmp_path)] == [10, 20]
 
 
-def test_a_tracker_that_cant_be_begun_costs_itself_alone(
+def test_a_tracker_that_cant_be_started_costs_itself_alone(
     config: TrainConfig, trackio: Recorded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(**_: Any) -> None:
@@ -168,7 +168,7 @@ def test_a_tracker_that_cant_be_begun_costs_itself_alone(
     monkeypatch.setattr(trackio, "init", fail)
     console = Console(record=True, file=io.StringIO(), soft_wrap=True)
     assert pretrain(replace(config, log_to=("trackio",)), "test", console) is not None
-    assert "trackio can't be begun (OSError('no database'))" in console.export_text()
+    assert "trackio can't be started (OSError('no database'))" in console.export_text()
 
 
 def test_a_full_disk_leaves_no_half_line(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""What all commands share: arguments, exit codes, progress, units."""
+"""Shared parts of all commands: arguments, exit codes, progress, units."""

@@ -1,4 +1,4 @@
-"""What all commands share: failures become one line on stderr and an exit code."""
+"""Run commands: parse arguments, and turn failures into one line on stderr and an exit code."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ T = TypeVar("T")
 
 
 def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
-    """Call a command with its arguments (default: the process's) and return its exit code.
+    """Run a command with `argv` (default: the process's arguments) and return its exit code.
 
-    2 for what the user can mend (UserError), 1 for a failure at run time (RunError, a full disk),
-    130 for Ctrl-C. Other exceptions are bugs and keep their traceback.
+    The code is 2 for what the user can fix (UserError), 1 for a failure at run time (RunError, a
+    full disk, no memory), and 130 for Ctrl-C. Other exceptions are bugs and keep their traceback.
     """
     try:
         return command(sys.argv[1:] if argv is None else argv)
     except UserError as error:
         return _fail(error, 2)
     except BrokenPipeError:
-        # Whoever read our output, such as `head`, has seen enough.
+        # The reader of our output, such as `head`, has closed it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (RunError, OSError) as error:
         return _fail(error, 1)
     except (MemoryError, RuntimeError) as error:
-        # PyTorch says that memory is full by a RuntimeError, whose text differs by device.
+        # PyTorch reports full memory as a RuntimeError whose text depends on the device.
         full = re.search("out of memory|can't allocate memory|not enough memory", str(error))
         if isinstance(error, MemoryError) or full:
             what = str(error).strip().split("\n")[0]
@@ -50,20 +50,19 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = No
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse's, whose mistakes are UserErrors: one line."""
+    """An argparse parser that raises UserError, which becomes one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise UserError."""
+        """Raise UserError with argparse's message."""
         raise UserError(f"{message}: see {self.prog} --help")
 
 
 def parse(configuration: type[T], argv: Sequence[str], prog: str, default: T | None = None) -> T:
-    """Fill a dataclass from command-line arguments. --help ends the process.
+    """Fill a dataclass from command-line arguments. --help exits the process.
 
-    Raises UserError for wrong flags, and the one that the dataclass raises for values that can't be
-    used.
+    Raises UserError for wrong flags, and whatever UserError the dataclass raises for bad values.
     """
-    import tyro  # a quarter of a second that `gptfast --help` doesn't need
+    import tyro  # imported late: takes a quarter of a second
 
     defaults: dict[str, Any] = {} if default is None else {"default": default}
     said = io.StringIO()
@@ -73,7 +72,7 @@ def parse(configuration: type[T], argv: Sequence[str], prog: str, default: T | N
                 configuration,
                 args=argv,
                 prog=prog,
-                # The flags of a nested configuration are named as if it were not nested.
+                # Flags of a nested dataclass have no prefix.
                 config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
                 **defaults,
             )
@@ -81,7 +80,7 @@ def parse(configuration: type[T], argv: Sequence[str], prog: str, default: T | N
     except SystemExit as end:
         if not end.code:
             raise
-        # tyro frames what is wrong in a box, a dataclass's ValueError as well. We say it in a line.
+        # tyro prints errors in a box, a dataclass's ValueError included. Reduce it to one line.
         error: BaseException | None = end
         while error is not None:
             if isinstance(error, UserError):
@@ -95,8 +94,8 @@ def parse_groups(
 ) -> T:
     """Fill a flat dataclass from arguments that `--help` shows in groups.
 
-    groups: a dataclass for each heading. One whose fields `configuration` inherits has flags for
-    these; otherwise the heading is a field of `configuration` that holds such a dataclass.
+    groups: heading to dataclass. Either `configuration` inherits the fields of that dataclass, or
+    `configuration` has a field of the heading's name that holds one.
     """
     nested = {n for n, group in groups.items() if isinstance(getattr(default, n, None), group)}
     values = {
@@ -120,9 +119,9 @@ def parse_groups(
 
 
 def _first_of_box(text: str) -> str:
-    """What the first of tyro's boxes says, in one line, without its explanations.
+    """Return the message of tyro's first box in one line, without explanations.
 
-    A box has sections with lines between them: what is wrong, perhaps what was meant, the help.
+    Horizontal lines separate a box's sections: the error, perhaps a suggestion, the help.
     """
     box = text.partition("╰")[0]
     lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
@@ -133,17 +132,17 @@ def _first_of_box(text: str) -> str:
 
 
 def command_line(module: str, arguments: Sequence[str]) -> str:
-    """The command that runs `python -m module arguments` with the Python that runs this one."""
+    """Return the shell command that runs `python -m module arguments` with this Python."""
     python = sys.executable
     if shutil.which("python") == python:
         python = "python"
-    elif python.startswith(f"{os.getcwd()}{os.sep}"):  # .venv/bin/python, where `make` was called
+    elif python.startswith(f"{os.getcwd()}{os.sep}"):  # such as .venv/bin/python after `make`
         python = os.path.relpath(python)
     return shlex.join([python, "-m", module, *arguments])
 
 
 def this_command(module: str, arguments: Sequence[str]) -> str:
-    """The command that started this process: torchrun's, where that did."""
+    """Return the shell command that started this process, torchrun's if torchrun did."""
     if "LOCAL_WORLD_SIZE" not in os.environ:
         return command_line(module, arguments)
     processes = f"--nproc-per-node={os.environ['LOCAL_WORLD_SIZE']}"
@@ -157,7 +156,7 @@ def resume_command(module: str, arguments: Sequence[str]) -> str:
 
 
 def console() -> Console:
-    """A terminal to print to: text as it is, lines of any length."""
+    """Return a console that prints text verbatim, in lines of any length."""
     from rich.console import Console
 
     return Console(markup=False, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Progress on stderr while a tokenizer is trained, or files are read."""
+"""Show progress on stderr during tokenizer training and file reading."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def show_training(wanted: bool, left_out: list[str]) -> Iterator[Callable[[str, int, int], None]]:
-    """Show a line on stderr if it is a terminal; yield its callback (stage, done, total).
+    """Show a status line on stderr if it is a terminal; yield a callback (stage, done, total).
 
-    For the stage "left out", where `done` is the number of pre-tokens and `total` their highest
-    count, the callback appends a sentence to `left_out`.
+    For the stage "left out", `done` is the number of pre-tokens and `total` their highest count;
+    the callback then appends a sentence to `left_out`.
     """
     line: AbstractContextManager[Status | None] = nullcontext()
     if wanted and sys.stderr.isatty():
@@ -41,9 +41,9 @@ def show_training(wanted: bool, left_out: list[str]) -> Iterator[Callable[[str, 
 
 @contextmanager
 def show_bytes(what: str, total: int | None, wanted: bool) -> Iterator[Callable[[int], None]]:
-    """Show a bar on stderr if it is a terminal; yield the callback that sets the bytes done.
+    """Show a progress bar on stderr if it is a terminal; yield a callback that sets the bytes done.
 
-    total: bytes of the whole work; None if unknown.
+    total: bytes in all; None if unknown.
     """
     if not (wanted and sys.stderr.isatty()):
         yield lambda done: None

@@ -1,1 +1,1 @@
-"""Comparing finished or running runs with one another."""
+"""Compare runs, finished or in progress."""

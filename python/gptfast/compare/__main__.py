@@ -1,4 +1,4 @@
-"""`gptfast compare RUN RUN...`: what differs between runs, their curves, their samples."""
+"""`gptfast compare RUN RUN...`: compare settings, curves and samples of runs."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from gptfast.system.files import write_atomically
 
 @dataclass(frozen=True)
 class CompareConfig:
-    """Which runs to compare, and where the picture goes."""
+    """Which runs to compare, and where to put the picture."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Two or more model folders that training made."""
     out: Path = Path("comparison.png")
-    """The picture of their curves."""
+    """Where to write the picture of the curves."""
     sample_tokens: int = 100
-    """Length of the sample of each run; 0 for none."""
+    """Length of each run's sample, in tokens; 0 for none."""
     seed: int = 1337
-    """Decides the samples."""
+    """Seed of the samples."""
 
     def __post_init__(self) -> None:
         if len(self.runs) < 2:
@@ -39,7 +39,7 @@ class CompareConfig:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print the differences and samples, write the curves. Returns 0."""
+    """Print the differences and samples, and write the curves. Return 0."""
     config = cli.parse(CompareConfig, argv, "python -m gptfast.compare")
     runs = [read_run(folder) for folder in config.runs]
     try:

@@ -1,4 +1,4 @@
-"""Runs side by side: their settings where they differ, their results, their curves."""
+"""Report on several runs: settings that differ, results, curves."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ RESULTS = {
 
 @dataclass(frozen=True)
 class Run:
-    """What a model folder says about how it was made."""
+    """What a model folder says about its training."""
 
     folder: Path
     name: str
     settings: dict[str, Any]
     tokenizer: str | None
-    """Its fingerprint; None before the run has written it."""
+    """The tokenizer's fingerprint; None before the run has written it."""
     result: dict[str, Any] | None
-    """None while the run isn't finished."""
+    """None until the run is finished."""
     evaluations: list[dict[str, Any]]
     """The lines of metrics.jsonl that have a val loss."""
     losses: list[dict[str, Any]]
@@ -56,7 +56,8 @@ def read_run(folder: Path) -> Run:
     record = read_record(folder)
     path = folder / "metrics.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    metrics = [json.loads(line) for line in lines if line.endswith("}")]  # not one just written
+    # The last line may be half written.
+    metrics = [json.loads(line) for line in lines if line.endswith("}")]
     corpora = [record["data"], *record["further_data"]]
     return Run(
         folder,
@@ -72,12 +73,12 @@ def read_run(folder: Path) -> Run:
 
 
 def differences(runs: Sequence[Run]) -> Table:
-    """A table of the settings in which the runs differ, and of their results."""
+    """Return a table of the settings that differ, and of the results."""
     table = Table()
     table.add_column("")
     for run in runs:
         table.add_column(run.name, justify="right", overflow="fold")
-    names = dict.fromkeys(name for run in runs for name in run.settings)  # in the order of run.json
+    names = dict.fromkeys(name for run in runs for name in run.settings)  # in run.json's order
     for name in names:
         values = [run.settings.get(name, "-") for run in runs]
         if name not in ("out", "preset") and any(value != values[0] for value in values):
@@ -89,11 +90,11 @@ def differences(runs: Sequence[Run]) -> Table:
 
 
 def side_by_side(samples: Sequence[tuple[str, str]]) -> Table:
-    """A table with a column for each run's (name, sample)."""
+    """Return a table with a column for each (name, sample)."""
     table = Table(expand=True)
     for name, _ in samples:
         table.add_column(Text(name), overflow="fold", ratio=1)
-    # As it was written: brackets are no markup.
+    # Text, so that brackets are not taken for markup.
     table.add_row(*(Text(sample) for _, sample in samples))
     return table
 
@@ -104,12 +105,12 @@ def plot(runs: Sequence[Run], path: Path) -> None:
 
 
 def curves(runs: Sequence[Run]) -> Figure:
-    """Draw the val losses, and the training losses thinly behind them, over steps and seconds.
+    """Draw val losses, with training losses faint behind them, over steps and over seconds.
 
-    Where tokenizers differ, losses per token say nothing: then the val losses in bits per byte.
-    Where texts differ, these say little, either: the title warns of it.
+    If the tokenizers differ, draw val losses in bits per byte, because losses per token don't
+    compare. If the texts differ, bits per byte hardly compare either, and the title warns of it.
     """
-    from matplotlib.figure import Figure  # half a second that only this needs
+    from matplotlib.figure import Figure  # imported late: takes half a second
 
     by_byte = len({run.tokenizer for run in runs} - {None}) > 1
     val_loss = "val_bits_per_byte" if by_byte else "val_loss"

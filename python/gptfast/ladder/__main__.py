@@ -32,22 +32,22 @@ SAMPLE_CHARACTERS = 200
 
 @dataclass(frozen=True)
 class LadderConfig:
-    """Which text to climb on, and where the results go."""
+    """Which text to train on, and where to put the results."""
 
     corpus: str = "shakespeare"
     """'shakespeare', 'tinyshakespeare', or the path of a text file, a folder or a glob."""
     out: Path = Path("runs/ladder")
     """Folder for ladder.json, ladder.md, ladder.png, and a model folder for every rung."""
     full: bool = False
-    """Make the last rung the 10M-parameter GPT (for a GPU: hours on a CPU)."""
+    """Make the last rung the 10M-parameter GPT: for a GPU, as it takes hours on a CPU."""
     max_steps: int | None = None
-    """Let no rung take more steps than this: for a quick look, not for good losses."""
+    """Most steps of a rung: for a quick try, not for good losses."""
     seed: int = 1337
-    """Decides weights and data order of every rung."""
+    """Decides the weights and the data order of every rung."""
     resume: bool = False
-    """Keep the rungs in `out` that are finished and go on from there."""
+    """Keep the finished rungs in `out` and continue with the next."""
     overwrite: bool = False
-    """Replace the rungs in `out`; wins over --resume."""
+    """Replace the rungs in `out`; overrides --resume."""
 
     def __post_init__(self) -> None:
         if self.max_steps is not None and self.max_steps < 1:
@@ -55,7 +55,7 @@ class LadderConfig:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Train the rungs, print and save the comparison. Returns 0, or 130 if a signal ended it."""
+    """Train the rungs; print and save the comparison. Return 0, or 130 if a signal ended it."""
     config = cli.parse(LadderConfig, argv, f"python -m {MODULE}")
     console = cli.console()
     if cpu.notice:
@@ -66,7 +66,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def climb_all(config: LadderConfig, console: Console, argv: Sequence[str]) -> int:
-    """Train the rungs that are not finished. Returns 0, or 130 if a signal ended it."""
+    """Train the rungs that are not finished. Return 0, or 130 if a signal ended it.
+
+    Raises UserError if config.out holds a ladder that nothing says to resume or overwrite.
+    """
     taken = (config.out / "ladder.json").exists()
     if taken and not (config.resume or config.overwrite):
         raise UserError(
@@ -82,7 +85,7 @@ def climb_all(config: LadderConfig, console: Console, argv: Sequence[str]) -> in
         result = climb(rung, config, cli.command_line(MODULE, argv), console)
         if result is None:
             command = cli.resume_command(MODULE, argv)
-            console.print(f"stopped and saved; to go on: {command}")
+            console.print(f"stopped and saved; to continue: {command}")
             return 130
         results.append(result)
     print_table(results, console)
@@ -92,7 +95,7 @@ def climb_all(config: LadderConfig, console: Console, argv: Sequence[str]) -> in
 
 
 def check_corpus(config: LadderConfig) -> None:
-    """Raise UserError if there is too little text for one of the rungs."""
+    """Raise UserError if the text is too short for one of the rungs."""
     settings = [rung_config(r, config.corpus, config.out, config.seed) for r in rungs(config.full)]
     (data,) = prepare_corpora(settings[0], Console(quiet=True)).parts  # the same for all
     longest = max(rung.model.block_size for rung in settings)
@@ -102,14 +105,15 @@ def check_corpus(config: LadderConfig) -> None:
 def forget(older: Sequence[Rung], folder: Path) -> None:
     """Delete an older ladder's rungs, so that resuming a stopped --overwrite can't mix the two.
 
-    In this order, a kill leaves no rung that is finished by its record and has no model.
+    The order matters: a kill at any point leaves no rung whose record says finished and whose model
+    is gone.
     """
     (folder / "ladder.json").unlink(missing_ok=True)
     for rung in older:
         record = folder / rung.name / "run.json"
         if record.exists():
             delete_checkpoints(folder / rung.name)
-            with suppress(UserError):  # a damaged one isn't finished
+            with suppress(UserError):  # a damaged record counts as unfinished
                 unfinished = read_record(record.parent) | {"result": None}
                 write_text_atomically(record, json.dumps(unfinished))
             delete_model(folder / rung.name)
@@ -117,7 +121,7 @@ def forget(older: Sequence[Rung], folder: Path) -> None:
 
 
 def climb(rung: Rung, config: LadderConfig, command: str, console: Console) -> RungResult | None:
-    """Train one rung into its model folder. None if a signal ended it."""
+    """Train one rung into its model folder. Return None if a signal ended it."""
     train_config = rung_config(rung, config.corpus, config.out, config.seed)
     if config.max_steps is not None:
         fewer = min(train_config.max_steps, config.max_steps)

@@ -1,4 +1,4 @@
-"""The ladder's results as a table on the terminal, JSON, Markdown and a picture of the curves."""
+"""Report the ladder's results: a table on the terminal, JSON, Markdown, and the curves."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from rich.table import Table
 from gptfast.system.files import write_atomically, write_text_atomically
 
 WHY_EQUAL_WEIGHTS = (
-    "Why equal weights are not enough: the mean keeps which characters occurred but not which one "
-    "is the last, and with every further character the one that matters most, the current one, "
-    "counts for less. {comparison} Attention learns whom to weigh."
+    "Why equal weights are not enough: the mean keeps which characters occurred, but not which one "
+    "came last, and every further character dilutes the current one, which matters most. "
+    "{comparison} Attention learns whom to weigh."
 )
 
 
@@ -37,7 +37,7 @@ class RungResult:
 
 
 def why_equal_weights_are_not_enough(results: Sequence[RungResult]) -> str:
-    """The sentence on the averaging window, with the two losses that it is about."""
+    """Return why the averaging window fails, with its loss and the bigram's."""
     loss = {r.name: r.val_loss for r in results}
     comparison = (
         f"Here the averaging window reached {loss['average']:.2f} nats, and the bigram, which sees "
@@ -47,7 +47,7 @@ def why_equal_weights_are_not_enough(results: Sequence[RungResult]) -> str:
 
 
 def print_table(results: Sequence[RungResult], console: Console) -> None:
-    """The table, then every rung's sample, then why averaging fails."""
+    """Print the table, every rung's sample, and why averaging fails."""
     table = Table(title="val loss in nats per character, whole val split")
     for heading in ("rung", "parameters", "steps", "val loss", "bits/byte", "tokens/s", "seconds"):
         table.add_column(heading, justify="left" if heading == "rung" else "right")
@@ -64,7 +64,7 @@ def print_table(results: Sequence[RungResult], console: Console) -> None:
 
 
 def markdown(results: Sequence[RungResult]) -> str:
-    """The table and the samples as Markdown."""
+    """Return the table and the samples as Markdown."""
     lines = [
         "| rung | what it adds | parameters | steps | nats/char | bits/byte | tokens/s | seconds |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
@@ -82,7 +82,7 @@ def markdown(results: Sequence[RungResult]) -> str:
 
 
 def save(results: Sequence[RungResult], folder: Path) -> None:
-    """Write ladder.json, ladder.md and ladder.png, whose curves are in the rungs' metrics.jsonl."""
+    """Write ladder.json, ladder.md and ladder.png; the curves come from each metrics.jsonl."""
     content = json.dumps([asdict(r) for r in results], indent=2, ensure_ascii=False)
     write_text_atomically(folder / "ladder.json", content + "\n")
     write_text_atomically(folder / "ladder.md", markdown(results))
@@ -90,17 +90,17 @@ def save(results: Sequence[RungResult], folder: Path) -> None:
 
 
 def _plot(results: Sequence[RungResult], folder: Path, path: Path) -> None:
-    from matplotlib.figure import Figure  # half a second that only this needs
+    from matplotlib.figure import Figure  # imported late: takes half a second
 
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.add_subplot()
     for r in results:
         lines = (folder / r.name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        looks = [m for m in map(json.loads, lines) if "val_loss" in m and m["step"] > 0]
-        # The legend has the table's figure, of the whole split; the curve ends near it.
+        evaluations = [m for m in map(json.loads, lines) if "val_loss" in m and m["step"] > 0]
+        # The legend has the loss of the whole split, as the table does; the curve ends near it.
         axes.plot(
-            [m["step"] for m in looks],
-            [m["val_loss"] for m in looks],
+            [m["step"] for m in evaluations],
+            [m["val_loss"] for m in evaluations],
             marker=".",
             label=f"{r.name} ({r.parameters:,} parameters): {r.val_loss:.3f}",
         )

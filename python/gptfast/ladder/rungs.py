@@ -1,4 +1,4 @@
-"""The rungs: what each one adds, and the training run that shows what it is worth."""
+"""The rungs: what each one adds, and the settings that train it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from gptfast.train.config import TrainConfig
 
 CONTEXT = 64
-"""Tokens that every CPU-sized rung may look at. Steps and learning rates are each rung's own."""
+"""Context of every CPU-sized rung, in tokens. Each rung has its own steps and learning rates."""
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,11 @@ class Rung:
 
     name: str
     idea: str
-    """What it adds to the rung below, in a sentence."""
+    """What the rung adds to the one below, in a sentence."""
     model: dict[str, Any]
-    """Fields of ModelConfig in which it differs from `_MODEL`."""
+    """Fields of ModelConfig that differ from `_MODEL`."""
     settings: dict[str, Any]
-    """Fields of TrainConfig in which it differs from `_COMMON`."""
+    """Fields of TrainConfig that differ from `_COMMON`."""
 
 
 _MODEL: dict[str, Any] = {"block_size": CONTEXT}
@@ -32,7 +32,7 @@ _COMMON: dict[str, Any] = {
     "eval_windows": 128,
     "weight_decay": 0.0,
     "warmup_steps": 20,
-    "dtype": "float32",  # these models are too small to gain by bfloat16
+    "dtype": "float32",  # bfloat16 gains nothing for models this small
 }
 
 _SCALED = Rung(
@@ -86,12 +86,12 @@ _LOWER = (
 
 
 def rungs(full: bool) -> tuple[Rung, ...]:
-    """All rungs, the lowest first; `full` takes the 10M-parameter configuration as the last."""
+    """Return all rungs, the lowest first. full: make the last one the 10M-parameter GPT."""
     return (*_LOWER, _FULL if full else _SCALED)
 
 
 def rung_config(rung: Rung, corpus: str, folder: Path, seed: int) -> TrainConfig:
-    """The training run of a rung into folder/NAME."""
+    """Return the configuration that trains a rung into folder/NAME."""
     model = replace(TrainConfig.model, **_MODEL | rung.model)
     settings = _COMMON | rung.settings
     return TrainConfig(corpus=corpus, out=folder / rung.name, seed=seed, model=model, **settings)

@@ -1,1 +1,1 @@
-"""Sampling: generation token by token, and the filters that shape it."""
+"""Sampling: generate text token by token, with filters on the distribution."""

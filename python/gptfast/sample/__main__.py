@@ -1,4 +1,4 @@
-"""`python -m gptfast.sample`: let a trained model write."""
+"""`python -m gptfast.sample`: generate text with a trained model."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ class SampleConfig:
     model: Path
     """The model folder, such as runs/shakespeare."""
     prompt: str = ""
-    """The text to continue. Of a prompt longer than the model's context, the model sees the end."""
+    """Text to continue. If it is longer than the model's context, the model sees its end."""
     max_new_tokens: int = 300
-    """Tokens to write at most; the end-of-text token ends a sample earlier."""
+    """Most tokens to write. The end-of-text token ends a sample earlier."""
     n_samples: int = 1
-    """How many continuations to write."""
+    """Number of continuations to write."""
     sampling: Annotated[SamplingConfig, tyro.conf.arg(name="")] = field(
         default_factory=SamplingConfig
     )
     seed: int = 1337
-    """The same seed writes the same text; sample i uses seed + i."""
+    """The same seed gives the same text. Sample i uses seed + i."""
     device: str = "auto"
     """'auto' (CUDA if there is one), 'cpu', 'cuda' or 'cuda:1'."""
 
@@ -46,7 +46,7 @@ class SampleConfig:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Stream the samples to standard output. Returns 0."""
+    """Stream the samples to standard output. Return 0."""
     config = cli.parse(SampleConfig, argv, "python -m gptfast.sample")
     model, tokenizer = load_model(config.model)
     model.to(resolve_device(config.device))

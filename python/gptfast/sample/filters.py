@@ -1,7 +1,7 @@
-"""Which tokens may be sampled: filters that set the logits of the others to -inf.
+"""Filters that decide which tokens may be sampled, by setting the other logits to -inf.
 
-Each takes and returns logits (..., V), float. They apply to logits already divided by the
-temperature, in the order top-k, top-p, min-p.
+Each takes and returns float logits (..., V). They apply after the division by the temperature, in
+the order top-k, top-p, min-p.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gptfast.errors import UserError
 def top_k_filter(logits: Tensor, k: int) -> Tensor:
     """Keep the k largest logits ("Hierarchical Neural Story Generation", Fan et al., 2018).
 
-    Of tokens that tie with the k-th all are kept. Raises UserError unless k >= 1.
+    All tokens that tie with the k-th are kept. Raises UserError unless k >= 1.
     """
     if k < 1:
         raise UserError(f"top_k is {k}: expected at least 1")
@@ -26,7 +26,7 @@ def top_k_filter(logits: Tensor, k: int) -> Tensor:
 
 
 def top_p_filter(logits: Tensor, p: float) -> Tensor:
-    """Keep the smallest set of most probable tokens whose probabilities sum to at least p.
+    """Keep the fewest most probable tokens whose probabilities sum to at least p.
 
     "The Curious Case of Neural Text Degeneration" (Holtzman et al., 2019), section 3.1.
     Raises UserError unless 0 < p <= 1.
@@ -35,7 +35,7 @@ def top_p_filter(logits: Tensor, p: float) -> Tensor:
         raise UserError(f"top_p is {p}: expected 0 < top_p <= 1")
     sorted_logits, order = logits.sort(dim=-1, descending=True, stable=True)
     probabilities = sorted_logits.softmax(dim=-1)
-    # A token is outside if those before it reach p already; so the first is always inside.
+    # A token is outside if the tokens before it already reach p. So the first is always inside.
     outside = probabilities.cumsum(dim=-1) - probabilities >= p
     return logits.masked_fill(torch.zeros_like(outside).scatter(-1, order, outside), -math.inf)
 

@@ -16,12 +16,12 @@ from gptfast.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How the next token is drawn from the model's distribution."""
+    """How to draw the next token from the model's distribution."""
 
     temperature: float = 0.8
-    """Divides the logits: below 1 is bolder, above 1 more varied, 0 always takes the likeliest."""
+    """Divides the logits. Below 1 samples are safer, above 1 more varied; 0 takes the likeliest."""
     top_k: int | None = None
-    """Draw from the k likeliest tokens only."""
+    """Draw only from the k likeliest tokens."""
     top_p: float | None = None
     """Draw from the fewest likeliest tokens that hold this share of the probability."""
     min_p: float | None = None
@@ -30,11 +30,11 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         if not self.temperature >= 0:
             raise UserError(f"temperature is {self.temperature}: expected 0 or more")
-        filter_logits(torch.zeros(2), self)  # complains now, not in the middle of a sample
+        filter_logits(torch.zeros(2), self)  # raises now, not in the middle of a sample
 
 
 def filter_logits(logits: Tensor, sampling: SamplingConfig) -> Tensor:
-    """Apply the filters that are asked for to logits (..., V)."""
+    """Apply the filters that `sampling` asks for to logits (..., V)."""
     if sampling.top_k is not None:
         logits = top_k_filter(logits, sampling.top_k)
     if sampling.top_p is not None:
@@ -45,10 +45,10 @@ def filter_logits(logits: Tensor, sampling: SamplingConfig) -> Tensor:
 
 
 def sample_token(logits_BV: Tensor, sampling: SamplingConfig, generator: torch.Generator) -> Tensor:
-    """Draw one id per row: int64 (B, 1)."""
+    """Draw one id per row; return int64 (B, 1)."""
     if sampling.temperature == 0:
         return logits_BV.argmax(dim=-1, keepdim=True)
-    # The largest becomes 0, so that dividing by a tiny temperature can't overflow.
+    # Shift the largest logit to 0, so that dividing by a tiny temperature can't overflow.
     logits_BV = logits_BV.float() - logits_BV.float().amax(dim=-1, keepdim=True)
     filtered_BV = filter_logits(logits_BV / sampling.temperature, sampling)
     return torch.multinomial(filtered_BV.softmax(dim=-1), num_samples=1, generator=generator)
@@ -65,12 +65,14 @@ def generate(
     stop_token: int | None = None,
     n_vocab: int | None = None,
 ) -> Iterator[int]:
-    """Yield up to max_new_tokens ids that follow the prompt; a `stop_token` ends them, unyielded.
+    """Yield up to max_new_tokens ids that continue the prompt.
 
-    n_vocab: how many ids the tokenizer has, where the model has more, as padding; None for all.
-    The model sees at most its block_size last tokens: of a longer prompt the end. When a GPT's
-    context is full it forgets the older half, so that its cache has room again; the other models
-    forget the oldest token each time. Raises UserError for an empty prompt.
+    stop_token: ends the text and is not yielded. n_vocab: number of ids of the tokenizer, where the
+    model has more as padding; None for all of the model's.
+
+    The model sees the last block_size tokens. When the context of a GPT is full, it forgets the
+    older half, which makes room in its cache; the other models forget one token at a time. Raises
+    UserError for an empty prompt.
     """
     if not prompt:
         raise UserError("the prompt is empty: expected at least one token to continue")
@@ -94,7 +96,7 @@ def generate(
 
 
 def stream_text(ids: Iterable[int], tokenizer: Tokenizer) -> Iterator[str]:
-    """Yield the text of the ids as they come, at character boundaries."""
+    """Decode the ids as they arrive; yield text at character boundaries."""
     decoder = tokenizer.stream_decoder()
     for token in ids:
         if text := decoder.feed(token):
@@ -104,15 +106,15 @@ def stream_text(ids: Iterable[int], tokenizer: Tokenizer) -> Iterator[str]:
 
 
 def default_prompt(tokenizer: Tokenizer) -> list[int]:
-    """What a sample follows unless asked: a newline, or id 0 where the vocabulary has none."""
+    """Return the ids that an empty prompt stands for: a newline, or id 0 if it can't be encoded."""
     try:
         return tokenizer.encode_ordinary("\n")
-    except UserError:  # a character tokenizer of a text of one line
+    except UserError:  # a character tokenizer trained on a single line
         return [0]
 
 
 def write_sample(model: LanguageModel, tokenizer: Tokenizer, max_new_tokens: int, seed: int) -> str:
-    """A sample without a prompt, by the default sampling."""
+    """Return a sample without a prompt, drawn with the default SamplingConfig."""
     ids = generate(
         model,
         default_prompt(tokenizer),

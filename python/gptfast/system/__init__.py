@@ -1,1 +1,1 @@
-"""What the machine offers: files, locks, memory, signals. Used by every floor."""
+"""The machine: files, locks, memory, signals, hardware. Used by every floor."""

@@ -1,4 +1,4 @@
-"""Where gptfast keeps what it can make or fetch again: corpora, prepared data sets, rules."""
+"""The cache folder, for what can be made or fetched again: corpora, data sets, rules."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 def cache_path() -> Path:
-    """Return GPTFAST_CACHE if it is set, else the user's cache folder; it need not be there yet."""
+    """Return GPTFAST_CACHE if it is set, else the user's cache folder. It may not exist yet."""
     named = os.environ.get("GPTFAST_CACHE")
     if named:
         return Path(named)
-    import platformdirs  # which a plain checkout may lack
+    import platformdirs  # imported late: a plain checkout may lack it
 
     return Path(platformdirs.user_cache_dir("gptfast"))

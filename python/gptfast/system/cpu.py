@@ -1,8 +1,9 @@
-"""Keep PyTorch's bf16 matmul from killing the process on CPUs whose AMX is masked.
+"""Keep PyTorch's bfloat16 matmul from crashing on CPUs whose AMX is masked.
 
 Some cloud machines advertise AMX in CPUID leaf 7 but hide the tile geometry (leaf 0x1D). oneDNN,
-the library behind PyTorch's CPU matmul, believes leaf 7 and the first bf16 matmul dies with SIGILL.
-Capping oneDNN's instruction set at AVX-512 avoids it; oneDNN reads the cap once, at its first use.
+the library behind PyTorch's CPU matmul, trusts leaf 7, and the first bfloat16 matmul dies with
+SIGILL. A cap on oneDNN's instruction set at AVX-512 prevents that. oneDNN reads the cap once, when
+it is first used.
 """
 
 from __future__ import annotations
@@ -13,21 +14,21 @@ _VARIABLE = "ONEDNN_MAX_CPU_ISA"
 _WITHOUT_AMX = "AVX512_CORE_FP16"
 
 notice: str | None = None
-"""What was changed in the environment and why, in one sentence; None if nothing was."""
+"""One sentence on what was changed in the environment and why; None if nothing was changed."""
 
 
 def amx_is_masked() -> bool | None:
-    """Whether this CPU advertises AMX but reports no tile geometry. None if it can't be known."""
+    """Return whether this CPU advertises AMX without tile geometry; None if that is unknown."""
     try:
         from gptfast import _rust
-    except ImportError:  # the package also runs from a plain checkout, without the extension
+    except ImportError:  # a plain checkout runs without the extension
         return None
     advertised, usable = _rust.amx_state()
     return advertised and not usable
 
 
 def avoid_masked_amx() -> None:
-    """Cap oneDNN's instruction set where AMX is masked, unless the user has set a cap already."""
+    """Cap oneDNN's instruction set if AMX is masked, unless the user has set a cap."""
     global notice
     if _VARIABLE not in os.environ and amx_is_masked():
         os.environ[_VARIABLE] = _WITHOUT_AMX

@@ -1,4 +1,4 @@
-"""Files that are either the old one or the new one, whole, whatever happens in between."""
+"""Atomic writes: a file is either the old or the new one, whole, whatever happens meanwhile."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from gptfast.errors import UserError
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, flush it to disk, rename it to `path`.
+    """Let `write` fill a temporary file beside `path`, flush it to disk, and rename it to `path`.
 
-    An OSError that names no file, or the temporary one, names `path` instead.
+    Raises OSError. An error that names no file, or the temporary one, is changed to name `path`.
     """
     temporary = _temporary(path)
     try:
@@ -36,12 +36,12 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """`write_atomically` for a short UTF-8 text."""
+    """Write a short text as UTF-8, as `write_atomically` does. Raises OSError."""
     write_atomically(path, lambda temporary: _write_text(temporary, text))
 
 
 def write_folder_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """The same for a folder that does not exist yet."""
+    """Let `write` fill a folder that does not exist yet, as `write_atomically` does a file."""
     temporary = _temporary(path)
     try:
         temporary.mkdir(parents=True)
@@ -56,10 +56,10 @@ def write_folder_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def make_folder(folder: Path, advice: str = "choose another") -> None:
-    """Make a folder, with its parents, unless it exists; check that files can be made in it.
+    """Create a folder and its parents unless it exists, and check that it is writable.
 
-    Raises UserError, which ends with `advice`, if it can't be made or written to. A full disk stays
-    an OSError.
+    Raises UserError, which ends with `advice`, if it can't be created or written to. A full disk
+    remains an OSError.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,20 +75,21 @@ def make_folder(folder: Path, advice: str = "choose another") -> None:
 
 
 def add_folder(path: Path) -> None:
-    """Make a folder in one that is there, unless it is there itself."""
+    """Create a folder, whose parent exists, unless it exists itself."""
     if not path.exists():
         path.mkdir()
         _sync(path.parent)
 
 
 def remove_leftovers(paths: Iterable[Path], *, sole_writer: bool = False) -> None:
-    """Delete the temporary files of `paths` whose processes are gone: killed before they ended.
+    """Delete temporary files of `paths` that killed processes left behind.
 
-    sole_writer: nobody else writes there, and this process hasn't begun to, so that all of them are
-    left over. (In a container, a process often gets the number of the one that was killed.)
+    sole_writer: delete all temporary files, because no other process writes there and this one has
+    not begun. (In a container, a new process often has the pid of the killed one, so the pid alone
+    can't tell.)
     """
     if os.name == "nt" and not sole_writer:
-        return  # Windows has no way to ask for a process that is harmless to it
+        return  # on Windows, os.kill always affects the process
     names: dict[Path, set[str]] = defaultdict(set)
     for path in paths:
         names[path.parent].add(path.name)
@@ -105,16 +106,16 @@ _TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.[0-9a-f]{8}\.tmp", re.DO
 
 
 def _temporary(path: Path) -> Path:
-    """A name of its own for every call: several threads may write the same file."""
+    """Return a unique temporary name, because several threads may write the same file."""
     return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
 
 
 def _is_alive(pid: int) -> bool:
     try:
-        os.kill(pid, 0)  # no signal, only the checks for one
+        os.kill(pid, 0)  # signal 0 only checks whether the process exists
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:  # someone else's
+    except PermissionError:  # another user's process
         return True
     return True
 
@@ -124,9 +125,9 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file's bytes, or a folder's names, are on the disk."""
+    """Flush a file's bytes, or a folder's entries, to disk."""
     if path.is_dir() and os.name == "nt":
-        return  # Windows can't open a folder; its renames are journalled
+        return  # Windows can't open a folder; its renames are journaled
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

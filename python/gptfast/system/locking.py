@@ -1,4 +1,4 @@
-"""One run at a time in a folder."""
+"""Allow one run at a time in a folder."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from gptfast.errors import UserError
 
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Keep other runs out of a folder; the system gives back the lock of a process that is killed.
+    """Hold an exclusive lock on a folder. The system releases it when the process ends.
 
-    On a file system without locks it keeps nobody out. Raises UserError if there is a run already.
+    On a file system without locks, this locks nothing. Raises UserError if another run holds the
+    lock, or if the folder can't be locked.
     """
     lock = FileLock(folder / ".lock", timeout=0, fallback_to_soft=False)
     try:
@@ -34,6 +35,6 @@ def folder_lock(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if os.name != "nt":  # there, releasing it deletes it
+        if os.name != "nt":  # on Windows, release deletes the file
             Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()

@@ -1,4 +1,4 @@
-"""What a figure depends on: the versions, the commit, the hardware. Written down in one way."""
+"""Describe what a measurement depends on: versions, commit, hardware."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import torch
 
 from gptfast import __version__
 
-# Matrix products of bfloat16 without sparsity, in FLOP/s, from NVIDIA's data sheets ("A100", 2021;
-# "H100", 2023; "H200", 2024). Whole names: other forms of the same chip (PCIe, NVL) and slices of
-# it (MIG) are slower.
+# Dense bfloat16 matrix products in FLOP/s, from NVIDIA's data sheets ("A100", 2021; "H100", 2023;
+# "H200", 2024). Keys are full names: other forms of a chip (PCIe, NVL) and slices of it (MIG) are
+# slower.
 _PEAK_FLOPS = {
     "NVIDIA A100-SXM4-40GB": 312e12,
     "NVIDIA A100-SXM4-80GB": 312e12,
@@ -28,7 +28,7 @@ _CHECKOUT = Path(__file__).parents[3]
 
 
 def versions() -> dict[str, str | None]:
-    """Return the versions of gptfast and of what it computes with; None for what is missing."""
+    """Return the versions of gptfast, Python and the numeric libraries; None for a missing one."""
     return {
         "gptfast": __version__,
         "python": platform.python_version(),
@@ -39,7 +39,7 @@ def versions() -> dict[str, str | None]:
 
 
 def hardware() -> dict[str, Any]:
-    """Return what this process computes on."""
+    """Return the system, the CPU, and the first GPU if there is one."""
     found: dict[str, Any] = {
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_name(),
@@ -62,14 +62,14 @@ def hardware() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """Return the commit of this checkout, marked where files have changed since; else None."""
+    """Return the commit of this checkout, marked if files have changed; None outside a checkout."""
     if not (_CHECKOUT / ".git").exists():
         return None
     return _output_of("git", "-C", str(_CHECKOUT), "describe", "--always", "--dirty") or None
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """Return the most FLOP/s that a GPU can do in bfloat16; None if unknown, as for CPUs."""
+    """Return the peak bfloat16 FLOP/s of a GPU; None if unknown, as for CPUs."""
     if device.type != "cuda":
         return None
     return _PEAK_FLOPS.get(torch.cuda.get_device_name(device))
@@ -92,7 +92,7 @@ def _version(package: str) -> str | None:
 
 
 def _output_of(*command: str) -> str:
-    """Return what a command prints; nothing if there is no such command, or it fails."""
+    """Return what a command prints; the empty string if it is missing or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish that the loop can heed when it is in a good place."""
+"""Turn Ctrl-C and SIGTERM into a flag that a loop checks between steps."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from types import FrameType
 
 @dataclass
 class Stop:
-    """Whether a signal came. Without a lock, on which a second signal's handler would wait."""
+    """Whether a signal arrived. No lock: the handler of a second signal would deadlock on it."""
 
     is_wanted: bool = False
 
 
 @contextmanager
 def stop_signal() -> Iterator[Stop]:
-    """What SIGINT or SIGTERM sets, instead of ending the process in the middle of a step.
+    """Yield a flag that SIGINT or SIGTERM sets, instead of ending the process within a step.
 
-    The second SIGINT raises KeyboardInterrupt as usual.
+    A second SIGINT raises KeyboardInterrupt as usual. Outside the main thread, which alone may
+    handle signals, the flag is never set.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
-        yield stop  # only the main thread may handle signals
+        yield stop
         return
 
     def handle(number: int, frame: FrameType | None) -> None:

@@ -1,15 +1,14 @@
 """Keep training fast while other programs use the cores.
 
-PyTorch's CPU threads (OpenMP, by GCC's libgomp) wait for one another many times in a step, and by
-default each waits in a loop that keeps its core busy for milliseconds. On idle cores that is the
-fastest way to wait. Where another program runs, a thread waits for a partner that is off the
-processor, and burns the very time that would bring the partner back: one busy program can cut the
-speed of training to a thirtieth.
+PyTorch's CPU threads (OpenMP, in GCC's libgomp) wait for one another many times in a step. By
+default, a waiting thread spins for milliseconds and keeps its core busy. That is the fastest way to
+wait on idle cores. Beside another program, a thread spins for a partner that has lost its core, and
+burns the very time that would bring the partner back: one busy program can cut the speed of
+training to a thirtieth.
 
-libgomp itself waits briefly and then sleeps as soon as it manages more threads than there are
-cores. `share_cores` makes use of that: while other programs are busy, it keeps one more team of
-threads, which does nothing. The number of threads that compute stays the same, and so do all
-results, bit by bit.
+libgomp spins only briefly, and then sleeps, once it manages more threads than there are cores.
+`share_cores` uses that: while other programs are busy, it keeps one more team of threads, which
+does nothing. The number of threads that compute stays the same, and so do all results, bit by bit.
 """
 
 from __future__ import annotations
@@ -22,27 +21,27 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _SPIN_COUNT = "20000"
-"""Rounds of waiting before a thread sleeps, about a tenth of libgomp's default: enough on idle
-cores, and less to burn until `share_cores` has noticed a busy one."""
+"""Rounds that a thread spins before it sleeps, about a tenth of libgomp's default: enough on idle
+cores, and less to burn until `share_cores` notices a busy one."""
 _INTERVAL = 0.5
-"""Seconds between two looks at how busy the cores are."""
+"""Seconds between measurements of how busy the cores are."""
 _BUSY, _IDLE = 0.25, 0.1
-"""Cores that other programs use: above the first the extra team is made, below the second it ends.
-"""
+"""Thresholds in cores that other programs use: start the extra team above the first, end it below
+the second."""
 
 
 def limit_spinning() -> None:
-    """Set libgomp's spin count, unless the user has chosen a policy. Call before PyTorch loads."""
+    """Set libgomp's spin count, unless the user has set a policy. Call before PyTorch loads."""
     if not any(name in os.environ for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")):
         os.environ["GOMP_SPINCOUNT"] = _SPIN_COUNT
 
 
 @contextmanager
 def share_cores() -> Iterator[None]:
-    """Let PyTorch's threads sleep while they wait, whenever other programs use the cores.
+    """Within the block, let PyTorch's waiting threads sleep whenever other programs use the cores.
 
-    Does nothing where it can't help: on systems other than Linux, with another OpenMP than
-    libgomp, or with fewer threads than cores.
+    Do nothing where that can't help: on other systems than Linux, with another OpenMP than libgomp,
+    or with fewer threads than cores.
     """
     if not can_share():
         yield
@@ -56,7 +55,7 @@ def share_cores() -> Iterator[None]:
 
 
 def can_share() -> bool:
-    """Return whether this process computes by libgomp, with a thread on every core, on Linux."""
+    """Return whether this process uses libgomp on Linux with a thread for every core."""
     import torch
 
     if not Path("/proc/self/maps").is_file() or torch.get_num_threads() < _n_cores():
@@ -85,7 +84,7 @@ def busy_seconds(stat: str) -> float:
 
 
 class _Watcher(threading.Thread):
-    """Looks at how busy the cores are, and makes or ends the extra team."""
+    """A thread that measures how busy the cores are, and starts or ends the extra team."""
 
     def __init__(self) -> None:
         super().__init__(name="share-cores", daemon=True)
@@ -114,7 +113,7 @@ class _Watcher(threading.Thread):
 
 
 class _Team:
-    """One more team of OpenMP threads, which sleeps. libgomp counts it until its thread ends."""
+    """A sleeping team of OpenMP threads. libgomp counts it until the thread that holds it ends."""
 
     def __init__(self) -> None:
         self._ended = threading.Event()

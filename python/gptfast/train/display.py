@@ -1,4 +1,4 @@
-"""What a run shows while it goes: a live panel on a terminal, plain lines in a pipe."""
+"""Show progress during a run: a live panel on a terminal, plain lines in a pipe."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from gptfast.train.distributed import World
 from gptfast.train.sampler import Sampler
 
 SECONDS_BETWEEN_LINES = 10.0
-"""In a pipe, at most one line of progress in this time."""
+"""Shortest time between progress lines in a pipe."""
 SAMPLE_LINES = 8
-"""What the panel shows of a sample, so that it stays as high as it is."""
+"""Lines of a sample that the panel shows; fixed, so that the panel keeps its height."""
 UNKNOWN = "-"
-"""Shown for what has not been measured yet."""
+"""Placeholder for a value that has not been measured yet."""
 
 
 class Display:
-    """Shows steps, measurements, samples and messages.
+    """Display of steps, measurements, samples and messages.
 
-    A context manager: the panel is removed at the end. Shows nothing on a quiet console.
+    A context manager, which removes the panel at the end. A quiet console shows nothing.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Display:
         flops_per_token: int | None = None,
         sampler: Sampler | None = None,
     ) -> None:
-        """`flops_per_token`: of training, backward pass included; None if they can't be counted."""
+        """flops_per_token: of forward and backward pass; None if they can't be counted."""
         self.max_steps = max_steps
         self.console = console
         self.flops_per_token = flops_per_token
@@ -73,13 +73,13 @@ class Display:
         self.live.stop()
 
     def begin(self, step: int) -> None:
-        """The run starts, or goes on, after `step` steps."""
+        """Start, or restart, the display of a run that has taken `step` steps."""
         self.first_step = self.last_step = step
         self.last_line = self.start = time.monotonic()
         self.time_left = UNKNOWN
 
     def message(self, text: str) -> None:
-        """One line that stays."""
+        """Print a line that stays on the screen."""
         self.console.print(text)
 
     def step(
@@ -92,13 +92,13 @@ class Display:
         tokens_per_second: float,
         peak_memory: float,
     ) -> None:
-        """`step` steps are done; `loss` is the mean since the last call, in nats per token.
+        """Show the measurements after `step` steps.
 
-        peak_memory: in bytes.
+        loss: mean since the last call, in nats per token. peak_memory: in bytes.
         """
         now = time.monotonic()
         self.last_step = step
-        # By the wall clock, so that evaluations, checkpoints and samples count as well.
+        # Wall-clock time, which includes evaluations, checkpoints and samples.
         seconds_per_step = (now - self.start) / (step - self.first_step)
         self.time_left = duration(seconds_per_step * (self.max_steps - step))
         speed = f"{tokens_per_second:,.0f} tokens/s"
@@ -121,23 +121,23 @@ class Display:
             )
 
     def compute(self, flops: float) -> str:
-        """FLOP/s in words, and as a share of what the hardware could do, where that is known.
+        """Format FLOP/s, with their share of the hardware's peak where that is known.
 
-        The share is the model FLOPs utilisation, MFU ("PaLM", Chowdhery et al., 2022, appendix B):
-        activations that are computed again don't count.
+        The share is the model FLOPs utilization, MFU ("PaLM", Chowdhery et al., 2022, appendix B):
+        recomputed activations don't count.
         """
         share = f", {flops / self.peak_flops:.1%} MFU" if self.peak_flops else ""
         return flop_rate(flops) + share
 
     def evaluation(self, val_loss: float, best_val_loss: float, best_step: int) -> None:
-        """Show the val losses of now and of the best step so far, in nats per token."""
+        """Show the current and the best val loss, in nats per token."""
         self.measured |= {
             "val loss": f"{val_loss:.4f}",
             "best val loss": f"{best_val_loss:.4f} at step {best_step:,}",
         }
 
     def sample(self, step: int, model: LanguageModel) -> None:
-        """Show what the model writes after `step` steps, if a sample is due."""
+        """Show a sample of the model after `step` steps, if one is due."""
         if self.sampler is None or not self.sampler.is_due(step):
             return
         text = printable(self.sampler.sample(model).strip())
@@ -149,7 +149,7 @@ class Display:
             self.message(f"--- {title} ---\n{text}")
 
     def panel(self) -> Group:
-        """The panel as it is now: progress, measurements, the newest sample."""
+        """Return the panel: progress, measurements, the newest sample."""
         progress = Table.grid(expand=True, padding=(0, 1))
         progress.add_column()
         progress.add_column(ratio=1)
@@ -171,5 +171,5 @@ class Display:
 
 
 def printable(text: str) -> str:
-    """The text with what a terminal would obey, not show, replaced: a model may write anything."""
+    """Replace control characters, which a model may write and a terminal would obey."""
     return "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text)

@@ -1,7 +1,7 @@
-"""Several processes that train one model, by PyTorch's own engine: torchrun, DDP and FSDP2.
+"""Train one model in several processes, with PyTorch's torchrun, DDP and FSDP2.
 
-Every process draws the same global batches and takes its share of each; what they compute is summed
-so that losses and updates are those of a single process.
+Every process draws the same global batches and takes its share of each. Losses and gradients are
+summed over the processes, so that they are those of a single process.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ from gptfast.model.device import resolve_device
 from gptfast.train.config import Parallel
 
 PATIENCE = timedelta(hours=2)
-"""How long processes wait for one another, as for rank 0 while it encodes the corpus or saves.
+"""Longest time that a process waits for another, such as for rank 0 to encode or to save.
 
-PyTorch's 10 minutes with NCCL may be too short. When a process ends, torchrun ends the others.
+PyTorch's default for NCCL, 10 minutes, may be too short. When a process ends, torchrun ends the
+others, so a long timeout never hangs a failed run.
 """
 _FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -45,33 +46,34 @@ class World:
     """The processes that train together, and which of them this one is."""
 
     rank: int
-    """From 0, which alone writes files and shows what goes on."""
+    """This process's number, from 0. Only rank 0 writes files and displays progress."""
     size: int
+    """Number of processes."""
     device: torch.device
-    """What this process computes on."""
+    """The device that this process computes on."""
     mesh: DeviceMesh | None = None
-    """All processes in a row; None without torchrun."""
+    """One-dimensional mesh of all processes; None without torchrun."""
 
     def __str__(self) -> str:
         return f"{self.size} x {self.device.type}" if self.size > 1 else str(self.device)
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the one that writes and shows."""
+        """Return whether this process writes files and displays progress."""
         return self.rank == 0
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over all processes, also in place."""
+        """Sum a tensor over all processes, in place, and return it."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def any(self, flag: bool) -> bool:
-        """Whether `flag` is set in any process."""
+        """Return whether `flag` is set in any process."""
         return bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0)
 
     def gather(self, value: Any) -> list[Any]:
-        """Every process's value, in the order of their ranks."""
+        """Return the values of all processes, ordered by rank."""
         values = [value] * self.size
         if self.size > 1:
             dist.all_gather_object(values, value)
@@ -79,7 +81,7 @@ class World:
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
-        """Let rank 0 go through the block before the others do."""
+        """Run the block on rank 0 first, then on the other processes."""
         if self.size > 1 and not self.is_main:
             dist.barrier()
         yield
@@ -88,14 +90,15 @@ class World:
 
 
 SINGLE_PROCESS = World(0, 1, torch.device("cpu"))
-"""One process alone. Steps and evaluations compute on the model's device, not on this one."""
+"""A single process. Steps and evaluations compute on the model's device, not on this one."""
 
 
 @contextmanager
 def join_world(device: str) -> Iterator[World]:
-    """Join the processes that torchrun has started; without torchrun, be alone.
+    """Join the process group that torchrun started; without torchrun, yield a single process.
 
-    device: as for `resolve_device`; 'auto' and 'cuda' are the GPU of this process's local rank.
+    device: as for `resolve_device`. Under torchrun, 'auto' and 'cuda' select the GPU of the local
+    rank.
     """
     if "LOCAL_RANK" not in os.environ:
         yield World(0, 1, resolve_device(device))
@@ -110,24 +113,24 @@ def join_world(device: str) -> Iterator[World]:
         yield World(dist.get_rank(), dist.get_world_size(), resolved, mesh)
     finally:
         dist.destroy_process_group()
-        # PyTorch's caches keep the mesh, and the mesh the group (in 2.15 here), whose threads would
-        # run on until the process ends and now and then abort it ("terminate called").
+        # PyTorch 2.15 caches the mesh, and the mesh holds the group. Without this, the group's
+        # threads outlive the run and sometimes abort the process ("terminate called").
         getattr(mesh, "_pg_registry", {}).clear()
 
 
 def parallelize(model: LanguageModel, world: World, parallel: Parallel) -> nn.Module:
-    """What to call for a loss whose gradients are averaged over all processes.
+    """Wrap the model so that backward averages the gradients over all processes.
 
-    'ddp': a copy of everything in each process ("PyTorch Distributed", Li et al., 2020). 'fsdp':
-    weights, gradients and optimizer in shards, a block gathered when it is needed ("PyTorch FSDP",
-    Zhao et al., 2023; its second implementation, `fully_shard`); `model` itself is changed.
+    'ddp' copies everything to each process ("PyTorch Distributed", Li et al., 2020). 'fsdp' shards
+    weights, gradients and optimizer state, and gathers a block when it is needed ("PyTorch FSDP",
+    Zhao et al., 2023, in its second implementation, `fully_shard`); it changes `model` itself.
     """
     if world.size == 1:
         return model
     if parallel == "ddp":
-        # The buffers are constants, or counts of this process's own.
+        # Buffers are constants or counts of one process, so they must not be broadcast.
         return DistributedDataParallel(model, broadcast_buffers=False)
-    for block in model.h if isinstance(model, GPT) else ():  # the configuration wants a GPT
+    for block in model.h if isinstance(model, GPT) else ():  # TrainConfig allows only a GPT here
         fully_shard(block, mesh=world.mesh)
     fully_shard(model, mesh=world.mesh)
     return model
@@ -135,7 +138,7 @@ def parallelize(model: LanguageModel, world: World, parallel: Parallel) -> nn.Mo
 
 @contextmanager
 def accumulating(engine: nn.Module, is_last: bool) -> Iterator[None]:
-    """Within a step of several backward passes, let only the last one exchange gradients."""
+    """Exchange gradients only in the last backward pass of a step that has several."""
     if isinstance(engine, FSDPModule):
         engine.set_requires_gradient_sync(is_last)
         yield
@@ -148,18 +151,24 @@ def accumulating(engine: nn.Module, is_last: bool) -> Iterator[None]:
 
 
 def full(tensor: Tensor) -> Tensor:
-    """The whole of a tensor of which this process may hold a shard only."""
+    """Return the whole tensor; gather it if this process holds a shard."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def full_state(model: LanguageModel) -> dict[str, Tensor]:
-    """All of the model's tensors, on rank 0's CPU; nothing elsewhere. All must call it."""
+    """Return all tensors of the model, on the CPU of rank 0; elsewhere an empty dict.
+
+    Every process must call it.
+    """
     state: dict[str, Any] = get_model_state_dict(model, options=_FULL)
     return state
 
 
 def load_full_state(model: LanguageModel, state: dict[str, Tensor]) -> None:
-    """Give each process its part of a whole state, however many saved it. Raises RuntimeError."""
+    """Load a whole state; each process takes its part, however many processes saved it.
+
+    Raises RuntimeError if names or shapes differ.
+    """
     options = StateDictOptions(full_state_dict=True)
     set_model_state_dict(model, dict[str, Any](state), options=options)
 
@@ -167,7 +176,10 @@ def load_full_state(model: LanguageModel, state: dict[str, Tensor]) -> None:
 def full_optimizer_state(
     model: LanguageModel, optimizers: list[torch.optim.Optimizer]
 ) -> dict[str, Any]:
-    """All of the optimizers' state by parameter names, on rank 0's CPU; nothing elsewhere."""
+    """Return the optimizers' whole state by parameter name, on the CPU of rank 0.
+
+    Elsewhere, return an empty dict. Every process must call it.
+    """
     for optimizer in optimizers:
         if not optimizer.state:
             _make_state(optimizer)
@@ -175,10 +187,11 @@ def full_optimizer_state(
 
 
 def _make_state(optimizer: torch.optim.Optimizer) -> None:
-    """Give an optimizer that has taken no step the state that it has before its first.
+    """Initialize the state of an optimizer that has not taken a step yet.
 
-    An optimizer makes its state in a step. PyTorch takes one for it, at a learning rate of 0, but
-    leaves it counted, so that AdamW's first real step would be corrected for bias as its second.
+    PyTorch optimizers create their state in `step`. PyTorch's own initialization takes such a step
+    at a learning rate of 0 but leaves it counted, and AdamW then corrects the bias of its first
+    real step as if it were the second. This sets the count back to 0.
     """
     rates = [group["lr"] for group in optimizer.param_groups]
     for group in optimizer.param_groups:
@@ -197,6 +210,6 @@ def _make_state(optimizer: torch.optim.Optimizer) -> None:
 def load_full_optimizer_state(
     model: LanguageModel, optimizers: list[torch.optim.Optimizer], state: dict[str, Any]
 ) -> None:
-    """Give each process its part of a whole state, however many saved it."""
+    """Load a whole state; each process takes its part, however many processes saved it."""
     options = StateDictOptions(full_state_dict=True)
     set_optimizer_state_dict(model, optimizers, state, options=options)

@@ -1,4 +1,4 @@
-"""What must not reach the weights: losses and gradients that are not finite, or that leap."""
+"""Guards against bad steps: losses and gradients that are not finite, and loss spikes."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from statistics import fmean
 from gptfast.model.base import LanguageModel
 
 RECENT = 50
-"""Steps whose mean loss a loss is compared with."""
+"""Number of past steps whose mean loss a new loss is compared with."""
 
 
 class BadStep(Exception):
-    """A step that must be undone; says what was wrong with it."""
+    """A step that must be undone. The message says what is wrong with it."""
 
 
 def check_finite(loss: float, grad_norm: float, model: LanguageModel) -> None:
-    """Raise BadStep before a NaN or an infinity reaches the weights; say where it came from."""
+    """Raise BadStep if the loss or the gradient norm is not finite; name a tensor at fault."""
     if math.isfinite(loss) and math.isfinite(grad_norm):
         return
     broken = [n for n, p in model.named_parameters() if not p.isfinite().all()]
@@ -34,9 +34,9 @@ def check_finite(loss: float, grad_norm: float, model: LanguageModel) -> None:
 
 
 def check_spike(loss: float, recent: Sequence[float], spike: float) -> None:
-    """Raise BadStep if the loss is more than `spike` nats above the mean of the recent ones.
+    """Raise BadStep if the loss is more than `spike` nats above the mean of the recent losses.
 
-    Only when RECENT losses are known: at the start they fall fast, and leap as well.
+    Nothing is checked until RECENT losses are known, because early losses fall fast and jump.
     """
     if len(recent) >= RECENT and loss > fmean(recent) + spike:
         raise BadStep(

@@ -1,6 +1,6 @@
-"""What a run measured: always in metrics.jsonl, one JSON object per line, appended as it goes.
+"""Write measurements to metrics.jsonl, one JSON object per line, and to optional trackers.
 
-If asked for, also in TensorBoard or trackio, which are extras.
+TensorBoard and trackio are extras that `log_to` asks for.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from gptfast.train.config import LogTo
 
 
 class Metrics:
-    """Where measurements go. Only the main one of several processes keeps any.
+    """Writer of measurements. Only rank 0 writes.
 
-    metrics.jsonl has each step once: its lines are kept up to a step when a run goes back to it.
-    The trackers only ever get more; what was undone stays in them.
+    metrics.jsonl holds each step once: a run that returns to an earlier step truncates it. Trackers
+    are append-only, so undone steps stay in them.
     """
 
     def __init__(
@@ -39,9 +39,9 @@ class Metrics:
             self._begin(name, folder)
 
     def go_back_to(self, step: int) -> None:
-        """Drop the lines of what happened after `step` steps, which will happen again.
+        """Drop the lines after step `step`: these steps will be repeated.
 
-        They are the last ones, and cutting them off needs no room on the disk.
+        Truncation needs no disk space, so it works on a full disk.
         """
         if not self.is_main or not self.path.exists():
             return
@@ -50,10 +50,10 @@ class Metrics:
         os.truncate(self.path, sum(map(len, kept)))
 
     def log(self, step: int, **values: Any) -> None:
-        """Append one line. A disk that is full costs the line, not the run.
+        """Append one line. A full disk loses the line, not the run.
 
-        values: numbers, or lists of them, nested or not. One that isn't finite (the gradient norm
-        of a step that overflowed in float16) is null in the file: JSON has no infinity.
+        values: numbers, or (nested) lists of numbers. A value that is not finite, such as the
+        gradient norm of a step that overflowed in float16, becomes null: JSON has no infinity.
         """
         if not self.is_main:
             return
@@ -66,7 +66,7 @@ class Metrics:
                 file.write(json.dumps({"step": step, **values, **unbounded}) + "\n")
         except OSError as error:
             with contextlib.suppress(OSError):
-                os.truncate(self.path, size)  # no half line
+                os.truncate(self.path, size)  # remove a partial line
             if not self.is_full:
                 self.say(f"can't write {self.path} ({error}): the run continues without it")
             self.is_full = True
@@ -75,34 +75,34 @@ class Metrics:
             self._attempt(tracker, partial(tracker.log, step, numbers))
 
     def close(self) -> None:
-        """Have the trackers write what they still hold."""
+        """Flush and close the trackers."""
         for tracker in list(self.trackers):
             self._attempt(tracker, tracker.close)
 
     def _begin(self, name: LogTo, folder: Path) -> None:
         try:
             self.trackers.append(TRACKERS[name](folder))
-        except Exception as error:  # of its disk, its database
-            self.say(f"{name} can't be begun ({error!r}): the run continues without it")
+        except Exception as error:  # whatever its disk or database raises
+            self.say(f"{name} can't be started ({error!r}): the run continues without it")
 
     def _attempt(self, tracker: Tracker, act: Callable[[], None]) -> None:
-        """Do something with a tracker, which is left out from then on if it fails."""
+        """Call `act`; drop the tracker if it fails."""
         try:
             act()
-        except Exception as error:  # of its disk, its database, its thread
+        except Exception as error:  # whatever its disk, database or thread raises
             self.trackers.remove(tracker)
             name = type(tracker).__name__
             self.say(f"{name} failed ({error!r}): the run continues without it")
 
 
 class Tracker(Protocol):
-    """A library that keeps measurements for its own pictures."""
+    """A library that stores measurements and plots them."""
 
     def log(self, step: int, numbers: dict[str, float]) -> None:
-        """Keep what was measured after `step` steps."""
+        """Store what was measured after `step` steps."""
 
     def close(self) -> None:
-        """Write what is still in memory."""
+        """Flush what is still in memory."""
 
 
 class TensorBoard:
@@ -111,26 +111,27 @@ class TensorBoard:
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter  # needs the extra, takes two seconds
 
-        # A run that is killed loses at most so many seconds.
+        # A killed run loses at most 10 seconds of measurements.
         self.writer = SummaryWriter(str(folder / "tensorboard"), flush_secs=10)
 
     def log(self, step: int, numbers: dict[str, float]) -> None:
-        """Queue the numbers for the writer's thread."""
+        """Queue the numbers for the writer thread."""
         for name, number in numbers.items():
             self.writer.add_scalar(name, number, step)
 
     def close(self) -> None:
-        """Wait for the writer's thread."""
+        """Wait for the writer thread."""
         self.writer.close()
 
 
 class Trackio:
-    """trackio's database on this machine (TRACKIO_DIR); the run is named for its folder."""
+    """trackio's local database (TRACKIO_DIR). The run is named after its folder."""
 
     def __init__(self, folder: Path) -> None:
         import trackio  # needs the extra
 
-        goes_on = (folder / "metrics.jsonl").exists()  # or is there an older run of this name only?
+        # Without metrics.jsonl, a run of this name in the database is an older, replaced one.
+        goes_on = (folder / "metrics.jsonl").exists()
         self.trackio = trackio
         trackio.init(
             project="gptfast",
@@ -140,11 +141,11 @@ class Trackio:
         )
 
     def log(self, step: int, numbers: dict[str, float]) -> None:
-        """Queue the numbers for trackio's thread."""
+        """Queue the numbers for the trackio thread."""
         self.trackio.log(numbers, step=step)
 
     def close(self) -> None:
-        """Wait for trackio's thread."""
+        """Wait for the trackio thread."""
         self.trackio.finish()
 
 
@@ -152,7 +153,7 @@ TRACKERS: dict[LogTo, Callable[[Path], Tracker]] = {"tensorboard": TensorBoard, 
 
 
 def check_trackers(log_to: Sequence[LogTo]) -> None:
-    """Raise UserError if the package of a tracker is missing, which has its name."""
+    """Raise UserError if the package of a tracker, which has the tracker's name, is missing."""
     for name in log_to:
         if find_spec(name) is None:
             raise UserError(
@@ -161,7 +162,7 @@ def check_trackers(log_to: Sequence[LogTo]) -> None:
 
 
 def scalars(values: dict[str, Any]) -> dict[str, float]:
-    """Numbers as they are; a list's under its name and their index: {"a": [5, 6]} is a/0, a/1."""
+    """Flatten lists into scalars named by index: {"a": [5, 6]} becomes {"a/0": 5, "a/1": 6}."""
     found: dict[str, float] = {}
     for name, value in values.items():
         if isinstance(value, list):
@@ -173,7 +174,7 @@ def scalars(values: dict[str, Any]) -> dict[str, float]:
 
 def _is_up_to(line: bytes, step: int) -> bool:
     try:
-        # A look at val happens before the step that follows it, and will be repeated.
+        # The evaluation at `step` comes before the next training step, and will be repeated.
         values = json.loads(line)
         has_happened = values["step"] < step or (values["step"] == step and "loss" in values)
         return bool(has_happened) and line.endswith(b"\n")

@@ -1,4 +1,4 @@
-"""The optimizers: Muon for the matrices of attention and MLP, AdamW for the rest."""
+"""Optimizers: Muon for the matrices of attention and MLP, AdamW for the rest."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from gptfast.model.mlp import MLP
 from gptfast.model.moe import MixtureOfExperts
 from gptfast.train.config import RunConfig
 
-_MOST_STACKED = 2**24  # numbers in a stack of small matrices: 64 MB in float32
+_MOST_STACKED = 2**24  # most elements in a stack of small matrices: 64 MB in float32
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update is the nearest orthogonal matrix: every direction learns equally fast.
+    """Momentum, orthogonalized: each update moves all directions of a matrix equally far.
 
     "Muon: An optimizer for hidden layers in neural networks" (Jordan et al., 2024), with Nesterov
-    momentum and decoupled weight decay. An update of an (out, in) matrix is scaled by
+    momentum and decoupled weight decay. The update of an (out, in) matrix is scaled by
     sqrt(max(1, out / in)), so that its effect on the output doesn't depend on the shape.
 
-    dtype: of the matrix products by which an update is made orthogonal.
+    dtype: precision of the matrix products that orthogonalize an update.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Muon(torch.optim.Optimizer):
             p.add_(_share(p, update), alpha=-lr * max(1.0, p.size(-2) / p.size(-1)) ** 0.5)
 
     def _accumulate(self, p: nn.Parameter, momentum: float) -> Tensor:
-        """Count the gradient in; return the whole average, a step of momentum ahead."""
+        """Add the gradient to the moving average; return the unsharded Nesterov momentum."""
         assert p.grad is not None
         state = self.state[p]
         if not state:
@@ -65,18 +65,18 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Roughly U V^T of the singular value decomposition U S V^T of each matrix (..., out, in).
+    """Return approximately U V^T for each matrix (..., out, in) = U S V^T.
 
-    Five steps of a quintic Newton-Schulz iteration, whose coefficients Jordan et al. (2024) chose
-    to lift small singular values fast; they end between about 0.7 and 1.2.
+    Five steps of a quintic Newton-Schulz iteration. Its coefficients, from Jordan et al. (2024),
+    raise small singular values fast; all of them end between about 0.7 and 1.2.
 
-    dtype: of the matrix products; the result is typed like the matrix.
+    dtype: precision of the matrix products. The result has the matrix's dtype.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrix.size(-2) > matrix.size(-1)
-    x = matrix.mT if tall else matrix  # the smaller side first, so that x x^T is the smaller one
-    x = x.flatten(0, -3) if x.ndim > 2 else x[None]  # baddbmm wants (N, out, in)
-    # Singular values must not exceed 1. Before rounding: float16 would lose small gradients.
+    x = matrix.mT if tall else matrix  # smaller side first, which makes x x^T smaller
+    x = x.flatten(0, -3) if x.ndim > 2 else x[None]  # baddbmm takes (N, out, in)
+    # Singular values must not exceed 1. Divide before the cast: float16 loses small gradients.
     x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)).to(dtype)
     for _ in range(5):
         gram = x @ x.mT
@@ -85,7 +85,7 @@ def orthogonalize(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def _of_one_shape(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
-    """Lists of those that can be stacked: many small products at once keep the processor busy."""
+    """Yield lists of parameters to stack: many small products at once keep the processor busy."""
     by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
     for p in parameters:
         by_shape[p.shape].append(p)
@@ -95,17 +95,17 @@ def _of_one_shape(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parame
 
 
 def _share(p: nn.Parameter, whole: Tensor) -> Tensor:
-    """This process's share of a tensor, if p is one that FSDP has sharded by rows."""
+    """Return the rows of `whole` that this process holds of p; all of them without FSDP."""
     if not isinstance(p, DTensor):
         return whole
-    # Every process has computed the same, so that nothing needs to be sent.
+    # Every process has computed the same tensor, so nothing needs to be sent.
     return distribute_tensor(whole, p.device_mesh, p.placements, src_data_rank=None)
 
 
 class Optimizer:
-    """Both optimizers behind one interface, for the parameters that require a gradient.
+    """Both optimizers behind one interface, for all parameters that require a gradient.
 
-    matrix_learning_rate: Muon's peak; None for AdamW alone, on everything.
+    matrix_learning_rate: Muon's peak learning rate; None to train everything with AdamW.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class Optimizer:
             self.parts.append((muon, matrix_learning_rate))
 
     def step(self, lr_factor: float) -> None:
-        """One update at `lr_factor` times the peak learning rates, then forget the gradients."""
+        """Update the weights at `lr_factor` times the peak learning rates; clear the gradients."""
         for optimizer, peak in self.parts:
             for group in optimizer.param_groups:
                 group["lr"] = peak * lr_factor
@@ -162,10 +162,10 @@ def build_optimizer(config: RunConfig, model: nn.Module) -> Optimizer:
 _HIDDEN_MATRICES: dict[type[nn.Module], tuple[str, ...]] = {
     CausalSelfAttention: ("c_attn.weight", "c_proj.weight"),
     MLP: ("c_fc.weight", "c_proj.weight"),
-    MixtureOfExperts: ("c_fc", "c_proj"),  # no router, whose rows are few
+    MixtureOfExperts: ("c_fc", "c_proj"),  # not the router, which has few rows
 }
-"""The parameters that Muon trains, by the module that owns them. What is added to such a module,
-an adapter for instance, is AdamW's unless it is listed here."""
+"""Parameters that Muon trains, by the type of the module that owns them. AdamW trains anything else
+in these modules, such as an adapter."""
 
 
 def hidden_matrices(model: nn.Module) -> set[str]:

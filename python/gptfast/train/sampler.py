@@ -1,4 +1,4 @@
-"""What the model writes while it is trained."""
+"""Sample from the model during training."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from gptfast.model import LanguageModel
 from gptfast.tokenizer import Tokenizer
 
 WriteSample = Callable[[LanguageModel, Tokenizer], str]
-"""Makes a text of a model in evaluation mode."""
+"""Returns a text that a model in evaluation mode writes."""
 
 
 class Sampler:
-    """A sample every `interval` steps, which leaves the training as it would be without."""
+    """Samples every `interval` steps, without any effect on training; never if that is 0."""
 
     def __init__(self, write: WriteSample, tokenizer: Tokenizer, interval: int) -> None:
         self.write = write
@@ -22,11 +22,11 @@ class Sampler:
         self.interval = interval
 
     def is_due(self, step: int) -> bool:
-        """Return whether a sample is due after `step` steps; an interval of 0 means never."""
+        """Return whether a sample is due after `step` steps; never at step 0 or interval 0."""
         return self.interval > 0 and step > 0 and step % self.interval == 0
 
     def sample(self, model: LanguageModel) -> str:
-        """The text; the model's mode and the random state are as before."""
+        """Return a sample. The model's mode and the random state stay as they were."""
         device = next(model.parameters()).device
         training = model.training
         model.eval()

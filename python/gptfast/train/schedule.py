@@ -1,4 +1,4 @@
-"""The learning rate over time."""
+"""Learning rate schedules."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def lr_factor(
     decay_fraction: float,
     final: float,
 ) -> float:
-    """What the peak learning rate is multiplied with at `step` (0 is the first).
+    """Return the factor of the peak learning rate at `step`; step 0 is the first.
 
-    A linear rise over the warm-up; then a decay that would reach `final` one step after the last:
-    linear ("Straight to Zero", Bergsma et al., 2025); half a cosine (Loshchilov and Hutter, 2017);
-    or warmup-stable-decay, constant until the last `decay_fraction` of the steps ("MiniCPM", Hu et
-    al., 2024), and then linear.
+    The factor rises linearly over the warm-up. Then it decays, and would reach `final` one step
+    after the last. 'linear' decays linearly ("Straight to Zero", Bergsma et al., 2025), 'cosine'
+    along half a cosine (Loshchilov and Hutter, 2017). 'wsd', warmup-stable-decay, stays at 1 until
+    the last `decay_fraction` of the steps ("MiniCPM", Hu et al., 2024), and then decays linearly.
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps
