@@ -2,11 +2,11 @@
 """Cross entropy in Triton: the loss of each token, and its gradient written over the logits.
 
 "Online normalizer calculation for softmax", Milakov and Gimelshein 2018,
-https://arxiv.org/abs/1805.02867. README.md in this folder derives the gradient. The definition that
-the kernel is tested against is `linear_cross_entropy_reference` in ops/linear_cross_entropy.py,
-where the matrix products are, too.
+https://arxiv.org/abs/1805.02867. README.md in this folder derives the gradient. The tests compare
+the kernel with `linear_cross_entropy_reference` in ops/linear_cross_entropy.py, which also has the
+matrix products.
 
-Shape suffixes: N tokens of a chunk, V vocabulary. Inside the kernel `_V` is one block of a row.
+Shape suffixes: N tokens of a chunk, V vocabulary. Inside the kernel, `_V` is one block of a row.
 """
 
 import torch
@@ -15,13 +15,13 @@ import triton.language as tl
 
 from gptfast.kernels.soft_cap import soft_cap
 
-# Larger than -inf, so that a logit of -inf gives e^(-inf) = 0 and not NaN.
+# Finite, so that a logit of -inf gives e^(-inf) = 0 instead of NaN.
 LOWEST = tl.constexpr(torch.finfo(torch.float32).min)
 
 
 @triton.jit
 def _capped(logits, softcap):
-    """softcap * tanh(logits / softcap) in float32."""
+    """Return softcap * tanh(logits / softcap) in float32."""
     x = logits.to(tl.float32)
     if softcap is not None:
         x = soft_cap(x, softcap)
@@ -33,8 +33,8 @@ def _cross_entropy_kernel(
     logits, targets, targets_stride, losses, ignore_index, softcap,
     WRITE_GRADIENT: tl.constexpr, V: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
-    """One program: one token, whose logits are read twice and then overwritten by the gradient."""
-    row = logits + tl.program_id(0).to(tl.int64) * V  # 64 bits, as logits exceed 2^31 elements
+    """Process one token: read its logits twice and overwrite them with the gradient."""
+    row = logits + tl.program_id(0).to(tl.int64) * V  # 64 bits: logits may exceed 2^31 elements
     target = tl.load(targets + tl.program_id(0).to(tl.int64) * targets_stride)
     is_kept = target != ignore_index
     is_inside = (target >= 0) & (target < V)
@@ -50,7 +50,7 @@ def _cross_entropy_kernel(
         normalizer *= tl.exp(largest - new_largest)
         normalizer += tl.sum(tl.exp(x_V - new_largest), 0)
         largest = new_largest
-    # A target outside the vocabulary makes everything NaN: checking it would wait for the GPU.
+    # A target outside the vocabulary gives NaN: raising an error would synchronize the GPU.
     lse = tl.where(is_inside, largest + tl.log(normalizer), float("nan"))
 
     tl.store(losses + tl.program_id(0), tl.where(is_kept, lse - target_x, 0.0))
@@ -77,14 +77,14 @@ def cross_entropy(
     softcap: float | None,
     write_gradient: bool,
 ) -> torch.Tensor:
-    """Return each token's loss, (N,) in float32, 0 where its target is `ignore_index`.
+    """Return the loss of each token, (N,) float32, 0 where its target is `ignore_index`.
 
-    With `write_gradient` the logits become the gradient of the summed losses. Takes contiguous
-    logits in float32, float16 or bfloat16, and int64 targets; checks nothing.
+    With `write_gradient`, overwrite the logits with the gradient of the summed losses. The logits
+    are contiguous float32, float16 or bfloat16, and the targets are int64. Nothing is checked.
     """
     N, V = logits_NV.shape
     losses_N = torch.empty(N, device=logits_NV.device, dtype=torch.float32)
-    # With a cap, whose tanh takes time and registers, small blocks are the fastest.
+    # The tanh of the cap takes time and registers, so small blocks are fastest with a cap.
     largest_V = LARGEST_BLOCK if softcap is None else LARGEST_BLOCK_CAPPED
     block_V = min(triton.next_power_of_2(V), largest_V)
     with torch.cuda.device_of(logits_NV):

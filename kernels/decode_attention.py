@@ -1,14 +1,14 @@
 # mypy: ignore-errors
-"""Attention of a few queries against a long cache of keys, in Triton: the keys are split.
+"""Attention of a few queries to a long key cache, in Triton, with the keys split into parts.
 
-One program for each head, as in flash_attention.py, would leave most of a GPU idle and have the
-few that work walk over all keys. Here many programs each walk over a part of a head's keys
-("Flash-Decoding for long-context inference", Dao et al. 2023), and a second kernel puts the parts
-together: README.md in this folder says how. The definition that this is tested against is
-`decode_attention_reference` in ops/decode_attention.py.
+One program per head, as in flash_attention.py, would leave most of a GPU idle while a few programs
+loop over all keys. Here, many programs each process one part of a head's keys ("Flash-Decoding for
+long-context inference", Dao et al. 2023), and a second kernel combines the parts, as derived in
+README.md in this folder. The tests compare the kernels with `decode_attention_reference` in
+ops/decode_attention.py.
 
 Shape suffixes as in flash_attention.py, and R: the rows of one key head, which are the T queries of
-each of its GROUP query heads; P parts that the keys are split into.
+each of its GROUP query heads; P parts of the keys.
 """
 
 import torch
@@ -33,7 +33,7 @@ def _part_kernel(
     GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """One program: all rows of one key head, against one part of the keys."""
+    """Attend with all rows of one key head to one part of the keys."""
     part, n_parts = tl.program_id(0), tl.num_programs(0)
     G = H // GROUP
     batch, kv_head = tl.program_id(1) // G, tl.program_id(1) % G
@@ -61,7 +61,7 @@ def _part_kernel(
     acc_RD = tl.zeros([BLOCK_R, BLOCK_D], tl.float32)
     start = part * KEYS_PER_PART
     end = tl.minimum(start + KEYS_PER_PART, length)
-    if window is not None:  # keys before all windows are not read
+    if window is not None:  # skip keys before all windows
         start = tl.maximum(start, (length - T - window + 1) // BLOCK_S * BLOCK_S)
     for first_key in range(start, end, BLOCK_S):
         keys_S = first_key + tl.arange(0, BLOCK_S)
@@ -76,7 +76,7 @@ def _part_kernel(
         acc_RD = acc_RD * shrink_R[:, None] + _dot(p_RS.to(v_SD.dtype), v_SD)
 
     out_RD, lse2_R = _softmax_end(max_R, sum_R, acc_RD)
-    # The parts of a row lie side by side: (B, H, T, P, D) and (B, H, T, P).
+    # The parts of a row are adjacent: (B, H, T, P, D) and (B, H, T, P).
     at_R = ((batch * H + heads_R).to(tl.int64) * T + queries_R) * n_parts + part
     tl.store(lse2_parts + at_R, lse2_R, mask=is_row_R)
     tl.store(
@@ -90,7 +90,7 @@ def _part_kernel(
 def _combine_kernel(
     out_parts, lse2_parts, out, P, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_P: tl.constexpr
 ):
-    """One program: one row, whose parts count as much as their sums of e^logit do."""
+    """Combine the parts of one row, weighted by their sums of e^logit."""
     row = tl.program_id(0).to(tl.int64)
     columns, parts = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_P)
     lse2_P = tl.load(lse2_parts + row * P + parts, mask=parts < P, other=float("-inf"))
@@ -107,8 +107,8 @@ def _combine_kernel(
 
 
 BLOCK_S = 128
-# At most so many parts, and so many programs of the first kernel unless there are more heads: a few
-# for each multiprocessor of a large GPU.
+# The maximum number of parts, and of programs of the first kernel unless there are more heads: a
+# few programs for each multiprocessor of a large GPU.
 MAX_PARTS, MAX_PROGRAMS = 64, 512
 
 
@@ -120,17 +120,17 @@ def decode_attention(
     scale: float,
     window: int | None,
 ) -> torch.Tensor:
-    """Return the output, contiguous, typed like q.
+    """Return the output, contiguous and typed like q.
 
-    Takes float32, float16 or bfloat16, any strides, D up to 256; the number of keys that are there
-    for each batch entry, an integer type, contiguous. Checks nothing.
+    The tensors are float32, float16 or bfloat16, with any strides and D up to 256. lengths_B is the
+    number of keys of each batch entry, a contiguous integer tensor. Nothing is checked.
     """
     (B, H, T, D), (G, S) = q_BHTD.shape, k_BGSD.shape[1:3]
     n_blocks = triton.cdiv(S, BLOCK_S)
     n_parts = min(n_blocks, MAX_PARTS, max(MAX_PROGRAMS // (B * G), 1))
     blocks_per_part = triton.cdiv(n_blocks, n_parts)
     n_parts = triton.cdiv(n_blocks, blocks_per_part)
-    block_D = max(triton.next_power_of_2(D), 16)  # tl.dot multiplies no less than 16
+    block_D = max(triton.next_power_of_2(D), 16)  # tl.dot requires at least 16
     wide = {"device": q_BHTD.device, "dtype": torch.float32}
     out_parts = torch.empty(B, H, T, n_parts, D, **wide)
     lse2_parts = torch.empty(B, H, T, n_parts, **wide)

@@ -2,16 +2,17 @@
 """FlashAttention in Triton: forward and backward, without ever holding the T x S logits.
 
 "FlashAttention-2: Faster Attention with Better Parallelism and Work Partitioning", Dao 2023,
-https://arxiv.org/abs/2307.08691. README.md in this folder derives every line that computes.
-The definition that these kernels are tested against is `attention_reference` in ops/attention.py.
+https://arxiv.org/abs/2307.08691. README.md in this folder derives every computation. The tests
+compare these kernels with `attention_reference` in ops/attention.py.
 
 Shape suffixes: B batch, T query rows, S key rows, H query heads, G key/value heads, D head width.
 Inside a kernel a suffix is one tile: `q_TD` is (BLOCK_T, BLOCK_D), BLOCK_D the next power of two.
-Tensors come as pointers with their strides; or, where the GPU's copy engine (TMA) is to load whole
-tiles, as tensor descriptors, with None in place of the strides.
+Tensors are passed as pointers with strides. If the GPU's copy engine (TMA) loads whole tiles, they
+are passed as tensor descriptors, with None in place of the strides.
 
-Logits are in units of log2: exp2 is one instruction, and log2(e) hides in the scale. So is `lse2`,
-their log-sum-exp, which rounding to other units would make useless where logits are in thousands.
+Logits are in units of log2, because exp2 is one instruction and the scale absorbs log2(e). Their
+log-sum-exp `lse2` has the same units: conversion would round it too coarsely for logits in the
+thousands.
 """
 
 import functools
@@ -23,7 +24,7 @@ import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 LOG2_E = tl.constexpr(math.log2(math.e))
-# Where the running maximum starts. Finite, so that exp2(-inf - maximum) is 0 and never NaN.
+# The initial running maximum. Finite, so that exp2(-inf - maximum) is 0 and never NaN.
 LOWEST = tl.constexpr(torch.finfo(torch.float32).min)
 
 # ---- shared by the kernels -----------------------------------------------------------------------
@@ -31,9 +32,10 @@ LOWEST = tl.constexpr(torch.finfo(torch.float32).min)
 
 @triton.jit
 def _program(T, H, BLOCK_T: tl.constexpr):
-    """The block of rows, head and batch entry of this program: blocks run fastest.
+    """Return the block of rows, the head and the batch entry of this program.
 
-    So the programs that run at the same time share a head's tensors in the second-level cache.
+    The block index varies fastest, so that concurrent programs share a head's tensors in the L2
+    cache.
     """
     n_blocks = tl.cdiv(T, BLOCK_T)
     pair = tl.program_id(0) // n_blocks
@@ -42,7 +44,7 @@ def _program(T, H, BLOCK_T: tl.constexpr):
 
 @triton.jit
 def _head(tensor, strides, batch, head):
-    """Address of the matrix tensor[batch, head]; 64 bits, as tensors exceed 2^31 elements."""
+    """Return the address of tensor[batch, head], in 64 bits: tensors may exceed 2^31 elements."""
     return tensor + batch.to(tl.int64) * strides[0] + head.to(tl.int64) * strides[1]
 
 
@@ -83,7 +85,7 @@ def _store(matrix, strides, rows, n_rows, values, D: tl.constexpr, BLOCK_D: tl.c
 
 @triton.jit
 def _keys_seen(queries, docs, T, S, window, CAUSAL: tl.constexpr):
-    """The keys [low, high) that a query sees. Both bounds never fall from one query to the next."""
+    """Return the keys [low, high) that a query sees. Both bounds never decrease with the query."""
     newest = queries + (S - T)  # the last query is aligned with the last key
     low = queries * 0
     high = queries * 0 + S
@@ -101,7 +103,7 @@ def _keys_seen(queries, docs, T, S, window, CAUSAL: tl.constexpr):
 
 @triton.jit
 def _keys_seen_by_ends(first_row, docs, T, S, window, CAUSAL: tl.constexpr, BLOCK_T: tl.constexpr):
-    """`_keys_seen` of the first and of the last query of a block."""
+    """Return `_keys_seen` of the first and of the last query of a block."""
     low_first, high_first = _keys_seen(first_row, docs, T, S, window, CAUSAL)
     last_row = tl.minimum(first_row + BLOCK_T, T) - 1
     low_last, high_last = _keys_seen(last_row, docs, T, S, window, CAUSAL)
@@ -110,9 +112,9 @@ def _keys_seen_by_ends(first_row, docs, T, S, window, CAUSAL: tl.constexpr, BLOC
 
 @triton.jit
 def _visible(rows_T, first_key, docs, T, S, window, CAUSAL: tl.constexpr, BLOCK_S: tl.constexpr):
-    """Which of the rows see which of the keys of a block, (BLOCK_T, BLOCK_S).
+    """Return the mask of the keys of a block that each row sees, (BLOCK_T, BLOCK_S).
 
-    Computed where it is needed, so that its bounds take no registers elsewhere.
+    The bounds are recomputed here, so that they take no registers elsewhere.
     """
     low_T, high_T = _keys_seen(rows_T, docs, T, S, window, CAUSAL)
     keys_S = first_key + tl.arange(0, BLOCK_S)
@@ -121,7 +123,7 @@ def _visible(rows_T, first_key, docs, T, S, window, CAUSAL: tl.constexpr, BLOCK_
 
 @triton.jit
 def _queries_seeing(keys, docs, T, S, window, CAUSAL: tl.constexpr):
-    """The queries [low, high) that see a key: `_keys_seen` the other way round."""
+    """Return the queries [low, high) that see a key, the converse of `_keys_seen`."""
     oldest = keys - (S - T)
     low = keys * 0
     high = keys * 0 + T
@@ -139,10 +141,10 @@ def _queries_seeing(keys, docs, T, S, window, CAUSAL: tl.constexpr):
 
 @triton.jit
 def _phase(PHASE: tl.constexpr, low_first, high_first, low_last, high_last, BLOCK: tl.constexpr):
-    """The range of a loop over blocks, for rows of which the first and last have these bounds.
+    """Return the range of a loop over blocks, from the bounds of the first and the last row.
 
-    In phase 1 are the blocks between them that all rows see whole, which need no mask; in phase 0
-    what comes before these, in phase 2 what comes after. They start at multiples of BLOCK.
+    Phase 1 has the blocks that all rows see completely, which need no mask. Phase 0 has the blocks
+    before these, and phase 2 the blocks after these. All blocks start at multiples of BLOCK.
     """
     start = low_first // BLOCK * BLOCK
     full = tl.cdiv(low_last, BLOCK) * BLOCK
@@ -157,7 +159,7 @@ def _phase(PHASE: tl.constexpr, low_first, high_first, low_last, high_last, BLOC
 
 @triton.jit
 def _logits(a, b, scale):
-    """a b^T, scaled, in units of log2."""
+    """Return a b^T, scaled, in units of log2."""
     return _dot(a, tl.trans(b)) * (scale * LOG2_E)
 
 
@@ -165,9 +167,9 @@ def _logits(a, b, scale):
 def _dropped_out(
     p_TS, seed, head, rows_T, first_key, dropout_p, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr
 ):
-    """p with some elements zero and the others scaled up; `dropout_mask` in ops/ says which.
+    """Return p after dropout, with the mask that `dropout_mask` in ops/philox.py defines.
 
-    One call of the generator gives four numbers, for four keys side by side.
+    One call of the generator returns four numbers, for four adjacent keys.
     """
     zeros = tl.zeros([BLOCK_T, BLOCK_S // 4], tl.int32)
     quads = zeros + (first_key // 4 + tl.arange(0, BLOCK_S // 4))[None, :]
@@ -179,15 +181,16 @@ def _dropped_out(
 
 @triton.jit
 def _dot(a, b):
-    # "ieee" concerns float32 alone: the default there would be TF32, with 10 bits of mantissa.
+    # "ieee" affects only float32, for which the default is TF32 with 10 bits of mantissa.
     return tl.dot(a, b, input_precision="ieee")
 
 
 @triton.jit
 def _softmax_step(max_T, sum_T, logits_TS, factor):
-    """The online softmax of further logits, and what all that was summed so far shrinks by.
+    """Add logits to the online softmax; return the maximum, the sum, the shrink factor and p.
 
-    The logits are still to be multiplied by `factor`, at least 0.
+    The shrink factor rescales the previous sums. The logits are multiplied by `factor`, which is
+    at least 0.
     """
     new_max_T = tl.maximum(max_T, tl.max(logits_TS, 1) * factor)
     p_TS = tl.exp2(logits_TS * factor - new_max_T[:, None])
@@ -197,7 +200,7 @@ def _softmax_step(max_T, sum_T, logits_TS, factor):
 
 @triton.jit
 def _softmax_end(max_T, sum_T, acc_TD):
-    """The output and the log-sum-exp in units of log2; of a query that saw no key 0 and -inf."""
+    """Return the output and the log-sum-exp in units of log2; 0 and -inf if no key was seen."""
     saw_none_T = sum_T == 0
     sum_T = tl.where(saw_none_T, 1.0, sum_T)
     lse2_T = tl.where(saw_none_T, float("-inf"), max_T + tl.log2(sum_T))
@@ -214,9 +217,9 @@ def _forward_kernel(
     CAUSAL: tl.constexpr, FIRST_PHASE: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """One program: one block of queries of one head, against all the keys it sees."""
+    """Attend with one block of queries of one head to all the keys that it sees."""
     block, head, batch = _program(T, H, BLOCK_T)
-    # Where attention is causal the last rows take longest: they begin first.
+    # With causal attention the last rows take longest, so they start first.
     first_row = (tl.cdiv(T, BLOCK_T) - 1 - block) * BLOCK_T
     rows_T = first_row + tl.arange(0, BLOCK_T)
     kv_head = head // GROUP
@@ -237,7 +240,7 @@ def _forward_kernel(
         for first_key in range(start, end, BLOCK_S):
             k_SD = _tile(k, k_strides, batch, kv_head, first_key, S, D, BLOCK_S, BLOCK_D)
             if PHASE == 1:
-                # Scaled in the exponent, where to multiply and subtract is one instruction.
+                # Scale in the exponent, where multiply and subtract are one instruction.
                 logits_TS, factor = _dot(q_TD, tl.trans(k_SD)), scale * LOG2_E
             else:
                 logits_TS, factor = _logits(q_TD, k_SD, scale), 1.0
@@ -257,8 +260,8 @@ def _forward_kernel(
 
 
 # ---- backward ------------------------------------------------------------------------------------
-# Two kernels, each writing every element of its results exactly once: no atomics, so the same
-# inputs give the same bits.
+# Two kernels, each of which writes every element of its results exactly once. Without atomics, the
+# results are deterministic.
 
 
 @triton.jit
@@ -269,9 +272,10 @@ def _dq_kernel(
     CAUSAL: tl.constexpr, FIRST_PHASE: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """One program: dq of one block of queries of one head, over all the keys it sees.
+    """Compute dq of one block of queries of one head, over all the keys that it sees.
 
-    And delta, the sum over D of out * dout, which the softmax's gradient subtracts from each row.
+    Also compute delta, the sum over D of out * dout, which the gradient of the softmax subtracts
+    from each row.
     """
     block, head, batch = _program(T, H, BLOCK_T)
     first_row = (tl.cdiv(T, BLOCK_T) - 1 - block) * BLOCK_T
@@ -320,19 +324,19 @@ def _dkdv_kernel(
     CAUSAL: tl.constexpr, FIRST_PHASE: tl.constexpr, LAST_PHASE: tl.constexpr,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """One program: dk and dv of one block of keys, over all the queries that see it.
+    """Compute dk and dv of one block of keys, over all the queries that see it.
 
-    The GROUP query heads that share the keys are summed here, one after the other.
+    A loop sums over the GROUP query heads that share the keys.
     """
     block, kv_head, batch = _program(S, H // GROUP, BLOCK_S)
-    first_key = block * BLOCK_S  # where attention is causal the first keys take longest
+    first_key = block * BLOCK_S  # with causal attention the first keys take longest
     keys_S = first_key + tl.arange(0, BLOCK_S)
     if docs is not None:
         docs += batch.to(tl.int64) * (2 * S)
     if seed is not None:
         seed = tl.load(seed)
 
-    # Keys past S need no mask: they only fill rows of dk and dv that are not stored. Rows past T
+    # Keys past S need no mask: they only affect rows of dk and dv that are not stored. Rows past T
     # load zeros, which add nothing to dk and dv.
     low_first, high_first = _queries_seeing(first_key, docs, T, S, window, CAUSAL)
     last_key = tl.minimum(first_key + BLOCK_S, S) - 1
@@ -378,11 +382,12 @@ def _dkdv_kernel(
 
 # ---- launching -----------------------------------------------------------------------------------
 
-# (bytes per element, padded head width, whether the copy engine loads the tiles): rows of the query
-# block, rows of the key block, warps, stages of the load pipeline, and the most registers that a
-# thread may have (None for the compiler's choice), where fewer let one more program run on a
-# multiprocessor. Those of the copy engine were measured on an H200 (README.md), the others only
-# fit. tests/ops/test_compile_ahead.py holds how much they spill.
+# Keys: (bytes per element, padded head width, whether the copy engine loads the tiles). Values:
+# rows of the query block, rows of the key block, warps, stages of the load pipeline, and the
+# register limit of a thread (None for the compiler's choice). A limit is set where fewer registers
+# let one more program run on a multiprocessor. The blocks with the copy engine were measured on an
+# H200 (README.md); the others were only chosen to fit. tests/ops/test_compile_ahead.py bounds how
+# much they spill.
 FORWARD_BLOCKS = {
     (2, 64, True): (64, 128, 4, 2, 168),
     (2, 128, True): (64, 64, 4, 3, None),
@@ -419,15 +424,15 @@ DKDV_BLOCKS = {
 
 
 def table_key(x_BHTD: torch.Tensor, is_tma: bool) -> tuple[int, int, bool]:
-    """Return where the tables have the blocks for tensors like this one."""
+    """Return the key of the block tables for a tensor."""
     block_D = triton.next_power_of_2(x_BHTD.shape[-1])
     return x_BHTD.element_size(), max(block_D, 64), is_tma
 
 
 def _blocks(table, x_BHTD, is_tma, seed):
-    """Return the constants that a kernel takes for the dtype and head width of a tensor."""
+    """Return the launch constants of a kernel for the dtype and head width of a tensor."""
     D = x_BHTD.shape[-1]
-    block_D = max(triton.next_power_of_2(D), 16)  # tl.dot multiplies no less than 16
+    block_D = max(triton.next_power_of_2(D), 16)  # tl.dot requires at least 16
     block_T, block_S, num_warps, num_stages, registers = table[table_key(x_BHTD, is_tma)]
     blocks = {
         "D": D,
@@ -439,16 +444,16 @@ def _blocks(table, x_BHTD, is_tma, seed):
         "enable_fp_fusion": True,
     }
     if seed is not None:
-        blocks["num_warps"] = 8  # random numbers take registers, of which more warps have more
+        blocks["num_warps"] = 8  # random numbers take registers; more warps have more of them
     elif registers is not None:
         blocks["maxnreg"] = registers
     return blocks
 
 
 def _phases(causal, window, docs):
-    """Return the phases that there are, as constants: of forward and dq, and of dk and dv.
+    """Return the phase constants of the forward and dq kernels, and of the dk and dv kernel.
 
-    Towards keys the last phase is always there, as the last block of keys need not be whole.
+    A loop over keys always has the last phase, because the last block of keys may be partial.
     """
     bounded = window is not None or docs is not None
     return {"FIRST_PHASE": 0 if bounded else 1}, {
@@ -459,9 +464,9 @@ def _phases(causal, window, docs):
 
 @functools.cache
 def has_copy_engine(device: torch.device) -> bool:
-    """Say whether tiles are to be loaded by descriptors: on Hopper, where that was measured.
+    """Return whether descriptors load the tiles: only on Hopper, where this was measured.
 
-    True on the CPU: the interpreter knows descriptors.
+    The result is True on the CPU, because the interpreter supports descriptors.
     """
     if device.type != "cuda":
         return True
@@ -469,9 +474,9 @@ def has_copy_engine(device: torch.device) -> bool:
 
 
 def by_copy_engine(*tensors: torch.Tensor) -> bool:
-    """Say whether the copy engine can load them: in steps of 16 bytes, rows without gaps.
+    """Return whether the copy engine can load the tensors: strides of 16 bytes, contiguous rows.
 
-    Of float32 it is of no use, as no matrix unit multiplies that.
+    float32 would not benefit, because no matrix unit multiplies it.
     """
     return has_copy_engine(tensors[0].device) and all(
         x.element_size() == 2
@@ -483,7 +488,7 @@ def by_copy_engine(*tensors: torch.Tensor) -> bool:
 
 
 def _tiled(tensors, rows, blocks, is_tma):
-    """Return what a kernel takes for tensors of which it loads tiles of so many rows."""
+    """Return the kernel arguments of tensors, given the number of rows in a tile of each."""
     if not is_tma:
         return [y for x in tensors for y in (x, x.stride())]
     width = blocks["BLOCK_D"]
@@ -505,16 +510,17 @@ def flash_attention_forward(
     window: int | None,
     dropout_p: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the output, like q, and the logits' log-sum-exp / log 2, (B, H, T) in float32.
+    """Return the output, like q, and the log-sum-exp of the logits / log 2, (B, H, T) float32.
 
-    Takes float32, float16 or bfloat16, any strides, D up to 256; for each token its document's
-    first token and its end, int32, contiguous; a seed for dropout, (1,) int64. Checks nothing.
+    q, k and v are float32, float16 or bfloat16, with any strides and D up to 256. docs_B2T holds,
+    for each token, the first token and the end of its document, contiguous int32. seed is the seed
+    of dropout, (1,) int64. Nothing is checked.
     """
     B, H, T, _ = q_BHTD.shape
     G, S = k_BGSD.shape[1:3]
     out_BHTD = torch.empty_like(q_BHTD)
     lse2_BHT = torch.empty(B, H, T, device=q_BHTD.device, dtype=torch.float32)
-    if scale < 0:  # so that a row's largest product is its largest logit
+    if scale < 0:  # so that the largest product of a row is its largest logit
         q_BHTD, scale = -q_BHTD, -scale
     is_tma = by_copy_engine(q_BHTD, k_BGSD, v_BGSD)
     blocks = _blocks(FORWARD_BLOCKS, q_BHTD, is_tma, seed)
@@ -544,7 +550,7 @@ def flash_attention_backward(
     window: int | None,
     dropout_p: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return dq, dk and dv, like q, k and v; the same bits for the same inputs."""
+    """Return dq, dk and dv, shaped like q, k and v. The results are deterministic."""
     B, H, T, _ = q_BHTD.shape
     G, S = k_BGSD.shape[1:3]
     delta_BHT = torch.empty_like(lse2_BHT)

@@ -1,24 +1,24 @@
 # mypy: ignore-errors
-"""Layer norm and RMS norm in Triton: forward and backward, each row read once.
+"""Layer norm and RMS norm in Triton: forward and backward read each row once.
 
 "Layer Normalization", Ba et al. 2016, https://arxiv.org/abs/1607.06450, and "Root Mean Square
-Layer Normalization", Zhang & Sennrich 2019, https://arxiv.org/abs/1910.07467: the same without the
-mean (CENTERED says which). README.md in this folder derives the backward. The definitions that
-these kernels are tested against are `layer_norm_reference` and `rms_norm_reference` in ops/norm.py.
+Layer Normalization", Zhang & Sennrich 2019, https://arxiv.org/abs/1910.07467. RMS norm does not
+subtract the mean; CENTERED selects the norm. README.md in this folder derives the backward pass.
+The tests compare these kernels with `layer_norm_reference` and `rms_norm_reference` in ops/norm.py.
 
-Shape suffixes: M rows (all leading dimensions of x as one), C channels, P partial sums. Inside a
-kernel `_MC` is a tile of BLOCK_M rows, each padded to BLOCK_C, the next power of two.
+Shape suffixes: M rows (all leading dimensions of x flattened), C channels, P partial sums. Inside a
+kernel, `_MC` is a tile of BLOCK_M rows, each padded to BLOCK_C, the next power of two.
 """
 
 import torch
 import triton
 import triton.language as tl
 
-# A program holds at least this many elements, so that one serves many short rows.
+# The minimum number of elements of a program, so that one program serves many short rows.
 MIN_TILE = 2048
-# Programs of the backward at most: four for each multiprocessor of an H100.
+# The maximum number of backward programs: four for each multiprocessor of an H100.
 MAX_PROGRAMS = 528
-# Tiles that are on their way at once; of rows up to so many bytes, which shared memory holds.
+# The number of pipeline stages, and the longest row, in bytes, for which shared memory holds them.
 STAGES, MAX_STAGED = 3, 2**14
 # Rows and columns of partial sums that a program of 8 warps adds at a time.
 SUM_TILE = 256, 16
@@ -26,7 +26,7 @@ SUM_TILE = 256, 16
 
 @triton.jit
 def _load_rows(x, row_stride, column_stride, rows, M, C: tl.constexpr, BLOCK_C: tl.constexpr):
-    """Load rows as float32, zeros past M and C; 64-bit offsets, as x exceeds 2^31 elements."""
+    """Load rows as float32, with zeros past M and C. Offsets have 64 bits: x may be large."""
     columns = tl.arange(0, BLOCK_C)
     offsets = rows[:, None] * row_stride + columns.to(tl.int64)[None, :] * column_stride
     is_inside = (rows < M)[:, None] & (columns < C)[None, :]
@@ -44,7 +44,7 @@ def _store_rows(x, rows, values_MC, M, C: tl.constexpr, BLOCK_C: tl.constexpr):
 
 @triton.jit
 def _load_parameter(parameter, C: tl.constexpr, BLOCK_C: tl.constexpr):
-    """Load a weight or a bias as one float32 row, zeros past C."""
+    """Load a weight or a bias as one float32 row, with zeros past C."""
     columns = tl.arange(0, BLOCK_C)
     return tl.load(parameter + columns, mask=columns < C, other=0.0).to(tl.float32)[None, :]
 
@@ -55,7 +55,7 @@ def _forward_kernel(
     CENTERED: tl.constexpr, HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr,
     C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """One program: BLOCK_M rows."""
+    """Normalise BLOCK_M rows."""
     rows = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     x_MC = _load_rows(x, x_row_stride, x_column_stride, rows, M, C, BLOCK_C)
     if CENTERED:
@@ -79,18 +79,18 @@ def _backward_kernel(
     CENTERED: tl.constexpr, HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr,
     C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """One program: dx of every N_PROGRAMS-th tile, and its rows' sum of dweight and of dbias."""
+    """Compute dx of every N_PROGRAMS-th tile, and the sums of dweight and dbias over its rows."""
     program = tl.program_id(0)
     dweight_MC = tl.zeros([BLOCK_M, BLOCK_C], tl.float32)
     dbias_MC = tl.zeros([BLOCK_M, BLOCK_C], tl.float32)
-    # The next tiles are on their way while this one is computed.
+    # The pipeline loads the next tiles while this one is computed.
     for i in tl.range(tl.cdiv(tl.cdiv(M, BLOCK_M) - program, N_PROGRAMS), num_stages=STAGES):
         tile = (program + i * N_PROGRAMS).to(tl.int64)
         rows = tile * BLOCK_M + tl.arange(0, BLOCK_M)
         dout_MC = _load_rows(dout, dout_row_stride, dout_column_stride, rows, M, C, BLOCK_C)
         normal_MC = _load_rows(x, x_row_stride, x_column_stride, rows, M, C, BLOCK_C)
         rstd_M1 = tl.load(rstd + rows, mask=rows < M, other=0.0)[:, None]
-        # Past M and C, dout is 0, and with it every product below.
+        # Past M and C dout is 0, so every product below is 0.
         if CENTERED:
             normal_MC -= tl.load(mean + rows, mask=rows < M, other=0.0)[:, None]
         normal_MC *= rstd_M1
@@ -99,7 +99,7 @@ def _backward_kernel(
         dnormal_MC = dout_MC
         if HAS_WEIGHT:
             dweight_MC += dout_MC * normal_MC
-            # Not held from one tile to the next: the registers are needed for the sums.
+            # Load the weight for each tile: the registers are needed for the sums.
             dnormal_MC = dout_MC * _load_parameter(weight, C, BLOCK_C)
         along_normal_M = tl.sum(dnormal_MC * normal_MC, 1) / C
         dx_MC = dnormal_MC - normal_MC * along_normal_M[:, None]
@@ -120,7 +120,7 @@ def _backward_kernel(
 
 @triton.jit
 def _sum_kernel(partials, out, P, C, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):
-    """One program: a block of columns of one of the matrices (P, C), summed over its rows."""
+    """Sum a block of columns of one of the (P, C) matrices over its rows."""
     columns = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     partials += tl.program_id(1).to(tl.int64) * P * C
     sum_PC = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
@@ -134,10 +134,10 @@ def _sum_kernel(partials, out, P, C, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexp
 
 
 def _block(C: int) -> dict[str, int | bool]:
-    """Return the constants of a launch: a tile of whole rows lies in one program's registers."""
+    """Return the launch constants for tiles of whole rows, which fit into a program's registers."""
     block_C = triton.next_power_of_2(C)
     block_M = max(MIN_TILE // block_C, 1)
-    # 32 elements per thread, until the largest program there is.
+    # 32 elements per thread, up to the largest program.
     num_warps = min(block_M * block_C // 1024, 32)
     return {
         "C": C,
@@ -149,7 +149,7 @@ def _block(C: int) -> dict[str, int | bool]:
 
 
 def _rows(x: torch.Tensor) -> tuple[torch.Tensor, int, int]:
-    """Return x as a matrix of rows, and its strides: the arguments of a kernel."""
+    """Return x as a matrix of rows, and its strides, as kernel arguments."""
     x_MC = x.reshape(-1, x.shape[-1])
     return x_MC, *x_MC.stride()
 
@@ -162,10 +162,10 @@ def norm_forward(
     centered: bool,
     out_dtype: torch.dtype,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the output, contiguous, and each row's mean and 1/deviation, (M,) in float32.
+    """Return the contiguous output, and the mean and 1/deviation of each row, (M,) float32.
 
-    The mean is empty unless `centered`. Takes x (..., C) in float32, float16 or bfloat16, any
-    strides, C up to 65,536; checks nothing.
+    The mean is empty unless `centered`. x is (..., C) float32, float16 or bfloat16, with any
+    strides and C up to 65,536. Nothing is checked.
     """
     C = x.shape[-1]
     M = x.numel() // C
@@ -190,9 +190,9 @@ def norm_backward(
     has_bias: bool,
     centered: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return dx, contiguous, and what there is of dweight and dbias, (0 to 2, C) in float32.
+    """Return the contiguous dx, and dweight and dbias if they exist, (0 to 2, C) float32.
 
-    The sums over the rows have two stages and a fixed order, so they have the same bits twice.
+    The sums over the rows have two stages and a fixed order, so the results are deterministic.
     """
     C = x.shape[-1]
     M = x.numel() // C

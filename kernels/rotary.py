@@ -1,12 +1,12 @@
 # mypy: ignore-errors
-"""Rotary embedding in Triton: queries and keys rotated by one launch, each element read once.
+"""Rotary embedding in Triton: one launch rotates queries and keys and reads each element once.
 
 "RoFormer: Enhanced Transformer with Rotary Position Embedding", Su et al. 2021,
-https://arxiv.org/abs/2104.09864. README.md in this folder says why the backward is the same kernel.
-The definition that it is tested against is `rotary_reference` in ops/rotary.py.
+https://arxiv.org/abs/2104.09864. README.md in this folder explains why the same kernel computes the
+backward pass. The tests compare the kernel with `rotary_reference` in ops/rotary.py.
 
-Shape suffixes: B batch, T time, H query heads, G key heads, D head width, P pairs of channels.
-Inside a kernel `_P` is one row and `_HP` one tile, padded to BLOCK_H and BLOCK_P, powers of two.
+Shape suffixes: B batch, T time, H query heads, G key heads, D head width, P channel pairs. Inside
+a kernel, `_P` is one row and `_HP` one tile, padded to BLOCK_H and BLOCK_P, powers of two.
 """
 
 import torch
@@ -16,7 +16,7 @@ import triton.language as tl
 
 @triton.jit
 def _row(table, strides, b, t, P: tl.constexpr, BLOCK_P: tl.constexpr):
-    """Load the cosines or sines of one token."""
+    """Load the cosines or the sines of one token."""
     pairs = tl.arange(0, BLOCK_P)
     token = table + b.to(tl.int64) * strides[0] + t.to(tl.int64) * strides[1]
     return tl.load(token + pairs.to(tl.int64) * strides[2], mask=pairs < P, other=0.0)
@@ -24,7 +24,7 @@ def _row(table, strides, b, t, P: tl.constexpr, BLOCK_P: tl.constexpr):
 
 @triton.jit
 def _tile(x, strides, b, t, heads, channels):
-    """Addresses of some heads and channels of one token; 64 bits, as x exceeds 2^31 elements."""
+    """Return the addresses of a tile of one token, in 64 bits: x may exceed 2^31 elements."""
     token = x + b.to(tl.int64) * strides[0] + t.to(tl.int64) * strides[2]
     head_offsets = heads.to(tl.int64)[:, None] * strides[1]
     return token + head_offsets + channels.to(tl.int64)[None, :] * strides[3]
@@ -62,7 +62,7 @@ def _rotary_kernel(
     INVERSE: tl.constexpr, P: tl.constexpr, REST: tl.constexpr, BLOCK_H: tl.constexpr,
     BLOCK_G: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_REST: tl.constexpr,
 ):  # fmt: skip
-    """One program: one token, whose angles serve all its heads."""
+    """Process one token: load its angles once and rotate all its heads."""
     b, t = tl.program_id(0) // T, tl.program_id(0) % T
     cos_P = _row(cos, cos_strides, b, t, P, BLOCK_P)
     sin_P = _row(sin, sin_strides, b, t, P, BLOCK_P)
@@ -78,21 +78,21 @@ def _rotary_kernel(
     )  # fmt: skip
 
 
-# The largest tile of pairs, so that a thread of 4 warps holds 16 at most.
+# The largest tile, in pairs: each thread of 4 warps holds at most 16.
 MAX_TILE = 2048
 
 
 def rotate(
     q_BHTD: torch.Tensor, k_BGTD: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, inverse: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return q and k rotated, in memory laid out like theirs; by the opposite angles if `inverse`.
+    """Return q and k rotated, or rotated back if `inverse`, in the same memory layout.
 
-    Takes q and k in float32, float16 or bfloat16, cos and sin (T, P) or (B, T, P) in float32, any
-    strides; checks nothing.
+    q and k are float32, float16 or bfloat16. cos and sin are (T, P) or (B, T, P) float32. All
+    strides are allowed. Nothing is checked.
     """
     (B, H, T, D), G, P = q_BHTD.shape, k_BGTD.shape[1], cos.shape[-1]
     q_out, k_out = torch.empty_like(q_BHTD), torch.empty_like(k_BGTD)
-    # A table without batch is the same for each entry: its stride is 0.
+    # Batch entries share a table without batch dimension: its stride is 0.
     cos_BTP, sin_BTP = cos.expand(B, T, P), sin.expand(B, T, P)
     block_P, rest = triton.next_power_of_2(P), D - 2 * P
     largest = max(MAX_TILE // block_P, 1)

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""The soft cap of logits."""
+"""The soft cap of logits, in Triton."""
 
 import triton
 import triton.language as tl
@@ -7,10 +7,10 @@ import triton.language as tl
 
 @triton.jit
 def soft_cap(x, cap):
-    """cap * tanh(x / cap) for float32 x. Its derivative is 1 - (result / cap)^2."""
+    """Return cap * tanh(x / cap) for float32 x. The derivative is 1 - (result / cap)^2."""
     y = x / cap
-    # tanh |y| = (1 - e^-2|y|) / (1 + e^-2|y|), of which little is left when |y| is small: there
-    # the first terms of the series, which are exact to float32 up to 1/8.
+    # tanh |y| = (1 - e^-2|y|) / (1 + e^-2|y|). For small |y| the numerator cancels, so the first
+    # terms of the series replace it up to 1/8, where they are exact in float32.
     shrunk = tl.exp(-2 * tl.abs(y))
     magnitude = (1 - shrunk) / (1 + shrunk)
     square = y * y

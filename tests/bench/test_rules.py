@@ -137,7 +137,7 @@ def test_a_damaged_file_is_left_out_with_a_warning(
         for _ in range(2):
             assert fastest(Work("attention", "training", 1), CUDA) is None
     assert len(caplog.records) == 1
-    assert "is no rule file" in caplog.text
+    assert "is not a valid rule file" in caplog.text
     assert "gptfast bench ops --write-rules" in caplog.text
 
 

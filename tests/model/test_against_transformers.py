@@ -316,12 +316,12 @@ def test_damaged_folders_are_named(folder: Path, tmp_path: Path) -> None:
         load_model(tmp_path / "nothing")
     weights = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(weights[:1000])
-    with pytest.raises(UserError, match="not a whole safetensors file"):
+    with pytest.raises(UserError, match="not a complete safetensors file"):
         load_model(folder)
     # 2 blocks of 12 tensors, 2 embeddings, a norm's 2: all missing, and one too much.
     save_file({"x": torch.zeros(1)}, folder / "model.safetensors")
     expected = (
-        r"does not fit its config\.json: there is no wte\.weight \(tensors that don't fit: 29\)"
+        r"does not fit its config\.json: wte\.weight is missing \(tensors that don't fit: 29\)"
     )
     with pytest.raises(UserError, match=expected) as caught:
         load_model(folder)

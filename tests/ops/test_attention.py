@@ -257,8 +257,8 @@ def test_registration_of_the_blockwise_path(causal):
         ),
         ({"q_BHTD": torch.zeros(1, 2, 0, 8)}, "expected non-empty"),
         ({"q_BHTD": torch.zeros(1, 3, 5, 8)}, "multiple of their heads"),
-        ({"v_BGSD": torch.zeros(1, 2, 4, 8)}, "k and v must have one shape"),
-        ({"q_BHTD": torch.zeros(1, 2, 5, 4)}, "their batch and head width"),
+        ({"v_BGSD": torch.zeros(1, 2, 4, 8)}, "expected k and v of one shape"),
+        ({"q_BHTD": torch.zeros(1, 2, 5, 4)}, "the same batch and head width"),
         ({"k_BGSD": torch.zeros(1, 2, 5, 8).half()}, "move them to one dtype"),
         (
             dict.fromkeys(("q_BHTD", "k_BGSD", "v_BGSD"), torch.zeros(1, 2, 5, 8).int()),
@@ -274,7 +274,7 @@ def test_registration_of_the_blockwise_path(causal):
         ({"cu_seqlens": torch.tensor([5])}, "expected ascending numbers from 0"),
         (
             {"q_BHTD": torch.zeros(1, 2, 4, 8), "cu_seqlens": torch.tensor([0, 4])},
-            "as many keys as queries; given 5 and 4",
+            "5 keys and 4 queries; expected as many keys as queries",
         ),
     ],
 )

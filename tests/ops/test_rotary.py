@@ -118,9 +118,9 @@ X, TABLE = torch.zeros(2, 3, 4, 6), torch.zeros(4, 3)
     [
         ((X[0], X[0], TABLE, TABLE), r"expected non-empty \(batch, heads, time, head width\)"),
         ((X[:, :0], X, TABLE, TABLE), "expected non-empty"),
-        ((X, X[:, :, :3], TABLE, TABLE), "may differ only in their number of heads"),
-        ((X, X[..., :5], TABLE, TABLE), "may differ only in their number of heads"),
-        ((X, X[:1], TABLE, TABLE), "may differ only in their number of heads"),
+        ((X, X[:, :, :3], TABLE, TABLE), "only the number of heads may differ"),
+        ((X, X[..., :5], TABLE, TABLE), "only the number of heads may differ"),
+        ((X, X[:1], TABLE, TABLE), "only the number of heads may differ"),
         ((X, X.half(), TABLE, TABLE), "k is torch.float16 on cpu; move them"),
         ((X.int(), X.int(), TABLE, TABLE), "q is torch.int32; expected a floating dtype"),
         ((X, X, TABLE[:3], TABLE[:3]), r"cos has shape \(3, 3\).* expected one of \(4, pairs\)"),

@@ -1,6 +1,6 @@
-"""Models: one GPT whose configuration spans GPT-2, and the rungs that lead to it.
+"""Models: one configurable GPT, and the simpler models of the ladder that lead to it.
 
-Names are loaded when they are first used: importing `gptfast.model.config` imports no PyTorch,
+Names are imported on first use, so that importing `gptfast.model.config` does not import PyTorch,
 which takes seconds.
 """
 
@@ -29,5 +29,5 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-    globals()[name] = value  # found at once from now on
+    globals()[name] = value  # later accesses skip this function
     return value

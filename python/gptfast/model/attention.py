@@ -1,7 +1,7 @@
 """Causal multi-head self-attention, the one place where tokens exchange information.
 
 Legend: B batch, T time, C channels (n_embd), H query heads, G key and value heads, D head width
-(C = H * D), P pairs of channels that rotary positions turn.
+(C = H * D), P channel pairs that rotary positions rotate.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from gptfast.model.norm import RMSNorm
 
 
 class CausalSelfAttention(nn.Module):
-    """softmax(q k^T / sqrt(D)) v for H heads side by side, each token seeing itself and the past.
+    """Computes softmax(q k^T / sqrt(D)) v for H heads; each token sees itself and the past.
 
-    "Attention Is All You Need" (Vaswani et al., 2017), section 3.2, with GPT-2's names. Where G is
-    less than H, heads share keys and values ("GQA", Ainslie et al., 2023).
+    "Attention Is All You Need" (Vaswani et al., 2017), section 3.2, with GPT-2's names. If G is
+    less than H, query heads share keys and values ("GQA", Ainslie et al., 2023).
     """
 
     def __init__(self, config: ModelConfig, layer: int = 0) -> None:
@@ -48,19 +48,19 @@ class CausalSelfAttention(nn.Module):
     ) -> Tensor:
         """Mix the tokens of x (B, T, C) and return (B, T, C).
 
-        rotation: cos and sin, (T, P), of the tokens' positions. cache: the T new tokens attend to
-        the past as well. cu_seqlens: borders of documents, as `ops.attention` takes them.
+        rotation: cos and sin of the tokens' positions, (T, P) each. cache: the past, which the T
+        new tokens also attend to. cu_seqlens: document boundaries, as in `ops.attention`.
         """
         # One matrix product makes all queries, keys and values: (B, T, C) -> (B, T, H + 2 G, D).
-        # Then heads move before time, as each head is a batch entry of its own: (B, H, T, D).
+        # Heads then move before time, because each head attends independently: (B, H, T, D).
         qkv_BTHD = self.c_attn(x_BTC).unflatten(-1, (sum(self.heads), -1))
         q_BHTD, k_BGTD, v_BGTD = qkv_BTHD.transpose(1, 2).split(self.heads, dim=1)
         if self.qk_norm:
             q_BHTD, k_BGTD = self.q_norm(q_BHTD), self.k_norm(k_BGTD)
-        # Rotated by their positions, so that a product of two depends on their distance alone.
+        # Rotate by position, so that q k^T depends only on the distance between two tokens.
         if rotation is not None:
             q_BHTD, k_BGTD = ops.rotary(q_BHTD, k_BGTD, *rotation)
-        # While sampling, the past's keys and values are read instead of being computed again.
+        # When sampling, the keys and values of the past come from the cache.
         if cache is not None:
             k_BGTD, v_BGTD = cache.append(self.layer, k_BGTD, v_BGTD)
         if cache is not None and q_BHTD.size(2) == 1:
@@ -75,7 +75,7 @@ class CausalSelfAttention(nn.Module):
                 dropout_p=self.dropout if self.training else 0.0,
                 cu_seqlens=cu_seqlens,
             )
-        # Put the heads side by side again and mix them: (B, H, T, D) -> (B, T, C).
+        # Concatenate the heads and mix them: (B, H, T, D) -> (B, T, C).
         y_BTC = y_BHTD.transpose(1, 2).flatten(2)
         out_BTC: Tensor = self.resid_dropout(self.c_proj(y_BTC))
         return out_BTC

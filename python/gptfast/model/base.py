@@ -1,4 +1,4 @@
-"""What every model of this package does: token ids in, logits or a loss out."""
+"""The interface of every model in this package: token ids in, logits or a loss out."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from gptfast.ops.linear_cross_entropy import Reduction
 
 
 class LanguageModel(nn.Module):
-    """A causal language model: position t's logits depend on tokens 0..t and predict token t + 1.
+    """A causal language model: the logits at position t see tokens 0..t and predict token t + 1.
 
-    `model(ids)` returns logits, `model(ids, targets)` the loss. Subclasses implement `_logits`.
+    `model(ids)` returns logits; `model(ids, targets)` returns the loss. Subclasses implement
+    `_logits`.
     """
 
     config: ModelConfig
@@ -34,15 +35,15 @@ class LanguageModel(nn.Module):
         *,
         reduction: Reduction = "mean",
     ) -> Tensor:
-        """Return logits (B, T, V), or with targets the cross entropy in nats.
+        """Return logits (B, T, V) or, if targets are given, the cross entropy in nats.
 
         Args:
             idx_BT: token ids, int64.
-            targets_BT: the ids to predict, int64; those of -100 don't count.
-            cu_seqlens: borders of documents that don't see each other, as `ops.attention` takes
-                them. Only the GPT uses them; the rungs below it see across.
-            reduction: "mean" for the mean over the targets that count, a scalar; "none" for the
-                loss of each token, (B, T) in float32, 0 where the target is -100.
+            targets_BT: the ids to predict, int64. Targets of -100 are ignored.
+            cu_seqlens: boundaries of documents that must not see each other, as in
+                `ops.attention`. Only the GPT uses them; the ladder's simpler models ignore them.
+            reduction: "mean" for the mean over the targets that are not ignored, a scalar; "none"
+                for the loss of each token, (B, T) in float32, 0 where the target is -100.
         """
         logits_BTV = self._logits(idx_BT)
         if targets_BT is None:
@@ -53,38 +54,38 @@ class LanguageModel(nn.Module):
         return losses.view(targets_BT.shape) if reduction == "none" else losses
 
     def _logits(self, idx_BT: Tensor) -> Tensor:
-        """Return unnormalised log-probabilities (B, T, V) of the next token."""
+        """Return the unnormalised log-probabilities (B, T, V) of the next token."""
         raise NotImplementedError
 
     def next_token_logits(self, idx_BT: Tensor, cache: KVCache | None) -> Tensor:
-        """Return logits (B, V) for what follows the last of the ids (B, T).
+        """Return the logits (B, V) of the token after the last of the ids (B, T).
 
-        Only the GPT uses a cache.
+        Only the GPT uses the cache.
         """
         return self._logits(idx_BT)[:, -1]
 
     def new_cache(self, batch_size: int) -> KVCache | None:
-        """Return a cache for generating token by token, or None if the model uses none."""
+        """Return an empty cache for generation, or None if the model uses no cache."""
         return None
 
     def end_step(self, sum_over_processes: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-        """Finish an optimizer step; return what the model has counted in it, for metrics.jsonl.
+        """Finish an optimizer step; return the model's statistics of that step for metrics.jsonl.
 
-        sum_over_processes: adds up a tensor over all processes, in place.
+        sum_over_processes: sums a tensor over all processes, in place.
         """
         return {}
 
     def forget_step(self) -> None:
-        """Drop what forward passes have counted since the last `end_step`."""
+        """Discard the statistics gathered by forward passes since the last `end_step`."""
 
     def n_parameters(self) -> int:
-        """Return the number of trainable parameters; tied ones count once."""
+        """Return the number of trainable parameters. Tied parameters count once."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
     def __repr__(self) -> str:
-        """Return a line: the settings that aren't the defaults, and the number of parameters.
+        """Return one line with the non-default settings and the number of parameters.
 
-        `nn.Module.__repr__(model)` shows the tree of modules.
+        `nn.Module.__repr__(model)` returns the tree of modules.
         """
         settings = ", ".join(
             f"{field.name}={getattr(self.config, field.name)!r}"

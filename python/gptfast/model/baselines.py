@@ -1,11 +1,11 @@
-"""The rungs of the ladder below the GPT, each one idea more than the rung before.
+"""The rungs of the ladder below the GPT. Each rung adds one idea to the rung before.
 
-bigram      the next token depends on this token alone: a V x V table.
-average     a token sees its past as the plain mean of its embeddings: attention, all weights equal.
-head        one self-attention head: the weights are computed from what the tokens are.
-multihead   several heads, a feed-forward layer after them, and positions.
+bigram      The next token depends on the current token alone: a V x V table.
+average     A token sees the plain mean of the embeddings so far: attention with equal weights.
+head        One self-attention head computes the weights from the tokens.
+multihead   Several heads, a feed-forward layer and positions.
 
-The next rung, residual connections with pre-norm, is already the GPT (model/transformer.py).
+The next rung adds residual connections and pre-norm: it is the GPT (model/transformer.py).
 Legend: B batch, T time, C channels (n_embd), V vocabulary.
 """
 
@@ -21,21 +21,21 @@ from gptfast.model.mlp import MLP
 
 
 class BigramLM(LanguageModel):
-    """Row i of the table holds the logits of what follows token i."""
+    """Predicts from the current token alone: row i of a table has the logits after token i."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.table = nn.Embedding(config.vocab_size, config.vocab_size)
-        nn.init.zeros_(self.table.weight)  # uniform predictions: the loss starts at ln(V)
+        nn.init.zeros_(self.table.weight)  # predictions start uniform, the loss at ln(V)
 
     def _logits(self, idx_BT: Tensor) -> Tensor:
-        # (B, T) -> (B, T, V): nothing but a look-up; a token sees itself and no other.
+        # (B, T) -> (B, T, V): a plain lookup, in which a token sees only itself.
         logits_BTV: Tensor = self.table(idx_BT)
         return logits_BTV
 
 
 class AveragingLM(LanguageModel):
-    """Every token so far has the same weight, so the model sees a bag of characters."""
+    """Gives every token so far the same weight, so the model sees a bag of characters."""
 
     weights_TT: Tensor
 
@@ -49,15 +49,15 @@ class AveragingLM(LanguageModel):
 
     def _logits(self, idx_BT: Tensor) -> Tensor:
         T = idx_BT.size(1)
-        # Row t of the (T, T) matrix has 1 / (t + 1) for the tokens 0..t and 0 for the future, so
-        # the product is the mean of the embeddings so far. Attention differs only in the weights.
+        # Row t of the (T, T) matrix is 1 / (t + 1) for tokens 0..t and 0 for the future, so the
+        # product is the mean of the embeddings so far. Attention only changes the weights.
         mean_BTC = self.weights_TT[:T, :T] @ self.wte(idx_BT)
         logits_BTV: Tensor = self.lm_head(mean_BTC)
         return logits_BTV
 
 
 class SelfAttentionLM(LanguageModel):
-    """The averaging model with learned weights: one head, no positions."""
+    """Replaces the equal weights by one attention head, without positions."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -66,13 +66,13 @@ class SelfAttentionLM(LanguageModel):
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size)
 
     def _logits(self, idx_BT: Tensor) -> Tensor:
-        # The same (T, T) weighted mean, but each weight now depends on what the two tokens are.
+        # The same (T, T) weighted mean, but each weight now depends on the two tokens.
         logits_BTV: Tensor = self.lm_head(self.attn(self.wte(idx_BT)))
         return logits_BTV
 
 
 class MultiHeadLM(LanguageModel):
-    """Several heads attend to different things, an MLP follows, and tokens know their place."""
+    """Adds more heads, an MLP after them, and learned positions."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -83,9 +83,10 @@ class MultiHeadLM(LanguageModel):
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size)
 
     def _logits(self, idx_BT: Tensor) -> Tensor:
-        # Attention sees a set, not a sequence: each token is told its place by a sum, (B, T, C).
+        # Attention sees a set, not a sequence: adding an embedding tells each token its position.
         positions_T = torch.arange(idx_BT.size(1), device=idx_BT.device)
         x_BTC = self.wte(idx_BT) + self.wpe(positions_T)
-        # Communicate, then compute. Without residual connections each step replaces x.
+        # Communicate, then compute: (B, T, C) throughout. Without residual connections each step
+        # replaces x.
         logits_BTV: Tensor = self.lm_head(self.mlp(self.attn(x_BTC)))
         return logits_BTV

@@ -1,4 +1,4 @@
-"""From a configuration to a model."""
+"""Build a model from its configuration."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ CLASSES: dict[Architecture, type[LanguageModel]] = {
 
 
 def build_model(config: ModelConfig) -> LanguageModel:
-    """Return a freshly initialised model; PyTorch's global seed decides its weights."""
+    """Return a new model, whose initial weights are drawn from PyTorch's global generator."""
     return CLASSES[config.architecture](config)

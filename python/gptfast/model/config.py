@@ -1,4 +1,4 @@
-"""What a model is, in numbers: one transformer, the field's choices as fields."""
+"""The configuration of a model: one transformer, with its design choices as fields."""
 
 from __future__ import annotations
 
@@ -18,82 +18,88 @@ ExpertBalance = Literal["loss", "bias"]
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of a model; the defaults are GPT-2's. Raises UserError for shapes that can't exist.
+    """The shape of a model. The defaults are GPT-2's. Raises UserError for impossible shapes.
 
-    The rungs below the GPT (model/baselines.py) ignore the fields of parts that they don't have.
+    The rungs below the GPT (model/baselines.py) ignore the fields of parts that they lack.
     """
 
     vocab_size: int
-    """Number of token ids, the width of the logits. A tokenizer that is trained gets so many."""
+    """Number of token ids, which is the width of the logits. A newly trained tokenizer gets this
+    many ids."""
     architecture: Architecture = "gpt"
-    """'gpt' is the transformer; the others are the rungs that lead to it (model/baselines.py)."""
+    """'gpt' is the transformer. The others are the rungs below it (model/baselines.py)."""
     block_size: int = 1024
-    """Context length: the most tokens that the model sees at once."""
+    """Context length: the maximum number of tokens that the model sees at once."""
     n_layer: int = 12
     """Number of transformer blocks."""
     n_head: int = 12
-    """Attention heads per block; must divide n_embd."""
+    """Attention heads per block. Must divide n_embd."""
     n_embd: int = 768
     """Width C of the residual stream."""
     dropout: float = 0.0
-    """Probability of zeroing an embedding, an attention weight or a block's output in training."""
+    """Probability of zeroing an element of the embeddings, the attention weights and the blocks'
+    outputs in training."""
 
     n_kv_head: int | None = None
-    """Key and value heads, each shared by n_head / n_kv_head query heads; None for n_head."""
+    """Key and value heads. Each serves n_head / n_kv_head query heads. None means n_head."""
     qk_norm: bool = False
-    """Normalise queries and keys per head (RMS norm), so that attention logits can't run away."""
+    """Normalise queries and keys per head (RMS norm), which bounds the attention logits."""
     sliding_window: int | None = None
-    """How many of the newest tokens a token sees, itself included; None for all."""
+    """Number of most recent tokens that a token sees, itself included. None means all."""
     global_every: int | None = None
-    """With a sliding window, every global_every-th layer sees all tokens; None for no layer."""
+    """With a sliding window, every global_every-th layer sees all tokens. None means no layer."""
 
     norm: Norm = "layernorm"
-    """'layernorm' (GPT-2) or 'rmsnorm' (Llama), before each half of a block and at the end."""
+    """'layernorm' (GPT-2) or 'rmsnorm' (Llama), before each half of a block and after the last."""
     norm_eps: float = 1e-5
-    """What the norms add to the variance."""
+    """Added to the variance in the norms."""
     bias: bool = True
-    """Whether linear layers and layer norms have biases."""
+    """Give linear layers and layer norms a bias."""
 
     positions: Positions = "learned"
     """'learned' (a table, GPT-2), 'rotary' (RoPE, Llama) or 'none'."""
     rope_theta: float = 10_000.0
     """Base of the rotary frequencies."""
     rope_scaling: RopeScaling = "none"
-    """How rotary positions are stretched to a context `rope_factor` times that of the training."""
+    """How rotary positions are stretched to a context `rope_factor` times the trained one."""
     rope_factor: float = 1.0
-    """How many times longer block_size is than the context that the weights were trained with."""
+    """Ratio of block_size to the context that the weights were trained with."""
 
     activation: Activation = "gelu"
-    """The MLP's: 'gelu' (GPT-2's, approximated by a tanh), 'gelu_exact' (nanoGPT), 'swiglu'
-    (Llama) or 'relu2' (the square of ReLU, Primer)."""
+    """Activation of the MLP: 'gelu' (GPT-2's tanh approximation), 'gelu_exact' (nanoGPT),
+    'swiglu' (Llama) or 'relu2' (ReLU squared, Primer)."""
     n_hidden: int | None = None
-    """Width of the MLP; None for 4 n_embd, or with 'swiglu', which has 3 matrices, for 8/3 n_embd
-    rounded up to a multiple of 64."""
+    """Width of the MLP. None means 4 n_embd; with 'swiglu', which has 3 matrices, it means 8/3
+    n_embd rounded up to a multiple of 64."""
 
     n_expert: int = 0
-    """MLPs per block, between which a router chooses for each token; 0 for one MLP, no router."""
+    """Experts (MLPs) per block, of which a router chooses some for each token. 0 means one MLP
+    and no router."""
     n_expert_active: int = 2
-    """Experts that a token goes to."""
+    """Number of experts that process each token."""
     expert_balance: ExpertBalance = "loss"
-    """What keeps experts equally busy: an auxiliary 'loss' (Switch) or a 'bias' (DeepSeek-V3)."""
+    """How the load of the experts is balanced: by an auxiliary 'loss' (Switch) or by a 'bias'
+    (DeepSeek-V3)."""
     expert_balance_rate: float = 0.01
-    """Weight of that loss, or step of that bias."""
+    """Weight of the balancing loss, or step size of the balancing bias."""
 
     max_ngram: int = 1
-    """Embed the 2-grams to max_ngram-grams that end at a token as well as it; 1 for none."""
+    """Longest n-gram to embed: each token also gets embeddings of the n-grams that end at it, for
+    n from 2 to max_ngram. 1 means none."""
     ngram_rows: int = 16384
-    """Rows of the table for each n. A hash finds an n-gram's row, which it may share."""
+    """Rows in the table of each n. A hash chooses an n-gram's row; n-grams may share a row."""
     ngram_dropout: float = 0.0
-    """Probability of leaving out a token's n-grams in training, all of them: rare ones are soon
-    known by heart, and the model must do without them in new text."""
+    """Probability of dropping all n-grams of a token in training. The model soon memorises rare
+    n-grams, which new text does not contain."""
     tie_embeddings: bool = True
-    """Whether the output matrix is the token embedding."""
+    """Use the token embedding as the output matrix."""
     embedding_norm: bool = False
     """Normalise the embeddings before the first block."""
     zero_init: bool = False
-    """Start with zeros where a block writes into the residual stream: at first it does nothing."""
+    """Initialise the matrices that write into the residual stream with zeros, so that a block
+    does nothing at first."""
     logit_softcap: float | None = None
-    """Logits x become cap * tanh(x / cap) (Gemma 2); None for no cap."""
+    """Cap each logit x as cap * tanh(x / cap) (Gemma 2). None means no cap."""
 
     def __post_init__(self) -> None:
         self._check_choices()
@@ -106,12 +112,12 @@ class ModelConfig:
         if self.n_embd % self.n_head:
             raise UserError(
                 f"n_embd {self.n_embd} can't be divided into n_head {self.n_head} heads: "
-                f"choose n_embd as a multiple of n_head"
+                f"choose a multiple of n_head as n_embd"
             )
         if self.n_head % self.key_value_heads:
             raise UserError(
                 f"n_head {self.n_head} query heads can't share n_kv_head {self.key_value_heads} "
-                f"key and value heads: choose n_head as a multiple of n_kv_head"
+                f"key and value heads: choose a multiple of n_kv_head as n_head"
             )
         for name in ("dropout", "ngram_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
@@ -122,7 +128,8 @@ class ModelConfig:
                 raise UserError(f"{name} is {value}: expected more than {least}, and finite")
         if self.global_every is not None and self.sliding_window is None:
             raise UserError(
-                f"global_every is {self.global_every}, but no layer has a --sliding-window"
+                f"global_every is {self.global_every} without a sliding window: give "
+                f"--sliding-window too"
             )
         self._check_positions()
         self._check_experts()
@@ -147,7 +154,7 @@ class ModelConfig:
         return 4 * self.n_embd
 
     def layer_window(self, layer: int) -> int | None:
-        """How many tokens layer `layer` (0 is the first) sees; None if all."""
+        """Return how many tokens layer `layer` sees, counted from 0; None if it sees all."""
         if self.global_every is not None and (layer + 1) % self.global_every == 0:
             return None
         return self.sliding_window
@@ -166,13 +173,13 @@ class ModelConfig:
     def _check_positions(self) -> None:
         if self.positions == "rotary" and self.head_width % 2:
             raise UserError(
-                f"rotary positions turn pairs of channels, but a head has {self.head_width}: "
-                f"choose n_embd / n_head even"
+                f"rotary positions rotate pairs of channels, but a head has {self.head_width}: "
+                f"choose an even n_embd / n_head"
             )
         if self.rope_scaling != "none" and self.positions != "rotary":
             raise UserError(
-                f"rope_scaling is {self.rope_scaling!r}, but the positions are {self.positions!r}: "
-                f"only rotary ones can be stretched"
+                f"rope_scaling is {self.rope_scaling!r}, but positions is {self.positions!r}: "
+                f"only 'rotary' positions can be stretched"
             )
         if not 1 <= self.rope_factor < math.inf:
             raise UserError(f"rope_factor is {self.rope_factor}: expected at least 1, and finite")
@@ -183,8 +190,8 @@ class ModelConfig:
             )
         if self.rope_scaling == "yarn" and round(self.block_size / self.rope_factor) < 1:
             raise UserError(
-                f"rope_factor {self.rope_factor} leaves nothing of block_size {self.block_size} "
-                f"to have been trained with: choose a smaller one"
+                f"rope_factor is {self.rope_factor} with block_size {self.block_size}: the trained "
+                f"context would be shorter than one token; choose a smaller factor"
             )
 
     def _check_experts(self) -> None:
@@ -193,14 +200,14 @@ class ModelConfig:
         if not 2 <= self.n_expert_active <= self.n_expert:
             raise UserError(
                 f"n_expert_active is {self.n_expert_active} of n_expert {self.n_expert}: "
-                f"expected no more than there are, and at least 2: a router learns by weighing them"
+                f"expected 2 to n_expert, because the router learns from weighing several experts"
             )
         if self.bias:
             raise UserError("experts have no biases: give bias=False (--no-bias) with n_expert")
         if self.n_embd % 8 or self.hidden_width % 8:
             raise UserError(
                 f"n_embd is {self.n_embd} and the experts are {self.hidden_width} wide: "
-                f"expected multiples of 8, as PyTorch's grouped matrix product wants them"
+                f"expected multiples of 8, which PyTorch's grouped matrix product requires"
             )
         if not self.expert_balance_rate >= 0:
             raise UserError(

@@ -1,4 +1,4 @@
-"""Where a model computes."""
+"""The device that a model runs on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from gptfast.errors import UserError
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device that 'auto', 'cpu', 'cuda' or 'cuda:1' names.
+    """Return the device named by 'auto', 'cpu', 'cuda' or 'cuda:1'.
 
     Raises UserError if this machine has no such device.
     """

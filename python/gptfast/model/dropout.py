@@ -8,16 +8,16 @@ from gptfast import ops
 
 
 class Dropout(nn.Module):
-    """In training, zero each element with probability p and scale up the others."""
+    """Zeroes each element with probability p in training, and scales up the others."""
 
     def __init__(self, p: float) -> None:
         super().__init__()
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x, in training with some of its elements zero."""
+        """Return x; in training, some of its elements are zero."""
         return ops.dropout(x, self.p if self.training else 0.0)
 
     def extra_repr(self) -> str:
-        """Return what printing the module shows."""
+        """Return the arguments that the module's repr shows."""
         return f"p={self.p}"

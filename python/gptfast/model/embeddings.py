@@ -1,6 +1,6 @@
-"""What a token starts as: the sum of an embedding of itself, of its n-grams, of its position.
+"""The input of the first block: the sum of token, n-gram and position embeddings.
 
-To add an embedding, write a module with the same forward, and name it in `build_embeddings`.
+To add an embedding, write a module with the same forward and add it to `build_embeddings`.
 Legend: B batch, T time, C channels (n_embd).
 """
 
@@ -14,11 +14,11 @@ from gptfast.model.ngrams import NGramEmbedding
 
 
 def build_embeddings(config: ModelConfig) -> dict[str, nn.Module]:
-    """Return the embeddings that a GPT adds up, in order, by the names of their parameters.
+    """Return the embeddings that a GPT sums, in order, keyed by parameter name.
 
-    Each takes (ids_BT, start, cu_seqlens): the int64 ids of the text so far, of which the tokens
-    from `start` on are new, and borders of documents as `ops.attention` takes them. It returns
-    (B, T, C), or (T, C) if it is the same for every row, for the T new tokens.
+    Each takes (ids_BT, start, cu_seqlens). ids_BT are the int64 ids of the text so far; the tokens
+    from `start` on are new. cu_seqlens are document boundaries, as in `ops.attention`. The result
+    is (B, T, C) for the T new tokens, or (T, C) if all rows share it.
     """
     embeddings: dict[str, nn.Module] = {"wte": TokenEmbedding(config)}
     if config.max_ngram > 1:
@@ -29,7 +29,7 @@ def build_embeddings(config: ModelConfig) -> dict[str, nn.Module]:
 
 
 class TokenEmbedding(nn.Embedding):
-    """A row of a (vocab_size, C) table for each token."""
+    """Looks up each token in a (vocab_size, C) table."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config.vocab_size, config.n_embd)
@@ -40,11 +40,11 @@ class TokenEmbedding(nn.Embedding):
 
 
 class PositionEmbedding(nn.Embedding):
-    """A row of a (block_size, C) table for each position: without it, attention sees a set."""
+    """Looks up each position in a (block_size, C) table. Without it, attention sees a set."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config.block_size, config.n_embd)
 
     def forward(self, ids_BT: Tensor, start: int = 0, cu_seqlens: Tensor | None = None) -> Tensor:
-        """Return (T, C) for the positions from `start` on, the same for every row."""
+        """Return (T, C) for the positions from `start` on, which all rows share."""
         return super().forward(torch.arange(start, ids_BT.size(1), device=ids_BT.device))

@@ -1,8 +1,9 @@
-"""One folder = one model: what a Hugging Face user expects to find, written and read.
+"""Read and write a model folder, in the layout that Hugging Face users expect.
 
-config.json, model.safetensors, tokenizer.json, generation_config.json. A GPT that is a GPT-2, a
-Llama, a Mistral or a Mixtral is stored in that format (model/formats/): `transformers` loads the
-folder, and folders of these four that it saved load here. Nothing is pickled.
+A folder has config.json, model.safetensors, tokenizer.json and generation_config.json. A model
+that GPT-2's, Llama's, Mistral's or Mixtral's format can express is stored in that format
+(model/formats/): `transformers` loads the folder, and this module loads folders of these formats
+that `transformers` saved. No file is a pickle.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ from gptfast.system.files import write_atomically, write_text_atomically
 from gptfast.tokenizer import Tokenizer, load_tokenizer
 
 FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json")
-"""What `save_description` and `save_weights` write."""
+"""The files that `save_description` and `save_weights` write."""
 
 
 def save_weights(
     model: LanguageModel, path: Path, state: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Write model.safetensors at `path`, aside and then renamed. Raises OSError.
+    """Write the weights to `path` atomically. Raises OSError.
 
-    state: the model's whole state, where the model itself is in shards.
+    state: the full state, if the model itself is sharded.
     """
     stored = formats.to_stored(model.config, model.state_dict() if state is None else state)
     tensors = {name: t.detach().cpu().contiguous() for name, t in stored.items()}
@@ -44,7 +45,7 @@ def save_weights(
 
 
 def save_description(folder: Path, config: ModelConfig, tokenizer: Tokenizer) -> None:
-    """Write everything of a model folder but the weights. Creates the folder."""
+    """Write all files of a model folder except the weights. Creates the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder)
     _write_json(folder / "config.json", formats.describe(config, tokenizer.eot_token))
@@ -60,21 +61,21 @@ def load_model(
 ) -> tuple[LanguageModel, Tokenizer]:
     """Load a model folder: the model in evaluation mode on the CPU, and its tokenizer.
 
-    rope_scaling, rope_factor: how to stretch the context, as `gptfast.load` says. Raises
-    MissingFileError if a file is missing, UserError if one is damaged or doesn't fit.
+    rope_scaling, rope_factor: how to stretch the context, as in `gptfast.load`. Raises
+    MissingFileError if a file is missing, UserError if a file is damaged or doesn't fit the others.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise MissingFileError(
             f"no model in {folder}: expected a folder with config.json, model.safetensors and "
-            f"tokenizer.json, such as `python -m gptfast.train --out {folder}` makes"
+            f"tokenizer.json, as `python -m gptfast.train --out {folder}` writes"
         )
     config = read_config(folder / "config.json")
     tokenizer = load_tokenizer(folder)
     if tokenizer.n_vocab > config.vocab_size:
         raise UserError(
-            f"the tokenizer in {folder} has {tokenizer.n_vocab} ids, but the model only "
-            f"{config.vocab_size}: they don't belong together"
+            f"the tokenizer in {folder} has {tokenizer.n_vocab} ids, but the model has only "
+            f"{config.vocab_size}: they don't belong together; take both from the same model"
         )
     is_stretched = rope_factor != 1 or rope_scaling != "none"
     model = build_model(stretched(config, rope_scaling, rope_factor) if is_stretched else config)
@@ -83,14 +84,17 @@ def load_model(
 
 
 def stretched(config: ModelConfig, rope_scaling: RopeScaling, rope_factor: float) -> ModelConfig:
-    """The configuration for a context `rope_factor` times as long. Raises UserError."""
+    """Return the configuration for a context `rope_factor` times as long.
+
+    Raises UserError if its positions can't be stretched.
+    """
     if not 1 <= rope_factor < math.inf:
         raise UserError(f"rope_factor is {rope_factor}: expected at least 1, and finite")
     if config.positions != "rotary" or config.rope_scaling not in ("none", rope_scaling):
         raise UserError(
             f"rope_scaling {rope_scaling!r} can't stretch positions {config.positions!r} with "
-            f"rope_scaling {config.rope_scaling!r}: expected 'rotary', not stretched or in the "
-            f"same way"
+            f"rope_scaling {config.rope_scaling!r}: expected positions 'rotary' that are not "
+            f"stretched, or stretched in the same way"
         )
     return replace(
         config,
@@ -106,10 +110,10 @@ def load_weights(
     load: Callable[[LanguageModel, dict[str, Tensor]], object] = nn.Module.load_state_dict,
     stored_as: ModelConfig | None = None,
 ) -> None:
-    """Fill `model` from a model.safetensors. Raises MissingFileError or UserError.
+    """Load a model.safetensors into `model`. Raises MissingFileError or UserError.
 
-    load: what puts a whole state into the model, where the model itself is in shards. stored_as:
-    the configuration beside the file, where it isn't the model's, which is stretched.
+    load: loads a full state into the model, if the model is sharded. stored_as: the configuration
+    stored beside the file, if it differs from the model's, as for a stretched context.
     """
     tensors: dict[str, Tensor] = {}
     for file in _files_of(path):
@@ -117,11 +121,11 @@ def load_weights(
     state = model.state_dict()
     try:
         found = formats.from_stored(stored_as or model.config, state, tensors)
-    except RuntimeError as error:  # parts of one tensor that can't be put together
+    except RuntimeError as error:  # parts of one tensor whose shapes don't match
         raise UserError(f"{path} does not fit its config.json: {error}") from error
     wrong = [
-        *(f"there is no {name}" for name in state if name not in found),
-        *(f"{name} is too much" for name in found if name not in state),
+        *(f"{name} is missing" for name in state if name not in found),
+        *(f"{name} is unexpected" for name in found if name not in state),
         *(
             f"{name} has the shape {tuple(found[name].shape)} instead of {tuple(tensor.shape)}"
             for name, tensor in state.items()
@@ -131,7 +135,7 @@ def load_weights(
     if wrong:
         raise UserError(
             f"{path} does not fit its config.json: {wrong[0]} (tensors that don't fit: "
-            f"{len(wrong)}). Take both from the same model"
+            f"{len(wrong)}); take both files from the same model"
         )
     load(model, found)
 
@@ -140,11 +144,11 @@ def _read(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except SafetensorError as error:
-        raise UserError(f"{file} is not a whole safetensors file ({error})") from error
+        raise UserError(f"{file} is not a complete safetensors file ({error})") from error
 
 
 def _files_of(path: Path) -> list[Path]:
-    """The weights' file, or those that `transformers` cut large weights into."""
+    """Return the weights file, or the files into which `transformers` splits large weights."""
     if path.is_file():
         return [path]
     index = path.with_name(f"{path.name}.index.json")
@@ -157,12 +161,12 @@ def _files_of(path: Path) -> list[Path]:
         raise UserError(f"{index} is not an index of weights ({error!r})") from error
     for file in files:
         if not file.is_file():
-            raise MissingFileError(f"no {file.name} in {path.parent}, which {index} names")
+            raise MissingFileError(f"no {file.name} in {path.parent}, but {index} lists it")
     return files
 
 
 def read_config(path: Path) -> ModelConfig:
-    """Read a config.json. Raises UserError if it is none of a model that we have."""
+    """Read a config.json. Raises UserError if gptfast can't compute the model it describes."""
     try:
         return formats.parse(json.loads(path.read_text(encoding="utf-8")))
     except UserError as error:

@@ -1,4 +1,4 @@
-"""The feed-forward half of a block: it computes on each token by itself.
+"""The feed-forward half of a block, which processes each token independently.
 
 Legend: B batch, T time, C channels (n_embd), F width of the MLP.
 """
@@ -13,7 +13,7 @@ from gptfast.model.dropout import Dropout
 
 
 class MLP(nn.Module):
-    """C -> F -> C with an activation in between: without it, two matrices would be only one."""
+    """Maps C -> F -> C, with an activation between: without it, the two matrices would be one."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -25,24 +25,24 @@ class MLP(nn.Module):
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         """Return (B, T, C) for x (B, T, C), token by token."""
-        # Wider first, GPT-2's 4 C: each of the F hidden units is a feature to detect.
+        # Widen first, by default to 4 C: each of the F hidden units detects a feature.
         hidden_BTF = activate(self.c_fc(x_BTC), self.activation)
-        # Then back to the width of the residual stream, where the result is added.
+        # Then return to the width of the residual stream, to which the result is added.
         out_BTC: Tensor = self.dropout(self.c_proj(hidden_BTF))
         return out_BTC
 
 
 def fan_out(config: ModelConfig) -> int:
-    """Return how many outputs the first matrix has: with 'swiglu' F gates and F values, else F."""
+    """Return the number of outputs of the first matrix: F, or F gates and F values for 'swiglu'."""
     return config.hidden_width * (2 if config.activation == "swiglu" else 1)
 
 
 def activate(x: Tensor, activation: str) -> Tensor:
-    """Return (..., F), the activation of x (..., F); for 'swiglu' x is (..., 2 F), gates first.
+    """Return the activation (..., F) of x (..., F); for 'swiglu', x is (..., 2 F), gates first.
 
-    'gelu': GPT-2's, the tanh approximation (Hendrycks and Gimpel, 2016); 'gelu_exact': what it
-    approximates. 'swiglu': silu(gate) * value (Shazeer, 2020). 'relu2': max(x, 0)^2 ("Primer", So
-    et al., 2021).
+    'gelu_exact' is GELU, and 'gelu' is its tanh approximation, which GPT-2 uses (Hendrycks and
+    Gimpel, 2016). 'swiglu' is silu(gate) * value (Shazeer, 2020). 'relu2' is max(x, 0)^2
+    ("Primer", So et al., 2021).
     """
     if activation == "swiglu":
         gate, value = x.chunk(2, dim=-1)

@@ -1,4 +1,4 @@
-"""What the last few tokens spell, looked up in a table: n-gram embeddings."""
+"""N-gram embeddings: a table lookup for the last few tokens."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from torch.nn import functional as F
 
 from gptfast.model.config import ModelConfig
 
-_MULTIPLIER = 0x9E3779B1  # 2^32 / golden ratio, a prime: multiples of it are spread evenly
+_MULTIPLIER = 0x9E3779B1  # 2^32 / golden ratio, a prime, whose multiples spread evenly
 
 
 class NGramEmbedding(nn.Module):
-    """A row of a table for each n-gram that ends at a token, n from 2 to N, summed.
+    """Sums the table rows of the n-grams that end at a token, for n from 2 to N.
 
-    The model looks up what its first layers would otherwise have to compute: that "q" is followed
-    by "u". A hash chooses the row, so n-grams may share one ("Byte Latent Transformer",
-    Pagnoni et al., 2024, section 3.2.1; "Over-Tokenized Transformer", Huang et al., 2025).
+    The table saves the first layers work: they need not learn that "u" follows "q". A hash chooses
+    the row, so n-grams may share a row ("Byte Latent Transformer", Pagnoni et al., 2024, section
+    3.2.1; "Over-Tokenized Transformer", Huang et al., 2025).
 
     Legend: B batch, T time, N max_ngram, C channels.
     """
@@ -25,25 +25,26 @@ class NGramEmbedding(nn.Module):
         super().__init__()
         self.max_ngram, self.n_rows = config.max_ngram, config.ngram_rows
         self.dropout = config.ngram_dropout
-        self.no_token = config.vocab_size  # where an n-gram begins before its text does
+        self.no_token = config.vocab_size  # stands for positions before the text
         self.weight = nn.Parameter(torch.empty((self.max_ngram - 1) * self.n_rows, config.n_embd))
 
     def forward(self, ids_BT: Tensor, start: int = 0, cu_seqlens: Tensor | None = None) -> Tensor:
-        """Return (B, T, C) for the T tokens from `start` on; the int64 ids before are their past.
+        """Return (B, T, C) for the T tokens from `start` on; the ids before `start` are the past.
 
-        cu_seqlens: borders of documents, as `ops.attention` takes them. No n-gram crosses one.
+        ids_BT: int64. cu_seqlens: document boundaries, as in `ops.attention`; no n-gram crosses a
+        boundary.
         """
         n_new = ids_BT.size(1) - start
         rows = self.rows(ids_BT, n_new, cu_seqlens)
         sum_BTC = F.embedding_bag(rows, self.weight, mode="sum").view(len(ids_BT), n_new, -1)
         if self.training and self.dropout:
-            # What stays is not scaled up: it is all of a token's n-grams, as after training.
+            # No scaling: a token keeps all of its n-grams or none, and inference keeps all.
             kept_BT1 = torch.rand_like(sum_BTC[..., :1]) >= self.dropout
             sum_BTC = sum_BTC * kept_BT1
         return sum_BTC
 
     def rows(self, ids_BT: Tensor, n_new: int, cu_seqlens: Tensor | None) -> Tensor:
-        """Return the rows to sum for each token: int64 (B * n_new, N - 1)."""
+        """Return the rows to sum for each token, int64 (B * n_new, N - 1)."""
         n_before = self.max_ngram - 1
         padded = F.pad(ids_BT, (n_before, 0), value=self.no_token)
         past_BT = _tokens_before(ids_BT, cu_seqlens)[:, -n_new:]
@@ -53,14 +54,14 @@ class NGramEmbedding(nn.Module):
             end = padded.size(1) - back
             token_BT = padded[:, end - n_new : end].where(past_BT >= back, self.no_token)
             hash_BT = hash_BT * _MULTIPLIER + token_BT + 1
-            # A product's high bits depend on all bits of its factors, the low ones on few.
+            # The high bits of a product depend on all bits of its factors, the low bits on few.
             row_BT = (hash_BT ^ (hash_BT >> 32)) % self.n_rows
             rows.append(row_BT + (back - 1) * self.n_rows)
         return torch.stack(rows, dim=-1).flatten(0, 1)
 
 
 def _tokens_before(ids_BT: Tensor, cu_seqlens: Tensor | None) -> Tensor:
-    """Return how many tokens of its document precede each token in its row: int64, (1 or B, T)."""
+    """Return the number of preceding tokens in the same document and row: int64, (1 or B, T)."""
     B, T = ids_BT.shape
     column_T = torch.arange(T, device=ids_BT.device)
     if cu_seqlens is None:

@@ -1,4 +1,4 @@
-"""The norms as modules, computed by gptfast.ops."""
+"""Layer norm and RMS norm as modules, computed by gptfast.ops."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from gptfast.model.config import ModelConfig
 
 
 class LayerNorm(nn.Module):
-    """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis (Ba et al., 2016)."""
+    """Computes (x - mean) / sqrt(variance + eps) * weight + bias over the last axis.
+
+    "Layer Normalization" (Ba et al., 2016).
+    """
 
     def __init__(self, width: int, eps: float, bias: bool) -> None:
         super().__init__()
@@ -24,7 +27,10 @@ class LayerNorm(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean of x^2 + eps) * weight over the last axis (Zhang and Sennrich, 2019)."""
+    """Computes x / sqrt(mean of x^2 + eps) * weight over the last axis.
+
+    "Root Mean Square Layer Normalization" (Zhang and Sennrich, 2019).
+    """
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -37,7 +43,7 @@ class RMSNorm(nn.Module):
 
 
 def build_norm(config: ModelConfig) -> LayerNorm | RMSNorm:
-    """Return the norm of the residual stream that the configuration asks for."""
+    """Return the configured norm of the residual stream."""
     if config.norm == "rmsnorm":
         return RMSNorm(config.n_embd, config.norm_eps)
     return LayerNorm(config.n_embd, config.norm_eps, config.bias)

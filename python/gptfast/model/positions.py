@@ -1,6 +1,6 @@
-"""Rotary positions, and how they are stretched to contexts longer than those of the training.
+"""Rotary positions, and how to stretch them to contexts longer than the trained one.
 
-Legend: T time, D head width, P = D / 2 pairs of channels.
+Legend: T time, D head width, P = D / 2 channel pairs.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ from torch import Tensor
 from gptfast.model.config import ModelConfig
 from gptfast.ops.rotary import rotary_frequencies, rotary_tables
 
-# YaRN's pairs that turn more often than this in the training's context are left alone, those that
-# turn less often than once are stretched whole; in between it is a ramp (section 3.2, for Llama).
+# YaRN counts how often a pair turns within the trained context. At least _YARN_FAST turns leave
+# the pair unchanged, at most _YARN_SLOW stretch it fully, and a linear ramp lies between (section
+# 3.2, with the values for Llama).
 _YARN_FAST, _YARN_SLOW = 32.0, 1.0
 
 
 def rotation(config: ModelConfig) -> tuple[Tensor, Tensor]:
     """Return cos and sin for every position of the context, (block_size, P) each, float32.
 
-    config.rope_scaling is 'none'; or 'ntk', a larger base, so that the slowest pair turns
-    rope_factor times slower and the fastest stays ("NTK-aware scaled RoPE", bloc97, 2023); or
-    'yarn' ("YaRN", Peng et al., 2023).
+    config.rope_scaling is 'none', 'ntk' or 'yarn'. 'ntk' uses a larger base, which makes the
+    slowest pair turn rope_factor times slower and keeps the fastest ("NTK-aware scaled RoPE",
+    bloc97, 2023). 'yarn' is "YaRN" (Peng et al., 2023).
     """
     D, theta, factor = config.head_width, config.rope_theta, config.rope_factor
     positions_T = torch.arange(config.block_size)
@@ -35,7 +36,7 @@ def rotation(config: ModelConfig) -> tuple[Tensor, Tensor]:
     trained_context = round(config.block_size / factor)
     frequencies_P = yarn_frequencies(frequencies_P, theta, factor, trained_context)
     cos_TP, sin_TP = rotary_tables(positions_T, frequencies_P)
-    # Queries and keys both grow by this: attention's logits by its square (YaRN, eq. 22).
+    # This factor scales queries and keys, so it scales the logits by its square (YaRN, eq. 22).
     temperature = 0.1 * math.log(factor) + 1
     return cos_TP * temperature, sin_TP * temperature
 
@@ -43,11 +44,11 @@ def rotation(config: ModelConfig) -> tuple[Tensor, Tensor]:
 def yarn_frequencies(
     frequencies_P: Tensor, theta: float, factor: float, trained_context: int
 ) -> Tensor:
-    """Divide slow frequencies by `factor`, leave fast ones, blend in between (YaRN, eq. 20)."""
+    """Divide slow frequencies by `factor`, keep fast ones, and blend between (YaRN, eq. 20)."""
     D = 2 * len(frequencies_P)
 
     def pair_that_turns(times: float) -> float:
-        """The (fractional) index of the pair that turns so many times in the trained context."""
+        """Return the fractional index of the pair with that many turns in the trained context."""
         return D * math.log(trained_context / (times * 2 * math.pi)) / (2 * math.log(theta))
 
     first = max(math.floor(pair_that_turns(_YARN_FAST)), 0)

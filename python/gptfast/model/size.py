@@ -1,7 +1,7 @@
-"""How large a model is and what it costs, from its configuration alone.
+"""The size and cost of a model, computed from its configuration.
 
-A multiplication and an addition count as two operations (FLOPs); only matrix products are counted,
-as is usual ("PaLM", Chowdhery et al., 2022, appendix B; nanoGPT).
+Only matrix products count, as is usual ("PaLM", Chowdhery et al., 2022, appendix B; nanoGPT). A
+multiplication and an addition are two operations (FLOPs).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from gptfast.model.mlp import fan_out
 
 
 def n_parameters(config: ModelConfig) -> int:
-    """Return the number of trainable parameters of a GPT; tied ones count once."""
+    """Return the number of trainable parameters of a GPT. Tied parameters count once."""
     C, V, H = config.n_embd, config.vocab_size, config.n_head
     width = config.head_width
     qkv = (H + 2 * config.key_value_heads) * width
@@ -34,11 +34,11 @@ def n_parameters(config: ModelConfig) -> int:
 
 
 def flops_per_token(config: ModelConfig, context: int | None = None) -> int:
-    """Return the operations of a GPT's forward pass per token, in windows of `context` tokens.
+    """Return the operations per token of a GPT's forward pass over windows of `context` tokens.
 
-    context: block_size if None. Attention counts every pair of tokens within a layer's window, the
-    masked half included. Training takes three times as many: the backward pass has two products
-    for each one of the forward pass.
+    context: None means block_size. Attention counts every pair of tokens within a layer's window,
+    including the masked half. Training takes three times as many operations: the backward pass
+    has two products for each product of the forward pass.
     """
     C, T = config.n_embd, context or config.block_size
     qkv = (config.n_head + 2 * config.key_value_heads) * config.head_width
@@ -47,6 +47,6 @@ def flops_per_token(config: ModelConfig, context: int | None = None) -> int:
     if config.n_expert:
         per_block += C * config.n_expert
     matrices = config.n_layer * per_block + C * config.vocab_size
-    # q k^T and the weighted sum of v: C products per pair of tokens each.
+    # q k^T and the weighted sum of v each take C products per pair of tokens.
     seen = sum(min(T, config.layer_window(layer) or T) for layer in range(config.n_layer))
     return 2 * matrices + 2 * 2 * C * seen

@@ -1,6 +1,6 @@
-"""The GPT: a decoder-only transformer, from one layer for a laptop to 48 for GPT-2 XL.
+"""The GPT, a decoder-only transformer: from one layer on a laptop to GPT-2 XL's 48.
 
-Legend: B batch, T time, C channels (n_embd), V vocabulary, P pairs of channels of a head.
+Legend: B batch, T time, C channels (n_embd), V vocabulary, P channel pairs of a head.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from gptfast.ops.linear_cross_entropy import Reduction
 
 
 class Block(nn.Module):
-    """Pre-norm residual block: communicate (attention), then compute (MLP).
+    """A pre-norm residual block: communicate (attention), then compute (MLP).
 
-    Each half reads a normalised copy of the residual stream and adds its result to it, so that
-    gradients reach the first layer undiminished through the sums.
+    Each half reads a normalised copy of the residual stream and adds its result to the stream.
+    Gradients pass through these sums undiminished to the first layer.
     """
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
@@ -50,7 +50,7 @@ class Block(nn.Module):
         cu_seqlens: Tensor | None = None,
     ) -> Tensor:
         """Return (B, T, C) for x (B, T, C)."""
-        # Each half reads a normalised copy and adds its result: the stream itself stays a sum.
+        # Both halves read a normalised copy, (B, T, C), and add to the stream, which stays a sum.
         x_BTC = x_BTC + self.attn(self.ln_1(x_BTC), cos_sin, cache, cu_seqlens)
         out_BTC: Tensor = x_BTC + self.mlp(self.ln_2(x_BTC))
         return out_BTC
@@ -59,8 +59,8 @@ class Block(nn.Module):
 class GPT(LanguageModel):
     """GPT-2 ("Language Models are Unsupervised Multitask Learners", Radford et al., 2019).
 
-    By its configuration also Llama, Mistral, Mixtral or a speed-runner's model. Parameter names are
-    GPT-2's; model/formats/ has those of Hugging Face's formats.
+    Other configurations make it Llama, Mistral, Mixtral or a speedrun model. Parameters have
+    GPT-2's names; model/formats/ maps them to the names in Hugging Face's formats.
     """
 
     wte: TokenEmbedding
@@ -70,8 +70,8 @@ class GPT(LanguageModel):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.activation_checkpointing = False
-        """Whether to keep only a block's input for its gradient, and compute the rest once more in
-        the backward pass: less memory, a third more work."""
+        """Keep only each block's input for the backward pass and compute the rest again: less
+        memory for a third more work."""
         embeddings = build_embeddings(config)
         for name, embedding in embeddings.items():
             self.add_module(name, embedding)
@@ -91,9 +91,9 @@ class GPT(LanguageModel):
     def init_weights(self) -> None:
         """Set GPT-2's initial weights: N(0, 0.02) for matrices and embeddings, zero for biases.
 
-        Each block adds two outputs to the residual stream. With their last matrices divided by
-        sqrt(2 n_layer), the sum has the same variance however deep the model is (GPT-2, section
-        2.3); with `zero_init` these matrices start at zero.
+        Each block adds two outputs to the residual stream. The matrices that produce them are
+        divided by sqrt(2 n_layer), so that the variance of the sum does not depend on the depth
+        (GPT-2, section 2.3). With `zero_init`, these matrices start at zero.
         """
         for name, parameter in self.named_parameters():
             if parameter.ndim >= 2:
@@ -107,7 +107,7 @@ class GPT(LanguageModel):
 
     @property
     def head_VC(self) -> Tensor:
-        """The output matrix (V, C): the token embedding again, if the two are tied."""
+        """The output matrix (V, C), which is the token embedding if the two are tied."""
         return self.wte.weight if self.config.tie_embeddings else self.lm_head.weight
 
     def hidden(
@@ -115,8 +115,8 @@ class GPT(LanguageModel):
     ) -> Tensor:
         """Return the final normalised residual stream (B, T, C) for int64 ids (B, T).
 
-        cache: the ids continue the text in it. cu_seqlens: borders of documents that don't see each
-        other, as `ops.attention` takes them. Raises ValueError for more tokens than block_size.
+        cache: the past, which the ids continue. cu_seqlens: boundaries of documents that must not
+        see each other, as in `ops.attention`. Raises ValueError for more tokens than block_size.
         """
         start = cache.length if cache is not None else 0
         T = idx_BT.size(1)
@@ -124,7 +124,8 @@ class GPT(LanguageModel):
             raise ValueError(
                 f"{start + T} tokens don't fit into the context of {self.config.block_size}"
             )
-        # Each token starts as a sum of vectors that say what and where it is: (B, T) -> (B, T, C).
+        # A token starts as a sum of embeddings of its id, its n-grams and its position:
+        # (B, T) -> (B, T, C).
         seen_BT = idx_BT if cache is None else cache.append_ids(idx_BT)
         x_BTC, *others = (
             self.get_submodule(name)(seen_BT, start, cu_seqlens) for name in self.embedding_names
@@ -135,7 +136,7 @@ class GPT(LanguageModel):
         if self.config.positions == "rotary":
             cos_sin = self.cos_TP[start : start + T], self.sin_TP[start : start + T]
         x_BTC = self.drop(self.ln_emb(x_BTC))
-        # The residual stream: every block reads it and adds to it, and its shape never changes.
+        # Every block reads the residual stream and adds to it; its shape stays (B, T, C).
         for block in self.h:
             if self.activation_checkpointing and torch.is_grad_enabled():
                 x_BTC = checkpoint(block, x_BTC, cos_sin, cache, cu_seqlens, use_reentrant=False)
@@ -154,14 +155,14 @@ class GPT(LanguageModel):
         *,
         reduction: Reduction = "mean",
     ) -> Tensor:
-        """Return logits (B, T, V), or with targets the cross entropy in nats, as `LanguageModel`.
+        """Return logits (B, T, V) or, if targets are given, the loss, as in `LanguageModel`.
 
-        The loss is computed in chunks of tokens: all logits at once never exist. In training,
-        experts that are balanced by a loss add theirs to the mean, but to no token's loss.
+        The loss is computed in chunks of tokens, so all logits never exist at once. In training,
+        the balancing loss of the experts is added to the mean, but not to the loss of each token.
         """
         for moe in self.experts():
             moe.balance_loss = None
-        # Position t's vector now holds what is needed to predict token t + 1, for all t at once.
+        # The vector at position t, (C,), predicts token t + 1, for all t at once.
         h_BTC = self.hidden(idx_BT, cu_seqlens=cu_seqlens)
         if targets_BT is None:
             return self._logits_of(h_BTC)
@@ -181,14 +182,14 @@ class GPT(LanguageModel):
 
     @torch.no_grad()
     def next_token_logits(self, idx_BT: Tensor, cache: KVCache | None) -> Tensor:
-        """Return logits (B, V) for what follows the last of the T new ids (B, T).
+        """Return the logits (B, V) of the token after the last of the T new ids (B, T).
 
-        The cache holds the past, and afterwards the new tokens as well.
+        The cache holds the past; the new tokens are appended to it.
         """
         return self._logits_of(self.hidden(idx_BT, cache)[:, -1])
 
     def new_cache(self, batch_size: int) -> KVCache:
-        """Return an empty cache on this model's device, in its dtype."""
+        """Return an empty cache with the model's device and dtype."""
         c, weight = self.config, self.wte.weight
         return KVCache(
             c.n_layer, batch_size, c.key_value_heads, c.block_size, c.head_width,
@@ -196,11 +197,11 @@ class GPT(LanguageModel):
         )  # fmt: skip
 
     def experts(self) -> list[MixtureOfExperts]:
-        """Return the mixtures of experts, one for each layer; none in a dense model."""
+        """Return the mixture of experts of each layer; an empty list for a dense model."""
         return [block.mlp for block in self.h if isinstance(block.mlp, MixtureOfExperts)]
 
     def end_step(self, sum_over_processes: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-        """Balance the experts; return each layer's shares of tokens, if there are experts."""
+        """Balance the experts; return each expert's share of the tokens, layer by layer."""
         shares = []
         for moe in self.experts():
             sum_over_processes(moe.chosen_E)
@@ -208,7 +209,7 @@ class GPT(LanguageModel):
         return {"expert_shares": shares} if shares else {}
 
     def forget_step(self) -> None:
-        """Forget how often each expert was chosen since the last `end_step`."""
+        """Discard the counts of chosen experts since the last `end_step`."""
         for moe in self.experts():
             moe.chosen_E.zero_()
 

@@ -1,9 +1,9 @@
-"""The operations of the model, each with its definition and its fast paths in one file.
+"""The operations of the model. Each has its definition and its fast backends in one module.
 
-`set_backend` and `use_backend` choose which of them runs.
+`set_backend` and `use_backend` choose the backend.
 
-`from gptfast.ops import attention, layer_norm` gives the functions; their definitions and
-`why_not` are in the modules, `from gptfast.ops.attention import attention_reference`.
+`from gptfast.ops import attention, layer_norm` imports the functions. Their definitions and
+`why_not` are in the modules: `from gptfast.ops.attention import attention_reference`.
 """
 
 from collections.abc import Callable
@@ -37,8 +37,8 @@ __all__ = [
 def backends() -> list[tuple[str, str, str | None]]:
     """Return (op, backend, reason) for every op and backend, for GPT-2's shapes on this machine.
 
-    Training, but for `decode_attention`, and not compiled. The reason is None for the backend that
-    `auto` chooses; for the others it is one sentence.
+    The calls are uncompiled and train, except for `decode_attention`. The reason is None for the
+    backend that `auto` chooses, and one sentence for every other backend.
     """
     on_cuda = torch.cuda.is_available()
     device = torch.device("cuda" if on_cuda else "cpu")
@@ -47,7 +47,7 @@ def backends() -> list[tuple[str, str, str | None]]:
     x = torch.empty(1, 1024, 768, device=device, dtype=dtype, requires_grad=True)
     cached = q.detach()
     new = cached[:, :, :1]
-    # The functions above have the names of their modules.
+    # The functions imported above shadow their modules.
     attention_, decode_, norm_, loss_, rotary_ = (
         import_module(f"gptfast.ops.{name}")
         for name in ("attention", "decode_attention", "norm", "linear_cross_entropy", "rotary")

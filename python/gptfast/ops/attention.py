@@ -1,8 +1,8 @@
-"""Scaled dot-product attention: its definition, its backends, and the function that picks one.
+"""Scaled dot-product attention: definition, backends and dispatch.
 
 Shape suffixes: B batch, T query time, S key time, H query heads, G key/value heads (H is a
-multiple of G; query head h reads key/value head h // (H // G)), D head width. `docs_B2T` are for
-each token the first token of its document and the document's end, int32.
+multiple of G; query head h reads key/value head h // (H // G)), D head width. `docs_B2T` holds, for
+each token, the first token of its document and the end of the document, int32.
 """
 
 from typing import Any
@@ -41,7 +41,7 @@ def attention_reference(
     dropout_p: float = 0.0,
     cu_seqlens: Tensor | None = None,
 ) -> Tensor:
-    """softmax(q k^T * scale) v in plain PyTorch; `attention` says what goes in and comes out.
+    """Return softmax(q k^T * scale) v in plain PyTorch. `attention` describes the arguments.
 
     Computes in float32 (float64 inputs stay float64) and holds all B*H*T*S logits at once.
     """
@@ -56,12 +56,12 @@ def attention_reference(
 
 
 def attention_weights(q_BHTD: Tensor, k_BGSD: Tensor, mask: Tensor, scale: float | None) -> Tensor:
-    """Return the softmax of q k^T * scale over the keys that are not masked, (B, H, T, S)."""
+    """Return the softmax of q k^T * scale over the unmasked keys, (B, H, T, S)."""
     compute_dtype = torch.promote_types(q_BHTD.dtype, torch.float32)
     k_BHSD = k_BGSD.to(compute_dtype).repeat_interleave(q_BHTD.shape[1] // k_BGSD.shape[1], dim=1)
     logits_BHTS = (q_BHTD.to(compute_dtype) @ k_BHSD.mT) * scale_or_default(q_BHTD, scale)
-    # The lowest finite number instead of -inf, and a zero weight after the softmax: otherwise a
-    # query that sees no key would be 0/0, here and in the gradient.
+    # Mask with the lowest finite number, and zero the weights after the softmax. With -inf, a query
+    # that sees no key would compute 0/0, here and in the gradient.
     lowest = torch.finfo(compute_dtype).min
     return logits_BHTS.masked_fill(mask, lowest).softmax(-1).masked_fill(mask, 0)
 
@@ -96,7 +96,7 @@ def _mask(
 
 
 def _documents(cu_seqlens: Tensor | None, B: int, T: int) -> Tensor | None:
-    """Return docs_B2T; a document that goes on in the next row of the batch is cut there."""
+    """Return docs_B2T. A document does not continue into the next row of the batch."""
     if cu_seqlens is None:
         return None
     row_starts_B1 = torch.arange(0, B * T, T, device=cu_seqlens.device)[:, None]
@@ -108,12 +108,12 @@ def _documents(cu_seqlens: Tensor | None, B: int, T: int) -> Tensor | None:
 
 
 def scale_or_default(q_BHTD: Tensor, scale: float | None) -> float:
-    """Return what the logits are multiplied by: `scale`, or 1/sqrt(D)."""
+    """Return the factor of the logits: `scale`, or 1/sqrt(D) if it is None."""
     return q_BHTD.shape[-1] ** -0.5 if scale is None else float(scale)
 
 
 def _seed(device: torch.device) -> Tensor:
-    """Draw a seed for dropout, (1,) int64, from PyTorch's generator of the device."""
+    """Draw a seed for dropout, (1,) int64, from the device's default generator."""
     return torch.randint(-(2**63), 2**63 - 1, (1,), device=device)
 
 
@@ -130,9 +130,10 @@ def _attention_torch(
     window: int | None,
     dropout_p: float,
 ) -> Tensor:
-    """PyTorch's fused op, whose own `is_causal` aligns the first query with the first key.
+    """Return attention by PyTorch's fused op.
 
-    With dropout on the CPU it would not be fused; there the common cases go block by block.
+    `is_causal` of that op aligns the first query with the first key, so it only serves T = S. With
+    dropout on the CPU the op is not fused, so the common cases use `blockwise_attention`.
     """
     T, S = q_BHTD.shape[2], k_BGSD.shape[2]
     unseeing = max(T - S, 0) if causal else 0  # the first queries, which see no key
@@ -141,7 +142,7 @@ def _attention_torch(
     if dropout_p > 0 and q_BHTD.device.type == "cpu" and not is_bounded and not unseeing:
         seed = _seed(q_BHTD.device)
         return blockwise_attention(q_BHTD, k_BGSD, v_BGSD, causal, scale, dropout_p, seed)
-    # One query, the newest, sees every key.
+    # A single query is the newest token, which sees every key.
     needs_mask = is_bounded or (causal and not is_square and T > 1)
     mask = _mask(T, S, causal, window, docs_B2T, q_BHTD.device) if needs_mask else None
     out_BHTD = F.scaled_dot_product_attention(
@@ -157,8 +158,8 @@ def _attention_torch(
     return F.pad(out_BHTD, (0, 0, unseeing, 0)) if unseeing else out_BHTD
 
 
-# Our kernels, as operators that torch.compile keeps whole. They are imported when first called,
-# so that this module works without Triton. `lse2_BHT` is the log-sum-exp divided by log 2.
+# "triton" is a pair of operators that torch.compile keeps whole. Their kernels are imported on the
+# first call, so that this module works without Triton. `lse2_BHT` is the log-sum-exp / log 2.
 
 
 @operator("flash_attention")
@@ -222,7 +223,7 @@ def _(
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     tensors, ctx.options = inputs[:5], inputs[5:]
     ctx.save_for_backward(*tensors, *output)
-    ctx.set_materialize_grads(False)  # no zeros for the log-sum-exp, which only the backward reads
+    ctx.set_materialize_grads(False)  # no zeros for the log-sum-exp, which only backward reads
 
 
 def _backward(ctx: Any, dout_BHTD: Tensor, _: None) -> tuple[Tensor | None, ...]:
@@ -234,7 +235,7 @@ _flash_attention.register_autograd(_backward, setup_context=_save_for_backward)
 _flash_attention_backward.register_autograd(no_second_derivative("attention"))
 
 
-# ---- 3. picking one ------------------------------------------------------------------------------
+# ---- 3. the dispatch -----------------------------------------------------------------------------
 
 
 def attention(
@@ -253,35 +254,36 @@ def attention(
 
     Args:
         q_BHTD: queries, (B, H, T, D), any floating dtype, any strides.
-        k_BGSD: keys, (B, G, S, D), H a multiple of G (grouped-query attention when G < H).
+        k_BGSD: keys, (B, G, S, D). H is a multiple of G (grouped-query attention if G < H).
         v_BGSD: values, shaped like the keys.
-        causal: query t sees the keys s <= t + S - T: the last query is aligned with the last key,
-            as a cache needs it. A query that sees no key (T > S) gets output 0.
-        window: a query sees only keys less than this away: with `causal` the `window` newest
-            ("Longformer", Beltagy et al. 2020; as in Mistral 7B). None for all.
-        scale: what the logits are multiplied by; 1/sqrt(D) if None.
-        dropout_p: probability of zeroing an attention weight; pass 0 outside training. "triton"
+        causal: let query t see only the keys s <= t + S - T. The last query is aligned with the
+            last key, as a cache requires. A query that sees no key (T > S) gets output 0.
+        window: a query sees only keys at a distance below `window`; with `causal`, these are the
+            `window` newest ("Longformer", Beltagy et al. 2020; as in Mistral 7B). None means all.
+        scale: factor of the logits. None means 1/sqrt(D).
+        dropout_p: probability of zeroing an attention weight. Pass 0 outside training. "triton"
             and "reference" zero the same weights after the same `torch.manual_seed`.
-        cu_seqlens: documents packed one after the other, as cumulative lengths: (N + 1,) int32 or
-            int64, from 0 to B * T, the rows of the batch laid end to end. No query sees a key of
-            another document. T must be S.
-        backend: "auto" (on CUDA what was measured to be the fastest: gptfast.ops.rules; else
-            PyTorch's op; what can't serve is passed over, which is said once), or "triton",
-            "torch", "reference". None for the process's default, see `set_backend`.
+        cu_seqlens: cumulative lengths of packed documents, (N + 1,) int32 or int64, from 0 to
+            B * T, over the rows of the batch laid end to end. A query sees only keys of its own
+            document. Requires T = S.
+        backend: "auto", "triton", "torch" or "reference". None means the process's default, see
+            `set_backend`. On CUDA, "auto" chooses the fastest backend by measurement
+            (gptfast.ops.rules); on other devices it chooses PyTorch's op. If its choice can't
+            serve, "auto" takes the next backend and logs this once.
 
     Returns:
-        The output, shaped and typed like q, or under autocast in its dtype, as from PyTorch's own
-        op.
+        The output, shaped and typed like q, or in the autocast dtype under autocast, as from
+        PyTorch's op.
 
     Raises:
-        UserError: the inputs don't fit together, or the backend named can't serve them.
+        UserError: the inputs don't match, or the given backend can't serve them.
     """
     q_BHTD, k_BGSD, v_BGSD = autocast(q_BHTD, k_BGSD, v_BGSD)
     check_qkv("attention", q_BHTD, k_BGSD, v_BGSD)
     check_window("attention", window)
     _check_options(q_BHTD, k_BGSD, dropout_p, cu_seqlens)
     if window is not None:
-        window = min(window, max(q_BHTD.shape[2], k_BGSD.shape[2]))  # so that sums fit 32 bits
+        window = min(window, max(q_BHTD.shape[2], k_BGSD.shape[2]))  # so that sums fit into 32 bits
     chosen = choose(
         work(q_BHTD, k_BGSD, v_BGSD, window is not None or cu_seqlens is not None, dropout_p),
         backend,
@@ -311,34 +313,34 @@ def attention(
 
 
 def why_not(backend: str, q_BHTD: Tensor) -> str | None:
-    """Say in one sentence why `backend` can't serve these inputs; None if it can."""
+    """Return the reason why `backend` can't serve these inputs, or None if it can."""
     return why_not_triton_heads(q_BHTD) if backend == "triton" else None
 
 
 def work(
     q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, is_bounded: bool, dropout_p: float
 ) -> Work:
-    """Describe a call for the rules; `is_bounded` by a window or by documents."""
+    """Return the `Work` of a call, for the rules. Windows and documents make it bounded."""
     kind = f"{training_and_dtype(q_BHTD, k_BGSD, v_BGSD)}, {width(q_BHTD)}"
     kind += ", bounded" if is_bounded else ""
     kind += ", dropout" if dropout_p > 0 else ""
-    # New tokens against a cache: another work than as many queries as keys, which rules measure.
+    # A few new tokens against a cache. Rules measure as many queries as keys, so none applies.
     kind += ", few queries" if 4 * q_BHTD.shape[2] <= k_BGSD.shape[2] else ""
     return Work("attention", kind, k_BGSD.shape[2])
 
 
 def width(q_BHTD: Tensor) -> str:
-    """Return the head width as rules tell widths apart: by the next that is measured."""
+    """Return the head width as rules name it, rounded up to the next measured width."""
     D = q_BHTD.shape[-1]
     return f"width {64 if D <= 64 else 128 if D <= 128 else 256}"
 
 
 def why_not_triton_heads(q_BHTD: Tensor) -> str | None:
-    """Return why the kernels can't attend with these queries, or None."""
+    """Return the reason why the attention kernels can't serve these queries, or None."""
     if q_BHTD.shape[-1] > 256:
         return f"the kernel takes head widths up to 256, not {q_BHTD.shape[-1]}"
     if TRITON_INTERPRETED and q_BHTD.dtype == torch.bfloat16:
-        return "Triton's interpreter multiplies bfloat16 matrices wrongly; use float32 there"
+        return "Triton's interpreter multiplies bfloat16 matrices incorrectly; use float32"
     return why_not_triton(q_BHTD)
 
 
@@ -354,12 +356,15 @@ def _check_options(
         return
     (B, _, T, _), S = q_BHTD.shape, k_BGSD.shape[2]
     if T != S:
-        raise UserError(f"attention: cu_seqlens wants as many keys as queries; given {S} and {T}")
+        raise UserError(
+            f"attention: cu_seqlens is given with {S} keys and {T} queries; expected as many keys "
+            "as queries"
+        )
     is_integer = cu_seqlens.dtype in (torch.int32, torch.int64)
     if cu_seqlens.ndim != 1 or not is_integer or cu_seqlens.device != q_BHTD.device:
         raise UserError(
             f"attention: cu_seqlens is {cu_seqlens.dtype} of shape {tuple(cu_seqlens.shape)} on "
-            f"{cu_seqlens.device}; expected int32 or int64 of one dimension on {q_BHTD.device}"
+            f"{cu_seqlens.device}; expected int32 or int64 with one dimension on {q_BHTD.device}"
         )
     if can_look_at(cu_seqlens):
         lengths = cu_seqlens.diff()

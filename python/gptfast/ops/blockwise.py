@@ -1,13 +1,12 @@
 """Attention with dropout on the CPU, block by block, in plain PyTorch.
 
-`F.scaled_dot_product_attention` leaves its fused path there as soon as there is dropout: it holds
-all logits, and draws a number of 32 bits and more for each. Here a block's logits stay in the
-processor's cache, blocks that the causal mask hides are never computed, and a number of 16 bits
-decides about a weight. The backward pass computes a block's weights again, and draws the same
-numbers again.
+With dropout, `F.scaled_dot_product_attention` leaves its fused path on the CPU: it holds all logits
+and draws at least 32 random bits for each. Here the logits of a block stay in the processor's
+cache, blocks hidden by the causal mask are skipped, and 16 random bits decide each weight. The
+backward pass recomputes the weights of a block and draws the same random numbers again.
 
-Shape suffixes: N heads of all batch entries, n those of one block; T queries, t those of one block;
-S keys, of which a block's queries see the first s; D head width.
+Shape suffixes: N heads of all batch entries, n heads of one block; T queries, t queries of one
+block; S keys, of which the queries of a block see the first s; D head width.
 """
 
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from gptfast.ops.dropout import draw_kept, kept_scale
 from gptfast.ops.operator import operator
 
 _BLOCK_ROWS = 64
-_BLOCK_LOGITS = 2**18  # 1 MB of them: measured, on 2 cores with 512 kB of cache each
+_BLOCK_LOGITS = 2**18  # 1 MB, the fastest on 2 cores with 512 kB of cache each
 
 
 @without_autocast
@@ -34,9 +33,9 @@ def blockwise_attention(
     dropout_p: float,
     seed: Tensor,
 ) -> Tensor:
-    """Return what `attention_reference` does, with dropout's numbers from another generator.
+    """Return the same as `attention_reference`, except that dropout uses another generator.
 
-    Needs T <= S if causal. `dropout_p` is rounded to a multiple of 2^-16. `seed` is (1,) int64.
+    Requires T <= S if causal. `dropout_p` is rounded to a multiple of 2^-16. `seed` is (1,) int64.
     """
     B, H, T, D = q_BHTD.shape
     group = H // k_BGSD.shape[1]
@@ -48,7 +47,7 @@ def blockwise_attention(
 
 
 class _Blocks:
-    """The blocks of one call, their attention weights, and what dropout keeps of these."""
+    """The blocks of one call, their attention weights and their dropout masks."""
 
     def __init__(
         self,
@@ -64,7 +63,7 @@ class _Blocks:
         self.dropout_p, self.kept_scale = dropout_p, kept_scale(dropout_p)
 
     def __iter__(self) -> Iterator[tuple[slice, slice, slice]]:
-        """Yield the heads and the queries of each block, and the keys that these see."""
+        """Yield the heads, the queries and the visible keys of each block."""
         (N, T, _), S = self.q_NTD.shape, self.k_NSD.shape[1]
         n = max(_BLOCK_LOGITS // (min(_BLOCK_ROWS, T) * S), 1)
         for head in range(0, N, n):
@@ -77,14 +76,14 @@ class _Blocks:
         """Return the softmax of a block's logits, (n, t, s)."""
         logits_nts = self.q_NTD[heads, rows] @ self.k_NSD[heads, keys].mT
         logits_nts *= self.scale
-        if self.causal:  # the block's last t keys are those on its diagonal
+        if self.causal:  # the diagonal is in the last t keys of the block
             t = rows.stop - rows.start
             mask_tt = torch.ones(t, t, dtype=torch.bool).triu_(1)
             logits_nts[:, :, -t:].masked_fill_(mask_tt, float("-inf"))
         return logits_nts.softmax(-1)
 
     def kept(self, weights_nts: Tensor) -> Tensor:
-        """Draw which of the next weights are kept."""
+        """Draw the dropout mask of the next weights, True where a weight is kept."""
         return draw_kept(weights_nts.shape, self.dropout_p, self.generator)
 
 
@@ -124,7 +123,7 @@ def _blockwise_backward(
     scale: float,
     dropout_p: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The formulas of kernels/README.md; the softmax's gradient is PyTorch's own."""
+    """Apply the formulas of kernels/README.md; PyTorch computes the gradient of the softmax."""
     blocks = _Blocks(q_NTD, k_NSD, seed, causal, scale, dropout_p)
     dq_NTD = torch.empty_like(q_NTD, memory_format=torch.contiguous_format)
     dk_NSD, dv_NSD = (

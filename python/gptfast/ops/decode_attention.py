@@ -1,7 +1,7 @@
-"""Attention of the newest tokens to a cache: its definition, its backends, and what picks one.
+"""Attention of the newest tokens to a cache: definition, backends and dispatch.
 
-Shape suffixes as in ops/attention.py. S is what the cache has room for; of batch entry b the first
-`lengths_B[b]` keys are there, and the T queries belong to the last T of them.
+Shape suffixes as in ops/attention.py. S is the capacity of the cache. Batch entry b holds
+`lengths_B[b]` keys, and its T queries belong to the last T of them.
 """
 
 import torch
@@ -34,9 +34,9 @@ def decode_attention_reference(
     window: int | None = None,
     scale: float | None = None,
 ) -> Tensor:
-    """softmax(q k^T * scale) v over the keys that are there, in plain PyTorch.
+    """Return softmax(q k^T * scale) v over the keys in the cache, in plain PyTorch.
 
-    Computes in float32 (float64 inputs stay float64); `decode_attention` says what goes in.
+    Computes in float32 (float64 inputs stay float64). `decode_attention` describes the arguments.
     """
     mask_B1TS = _mask(q_BHTD, k_BGSD, lengths_B, window)
     return weighted_sum(attention_weights(q_BHTD, k_BGSD, mask_B1TS, scale), v_BGSD)
@@ -56,8 +56,8 @@ def _mask(q_BHTD: Tensor, k_BGSD: Tensor, lengths_B: Tensor | None, window: int 
 
 
 # ---- 2. the backends -----------------------------------------------------------------------------
-# "torch" is PyTorch's fused op with a mask. Ours is an operator that torch.compile keeps whole; the
-# kernel is imported when first called, so that this module works without Triton.
+# "torch" is PyTorch's fused op with a mask. "triton" is an operator that torch.compile keeps whole.
+# Its kernel is imported on the first call, so that this module works without Triton.
 
 
 @operator("decode_attention")
@@ -79,7 +79,7 @@ def _(q_BHTD: Tensor, *_: object) -> Tensor:
     return q_BHTD.new_empty(q_BHTD.shape)
 
 
-# ---- 3. picking one ------------------------------------------------------------------------------
+# ---- 3. the dispatch -----------------------------------------------------------------------------
 
 
 def decode_attention(
@@ -94,32 +94,32 @@ def decode_attention(
 ) -> Tensor:
     """Return causal attention of the T newest tokens of each batch entry to its cache.
 
-    For sampling: no gradients. The same as `attention` where every entry has S keys.
+    This op is for sampling and has no gradient. It equals `attention` if every entry has S keys.
 
     Args:
-        q_BHTD: queries, (B, H, T, D), any floating dtype, any strides; T is small, 1 as a rule.
-        k_BGSD: keys, (B, G, S, D), H a multiple of G.
+        q_BHTD: queries, (B, H, T, D), any floating dtype, any strides. T is small, usually 1.
+        k_BGSD: keys, (B, G, S, D). H is a multiple of G.
         v_BGSD: values, shaped like the keys.
-        lengths_B: how many of the S keys are there for each entry, (B,) int32 or int64; the last T
-            of them are the queries' own. None if all are. What lies behind must be finite. A
-            length that is not from T to S is an error on the CPU; on CUDA, where looking would make
-            the GPU wait, a longer one counts as S.
-        window: a query sees only the `window` newest keys, its own included. None for all.
-        scale: what the logits are multiplied by; 1/sqrt(D) if None.
+        lengths_B: number of keys of each entry, (B,) int32 or int64; None means S. The last T keys
+            are those of the queries. The unused rest of the cache must be finite. Each length must
+            be from T to S. The CPU checks this; on CUDA, where a check would synchronize the GPU,
+            a longer length counts as S.
+        window: number of newest keys that a query sees, its own included. None means all.
+        scale: factor of the logits. None means 1/sqrt(D).
         backend: as for `attention`.
 
     Returns:
-        The output, shaped and typed like q, or under autocast in its dtype.
+        The output, shaped and typed like q, or in the autocast dtype under autocast.
 
     Raises:
-        UserError: the inputs don't fit together, or the backend named can't serve them.
+        UserError: the inputs don't match, or the given backend can't serve them.
     """
     q_BHTD, k_BGSD, v_BGSD = autocast(q_BHTD, k_BGSD, v_BGSD)
     check_qkv("decode_attention", q_BHTD, k_BGSD, v_BGSD)
     check_window("decode_attention", window)
     _check(q_BHTD, k_BGSD, v_BGSD, lengths_B)
     if window is not None:
-        window = min(window, k_BGSD.shape[2])  # so that the kernel's sums fit 32 bits
+        window = min(window, k_BGSD.shape[2])  # so that sums in the kernel fit into 32 bits
     chosen = choose(
         work(q_BHTD, k_BGSD, lengths_B is not None or window is not None),
         backend,
@@ -135,7 +135,7 @@ def decode_attention(
         lengths_B = None if lengths_B is None else lengths_B.contiguous()
         out_BHTD: Tensor = _decode_attention(q_BHTD, k_BGSD, v_BGSD, lengths_B, scale, window)
         return out_BHTD
-    # One query, the newest, sees every key.
+    # A single query is the newest token, which sees every key.
     needs_mask = lengths_B is not None or window is not None or q_BHTD.shape[2] > 1
     return F.scaled_dot_product_attention(
         q_BHTD,
@@ -148,7 +148,7 @@ def decode_attention(
 
 
 def work(q_BHTD: Tensor, k_BGSD: Tensor, is_bounded: bool) -> Work:
-    """Describe a call for the rules; `is_bounded` by lengths or by a window."""
+    """Return the `Work` of a call, for the rules. Lengths and windows make it bounded."""
     B, G, S, _ = k_BGSD.shape
     kind = f"{training_and_dtype(q_BHTD)}, {width(q_BHTD)}{', bounded' if is_bounded else ''}"
     return Work("decode_attention", kind, B * G * S)
@@ -159,7 +159,7 @@ _MAX_ROWS = 64
 
 
 def why_not(backend: str, q_BHTD: Tensor, k_BGSD: Tensor) -> str | None:
-    """Say in one sentence why `backend` can't serve these inputs; None if it can."""
+    """Return the reason why `backend` can't serve these inputs, or None if it can."""
     if backend == "triton":
         (_, H, T, _), G = q_BHTD.shape, k_BGSD.shape[1]
         if H // G * T > _MAX_ROWS:
@@ -182,7 +182,7 @@ def _check(
         raise UserError(f"{op} has no gradient: use torch.no_grad(), or gptfast.ops.attention")
     (B, _, T, _), S = q_BHTD.shape, k_BGSD.shape[2]
     if T > S:
-        raise UserError(f"{op}: expected at least as many keys as queries; given {S} and {T}")
+        raise UserError(f"{op}: {S} keys for {T} queries; expected at least as many keys")
     if lengths_B is None:
         return
     is_integer = lengths_B.dtype in (torch.int32, torch.int64)

@@ -1,10 +1,10 @@
-"""Choosing which implementation of an op runs: by name, or `auto`, which says when it falls back.
+"""Choose the backend of an op: by name, or with `auto`, which logs when it falls back.
 
-The backends are `triton` (our kernels), `torch` (PyTorch's own fused op, or the best that can be
-made of its ops) and `reference` (the definition, which serves everything that the op accepts).
-An op that is called without a backend takes the process's: `auto`, unless `set_backend` or
-`use_backend` says otherwise. It is a plain global: torch.compile guards on it while tracing, and
-the threads in which autograd recomputes activations see it, which is not so of a context variable.
+The backends are `triton` (gptfast's kernels), `torch` (PyTorch's fused op, or the best composition
+of its ops) and `reference` (the definition, which accepts every valid input). An op called without
+a backend uses the default of the process: `auto`, unless `set_backend` or `use_backend` changes it.
+The default is a plain global. Unlike a context variable, it is guarded by torch.compile while
+tracing, and visible to the threads in which autograd recomputes activations.
 """
 
 import functools
@@ -22,13 +22,13 @@ from gptfast.ops.rules import Work, fastest
 from gptfast.ops.versions import TRITON_VERSION, release
 
 BACKENDS = ("triton", "torch", "reference")
-# Ops that PyTorch has no fused op for.
+# Ops without a fused op in PyTorch.
 ONLY_OURS = ("rotary",)
-# Ops that torch.compile fuses with what is around them, if they are PyTorch's own operators.
+# Ops that torch.compile fuses with their surroundings if they consist of PyTorch's operators.
 FUSED_BY_COMPILER = ("layer_norm", "rms_norm", "rotary")
 
 TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-# Both are settled before the first kernel is imported and can't change afterwards.
+# Both are fixed before the first kernel is imported.
 TRITON_INSTALLED = find_spec("triton") is not None
 TRITON_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 OLDEST_TRITON = (3, 6)
@@ -50,10 +50,10 @@ if release(torch.__version__) < OLDEST_TORCH:
 
 
 def set_backend(name: str) -> None:
-    """Set the backend of ops that are called without one: "auto", "triton", "torch", "reference".
+    """Set the default backend of the process: "auto", "triton", "torch" or "reference".
 
-    For the whole process, until it is set again. With "torch", ops that PyTorch has none for take
-    "reference". Raises UserError for an unknown name.
+    With "torch", ops without a fused op in PyTorch use "reference". Raises UserError for an unknown
+    name.
     """
     global _default
     if name not in ("auto", *BACKENDS):
@@ -63,9 +63,9 @@ def set_backend(name: str) -> None:
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Set the backend as `set_backend` does, but within a `with` block only.
+    """Set the default backend within a `with` block.
 
-    A model's backward pass belongs into the block with its forward pass.
+    Run a model's backward pass in the same block as its forward pass.
     """
     before = _default
     set_backend(name)
@@ -78,11 +78,11 @@ def use_backend(name: str) -> Iterator[None]:
 def choose(
     work: Work, backend: str | None, device: torch.device, why_not: Callable[[str], str | None]
 ) -> str:
-    """Return the backend that does `work`; None asks for the process's default.
+    """Return the backend for `work`. A `backend` of None means the default of the process.
 
-    `auto` takes the first of `preference(work, device)` that can serve and says so once when that
-    isn't the first choice. Raises UserError for an unknown name, and for a backend asked for by
-    name that can't serve: `why_not(backend)` is the sentence.
+    `auto` chooses the first backend of `preference(work, device)` that can serve, and logs once if
+    that isn't the first choice. Raises UserError for an unknown name, and for a backend chosen by
+    name that can't serve; `why_not(backend)` returns the reason.
     """
     op = work.op
     if backend is None:
@@ -106,8 +106,9 @@ def choose(
 def preference(work: Work, device: torch.device) -> tuple[str, ...]:
     """Return the order in which `auto` tries the backends on this device.
 
-    On CUDA the one first that a rule says is the fastest; without a rule, PyTorch's op. In a graph
-    for the compiler nothing of ours where it fuses: rules measure an op by itself.
+    On CUDA, the first is the fastest by the measured rules, or PyTorch's op if no rule applies.
+    Under torch.compile, ops that the compiler fuses leave out the kernels, because the rules were
+    measured without fusion.
     """
     theirs = () if work.op in ONLY_OURS else ("torch",)
     is_fused = work.op in FUSED_BY_COMPILER and torch.compiler.is_compiling()
@@ -119,7 +120,7 @@ def preference(work: Work, device: torch.device) -> tuple[str, ...]:
 
 
 def why_not_triton(x: torch.Tensor) -> str | None:
-    """Return why no Triton kernel can run on `x`, or None: the part that all ops share."""
+    """Return the reason why no Triton kernel can run on `x`, or None. All ops share this check."""
     if not TRITON_INSTALLED:
         return "triton is not installed; pip install triton"
     if TRITON_VERSION is not None and release(TRITON_VERSION) < OLDEST_TRITON:
@@ -136,9 +137,10 @@ def why_not_triton(x: torch.Tensor) -> str | None:
 
 
 def autocast(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Return the tensors in the dtype that PyTorch's matrix products would have them in here.
+    """Return the tensors in the dtype in which PyTorch would multiply them here.
 
-    That is their own, unless autocast is on for their device; float64 stays float64.
+    This is the autocast dtype if autocast is on for their device, except for float64. Otherwise it
+    is their own dtype.
     """
     device = tensors[0].device.type
     if not _autocasts(device):
@@ -148,14 +150,14 @@ def autocast(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 def _autocasts(device: str) -> bool:
-    # Asking PyTorch which devices have autocast breaks a compiled graph before 2.12.
+    # Before PyTorch 2.12, asking which devices support autocast breaks a compiled graph.
     return device != "meta" and torch.is_autocast_enabled(device)
 
 
 def without_autocast(
     function: Callable[Concatenate[torch.Tensor, P], R],
 ) -> Callable[Concatenate[torch.Tensor, P], R]:
-    """Have a function that chooses its own dtypes compute in them, also where autocast is on."""
+    """Disable autocast inside `function`, which chooses its own dtypes."""
 
     @functools.wraps(function)
     def wrapped(first: torch.Tensor, /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -168,7 +170,7 @@ def without_autocast(
 
 
 def no_second_derivative(op: str) -> Callable[..., NoReturn]:
-    """Return the autograd formula of a backward kernel, which has no derivative of its own."""
+    """Return the autograd formula of a backward kernel, which raises UserError."""
 
     def refuse(*_: object) -> NoReturn:
         raise UserError(
@@ -184,6 +186,7 @@ def _notice_once(message: str) -> None:
         _log.warning(message)
 
 
-# torch.compile calls this once, while tracing, instead of breaking the graph at the logger. It is
-# what torch.compiler.assume_constant_result sets, which would import the whole compiler here.
+# torch.compile calls this once while tracing, instead of breaking the graph at the logger. The
+# decorator torch.compiler.assume_constant_result sets the same attribute, but would import the
+# whole compiler here.
 _notice_once._dynamo_marked_constant = True  # type: ignore[attr-defined]

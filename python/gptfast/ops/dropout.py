@@ -1,8 +1,8 @@
-"""Dropout, with random numbers that are cheap on the CPU.
+"""Dropout, with cheap random numbers on the CPU.
 
-There PyTorch draws a number of 32 bits for each element, on most CPUs one after the other, which
-takes longer than many a matrix product (measured on AMD's; on Intel's it has MKL draw them). 16
-bits are enough to decide: four elements share a draw of 64.
+On the CPU, PyTorch draws 32 random bits for each element, one element after another on most CPUs.
+This takes longer than many matrix products (measured on AMD; on Intel, PyTorch uses MKL). 16 bits
+per element are enough, so four elements share a 64-bit draw.
 """
 
 import torch
@@ -17,19 +17,19 @@ _LEVELS = 2**16
 def dropout(x: Tensor, p: float) -> Tensor:
     """Zero each element of x with probability p, and divide the others by 1 - p.
 
-    "Dropout: A Simple Way to Prevent Neural Networks from Overfitting", Srivastava et al. 2014, in
-    PyTorch's scaling. On the CPU p is rounded to a multiple of 2^-16, at most 1 - 2^-16, unless
-    torch.compile has made PyTorch's own of it.
+    "Dropout: A Simple Way to Prevent Neural Networks from Overfitting", Srivastava et al. 2014,
+    with PyTorch's scaling. On the CPU, p is rounded to a multiple of 2^-16, at most 1 - 2^-16.
+    Under torch.compile, PyTorch's own dropout runs instead.
 
     Args:
         x: any shape, any floating dtype.
-        p: from 0 to less than 1; pass 0 outside training.
+        p: probability, 0 <= p < 1. Pass 0 outside training.
 
     Returns:
         A tensor shaped and typed like x.
 
     Raises:
-        UserError: p is not as above.
+        UserError: p is out of range.
     """
     if not 0 <= p < 1:
         raise UserError(f"dropout: p is {p}; expected 0 <= p < 1")
@@ -43,7 +43,7 @@ def dropout(x: Tensor, p: float) -> Tensor:
 def draw_kept(
     shape: torch.Size, dropout_p: float, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Draw which elements are kept: True for a share of 1 - dropout_p, on the CPU."""
+    """Draw a mask on the CPU that is True with probability 1 - dropout_p, where elements stay."""
     n_draws = (shape.numel() + 3) // 4
     draws = torch.empty(n_draws, dtype=torch.int64, device="cpu")
     draws.random_(-(2**63), None, generator=generator)
@@ -52,10 +52,10 @@ def draw_kept(
 
 
 def kept_scale(dropout_p: float) -> float:
-    """Return what makes up for those that `draw_kept` drops."""
+    """Return the factor that compensates for the elements that `draw_kept` drops."""
     return _LEVELS / (_LEVELS - _dropped_levels(dropout_p))
 
 
 def _dropped_levels(dropout_p: float) -> int:
-    """How many of the 2^16 numbers mean that an element is dropped."""
+    """Return how many of the 2^16 random values drop an element."""
     return min(round(dropout_p * _LEVELS), _LEVELS - 1)

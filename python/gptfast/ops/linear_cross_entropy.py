@@ -1,6 +1,6 @@
-"""The output layer and its cross entropy in one: definition, backends, and what picks one.
+"""The output layer fused with its cross entropy: definition, backends and dispatch.
 
-Shape suffixes: M tokens (all leading dimensions as one), C channels, V vocabulary.
+Shape suffixes: M tokens (all leading dimensions flattened), C channels, V vocabulary.
 """
 
 import math
@@ -32,10 +32,10 @@ def linear_cross_entropy_reference(
     softcap: float | None = None,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """The loss in plain PyTorch, all logits at once; `linear_cross_entropy` says what goes in.
+    """Return the loss in plain PyTorch, from all logits at once.
 
-    Multiplies in the inputs' dtype as F.linear does, and computes the loss in float32 (float64
-    inputs stay float64).
+    Multiplies in the inputs' dtype, as F.linear does, and computes the loss in float32 (float64
+    inputs stay float64). `linear_cross_entropy` describes the arguments.
     """
     targets_M = targets.reshape(-1)
     x_MV = capped(F.linear(hidden.reshape(-1, hidden.shape[-1]), weight), softcap)
@@ -46,17 +46,17 @@ def linear_cross_entropy_reference(
 
 
 def _mean(loss_sum: Tensor, targets_M: Tensor, ignore_index: int) -> Tensor:
-    """Divide by the number of tokens that count. If none does: NaN, with gradients of 0."""
+    """Divide by the number of targets that are not ignored; NaN with gradients of 0 if none."""
     count = (targets_M != ignore_index).sum()
     return (loss_sum / count.clamp(min=1)).masked_fill(count == 0, math.nan)
 
 
 # ---- 2. the backends -----------------------------------------------------------------------------
-# PyTorch has no fused op. "torch" and "triton" take the tokens in chunks (logit_chunks.py): compute
-# the logits of one chunk, its losses and its gradients, then use the same memory for the next.
-# The gradients of the mean are those of the sum times one number, so the forward computes them and
-# the backward only multiplies; token_losses.py has reduction="none". Both are operators that
-# torch.compile keeps whole.
+# PyTorch has no fused op. "torch" and "triton" process the tokens in chunks (logit_chunks.py): they
+# compute the logits of a chunk, its losses and its gradients, then reuse the memory for the next.
+# The gradients of the mean are those of the sum times one factor. The forward pass therefore
+# computes them, and the backward pass only multiplies. token_losses.py has reduction="none". Both
+# are operators that torch.compile keeps whole.
 
 
 @operator("linear_cross_entropy")
@@ -72,8 +72,8 @@ def _linear_cross_entropy(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the sum of the losses and its gradients.
 
-    Not the gradients of the mean: divided by the number of tokens, most of them would vanish in
-    float16.
+    The gradients are not those of the mean: divided by the number of tokens, most of them would
+    underflow in float16.
     """
     losses_M, dhidden_MC, dweight_VC = in_chunks(
         hidden_MC,
@@ -124,7 +124,7 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
     *_, ctx.needs_dhidden, ctx.needs_dweight, _ = inputs
     _, dhidden_MC, dweight_VC = output
     ctx.save_for_backward(dhidden_MC, dweight_VC)
-    ctx.set_materialize_grads(False)  # no zeros for the outputs that only the backward reads
+    ctx.set_materialize_grads(False)  # no zeros for outputs that only backward reads
 
 
 def _backward(ctx: Any, dloss_sum: Tensor, *_: None) -> tuple[Tensor | None, ...]:
@@ -139,7 +139,7 @@ def _backward(ctx: Any, dloss_sum: Tensor, *_: None) -> tuple[Tensor | None, ...
 _linear_cross_entropy.register_autograd(_backward, setup_context=_save_for_backward)
 _linear_cross_entropy_backward.register_autograd(no_second_derivative("linear_cross_entropy"))
 
-# ---- 3. picking one ------------------------------------------------------------------------------
+# ---- 3. the dispatch -----------------------------------------------------------------------------
 
 
 def linear_cross_entropy(
@@ -154,34 +154,35 @@ def linear_cross_entropy(
 ) -> Tensor:
     """Return the cross entropy of the logits hidden @ weight^T, which never exist all at once.
 
-    Per token it is log sum_v e^(x_v) - x_target, with x the logits (capped, if asked): what
-    F.cross_entropy(F.linear(hidden, weight).float(), targets) computes. Under autocast the matrix
-    product is in the autocast dtype, as F.linear's is. The definition's gradient needs several
+    The loss of a token is log sum_v e^(x_v) - x_target, where x are the (optionally capped) logits,
+    as in F.cross_entropy(F.linear(hidden, weight).float(), targets). Under autocast, the matrix
+    product uses the autocast dtype, as F.linear does. The gradient of the definition needs several
     tensors of tokens times vocabulary; the other backends keep two, sized like hidden and weight.
     Forward and backward take three matrix products, or four with reduction="none", whose backward
-    computes the logits again.
+    recomputes the logits.
 
     Args:
         hidden: (..., C), any floating dtype, any strides.
         weight: (V, C), of the same dtype unless autocast is on.
-        targets: (...), int64, each from 0 to V - 1 or `ignore_index`. Another value is an error on
-            the CPU. On CUDA, where a check would wait for the GPU, "triton" returns a loss of NaN,
-            and PyTorch's own indexing in "torch" and "reference" ends with a device-side assert.
-        ignore_index: a target that does not count: neither in the loss nor in the mean.
-        softcap: x becomes softcap * tanh(x / softcap) for each logit x ("Gemma 2", 2024). None for
-            no cap.
-        reduction: "mean" over the tokens that count, or "none" for the loss of each token.
-        backend: "auto" (on CUDA what was measured to be the fastest: gptfast.ops.rules; else
-            "torch", in chunks by PyTorch's operators), or "triton", "torch", "reference". None for
-            the process's default, see `set_backend`.
+        targets: (...), int64, each from 0 to V - 1 or `ignore_index`. The CPU raises for any other
+            value. On CUDA, where a check would synchronize the GPU, "triton" returns a loss of NaN,
+            and PyTorch's indexing in "torch" and "reference" fails with a device-side assert.
+        ignore_index: targets of this value are excluded from the loss and from the mean.
+        softcap: cap of the logits: each logit x becomes softcap * tanh(x / softcap) ("Gemma 2",
+            2024). None means no cap.
+        reduction: "mean" over the targets that are not ignored, or "none" for the loss of each
+            token.
+        backend: "auto", "triton", "torch" or "reference". None means the process's default, see
+            `set_backend`. On CUDA, "auto" chooses the fastest backend by measurement
+            (gptfast.ops.rules); on other devices it chooses "torch", chunks of PyTorch's operators.
 
     Returns:
-        In float32 (float64 for float64 inputs), the mean as a scalar: NaN, with gradients of 0, if
-        no token counts, as in PyTorch. Or, with reduction="none", each token's loss, shaped like
-        targets, 0 where the target is `ignore_index`.
+        The mean as a scalar. If all targets are ignored, it is NaN with gradients of 0, as in
+        PyTorch. With reduction="none", the loss of each token, shaped like targets, 0 where the
+        target is `ignore_index`. The result is float32 (float64 for float64 inputs).
 
     Raises:
-        UserError: the inputs don't fit together, or the backend named can't serve them.
+        UserError: the inputs don't match, or the given backend can't serve them.
     """
     if reduction not in get_args(Reduction):
         raise UserError(
@@ -216,12 +217,12 @@ def linear_cross_entropy(
 
 
 def why_not(backend: str, hidden: Tensor) -> str | None:
-    """Say in one sentence why `backend` can't serve these inputs; None if it can."""
+    """Return the reason why `backend` can't serve these inputs, or None if it can."""
     return why_not_triton(hidden) if backend == "triton" else None
 
 
 def work(hidden: Tensor, weight: Tensor) -> Work:
-    """Describe a call for the rules."""
+    """Return the `Work` of a call, for the rules."""
     tokens = hidden.numel() // hidden.shape[-1]
     return Work("linear_cross_entropy", training_and_dtype(hidden, weight), tokens)
 
@@ -230,7 +231,7 @@ def _check(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | Non
     if hidden.ndim == 0 or hidden.shape[-1] == 0 or not hidden.is_floating_point():
         raise UserError(
             f"linear_cross_entropy: hidden is {hidden.dtype} of shape {tuple(hidden.shape)}; "
-            "expected a floating dtype and (..., channels), as (batch, time, channels)"
+            "expected a floating dtype and (..., channels), such as (batch, time, channels)"
         )
     if weight.ndim != 2 or weight.shape[1] != hidden.shape[-1] or len(weight) == 0:
         raise UserError(
@@ -245,8 +246,8 @@ def _check(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | Non
         )
     if targets.dtype != torch.int64:
         raise UserError(
-            f"linear_cross_entropy: targets are {targets.dtype}; expected torch.int64, as from "
-            ".long()"
+            f"linear_cross_entropy: targets are {targets.dtype}; expected torch.int64, for "
+            "instance from .long()"
         )
     check_softcap("linear_cross_entropy", softcap)
 
@@ -257,5 +258,5 @@ def _check_values(targets: Tensor, V: int, ignore_index: int) -> None:
         if is_outside.any():
             raise UserError(
                 f"linear_cross_entropy: a target is {targets[is_outside][0]}; expected 0 to "
-                f"{V - 1}, or {ignore_index} for a token that does not count"
+                f"{V - 1}, or {ignore_index} for an ignored token"
             )

@@ -1,6 +1,6 @@
-"""Cross entropy chunk by chunk: the logits of a few tokens at a time, and their gradients.
+"""Cross entropy chunk by chunk: the losses and gradients of a few tokens at a time.
 
-The Triton kernel is imported when first called, so that this module works without Triton.
+The Triton kernel is imported on the first call, so that this module works without Triton.
 
 Shape suffixes: M tokens, N tokens of a chunk, C channels, V vocabulary.
 """
@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Step = Callable[[Tensor, Tensor, int, "float | None", bool], Tensor]
-"""Compute a chunk's losses (N,) from its logits (N, V), its targets (N,), the ignored target, the
-soft cap, and whether to overwrite the logits with the gradient of the losses' sum."""
+"""Computes the losses (N,) of a chunk. The arguments are the logits (N, V), the targets (N,), the
+ignored target, the soft cap, and whether to overwrite the logits with the gradient of the summed
+losses."""
 
 
 def in_chunks(
@@ -29,10 +30,10 @@ def in_chunks(
     use_triton: bool,
     dlosses_M: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return each token's loss and the gradients: dhidden typed like hidden, dweight wide.
+    """Return the loss of each token, dhidden typed like hidden, and dweight in float32 or wider.
 
-    dlosses_M: what each token's gradient is multiplied by, at most 1; None for ones. A gradient
-    that isn't needed comes with no rows.
+    dlosses_M: factor of each token's gradient, at most 1; None means ones. A gradient that isn't
+    needed has no rows.
     """
     (M, C), V = hidden_MC.shape, len(weight_VC)
     wide = torch.promote_types(hidden_MC.dtype, torch.float32)
@@ -49,27 +50,27 @@ def in_chunks(
         hidden_NC = hidden_MC[tokens]
         logits_NV = F.linear(hidden_NC, weight_VC)
         losses_M[tokens] = step(logits_NV, targets_M[tokens], ignore_index, softcap, needs_gradient)
-        # From here on logits_NV holds the gradient of the logits.
+        # From here on, logits_NV holds the gradient of the logits.
         if needs_dhidden:
             torch.mm(logits_NV, weight_VC, out=dhidden_MC[tokens])
-        if dlosses_M is not None:  # multiplies C numbers of each token instead of V
+        if dlosses_M is not None:  # scales C numbers per token instead of V
             hidden_NC = (hidden_NC * dlosses_M[tokens, None]).to(hidden_NC.dtype)
         if needs_dweight:
             _add_product(dweight_VC, logits_NV.T, hidden_NC)
-        del logits_NV  # so that the next chunk gets its memory
+        del logits_NV  # frees the memory for the next chunk
     if dlosses_M is not None and needs_dhidden:
         dhidden_MC = (dhidden_MC * dlosses_M[:, None]).to(dhidden_MC.dtype)
     return losses_M, dhidden_MC, dweight_VC
 
 
 def tokens_at_a_time(C: int, dtype: torch.dtype, device: torch.device, use_triton: bool) -> int:
-    """Return how many tokens of C channels make a chunk."""
-    # Its logits take as much memory as dweight, which is there anyway; or more, where so few tokens
-    # would have little to do for each reading of the weight and of dweight.
+    """Return the number of tokens, of C channels each, in a chunk."""
+    # The logits of a chunk take as much memory as dweight, which exists anyway. With small C they
+    # take more: a chunk of few tokens would read the weight and dweight for too little work.
     wide = torch.promote_types(dtype, torch.float32)
     least = 256
     if device.type == "cuda":
-        least = 4096 if use_triton else 2048  # PyTorch's operators make float32 copies of logits
+        least = 4096 if use_triton else 2048  # PyTorch's ops copy the logits to float32
     return max(C * wide.itemsize // dtype.itemsize, least)
 
 
@@ -80,7 +81,7 @@ def step_torch(
     softcap: float | None,
     write_gradient: bool,
 ) -> Tensor:
-    """Do a `Step` by PyTorch's operators."""
+    """Compute a `Step` with PyTorch's operators."""
     x_NV = capped(logits_NV, softcap)
     lse_N = x_NV.logsumexp(-1)
     losses_N = losses(x_NV, lse_N, targets_N, ignore_index)
@@ -96,21 +97,21 @@ def step_torch(
 
 
 def capped(logits: Tensor, softcap: float | None) -> Tensor:
-    """Return the logits in float32 (float64 stays float64), as softcap * tanh(logits / softcap)."""
+    """Return softcap * tanh(logits / softcap) in float32 (float64 stays float64)."""
     x = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return x if softcap is None else softcap * torch.tanh(x / softcap)
 
 
 def losses(x_MV: Tensor, lse_M: Tensor, targets_M: Tensor, ignore_index: int) -> Tensor:
-    """Return each token's loss, 0 where its target is ignored."""
+    """Return the loss of each token, 0 where its target is ignored."""
     is_ignored_M = targets_M == ignore_index
     target_x_M = x_MV.gather(-1, targets_M.masked_fill(is_ignored_M, 0)[:, None])[:, 0]
     return (lse_M - target_x_M).masked_fill(is_ignored_M, 0)
 
 
 def scaled(factor: Tensor, dhidden_MC: Tensor, dweight_VC: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both gradients times a number, typed like dhidden."""
-    # In float32, as a factor of one over the number of tokens is too coarse in half precision.
+    """Return both gradients times `factor`, typed like dhidden."""
+    # Multiply in float32: a factor of one over the number of tokens is too coarse in float16.
     dtype = dhidden_MC.dtype
     return (
         (dhidden_MC.to(factor.dtype) * factor).to(dtype),
@@ -119,7 +120,7 @@ def scaled(factor: Tensor, dhidden_MC: Tensor, dweight_VC: Tensor) -> tuple[Tens
 
 
 def _add_product(sum_VC: Tensor, a_VN: Tensor, b_NC: Tensor) -> None:
-    """Add a @ b to the sum, which may be wider: then unrounded, if the device can do that."""
+    """Add a @ b to the sum. If the sum is wider, the product is not rounded where supported."""
     if a_VN.dtype == sum_VC.dtype:
         sum_VC.addmm_(a_VN, b_NC)
     elif a_VN.is_cuda and torch.version.hip is None:

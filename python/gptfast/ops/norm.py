@@ -1,6 +1,6 @@
-"""Layer norm and RMS norm: their definitions, their backends, and the functions that pick one.
+"""Layer norm and RMS norm: definitions, backends and dispatch.
 
-x is (..., C) with C channels, M rows in all; weight and bias are (C,).
+x is (..., C): C channels, M rows over all leading dimensions. weight and bias are (C,).
 """
 
 import functools
@@ -16,7 +16,7 @@ from gptfast.ops.dispatch import choose, no_second_derivative, why_not_triton
 from gptfast.ops.operator import operator
 from gptfast.ops.rules import Work, training_and_dtype
 
-# Where PyTorch's autocast computes norms in float32. On the CPU it leaves them as they are.
+# The devices on which autocast computes norms in float32. On the CPU it keeps the dtype.
 AUTOCAST_DEVICES = ("cuda",)
 
 # ---- 1. the definitions --------------------------------------------------------------------------
@@ -25,9 +25,9 @@ AUTOCAST_DEVICES = ("cuda",)
 def layer_norm_reference(
     x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
-    """(x - mean) / sqrt(variance + eps) * weight + bias over the last dimension, in plain PyTorch.
+    """Normalise x over the last dimension by the formula of `layer_norm`, in plain PyTorch.
 
-    Computes in float32 (float64 inputs stay float64); `layer_norm` says what goes in and comes out.
+    Computes in float32 (float64 inputs stay float64). `layer_norm` describes the arguments.
     """
     x_wide = x.to(torch.promote_types(x.dtype, torch.float32))
     centered = x_wide - x_wide.mean(-1, keepdim=True)
@@ -40,9 +40,9 @@ def layer_norm_reference(
 
 
 def rms_norm_reference(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> Tensor:
-    """x / sqrt(mean of x^2 + eps) * weight over the last dimension, in plain PyTorch.
+    """Normalise x over the last dimension by the formula of `rms_norm`, in plain PyTorch.
 
-    Computes in float32 (float64 inputs stay float64); `rms_norm` says what goes in and comes out.
+    Computes in float32 (float64 inputs stay float64). `rms_norm` describes the arguments.
     """
     x_wide = x.to(torch.promote_types(x.dtype, torch.float32))
     out = x_wide * (x_wide.square().mean(-1, keepdim=True) + eps).rsqrt()
@@ -52,14 +52,15 @@ def rms_norm_reference(x: Tensor, weight: Tensor | None = None, eps: float = 1e-
 
 
 # ---- 2. the backends -----------------------------------------------------------------------------
-# PyTorch's own are F.layer_norm and F.rms_norm. Ours is one operator for both, which torch.compile
-# keeps whole; the kernels are imported when first called, so that this module works without Triton.
+# "torch" is F.layer_norm and F.rms_norm. "triton" is one operator for both norms, which
+# torch.compile keeps whole. Its kernels are imported on the first call, so that this module works
+# without Triton.
 
 
 def _norm_torch(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, centered: bool
 ) -> Tensor:
-    # Not all of PyTorch's own take parameters of another dtype than x.
+    # Not all of PyTorch's norms accept parameters of another dtype than x.
     dtypes = (t.dtype for t in (x, weight, bias) if t is not None)
     wide = functools.reduce(torch.promote_types, dtypes)
     weight, bias = (None if p is None else p.to(wide) for p in (weight, bias))
@@ -133,7 +134,7 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
     _, mean_M, rstd_M = output
     ctx.save_for_backward(x, weight, mean_M, rstd_M)
     ctx.dtypes = [None if t is None else t.dtype for t in (x, weight, bias)]
-    ctx.set_materialize_grads(False)  # no zeros for the mean and the deviation
+    ctx.set_materialize_grads(False)  # no zeros for the mean and rstd
 
 
 def _backward(ctx: Any, dout: Tensor, *_: None) -> tuple[Tensor | None, ...]:
@@ -149,7 +150,7 @@ _norm.register_autograd(_backward, setup_context=_save_for_backward)
 _norm_backward.register_autograd(no_second_derivative("layer_norm, rms_norm"))
 
 
-# ---- 3. picking one ------------------------------------------------------------------------------
+# ---- 3. the dispatch -----------------------------------------------------------------------------
 
 
 def layer_norm(
@@ -162,23 +163,25 @@ def layer_norm(
 ) -> Tensor:
     """Return (x - mean) / sqrt(variance + eps) * weight + bias over the last dimension.
 
-    "Layer Normalization", Ba et al. 2016. The variance is the biased one (divided by C).
+    "Layer Normalization", Ba et al. 2016. The variance is biased (divided by C).
 
     Args:
         x: (..., C), any floating dtype, any strides.
         weight: (C,), or None for ones.
         bias: (C,), or None for zeros.
         eps: added to the variance, so that a constant row gives the bias.
-        backend: "auto" (on CUDA what was measured to be the fastest: gptfast.ops.rules; else, and
-            under torch.compile, which fuses it, PyTorch's op; what can't serve is passed over,
-            which is said once), or "triton", "torch", "reference". None for the process's default,
-            see `set_backend`.
+        backend: "auto", "triton", "torch" or "reference". None means the process's default, see
+            `set_backend`. On CUDA, "auto" chooses the fastest backend by measurement
+            (gptfast.ops.rules). On other devices, and under torch.compile, which fuses the norm,
+            it chooses PyTorch's op. If its choice can't serve, "auto" takes the next backend and
+            logs this once.
 
     Returns:
-        A tensor shaped and typed like x; under autocast on CUDA in float32, as F.layer_norm's.
+        A tensor shaped and typed like x. Under autocast on CUDA it is float32, as from
+        F.layer_norm.
 
     Raises:
-        UserError: the inputs don't fit together, or the backend named can't serve them.
+        UserError: the inputs don't match, or the given backend can't serve them.
     """
     return _pick("layer_norm", x, weight, bias, eps, backend)
 
@@ -201,11 +204,11 @@ def rms_norm(
         backend: as for `layer_norm`.
 
     Returns:
-        A tensor shaped and typed like x; under autocast on CUDA in float32 for every PyTorch, as
-        F.rms_norm's is from 2.12 on.
+        A tensor shaped and typed like x. Under autocast on CUDA it is float32 for every version of
+        PyTorch, as from F.rms_norm since 2.12.
 
     Raises:
-        UserError: the inputs don't fit together, or the backend named can't serve them.
+        UserError: the inputs don't match, or the given backend can't serve them.
     """
     return _pick("rms_norm", x, weight, None, eps, backend)
 
@@ -223,7 +226,7 @@ def _pick(
     centered = op == "layer_norm"
     out_dtype = torch.float32 if _autocasts(x) else x.dtype
     if chosen == "triton":
-        # The kernel knows strides of x alone.
+        # The kernel takes strides only for x.
         weight, bias = (None if p is None else p.contiguous() for p in (weight, bias))
         normalised: Tensor = _norm(x, weight, bias, eps, centered, out_dtype)[0]
         return normalised
@@ -236,7 +239,7 @@ def _pick(
 
 
 def why_not(backend: str, x: Tensor) -> str | None:
-    """Say in one sentence why `backend` can't serve these inputs; None if it can."""
+    """Return the reason why `backend` can't serve these inputs, or None if it can."""
     if backend == "triton":
         if x.shape[-1] > 65_536:
             return f"the kernel takes up to 65,536 channels, not {x.shape[-1]}"
@@ -245,14 +248,14 @@ def why_not(backend: str, x: Tensor) -> str | None:
 
 
 def work(op: str, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Work:
-    """Describe a call for the rules."""
+    """Return the `Work` of a call, for the rules."""
     tensors = [t for t in (x, weight, bias) if t is not None]
     width = "narrow" if x.shape[-1] <= 2048 else "wide"
     return Work(op, f"{training_and_dtype(*tensors)}, {width}", x.numel())
 
 
 def _autocasts(x: Tensor) -> bool:
-    """Whether autocast makes the norm float32, from whatever but float64."""
+    """Return whether autocast computes the norm of x in float32; float64 is exempt."""
     device = x.device.type
     return (
         device in AUTOCAST_DEVICES

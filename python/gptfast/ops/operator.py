@@ -1,10 +1,10 @@
-"""Our kernels as PyTorch operators, and a short way to them.
+"""The kernels as PyTorch operators, with a fast path for ordinary calls.
 
-torch.library makes an operator of a function: torch.compile keeps it whole, fake tensors know the
-shapes of its results, autograd its gradient. But through the code that does all this a call with
-its gradient takes the host several times as long as launching the kernels does. So an ordinary call
-takes a short way: an autograd.Function around the same function and the same gradient. It gets its
-arguments as they are: torch.library would have made a float of a number.
+torch.library turns a function into an operator: torch.compile keeps it whole, fake tensors know the
+shapes of its results, and autograd knows its gradient. On the host, however, a call with its
+gradient then takes several times as long as launching the kernels. An ordinary call therefore takes
+a fast path: an autograd.Function with the same forward and the same gradient. The fast path does
+not convert its arguments; torch.library would convert an int passed for a float parameter.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from torch.nn import Parameter
 
 
 class Operator:
-    """A function of tensors, as `torch.ops.gptfast.<name>` and to be called.
+    """A function of tensors, registered as `torch.ops.gptfast.<name>` and callable.
 
-    Its results share no memory with its inputs or with each other, and it changes none.
+    The function must not modify its inputs. Its results share no memory with the inputs or with
+    each other.
     """
 
     def __init__(self, name: str, function: Callable[..., Any]) -> None:
@@ -30,11 +31,11 @@ class Operator:
         self._short: Callable[..., Any] = function
 
     def __call__(self, *inputs: Any) -> Any:
-        """Call the function; the registered operator where a tracer or a mode must see that."""
+        """Call the function, through the registered operator if a tracer or mode must see it."""
         return (self.registered if _is_watched(inputs) else self._short)(*inputs)
 
     def register_fake(self, fake: Callable[..., Any]) -> None:
-        """Register what computes the results' shapes and dtypes alone."""
+        """Register a function that computes only the shapes and dtypes of the results."""
         self.registered.register_fake(fake)
 
     def register_autograd(
@@ -52,20 +53,21 @@ class Operator:
                     setup_context(ctx, inputs, output)
                 return output
 
-        Short.__name__ = self.name  # what profilers and grad_fn show
+        Short.__name__ = self.name  # the name in profilers and grad_fn
         Short.backward = staticmethod(backward)  # type: ignore[method-assign]
         self._short = Short.apply
 
 
 def operator(name: str) -> Callable[[Callable[..., Any]], Operator]:
-    """Make an operator of a function, whose arguments are annotated as torch.library wants them."""
+    """Turn a function into an operator. Its arguments need the annotations of torch.library."""
     return lambda function: Operator(name, function)
 
 
 def _is_watched(inputs: tuple[Any, ...]) -> bool:
-    """Whether a call is traced, watched by a mode, or has tensors with rules of their own.
+    """Return whether a call is traced, inside a dispatch mode, or has tensor subclasses.
 
-    As by torch.compile; by FakeTensorMode, FlopCounterMode, selective checkpointing; as DTensor.
+    Examples: torch.compile traces; FakeTensorMode, FlopCounterMode and selective checkpointing are
+    modes; DTensor is a subclass.
     """
     return (
         torch.compiler.is_compiling()

@@ -1,7 +1,8 @@
-"""Random numbers that are a function of where they are used: Philox 4x32 with 10 rounds.
+"""Counter-based random numbers: Philox 4x32 with 10 rounds.
 
-"Parallel Random Numbers: As Easy as 1, 2, 3", Salmon et al. 2011. Since nothing is stored, a
-backward pass computes the mask of the forward pass again, and any backend the mask of any other.
+"Parallel Random Numbers: As Easy as 1, 2, 3", Salmon et al. 2011. A number depends only on the seed
+and its position, so nothing is stored: the backward pass recomputes the mask of the forward pass,
+and every backend computes the same mask.
 """
 
 import torch
@@ -13,14 +14,14 @@ _LOW = 0xFFFFFFFF
 
 
 def philox(seed: Tensor, counters: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Return four numbers of 32 bits, as int64, for four counters of 32 bits, as int64.
+    """Return four 32-bit random numbers for four 32-bit counters, all stored as int64.
 
-    `seed` is int64 and of any shape that fits the counters'.
+    `seed` is int64 and broadcasts with the counters.
     """
     c0, c1, c2, c3 = counters
     key_0, key_1 = seed & _LOW, seed >> 32 & _LOW
     for _ in range(10):
-        # Of an int64 that overflows the bits are those of the product, as far as there are any.
+        # int64 multiplication wraps, so all 64 bits of these products are exact.
         product_0, product_2 = _FACTORS[0] * c0, _FACTORS[1] * c2
         c0, c1 = product_2 >> 32 & _LOW ^ c1 ^ key_0, product_2 & _LOW
         c2, c3 = product_0 >> 32 & _LOW ^ c3 ^ key_1, product_0 & _LOW
@@ -29,10 +30,10 @@ def philox(seed: Tensor, counters: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def dropout_mask(seed: Tensor, B: int, H: int, T: int, S: int, dropout_p: float) -> Tensor:
-    """Return which of the (B, H, T, S) attention weights dropout keeps, on the seed's device.
+    """Return the dropout mask (B, H, T, S), True where a weight is kept, on the seed's device.
 
-    The counter is (s // 4, t, b * H + h, 0), and its four numbers are for four keys s. A weight is
-    kept if the number's highest 24 bits, as a fraction, are at least `dropout_p`.
+    The counter is (s // 4, t, b * H + h, 0); its four numbers serve four adjacent keys s. A weight
+    is kept if the highest 24 bits of its number, as a fraction, are at least `dropout_p`.
     """
     device = seed.device
     quads = torch.arange((S + 3) // 4, device=device)

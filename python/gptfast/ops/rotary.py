@@ -1,8 +1,8 @@
-"""Rotary position embedding: its definition, its backends, and the function that picks one.
+"""Rotary position embedding: definition, backends and dispatch.
 
-Shape suffixes: B batch, T time, H query heads, G key heads, D head width, P pairs of channels: of
-each head the first 2 P channels are rotated. `cos` and `sin` are (T, P), or (B, T, P) where the
-positions differ within the batch.
+Shape suffixes: B batch, T time, H query heads, G key heads, D head width, P channel pairs. The
+first 2 P channels of each head are rotated. `cos` and `sin` are (T, P), or (B, T, P) if positions
+differ within the batch.
 """
 
 from typing import Any
@@ -18,35 +18,36 @@ from gptfast.ops.rules import Work, training_and_dtype
 
 
 def rotary_frequencies(rotary_width: int, base: float = 10_000.0) -> Tensor:
-    """Return the angle by which each pair p turns from a position to the next, in radians.
+    """Return the angle of each channel pair between adjacent positions, in radians, (P,) float64.
 
-    base^(-2 p / rotary_width) ("RoFormer", Su et al. 2021, section 3.2.2), for each of the
-    P = rotary_width / 2 pairs: (P,) float64. The slowest turns almost `base` times slower than the
-    first. Raises UserError if the width is not even, or the base not positive.
+    The angle of pair p is base^(-2 p / rotary_width) ("RoFormer", Su et al. 2021, section 3.2.2),
+    for P = rotary_width / 2 pairs. The last pair turns almost `base` times slower than the first.
+    Raises UserError if the width is not even or the base is not positive.
     """
     if rotary_width < 2 or rotary_width % 2:
         raise UserError(
             f"rotary_frequencies: rotary_width is {rotary_width}; expected 2, 4, 6, ..."
         )
     if not base > 0:
-        raise UserError(f"rotary_frequencies: base is {base}; expected more than 0, as 10000.0")
+        raise UserError(
+            f"rotary_frequencies: base is {base}; expected more than 0, such as 10000.0"
+        )
     return base ** -(torch.arange(0, rotary_width, 2).double() / rotary_width)
 
 
 def rotary_tables(positions: Tensor, frequencies_P: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the cosines and sines of position * frequency for each pair p.
+    """Return the cosine and sine of position * frequency for each position and pair.
 
     Args:
         positions: (T,) or (B, T), integer or floating.
-        frequencies_P: (P,), as from `rotary_frequencies`, of which 2 P channels of a head are
-            rotated.
+        frequencies_P: (P,), for instance from `rotary_frequencies`. They rotate 2 P channels.
 
     Returns:
-        cos and sin, (T, P) or (B, T, P), float32, computed in float64: at position 1,000,000 a
-        float32 angle may be wrong by 0.04.
+        cos and sin, (T, P) or (B, T, P), float32. They are computed in float64, because a float32
+        angle may be off by 0.04 at position 1,000,000.
 
     Raises:
-        UserError: positions are not as above.
+        UserError: positions have another shape or dtype.
     """
     if positions.ndim not in (1, 2) or positions.is_complex() or positions.dtype == torch.bool:
         raise UserError(
@@ -63,24 +64,24 @@ def rotary_tables(positions: Tensor, frequencies_P: Tensor) -> tuple[Tensor, Ten
 def rotary_reference(
     q_BHTD: Tensor, k_BGTD: Tensor, cos: Tensor, sin: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Rotate each pair of channels by its angle, in plain PyTorch; `rotary` says what goes in.
+    """Rotate each channel pair by its angle, in plain PyTorch.
 
-    Computes in float32 (float64 inputs stay float64).
+    Computes in float32 (float64 inputs stay float64). `rotary` describes the arguments.
     """
     return _rotated(q_BHTD, cos, sin), _rotated(k_BGTD, cos, sin)
 
 
 def _rotated(x_BHTD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     P = cos.shape[-1]
-    cos, sin = cos.unsqueeze(-3), sin.unsqueeze(-3)  # the same for all heads
+    cos, sin = cos.unsqueeze(-3), sin.unsqueeze(-3)  # all heads share the angles
     x1, x2 = x_BHTD[..., :P], x_BHTD[..., P : 2 * P]
     rotated = torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), dim=-1)
     return torch.cat((rotated.to(x_BHTD.dtype), x_BHTD[..., 2 * P :]), dim=-1)
 
 
 # ---- 2. the backends -----------------------------------------------------------------------------
-# PyTorch has none. Ours is an operator that torch.compile keeps whole; the kernel is imported when
-# first called, so that this module works without Triton.
+# PyTorch has no such op. "triton" is an operator that torch.compile keeps whole. Its kernel is
+# imported on the first call, so that this module works without Triton.
 
 
 @operator("rotary")
@@ -103,9 +104,9 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 
 
 def _backward(ctx: Any, dq_BHTD: Tensor, dk_BGTD: Tensor) -> tuple[Tensor | None, ...]:
-    """Rotate back. Into new memory: autograd may have given the same gradient to others, too.
+    """Rotate back, with the same operator, which therefore has all higher derivatives.
 
-    The same operator, so that it has every further derivative as well.
+    The result is in new memory, because autograd may share the incoming gradient.
     """
     return (*_rotary(dq_BHTD, dk_BGTD, *ctx.saved_tensors, not ctx.inverse), None, None, None)
 
@@ -113,7 +114,7 @@ def _backward(ctx: Any, dq_BHTD: Tensor, dk_BGTD: Tensor) -> tuple[Tensor | None
 _rotary.register_autograd(_backward, setup_context=_save_for_backward)
 
 
-# ---- 3. picking one ------------------------------------------------------------------------------
+# ---- 3. the dispatch -----------------------------------------------------------------------------
 
 
 def rotary(
@@ -124,27 +125,28 @@ def rotary(
     *,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return q and k with each pair of channels rotated by an angle that grows with the position.
+    """Return q and k with each channel pair rotated by an angle that grows with the position.
 
     "RoFormer", Su et al. 2021, eq. 34, in the "half" convention of Llama and GPT-NeoX: channel p
-    is paired with channel p + P (the paper pairs 2 p with 2 p + 1), and becomes
-    x_p cos - x_{p+P} sin, its partner x_{p+P} cos + x_p sin.
+    is paired with channel p + P (the paper pairs 2 p with 2 p + 1). x_p becomes
+    x_p cos - x_{p+P} sin, and x_{p+P} becomes x_{p+P} cos + x_p sin.
 
     Args:
         q_BHTD: queries, (B, H, T, D), any floating dtype, any strides.
         k_BGTD: keys, (B, G, T, D), of the same dtype.
-        cos: cosines of the angles, (T, P) or (B, T, P) in float32, as from `rotary_tables`; P is at
-            least 1, and 2 P at most D. Channels from 2 P on stay as they are.
-        sin: their sines, shaped like cos. Neither gets a gradient.
-        backend: "auto" (on CUDA Triton; else, and under torch.compile, which fuses it, the
-            reference), or "triton", "reference". None for the process's default, see
-            `set_backend`; there "torch" means the reference.
+        cos: cosines of the angles, (T, P) or (B, T, P), float32, for instance from
+            `rotary_tables`. P is at least 1, and 2 P is at most D. Channels from 2 P on are not
+            rotated.
+        sin: sines of the angles, shaped like cos. Neither cos nor sin gets a gradient.
+        backend: "auto", "triton" or "reference". None means the process's default, see
+            `set_backend`; a default of "torch" means the reference. "auto" chooses Triton on CUDA.
+            On other devices, and under torch.compile, which fuses it, "auto" chooses the reference.
 
     Returns:
         The rotated queries and keys, shaped and typed like q and k.
 
     Raises:
-        UserError: the inputs don't fit together, or the backend named can't serve them.
+        UserError: the inputs don't match, or the given backend can't serve them.
     """
     _check(q_BHTD, k_BGTD, cos, sin)
     chosen = choose(
@@ -157,7 +159,7 @@ def rotary(
 
 
 def why_not(backend: str, q_BHTD: Tensor) -> str | None:
-    """Say in one sentence why `backend` can't serve these inputs; None if it can."""
+    """Return the reason why `backend` can't serve these inputs, or None if it can."""
     if backend == "triton":
         return why_not_triton(q_BHTD)
     if backend == "torch":
@@ -166,19 +168,17 @@ def why_not(backend: str, q_BHTD: Tensor) -> str | None:
 
 
 def work(q_BHTD: Tensor, k_BGTD: Tensor) -> Work:
-    """Describe a call for the rules."""
+    """Return the `Work` of a call, for the rules."""
     return Work("rotary", training_and_dtype(q_BHTD, k_BGTD), q_BHTD.numel())
 
 
 def _check(q_BHTD: Tensor, k_BGTD: Tensor, cos: Tensor, sin: Tensor) -> None:
     shapes = f"q {tuple(q_BHTD.shape)}, k {tuple(k_BGTD.shape)}"
     if not q_BHTD.ndim == k_BGTD.ndim == 4 or 0 in (*q_BHTD.shape, *k_BGTD.shape):
-        raise UserError(
-            f"rotary: expected non-empty (batch, heads, time, head width); given {shapes}"
-        )
+        raise UserError(f"rotary: {shapes}; expected non-empty (batch, heads, time, head width)")
     B, _, T, D = q_BHTD.shape
     if (k_BGTD.shape[0], *k_BGTD.shape[2:]) != (B, T, D):
-        raise UserError(f"rotary: q and k may differ only in their number of heads; given {shapes}")
+        raise UserError(f"rotary: {shapes}; only the number of heads may differ between q and k")
     check_alike("rotary", q=q_BHTD, k=k_BGTD)
     if not q_BHTD.is_floating_point():
         raise UserError(f"rotary: q is {q_BHTD.dtype}; expected a floating dtype")
@@ -192,7 +192,7 @@ def _check(q_BHTD: Tensor, k_BGTD: Tensor, cos: Tensor, sin: Tensor) -> None:
     if (cos.dtype, cos.device) != (torch.float32, q_BHTD.device):
         raise UserError(
             f"rotary: cos is {cos.dtype} on {cos.device}; expected torch.float32 on "
-            f"{q_BHTD.device}, as from rotary_tables"
+            f"{q_BHTD.device}; use gptfast.ops.rotary.rotary_tables"
         )
     if cos.requires_grad or sin.requires_grad:
         raise UserError("rotary: cos and sin get no gradient; pass cos.detach(), sin.detach()")

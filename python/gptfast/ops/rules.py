@@ -1,14 +1,15 @@
-"""Measured rules: which backend of an op is the fastest on this GPU, by kind of work and its size.
+"""Measured rules: the fastest backend of an op on this GPU, by kind and size of the work.
 
-`gptfast bench ops --write-rules` measures them and writes a file into the cache folder; rules for a
-type of GPU may also come with gptfast, in the folder `measured/` beside this file. A rule file is
+`gptfast bench ops --write-rules` measures the rules and writes them to a file in the cache folder.
+gptfast may also ship rules for a type of GPU in the folder `measured/` beside this file. A rule
+file looks like this:
 
     {"machine": {...}, "rules": {"attention, training, half, width 64": [[1448, "triton"],
      [null, "torch"]]}, "measured": [...]}
 
-Up to 1,448 keys `auto` takes "triton" there, beyond that "torch". A kind of work that has no rule
-was not measured; `preference` in dispatch.py says what happens then. Rules measured with another
-minor version of PyTorch or Triton, whose kernels may be faster or slower, are not followed.
+With this rule, `auto` chooses "triton" up to 1,448 keys and "torch" beyond. A kind of work without
+a rule was not measured; `preference` in dispatch.py defines the choice for it. Rules from another
+minor version of PyTorch or Triton are ignored, because its kernels may be faster or slower.
 """
 
 from __future__ import annotations
@@ -36,40 +37,40 @@ _log = logging.getLogger("gptfast.ops")
 
 @dataclass(frozen=True)
 class Work:
-    """What an op is asked to do, as far as rules tell one call from another."""
+    """The properties of a call that rules distinguish."""
 
     op: str
     kind: str
-    """For instance "training, half, width 64"."""
+    """Everything but the size, for instance "training, half, width 64"."""
     size: int
-    """What the op's speed grows with: keys of attention, elements of a norm, tokens of a loss."""
+    """The number of keys of attention, elements of a norm, or tokens of a loss."""
 
     @property
     def rule(self) -> str:
-        """The name of the rule that this falls under."""
+        """The name of the rule for this work."""
         return f"{self.op}, {self.kind}"
 
 
 @dataclass(frozen=True)
 class RuleFile:
-    """A rule file's contents."""
+    """The content of a rule file."""
 
     path: Path
     machine: dict[str, str]
-    """GPU, versions and date of the measurement."""
+    """The GPU, the versions and the date of the measurement."""
     rules: dict[str, tuple[tuple[float, str], ...]]
-    """By name: (up to which size, which backend), sizes ascending to infinity."""
+    """The rules by name: pairs (largest size, backend), with sizes that ascend to infinity."""
 
 
 def training_and_dtype(*tensors: Tensor) -> str:
-    """Return the part of `Work.kind` that all ops share: "training, half" or the like."""
+    """Return the part of `Work.kind` that all ops share, such as "training, half"."""
     is_training = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     passes = "training" if is_training else "inference"
     return f"{passes}, {'half' if tensors[0].dtype.itemsize == 2 else 'float32'}"
 
 
 def fastest(work: Work, device: torch.device) -> str | None:
-    """Return the backend that was measured to be the fastest on this GPU; None without a rule."""
+    """Return the fastest backend on this GPU by the measured rules; None without a rule."""
     for up_to, backend in _bounds(work.rule, device):
         if work.size <= up_to:
             return backend
@@ -81,8 +82,9 @@ def _bounds(rule: str, device: torch.device) -> tuple[tuple[float, str], ...]:
     return () if file is None else file.rules.get(rule, ())
 
 
-# torch.compile calls this while tracing and keeps the answer, instead of tracing how a file is
-# read: what torch.compiler.assume_constant_result sets, which would import the whole compiler here.
+# torch.compile calls this while tracing and keeps the result, instead of tracing the file access.
+# The decorator torch.compiler.assume_constant_result sets the same attribute, but would import the
+# whole compiler here.
 _bounds._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
@@ -90,7 +92,7 @@ _bounds._dynamo_marked_constant = True  # type: ignore[attr-defined]
 def current_rules(device: torch.device) -> RuleFile | None:
     """Return the rules that `auto` follows on this GPU, or None.
 
-    Read once in a process. A file that can't be followed is left out, with a warning.
+    The files are read once per process. A file that can't be used is skipped with a warning.
     """
     file, left_out = read_rules(device)
     for note in left_out:
@@ -99,9 +101,9 @@ def current_rules(device: torch.device) -> RuleFile | None:
 
 
 def read_rules(device: torch.device) -> tuple[RuleFile | None, list[str]]:
-    """Return the user's own rules for this GPU, or else those that came with gptfast, or None.
+    """Return the rules for this GPU, and a sentence about each file that can't be used.
 
-    And a sentence about each file that is there but can't be followed.
+    The user's own rules come before those that gptfast ships. None means that there are no rules.
     """
     own = user_file(torch.cuda.get_device_name(device))
     major, minor = torch.cuda.get_device_capability(device)
@@ -112,18 +114,18 @@ def read_rules(device: torch.device) -> tuple[RuleFile | None, list[str]]:
         try:
             file = _parse(path, json.loads(path.read_bytes()))
         except (OSError, ValueError) as error:
-            why = f"is no rule file ({error})"
+            why = f"is not a valid rule file ({error})"
         else:
             differing = _other_versions(file.machine)
             if not differing:
                 return file, left_out
-            why = f"is not followed: it was measured with {differing}"
-        left_out.append(f"{path} {why}; `gptfast bench ops --write-rules` writes it anew")
+            why = f"is not used: it was measured with {differing}"
+        left_out.append(f"{path} {why}; `gptfast bench ops --write-rules` replaces it")
     return None, left_out
 
 
 def _other_versions(machine: dict[str, str]) -> str:
-    """Say which versions that a measurement was made with differ from those here."""
+    """Return a phrase about the versions in which a measurement differs from this environment."""
     here = {"torch": torch.__version__, "triton": TRITON_VERSION or "unknown"}
     return " and ".join(
         f"{name} {machine.get(name, 'unknown')}, this is {version}"
@@ -133,7 +135,7 @@ def _other_versions(machine: dict[str, str]) -> str:
 
 
 def _parse(path: Path, content: Any) -> RuleFile:
-    """Raise ValueError unless `content` is what `gptfast bench ops` writes."""
+    """Return the rules in `content`. Raise ValueError if it is not a valid rule file."""
     if not isinstance(content, dict):
         raise ValueError("expected a JSON object")
     for part in ("machine", "rules"):
@@ -158,7 +160,7 @@ def _parse_bounds(bounds: Any) -> tuple[tuple[float, str], ...]:
         if not (isinstance(bound, list) and len(bound) == 2 and bound[1] in ("triton", "torch")):
             raise expected
         up_to = math.inf if bound[0] is None else bound[0]
-        # Written so that a NaN is wrong, too.
+        # Phrased so that NaN fails the check, too.
         if not (isinstance(up_to, int | float) and up_to > (parsed[-1][0] if parsed else 0)):
             raise expected
         parsed.append((up_to, bound[1]))
@@ -168,7 +170,7 @@ def _parse_bounds(bounds: Any) -> tuple[tuple[float, str], ...]:
 
 
 def describe(bounds: Iterable[tuple[float | None, str]]) -> str:
-    """Say a rule in words: "triton up to 1,448, then torch"."""
+    """Return a rule in words, such as "triton up to 1,448, then torch"."""
     words = [
         backend if up_to in (None, math.inf) else f"{backend} up to {up_to:,.0f}"
         for up_to, backend in bounds
@@ -177,9 +179,9 @@ def describe(bounds: Iterable[tuple[float | None, str]]) -> str:
 
 
 def user_file(gpu: str) -> Path | None:
-    """Return where the user's own rules for this GPU are, or None where there is no such place."""
+    """Return the path of the user's own rules for this GPU, or None if there is no cache folder."""
     try:
         folder = cache_path()
-    except ImportError:  # a plain checkout has what the machine has
+    except ImportError:  # a plain checkout may lack a dependency
         return None
     return folder / "rules" / f"{re.sub('[^A-Za-z0-9]+', '_', gpu)}.json"

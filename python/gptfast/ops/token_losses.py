@@ -1,7 +1,7 @@
-"""Cross entropy of each token by itself: what `linear_cross_entropy` returns with reduction="none".
+"""The cross entropy of each token, which is `linear_cross_entropy` with reduction="none".
 
-Each token's gradient is multiplied by a number of its own, which only the backward knows. So the
-forward keeps no gradients, and the backward computes the logits again, chunk by chunk as well.
+Each token's gradient has its own factor, which is unknown before the backward pass. The forward
+pass therefore keeps no gradients, and the backward pass recomputes the logits chunk by chunk.
 
 Shape suffixes: M tokens, C channels, V vocabulary.
 """
@@ -25,7 +25,7 @@ def token_losses(
     softcap: float | None,
     use_triton: bool,
 ) -> Tensor:
-    """Return each token's loss, (M,), float32 (float64 for float64), 0 where it is ignored."""
+    """Return the loss of each token, (M,), float32 (float64 for float64); 0 where ignored."""
     inputs = (hidden_MC, weight_VC, targets_M, ignore_index, softcap)
     return in_chunks(*inputs, False, False, use_triton)[0]
 
@@ -49,8 +49,8 @@ def _token_losses_backward(
     needs_dweight: bool,
     use_triton: bool,
 ) -> tuple[Tensor, Tensor]:
-    # Divided by the largest, and multiplied by it at the end: otherwise those of a mean, which are
-    # one over the number of tokens, would make gradients vanish in float16.
+    # Divide the factors by the largest, and multiply by it at the end. Otherwise the factors of a
+    # mean, one over the number of tokens, would make gradients underflow in float16.
     tiny = dlosses_M.new_full((1,), torch.finfo(dlosses_M.dtype).tiny)
     largest = torch.cat((dlosses_M.abs(), tiny)).amax()
     _, dhidden_MC, dweight_VC = in_chunks(

@@ -1,10 +1,10 @@
-"""The versions that kernels and measured rules depend on."""
+"""Versions of the packages that the kernels and the measured rules depend on."""
 
 from importlib.metadata import PackageNotFoundError, version
 
 
 def release(version: str) -> tuple[int, int]:
-    """Return the first two numbers of a version: "3.10.1+git" is (3, 10)."""
+    """Return the first two numbers of a version: (3, 10) for "3.10.1+git"."""
     major, minor = version.split(".")[:2]
     return int(major), int(minor)
 

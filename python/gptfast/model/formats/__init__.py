@@ -1,8 +1,8 @@
-"""How Hugging Face's formats describe a GPT and name its tensors: GPT-2, Llama, Mistral, Mixtral.
+"""Hugging Face's formats of a GPT: GPT-2, Llama, Mistral and Mixtral.
 
-A configuration that none of them can express is stored in gptfast's own format: ModelConfig's
-fields, and the parameters under their names here. To add a format, write a `Format` (base.py) and
-name it in FORMATS.
+A format defines config.json and the names of the tensors. A configuration that none of them can
+express is stored in gptfast's own format: ModelConfig's fields, and the parameters under their
+names in this package. To add a format, write a `Format` (base.py) and add it to FORMATS.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from gptfast.model.formats.mixtral import Mixtral
 FORMATS: dict[str, Format] = {
     "gpt2": GPT2(), "llama": Llama(), "mistral": Mistral(), "mixtral": Mixtral(),
 }  # fmt: skip
-"""By the model_type of config.json. A model is stored in the first that expresses it."""
+"""The formats, keyed by the model_type in config.json. A model is stored in the first format that
+expresses it."""
 
 OURS = "gptfast"
 
@@ -32,7 +33,7 @@ __all__ = ["FORMATS", "describe", "format_of", "from_stored", "parse", "to_store
 
 
 def format_of(config: ModelConfig) -> str:
-    """Return the name of the first format that expresses all of a configuration, or 'gptfast'."""
+    """Return the name of the first format that fully expresses `config`, or 'gptfast'."""
     for name, format in FORMATS.items():
         if config.architecture == "gpt" and _expresses(format, config):
             return name
@@ -42,7 +43,7 @@ def format_of(config: ModelConfig) -> str:
 def _expresses(format: Format, config: ModelConfig) -> bool:
     try:
         return format.parse(format.describe(config)) == spelled_shortest(config)
-    except UserError:  # such as experts, where the config has none
+    except UserError:  # for instance, Mixtral's format of a model without experts
         return False
 
 
@@ -63,8 +64,8 @@ def describe(config: ModelConfig, eot_token: int | None) -> dict[str, Any]:
 def parse(stored: Stored) -> ModelConfig:
     """Return the configuration that a config.json describes.
 
-    Raises UserError for a model that we can't compute, KeyError, TypeError or another error for
-    what is no config.json.
+    Raises UserError for a model that gptfast can't compute. Raises KeyError, TypeError or another
+    exception if `stored` is not a valid config.json.
     """
     name = stored["model_type"]
     if name == OURS:
@@ -72,13 +73,13 @@ def parse(stored: Stored) -> ModelConfig:
     if name not in FORMATS:
         raise UserError(
             f"it describes a {name!r} model: gptfast reads {', '.join(map(repr, FORMATS))} "
-            f"and its own"
+            f"and its own format"
         )
     return FORMATS[name].parse(stored)
 
 
 def to_stored(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a model's tensors under the names and in the shapes of its format."""
+    """Return a model's tensors with the names and shapes of its format."""
     name = format_of(config)
     if name == OURS:
         return dict(state)
@@ -89,7 +90,7 @@ def to_stored(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Ten
             tensor = tensor.T
         names = format.names(ours, config)
         if tensor.ndim == 3:
-            tensor = tensor.flatten(0, 1)  # the rows of one expert below those of another
+            tensor = tensor.flatten(0, 1)  # stack the experts' rows
         rows = torch.split(tensor, _row_counts(ours, config, len(names), len(tensor)))
         stored |= dict(zip(names, rows, strict=True))
     return stored
@@ -98,10 +99,10 @@ def to_stored(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Ten
 def from_stored(
     config: ModelConfig, state: Mapping[str, Tensor], stored: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Return the inverse of `to_stored`, for a model whose tensors are shaped like `state`.
+    """Undo `to_stored`, for a model whose tensors are shaped like `state`.
 
-    What is missing is left out and what is too much is kept, so that the caller can name it. Raises
-    RuntimeError for parts of a tensor that can't be put together.
+    Missing tensors are left out and unexpected ones are kept, so that the caller can report them.
+    Raises RuntimeError if the parts of a tensor have shapes that don't match.
     """
     name = format_of(config)
     if name == OURS:
@@ -121,7 +122,7 @@ def from_stored(
 
 
 def _row_counts(name: str, config: ModelConfig, n_parts: int, n_rows: int) -> list[int]:
-    """Return how many rows each part has: queries, keys and values differ, others are alike."""
+    """Return the number of rows of each part. Only queries, keys and values differ in size."""
     if n_parts == 3 and "attn.c_attn" in name:
         heads = (config.n_head, config.key_value_heads, config.key_value_heads)
         return [n * config.head_width for n in heads]

@@ -1,4 +1,4 @@
-"""What a format is: how config.json describes a GPT, and what its tensors are called."""
+"""The interface of a format: the content of config.json and the names of the tensors."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ class Format(ABC):
     """One of Hugging Face's formats."""
 
     architecture: str
-    """The class of transformers that reads it."""
+    """The class in transformers that reads the format."""
 
     @abstractmethod
     def describe(self, config: ModelConfig) -> dict[str, Any]:
-        """Return config.json for a configuration; what it can't express is left out."""
+        """Return config.json for a configuration, without what the format can't express."""
 
     @abstractmethod
     def parse(self, stored: Stored) -> ModelConfig:
         """Return the configuration of a config.json.
 
-        Raises UserError for what a GPT can't compute, and KeyError, TypeError or another error for
-        what is no config.json of this format.
+        Raises UserError for settings that gptfast can't compute. Raises KeyError, TypeError or
+        another exception if `stored` is not a valid config.json of this format.
         """
 
     @abstractmethod
     def names(self, name: str, config: ModelConfig) -> list[str]:
-        """Return the stored names of a parameter's rows: of all of them, or of parts in order."""
+        """Return the stored names of a parameter, one for each part of its rows, in order."""
 
     def is_transposed(self, name: str) -> bool:
-        """Whether the parameter is stored as (in, out), the transpose of nn.Linear's."""
+        """Return whether the parameter is stored as (in, out), the transpose of nn.Linear's."""
         return False
 
     def canonical(self, stored: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return stored tensors under the names that `names` gives, where a file has others."""
+        """Return the stored tensors with the names from `names`, for files with other names."""
         return stored
 
 
 def spelled_shortest(config: ModelConfig) -> ModelConfig:
-    """Return the same model with None where a field says what None would mean."""
+    """Return an equal configuration, with None for each value that None stands for."""
     if config.n_kv_head == config.n_head:
         config = replace(config, n_kv_head=None)
     if config.hidden_width == replace(config, n_hidden=None).hidden_width:
@@ -56,9 +56,9 @@ def spelled_shortest(config: ModelConfig) -> ModelConfig:
 
 
 def refuse_others(stored: Stored, known: dict[str, tuple[Any, ...]]) -> None:
-    """Raise UserError where config.json has another value than those that a GPT can compute.
+    """Raise UserError if a value in config.json is not among its `known` values.
 
-    A key that is missing stands for the first of them.
+    A missing key stands for the first known value.
     """
     for key, ours in known.items():
         if stored.get(key, ours[0]) not in ours:

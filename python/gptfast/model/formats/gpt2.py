@@ -16,16 +16,16 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu_pytorch_tanh": "gelu",
     "gelu": "gelu_exact",
 }
-"""Our activations by transformers' names for them."""
+"""gptfast's activations, keyed by their names in transformers."""
 
 
 class GPT2(Format):
-    """Our parameter names behind a prefix, with transposed matrices."""
+    """GPT-2's format: gptfast's parameter names with a prefix, and transposed matrices."""
 
     architecture = "GPT2LMHeadModel"
 
     def describe(self, config: ModelConfig) -> dict[str, Any]:
-        """Return config.json, as `Format.describe`."""
+        """Return config.json; see `Format.describe`."""
         return {
             "vocab_size": config.vocab_size,
             "n_positions": config.block_size,
@@ -42,7 +42,7 @@ class GPT2(Format):
         }
 
     def parse(self, stored: Stored) -> ModelConfig:
-        """Return the configuration, as `Format.parse`."""
+        """Return the configuration; see `Format.parse`."""
         known = {
             "activation_function": tuple(ACTIVATIONS),
             "scale_attn_weights": (True,),
@@ -69,11 +69,11 @@ class GPT2(Format):
         return [name if name.startswith("lm_head.") else f"transformer.{name}"]
 
     def is_transposed(self, name: str) -> bool:
-        """Whether the parameter is one of GPT-2's "Conv1D" matrices."""
+        """Return whether the parameter is one of GPT-2's "Conv1D" matrices."""
         return re.search(r"c_(attn|proj|fc)\.weight$", name) is not None
 
     def canonical(self, stored: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Add the prefix where it is missing; leave out the causal masks of old files."""
+        """Add the prefix where it is missing, and drop the causal masks of old files."""
         return {
             name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}": tensor
             for name, tensor in stored.items()

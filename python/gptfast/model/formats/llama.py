@@ -1,4 +1,4 @@
-"""Llama's format, and Mistral's, which adds a sliding window."""
+"""Llama's format, and Mistral's format, which adds a sliding window."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ NAMES = {
     "mlp.c_proj": ["mlp.down_proj"],
     "mlp.router": ["block_sparse_moe.gate"],
 }
-"""Stored modules by ours, those of a layer without their prefix."""
+"""Stored module names, keyed by gptfast's names. Names within a layer lack the layer's prefix."""
 
 
 class Llama(Format):
-    """RMS norms, rotary positions and SwiGLU; queries, keys and values stored apart."""
+    """Llama's format: RMS norms, rotary positions, SwiGLU, separate queries, keys and values."""
 
     architecture = "LlamaForCausalLM"
 
     def describe(self, config: ModelConfig) -> dict[str, Any]:
-        """Return config.json, as `Format.describe`."""
+        """Return config.json; see `Format.describe`."""
         rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}
         older: dict[str, Any] = {"rope_theta": config.rope_theta}  # before transformers 5
         if config.rope_scaling == "yarn":
@@ -59,7 +59,7 @@ class Llama(Format):
         }
 
     def parse(self, stored: Stored) -> ModelConfig:
-        """Return the configuration, as `Format.parse`."""
+        """Return the configuration; see `Format.parse`."""
         heads = stored["num_attention_heads"]
         bias = stored.get("attention_bias", False)
         known = {
@@ -92,7 +92,7 @@ class Llama(Format):
         return spelled_shortest(config)
 
     def names(self, name: str, config: ModelConfig) -> list[str]:
-        """Return the stored names of a parameter's rows, as `Format.names`."""
+        """Return the stored names of a parameter; see `Format.names`."""
         module, _, kind = name.rpartition(".")
         prefix = ""
         if in_layer := re.fullmatch(r"h\.(\d+)\.(.+)", module):
@@ -101,29 +101,29 @@ class Llama(Format):
 
 
 class Mistral(Llama):
-    """Llama without biases, whose layers see a sliding window."""
+    """Mistral's format: Llama without biases and with a sliding window."""
 
     architecture = "MistralForCausalLM"
 
     def describe(self, config: ModelConfig) -> dict[str, Any]:
-        """Return config.json, as `Format.describe`."""
+        """Return config.json; see `Format.describe`."""
         llama = super().describe(config)
         del llama["attention_bias"], llama["mlp_bias"]
         return llama | {"sliding_window": config.sliding_window}
 
     def parse(self, stored: Stored) -> ModelConfig:
-        """Return the configuration, as `Format.parse`."""
+        """Return the configuration; see `Format.parse`."""
         return replace(super().parse(stored), sliding_window=stored.get("sliding_window", 4096))
 
 
 def _rope(stored: Stored) -> dict[str, Any]:
-    """Return the rotary positions' settings. Raises UserError for those that we can't compute."""
-    # Before transformers 5 these two stood apart.
+    """Return the settings of the rotary positions. Raises UserError for unsupported settings."""
+    # transformers before 5 stored these two separately.
     rope = stored.get("rope_parameters") or {
         "rope_theta": stored.get("rope_theta", 10_000.0),
         **(stored.get("rope_scaling") or {}),
     }
-    # The key's first name was "type".
+    # "type" is the key's old name.
     scaling = rope.get("rope_type", rope.get("type", "default"))
     block_size = stored["max_position_embeddings"]
     rope = {"original_max_position_embeddings": block_size} | rope | {"rope_type": scaling}

@@ -1,4 +1,4 @@
-"""Mixtral's format: Mistral with experts, each of whose matrices is stored by itself."""
+"""Mixtral's format: Mistral with experts, whose matrices are stored separately."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ from gptfast.model.formats.base import Stored, refuse_others
 from gptfast.model.formats.llama import Llama, Mistral
 
 EXPERT_NAMES = {"mlp.c_fc": ("w1", "w3"), "mlp.c_proj": ("w2",)}
-"""An expert's matrices by our names."""
+"""The stored names of an expert's matrices, keyed by gptfast's names."""
 
 
 class Mixtral(Mistral):
-    """Mistral whose MLPs are experts."""
+    """Mixtral's format: Mistral whose MLPs are experts."""
 
     architecture = "MixtralForCausalLM"
 
     def describe(self, config: ModelConfig) -> dict[str, Any]:
-        """Return config.json, as `Format.describe`."""
+        """Return config.json; see `Format.describe`."""
         return super().describe(config) | {
             "num_local_experts": config.n_expert,
             "num_experts_per_tok": config.n_expert_active,
-            # Theirs adds up what ours averages over a token's experts. (And it takes the means over
-            # all layers before it multiplies, where ours takes the mean of the layers' products.)
+            # Mixtral's loss sums over a token's experts where gptfast's averages. (Mixtral also
+            # takes the means over all layers before multiplying; gptfast multiplies per layer and
+            # takes the mean of the products.)
             "router_aux_loss_coef": config.expert_balance_rate / config.n_expert_active,
         }
 
     def parse(self, stored: Stored) -> ModelConfig:
-        """Return the configuration, as `Format.parse`."""
+        """Return the configuration; see `Format.parse`."""
         refuse_others(stored, {"router_jitter_noise": (0.0, None)})
         n_active = stored["num_experts_per_tok"]
         return replace(
@@ -42,7 +43,7 @@ class Mixtral(Mistral):
         )
 
     def names(self, name: str, config: ModelConfig) -> list[str]:
-        """Return the stored names of a parameter's rows, as `Format.names`."""
+        """Return the stored names of a parameter; see `Format.names`."""
         expert = re.fullmatch(r"h\.(\d+)\.(mlp\.c_\w+)", name)
         if not expert:
             return super().names(name, config)
