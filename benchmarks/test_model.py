@@ -14,7 +14,8 @@ import torch
 from gptfast.data.batch import Batch
 from gptfast.model import GPT, ModelConfig
 from gptfast.ops import use_backend
-from gptfast.sample.generate import SamplingConfig, generate
+from gptfast.sample.config import SamplingConfig
+from gptfast.sample.generate import generate
 from gptfast.train.objective import NextToken
 from gptfast.train.optim import Optimizer
 from gptfast.train.step import gradient_scaler, train_step

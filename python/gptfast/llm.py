@@ -20,8 +20,8 @@ from gptfast.model import LanguageModel
 from gptfast.model.config import ModelConfig, RopeScaling
 from gptfast.model.device import resolve_device
 from gptfast.model.folder import load_model
+from gptfast.sample.config import SamplingConfig
 from gptfast.sample.generate import (
-    SamplingConfig,
     default_prompt,
     generate,
     stream_text,

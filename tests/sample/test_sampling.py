@@ -7,9 +7,9 @@ import torch
 
 from gptfast.errors import UserError
 from gptfast.model import GPT, ModelConfig, build_model
+from gptfast.sample.config import SamplingConfig
 from gptfast.sample.filters import min_p_filter, top_k_filter, top_p_filter
 from gptfast.sample.generate import (
-    SamplingConfig,
     default_prompt,
     generate,
     sample_token,

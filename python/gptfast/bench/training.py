@@ -27,7 +27,8 @@ from gptfast.data.loader import EvalWindows, Loader
 from gptfast.errors import MissingFileError, UserError
 from gptfast.model import GPT, ModelConfig
 from gptfast.ops import use_backend
-from gptfast.sample.generate import SamplingConfig, generate
+from gptfast.sample.config import SamplingConfig
+from gptfast.sample.generate import generate
 from gptfast.train.config import Dtype, load_preset
 from gptfast.train.evaluate import evaluate
 from gptfast.train.objective import NextToken, Objective

@@ -12,9 +12,7 @@ import tyro
 
 from gptfast.cli import cli
 from gptfast.errors import UserError
-from gptfast.model.device import resolve_device
-from gptfast.model.folder import load_model
-from gptfast.sample.generate import SamplingConfig, default_prompt, generate, stream_text
+from gptfast.sample.config import SamplingConfig
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,11 @@ class SampleConfig:
 def main(argv: Sequence[str]) -> int:
     """Stream the samples to standard output. Return 0."""
     config = cli.parse(SampleConfig, argv, "python -m gptfast.sample")
+    # Imported late: PyTorch takes two seconds, which `--help` and a wrong flag don't need.
+    from gptfast.model.device import resolve_device
+    from gptfast.model.folder import load_model
+    from gptfast.sample.generate import default_prompt, generate, stream_text
+
     model, tokenizer = load_model(config.model)
     model.to(resolve_device(config.device))
     prompt = tokenizer.encode_ordinary(config.prompt) or default_prompt(tokenizer)

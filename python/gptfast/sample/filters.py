@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from gptfast.errors import UserError
+from gptfast.sample.config import check_min_p, check_top_k, check_top_p
 
 
 def top_k_filter(logits: Tensor, k: int) -> Tensor:
@@ -19,8 +19,7 @@ def top_k_filter(logits: Tensor, k: int) -> Tensor:
 
     All tokens that tie with the k-th are kept. Raises UserError unless k >= 1.
     """
-    if k < 1:
-        raise UserError(f"top_k is {k}: expected at least 1")
+    check_top_k(k)
     kth = logits.topk(min(k, logits.size(-1)), dim=-1).values[..., -1:]
     return logits.masked_fill(logits < kth, -math.inf)
 
@@ -31,8 +30,7 @@ def top_p_filter(logits: Tensor, p: float) -> Tensor:
     "The Curious Case of Neural Text Degeneration" (Holtzman et al., 2019), section 3.1.
     Raises UserError unless 0 < p <= 1.
     """
-    if not 0.0 < p <= 1.0:
-        raise UserError(f"top_p is {p}: expected 0 < top_p <= 1")
+    check_top_p(p)
     sorted_logits, order = logits.sort(dim=-1, descending=True, stable=True)
     probabilities = sorted_logits.softmax(dim=-1)
     # A token is outside if the tokens before it already reach p. So the first is always inside.
@@ -46,8 +44,7 @@ def min_p_filter(logits: Tensor, p: float) -> Tensor:
     "Turning Up the Heat: Min-p Sampling" (Nguyen et al., 2024). Raises UserError unless
     0 <= p <= 1.
     """
-    if not 0.0 <= p <= 1.0:
-        raise UserError(f"min_p is {p}: expected 0 <= min_p <= 1")
+    check_min_p(p)
     probabilities = logits.softmax(dim=-1)
     threshold = p * probabilities.amax(dim=-1, keepdim=True)
     return logits.masked_fill(probabilities < threshold, -math.inf)

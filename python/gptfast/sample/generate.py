@@ -3,34 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gptfast.errors import UserError
 from gptfast.model import LanguageModel
+from gptfast.sample.config import SamplingConfig
 from gptfast.sample.filters import min_p_filter, top_k_filter, top_p_filter
 from gptfast.tokenizer import Tokenizer
-
-
-@dataclass(frozen=True)
-class SamplingConfig:
-    """How to draw the next token from the model's distribution."""
-
-    temperature: float = 0.8
-    """Divides the logits. Below 1 samples are safer, above 1 more varied; 0 takes the likeliest."""
-    top_k: int | None = None
-    """Draw only from the k likeliest tokens."""
-    top_p: float | None = None
-    """Draw from the fewest likeliest tokens that hold this share of the probability."""
-    min_p: float | None = None
-    """Draw from tokens at least this many times as likely as the likeliest."""
-
-    def __post_init__(self) -> None:
-        if not self.temperature >= 0:
-            raise UserError(f"temperature is {self.temperature}: expected 0 or more")
-        filter_logits(torch.zeros(2), self)  # raises now, not in the middle of a sample
 
 
 def filter_logits(logits: Tensor, sampling: SamplingConfig) -> Tensor:

@@ -1,0 +1,49 @@
+"""How the next token is drawn. Needs no PyTorch, so that `--help` is quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gptfast.errors import UserError
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How to draw the next token from the model's distribution."""
+
+    temperature: float = 0.8
+    """Divides the logits. Below 1 samples are safer, above 1 more varied; 0 takes the likeliest."""
+    top_k: int | None = None
+    """Draw only from the k likeliest tokens."""
+    top_p: float | None = None
+    """Draw from the fewest likeliest tokens that hold this share of the probability."""
+    min_p: float | None = None
+    """Draw from tokens at least this many times as likely as the likeliest."""
+
+    def __post_init__(self) -> None:
+        if not self.temperature >= 0:
+            raise UserError(f"temperature is {self.temperature}: expected 0 or more")
+        if self.top_k is not None:
+            check_top_k(self.top_k)
+        if self.top_p is not None:
+            check_top_p(self.top_p)
+        if self.min_p is not None:
+            check_min_p(self.min_p)
+
+
+def check_top_k(k: int) -> None:
+    """Raise UserError unless k >= 1."""
+    if k < 1:
+        raise UserError(f"top_k is {k}: expected at least 1")
+
+
+def check_top_p(p: float) -> None:
+    """Raise UserError unless 0 < p <= 1."""
+    if not 0.0 < p <= 1.0:
+        raise UserError(f"top_p is {p}: expected 0 < top_p <= 1")
+
+
+def check_min_p(p: float) -> None:
+    """Raise UserError unless 0 <= p <= 1."""
+    if not 0.0 <= p <= 1.0:
+        raise UserError(f"min_p is {p}: expected 0 <= min_p <= 1")
