@@ -11,7 +11,7 @@ from rich.console import Console
 
 from allocations import largest_and_peak
 from gptfast.cli import cli
-from gptfast.cli.units import duration, flop_rate, gib
+from gptfast.cli.units import count, duration, flop_count, flop_rate, gib
 from gptfast.model import GPT, ModelConfig
 from gptfast.model.size import n_parameters
 from gptfast.model.transformer import Block
@@ -236,6 +236,13 @@ def test_numbers_for_people() -> None:
     assert [gib(3 * 2**20), gib(5 * 2**29)] == ["3.0 MiB", "2.50 GiB"]
     assert [duration(s) for s in (7.4, 150, 9000, 86400 * 3)] == [
         "7 s", "2.5 min", "2.5 h", "3.0 days",
+    ]  # fmt: skip
+    assert [duration(s) for s in (0.25, 1.44, 86400 * 900, 86400 * 5383)] == [
+        "250 ms", "1.4 s", "2.5 years", "15 years",
+    ]  # fmt: skip
+    assert [count(n, "step") for n in (1, 2, 1000)] == ["1 step", "2 steps", "1,000 steps"]
+    assert [flop_count(n) for n in (1.16e13, 2.52e20, 5e9)] == [
+        "11.6 TFLOP", "252.0 EFLOP", "5.0 GFLOP",
     ]  # fmt: skip
     assert [flop_rate(f) for f in (59.06e9, 1e12, 395.6e12)] == [
         "59.1 GFLOP/s", "1.0 TFLOP/s", "395.6 TFLOP/s",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+_DAY = 86400.0
+
 
 def count(n: int, noun: str) -> str:
     """Return "1 step", "2 steps", "1,000 steps"."""
@@ -9,19 +11,34 @@ def count(n: int, noun: str) -> str:
 
 
 def gib(n_bytes: float) -> str:
-    """Return a number of bytes in MiB or GiB."""
+    """Return a number of bytes, in MiB or GiB."""
     return f"{n_bytes / 2**30:.2f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.1f} MiB"
 
 
 def duration(seconds: float) -> str:
-    """Return a time in seconds, minutes, hours or days, whichever gives a small number."""
+    """Return a time in the largest unit of which there are two or more."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
     if seconds < 120:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.1f} s" if seconds < 2 else f"{seconds:.0f} s"
     if seconds < 2 * 3600:
         return f"{seconds / 60:.1f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
+    if seconds < 2 * _DAY:
+        return f"{seconds / 3600:.1f} h"
+    if seconds < 2 * 365 * _DAY:
+        return f"{seconds / _DAY:,.1f} days"
+    years = seconds / (365.25 * _DAY)
+    return f"{years:.1f} years" if years < 10 else f"{years:,.0f} years"
 
 
 def flop_rate(flops: float) -> str:
-    """Return operations per second in GFLOP/s or TFLOP/s."""
+    """Return operations per second, in GFLOP/s or TFLOP/s."""
     return f"{flops / 1e12:,.1f} TFLOP/s" if flops >= 1e12 else f"{flops / 1e9:,.1f} GFLOP/s"
+
+
+def flop_count(flops: float) -> str:
+    """Return a number of operations, in GFLOP to EFLOP."""
+    for prefix, size in (("E", 1e18), ("P", 1e15), ("T", 1e12)):
+        if flops >= size:
+            return f"{flops / size:,.1f} {prefix}FLOP"
+    return f"{flops / 1e9:,.1f} GFLOP"

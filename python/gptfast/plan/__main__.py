@@ -9,10 +9,11 @@ from dataclasses import replace
 from rich.table import Table
 
 from gptfast.cli import cli
-from gptfast.cli.units import count, duration, flop_rate, gib
+from gptfast.cli.units import count, duration, flop_count, flop_rate, gib
 from gptfast.errors import UserError
 from gptfast.model.device import resolve_device
 from gptfast.ops import use_backend
+from gptfast.system.threads import share_cores
 from gptfast.train.__main__ import parse_config
 from gptfast.train.config import TrainConfig
 from gptfast.train.plan import (
@@ -46,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
             f"plan knows architecture 'gpt' only, not {config.model.architecture!r}: the rungs "
             f"below it train within a minute"
         )
-    with use_backend(config.kernels):
+    with use_backend(config.kernels), share_cores():
         planned = plan(config)
         enough = planned.memory.total < available_memory(device)
         probed = probe(config, PROBE_SECONDS) if enough else None
@@ -78,8 +79,9 @@ def table(config: TrainConfig, planned: Plan, probed: Probe | None) -> Table:
         f"{OPTIMAL_TOKENS_PER_PARAMETER} per parameter that a token uses: "
         f"{planned.optimal_tokens / planned.tokens_per_step:,.0f} steps",
     )  # fmt: skip
-    shown.add_row("FLOPs of the run", f"{planned.training_flops:.3g}", "evaluations excepted")
+    shown.add_row("FLOPs of the run", flop_count(planned.training_flops), "evaluations excepted")
     shown.add_row("memory", gib(m.total), _parts(m))
+    shown.add_row("precision", config.dtype, "of the matrix products")
     if probed is not None:
         speed = planned.tokens_per_step / probed.step_seconds
         flops = 3 * planned.forward_flops * speed
