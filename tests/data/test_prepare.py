@@ -88,7 +88,7 @@ def test_a_vocabulary_larger_than_the_text_allows_is_said(tmp_path: Path) -> Non
     said: list[str] = []
     data = prepare(str(path), "bpe", 1000, 0.2, say=said.append)
     assert data.tokenizer.n_vocab < 300
-    assert any(f"made {data.tokenizer.n_vocab} ids" in line for line in said)
+    assert any(f"has {data.tokenizer.n_vocab} ids" in line for line in said)
 
 
 def test_a_corpus_too_short_to_split_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Train and val tokens with the tokenizer that made them, whatever they were made from."""
+"""Prepared data sets: the token ids of the train and val parts, and their tokenizer."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _IDS_AT_A_TIME = 1 << 20
 
 
 def open_tokens(shard: Shard, tokenizer: Tokenizer) -> Tokens:
-    """Map a shard's ids into memory, after looking at each: shape (count,), read-only.
+    """Map the ids of a shard into memory, after checking each: shape (count,), read-only.
 
-    Raises UserError if another tokenizer made them, or if one is none of the tokenizer's ids: in a
-    training step it would end the run, or read another's memory, without a word about the shard.
+    Raises UserError if another tokenizer made the shard, or if an id is outside the vocabulary. In
+    a training step, such an id would crash the run or read out of bounds without naming the shard.
     """
     ids = shard.tokens(tokenizer)
     for start in range(0, len(ids), _IDS_AT_A_TIME):
@@ -29,25 +29,25 @@ def open_tokens(shard: Shard, tokenizer: Tokenizer) -> Tokens:
         if largest >= tokenizer.n_vocab:
             raise UserError(
                 f"{shard.path} is damaged: it has the id {largest:,}, expected ids below "
-                f"{tokenizer.n_vocab:,}, the size of the vocabulary: make it again"
+                f"{tokenizer.n_vocab:,}, the size of the vocabulary: write the shard again"
             )
     return ids
 
 
 class TokenShards:
-    """The ids of several shards as if they were one array: mapped into memory, read-only."""
+    """The ids of several shards as one read-only array, mapped into memory."""
 
     def __init__(self, shards: Sequence[Shard], tokenizer: Tokenizer) -> None:
         """Open the shards, in this order. Raises UserError as `open_tokens` does."""
         self._shards = [open_tokens(shard, tokenizer) for shard in shards]
-        # Where in the one array the ids of each shard end.
+        # The end of each shard's ids in the combined array.
         self._ends = np.cumsum([len(ids) for ids in self._shards], dtype=np.int64)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def __getitem__(self, places: NDArray[np.int64]) -> NDArray[np.uint32]:
-        """Return the ids at `places`, integers from 0 to len - 1 in an array of any shape."""
+        """Return the ids at `places`, an array of any shape with indices from 0 to len - 1."""
         if places.size and (places.min() < 0 or places.max() >= len(self)):
             raise IndexError(f"expected places from 0 to {len(self) - 1}")
         ids = np.empty(places.shape, dtype=np.uint32)
@@ -60,12 +60,12 @@ class TokenShards:
 
 
 TokenSource: TypeAlias = Tokens | TokenShards
-"""Ids of which a batch of windows can be taken: one array, or several shards."""
+"""Ids to take windows from: one array, or several shards."""
 
 
 @dataclass(frozen=True)
 class DataReport:
-    """What a data set was made of. Sizes of text in bytes of UTF-8."""
+    """The origin and the sizes of a data set. Text is measured in bytes of UTF-8."""
 
     corpus: str
     corpus_sha256: str
@@ -76,13 +76,13 @@ class DataReport:
     val_bytes: int
     val_tokens: int
     overlap: float
-    """Share of val's 50-byte windows that also occur in train; an estimate, from samples of both,
-    where `gptfast data prepare` made the corpus."""
+    """Share of val's 50-byte windows that also occur in train. For a corpus made by `gptfast data
+    prepare`, this is an estimate from samples of both parts."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A prepared corpus: ids of train and val, and the tokenizer that made them."""
+    """A prepared corpus: the ids of the train and val parts, and their tokenizer."""
 
     folder: Path
     tokenizer: Tokenizer
@@ -92,13 +92,13 @@ class Dataset:
 
     @property
     def val_bytes_per_token(self) -> float:
-        """Bytes of val text that a token stands for, end-of-text tokens counted."""
+        """Bytes of val text per token. End-of-text tokens count as tokens."""
         return self.report.val_bytes / self.report.val_tokens
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """What a run trains on: one prepared corpus or several, made with the same tokenizer."""
+    """The data of a run: one or more prepared corpora that share a tokenizer."""
 
     parts: tuple[Dataset, ...]
     weights: tuple[float, ...]
@@ -106,7 +106,7 @@ class Mixture:
 
     @classmethod
     def of(cls, parts: Sequence[Dataset], weights: Sequence[float] = ()) -> Mixture:
-        """Mix the parts by `weights`, in any unit; unless given, by their numbers of train tokens.
+        """Mix the parts by `weights`, in any unit. The default is their numbers of train tokens.
 
         Raises UserError if the tokenizers differ.
         """
@@ -114,19 +114,19 @@ class Mixture:
             if part.tokenizer.fingerprint != parts[0].tokenizer.fingerprint:
                 raise UserError(
                     f"{part.report.corpus} was prepared with another tokenizer than "
-                    f"{parts[0].report.corpus}: prepare both with the same, or give --tokenizer "
-                    f"{part.folder} if that one is a text"
+                    f"{parts[0].report.corpus}: prepare both with the same tokenizer, or give "
+                    f"--tokenizer {part.folder} if the latter is a text"
                 )
         sizes = weights or [len(part.train) for part in parts]
         return cls(tuple(parts), tuple(size / sum(sizes) for size in sizes))
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The one that made all parts."""
+        """The tokenizer of all parts."""
         return self.parts[0].tokenizer
 
     def mean(self, values: Sequence[float]) -> float:
-        """The mean of one value per part, each with its part's weight."""
+        """Return the weighted mean of `values`, one per part."""
         return sum(w * value for w, value in zip(self.weights, values, strict=True))
 
     @property

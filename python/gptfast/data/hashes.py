@@ -1,4 +1,4 @@
-"""Hash every document, to find duplicates and to split train from val."""
+"""Hash every document to find duplicates and to split train from val."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from gptfast.data.documents import Block, ReadReport
 from gptfast.system.files import write_atomically
 
 HASH_BYTES = 16
-"""The chance of a collision among 10 billion documents is below 1 in 10^18."""
+"""Size of a hash. A collision among 10 billion documents has a chance below 1 in 10^18."""
 
 DUPLICATE, TRAIN, VAL = 0, 1, 2
-"""Routes of a document."""
+"""The routes of a document."""
 
-# NumPy parses the header of an array with Python's parser. When two threads do so at the same time,
+# NumPy parses the header of an array with Python's parser. If two threads do this at the same time,
 # Python 3.11 sometimes raises a SystemError ("AST constructor recursion depth mismatch").
 _LOADING = threading.Lock()
 
 
 def new_hash() -> hashlib.blake2b:
-    """Return a new hash, to be updated with the bytes of a document."""
+    """Return an empty hash, to be updated with the bytes of a document."""
     return hashlib.blake2b(digest_size=HASH_BYTES)
 
 
 @dataclass(frozen=True)
 class Hashes:
-    """Hashes of the documents of some files, in order, and what was left out of the files."""
+    """The hashes of the documents in some files, in order, and a report of skipped documents."""
 
     hashes: NDArray[np.uint8]
     """(documents, HASH_BYTES)"""
@@ -45,7 +45,7 @@ class Hashes:
 
     @classmethod
     def of(cls, blocks: Iterable[Block], report: ReadReport) -> Hashes:
-        """Hash the documents in `blocks`; `report` is updated by their reader."""
+        """Hash the documents in `blocks`. Their reader updates `report`."""
         hashes, sizes = bytearray(), array("q")
         digest, size = new_hash(), 0
         for block in blocks:
@@ -63,7 +63,7 @@ class Hashes:
         )
 
     def save(self, path: Path) -> None:
-        """Write a file for `load` atomically."""
+        """Write the hashes atomically to a file that `load` reads."""
 
         def write(temporary: Path) -> None:
             with temporary.open("wb") as file:
@@ -76,7 +76,7 @@ class Hashes:
 
     @classmethod
     def load(cls, path: Path) -> Hashes:
-        """Read what `save` wrote."""
+        """Read a file that `save` wrote."""
         with _LOADING, np.load(path) as file:
             return cls(
                 file["hashes"], file["sizes"], int(file["skipped"]), file["complaints"].tolist()
@@ -84,11 +84,11 @@ class Hashes:
 
 
 def route(hashes: NDArray[np.uint8], val_fraction: float) -> NDArray[np.uint8]:
-    """Return the route of each document, DUPLICATE, TRAIN or VAL; shape (documents,).
+    """Return the route of each document, DUPLICATE, TRAIN or VAL, as uint8 (documents,).
 
-    hashes: (documents, HASH_BYTES). Of equal documents the first is kept. A document is val if the
-    first 8 bytes of its hash, as a fraction of 2^64, are below val_fraction. So its side depends
-    only on itself, and doesn't change when documents are added.
+    hashes: (documents, HASH_BYTES). The first of several equal documents is kept. A document is val
+    if the first 8 bytes of its hash, as a fraction of 2^64, are below val_fraction. The split of a
+    document therefore depends only on the document, and is stable when documents are added.
     """
     first, second = hashes.view(">u8").astype(np.uint64).T
     in_val = first < np.uint64(int(val_fraction * 2**64))

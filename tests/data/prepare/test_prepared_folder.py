@@ -122,6 +122,6 @@ def test_training_refuses_a_folder_that_is_not_finished(
     out = tmp_path / "out"
     kill_in_third_shard(tokenizer, source, out)
     (out / "work" / "00000.jsonl").write_text(json.dumps({"text": "the king " * 999}))
-    complaint = "out was not prepared to the end: run the same `gptfast data prepare` command"
+    complaint = "out is only partly prepared: run the same `gptfast data prepare` command"
     with pytest.raises(UserError, match=complaint):
         prepare(str(out), "bpe", 300, 0.1, say=print)
