@@ -92,7 +92,7 @@ def test_the_picture_has_the_curves(runs: list[Path], corpus_file: Path) -> None
     for axes, x in ((by_step, "step"), (by_second, "seconds")):
         drawn = [line.get_xydata().tolist() for line in axes.lines]
         for run in read:
-            assert [[look[x], look["val_loss"]] for look in run.looks] in drawn
+            assert [[e[x], e["val_loss"]] for e in run.evaluations] in drawn
             assert [[line[x], line["loss"]] for line in run.losses] in drawn
         assert len(drawn) == 4
     assert curves(read).get_suptitle() == ""
@@ -106,7 +106,7 @@ def test_the_picture_has_the_curves(runs: list[Path], corpus_file: Path) -> None
     assert figure.get_suptitle() == "trained and evaluated on different texts"
     by_step, _ = figure.axes
     drawn = [line.get_xydata().tolist() for line in by_step.lines]
-    assert drawn == [[[k["step"], k["val_bits_per_byte"]] for k in run.looks] for run in read]
+    assert drawn == [[[k["step"], k["val_bits_per_byte"]] for k in run.evaluations] for run in read]
     assert "bits per byte" in by_step.get_ylabel()
 
 
@@ -121,9 +121,9 @@ def test_another_text_of_the_same_name_is_a_difference(runs: list[Path]) -> None
 
 def test_curves_are_those_of_metrics_jsonl(runs: list[Path]) -> None:
     run = read_run(runs[0])
-    assert [look["step"] for look in run.looks] == [0, 10, 20]
+    assert [e["step"] for e in run.evaluations] == [0, 10, 20]
     assert [line["step"] for line in run.losses] == [10, 20]
-    times = [look["seconds"] for look in run.looks]
+    times = [e["seconds"] for e in run.evaluations]
     assert times == sorted(times)
     with (runs[0] / "metrics.jsonl").open("a") as file:
         file.write('{"step": 30, "lo')  # being written
@@ -139,7 +139,7 @@ def test_records_count_from_the_beginning(
     lines = capsys.readouterr().out.splitlines()
     for folder, record, line in zip(runs, json.loads(out.read_text()), lines, strict=True):
         metrics = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-        best = min((m for m in metrics if "val_loss" in m), key=lambda look: look["val_loss"])
+        best = min((m for m in metrics if "val_loss" in m), key=lambda m: m["val_loss"])
         assert record["val_loss"] == best["val_loss"]
         assert record["seconds"] == best["seconds"] > 0
         assert f"val {best['val_loss']:.4f} after" in line
@@ -157,7 +157,7 @@ def test_records_of_runs_together(
     said = capsys.readouterr().out
     *alone, both = json.loads(out.read_text())
     assert f"together: val {both['val_loss']:.4f} after" in said
-    assert both["seconds"] > sum(record["looks"][-1]["seconds"] for record in alone)
+    assert both["seconds"] > sum(record["evaluations"][-1]["seconds"] for record in alone)
     # The definition, in float64 and window by window.
     text = corpus_file.read_text()
     models, tokenizers = zip(*map(load_model, runs), strict=True)

@@ -102,7 +102,7 @@ def test_overwrite_replaces_the_ladder_as_a_whole(
     assert json.loads((out / "bigram" / "run.json").read_text())["result"] is None
     (out / "average" / "run.json").write_text("damaged")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ladder_module, "run", lambda *_: None)
+        patch.setattr(ladder_module, "pretrain", lambda *_: None)
         assert cli.run(ladder, [*arguments, "--overwrite"]) == 130
     assert "--resume" in capsys.readouterr().out.splitlines()[-1]
     assert not list(out.glob("*/run.json"))
