@@ -46,6 +46,10 @@ def test_documents_of_a_part_begin_where_its_own_rows_do() -> None:
     assert part.tolist() == [0, 3, 4, 6]
 
 
+def test_a_batch_is_shown_in_a_line() -> None:
+    assert repr(batch()) == "Batch(5 x 3 ids on cpu, reward)"
+
+
 def test_a_batch_moves_as_a_whole() -> None:
     moved = batch().to(torch.device("meta"))
     assert moved.ids_BT.device.type == moved.targets_BT.device.type == "meta"

@@ -15,7 +15,7 @@ IGNORED = -100
 """A target that does not count in the loss: PyTorch's default."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Batch:
     """Tensors with one leading dimension B, cut alike for processes and micro-batches."""
 
@@ -31,6 +31,11 @@ class Batch:
     def __len__(self) -> int:
         """Return B, the number of rows."""
         return len(self.ids_BT)
+
+    def __repr__(self) -> str:
+        B, T = self.ids_BT.shape
+        extras = "".join(f", {name}" for name in self.extras)
+        return f"Batch({B} x {T} ids on {self.ids_BT.device}{extras})"
 
     @property
     def cu_seqlens(self) -> Tensor | None:

@@ -43,6 +43,9 @@ class TokenShards:
         # The end of each shard's ids in the combined array.
         self._ends = np.cumsum([len(ids) for ids in self._shards], dtype=np.int64)
 
+    def __repr__(self) -> str:
+        return f"TokenShards({len(self):,} ids in {len(self._shards)} shards)"
+
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 

@@ -59,6 +59,12 @@ class Loader:
         self.batch_size = batch_size
         self.separator = separator
 
+    def __repr__(self) -> str:
+        return (
+            f"Loader({len(self.sources)} corpora, batches of {self.batch_size} x "
+            f"{self.block_size} ids)"
+        )
+
     def example(self) -> Batch:
         """Return a batch like those of `next_batch`, without moving the position."""
         starts = np.zeros(self.batch_size, dtype=np.int64)
@@ -214,6 +220,10 @@ class EvalWindows(Sequence[Batch]):
         rest = (len(tokens) - 1) % block_size
         if max_windows is None and rest:
             self._batches.append((np.array([len(tokens) - 1 - rest]), rest))
+
+    def __repr__(self) -> str:
+        n_windows = sum(len(starts) for starts, _ in self._batches)
+        return f"EvalWindows({n_windows:,} windows in {len(self)} batches)"
 
     def __len__(self) -> int:
         return len(self._batches)
