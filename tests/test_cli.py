@@ -195,9 +195,9 @@ BAD_TRAINING = {
     "seed": (["--seed", "99999999999999999999"], "expected less than 2^63"),
     "kernels": (["--overwrite", "--kernels", "triton", "--out", "{tmp}/old"], "TRITON_INTERPRET"),
     "overwrite": (["--overwrite", "--device", "cuda:9", "--out", "{tmp}/old"], "no device"),
-    "foreign": (["--out", "{tmp}/foreign"], "holds files that are no run of gptfast"),
+    "foreign": (["--out", "{tmp}/foreign"], "holds files, but no run of gptfast"),
     "taken": (["--out", "{tmp}/old"], "already holds a run: give --resume"),
-    "changed": (["--resume", "--seed", "7", "--out", "{tmp}/old"], "was begun with seed=1337"),
+    "changed": (["--resume", "--seed", "7", "--out", "{tmp}/old"], "was started with seed=1337"),
 }
 
 

@@ -1,4 +1,4 @@
-"""The `gptfast` command: finds the subcommand and loads only that one."""
+"""The `gptfast` command, which imports only the chosen subcommand."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from importlib import import_module
 from gptfast import __version__
 
 COMMANDS = {
-    "train": "train a GPT, its tokenizer included, into a model folder",
-    "sample": "let a trained model write",
+    "train": "train a GPT and its tokenizer, and write a model folder",
+    "sample": "generate text with a trained model",
     "tokenizer": "train a tokenizer, encode and decode with it, audit it, show its tokens",
-    "plan": "predict parameters, memory, tokens and time of a training run",
+    "plan": "predict the parameters, memory, tokens and time of a training run",
     "compare": "show how runs differ: settings, curves, samples",
     "ladder": "train the rungs from bigram to GPT and compare them",
-    "bench": "check the kernels on this GPU, measure them, have 'auto' take the fastest",
-    "import": "make a model folder of another project's checkpoint: nanoGPT's",
+    "bench": "check and measure the kernels on this GPU, and let 'auto' use the fastest",
+    "import": "convert a nanoGPT checkpoint to a model folder",
     "data": "describe a corpus; prepare token shards from files or the Hub",
-    "doctor": "show device, data types and which kernels run here",
+    "doctor": "show the devices, data types and kernels of this machine",
 }
 
 PACKAGES = {"import": "convert"}
-"""Where a command is in a package of another name: a keyword can't be one's."""
+"""Packages of commands with another name, because a keyword can't name a package."""
 
 
 def main() -> int:
-    """Run `gptfast COMMAND ARGUMENTS`; returns the exit code."""
+    """Run `gptfast COMMAND ARGUMENTS` and return the exit code."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: gptfast COMMAND [--help] [ARGUMENTS]\n\ncommands:")
         for name, what in COMMANDS.items():
             print(f"  {name:10}{what}")
-        print("\n`gptfast COMMAND --help` shows what a command takes.")
+        print("\n`gptfast COMMAND --help` shows the arguments of a command.")
         return 0
     if arguments[0] == "--version":
         print(f"gptfast {__version__}")

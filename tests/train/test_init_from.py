@@ -165,5 +165,5 @@ def test_a_run_says_its_precision_and_keeps_it(config: TrainConfig) -> None:
     chosen = json.loads((config.out / "run.json").read_text())["config"]["dtype"]
     assert f"dtype auto is {chosen}: this CPU multiplies bfloat16 at" in said
     other = {"bfloat16": "float32", "float32": "bfloat16"}[chosen]
-    with pytest.raises(UserError, match=f"was begun with dtype={chosen!r}"):
+    with pytest.raises(UserError, match=f"was started with dtype={chosen!r}"):
         pretrain(replace(config, dtype=other, max_steps=5, resume=True))

@@ -134,7 +134,7 @@ def test_a_run_says_what_leaks(config: TrainConfig) -> None:
     other.write_text(Path(config.corpus).read_text() + other.read_text())
     out = io.StringIO()
     pretrain(replace(config, max_steps=1), "test", Console(file=out, width=500))
-    assert f"100.00% of what {config.corpus} validates on occurs in the train" in out.getvalue()
+    assert f"100.00% of the val text of {config.corpus} occurs in the train" in out.getvalue()
 
 
 def test_without_weights_sizes_decide() -> None:

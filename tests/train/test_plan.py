@@ -207,7 +207,7 @@ def test_the_command_prints_the_plan(capsys: pytest.CaptureFixture[str]) -> None
     small = ["--n-embd", "32", "--n-head", "2", "--block-size", "16", "--max-steps", "10"]
     assert cli.run(plan_command, ["shakespeare-cpu", *small]) == 0
     text = capsys.readouterr().out
-    for row in ("parameters", "FLOPs per token", "tokens asked for", "2,560", "memory", "time"):
+    for row in ("parameters", "FLOPs per token", "tokens of the run", "2,560", "memory", "time"):
         assert row in text
     assert cli.run(plan_command, ["nanogpt-shakespeare", *small, "--n-layer", "1"]) == 0
     assert "a vocabulary of 65 characters was assumed" in capsys.readouterr().out

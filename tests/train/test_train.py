@@ -216,7 +216,7 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(
         train(replace(config, learning_rate=1e30, warmup_steps=0, eval_interval=eval_interval))
     message = str(caught.value)
     assert re.search("loss is (nan|inf)|norm (nan|inf)|val loss before it is (nan|inf)", message)
-    assert "3 batches were skipped already: giving up" in message
+    assert "3 batches were already skipped: giving up" in message
     assert "keeps the last good checkpoint" in message
     assert "--learning-rate (now 1e+30)" in message
     assert steps_saved(config) == [0]
@@ -752,7 +752,7 @@ def test_an_interrupted_overwrite_can_be_repeated(
             train(replace(config, overwrite=True, seed=5))
     if again == "resume" and step != "delete_model":
         # The old run is still there, whole: to go on with another seed is refused as ever.
-        with pytest.raises(UserError, match="was begun with seed=1337"):
+        with pytest.raises(UserError, match="was started with seed=1337"):
             train(replace(config, resume=True, seed=5))
         load_model(config.out)
         return
@@ -802,7 +802,7 @@ def test_when_every_checkpoint_is_damaged_that_is_said(
     train_until_killed_at(6, config, monkeypatch)
     for path in (config.out / "training").glob("*/optimizer.pt"):
         path.write_bytes(b"")
-    with pytest.raises(UserError, match=r"no checkpoint in .* is whole: .*--overwrite"):
+    with pytest.raises(UserError, match=r"all checkpoints in .* are damaged: .*--overwrite"):
         train(replace(config, resume=True))
 
 
@@ -823,7 +823,7 @@ def test_a_pickle_in_a_checkpoint_is_not_run(
         data = (folder / "optimizer.pt").read_bytes()
         checksums["optimizer.pt"] = hashlib.sha256(data).hexdigest()
         (folder / "checksums.json").write_text(json.dumps(checksums))
-    with pytest.raises(UserError, match=r"is whole, but can't be loaded \(Weights only"):
+    with pytest.raises(UserError, match=r"is undamaged, but can't be loaded \(Weights only"):
         train(replace(config, resume=True))
     import gptfast
 
@@ -898,7 +898,7 @@ def test_a_bad_batch_is_undone_and_skipped(
     assert poisoned == [66]
     text = console.export_text()
     assert said in text
-    assert "back to step 60, and without batch 66 from there" in text
+    assert "back to step 60; batch 66 will be skipped" in text
     assert result is not None
     assert result.steps == 70
     # The same as if the loader had never given that batch.
@@ -1000,7 +1000,7 @@ def test_damaged_best_weights_are_not_evaluated(config: TrainConfig, what: str) 
         patch.setattr(loop.Trainer, "evaluate", evaluate_and_call_the_first_best)
         patch.setattr(loop.Trainer, "finish", damage_and_finish)
         result = pretrain(config, "test", console)
-    assert "model.safetensors is not what was written: the weights of the last step take" in (
+    assert "model.safetensors does not match its checksum: the weights of the last step" in (
         console.export_text()
     )
     assert result is not None
@@ -1030,7 +1030,7 @@ def test_best_weights_whose_record_failed_are_saved_again(
     result = pretrain(config, "test", console)
     text = console.export_text()
     assert "can't save the best weights so far (no space left on device): the run continues" in text
-    assert "not what was written" not in text
+    assert "does not match its checksum" not in text
     assert result is not None
     assert result.best_step == 12
 
@@ -1111,7 +1111,7 @@ def test_a_run_that_gave_up_can_go_on(
             train(config)
     with monkeypatch.context() as patch:
         poison_batch(68, patch, math.nan)
-        with pytest.raises(RunError, match=r"0 batches were skipped already: giving up"):
+        with pytest.raises(RunError, match=r"0 batches were already skipped: giving up"):
             train(replace(config, resume=True))
     console = Console(record=True, file=io.StringIO(), soft_wrap=True)
     with monkeypatch.context() as patch:
@@ -1119,7 +1119,7 @@ def test_a_run_that_gave_up_can_go_on(
         result = pretrain(replace(config, resume=True, **settings), "test", console)
     assert result is not None
     assert not poisoned
-    said = "continuing with max_rollbacks 2, which was 0" in console.export_text()
+    said = "continuing with max_rollbacks 2 instead of 0" in console.export_text()
     assert said == bool(settings)
     without = replace(config, out=config.out.with_name("without"))
     with monkeypatch.context() as patch:
@@ -1182,7 +1182,7 @@ def test_a_checkpoint_that_cant_be_read_is_not_taken_for_a_damaged_one(
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "load_weights", fail)
-        with pytest.raises(UserError, match=r"is whole, but can't be loaded \(out of memory\)"):
+        with pytest.raises(UserError, match=r"is undamaged, but can't be loaded \(out of memory\)"):
             train(replace(config, resume=True))
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "_sha256", fail_to_read)
@@ -1245,7 +1245,7 @@ def test_a_full_disk_keeps_the_run_alive_and_the_old_checkpoint_whole(config: Tr
     done = on_a_full_disk(config, first=5, last=8)
     assert done.returncode == 0, done.stderr
     assert "can't save the checkpoint of step 8" in done.stdout
-    assert "the run continues; the one before stays" in done.stdout
+    assert "the run continues and keeps the previous one" in done.stdout
     assert steps_saved(config) == [4, 12]
     assert f"val_loss={whole.val_loss}" in done.stdout
 

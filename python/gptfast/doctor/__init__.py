@@ -1,1 +1,1 @@
-"""What runs on this machine, and what doesn't."""
+"""The diagnosis of this machine."""

@@ -1,4 +1,4 @@
-"""`gptfast doctor`: what this machine offers, which kernels run on it, and why the others don't."""
+"""Show the devices of this machine, which kernels run on it, and why the others don't."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from gptfast.system import cpu, threads
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print versions, devices, data types and the backends of every op. Returns 0."""
+    """Print the versions, devices, data types and backends of every op. Return 0."""
     if list(argv) in (["-h"], ["--help"]):
         print(f"usage: gptfast doctor\n\n{__doc__}")
         return 0
     if argv:
-        raise UserError(f"gptfast doctor takes no arguments: {' '.join(argv)!r} was given")
+        raise UserError(f"unexpected {' '.join(argv)!r}: gptfast doctor takes no arguments")
     console = cli.console()
     triton = TRITON_VERSION or "not installed"
     console.print(f"gptfast {__version__}, torch {torch.__version__}, triton {triton}")
@@ -57,18 +57,18 @@ def _amx_state() -> str:
     masked = cpu.amx_is_masked()
     if masked is None:
         return "unknown without the Rust extension"
-    return "masked, but capped by your own ONEDNN_MAX_CPU_ISA" if masked else "not masked"
+    return "masked, but capped by your ONEDNN_MAX_CPU_ISA" if masked else "not masked"
 
 
 def _sharing() -> str:
     if threads.can_share():
-        return "training lets its threads sleep while they wait, so that it keeps its share"
-    return "nothing to set: a thread for each core and libgomp are not what this process has"
+        return "waiting threads sleep during training, so that it keeps its share of the cores"
+    return "nothing to set: this process does not have libgomp and one thread per core"
 
 
 def _devices() -> list[str]:
     if not torch.cuda.is_available():
-        return ["gpu: none that PyTorch sees; training runs on the cpu"]
+        return ["gpu: PyTorch finds none; training runs on the cpu"]
     return [
         f"gpu {i}: {torch.cuda.get_device_name(i)}, "
         f"sm_{''.join(map(str, torch.cuda.get_device_capability(i)))}, float32 and "
@@ -78,7 +78,7 @@ def _devices() -> list[str]:
 
 
 def _rules() -> list[str]:
-    """Say which measured rules `auto` follows on the first GPU."""
+    """Return lines about the measured rules that `auto` follows on the first GPU."""
     if not torch.cuda.is_available():
         return []
     file, left_out = read_rules(torch.device("cuda"))
@@ -86,8 +86,8 @@ def _rules() -> list[str]:
     if file is None:
         return [
             *notes,
-            "rules: none for this GPU, so 'auto' takes PyTorch's op wherever there is one; "
-            "`gptfast bench ops --write-rules` measures it",
+            "rules: none for this GPU, so 'auto' uses PyTorch's ops where they exist; "
+            "`gptfast bench ops --write-rules` measures this GPU",
         ]
     rows = [f"  {name}: {describe(bounds)}" for name, bounds in file.rules.items()]
     measured = ", ".join(f"{name} {value}" for name, value in file.machine.items())

@@ -1,1 +1,1 @@
-"""Planning: what a run will take, before it is begun."""
+"""The prediction of a run's cost before it starts."""

@@ -1,4 +1,4 @@
-"""`gptfast plan PRESET`: what a training run will take, before it is begun."""
+"""`gptfast plan PRESET`: predict the cost of a training run before it starts."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from gptfast.train.precision import resolve_dtype
 MODULE = "gptfast.plan"
 PROBE_SECONDS = 5.0
 CHARACTERS = 65
-"""What Shakespeare is written with: the vocabulary of a character tokenizer unless known better."""
+"""The number of characters in Shakespeare, assumed as the vocabulary of a character tokenizer."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print the plan for a preset, and for flags as `gptfast train` takes them. Returns 0."""
+    """Print the plan of a preset with optional flags of `gptfast train`. Return 0."""
     if argv and not argv[0].startswith("-"):
         argv = ["--preset", *argv]
     config = with_vocabulary(parse_config(argv, MODULE), CHARACTERS)
@@ -44,8 +44,8 @@ def main(argv: Sequence[str]) -> int:
         config = replace(config, dtype=resolve_dtype(device).dtype)
     if config.model.architecture != "gpt":
         raise UserError(
-            f"plan knows architecture 'gpt' only, not {config.model.architecture!r}: the rungs "
-            f"below it train within a minute"
+            f"architecture is {config.model.architecture!r}: plan supports architecture 'gpt' "
+            f"only; the rungs below it train within a minute"
         )
     with use_backend(config.kernels), share_cores():
         planned = plan(config)
@@ -54,10 +54,10 @@ def main(argv: Sequence[str]) -> int:
     console = cli.console()
     console.print(table(config, planned, probed), soft_wrap=False)
     if config.tokenizer == "char":
-        console.print(f"a vocabulary of {CHARACTERS} characters was assumed, as Shakespeare has")
+        console.print(f"a vocabulary of {CHARACTERS} characters was assumed, that of Shakespeare")
     if not enough:
         console.print(
-            f"this needs {gib(planned.memory.total)} and {device} has "
+            f"this needs {gib(planned.memory.total)}, but {device} has only "
             f"{gib(available_memory(device))}: no time was measured. Try a lower "
             f"--micro-batch-size, --activation-checkpointing, or a smaller model"
         )
@@ -65,21 +65,21 @@ def main(argv: Sequence[str]) -> int:
 
 
 def table(config: TrainConfig, planned: Plan, probed: Probe | None) -> Table:
-    """The plan as a table of what, how much, and how that comes."""
+    """Return the plan as a table with the columns quantity, value and explanation."""
     shown = Table(title=f"plan of {config.preset}", show_header=False)
     m = planned.memory
     shown.add_row("parameters", f"{planned.parameters:,}", "")
     shown.add_row(
-        "FLOPs per token", f"{planned.forward_flops:,}", "forward; a training step takes 3 x"
+        "FLOPs per token", f"{planned.forward_flops:,}", "forward; training takes 3 times as many"
     )
     shown.add_row("tokens per step", f"{planned.tokens_per_step:,}", _batch(config))
-    shown.add_row("tokens asked for", f"{planned.tokens:,}", count(config.max_steps, "step"))
+    shown.add_row("tokens of the run", f"{planned.tokens:,}", count(config.max_steps, "step"))
     shown.add_row(
         "compute-optimal tokens", f"{planned.optimal_tokens:,}",
         f"{OPTIMAL_TOKENS_PER_PARAMETER} per parameter that a token uses: "
         f"{planned.optimal_tokens / planned.tokens_per_step:,.0f} steps",
     )  # fmt: skip
-    shown.add_row("FLOPs of the run", flop_count(planned.training_flops), "evaluations excepted")
+    shown.add_row("FLOPs of the run", flop_count(planned.training_flops), "without evaluations")
     shown.add_row("memory", gib(m.total), _parts(m))
     shown.add_row("precision", config.dtype, "of the matrix products")
     if probed is not None:
@@ -92,8 +92,8 @@ def table(config: TrainConfig, planned: Plan, probed: Probe | None) -> Table:
         )  # fmt: skip
         shown.add_row(
             "time", duration(probed.seconds),
-            f"an evaluation of {duration(probed.eval_seconds)} every "
-            f"{count(config.eval_interval, 'step')} included",
+            f"includes an evaluation of {duration(probed.eval_seconds)} every "
+            f"{count(config.eval_interval, 'step')}",
         )  # fmt: skip
     return shown
 

@@ -1,10 +1,10 @@
-"""What a run needs to resume as if it had never stopped.
+"""Checkpoints, from which a run resumes as if it had never stopped.
 
 training/step-00000500/ holds model.safetensors, optimizer.pt (optimizer, loss scale and random
-generators), state.json (progress and source) and checksums.json. A checkpoint is written aside and
-renamed; only then are the oldest deleted. One whose files are not what was written is passed over
-for the one before. training/skipped.json has the batches not to be tried again, training/best.json
-says whose weights are in the folder's own model.safetensors.
+generators), state.json (progress and source) and checksums.json. A checkpoint is written under a
+temporary name and renamed; old checkpoints are deleted afterwards. A checkpoint whose checksums
+don't match is skipped in favour of the previous one. training/skipped.json lists batches that are
+not tried again. training/best.json records which weights the folder's own model.safetensors holds.
 """
 
 from __future__ import annotations
@@ -51,38 +51,38 @@ _NAME = re.compile(r"step-\d{8,}")
 
 @dataclass
 class Progress:
-    """How far a run has come."""
+    """The progress of a run."""
 
     step: int = 0
-    """Optimizer steps taken."""
+    """Number of optimizer steps taken."""
     tokens: int = 0
-    """Tokens trained on."""
+    """Number of tokens trained on."""
     batches: int = 0
-    """Batches drawn from the source: more than steps where some were skipped."""
+    """Number of batches drawn from the source. Skipped batches count, but take no step."""
     skipped: list[int] = field(default_factory=list)
-    """Which of these batches were skipped because their step went wrong; 0 is the first."""
+    """Indices of the batches that were skipped because their step failed, counted from 0."""
     best_val_loss: float = float("inf")
-    """Lowest val loss seen, in nats per token; model.safetensors holds its weights. Not as the
-    checkpoint says, but as `read_best` does."""
+    """Lowest val loss so far, in nats per token. model.safetensors holds its weights. After a
+    resume, the value comes from `read_best`, not from the checkpoint."""
     best_step: int = 0
     seconds: float = 0.0
-    """Wall time so far, evaluations included."""
+    """Wall time so far, including evaluations."""
     training_seconds: float = 0.0
-    """The part of it spent on optimizer steps."""
+    """Wall time spent on optimizer steps."""
     losses: list[float] = field(default_factory=list)
     """Losses of the steps since the last line of metrics.jsonl."""
     recent: list[float] = field(default_factory=list)
-    """Losses of the last steps, with which the next is compared."""
+    """Losses of the last steps, which the next loss is compared with."""
 
 
 class Clock:
-    """Counts every second once: each lap begins where the one before ended."""
+    """A stopwatch whose laps are contiguous, so that every second counts exactly once."""
 
     def __init__(self) -> None:
         self.last = time.monotonic()
 
     def lap(self) -> float:
-        """Return the seconds since the clock was made or last read."""
+        """Return the seconds since the last lap, or since the clock was created."""
         before, self.last = self.last, time.monotonic()
         return self.last - before
 
@@ -101,20 +101,21 @@ class State:
 
     @property
     def optimizers(self) -> list[torch.optim.Optimizer]:
-        """Return the optimizer's parts."""
+        """The parts of the optimizer."""
         return [part for part, _ in self.optimizer.parts]
 
     def lap(self) -> float:
-        """Count the time since the last lap as spent on this run, and return it in seconds."""
+        """Add the time since the last lap to the time of the run, and return it in seconds."""
         seconds = self.clock.lap()
         self.progress.seconds += seconds
         return seconds
 
 
 def save_checkpoint(folder: Path, state: State, keep: int) -> None:
-    """Write folder/training/step-N; keep the `keep` newest. Raises OSError, as for a full disk.
+    """Write folder/training/step-N, and keep only the `keep` newest checkpoints.
 
-    Every process must call it; rank 0 collects what the others hold, and writes.
+    Every process must call this; rank 0 collects the state of all processes and writes it. Raises
+    OSError, for instance if the disk is full.
     """
     model_state = full_state(state.model)
     optimizer_state = full_optimizer_state(state.model, state.optimizers)
@@ -135,7 +136,7 @@ def save_checkpoint(folder: Path, state: State, keep: int) -> None:
         }
         try:
             torch.save(rest, temporary / "optimizer.pt")
-        except RuntimeError as error:  # PyTorch's word for a full disk
+        except RuntimeError as error:  # PyTorch raises this for a full disk
             raise OSError(str(error).split("\n")[0]) from error
         described = {"progress": asdict(state.progress), "source": state.source.state_dict()}
         write_text_atomically(temporary / "state.json", json.dumps(described, indent=2))
@@ -149,11 +150,11 @@ def save_checkpoint(folder: Path, state: State, keep: int) -> None:
 
 
 def load_checkpoint(folder: Path, state: State, log: Callable[[str], None]) -> bool:
-    """Restore the newest checkpoint that is whole; return False if there is none.
+    """Restore the newest undamaged checkpoint; return False if there are no checkpoints.
 
-    Every process must call it; rank 0 decides for all which one it is, and `log` gets a line for
-    each damaged one. Raises UserError if all are damaged, or if the one that is whole can't be read
-    or loaded: that may be the machine's fault, so no older one is taken in its place.
+    Every process must call this; rank 0 chooses the checkpoint for all. `log` is called with a line
+    for each damaged checkpoint. Raises UserError if all checkpoints are damaged, or if the chosen
+    one can't be read or loaded: the cause may be the machine, so no older one replaces it.
     """
     training = folder / "training"
     checkpoints = _checkpoints(folder)[::-1]
@@ -161,15 +162,17 @@ def load_checkpoint(folder: Path, state: State, log: Callable[[str], None]) -> b
     (path, *_) = state.world.gather(newest)
     if path is None:
         if checkpoints:
-            raise UserError(f"no checkpoint in {training} is whole: train again with --overwrite")
+            raise UserError(
+                f"all checkpoints in {training} are damaged: train again with --overwrite"
+            )
         return False
     try:
         state.progress = _load(path, state)
     except (OSError, EOFError, RuntimeError, LookupError, TypeError, ValueError,
             pickle.PickleError) as error:  # fmt: skip
         raise UserError(
-            f"the checkpoint {path} is whole, but can't be loaded ({error}): try again, with the "
-            f"version of gptfast that run.json names, or train again with --overwrite"
+            f"the checkpoint {path} is undamaged, but can't be loaded ({error}): try again, with "
+            f"the version of gptfast in run.json, or train again with --overwrite"
         ) from error
     state.progress.skipped = sorted({*state.progress.skipped, *_skipped(training / _SKIPPED)})
     return True
@@ -184,9 +187,9 @@ def _skipped(path: Path) -> list[int]:
 
 
 def save_skipped(folder: Path, skipped: list[int]) -> None:
-    """Record batches that went wrong after the newest checkpoint, for a run that resumes there.
+    """Record the skipped batches, for a run that resumes from a checkpoint before them.
 
-    Raises OSError, as for a full disk.
+    Raises OSError, for instance if the disk is full.
     """
     write_text_atomically(folder / "training" / _SKIPPED, json.dumps(skipped))
 
@@ -194,16 +197,17 @@ def save_skipped(folder: Path, skipped: list[int]) -> None:
 def save_best(
     folder: Path, model: LanguageModel, weights: dict[str, Tensor], val_loss: float, step: int
 ) -> None:
-    """Write the model's whole state as model.safetensors. Raises OSError, as for a full disk.
+    """Write `weights`, the full state of the model, to model.safetensors.
 
-    Then write training/best.json, which says whose weights they are and how to see damage.
+    Then write training/best.json with the val loss, the step and a checksum. Raises OSError, for
+    instance if the disk is full.
     """
     save_weights(model, folder / "model.safetensors", weights)
     make_best_record(folder, val_loss, step)
 
 
 def make_best_record(folder: Path, val_loss: float, step: int) -> None:
-    """Write training/best.json. Raises OSError, as for a full disk."""
+    """Write training/best.json. Raises OSError, for instance if the disk is full."""
     path = folder / "model.safetensors"
     content = {"val_loss": val_loss, "step": step, "sha256": _sha256(path)}
     add_folder(folder / "training")
@@ -211,9 +215,9 @@ def make_best_record(folder: Path, val_loss: float, step: int) -> None:
 
 
 def read_best(folder: Path) -> tuple[float, int] | None:
-    """The val loss and the step of model.safetensors; None if it isn't what `save_best` wrote.
+    """Return the val loss and the step of model.safetensors, or None if its checksum is wrong.
 
-    Raises UserError if that can't be read.
+    Raises UserError if a file can't be read.
     """
     try:
         content = json.loads((folder / "training" / _BEST).read_text(encoding="utf-8"))
@@ -221,20 +225,20 @@ def read_best(folder: Path) -> tuple[float, int] | None:
         return (float(content["val_loss"]), int(content["step"])) if is_whole else None
     except (FileNotFoundError, ValueError, LookupError, TypeError):
         return None
-    except OSError as error:  # of the disk, or of the rights to it
+    except OSError as error:  # a disk error, or missing permissions
         raise UserError(f"can't read the best weights in {folder} ({error}): try again") from error
 
 
 def delete_checkpoints_after(folder: Path, step: int) -> None:
-    """Delete the checkpoints of steps after `step`, which are damaged or will be made again."""
+    """Delete the checkpoints after `step`, which are damaged or will be written again."""
     for path in _checkpoints(folder):
         if _step(path) > step:
             shutil.rmtree(path)
 
 
 def delete_checkpoints(folder: Path) -> None:
-    """Delete training/: the model stays usable, but the run can no longer be resumed."""
-    aside = folder / _DELETED  # half a checkpoint must not look like a whole one
+    """Delete training/. The model stays usable, but the run can no longer be resumed."""
+    aside = folder / _DELETED  # a partly deleted checkpoint must not look complete
     if aside.exists():
         shutil.rmtree(aside)
     if (folder / "training").exists():
@@ -243,9 +247,9 @@ def delete_checkpoints(folder: Path) -> None:
 
 
 def delete_half_written(folder: Path) -> None:
-    """Delete what runs that were killed while they wrote or deleted left in a model folder.
+    """Delete the partial files that killed runs left in a model folder.
 
-    No other process may be writing there.
+    No other process may be writing to the folder.
     """
     for path in (*(folder / "training").glob(".step-*"), *folder.glob(_DELETED)):
         shutil.rmtree(path)
@@ -254,7 +258,7 @@ def delete_half_written(folder: Path) -> None:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """The run's own ones, whole or not, oldest first; not what someone copied beside them."""
+    """Return the run's checkpoints, damaged or not, oldest first, without copies by the user."""
     found = (folder / "training").glob("step-*")
     return sorted((path for path in found if _NAME.fullmatch(path.name)), key=_step)
 
@@ -264,41 +268,41 @@ def _step(path: Path) -> int:
 
 
 def _newest_whole(checkpoints: list[Path], log: Callable[[str], None]) -> Path | None:
-    """The first of the checkpoints that is not damaged."""
+    """Return the first undamaged checkpoint, or None."""
     for path in checkpoints:
         damage = _damage(path)
         if damage is None:
             return path
-        log(f"the checkpoint {path} is damaged ({damage}): passed over")
+        log(f"the checkpoint {path} is damaged ({damage}): skipped")
     return None
 
 
 def _damage(path: Path) -> str | None:
-    """What of a checkpoint is not what was written; None if it is whole.
+    """Return a description of a checkpoint's damage, or None if there is none.
 
-    Raises UserError if that can't be read.
+    Raises UserError if a file can't be read.
     """
     try:
         checksums = json.loads((path / "checksums.json").read_text(encoding="utf-8"))
         changed = [name for name, written in checksums.items() if _sha256(path / name) != written]
     except (FileNotFoundError, ValueError, AttributeError) as error:
         return str(error)
-    except OSError as error:  # of the disk, or of the rights to it
+    except OSError as error:  # a disk error, or missing permissions
         raise UserError(
             f"can't read the checkpoint {path} ({error}): try again, or delete it to resume from "
-            f"the one before"
+            f"the previous one"
         ) from error
-    return f"{changed[0]} is not what was written" if changed else None
+    return f"{changed[0]} does not match its checksum" if changed else None
 
 
 def _load(path: Path, state: State) -> Progress:
     load_weights(state.model, path / "model.safetensors", load_full_state)
-    # weights_only: a model folder may come from anyone, and a pickle could run code.
+    # weights_only, because a model folder may come from anyone and a pickle could run code.
     rest = torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu")
     described = json.loads((path / "state.json").read_text(encoding="utf-8"))
     load_full_optimizer_state(state.model, state.optimizers, rest["optimizer"])
     state.scaler.load_state_dict(rest["scaler"])
-    if state.world.rank < len(rest["random"]):  # there may be more processes than there were
+    if state.world.rank < len(rest["random"]):  # the run may have more processes now
         _restore_random_state(state.world.device, rest["random"][state.world.rank])
     state.source.load_state_dict(described["source"])
     return Progress(**described["progress"])

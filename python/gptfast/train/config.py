@@ -1,7 +1,7 @@
-"""Everything that decides a training run, and the presets that name good choices.
+"""The settings of a training run, and the presets that name good choices.
 
-The settings stand in groups, as `--help` shows them. `RunConfig` has those of any run, whatever it
-trains; `TrainConfig` adds the corpora and the model of pre-training.
+The settings are in groups, which `--help` shows. `RunConfig` has the settings of every kind of run;
+`TrainConfig` adds the corpora and the model of pre-training.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gptfast.model.config import ModelConfig
 from gptfast.train.schedule import Schedule, lr_factor
 
 PRESETS = Path(__file__).parent / "presets"
-"""One JSON file per preset: the fields in which it differs from TrainConfig's defaults."""
+"""Folder with one JSON file per preset, which has the fields that differ from the defaults."""
 
 Dtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
 Parallel: TypeAlias = Literal["ddp", "fsdp"]
@@ -26,126 +26,127 @@ LogTo: TypeAlias = Literal["tensorboard", "trackio"]
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where the run goes, and what it computes on."""
+    """Where the run is stored, and how it is computed."""
 
     preset: str = "shakespeare-cpu"
-    """Where the defaults come from: a file of train/presets/ without its .json."""
+    """Preset that sets the defaults: the name of a file in train/presets/, without .json."""
     out: Path = Path("runs/shakespeare")
-    """The model folder to write."""
+    """Model folder to write."""
     resume: bool = False
-    """Continue the run in `out`, or start it if there is none."""
+    """Continue the run in `out`, or start a new run if there is none."""
     overwrite: bool = False
-    """Delete the run in `out` and start anew; wins over --resume."""
+    """Delete the run in `out` and start again. Takes precedence over --resume."""
     init_from: Path | None = None
-    """A model folder whose weights, configuration and tokenizer to start from."""
+    """Model folder whose weights, configuration and tokenizer to start from."""
     seed: int = 1337
-    """Decides the weights, the order of the data and dropout."""
+    """Seed of the initial weights, the order of the data and dropout."""
     device: str = "auto"
     """'auto' (CUDA if there is one), 'cpu', 'cuda' or 'cuda:1'."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision of the matrix products, Muon's included; weights and the optimizer's state stay
-    float32. 'auto' is bfloat16 where the device multiplies it faster than float32. 'float16' scales
-    the loss, so that small gradients don't vanish."""
+    """Precision of the matrix products, including Muon's. Weights and optimizer state stay float32.
+    'auto' is bfloat16 if the device multiplies it faster than float32. 'float16' scales the loss,
+    so that small gradients don't underflow."""
     kernels: Literal["auto", "triton", "torch", "reference"] = "auto"
-    """Which implementation of gptfast.ops runs: see `gptfast doctor`."""
+    """Backend of gptfast.ops, see `gptfast doctor`."""
     compile: bool = False
     """Compile the model with torch.compile: the first step takes a minute, the others less."""
     parallel: Parallel = "ddp"
-    """Under torchrun: 'ddp' copies the model to each process, 'fsdp' shards it."""
+    """Under torchrun, 'ddp' copies the model to each process and 'fsdp' shards it."""
 
 
 @dataclass(frozen=True)
 class DataOptions:
-    """What to train on."""
+    """The data to train on."""
 
     corpus: str = "shakespeare"
     """'shakespeare', 'tinyshakespeare', the path of a text file, a folder or a glob, or a folder
-    that `gptfast data prepare` wrote."""
+    from `gptfast data prepare`."""
     mix_corpora: tuple[str, ...] = ()
     """Further corpora to mix with `corpus`, prepared with the same tokenizer."""
     corpus_weights: tuple[float, ...] = ()
-    """The share of `corpus` and of each of `mix_corpora` in the tokens trained on, in any unit. By
-    default each corpus counts by its size."""
+    """Weights of `corpus` and of each of `mix_corpora` in the tokens trained on, in any unit. By
+    default, each corpus is weighted by its size."""
     mask_documents: bool = False
-    """Keep documents that share a window from seeing one another; needs an end-of-text token."""
+    """Prevent documents in the same window from seeing each other. Needs an end-of-text token."""
     val_fraction: float = 0.1
-    """Share of the corpus, at its end, that is kept for validation; a prepared folder has its
-    own."""
+    """Share at the end of the corpus to validate on. A prepared folder has its own split."""
     tokenizer: str = "bpe"
-    """'bpe' or 'char' (trained on the corpus), or a folder that holds a tokenizer.json."""
+    """'bpe' or 'char' (trained on the corpus), or a folder with a tokenizer.json."""
 
 
 @dataclass(frozen=True)
 class OptimizerOptions:
-    """How long to train, and how the weights change."""
+    """The length of the training and the updates of the weights."""
 
     max_steps: int = 2000
-    """Optimizer steps to take."""
+    """Number of optimizer steps."""
     batch_size: int = 16
     """Windows of block_size tokens per step."""
     micro_batch_size: int | None = None
-    """How many windows go through the model at a time, in each process; their gradients add up. By
-    default all of a process's share of the step."""
+    """Windows per forward pass in each process; gradients accumulate over the forward passes. By
+    default, a process's whole share of the step."""
     activation_checkpointing: bool = False
-    """Compute a block's activations again in the backward pass instead of keeping them: less
-    memory, a third more work."""
+    """Recompute a block's activations in the backward pass instead of keeping them: less memory for
+    a third more work."""
     optimizer: Literal["muon", "adamw"] = "muon"
-    """'muon' trains the matrices of attention and MLP, AdamW the rest; or 'adamw' trains all."""
+    """'muon' trains the matrices of attention and MLP with Muon and the rest with AdamW; 'adamw'
+    trains all parameters with AdamW."""
     learning_rate: float = 1e-3
     """Peak learning rate of AdamW, reached after the warm-up."""
     matrix_learning_rate: float = 0.02
     """Peak learning rate of Muon."""
     schedule: Schedule = "linear"
-    """After the warm-up: 'linear' or 'cosine' decay, or 'wsd', constant with a linear decay."""
+    """Schedule after the warm-up: 'linear' or 'cosine' decay, or 'wsd', which is constant and then
+    decays linearly."""
     warmup_steps: int = 100
     """Steps over which the learning rate rises linearly from 0."""
     decay_fraction: float = 0.4
-    """Share of the steps, at the end, in which 'wsd' decays."""
+    """Share of the steps in which 'wsd' decays, at the end."""
     final_learning_rate: float = 0.0
-    """What the learning rates decay to, as a share of their peaks."""
+    """Learning rates at the end, as a share of their peaks."""
     weight_decay: float = 0.1
-    """Decoupled weight decay of matrices and embeddings; gains and biases have none."""
+    """Decoupled weight decay of matrices and embeddings, but not of gains and biases."""
     beta2: float = 0.95
-    """AdamW's decay of the mean square of the gradients, per step."""
+    """AdamW's decay rate of the mean squared gradients, per step."""
     muon_momentum: float = 0.95
-    """Muon's momentum."""
+    """Momentum of Muon."""
     grad_clip: float = 1.0
-    """Largest norm of the gradient; a larger one is scaled down to it."""
+    """Maximum norm of the gradient. A larger gradient is scaled down to it."""
 
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """When to evaluate and save, and what happens if a step goes wrong."""
+    """When to evaluate and to save, and what to do after a failed step."""
 
     eval_interval: int = 250
-    """Steps between evaluations; each one saves a checkpoint."""
+    """Steps between evaluations. Each evaluation saves a checkpoint."""
     eval_windows: int = 64
-    """Val windows per evaluation, spread evenly; the end of a run takes the whole split."""
+    """Val windows per evaluation, spread evenly. The final evaluation uses the whole split."""
     checkpoint_interval: int | None = None
-    """Steps between checkpoints, beside those at each evaluation. By default these alone."""
+    """Steps between additional checkpoints. By default, only evaluations save checkpoints."""
     keep_checkpoints: int = 2
-    """How many of the newest checkpoints to keep; the best weights are kept in any case."""
+    """Number of newest checkpoints to keep. The best weights are always kept."""
     max_loss_spike: float = 1.5
-    """A step whose loss is more than this many nats above the mean of the last 50 steps is undone,
-    as is one that is not finite: the run goes back to the newest checkpoint and skips the batch."""
+    """Maximum loss of a step in nats above the mean of the last 50 steps. If a loss is higher or
+    not finite, the run returns to the newest checkpoint and skips the batch."""
     max_rollbacks: int = 3
-    """How many batches may be skipped so before the run gives up; --resume starts a new count."""
+    """Maximum number of skipped batches before the run gives up. --resume starts a new count."""
 
 
 @dataclass(frozen=True)
 class DisplayOptions:
-    """What the run shows."""
+    """What the run displays and logs."""
 
     sample_interval: int | None = None
-    """Steps between samples of what the model writes, 0 for none. By default one at every
-    evaluation on a terminal, and none in a pipe."""
+    """Steps between text samples of the model, 0 for none. By default, every evaluation prints a
+    sample to a terminal and none to a pipe."""
     log_to: tuple[LogTo, ...] = ()
-    """Where measurements go beside metrics.jsonl: 'tensorboard', 'trackio' or both."""
+    """Where to log metrics besides metrics.jsonl: 'tensorboard', 'trackio' or both."""
 
 
 @dataclass(frozen=True)
 class RunConfig(DisplayOptions, EvaluationOptions, OptimizerOptions, RunOptions):
-    """What any run needs, whatever it trains. Raises UserError for impossible values."""
+    """The settings of every kind of run. Raises UserError for impossible values."""
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "batch_size", "micro_batch_size", "eval_interval", "eval_windows",
@@ -169,33 +170,33 @@ class RunConfig(DisplayOptions, EvaluationOptions, OptimizerOptions, RunOptions)
                 raise UserError(f"{name} is {getattr(self, name)}: expected 0 <= {name} < 1")
         if self.seed >= 2**63:
             raise UserError(f"seed is {self.seed}: expected less than 2^63")
-        self.micro_batches()  # raises if the batch can't be divided
+        self.micro_batches()  # raises if the batch can't be divided evenly
 
     def windows_at_a_time(self, n_processes: int = 1) -> int:
-        """Return how many windows go through the model in one of the processes at once."""
+        """Return the number of windows per forward pass in each process."""
         share = self.batch_size // n_processes
         return min(self.micro_batch_size or share, share)
 
     def micro_batches(self, n_processes: int = 1) -> int:
-        """Return how often each of the processes goes through the model in a step.
+        """Return the number of forward passes of each process in a step.
 
-        Raises UserError for a batch that can't be divided evenly.
+        Raises UserError if the batch can't be divided evenly.
         """
         if self.batch_size % n_processes:
             raise UserError(
                 f"batch_size {self.batch_size} can't be divided among {n_processes} processes: "
-                f"choose a multiple"
+                f"choose a multiple of {n_processes}"
             )
         share, at_a_time = self.batch_size // n_processes, self.windows_at_a_time(n_processes)
         if share % at_a_time:
             raise UserError(
-                f"a process's {share} windows of a step can't be divided into micro-batches of "
-                f"{at_a_time}: choose a divisor of {share} as micro_batch_size"
+                f"micro_batch_size is {at_a_time}, but each process has {share} windows per step: "
+                f"choose a divisor of {share} as micro_batch_size"
             )
         return share // at_a_time
 
     def lr_factor(self, step: int) -> float:
-        """Return what the peak learning rates are multiplied with at `step`; 0 is the first."""
+        """Return the factor of the peak learning rates at `step`, counted from 0."""
         return lr_factor(
             step,
             schedule=self.schedule,
@@ -207,14 +208,14 @@ class RunConfig(DisplayOptions, EvaluationOptions, OptimizerOptions, RunOptions)
 
     @property
     def resolved_dtype(self) -> Dtype:
-        """Return the dtype, once `run` has replaced 'auto' by what it stands for here."""
+        """The dtype, after `run` has replaced 'auto' by the dtype that it resolves to."""
         assert self.dtype != "auto"
         return self.dtype
 
     def to_json(self) -> dict[str, Any]:
-        """Return all fields but those that only say what to do with an older run in `out`.
+        """Return all fields as JSON types, except `resume` and `overwrite`.
 
-        They are of JSON's types, so that writing and reading leaves them as they are.
+        Writing and reading the result as JSON doesn't change it.
         """
         values = asdict(self)
         del values["resume"], values["overwrite"]
@@ -226,22 +227,24 @@ _SMALL = ModelConfig(1024, block_size=128, n_layer=4, n_head=4, n_embd=128)
 
 @dataclass(frozen=True)
 class TrainConfig(RunConfig, DataOptions):
-    """Configuration of pre-training; the same (config, corpus, machine) gives the same losses."""
+    """The settings of pre-training. Equal (config, corpus, machine) give equal losses."""
 
     model: ModelConfig = _SMALL
-    """The model. Its vocab_size is that of a BPE tokenizer to be trained, else the tokenizer's."""
+    """The model. Its vocab_size sets the size of a new BPE tokenizer. Other tokenizers have their
+    own size, which replaces it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.tokenizer == "bpe" and self.model.vocab_size < 257:
             raise UserError(
-                f"vocab_size is {self.model.vocab_size}: a byte-level BPE tokenizer needs an id "
-                f"for each of the 256 bytes and one for <|endoftext|>, so at least 257"
+                f"vocab_size is {self.model.vocab_size}: a byte-level BPE tokenizer needs at least "
+                f"257, an id for each of the 256 bytes and one for <|endoftext|>"
             )
         for name in ("activation_checkpointing", "mask_documents"):
             if getattr(self, name) and self.model.architecture != "gpt":
                 raise UserError(
-                    f"{name} needs architecture 'gpt': {self.model.architecture!r} can't do it"
+                    f"{name} needs architecture 'gpt': {self.model.architecture!r} does not "
+                    f"support it"
                 )
         if self.parallel == "fsdp" and self.model.architecture != "gpt":
             raise UserError(
@@ -257,9 +260,10 @@ class TrainConfig(RunConfig, DataOptions):
             )
 
     def model_config(self, vocab_size: int) -> ModelConfig:
-        """Return the model's part, for a tokenizer of `vocab_size` ids.
+        """Return the model's configuration for a tokenizer of `vocab_size` ids.
 
-        With init_from the folder's vocabulary stays: it may have more rows than the tokenizer ids.
+        With init_from, the vocabulary of the folder's model is kept, which may have more rows than
+        the tokenizer has ids.
         """
         return self.model if self.init_from else replace(self.model, vocab_size=vocab_size)
 
@@ -272,11 +276,11 @@ GROUPS: dict[str, type] = {
     "evaluation": EvaluationOptions,
     "display": DisplayOptions,
 }
-"""The groups of `gptfast train --help`, in the order in which a person needs them."""
+"""The groups of `gptfast train --help`, in the order of a user's needs."""
 
 
 def load_preset(name: str) -> TrainConfig:
-    """Load the configuration that a preset names. Raises UserError if there is none."""
+    """Load the configuration of a preset. Raises UserError for an unknown name."""
     path = PRESETS / f"{name}.json"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in PRESETS.glob("*.json")))

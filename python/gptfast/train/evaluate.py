@@ -1,4 +1,4 @@
-"""The val loss: the same windows always, in nats per token and in bits per byte."""
+"""The val loss over fixed windows, in nats per token and in bits per byte."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from gptfast.train.distributed import SINGLE_PROCESS, World
 def evaluate(
     model: LanguageModel, batches: Sequence[Batch], world: World = SINGLE_PROCESS
 ) -> float:
-    """Return the mean loss in nats per target that counts, in evaluation mode.
+    """Return the mean loss in nats per target, in evaluation mode. Ignored targets don't count.
 
-    world: the processes that share the batches. The model's mode is left as it was.
+    world: the processes that share the batches. The model's mode is restored.
     """
     device = next(model.parameters()).device
     training = model.training
     model.eval()
     total_count = torch.zeros(2, dtype=torch.float64)
-    # Every process goes through the model equally often: with FSDP they depend on one another.
+    # Every process runs the model equally often, because FSDP synchronizes the processes.
     for first in range(0, len(batches), world.size):
         counts = first + world.rank < len(batches)
         batch = batches[first + world.rank if counts else first]
@@ -39,5 +39,5 @@ def evaluate(
 
 
 def bits_per_byte(nats_per_token: float, bytes_per_token: float) -> float:
-    """Convert a loss to bits per byte of text, by which different tokenizers compare."""
+    """Convert a loss to bits per byte of text, which is comparable between tokenizers."""
     return nats_per_token / bytes_per_token / math.log(2)

@@ -207,7 +207,7 @@ class Trainer:
         best = config.out / "model.safetensors"
         if not self.recovery.find_best():
             self.display.message(
-                f"{best} is not what was written: the weights of the last step take its place"
+                f"{best} does not match its checksum: the weights of the last step replace it"
             )
             self.recovery.save_best(self.evaluation(whole=False).loss)
             if not self.recovery.find_best():

@@ -1,9 +1,9 @@
-"""What a run trains on and what it minimises: the two seams that every kind of training fills.
+"""The two interfaces that every kind of training implements: `Source` and `Objective`.
 
-A `Source` makes batches, an `Objective` turns them into a loss and measures progress. The loop,
-resuming, recovery, display and several processes know no more than this of pre-training; see
-train/pretrain.py for the first of each. Fine-tuning, preference, reinforcement, distillation and
-vision are further pairs.
+A `Source` makes batches. An `Objective` turns them into a loss and measures progress. The loop,
+checkpoints, recovery, display and distributed training use only these interfaces.
+train/pretrain.py implements both for pre-training. Fine-tuning, preference optimisation,
+reinforcement learning, distillation and vision would each implement another pair.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from gptfast.train.distributed import World
 
 
 class Source(Protocol):
-    """Where batches come from. Every process draws the same global batches.
+    """A source of batches. Every process draws the same global batches.
 
-    The batches are made in a thread of their own, one ahead of the step that uses it.
+    `next_batch` runs in a separate thread, one batch ahead of the training step.
     """
 
     @property
     def fingerprint(self) -> str:
-        """Return what identifies the data; `--resume` refuses another one."""
+        """A checksum of the data. `--resume` refuses data with another checksum."""
 
     def next_batch(self) -> Batch:
-        """Return the next global batch, on the CPU, and move on."""
+        """Return the next global batch, on the CPU, and advance the position."""
 
     def example(self) -> Batch:
-        """Return a batch of the same shape without moving: it shows whether a step fits."""
+        """Return a batch of the same shape without advancing, to test whether a step fits."""
 
     def state_dict(self) -> Any:
-        """Return the position, of JSON's types; it is saved with every checkpoint."""
+        """Return the position, as JSON types, to be saved with every checkpoint."""
 
     def load_state_dict(self, state: Any) -> None:
         """Go to a saved position."""
@@ -43,47 +43,48 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation measured."""
+    """The result of an evaluation."""
 
     loss: float
-    """Decides which weights are the best: lower is better."""
+    """The loss that selects the best weights. Lower is better."""
     measured: dict[str, Any] = field(default_factory=dict)
     """Further numbers, or lists of numbers, for metrics.jsonl and run.json."""
     summary: str = ""
-    """The numbers in words, for the line that is printed."""
+    """A summary of the numbers, to be printed."""
 
 
 class Objective:
-    """What is minimised, and what an evaluation measures. Subclasses override what differs."""
+    """The loss that training minimises, and its evaluation. Subclasses implement the methods."""
 
     def count(self, batch: Batch) -> int:
-        """Return how much of a batch counts; a part of it weighs as much as its own count."""
+        """Return the weight of a batch or micro-batch: its number of targets by default."""
         return int((batch.targets_BT != IGNORED).sum())
 
     def prepare(self, model: LanguageModel, batch: Batch) -> Batch:
-        """Return what to train on in place of a drawn batch, such as the model's own rollouts."""
+        """Return the batch to train on, such as the model's own rollouts for drawn prompts."""
         return batch
 
     def loss(self, engine: nn.Module, batch: Batch) -> Tensor:
-        """Return the mean loss over what counts in a micro-batch, on the engine's device.
+        """Return the mean loss over the targets of a micro-batch, on the engine's device.
 
-        engine: the model, or its wrapper for several processes. Compute through its forward call
-        alone, which the wrapper must see.
+        engine: the model, or its wrapper for several processes. Call only its forward, because the
+        wrapper must see all computation.
         """
         raise NotImplementedError
 
     def evaluate(self, model: LanguageModel, world: World, *, whole: bool) -> Evaluation:
-        """Measure the model. whole: on all there is, at the end of a run. Every process calls it.
+        """Measure the model. Every process calls this.
 
-        The model's mode and the random generators are left as they were.
+        whole: use all evaluation data, at the end of a run. The implementation must restore the
+        model's mode and the random generators.
         """
         raise NotImplementedError
 
 
 class NextToken(Objective):
-    """The mean cross entropy of the next token, in nats, over the targets that count."""
+    """The mean cross entropy of the next token, in nats, over targets that are not ignored."""
 
     def loss(self, engine: nn.Module, batch: Batch) -> Tensor:
-        """Return the mean over a micro-batch."""
+        """Return the mean cross entropy of a micro-batch."""
         loss: Tensor = engine(batch.ids_BT, batch.targets_BT, batch.cu_seqlens)
         return loss

@@ -1,4 +1,4 @@
-"""What a run will take, before it is begun: parameters, FLOPs, memory, tokens, time."""
+"""Predict the cost of a run before it starts: parameters, FLOPs, memory, tokens, time."""
 
 from __future__ import annotations
 
@@ -30,66 +30,66 @@ from gptfast.train.pretrain import new_model
 from gptfast.train.step import StepResult, autocast, gradient_scaler, train_step
 
 OPTIMAL_TOKENS_PER_PARAMETER = 20
-"""For the lowest loss at a given compute ("Chinchilla", Hoffmann et al., 2022, table 3)."""
+"""Gives the lowest loss for a given compute ("Chinchilla", Hoffmann et al., 2022, table 3)."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that training takes, without what PyTorch itself needs."""
+    """Bytes of memory that training needs, without those of PyTorch itself."""
 
     weights: int
     gradients: int
     optimizer: int
-    """AdamW keeps two numbers per parameter, Muon one."""
+    """State of the optimizer. AdamW keeps two numbers per parameter, Muon one."""
     activations: int
-    """What the backward pass needs of a micro-batch, and the loss's part of the logits."""
+    """Activations of a micro-batch for the backward pass, and the logits of a chunk of the loss."""
 
     @property
     def total(self) -> int:
-        """Their sum."""
+        """The sum of all parts."""
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is known of a run from its configuration alone."""
+    """The cost of a run, computed from its configuration."""
 
     parameters: int
     forward_flops: int
-    """Per token; a training step takes three times as many."""
+    """Operations of the forward pass per token. Training takes three times as many."""
     memory: Memory
     tokens: int
-    """That the configuration asks for."""
+    """Number of tokens that the configured steps train on."""
     tokens_per_step: int
     optimal_tokens: int
-    """How many would give the lowest loss for the compute that they take. The rows of n-grams and
-    the experts that a token doesn't go to, which cost none, don't count."""
+    """Number of tokens with the lowest loss for their compute. N-gram embeddings and experts that a
+    token doesn't use cost no compute, so their parameters don't count."""
 
     @property
     def training_flops(self) -> int:
-        """Of the whole run, evaluations excepted."""
+        """Operations of the whole run, without evaluations."""
         return 3 * self.forward_flops * self.tokens
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What a few real steps on this machine say."""
+    """Times measured over a few real steps on this machine."""
 
     step_seconds: float
-    """The mean: a run's time is a sum, to which its slow steps belong."""
+    """Mean time of a step. The time of a run is a sum, so slow steps count."""
     steps: int
-    """How many were taken."""
+    """Number of measured steps."""
     first_step_seconds: float
-    """Those of the micro-batch before them, which sets up memory and, if asked to, compiles."""
+    """Time of the first micro-batch, which allocates memory and compiles if configured."""
     eval_seconds: float
-    """One evaluation of the val loss."""
+    """Time of one evaluation of the val loss."""
     seconds: float
-    """Predicted for the whole run: that first step, its steps and evaluations, without the last
-    evaluation on the whole split."""
+    """Predicted time of the whole run: the first micro-batch, the steps and the evaluations, except
+    the last evaluation on the whole split."""
 
 
 def plan(config: TrainConfig) -> Plan:
-    """Everything that can be computed without computing. Architecture 'gpt' only."""
+    """Compute the plan of a run without running the model. Supports only architecture 'gpt'."""
     tokens_per_step = config.batch_size * config.model.block_size
     model = config.model
     at_work = replace(model, max_ngram=1, n_expert=model.n_expert and model.n_expert_active)
@@ -104,7 +104,11 @@ def plan(config: TrainConfig) -> Plan:
 
 
 def memory(config: TrainConfig) -> Memory:
-    """Weights, gradients and optimizer by count; activations by a forward pass without numbers."""
+    """Return the memory of a run.
+
+    Weights, gradients and optimizer state are counted; activations come from a forward pass of fake
+    tensors.
+    """
     with torch.device("meta"):
         model = build_model(config.model)
     sizes = {name: 4 * p.numel() for name, p in model.named_parameters()}
@@ -118,10 +122,10 @@ def memory(config: TrainConfig) -> Memory:
 
 
 def _activations(config: TrainConfig) -> int:
-    """Bytes that autograd keeps of a micro-batch's way through the blocks.
+    """Return the bytes that autograd keeps for the forward pass of a micro-batch.
 
-    PyTorch's fake tensors have shapes and storages, but no numbers: however large the model is,
-    this takes a second or two and no memory.
+    PyTorch's fake tensors have shapes and storages but no data, so this takes a second or two and
+    no memory for a model of any size.
     """
     kept: dict[int, int] = {}
     device = resolve_device(config.device).type
@@ -149,8 +153,10 @@ def _activations(config: TrainConfig) -> int:
 
 
 def _loss(config: TrainConfig) -> int:
-    """Bytes of `ops.linear_cross_entropy` by PyTorch's ops: the gradients of both inputs, and a
-    chunk of logits twice; with autocast the weights and that chunk once more, narrow.
+    """Return the bytes that `ops.linear_cross_entropy` needs with PyTorch's operators.
+
+    These are the gradients of both inputs and two copies of a chunk of logits. With autocast, the
+    weights and the chunk are also kept in the narrow dtype.
     """
     n_tokens = config.windows_at_a_time() * config.model.block_size
     V, C = config.model.vocab_size, config.model.n_embd
@@ -162,7 +168,7 @@ def _loss(config: TrainConfig) -> int:
 
 
 def available_memory(device: torch.device) -> int:
-    """Bytes of the device's memory: all of it, for a CPU, whatever other processes take."""
+    """Return the total bytes of the device's memory, including what other processes use."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -171,9 +177,10 @@ def available_memory(device: torch.device) -> int:
 def probe(config: TrainConfig, seconds: float) -> Probe:
     """Train on random tokens for about `seconds`, and evaluate.
 
-    A step of one micro-batch is timed, and its update apart: a whole step takes one update and all
-    its micro-batches, which take as long as one another. The first step is not counted; at least
-    one more is taken. Of an evaluation, two parts of a micro-batch's size are timed.
+    Each measured step has one micro-batch, whose gradients and update are timed separately. The
+    time of a whole step is that of all its micro-batches, which take equally long, and one update.
+    The first step is not counted, and at least one more step is taken. An evaluation is timed on
+    two batches the size of a micro-batch.
     """
     device = resolve_device(config.device)
     keep_freed_memory(device)
@@ -186,7 +193,7 @@ def probe(config: TrainConfig, seconds: float) -> Probe:
     separator = 0 if config.mask_documents else None
     batch = windows(tokens.astype(np.uint32), np.arange(n_rows) * T, T, separator)
     scaler = gradient_scaler(config.resolved_dtype, device)
-    computed = 0.0  # when the gradients of the last step were
+    computed = 0.0  # time at which the gradients of the last step were ready
 
     def note(_: StepResult) -> None:
         nonlocal computed
@@ -205,7 +212,7 @@ def probe(config: TrainConfig, seconds: float) -> Probe:
     start = time.perf_counter()
     step()
     first_step_seconds = time.perf_counter() - start
-    times: list[float] = []  # of whole steps
+    times: list[float] = []  # seconds per whole step
     deadline = time.perf_counter() + seconds
     while not times or time.perf_counter() < deadline:
         times.append(step())
@@ -220,10 +227,10 @@ def probe(config: TrainConfig, seconds: float) -> Probe:
 
 
 def with_vocabulary(config: TrainConfig, n_characters: int) -> TrainConfig:
-    """The configuration with the vocabulary that its tokenizer will have.
+    """Return the configuration with the vocabulary size that its tokenizer will have.
 
-    Of characters `n_characters` are assumed. Raises UserError or MissingFileError for a tokenizer
-    that can't be loaded.
+    A character tokenizer is assumed to have `n_characters` ids. Raises UserError or
+    MissingFileError if the tokenizer can't be loaded.
     """
     if is_prepared(Path(config.corpus)):
         n_vocab = load_tokenizer(Path(config.corpus)).n_vocab

@@ -1,4 +1,4 @@
-"""Which precision `--dtype auto` stands for on a device."""
+"""The precision that `--dtype auto` chooses on a device."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from torch import Tensor
 from gptfast.train.config import Dtype
 
 _LEAST_GAIN = 1.3
-"""How many times faster bfloat16 must be: casts and whatever stays float32 take part of it back."""
+"""Minimum speedup of bfloat16, because casts and float32 operations use up part of the gain."""
 
 
 @dataclass(frozen=True)
 class Precision:
-    """A choice, and why."""
+    """A chosen precision and the reason."""
 
     dtype: Dtype
     reason: str
 
 
 def resolve_dtype(device: torch.device) -> Precision:
-    """Return bfloat16 where `device` multiplies it faster than float32, else float32.
+    """Return bfloat16 if `device` multiplies it faster than float32, else float32.
 
-    On a GPU that is a property of the hardware. On a CPU one product of each is timed, in a tenth
-    of a second: some CPUs have the instructions and no gain from them.
+    On a GPU, this is a property of the hardware. On a CPU, both are timed, which takes a tenth of a
+    second: some CPUs have bfloat16 instructions without a gain in speed.
     """
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
@@ -41,7 +41,7 @@ def resolve_dtype(device: torch.device) -> Precision:
 
 
 def _seconds(dtype: torch.dtype) -> float:
-    """Return the shortest time of a matrix product in `dtype`, the size of a small model's MLP."""
+    """Return the shortest time of a matrix product in `dtype`, sized like a small model's MLP."""
     x, w = torch.ones(2048, 384, dtype=dtype), torch.ones(384, 1536, dtype=dtype)
     return min(_timed(x, w) for _ in range(5))
 

@@ -35,7 +35,7 @@ from gptfast.train.sampler import WriteSample
 from gptfast.train.task import Task
 
 _MAY_DIFFER = ("block_size", "dropout", "ngram_dropout", "expert_balance_rate")
-"""Fields of the model in which a run may differ from the folder that it starts from."""
+"""Model fields that may differ from the folder in init_from."""
 
 
 def pretrain(
@@ -44,14 +44,14 @@ def pretrain(
     console: Console | None = None,
     write_sample: WriteSample | None = None,
 ) -> Result | None:
-    """Train a model on corpora, as `run` does: see there."""
+    """Train a model on corpora. `run` describes the arguments, the result and the errors."""
     return run(
         config, prepare_pretraining, command=command, console=console, write_sample=write_sample
     )
 
 
 def prepare_pretraining(config: TrainConfig, console: Console) -> Task:
-    """Make the data ready. Raises UserError or MissingFileError for what can't be trained on."""
+    """Prepare the data. Raises UserError or MissingFileError if it can't be trained on."""
     if config.init_from is not None:
         check_init(config, config.init_from)
     data = prepare_corpora(config, console)
@@ -74,12 +74,12 @@ def prepare_pretraining(config: TrainConfig, console: Console) -> Task:
 
 
 def prepare_corpora(config: TrainConfig, console: Console) -> Mixture:
-    """Prepare every corpus of the configuration, all with the first one's tokenizer."""
+    """Prepare all corpora of the configuration with the tokenizer of the first one."""
     parts: list[Dataset] = []
     for corpus in (config.corpus, *config.mix_corpora):
         tokenizer = str(parts[0].folder) if parts else config.tokenizer
         if parts and is_prepared(Path(corpus)):
-            tokenizer = "bpe"  # it has its own; the mixture raises if that is another one
+            tokenizer = "bpe"  # use its own; Mixture.of raises if the tokenizers differ
         parts.append(
             prepare(corpus, tokenizer, config.model.vocab_size, config.val_fraction, console.print)
         )
@@ -90,7 +90,7 @@ def prepare_corpora(config: TrainConfig, console: Console) -> Mixture:
 
 
 def new_model(config: TrainConfig, n_vocab: int, device: torch.device) -> LanguageModel:
-    """Return the model that training starts from: fresh, or with the weights of init_from."""
+    """Return the initial model, with new weights or with the weights of init_from."""
     model = build_model(config.model_config(n_vocab))
     if config.init_from is not None:
         copy_weights(config.init_from, model)
@@ -103,7 +103,7 @@ def new_model(config: TrainConfig, n_vocab: int, device: torch.device) -> Langua
 
 
 def with_init(config: TrainConfig) -> TrainConfig:
-    """Return the configuration with the model and the tokenizer of its init_from, if it has one.
+    """Return the configuration with the model and the tokenizer of init_from, if it is set.
 
     Raises MissingFileError or UserError if the folder holds no model.
     """
@@ -119,25 +119,25 @@ def stored_config(folder: Path) -> ModelConfig:
     if not path.is_file():
         raise MissingFileError(
             f"no model in {folder}: expected a folder with config.json, model.safetensors and "
-            f"tokenizer.json to start from"
+            f"tokenizer.json"
         )
     return read_config(path)
 
 
 def check_init(config: TrainConfig, folder: Path) -> None:
-    """Raise UserError where the model asked for can't start from the one in a folder."""
+    """Raise UserError if the configured model can't start from the model in a folder."""
     stored = stored_config(folder)
     ours, theirs = asdict(config.model), asdict(stored)
     for name, value in ours.items():
         if value != theirs[name] and name not in _MAY_DIFFER:
             raise UserError(
                 f"{name} is {value!r}, but the model in {folder} has {theirs[name]!r}: "
-                f"leave it out; with --init-from only {', '.join(_MAY_DIFFER)} may differ"
+                f"leave {name} out; with --init-from only {', '.join(_MAY_DIFFER)} may differ"
             )
     if config.model.block_size > stored.block_size:
         raise UserError(
             f"block_size is {config.model.block_size}, but the model in {folder} was trained with "
-            f"{stored.block_size}: expected at most that"
+            f"{stored.block_size}: expected at most the latter"
         )
 
 
@@ -145,14 +145,14 @@ def check_tokenizer(data: Mixture, folder: Path) -> None:
     """Raise UserError if the corpora were not encoded with the folder's tokenizer."""
     if load_tokenizer(folder).fingerprint != data.tokenizer.fingerprint:
         raise UserError(
-            f"the model in {folder} was trained with another tokenizer than that of "
+            f"the model in {folder} was trained with another tokenizer than "
             f"{data.parts[0].report.corpus}: leave --tokenizer out, or prepare the corpus with "
             f"--tokenizer {folder}"
         )
 
 
 def copy_weights(folder: Path, model: LanguageModel) -> None:
-    """Fill `model` with a folder's weights; learned positions beyond its context are cut off."""
+    """Load a folder's weights into `model`, without learned positions beyond its context."""
     state = load_model(folder)[0].state_dict()
     if "wpe.weight" in state:
         state["wpe.weight"] = state["wpe.weight"][: model.config.block_size]
@@ -166,7 +166,7 @@ class CorpusSource:
     """Shuffled windows of a mixture's train tokens."""
 
     def __init__(self, config: TrainConfig, data: Mixture) -> None:
-        """Raises UserError if a corpus is too short, or documents can't be told apart."""
+        """Raise UserError if a corpus is too short, or has no token that separates documents."""
         for part in data.parts:
             name = f"train part of {part.report.corpus}"
             check_length(part.train, config.model.block_size, name)
@@ -182,7 +182,7 @@ class CorpusSource:
 
     @property
     def fingerprint(self) -> str:
-        """Return a checksum of the corpora and of the tokenizer."""
+        """A checksum of the corpora and the tokenizer."""
         made_of = [part.report.corpus_sha256 for part in self.data.parts]
         content = json.dumps([*made_of, self.data.tokenizer.fingerprint])
         return hashlib.sha256(content.encode()).hexdigest()
@@ -208,7 +208,7 @@ class Pretraining(NextToken):
     """Next-token prediction, with the val loss over windows of each corpus."""
 
     def __init__(self, config: TrainConfig, data: Mixture) -> None:
-        """Raises UserError if a val part is shorter than one window."""
+        """Raise UserError if a val part is shorter than one window."""
         for part in data.parts:
             name = f"val part of {part.report.corpus}"
             check_length(part.val, config.model.block_size, name)
@@ -216,7 +216,7 @@ class Pretraining(NextToken):
         self.separator = document_separator(config, data)
 
     def evaluate(self, model: LanguageModel, world: World, *, whole: bool) -> Evaluation:
-        """Measure the val loss of each corpus; their mean, by the mixture's weights, decides."""
+        """Measure the val loss of each corpus, and their mean by the mixture's weights."""
         config = self.config
         losses = [
             evaluate(
@@ -244,15 +244,15 @@ class Pretraining(NextToken):
 
 
 def document_separator(config: TrainConfig, data: Mixture) -> int | None:
-    """Return the id between documents that must not see one another; None if they may.
+    """Return the id that separates documents, or None if documents may see each other.
 
-    Raises UserError if the tokenizer has none.
+    Raises UserError if the tokenizer has no such id.
     """
     if not config.mask_documents:
         return None
     if data.tokenizer.eot_token is None:
         raise UserError(
-            "mask_documents: the tokenizer has no end-of-text token to know documents by; "
+            "mask_documents: the tokenizer has no end-of-text token that separates documents; "
             "give --no-mask-documents or a BPE tokenizer"
         )
     return data.tokenizer.eot_token
@@ -262,7 +262,7 @@ def document_separator(config: TrainConfig, data: Mixture) -> int | None:
 
 
 def describe(report: DataReport) -> str:
-    """Return the corpus in one line."""
+    """Return a one-line description of the corpus."""
     return (
         f"corpus {report.corpus}: train on {report.train_bytes:,} bytes ({report.train_tokens:,} "
         f"tokens, {count(report.train_documents, 'document')}), validate on {report.val_bytes:,} "
@@ -272,7 +272,7 @@ def describe(report: DataReport) -> str:
 
 
 def describe_length(config: TrainConfig, data: Mixture) -> str:
-    """Return how many tokens and epochs the steps take."""
+    """Return a one-line description of the length of the run, in tokens and epochs."""
     tokens = config.max_steps * config.batch_size * config.model.block_size
     epochs = [
         f"{tokens * share / part.report.train_tokens:.3g}"
@@ -285,11 +285,11 @@ def describe_length(config: TrainConfig, data: Mixture) -> str:
 
 
 def examine(data: Mixture) -> Iterator[str]:
-    """Look for text that one corpus validates on and another trains on."""
+    """Report how much of each corpus's val text other corpora train on."""
     if len(data.parts) == 1:
         return
     for part, share in zip(data.parts, from_the_others(data), strict=True):
         yield (
-            f"{share:.2%} of what {part.report.corpus} validates on occurs in the train parts of "
-            f"the others (in samples)"
+            f"{share:.2%} of the val text of {part.report.corpus} occurs in the train parts of "
+            f"the others (estimated from samples)"
         )

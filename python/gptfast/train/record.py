@@ -1,4 +1,4 @@
-"""run.json: what made a model, so that it can be made again."""
+"""Read and write run.json, which records how a model was trained."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def write_record(
 ) -> None:
     """Write config.out/run.json.
 
-    result: None while the run is not finished. older: the record of the run that this command
-    resumes; its command stays, and this one is added to those that resumed it.
+    result: None until the run is finished. older: the record of the run that this command resumes.
+    Its command is kept, and `command` is added to `resumed_by`.
     """
     content = {
         "config": config.to_json(),
@@ -44,7 +44,7 @@ def write_record(
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """Read a folder's run.json. Raises UserError if it is damaged."""
+    """Return the content of a folder's run.json. Raises UserError if it is damaged."""
     path = folder / "run.json"
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What keeps a run alive: checkpoints, best weights, and the way back from a step gone wrong."""
+"""Checkpoints, best weights, and rollback after a failed step."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from gptfast.train.step import StepResult, gradient_scaler
 
 
 class Recovery:
-    """Saves a run's state into config.out, and restores it from there."""
+    """Saves the state of a run to config.out, and restores it from there."""
 
     def __init__(self, config: RunConfig, state: State, metrics: Metrics, display: Display) -> None:
         self.config = config
@@ -32,20 +32,20 @@ class Recovery:
         self.metrics = metrics
         self.display = display
         self.loaded_batches = 0
-        """Batches that had been drawn when the state was last loaded."""
+        """Number of batches drawn when the state was last loaded."""
         self.n_rollbacks = 0
 
     def resume_or_begin(self) -> None:
-        """Load the newest checkpoint, if there is one, and delete what is left over after it."""
+        """Load the newest checkpoint, if any, and delete leftovers of later steps."""
         config, world = self.config, self.state.world
         load_checkpoint(config.out, self.state, self.display.message)
         progress = self.state.progress
         if not self.find_best() and (config.out / "model.safetensors").exists():
             self.display.message(
-                f"{config.out / 'model.safetensors'} is not what was written: the next evaluation "
-                f"replaces it"
+                f"{config.out / 'model.safetensors'} does not match its checksum: the next "
+                f"evaluation replaces it"
             )
-        world.gather(None)  # every process has read the checkpoint before rank 0 tidies up
+        world.gather(None)  # all processes have read the checkpoint before rank 0 deletes files
         if world.is_main:
             delete_checkpoints_after(config.out, progress.step)
             delete_half_written(config.out)
@@ -53,20 +53,17 @@ class Recovery:
         self.loaded_batches = progress.batches
 
     def check(self, result: StepResult) -> None:
-        """Raise BadStep for a loss or gradient that must not reach the weights."""
+        """Raise BadStep for a loss or gradient that must not change the weights."""
         model, recent = self.state.model, self.state.progress.recent
-        # A scaled float16 gradient may overflow: the step is left out and the scale lowered. What
-        # overflows at scale 1 is no fault of the scale.
+        # A scaled float16 gradient may overflow: the scaler then skips the step and lowers the
+        # scale. At scale 1, an overflow has another cause.
         is_the_scales_fault = result.overflowed and self.state.scaler.get_scale() > 1
         if not (is_the_scales_fault and math.isfinite(result.loss)):
             check_finite(result.loss, result.grad_norm, model)
         check_spike(result.loss, recent, self.config.max_loss_spike)
 
     def save(self, *, must: bool) -> None:
-        """Save a checkpoint. If that fails the run continues, unless it `must` be saved.
-
-        Raises RunError for one that must.
-        """
+        """Save a checkpoint. If this fails, raise RunError if `must`; otherwise report it."""
         self.state.lap()
         try:
             save_checkpoint(self.config.out, self.state, self.config.keep_checkpoints)
@@ -74,12 +71,12 @@ class Recovery:
             what = f"can't save the checkpoint of step {self.state.progress.step} ({error})"
             if must:
                 raise RunError(
-                    f"{what}: free some space and give --resume to continue from the one before"
+                    f"{what}: free some space and give --resume to continue from the previous one"
                 ) from error
-            self.display.message(f"{what}: the run continues; the one before stays")
+            self.display.message(f"{what}: the run continues and keeps the previous one")
 
     def save_best(self, val_loss: float) -> None:
-        """Write the weights as model.safetensors, if that is possible."""
+        """Write the weights to model.safetensors. If this fails, report it and continue."""
         state = self.state
         weights = full_state(state.model)
         failed = False
@@ -92,13 +89,13 @@ class Recovery:
                     f"can't save the best weights so far ({error}): the run continues"
                 )
         if state.world.any(failed):
-            self.find_best()  # the older ones, or none
+            self.find_best()  # the previous best weights, or none
         else:
             state.progress.best_val_loss = val_loss
             state.progress.best_step = state.progress.step
 
     def find_best(self) -> bool:
-        """Read whose weights model.safetensors holds; return False if it is damaged."""
+        """Read the loss and step of model.safetensors; return False if it is damaged."""
         state = self.state
         found = read_best(self.config.out) if state.world.is_main else None
         (best, *_) = state.world.gather(found)
@@ -106,15 +103,15 @@ class Recovery:
         return best is not None
 
     def roll_back(self, bad: BadStep) -> None:
-        """Return to the newest checkpoint, and skip the batch that `bad` came from.
+        """Return to the newest checkpoint, and skip the batch that caused `bad`.
 
-        Raises RunError if that has happened too often, or if there is no such batch.
+        Raises RunError after too many rollbacks, or if no batch caused it.
         """
         config, state, progress = self.config, self.state, self.state.progress
         where = f"step {progress.step + 1}: {bad}"
         if progress.batches == self.loaded_batches:
             raise RunError(
-                f"{where}. No batch was drawn before it that could be skipped, so the computation "
+                f"{where}. No batch was drawn since the last start or rollback, so the computation "
                 f"is at fault; try another --kernels or --device, or --no-compile"
             ) from bad
         skipped = sorted({*progress.skipped, progress.batches - 1})
@@ -128,29 +125,29 @@ class Recovery:
         self.n_rollbacks += 1
         state.model.zero_grad()
         state.model.forget_step()
-        # A scaler forgets what it knows of the bad step in update() only, which was not reached.
+        # Replace the scaler: only update(), which was not reached, clears its state of the step.
         state.scaler = gradient_scaler(config.resolved_dtype, state.world.device)
         state.lap()
         state.world.gather(None)  # rank 0 may still be writing
         if not load_checkpoint(config.out, state, self.display.message):
-            raise RunError(f"{where}, and no checkpoint could be saved to go back to") from bad
+            raise RunError(f"{where}, and there is no checkpoint to return to") from bad
         good = state.progress
         good.skipped, good.seconds = skipped, progress.seconds
-        # model.safetensors isn't rolled back, and may be newer than a checkpoint that failed.
+        # model.safetensors isn't rolled back, and may be newer than the checkpoint.
         good.best_val_loss, good.best_step = progress.best_val_loss, progress.best_step
         self.loaded_batches = good.batches
         if state.world.is_main:
-            delete_checkpoints_after(config.out, good.step)  # damaged ones that were passed over
+            delete_checkpoints_after(config.out, good.step)  # skipped, damaged ones
         self.metrics.go_back_to(good.step)
         self.display.begin(good.step)
         self.display.message(
-            f"{where}: back to step {good.step}, and without batch {skipped[-1]} from there"
+            f"{where}: back to step {good.step}; batch {skipped[-1]} will be skipped"
         )
 
     def _gave_up(self, where: str) -> str:
         config = self.config
         return (
-            f"{where}. {self.n_rollbacks} batches were skipped already: giving up; {config.out} "
+            f"{where}. {self.n_rollbacks} batches were already skipped: giving up; {config.out} "
             f"keeps the last good checkpoint. Give --resume to continue from it without this "
             f"batch, perhaps with a higher --max-rollbacks (now {config.max_rollbacks}) or "
             f"--max-loss-spike (now {config.max_loss_spike:g}), or a lower --learning-rate (now "

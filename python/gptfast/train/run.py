@@ -1,4 +1,7 @@
-"""One run: from a configuration to a finished model folder, destroying nothing unasked."""
+"""Run a training from its configuration to a finished model folder.
+
+Existing files are only deleted on request.
+"""
 
 from __future__ import annotations
 
@@ -40,9 +43,9 @@ CHANGEABLE = (
     "max_loss_spike", "max_rollbacks", "micro_batch_size", "activation_checkpointing", "compile",
     "kernels", "device", "parallel", "learning_rate", "matrix_learning_rate",
 )  # fmt: skip
-"""Settings that --resume may change: what another machine needs, and what saves a run that gave up.
-The learning rates change what is learned; the others change when the run gives up and how it is
-computed: rounding, dropout's random numbers, and what experts are balanced over."""
+"""Settings that --resume may change, to move a run to another machine or to rescue a failed run.
+The learning rates change what is learned. The other settings change only when the run gives up and
+how it is computed: rounding, dropout's random numbers, and the tokens that experts balance over."""
 
 
 def run(
@@ -53,11 +56,11 @@ def run(
     console: Console | None = None,
     write_sample: WriteSample | None = None,
 ) -> Result | None:
-    """Train what `prepare` makes of `config` into config.out, and record `command` in run.json.
+    """Train the task that `prepare` builds, into config.out, and return the result.
 
-    A finished run is not repeated with config.resume; its result is returned. write_sample: makes
-    the samples on the way; without it there are none. Returns None if a signal ended the run early.
-    Raises UserError, MissingFileError or RunError.
+    command: recorded in run.json. write_sample: writes samples during training; None means no
+    samples. With config.resume, a finished run is not repeated, and its result is returned. Returns
+    None if a signal ended the run early. Raises UserError, MissingFileError or RunError.
     """
     check_trackers(config.log_to)
     console = console or Console(quiet=True)
@@ -66,9 +69,9 @@ def run(
         stack.enter_context(use_backend(config.kernels))
         stack.enter_context(share_cores())
         console.quiet = console.quiet or not world.is_main
-        config.micro_batches(world.size)  # raises if the batch can't be divided
+        config.micro_batches(world.size)  # raises if the batch can't be divided evenly
         interval = sample_interval(config, world, console) if write_sample else 0
-        with world.main_first():  # the other processes find the data made
+        with world.main_first():  # the other processes find the data prepared
             older = guard_folder(config, stack) if world.is_main else None
             task = prepare(config, console)
         (older, *_) = world.gather(older)
@@ -80,7 +83,7 @@ def run(
         model = begin(config, task, world)  # raises before anything is written or deleted
         if world.is_main:
             record_start(config, command, task, model, older, world)
-        world.gather(None)  # now nothing of an older run is left for the others to load
+        world.gather(None)  # an older run is now deleted, so no process can load it
         sampler = Sampler(write_sample, task.tokenizer, interval) if write_sample else None
         display = Display(config.max_steps, console, world, training_flops(model), sampler)
         result = train(config, task, model, display, world, clock)
@@ -97,7 +100,7 @@ def train(
     world: World,
     clock: Clock,
 ) -> Result | None:
-    """Run the loop, and close what it has opened."""
+    """Run the training loop, and close its files and threads."""
     with (
         display,
         closing(Metrics(config.out, display.message, world.is_main, config.log_to)) as metrics,
@@ -111,7 +114,7 @@ def train(
 def announce(
     config: RunConfig, task: Task, older: dict[str, Any] | None, world: World, console: Console
 ) -> None:
-    """Print what is about to happen. Raises UserError if the data have changed."""
+    """Print what the run will do. Raises UserError if the data has changed."""
     for note in task.notes:
         console.print(note)
     if older is not None:
@@ -120,35 +123,36 @@ def announce(
             console.print(f"{config.out} is trained already (--overwrite trains it again)")
             return
         for name, (then, now) in changed(older, config).items():
-            console.print(f"continuing with {name} {now}, which was {then}")
+            console.print(f"continuing with {name} {now} instead of {then}")
     if world.is_main and task.examine is not None:
         for note in task.examine():
             console.print(note)
 
 
-# ---- the folder: nothing in it is lost unasked ---------------------------------------------------
+# ---- the folder: files are only deleted on request -----------------------------------------------
 
 
 def guard_folder(config: RunConfig, stack: ExitStack) -> dict[str, Any] | None:
-    """Lock config.out; return the record of the run there to resume, None if a new one starts.
+    """Lock config.out; return the record of the run to resume, or None if a new run starts.
 
-    stack: closes the lock. Raises UserError where writing would destroy something unasked.
+    stack: releases the lock when it closes. Raises UserError if the run would destroy files without
+    a request to do so.
     """
-    check_output(config)  # before as much as a lock is written there
+    check_output(config)  # before writing even a lock
     stack.enter_context(folder_lock(config.out))
     return check_output(config)
 
 
 def check_output(config: RunConfig) -> dict[str, Any] | None:
-    """Return the record of the run in config.out to resume; None if a new one starts.
+    """Return the record of the run in config.out to resume, or None if a new run starts.
 
-    Raises UserError where writing would destroy something that was not asked to be destroyed.
+    Raises UserError if the run would destroy files without a request to do so.
     """
     out = config.out
     make_folder(out, "choose another --out")
     if not (out / "run.json").exists():
         if any(not path.name.startswith(".") for path in out.iterdir()):
-            raise UserError(f"{out} holds files that are no run of gptfast: choose another --out")
+            raise UserError(f"{out} holds files, but no run of gptfast: choose another --out")
         return None
     if config.overwrite:
         return None
@@ -166,32 +170,32 @@ def check_output(config: RunConfig) -> dict[str, Any] | None:
     if refused:
         was = ", ".join(refused)
         raise UserError(
-            f"the run in {out} was begun with {was}: --resume can't change that; give the "
-            f"same arguments, or --overwrite to begin anew"
+            f"the run in {out} was started with {was}: --resume can't change that; give the "
+            f"same arguments, or --overwrite to start again"
         )
     return older
 
 
 def changed(older: dict[str, Any], config: RunConfig) -> dict[str, tuple[Any, Any]]:
-    """Return the settings that differ from those of an older record: (then, now)."""
+    """Return the settings that differ from an older record, as name: (then, now)."""
     then, now = flat(older["config"]), flat(config.to_json())
     if now["dtype"] == "auto":
-        now["dtype"] = then.get("dtype")  # a run keeps the one that it started with
+        now["dtype"] = then.get("dtype")  # a run keeps its first dtype
     return {name: (then.get(name), now[name]) for name in now if now[name] != then.get(name)}
 
 
 def flat(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a run's configuration, those of its model among them."""
+    """Return the fields of a run's configuration, merged with the fields of its model."""
     model: dict[str, Any] = config.get("model", {})
     return {k: v for k, v in config.items() if k != "model"} | model
 
 
 def check_same_data(folder: Path, older: dict[str, Any], task: Task) -> None:
-    """Raise UserError if the data or the tokenizer are not those that the run started with."""
+    """Raise UserError if the data or the tokenizer has changed since the run started."""
     if older["fingerprint"] != task.source.fingerprint:
         raise UserError(
-            f"the corpus or the tokenizer has changed since the run in {folder} was begun: "
-            f"--resume can't continue with other data; give --overwrite to begin anew"
+            f"the corpus or the tokenizer has changed since the run in {folder} was started: "
+            f"--resume can't continue with other data; give --overwrite to start again"
         )
 
 
@@ -203,9 +207,9 @@ def record_start(
     older: dict[str, Any] | None,
     world: World,
 ) -> None:
-    """Replace the run in config.out, if that was asked for, and describe the one that starts.
+    """Delete the old run in config.out if --overwrite was given, and describe the new run.
 
-    In this order, a kill at any point leaves a run that --resume or --overwrite can deal with.
+    The order matters: a kill at any point leaves a run that --resume or --overwrite can handle.
     """
     if config.overwrite:
         delete_checkpoints(config.out)
@@ -216,7 +220,7 @@ def record_start(
 
 
 def delete_model(folder: Path) -> None:
-    """Delete what else a run wrote, but its run.json, and nothing else that may lie there."""
+    """Delete the files that a run wrote, except run.json, and no other files in the folder."""
     for name in (*FILES, "metrics.jsonl"):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "tensorboard", ignore_errors=True)
@@ -226,24 +230,24 @@ def delete_model(folder: Path) -> None:
 
 
 def begin(config: RunConfig, task: Task, world: World) -> LanguageModel:
-    """Return the model that a run starts from, after trying a step of it, update excepted.
+    """Return the initial model of a run, after a trial step without update.
 
-    A model to be sharded isn't tried: it may fit one device only then.
+    A model that will be sharded gets no trial step, because it may fit a device only when sharded.
     """
     keep_freed_memory(world.device)
     torch.manual_seed(config.seed)
     model = task.new_model(world.device)
     if world.size == 1 or config.parallel == "ddp":
-        # Dropout's random numbers are given back: trying must not change what is learned.
+        # Restore the random state: the trial step must not change what is learned.
         with torch.random.fork_rng([world.device] if world.device.type == "cuda" else []):
             try_step(config, task, model, world)
     if not world.is_main:
-        torch.manual_seed(config.seed + world.rank)  # their dropout must differ, not their weights
+        torch.manual_seed(config.seed + world.rank)  # dropout must differ, the weights must not
     return model
 
 
 def try_step(config: RunConfig, task: Task, model: LanguageModel, world: World) -> None:
-    """Compute a step's gradients, this process's share, and forget them."""
+    """Compute this process's share of the gradients of a step, and discard them."""
     accumulate_gradients(
         model,
         task.source.example().share(world.rank, world.size),
@@ -259,7 +263,7 @@ def try_step(config: RunConfig, task: Task, model: LanguageModel, world: World) 
 def choose_dtype(
     config: RunConfig, older: dict[str, Any] | None, world: World, console: Console
 ) -> Any:
-    """Return the dtype that config.dtype stands for; a resumed run keeps its own."""
+    """Return the dtype that config.dtype resolves to. A resumed run keeps its dtype."""
     if config.dtype != "auto":
         return config.dtype
     if older is not None:
@@ -271,12 +275,15 @@ def choose_dtype(
 
 
 def training_flops(model: LanguageModel) -> int | None:
-    """Return the operations of training per token; None for models other than the GPT."""
+    """Return the number of operations per token in training, or None if it is no GPT."""
     return 3 * flops_per_token(model.config) if model.config.architecture == "gpt" else None
 
 
 def sample_interval(config: RunConfig, world: World, console: Console) -> int:
-    """Return the steps between samples, 0 for none. Raises UserError if there can't be any."""
+    """Return the steps between samples, 0 for no samples.
+
+    Raises UserError if samples are requested but impossible.
+    """
     sharded = world.size > 1 and config.parallel == "fsdp"
     if config.sample_interval and sharded:
         raise UserError(

@@ -1,7 +1,7 @@
-"""One training step: loss, gradients, clipping, update. Needs PyTorch alone.
+"""One training step: loss, gradients, clipping, update.
 
-Everything that trains in this package takes its steps here: the loop, the ladder, `gptfast plan`,
-and the benchmarks beside other trainers.
+This is the only training step of the package: the loop, the ladder, `gptfast plan` and the
+benchmarks against other trainers use it. It depends only on PyTorch.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from gptfast.train.optim import Optimizer
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step measured before the weights changed."""
+    """The measurements of a step, taken before the weights changed."""
 
     loss: float
-    """Of the whole batch, over all processes."""
+    """Mean loss of the whole batch, over all processes."""
     grad_norm: float
-    """Before clipping."""
+    """Norm of the gradient before clipping."""
     overflowed: bool
-    """Whether scaled float16 gradients overflowed: such a step makes no update, and lowers the
-    scale."""
+    """Whether scaled float16 gradients overflowed. Such a step lowers the scale instead of updating
+    the weights."""
 
 
 def train_step(
@@ -47,11 +47,11 @@ def train_step(
     world: World = SINGLE_PROCESS,
     check: Callable[[StepResult], None] | None = None,
 ) -> StepResult:
-    """Train on one global batch and return what it measured.
+    """Train on one global batch and return the measurements.
 
-    engine: the model, or what `parallelize` made of it. scaler: from `gradient_scaler`.
-    lr_factor: scales the optimizer's peak learning rates. check: called before the update, and
-    may raise to prevent it.
+    engine: the model, or its wrapper from `parallelize`. scaler: from `gradient_scaler`. lr_factor:
+    factor of the optimizer's peak learning rates. check: called before the update, which it can
+    prevent by raising.
     """
     mean_loss = accumulate_gradients(
         engine, batch, objective, scaler, micro_batch_size=micro_batch_size, dtype=dtype,
@@ -59,10 +59,10 @@ def train_step(
     )  # fmt: skip
     for part, _ in optimizer.parts:
         scaler.unscale_(part)
-    # One norm over all parameters: clipping keeps the gradient's direction.
+    # One norm over all parameters, so that clipping keeps the direction of the gradient.
     parameters = list(engine.parameters())
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    # Read together: each read waits for the GPU.
+    # Read both together, because each read synchronizes the GPU.
     loss, grad_norm = torch.stack([mean_loss, full(norm)]).tolist()
     result = StepResult(loss, grad_norm, scaler.is_enabled() and not math.isfinite(grad_norm))
     if check is not None:
@@ -86,11 +86,11 @@ def accumulate_gradients(
     dtype: Dtype = "float32",
     world: World = SINGLE_PROCESS,
 ) -> Tensor:
-    """Add the gradients of a global batch's mean loss to the parameters'; return that loss.
+    """Accumulate the gradients of the mean loss of a global batch; return that loss.
 
     This process's share of the batch goes through the engine `micro_batch_size` rows at a time.
-    Each part weighs as much as what counts in it, so that the result is that of the whole batch at
-    once in one process. Experts balanced by a loss are the exception: each part balances its own.
+    Each part is weighted by its count of targets, so the result equals that of the whole batch in
+    one process. The balancing loss of experts is an exception: it is computed for each part.
     """
     device = next(engine.parameters()).device
     total = objective.count(batch)
@@ -102,19 +102,19 @@ def accumulate_gradients(
         with accumulating(engine, is_last=i == len(parts) - 1):
             with autocast(dtype, device):
                 loss = objective.loss(engine, part.to(device))
-            # The engine averages gradients over the processes; the step needs their sum.
+            # The engine averages gradients over the processes, but the step needs their sum.
             scaler.scale(loss * weight * world.size).backward()  # type: ignore[no-untyped-call]
-        if weight != 0:  # else the loss is the mean of nothing, NaN, and its gradients are 0
+        if weight != 0:  # otherwise the loss is NaN, the mean of nothing, with gradients of 0
             mean += loss.detach() * weight
     return world.sum(mean)
 
 
 def autocast(dtype: Dtype, device: torch.device) -> torch.autocast:
-    """Return the context in which matrix products are computed in `dtype`."""
+    """Return a context manager that computes matrix products in `dtype`."""
     narrow = torch.float16 if dtype == "float16" else torch.bfloat16
     return torch.autocast(device.type, narrow, enabled=dtype != "float32")
 
 
 def gradient_scaler(dtype: Dtype, device: torch.device) -> torch.amp.GradScaler:
-    """Return what keeps float16's small gradients from vanishing; a no-op for other dtypes."""
+    """Return a loss scaler, which keeps small float16 gradients; a no-op for other dtypes."""
     return torch.amp.GradScaler(device.type, enabled=dtype == "float16")

@@ -1,4 +1,4 @@
-"""What a run is given: data, an objective, a model and a tokenizer."""
+"""The task of a run: data, an objective, a model and a tokenizer."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from gptfast.train.objective import Objective, Source
 
 @dataclass
 class Task:
-    """Everything of a run that is not in its RunConfig: what is learned, from what."""
+    """The parts of a run that are not in its RunConfig: what is learned, and from which data."""
 
     source: Source
     objective: Objective
     tokenizer: Tokenizer
     """Saved beside the model."""
     new_model: Callable[[torch.device], LanguageModel]
-    """Makes the model that the run starts from; PyTorch's global seed decides fresh weights."""
+    """Makes the initial model. New weights are drawn from PyTorch's global generator."""
     record: dict[str, Any] = field(default_factory=dict)
-    """What run.json says of the data."""
+    """The description of the data for run.json."""
     notes: list[str] = field(default_factory=list)
     """Lines to print before training starts."""
     examine: Callable[[], Iterator[str]] | None = None
-    """Slow checks of the data, as lines to print; called only if there is something to train."""
+    """Slow checks of the data that yield lines to print. Called only if training will start."""
