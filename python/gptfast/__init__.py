@@ -1,22 +1,26 @@
 """gptfast: build your own GPT, all of it.
 
->>> import gptfast
->>> model, tokenizer = gptfast.load("runs/shakespeare")        # doctest: +SKIP
+>>> from gptfast import LLM
+>>> llm = LLM.train("my.txt")                                  # doctest: +SKIP
+>>> print(llm.generate("Once upon a time"))                    # doctest: +SKIP
 """
 
 from __future__ import annotations
 
 from importlib import metadata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gptfast.system import cpu, threads
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from gptfast.llm import LLM
     from gptfast.model import LanguageModel
     from gptfast.model.config import RopeScaling
     from gptfast.tokenizer import Tokenizer
+
+__all__ = ["LLM", "__version__", "load"]
 
 # Cargo.toml holds the number; maturin writes it into the metadata of what is installed.
 try:
@@ -42,3 +46,14 @@ def load(
     from gptfast.model.folder import load_model  # importing torch takes seconds
 
     return load_model(folder, rope_scaling=rope_scaling, rope_factor=rope_factor)
+
+
+if not TYPE_CHECKING:  # a type checker would believe that every name exists
+
+    def __getattr__(name: str) -> Any:
+        """Import `LLM` when it is first used: PyTorch takes seconds."""
+        if name != "LLM":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from gptfast.llm import LLM
+
+        return LLM

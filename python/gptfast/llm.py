@@ -1,0 +1,219 @@
+"""The front door for Python: train or load a model, let it write, measure it.
+
+>>> from gptfast import LLM
+>>> llm = LLM.train("my.txt", preset="shakespeare-20s")        # doctest: +SKIP
+>>> print(llm.generate("Once upon a time"))                    # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from gptfast.cli import cli
+from gptfast.data.loader import EvalWindows
+from gptfast.errors import UserError, check_at_least
+from gptfast.model import LanguageModel
+from gptfast.model.config import ModelConfig, RopeScaling
+from gptfast.model.device import resolve_device
+from gptfast.model.folder import load_model
+from gptfast.sample.generate import (
+    SamplingConfig,
+    default_prompt,
+    generate,
+    stream_text,
+    write_sample,
+)
+from gptfast.system import cpu
+from gptfast.tokenizer import Tokenizer
+from gptfast.train.__main__ import parse_config
+from gptfast.train.config import TrainConfig
+from gptfast.train.evaluate import bits_per_byte, evaluate
+from gptfast.train.pretrain import pretrain
+
+SAMPLE_TOKENS = 150
+"""Length of the samples that a run writes on a terminal."""
+WINDOWS_AT_A_TIME = 8
+"""Windows that `LLM.loss` evaluates at once."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """How well a model predicts a text: lower is better."""
+
+    nats_per_token: float
+    """The mean cross entropy."""
+    bits_per_byte: float
+    """The same per byte of UTF-8, by which models with different tokenizers compare."""
+
+
+class LLM:
+    """A language model and its tokenizer. Text in, text out."""
+
+    def __init__(self, model: LanguageModel, tokenizer: Tokenizer) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+
+    def __repr__(self) -> str:
+        kind, n = self.model.config.architecture, self.model.n_parameters()
+        return f"LLM({kind}, {n:,} parameters, {self.tokenizer!r})"
+
+    @classmethod
+    def train(
+        cls,
+        corpus: str | Path,
+        *,
+        preset: str = TrainConfig.preset,
+        out: str | Path | None = None,
+        init_from: str | Path | None = None,
+        verbose: bool = True,
+        **settings: Any,
+    ) -> LLM:
+        """Train a model as `gptfast train` does, and return it with its best weights.
+
+        corpus: a text file, a folder, a glob, a prepared folder or a name such as 'shakespeare'.
+        out: the model folder to write; by default the preset's. init_from: a model folder to start
+        from. verbose: print progress. settings: fields of TrainConfig or ModelConfig, such as
+        max_steps=50 or n_layer=2. resume=True continues a run in `out`, overwrite=True replaces it.
+
+        Raises UserError for what can't be trained, MissingFileError, RunError if the run fails, and
+        KeyboardInterrupt if a signal stopped it, after a checkpoint was saved.
+        """
+        given = {"corpus": str(corpus), "preset": preset, **settings}
+        for name, path in (("out", out), ("init_from", init_from)):
+            if path is not None:
+                given[name] = str(path)
+        config = parse_config(_flags(given))
+        console = cli.console()
+        console.quiet = not verbose
+        if cpu.notice:
+            console.print(f"note: {cpu.notice}")
+        result = pretrain(
+            config,
+            f"gptfast.LLM.train({', '.join(f'{name}={value!r}' for name, value in given.items())})",
+            console,
+            lambda model, tokenizer: write_sample(model, tokenizer, SAMPLE_TOKENS, config.seed),
+        )
+        if result is None:
+            raise KeyboardInterrupt(f"stopped and saved in {config.out}: resume=True continues")
+        bits = result.measured["val_bits_per_byte"]
+        console.print(f"val loss {result.val_loss:.4f} nats/token, {bits:.3f} bits/byte")
+        return cls.load(config.out, device=config.device)
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        device: str = "auto",
+        rope_scaling: RopeScaling = "none",
+        rope_factor: float = 1.0,
+    ) -> LLM:
+        """Load a model folder onto a device: 'auto' (CUDA if there is one), 'cpu' or 'cuda:1'.
+
+        rope_scaling, rope_factor: as for `gptfast.load`. Raises as it does, and UserError for a
+        device that this machine doesn't have.
+        """
+        place = resolve_device(device)
+        model, tokenizer = load_model(folder, rope_scaling=rope_scaling, rope_factor=rope_factor)
+        return cls(model.to(place), tokenizer)
+
+    def generate(
+        self,
+        prompt: str = "",
+        *,
+        max_new_tokens: int = 300,
+        temperature: float = 0.8,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        seed: int = 1337,
+    ) -> str:
+        """Return text that follows the prompt, without it. The same seed writes the same text.
+
+        The options are those of `SamplingConfig`. The end-of-text token ends the text early. The
+        model is in evaluation mode afterwards. Raises UserError for impossible options.
+        """
+        return "".join(
+            self.stream(
+                prompt,
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                min_p=min_p,
+                seed=seed,
+            )
+        )
+
+    def stream(
+        self,
+        prompt: str = "",
+        *,
+        max_new_tokens: int = 300,
+        temperature: float = 0.8,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        seed: int = 1337,
+    ) -> Iterator[str]:
+        """Yield the text that `generate` returns, piece by piece as the model writes it."""
+        check_at_least("max_new_tokens", max_new_tokens, 1)
+        if not 0 <= seed < 2**63:
+            raise UserError(f"seed is {seed}: expected 0 to 2^63 - 1")
+        sampling = SamplingConfig(temperature, top_k, top_p, min_p)
+        ids = generate(
+            self.model.eval(),
+            self.tokenizer.encode_ordinary(prompt) or default_prompt(self.tokenizer),
+            max_new_tokens,
+            sampling=sampling,
+            seed=seed,
+            stop_token=self.tokenizer.eot_token,
+            n_vocab=self.tokenizer.n_vocab,
+        )
+        return stream_text(ids, self.tokenizer)
+
+    def loss(self, text: str) -> Loss:
+        """Return how well the model predicts a text, each token but the first once.
+
+        A text longer than the model's context is cut into windows that don't overlap. Raises
+        UserError if the text has fewer than two tokens, or characters that the tokenizer lacks.
+        """
+        ids = self.tokenizer.encode_to_numpy(text)
+        if len(ids) < 2:
+            raise UserError(
+                f"the text has {len(ids)} tokens: expected at least 2, as the first token is not "
+                f"predicted"
+            )
+        n_predicted = len(ids) - 1
+        block_size = min(self.model.config.block_size, n_predicted)
+        nats = evaluate(self.model, EvalWindows(ids, block_size, WINDOWS_AT_A_TIME))
+        n_bytes = len(self.tokenizer.decode_bytes(ids[1:]))
+        return Loss(nats, bits_per_byte(nats, n_bytes / n_predicted))
+
+
+def _flags(settings: Mapping[str, Any]) -> list[str]:
+    """Return the arguments of `gptfast train` that stand for settings.
+
+    Raises UserError for a name that no setting has.
+    """
+    known = {field.name for config in (TrainConfig, ModelConfig) for field in fields(config)}
+    known.remove("model")  # given field by field
+    flags = []
+    for name, value in settings.items():
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            meant = f"; perhaps you meant {near[0]}" if near else ""
+            raise UserError(
+                f"no setting {name!r}: expected a field of TrainConfig or ModelConfig{meant}"
+            )
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            values = value if isinstance(value, (list, tuple)) else [value]
+            flags += [f"--{flag}", *map(str, values)]
+    return flags
