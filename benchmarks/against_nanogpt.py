@@ -10,7 +10,6 @@ how fast the model's matrix products are alone, which both have to make.
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import multiprocessing
 import statistics
@@ -21,28 +20,29 @@ from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from gptfast.bench.nanogpt import NanoGPTLoss, load_nanogpt, twin_of
 from gptfast.cli import cli
+from gptfast.data.batch import Batch
 from gptfast.data.loader import windows
 from gptfast.data.sources import load_corpus
 from gptfast.data.split import split_documents
-from gptfast.errors import MissingFileError, RunError, UserError
+from gptfast.errors import RunError
 from gptfast.model import GPT, ModelConfig
+from gptfast.system.memory import keep_freed_memory
 from gptfast.tokenizer import CharTokenizer
-from gptfast.train.config import TrainConfig, load_preset
-from gptfast.train.hardware import keep_freed_memory
-from gptfast.train.loop import accumulate_gradients, gradient_scaler
+from gptfast.train.config import Dtype, TrainConfig, load_preset
+from gptfast.train.objective import NextToken
 from gptfast.train.optim import Optimizer
+from gptfast.train.step import gradient_scaler, train_step
 from saving import save_results
 
-Dtype = Literal["float32", "bfloat16"]
-Step = Callable[[Tensor, Tensor], float]
-"""Trains on inputs and targets (B, T); returns the loss."""
+Step = Callable[[Batch], float]
+"""Trains on a batch; returns its loss."""
 
 PARITY_STEPS = 100
 PARITY_TOLERANCE = 1e-3
@@ -130,20 +130,6 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def load_nanogpt(folder: Path) -> ModuleType:
-    """nanoGPT's model.py as a module."""
-    path = folder / "model.py"
-    if not path.is_file():
-        raise MissingFileError(f"no model.py in {folder}: expected a clone of karpathy/nanoGPT")
-    spec = importlib.util.spec_from_file_location("nanogpt_model", path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"{path} can't be imported: expected a clone of karpathy/nanoGPT")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclass looks itself up
-    spec.loader.exec_module(module)
-    return module
-
-
 def char_tokens(corpus: str) -> tuple[np.ndarray, int]:
     """The first 90% of a text, an id for each character, and the number of distinct ones."""
     documents = load_corpus(corpus).documents
@@ -152,47 +138,26 @@ def char_tokens(corpus: str) -> tuple[np.ndarray, int]:
     return tokenizer.encode_to_numpy("".join(train)), tokenizer.n_vocab
 
 
-def twins(nanogpt: ModuleType, config: ModelConfig) -> tuple[nn.Module, GPT]:
-    """nanoGPT's model of a configuration, and ours with the same weights."""
+def step_of(nanogpt: ModuleType | None, config: TrainConfig) -> Step:
+    """Return a training step of nanoGPT's model with its own optimizer, or of ours if None.
+
+    Both start with the same weights.
+    """
     torch.manual_seed(1337)
-    theirs: nn.Module = nanogpt.GPT(
-        nanogpt.GPTConfig(
-            block_size=config.block_size, vocab_size=config.vocab_size, n_layer=config.n_layer,
-            n_head=config.n_head, n_embd=config.n_embd, dropout=config.dropout, bias=config.bias,
-        )
-    )  # fmt: skip
-    ours = GPT(config)
-    state = {n.removeprefix("transformer."): t for n, t in theirs.state_dict().items()}
-    del state["lm_head.weight"]  # tied
-    ours.load_state_dict(state)
-    return theirs, ours
-
-
-def their_step(model: Any, config: ModelConfig) -> Step:
-    """A step of nanoGPT's training loop, with its own optimizer."""
-    optimizer = model.configure_optimizers(WEIGHT_DECAY, LEARNING_RATE, BETAS, "cpu")
-
-    def step(x_BT: Tensor, y_BT: Tensor) -> float:
-        _, loss = model(x_BT, y_BT)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return float(loss.item())
-
-    return step
-
-
-def our_step(model: GPT, config: TrainConfig) -> Step:
-    """A step of ours: what train/loop.py does."""
+    model, objective = GPT(config.model), NextToken()
+    if nanogpt is not None:
+        model, objective = twin_of(model, nanogpt), NanoGPTLoss()
     optimizer = Optimizer(model, LEARNING_RATE, None, WEIGHT_DECAY, beta2=BETAS[1])
-    scaler = gradient_scaler(config, torch.device("cpu"))
+    if nanogpt is not None:
+        theirs = model.configure_optimizers(WEIGHT_DECAY, LEARNING_RATE, BETAS, "cpu")
+        optimizer.parts = [(theirs, LEARNING_RATE)]
+    scaler = gradient_scaler(config.resolved_dtype, torch.device("cpu"))
 
-    def step(x_BT: Tensor, y_BT: Tensor) -> float:
-        loss = accumulate_gradients(model, x_BT, y_BT, config, scaler)
-        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        optimizer.step(1.0)
-        return loss.item()
+    def step(batch: Batch) -> float:
+        return train_step(
+            model, batch, optimizer, objective, scaler,
+            grad_clip=CLIP, micro_batch_size=config.micro_batch_size, dtype=config.resolved_dtype,
+        ).loss  # fmt: skip
 
     return step
 
@@ -203,14 +168,13 @@ def parity(nanogpt: ModuleType, tokens: np.ndarray, vocab_size: int) -> float:
     Raises RunError if it is above the tolerance.
     """
     model = ModelConfig(vocab_size, block_size=64, n_layer=4, n_head=4, n_embd=128, bias=False)
-    config = TrainConfig(tokenizer="char", model=model, batch_size=12)
-    theirs, ours = twins(nanogpt, model)
-    steps = their_step(theirs, model), our_step(ours, config)
+    config = TrainConfig(tokenizer="char", model=model, batch_size=12, dtype="float32")
+    their_step, our_step = step_of(nanogpt, config), step_of(None, config)
     rng = np.random.default_rng(1337)
     largest = 0.0
     for number in range(PARITY_STEPS):
-        x_BT, y_BT = windows(tokens, rng.integers(len(tokens) - 64, size=12), 64)
-        loss, our_loss = (step(x_BT, y_BT) for step in steps)
+        batch = windows(tokens, rng.integers(len(tokens) - 64, size=12), 64)
+        loss, our_loss = their_step(batch), our_step(batch)
         largest = max(largest, abs(loss - our_loss))
         if not largest <= PARITY_TOLERANCE:
             raise RunError(
@@ -229,15 +193,16 @@ def speed(
     """
     preset = load_preset("nanogpt-shakespeare")
     model = replace(preset.model, vocab_size=vocab_size, dropout=dropout)
-    theirs = Side(nanogpt, replace(preset, model=model), is_ours=False)
-    ours = [Side(nanogpt, replace(preset, model=model, dtype=d), is_ours=True) for d in DTYPES]
+    whole = replace(preset, model=model, dtype="float32", micro_batch_size=None)
+    theirs = Side(nanogpt, whole)
+    ours = [Side(None, replace(preset, model=model, dtype=dtype)) for dtype in DTYPES]
     sides = [theirs, *ours]
     rng = np.random.default_rng(1337)
     for round_ in range(rounds + 1):  # the first one sets up memory
         starts = rng.integers(len(tokens) - model.block_size, size=preset.batch_size)
         batch = windows(tokens, starts, model.block_size)
         for side in (*sides[round_ % 3 :], *sides[: round_ % 3]):  # each is first now and then
-            side.step(*batch)
+            side.step(batch)
         for side, tolerance in zip(ours, (SAME_LOSS, SAME_LOSS_BFLOAT16), strict=True):
             if dropout == 0 and not abs(side.loss - theirs.loss) <= tolerance:
                 raise RunError(
@@ -276,20 +241,20 @@ def median_seconds(work: Callable[[], Tensor], times: int = 30) -> float:
 class Side:
     """A model that trains in a process of its own: nanoGPT's, or ours with the same weights."""
 
-    def __init__(self, nanogpt: Path, config: TrainConfig, is_ours: bool) -> None:
+    def __init__(self, nanogpt: Path | None, config: TrainConfig) -> None:
+        """nanogpt: the clone; None for our model."""
         self.loss, self.seconds = math.nan, list[float]()
         """Of the last step, and of each."""
         spawn = multiprocessing.get_context("spawn")
         self.connection, there = spawn.Pipe()
-        arguments = there, nanogpt, config, is_ours
-        self.process = spawn.Process(target=serve_steps, args=arguments, daemon=True)
+        self.process = spawn.Process(target=serve_steps, args=(there, nanogpt, config), daemon=True)
         self.process.start()
         there.close()  # so that receiving ends if the process does
 
-    def step(self, x_BT: Tensor, y_BT: Tensor) -> None:
+    def step(self, batch: Batch) -> None:
         """Train on a batch. Raises RunError if the process has ended."""
         try:
-            self.connection.send((x_BT.numpy(), y_BT.numpy()))
+            self.connection.send((batch.ids_BT.numpy(), batch.targets_BT.numpy()))
             self.loss, seconds = self.connection.recv()
         except (EOFError, OSError):
             self.process.join()
@@ -302,21 +267,18 @@ class Side:
         self.process.join()
 
 
-def serve_steps(connection: Connection, nanogpt: Path, config: TrainConfig, is_ours: bool) -> None:
+def serve_steps(connection: Connection, nanogpt: Path | None, config: TrainConfig) -> None:
     """In a process of its own: train on each batch received, send its loss and the seconds.
 
-    Our model, or nanoGPT's with the same weights. None instead of a batch ends it.
+    None instead of a batch ends it.
     """
-    theirs, ours = twins(load_nanogpt(nanogpt), config.model)
-    if is_ours:
+    if nanogpt is None:
         keep_freed_memory(torch.device("cpu"))
-        step = our_step(ours, config)
-    else:
-        step = their_step(theirs, config.model)
-    while (batch := connection.recv()) is not None:
-        x_BT, y_BT = (torch.from_numpy(array) for array in batch)
+    step = step_of(nanogpt and load_nanogpt(nanogpt), config)
+    while (arrays := connection.recv()) is not None:
+        batch = Batch(*map(torch.from_numpy, arrays))
         start = time.perf_counter()
-        loss = step(x_BT, y_BT)
+        loss = step(batch)
         connection.send((loss, time.perf_counter() - start))
 
 

@@ -2,9 +2,10 @@
 
 `python benchmarks/nanogpt_recipe.py --nanogpt PATH --corpus tinyshakespeare.txt`, with PATH a clone
 of karpathy/nanoGPT, whose train.py runs in a copy of it with the flags that its README gives for a
-MacBook (4 layers, 128 wide, T64, B12, 2,000 steps). Its time counts from its first look at val to
-its last, ours from the data being ready to the first look that is at least as good. Both split the
-text 90/10 by characters; nanoGPT estimates val from 20 batches at random, we from 1,024 windows.
+MacBook (4 layers, 128 wide, T64, B12, 2,000 steps). Its time counts from its first evaluation to
+its last, ours from the data being ready to the first evaluation that is at least as good. Both
+split the text 90/10 by characters; nanoGPT estimates the val loss from 20 random batches, we from
+1,024 windows.
 """
 
 from __future__ import annotations
@@ -52,11 +53,11 @@ def main(argv: Sequence[str]) -> int:
             raise MissingFileError(f"no {path}: expected a clone of karpathy/nanoGPT, and a text")
     with tempfile.TemporaryDirectory() as folder:
         their_loss, their_seconds = theirs(config, Path(folder))
-        looks = ours(config, Path(folder))
+        evaluations = ours(config, Path(folder))
     print(f"nanoGPT: val {their_loss:.4f} after {their_seconds:.1f} s")
-    good = [(loss, seconds) for loss, seconds in looks if loss <= their_loss]
+    good = [(loss, seconds) for loss, seconds in evaluations if loss <= their_loss]
     if not good:
-        raise RunError(f"{PRESET} reaches {min(looks)[0]:.4f} only, nanoGPT {their_loss:.4f}")
+        raise RunError(f"{PRESET} reaches {min(evaluations)[0]:.4f} only, nanoGPT {their_loss:.4f}")
     our_loss, our_seconds = good[0]
     ratio = their_seconds / our_seconds
     print(f"{PRESET}: val {our_loss:.4f} after {our_seconds:.1f} s: {ratio:.1f} x as fast")
@@ -70,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def theirs(config: Config, folder: Path) -> tuple[float, float]:
-    """The last val loss of nanoGPT's train.py, and the seconds from its first look to it."""
+    """Return the last val loss of nanoGPT's train.py, and the seconds from its first one to it."""
     clone = folder / "nanoGPT"
     shutil.copytree(config.nanogpt, clone, ignore=shutil.ignore_patterns(".git"))
     data = clone / "data" / "shakespeare_char"
@@ -81,14 +82,14 @@ def theirs(config: Config, folder: Path) -> tuple[float, float]:
     with subprocess.Popen(command, cwd=clone, stdout=subprocess.PIPE, text=True) as process:
         lines = ((line, time.monotonic()) for line in process.stdout or ())
         found = ((re.match(r"step \d+: .*val loss (\S+)", line), when) for line, when in lines)
-        looks = [(float(look[1]), when) for look, when in found if look]
-    if process.returncode or len(looks) < 2:
+        losses = [(float(match[1]), when) for match, when in found if match]
+    if process.returncode or len(losses) < 2:
         raise RunError(f"nanoGPT's train.py ended with code {process.returncode}")
-    return looks[-1][0], looks[-1][1] - looks[0][1]
+    return losses[-1][0], losses[-1][1] - losses[0][1]
 
 
 def ours(config: Config, folder: Path) -> list[tuple[float, float]]:
-    """The val loss and the seconds of every look of our preset."""
+    """Return the val loss and the seconds of every evaluation of our preset."""
     out = folder / "ours"
     command = [sys.executable, "-m", "gptfast.train", "--preset", PRESET]
     command += ["--corpus", str(config.corpus), "--out", str(out), "--device", "cpu"]

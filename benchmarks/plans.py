@@ -19,9 +19,11 @@ from rich.console import Console
 
 from gptfast.cli import cli
 from gptfast.compare.report import read_run
+from gptfast.model.device import resolve_device
 from gptfast.plan.__main__ import CHARACTERS, PROBE_SECONDS
 from gptfast.train.config import load_preset
 from gptfast.train.plan import probe, with_vocabulary
+from gptfast.train.precision import resolve_dtype
 from gptfast.train.pretrain import pretrain
 from saving import save_results
 
@@ -76,6 +78,8 @@ def outcome(name: str, corpus: str | None) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         config = replace(load_preset(name), out=Path(folder) / "run")
         config = replace(config, corpus=corpus or config.corpus)
+        if config.dtype == "auto":
+            config = replace(config, dtype=resolve_dtype(resolve_device(config.device)).dtype)
         predicted = probe(with_vocabulary(config, CHARACTERS), PROBE_SECONDS).seconds
         if pretrain(config, "benchmarks/plans.py", Console(quiet=True)) is None:
             raise KeyboardInterrupt  # which it took for itself

@@ -1,8 +1,8 @@
 """Collect runs for docs/records.md: `python benchmarks/records.py RUN... --json FILE`.
 
-Prints for each run its lowest val loss in a look, and the time from its beginning, when the data
-are ready and there is no model yet, to that look; writes that, all looks, and what run.json says of
-the machine. With `--together` also what the runs reach as one model, the mean of their
+Print for each run its lowest val loss on the way, and the time from its start, when the data are
+ready and there is no model yet, to that evaluation. Write both, all evaluations, and what run.json
+says of the machine. `--together` adds what the runs reach as one model, the mean of their
 probabilities, in the time that all of them took.
 """
 
@@ -21,6 +21,7 @@ import tyro
 from ensemble import Ensemble
 from gptfast.cli import cli
 from gptfast.compare.report import read_run
+from gptfast.data.loader import EvalWindows
 from gptfast.data.prepare import prepare
 from gptfast.errors import UserError
 from gptfast.model.folder import load_model
@@ -81,8 +82,8 @@ def record(folder: Path) -> dict[str, Any]:
 def together(folders: Sequence[Path], records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What finished runs reach as one model: the mean of their probabilities.
 
-    seconds: those of all runs to their last looks, one after the other, and of the look at val that
-    shows the loss. The members are each run's best weights. Raises UserError for runs that did not
+    seconds: those of all runs to their last evaluations, one after the other, and of the evaluation
+    of the mean. The members are each run's best weights. Raises UserError for runs that did not
     learn from the same part of the same text, with the same tokenizer.
     """
     if len(folders) < 2:
@@ -106,14 +107,14 @@ def together(folders: Sequence[Path], records: Sequence[dict[str, Any]]) -> dict
     if data.report.corpus_sha256 != records[0]["corpus_sha256"]:
         raise UserError(f"{made['corpus']} is no longer the text that the runs learned from")
     begun = time.perf_counter()
-    batch_size, max_windows = made["batch_size"], made["eval_windows"]
-    val_loss = evaluate(model, data.val, batch_size=batch_size, max_windows=max_windows)
+    windows = data.val, model.config.block_size, made["batch_size"]
+    val_loss = evaluate(model, EvalWindows(*windows, made["eval_windows"]))
     seconds = time.perf_counter() - begun
     return {
         "together": [record["command"] for record in records],
         "val_loss": val_loss,
         "seconds": sum(record["evaluations"][-1]["seconds"] for record in records) + seconds,
-        "val_loss_of_the_whole_split": evaluate(model, data.val, batch_size=batch_size),
+        "val_loss_of_the_whole_split": evaluate(model, EvalWindows(*windows)),
     }
 
 

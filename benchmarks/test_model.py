@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 import torch
 
+from gptfast.data.batch import Batch
 from gptfast.model import GPT, ModelConfig
 from gptfast.ops import use_backend
 from gptfast.sample.generate import SamplingConfig, generate
+from gptfast.train.objective import NextToken
 from gptfast.train.optim import Optimizer
+from gptfast.train.step import gradient_scaler, train_step
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CONFIG = ModelConfig(vocab_size=1024, block_size=128, n_layer=4, n_head=4, n_embd=128)
@@ -26,18 +29,18 @@ def test_training_step(benchmark: Any, kernels: str) -> None:
     torch.manual_seed(0)
     model = GPT(CONFIG).to(DEVICE)
     optimizer = Optimizer(model, 1e-3, 0.02, 0.1)
-    ids = torch.randint(CONFIG.vocab_size, (16, CONFIG.block_size + 1), device=DEVICE)
-    x, y = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+    scaler = gradient_scaler("float32", torch.device(DEVICE))
+    ids = torch.randint(CONFIG.vocab_size, (16, CONFIG.block_size + 1))
+    batch = Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
     losses = []
 
     def step() -> None:
         with use_backend(kernels):
-            loss = model(x, y)
-            loss.backward()
-        optimizer.step(1.0)
-        losses.append(loss.item())  # also waits for the GPU
+            losses.append(train_step(model, batch, optimizer, NextToken(), scaler).loss)
+        if DEVICE == "cuda":
+            torch.cuda.synchronize()
 
-    benchmark.extra_info.update(amount=x.numel(), unit="tokens")
+    benchmark.extra_info.update(amount=batch.ids_BT.numel(), unit="tokens")
     benchmark.pedantic(step, rounds=15, warmup_rounds=3)
     # A step that computes nothing would be quick: the first loss is a uniform guess, and the one
     # batch is being learned.

@@ -14,12 +14,15 @@ from typing import Any
 import pytest
 import torch
 from nanogpt_stand_in import clone_in
+from torch import nn
 
 from gptfast.bench import report, training
 from gptfast.bench.measure import Measurement, Timing, measure
 from gptfast.bench.verify import Verdict
 from gptfast.bench.workloads import OURS, Pass, Workload
+from gptfast.data.batch import Batch
 from gptfast.errors import UserError
+from gptfast.train.objective import NextToken
 
 PYTHON = Path(__file__).parents[2] / "python"
 OPS = {"attention", "decode_attention", "layer_norm", "linear_cross_entropy", "rms_norm", "rotary"}
@@ -218,6 +221,11 @@ def test_a_text_that_cant_be_trained_on_is_refused_at_once(
     assert not (tmp_path / "out").exists()
 
 
+class NaNLoss(NextToken):
+    def loss(self, engine: nn.Module, batch: Batch) -> torch.Tensor:
+        return super().loss(engine, batch) * math.nan
+
+
 @pytest.mark.parametrize("fault", ["nan", "gradient"])
 def test_what_trains_to_other_losses_has_no_speed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
@@ -228,13 +236,13 @@ def test_what_trains_to_other_losses_has_no_speed(
     build = training._build
 
     def faulty(implementation: str, *arguments: Any) -> Any:
-        model, loss_of = build(implementation, *arguments)
+        model, objective = build(implementation, *arguments)
         if implementation == "nanoGPT":
-            return model, loss_of
+            return model, objective
         if fault == "gradient":
             model.h[0].requires_grad_(requires_grad=False)
-            return model, loss_of
-        return model, lambda x, y: loss_of(x, y) * math.nan
+            return model, objective
+        return model, NaNLoss()
 
     monkeypatch.setattr(training, "_build", faulty)
     monkeypatch.setattr(training, "LEARNING_RATE", 0.1)
