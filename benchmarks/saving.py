@@ -11,13 +11,16 @@ from gptfast.system.files import write_text_atomically
 from gptfast.system.machine import commit, hardware, versions
 
 
-def save_results(path: Path, measured: dict[str, Any]) -> None:
-    """Write what was measured as JSON, together with when, on what machine and by which PyTorch."""
-    content = {
+def circumstances() -> dict[str, Any]:
+    """Return what results depend on: when, by which code, on what machine, with which versions."""
+    return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": commit(),
         "hardware": hardware(),
         "versions": versions(),
-        **measured,
     }
-    write_text_atomically(path, json.dumps(content, indent=2) + "\n")
+
+
+def save_results(path: Path, measured: dict[str, Any]) -> None:
+    """Write what was measured as JSON, together with the circumstances."""
+    write_text_atomically(path, json.dumps(circumstances() | measured, indent=2) + "\n")

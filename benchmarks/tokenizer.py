@@ -16,23 +16,21 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import platform
 import shlex
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-import gptfast
 from gptfast.cli import cli
 from gptfast.errors import MissingFileError, RunError, UserError
 from gptfast.system.files import write_text_atomically
+from saving import circumstances
 from tokenizer_bench import report, worker
 from tokenizer_bench.entrants import ENTRANTS, OURS
 from tokenizer_bench.inputs import Inputs, copy_text, sha256
@@ -120,7 +118,7 @@ def main(argv: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(dir=config.scratch, prefix="benchmark-") as folder:
         inputs = Inputs(Path(folder))
         record = _record(config, inputs, installed, left_out)
-        console.print_json(data={key: record[key] for key in ("machine", "versions", "corpus")})
+        console.print_json(data={key: record[key] for key in ("hardware", "versions", "corpus")})
         rows: list[report.Row] = []
         for group in config.groups:
             measure(group, config.repeats, installed, inputs, record["runs"])
@@ -216,16 +214,12 @@ def _record(
         raise UserError(vocabulary["error"])
     if "failed" in vocabulary:
         raise RunError(f"the inputs could not be made: {vocabulary['failed']}")
+    about = circumstances()
+    about["hardware"] |= _resources(config.scratch)
+    about["versions"] |= {who: importlib.metadata.version(who) for who in installed if who != OURS}
     return {
-        "date": date.today().isoformat(),
+        **about,
         "command": shlex.join(["python", "benchmarks/tokenizer.py", *sys.argv[1:]]),
-        "commit": _commit(),
-        "machine": _machine(config.scratch),
-        "versions": {
-            "python": platform.python_version(),
-            **{who: _version(who) for who in installed},
-            "numpy": _version("numpy"),
-        },
         "left_out": left_out,
         "corpus": {
             "name": config.corpus.name,
@@ -244,36 +238,15 @@ def _record(
     }
 
 
-def _machine(scratch: Path) -> dict[str, Any]:
-    from cpuinfo import get_cpu_info  # comes with pytest-benchmark
-
+def _resources(scratch: Path) -> dict[str, Any]:
+    """Return what the measured processes may use of the machine."""
     file_system = subprocess.run(
         ["stat", "-f", "-c", "%T", scratch], capture_output=True, text=True, check=False
     )
     return {
-        "system": f"{platform.system()} {platform.machine()}",
-        "cpu": get_cpu_info().get("brand_raw", "unknown"),
         "cpus": len(_cpus()),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "shards_on": file_system.stdout.strip() or "unknown",
-    }
-
-
-def _commit() -> dict[str, Any]:
-    """What the code was: git's commit, and whether a file that git knows was changed since."""
-
-    def git(*arguments: str) -> str | None:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-        except OSError:
-            return None  # there is no git
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    changed = git("status", "--porcelain", "--untracked-files=no")
-    return {
-        "hash": git("rev-parse", "HEAD") or "unknown",
-        "changed": None if changed is None else bool(changed),
     }
 
 
@@ -282,10 +255,6 @@ def _cpus() -> list[int]:
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
-
-
-def _version(package: str) -> str:
-    return gptfast.__version__ if package == OURS else importlib.metadata.version(package)
 
 
 if __name__ == "__main__":
