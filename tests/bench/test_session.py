@@ -17,10 +17,11 @@ import torch.nn.functional as F
 from parts import mark
 
 from gptfast.bench import report, rules, session
+from gptfast.bench.cases import Setting
 from gptfast.bench.measure import Measurement, Timing, _time
 from gptfast.bench.session import Session, run_gpu, run_ops, run_parts
 from gptfast.bench.verify import Check
-from gptfast.bench.workloads import Pass, Setting, Workload, workloads
+from gptfast.bench.workloads import Pass, Workload, workloads
 from gptfast.errors import RunError
 from gptfast.ops.rules import Work
 

@@ -1,4 +1,4 @@
-"""What is measured: for each op the shapes, our kernel and its peers, and the work of one call.
+"""What is measured: for each op the sizes, our kernel and its peers, and the work of one call.
 
 Work counts what the formula needs, whoever computes it: floating-point operations of the matrix
 products (of causal attention, half of the logits; the backward has two and a half times as many as
@@ -9,31 +9,29 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TypeAlias
+from functools import partial
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch._functorch import config as functorch_config
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from gptfast.bench.verify import plain_linear_cross_entropy, plain_rotary
-from gptfast.ops import (
-    attention,
-    decode_attention,
-    layer_norm,
-    linear_cross_entropy,
-    rms_norm,
-    rotary,
+from gptfast.bench.cases import (
+    Case,
+    Implementation,
+    Result,
+    Setting,
+    attention_case,
+    decode_attention_case,
+    linear_cross_entropy_case,
+    norm_cases,
+    rotary_case,
 )
-from gptfast.ops.rotary import rotary_frequencies, rotary_tables
-
-Result: TypeAlias = "Tensor | tuple[Tensor, ...]"
-Implementation: TypeAlias = "Callable[..., Result]"
+from gptfast.bench.verify import plain_linear_cross_entropy, plain_rotary
 
 OURS = "gptfast"
 COPY = "copy"
@@ -45,25 +43,6 @@ class Pass(Enum):
     FORWARD = "forward"
     BACKWARD = "backward"
     BOTH = "forward + backward"
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Where and in what dtype everything runs."""
-
-    device: str
-    dtype: torch.dtype
-    tiny: bool
-    """Small shapes and no compilation, for a rehearsal in Triton's interpreter."""
-
-    def randn(self, *shape: int, scale: float = 1.0, training: bool = True) -> Tensor:
-        """Return random numbers, which need a gradient if `training`."""
-        x = torch.randn(shape, device=self.device, dtype=self.dtype) * scale
-        return x.requires_grad_(training)
-
-    def compiled(self, function: Implementation) -> Implementation:
-        """Return the function compiled for each shape anew."""
-        return function if self.tiny else torch.compile(function, dynamic=False)
 
 
 @dataclass(frozen=True)
@@ -98,6 +77,30 @@ def workloads(setting: Setting) -> Iterator[Workload]:
     kinds = (_attention, _norms, _losses, _decoding, _rotary)
     for turn in itertools.zip_longest(*(kind(setting) for kind in kinds)):
         yield from (workload for workload in turn if workload is not None)
+
+
+def _beside(
+    case: Case,
+    peers: Mapping[str, Implementation],
+    setting: Setting,
+    passes: Pass,
+    work: float,
+    unit: str,
+    targets: dict[str, float],
+    memory_targets: dict[str, float] | None = None,
+) -> Workload:
+    """Set our kernel beside its peers. All but decoding is measured as it runs in training."""
+    return Workload(
+        case.op,
+        case.title,
+        passes,
+        lambda: case.make_inputs(setting, case.op != "decode_attention"),
+        {OURS: partial(case.call, backend="triton"), **peers},
+        work,
+        unit,
+        targets,
+        memory_targets or {},
+    )
 
 
 def _copy(setting: Setting) -> Workload:
@@ -161,7 +164,6 @@ def _attention(setting: Setting) -> Iterator[Workload]:
     for B, H, T, D, passes, targets in cases:
         forward = 2.0 * B * H * T * T * D
         factor = {Pass.FORWARD: 1.0, Pass.BACKWARD: 2.5, Pass.BOTH: 3.5}[passes]
-        shape = (B, H, T, D)
         peers = {
             "FlashAttention-2": sdpa(SDPBackend.FLASH_ATTENTION),
             "cuDNN": sdpa(SDPBackend.CUDNN_ATTENTION),
@@ -169,16 +171,8 @@ def _attention(setting: Setting) -> Iterator[Workload]:
         }
         if T <= 1024 or T == 8192:  # compiling it takes long
             peers["flex, compiled"] = _flex(setting)
-        yield Workload(
-            "attention",
-            f"causal D{D} B{B} H{H} T{T}",
-            passes,
-            lambda shape=shape: [setting.randn(*shape) for _ in range(3)],  # type: ignore[misc]
-            {OURS: lambda *x: attention(*x, backend="triton"), **peers},
-            forward * factor,
-            "TFLOP/s",
-            targets,
-        )
+        case = attention_case(B, H, T, D)
+        yield _beside(case, peers, setting, passes, forward * factor, "TFLOP/s", targets)
 
 
 def _decoding(setting: Setting) -> Iterator[Workload]:
@@ -191,16 +185,11 @@ def _decoding(setting: Setting) -> Iterator[Workload]:
     S = 150 if setting.tiny else 8192
     for H, G, D in heads:
         for B in (1, 2) if setting.tiny else (1, 8, 64):
-            shapes = ((B, H, 1, D), (B, G, S, D), (B, G, S, D))
-            yield Workload(
-                "decode_attention",
-                f"D{D} B{B} H{H} G{G}, {S} keys",
+            yield _beside(
+                decode_attention_case(B, H, G, S, D),
+                {"SDPA": theirs},
+                setting,
                 Pass.FORWARD,
-                lambda shapes=shapes: [setting.randn(*s, training=False) for s in shapes],  # type: ignore[misc]
-                {
-                    OURS: lambda *x: decode_attention(*x, backend="triton"),
-                    "SDPA": theirs,
-                },
                 2.0 * B * G * S * D * setting.dtype.itemsize,
                 "GB/s",
                 {"SDPA": 1.0},
@@ -230,47 +219,28 @@ def _norms(setting: Setting) -> Iterator[Workload]:
         targets = {"PyTorch": 1.0, "PyTorch, compiled": 1.0}
         if size > 2**30 - C * setting.dtype.itemsize:  # in whole rows
             targets[COPY] = 0.85
-
-        for op, shapes, ours, theirs in (
-            ("layer_norm", ((M, C), (C,), (C,)),
-             lambda *x: layer_norm(*x, backend="triton"), _their_layer_norm),
-            ("rms_norm", ((M, C), (C,)),
-             lambda x, weight: rms_norm(x, weight, eps=_EPS, backend="triton"), _their_rms_norm),
-        ):  # fmt: skip
-            yield Workload(
-                op,
-                f"{M} x {C}",
+        layer_norm, rms_norm = norm_cases(M, C)
+        pairs: list[tuple[Case, Implementation]]
+        pairs = [(layer_norm, _their_layer_norm), (rms_norm, _their_rms_norm)]
+        for case, theirs in pairs:
+            yield _beside(
+                case,
+                {"PyTorch": theirs, "PyTorch, compiled": setting.compiled(theirs)},
+                setting,
                 Pass.BOTH,
-                lambda shapes=shapes: [setting.randn(*s) for s in shapes],  # type: ignore[misc]
-                {OURS: ours, "PyTorch": theirs, "PyTorch, compiled": setting.compiled(theirs)},
                 5.0 * size,  # forward: x and out; backward: x, dout and dx
                 "GB/s",
                 targets,
             )
 
 
-_EPS = torch.finfo(torch.float32).eps
-"""F.rms_norm's own."""
-
-
 def _rotary(setting: Setting) -> Iterator[Workload]:
     B, H, G, T, D = (1, 2, 1, 9, 16) if setting.tiny else (8, 32, 8, 2048, 128)
-
-    def make_inputs() -> list[Tensor]:
-        positions = torch.arange(T, device=setting.device)
-        tables = rotary_tables(positions, rotary_frequencies(D))
-        return [setting.randn(B, H, T, D), setting.randn(B, G, T, D), *tables]
-
-    yield Workload(
-        "rotary",
-        f"D{D} B{B} H{H} G{G} T{T}",
+    yield _beside(
+        rotary_case(B, H, G, T, D),
+        {"plain": plain_rotary, "plain, compiled": setting.compiled(plain_rotary)},
+        setting,
         Pass.BOTH,
-        make_inputs,
-        {
-            OURS: lambda *x: rotary(*x, backend="triton"),
-            "plain": plain_rotary,
-            "plain, compiled": setting.compiled(plain_rotary),
-        },
         4.0 * B * (H + G) * T * D * setting.dtype.itemsize,
         "GB/s",
         {"plain": 1.0, "plain, compiled": 1.0},
@@ -279,24 +249,18 @@ def _rotary(setting: Setting) -> Iterator[Workload]:
 
 def _losses(setting: Setting) -> Iterator[Workload]:
     M, V, C = (300, 130, 16) if setting.tiny else (16_384, 50_304, 768)
-
-    def make_inputs() -> list[Tensor]:
-        hidden, weight = setting.randn(M, C), setting.randn(V, C, scale=C**-0.5)
-        return [hidden, weight, torch.randint(V, (M,), device=setting.device)]
-
-    yield Workload(
-        "linear_cross_entropy",
-        f"{M} tokens x {V}, C{C}",
-        Pass.BOTH,
-        make_inputs,
+    case = linear_cross_entropy_case(M, V, C)
+    yield _beside(
+        case,
         {
-            OURS: lambda *x: linear_cross_entropy(*x, backend="triton"),
             "plain": plain_linear_cross_entropy,
             "plain, compiled": setting.compiled(plain_linear_cross_entropy),
-            "gptfast, torch backend": lambda *x: linear_cross_entropy(*x, backend="torch"),
+            "gptfast, torch backend": partial(case.call, backend="torch"),
         },
+        setting,
+        Pass.BOTH,
         6.0 * M * V * C,
         "TFLOP/s",
-        targets={"plain, compiled": 1 / 1.1},
+        {"plain, compiled": 1 / 1.1},
         memory_targets={"plain": 1 / 5},
     )
