@@ -10,13 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gptfast.bench.verify import (
-    Check,
-    plain_attention,
-    plain_linear_cross_entropy,
-    plain_rotary,
-    verify,
-)
+from gptfast.bench.checks import plain_attention, plain_linear_cross_entropy, plain_rotary
+from gptfast.bench.verify import Check, verify
 from gptfast.ops.attention import attention_reference
 from gptfast.ops.linear_cross_entropy import linear_cross_entropy_reference
 from gptfast.ops.rotary import rotary_frequencies, rotary_reference, rotary_tables

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gptfast.bench.verify import checks, plain_linear_cross_entropy, verify
+from gptfast.bench.checks import checks, plain_linear_cross_entropy
+from gptfast.bench.verify import verify
 from gptfast.ops import layer_norm, linear_cross_entropy, rms_norm, rotary
 from gptfast.ops.rotary import rotary_frequencies, rotary_reference, rotary_tables
 from tolerances import assert_close

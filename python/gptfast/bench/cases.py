@@ -17,6 +17,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from gptfast.bench.verify import Result
 from gptfast.ops import (
     attention,
     decode_attention,
@@ -33,7 +34,6 @@ from gptfast.ops.rotary import rotary_frequencies, rotary_tables
 from gptfast.ops.rotary import work as rotary_work
 from gptfast.ops.rules import Work
 
-Result: TypeAlias = "Tensor | tuple[Tensor, ...]"
 Implementation: TypeAlias = "Callable[..., Result]"
 Shape: TypeAlias = tuple[int, ...]
 

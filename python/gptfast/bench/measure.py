@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gptfast.bench.cases import Implementation, Result
-from gptfast.bench.verify import SEED, in_a_line
+from gptfast.bench.cases import Implementation
+from gptfast.bench.verify import SEED, Result, in_a_line
 from gptfast.bench.workloads import Pass, Workload
 
 # How far a row may differ from the expected one, as a share of its norm. Half precision's products

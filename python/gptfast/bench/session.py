@@ -18,8 +18,9 @@ import torch
 
 from gptfast.bench import report, rules
 from gptfast.bench.cases import Setting
+from gptfast.bench.checks import checks
 from gptfast.bench.measure import Measurement, gpu_failure, measure
-from gptfast.bench.verify import Check, Verdict, checks, verify
+from gptfast.bench.verify import Check, Verdict, verify
 from gptfast.bench.workloads import Pass, workloads
 from gptfast.errors import RunError, UserError
 from gptfast.ops.rules import describe, user_file

@@ -23,7 +23,6 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from gptfast.bench.cases import (
     Case,
     Implementation,
-    Result,
     Setting,
     attention_case,
     decode_attention_case,
@@ -31,7 +30,8 @@ from gptfast.bench.cases import (
     norm_cases,
     rotary_case,
 )
-from gptfast.bench.verify import plain_linear_cross_entropy, plain_rotary
+from gptfast.bench.checks import plain_linear_cross_entropy, plain_rotary
+from gptfast.bench.verify import Result
 
 OURS = "gptfast"
 COPY = "copy"
