@@ -16,7 +16,7 @@ import torch
 from nanogpt_stand_in import clone_in
 from torch import nn
 
-from gptfast.bench import report, training
+from gptfast.bench import report, training, training_report
 from gptfast.bench.measure import Measurement, Timing, measure
 from gptfast.bench.verify import Verdict
 from gptfast.bench.workloads import OURS, Pass, Workload
@@ -255,12 +255,12 @@ def test_what_trains_to_other_losses_has_no_speed(
 
 def test_the_target_is_judged_by_the_best_compiled_of_each() -> None:
     speeds = [
-        training.Speed("nanoGPT", "torch", True, 9.5, 1000.0, 10**9),
-        training.Speed("nanoGPT", "torch", False, 9.5, 5000.0, 10**9),
-        training.Speed("gptfast", "torch", True, 9.5, 1100.0, 10**9),
-        training.Speed("gptfast", "triton", True, 9.5, 1300.0, 10**9),
+        training_report.Speed("nanoGPT", "torch", True, 9.5, 1000.0, 10**9),
+        training_report.Speed("nanoGPT", "torch", False, 9.5, 5000.0, 10**9),
+        training_report.Speed("gptfast", "torch", True, 9.5, 1100.0, 10**9),
+        training_report.Speed("gptfast", "triton", True, 9.5, 1300.0, 10**9),
     ]
-    text = training.Report({"gpu": "X"}, speeds).markdown()
+    text = training_report.Report({"gpu": "X"}, speeds).markdown()
     assert "To reach 1.25 x nanoGPT compiled: 1.30 met." in text
     assert "| gptfast | triton | yes | 1,300 | 1.00 |  |" in text
 

@@ -18,7 +18,7 @@ from gptfast.cli import cli
 from gptfast.errors import RunError, UserError
 
 if TYPE_CHECKING:
-    from gptfast.bench.training import Speed
+    from gptfast.bench.training_report import Speed
 
 OPS = ("attention", "decode_attention", "layer_norm", "linear_cross_entropy", "rms_norm", "rotary")
 TIME_LIMIT_S = 480.0
