@@ -157,10 +157,14 @@ def resume_command(module: str, arguments: Sequence[str]) -> str:
 
 
 def console() -> Console:
-    """A terminal to print to: text as it is, lines of any length."""
+    """Return a console that prints text as it is, lines of any length."""
     from rich.console import Console
 
-    return Console(markup=False, highlight=False, soft_wrap=True)
+    plain: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
+    console = Console(**plain)
+    if console.is_jupyter:  # which would make HTML of each line
+        console = Console(**plain, force_jupyter=False, force_terminal=False)
+    return console
 
 
 def _fail(error: object, code: int) -> int:
