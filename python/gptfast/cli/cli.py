@@ -159,7 +159,11 @@ def console() -> Console:
     """Return a console that prints text verbatim, in lines of any length."""
     from rich.console import Console
 
-    return Console(markup=False, highlight=False, soft_wrap=True)
+    plain: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
+    console = Console(**plain)
+    if console.is_jupyter:  # which would make HTML of each line
+        console = Console(**plain, force_jupyter=False, force_terminal=False)
+    return console
 
 
 def _fail(error: object, code: int) -> int:

@@ -1,0 +1,63 @@
+"""The notebooks run from top to bottom, and are committed with their outputs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "examples").glob("*.ipynb"))
+SHOWS = {
+    "01_climb_the_ladder": ["LLM(bigram,", "LLM(gpt,", "--- multihead ---"],
+    "02_train_on_your_text": ["step 0: val loss", "bits per byte: Bob hears", "model.safetensors"],
+    "03_add_a_layer": ["MaxoutGPT, ", "val loss"],
+}
+
+
+def printed(notebook: Any) -> str:
+    """Everything that the code cells wrote to the standard output."""
+    outputs = [o for cell in notebook["cells"] for o in cell.get("outputs", [])]
+    return "".join("".join(o["text"]) for o in outputs if o["output_type"] == "stream")
+
+
+def test_every_notebook_is_tested() -> None:
+    assert [path.stem for path in NOTEBOOKS] == list(SHOWS)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_is_short_and_committed_with_its_outputs(path: Path) -> None:
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    first, *cells = notebook["cells"]
+    assert first["cell_type"] == "markdown"
+    assert "make build" in "".join(first["source"])
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    lines = "\n".join("".join(cell["source"]) for cell in code).splitlines()
+    assert len([line for line in lines if line.strip()]) <= 60
+    outputs = [output for cell in code for output in cell["outputs"]]
+    assert {o["output_type"] for o in outputs} <= {"stream", "display_data", "execute_result"}
+    assert {o.get("name", "stdout") for o in outputs} == {"stdout"}  # no warnings
+    for expected in SHOWS[path.stem]:
+        assert expected in printed(notebook)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_runs_from_top_to_bottom(
+    path: Path, corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With few steps, and a text that needs no network."""
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    monkeypatch.setenv("GPTFAST_EXAMPLE_STEPS", "4")
+    monkeypatch.setenv("GPTFAST_EXAMPLE_CORPUS", str(corpus_file))
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = []
+    where = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, timeout=600, resources=where).execute()
+    for expected in SHOWS[path.stem]:
+        assert expected in printed(notebook)
