@@ -48,7 +48,7 @@ INTEGRATION = {
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave tests that measure time out where others run beside them; `--alone` runs just these."""
     for item in items:
-        if INTEGRATION.intersection(item.path.parts):
+        if INTEGRATION.intersection(item.path.relative_to(config.rootpath).parts):
             item.add_marker(pytest.mark.integration)
     if IS_WORKER or config.getoption("--alone"):
         items[:] = [item for item in items if bool(item.get_closest_marker("alone")) != IS_WORKER]

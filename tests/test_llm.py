@@ -18,6 +18,7 @@ from gptfast import LLM, llm
 from gptfast.errors import MissingFileError, UserError
 from gptfast.model import GPT, ModelConfig
 from gptfast.tokenizer import BPETokenizer, CharTokenizer
+from gptfast.train.__main__ import parse_config
 
 TINY: dict[str, Any] = {
     "tokenizer": "char", "block_size": 16, "n_layer": 1, "n_head": 2, "n_embd": 16, "max_steps": 5,
@@ -45,6 +46,22 @@ def trained(corpus: Path, out: Path) -> LLM:
 
 
 # ---- train ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", ["shakespeare-cpu", "shakespeare-12min", "gpt2-124m"])
+@pytest.mark.parametrize("value", [True, False])
+def test_every_switch_can_be_given_as_it_is_and_turned_over(preset: str, value: bool) -> None:
+    switches = ("resume", "overwrite", "compile", "mask_documents", "activation_checkpointing")
+    of_the_model = ("bias", "tie_embeddings", "zero_init", "qk_norm")
+    for name in (*switches, *of_the_model):
+        defaults = parse_config(["--preset", preset])
+        config = parse_config(llm._flags({"preset": preset, name: value}, defaults))
+        assert getattr(config if name in switches else config.model, name) is value
+
+
+def test_a_value_that_looks_like_a_flag_is_a_value() -> None:
+    defaults = parse_config([])
+    assert parse_config(llm._flags({"corpus": "-x.txt"}, defaults)).corpus == "-x.txt"
 
 
 def test_settings_of_the_run_and_of_the_model_are_recorded(

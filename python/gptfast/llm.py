@@ -86,7 +86,8 @@ class LLM:
         for name, path in (("out", out), ("init_from", init_from)):
             if path is not None:
                 given[name] = str(path)
-        config = parse_config(_flags(given))
+        defaults = parse_config(_flags({k: given[k] for k in _START if k in given}))
+        config = parse_config(_flags(given, defaults))
         console = cli.console()
         console.quiet = not verbose
         if cpu.notice:
@@ -195,10 +196,14 @@ class LLM:
         return Loss(nats, bits_per_byte(nats, n_bytes / n_predicted))
 
 
-def _flags(settings: Mapping[str, Any]) -> list[str]:
+_START = ("preset", "init_from")
+"""The settings that decide the defaults of all others."""
+
+
+def _flags(settings: Mapping[str, Any], defaults: TrainConfig | None = None) -> list[str]:
     """Return the arguments of `gptfast train` that stand for settings.
 
-    Raises UserError for a name that no setting has.
+    defaults: what the settings change. Raises UserError for a name that no setting has.
     """
     known = {field.name for config in (TrainConfig, ModelConfig) for field in fields(config)}
     known.remove("model")  # given field by field
@@ -211,9 +216,12 @@ def _flags(settings: Mapping[str, Any]) -> list[str]:
                 f"no setting {name!r}: expected a field of TrainConfig or ModelConfig{meant}"
             )
         flag = name.replace("_", "-")
-        if isinstance(value, bool):
+        if isinstance(value, (list, tuple)):
+            flags += [f"--{flag}", *map(str, value)]
+        elif not isinstance(value, bool):
+            flags.append(f"--{flag}={value}")
+        elif defaults is not None and value != getattr(
+            defaults, name, getattr(defaults.model, name, None)
+        ):  # the only flag that a switch has turns it over
             flags.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            values = value if isinstance(value, (list, tuple)) else [value]
-            flags += [f"--{flag}", *map(str, values)]
     return flags

@@ -13,11 +13,18 @@ import torch
 from gptfast.system import threads
 from gptfast.system.threads import CpuTime, busy_seconds, can_share, limit_spinning, share_cores
 
-STAT = "cpu  100 20 30 4000 500 6 7 9 0 0\ncpu0 50 10 15 2000 250 3 3 4 0 0\n"
+STAT = """cpu  170 20 30 4000 500 6 7 9 0 0
+cpu0 50 10 15 2000 250 3 3 4 0 0
+cpu1 50 10 15 2000 250 3 4 5 0 0
+cpu10 70 0 0 0 0 0 0 0 0 0
+intr 12345 0 0
+"""
 
 
 def test_busy_is_what_is_neither_idle_nor_waiting_for_the_disk() -> None:
-    assert busy_seconds(STAT) == (100 + 20 + 30 + 6 + 7) / os.sysconf("SC_CLK_TCK")
+    tick = os.sysconf("SC_CLK_TCK")
+    assert busy_seconds(STAT, {0}) == (50 + 10 + 15 + 3 + 3) / tick
+    assert busy_seconds(STAT, {1, 10}) == (50 + 10 + 15 + 3 + 4 + 70) / tick
 
 
 def test_the_time_of_others_is_all_but_ours() -> None:
@@ -45,8 +52,9 @@ def test_importing_gptfast_sets_the_spin_count() -> None:
     assert int(done.stdout) > 0
 
 
+MAPS = Path("/proc/self/maps")
 needs_libgomp = pytest.mark.skipif(
-    not Path("/proc/self/task").is_dir(), reason="only Linux lists a process's threads"
+    not MAPS.is_file() or "libgomp" not in MAPS.read_text(), reason="needs libgomp, on Linux"
 )
 
 
@@ -112,7 +120,6 @@ print(n_threads() - before)
 
 
 @needs_libgomp
-@pytest.mark.skipif("libgomp" not in Path("/proc/self/maps").read_text(), reason="no libgomp")
 def test_a_team_is_a_thread_of_ours_and_one_of_openmp() -> None:
     done = subprocess.run([sys.executable, "-c", TEAM], capture_output=True, text=True)
     assert done.stdout.split() == ["2", "0"], done.stderr

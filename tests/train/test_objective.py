@@ -23,7 +23,9 @@ TOY = str(Path(__file__).with_name("toy.py"))
 
 
 def start(program: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "python")}
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "python")}
+    if program:  # several processes
+        environment["OMP_NUM_THREADS"] = "1"
     command = [sys.executable, *program, TOY, *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 

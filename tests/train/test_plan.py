@@ -11,7 +11,14 @@ from rich.console import Console
 
 from allocations import largest_and_peak
 from gptfast.cli import cli
-from gptfast.cli.units import count, duration, flop_count, flop_rate, gib
+from gptfast.cli.units import (
+    count,
+    duration,
+    flop_count,
+    flop_rate,
+    gib,
+    number,
+)
 from gptfast.model import GPT, ModelConfig
 from gptfast.model.size import n_parameters
 from gptfast.model.transformer import Block
@@ -240,6 +247,7 @@ def test_numbers_for_people() -> None:
     assert [duration(s) for s in (0.25, 1.44, 86400 * 900, 86400 * 5383)] == [
         "250 ms", "1.4 s", "2.5 years", "15 years",
     ]  # fmt: skip
+    assert [number(x) for x in (1.016, 25.44, 1020.4)] == ["1.02", "25.4", "1,020"]
     assert [count(n, "step") for n in (1, 2, 1000)] == ["1 step", "2 steps", "1,000 steps"]
     assert [flop_count(n) for n in (1.16e13, 2.52e20, 5e9)] == [
         "11.6 TFLOP", "252.0 EFLOP", "5.0 GFLOP",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ MODEL = ModelConfig(2, block_size=9, n_layer=1, n_head=2, n_embd=16)
 
 
 class Letters:
-    """Random rows of two letters; a row's label is the letter in the majority."""
+    """Random rows of two letters."""
 
     fingerprint = "two letters"
 
@@ -56,18 +57,24 @@ class Letters:
     def batch(self, seed: int) -> Batch:
         rng = np.random.default_rng(seed)
         ids_BT = torch.from_numpy(rng.integers(2, size=(self.batch_size, MODEL.block_size)))
-        labels_B = (ids_BT.sum(1) * 2 > MODEL.block_size).long()
-        return Batch(ids_BT, torch.full_like(ids_BT, IGNORED), extras={"label": labels_B})
+        return Batch(ids_BT, torch.full_like(ids_BT, IGNORED))
 
 
 class Majority(Objective):
     """Cross entropy of the label, at the last position."""
 
     def __init__(self, source: Letters) -> None:
-        self.held_out = source.batch(seed=10**6)
+        self.held_out = self.labelled(source.batch(seed=10**6))
 
     def count(self, batch: Batch) -> int:
         return len(batch)
+
+    def prepare(self, model: LanguageModel, batch: Batch) -> Batch:
+        return self.labelled(batch)
+
+    def labelled(self, batch: Batch) -> Batch:
+        labels_B = (batch.ids_BT.sum(1) * 2 > MODEL.block_size).long()
+        return replace(batch, extras={"label": labels_B})
 
     def loss(self, engine: nn.Module, batch: Batch) -> Tensor:
         return F.cross_entropy(engine(batch.ids_BT)[:, -1], batch.extras["label"])

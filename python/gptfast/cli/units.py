@@ -10,6 +10,11 @@ def count(n: int, noun: str) -> str:
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
+def number(value: float) -> str:
+    """Return a number with three digits or more, without an exponent: "1.02", "1,020"."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def gib(n_bytes: float) -> str:
     """Return a number of bytes, in MiB or GiB."""
     return f"{n_bytes / 2**30:.2f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.1f} MiB"

@@ -39,9 +39,9 @@ class Batch:
 
     @property
     def cu_seqlens(self) -> Tensor | None:
-        """Where the documents begin, and the end: int64 (N + 1,), as `ops.attention` takes them.
+        """Return the start of each document and the end, over the concatenated rows, or None.
 
-        The rows lie one behind the other, and each row begins a document. None without borders.
+        int64 (N + 1,), as `ops.attention` takes them. Each row begins a document.
         """
         if self.document_starts_BT is None:
             return None

@@ -62,8 +62,8 @@ def _amx_state() -> str:
 
 def _sharing() -> str:
     if threads.can_share():
-        return "waiting threads sleep during training, so that it keeps its share of the cores"
-    return "nothing to set: this process does not have libgomp and one thread per core"
+        return "waiting threads sleep while others are busy, so that a run keeps its share"
+    return "not needed: fewer threads than cores, or an OpenMP other than libgomp"
 
 
 def _devices() -> list[str]:
@@ -72,7 +72,7 @@ def _devices() -> list[str]:
     return [
         f"gpu {i}: {torch.cuda.get_device_name(i)}, "
         f"sm_{''.join(map(str, torch.cuda.get_device_capability(i)))}, float32 and "
-        f"{'bfloat16' if torch.cuda.is_bf16_supported() else 'no bfloat16'}"
+        f"{'' if torch.cuda.is_bf16_supported(including_emulation=False) else 'no '}bfloat16"
         for i in range(torch.cuda.device_count())
     ]
 

@@ -77,7 +77,7 @@ def table(config: TrainConfig, planned: Plan, probed: Probe | None) -> Table:
     shown.add_row(
         "compute-optimal tokens", f"{planned.optimal_tokens:,}",
         f"{OPTIMAL_TOKENS_PER_PARAMETER} per parameter that a token uses: "
-        f"{planned.optimal_tokens / planned.tokens_per_step:,.0f} steps",
+        f"{count(round(planned.optimal_tokens / planned.tokens_per_step), 'step')}",
     )  # fmt: skip
     shown.add_row("FLOPs of the run", flop_count(planned.training_flops), "without evaluations")
     shown.add_row("memory", gib(m.total), _parts(m))

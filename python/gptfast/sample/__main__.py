@@ -50,6 +50,7 @@ def main(argv: Sequence[str]) -> int:
     from gptfast.model.device import resolve_device
     from gptfast.model.folder import load_model
     from gptfast.sample.generate import default_prompt, generate, stream_text
+    from gptfast.system.threads import share_cores
 
     model, tokenizer = load_model(config.model)
     model.to(resolve_device(config.device))
@@ -60,22 +61,23 @@ def main(argv: Sequence[str]) -> int:
             f"note: the prompt has {len(prompt)} tokens, the model sees the last {block_size}",
             file=sys.stderr,
         )
-    for i in range(config.n_samples):
-        if i:
-            print("\n---")
-        print(config.prompt, end="", flush=True)
-        ids = generate(
-            model,
-            prompt,
-            config.max_new_tokens,
-            sampling=config.sampling,
-            seed=config.seed + i,
-            stop_token=tokenizer.eot_token,
-            n_vocab=tokenizer.n_vocab,
-        )
-        for text in stream_text(ids, tokenizer):
-            print(text, end="", flush=True)
-        print()
+    with share_cores():
+        for i in range(config.n_samples):
+            if i:
+                print("\n---")
+            print(config.prompt, end="", flush=True)
+            ids = generate(
+                model,
+                prompt,
+                config.max_new_tokens,
+                sampling=config.sampling,
+                seed=config.seed + i,
+                stop_token=tokenizer.eot_token,
+                n_vocab=tokenizer.n_vocab,
+            )
+            for text in stream_text(ids, tokenizer):
+                print(text, end="", flush=True)
+            print()
     return 0
 
 

@@ -14,14 +14,15 @@ does nothing. The number of threads that compute stays the same, and so do all r
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 _SPIN_COUNT = "20000"
-"""Rounds that a thread spins before it sleeps, about a tenth of libgomp's default: enough on idle
+"""Rounds that a thread spins before it sleeps, fewer than libgomp's default: enough on idle
 cores, and less to burn until `share_cores` notices a busy one."""
 _INTERVAL = 0.5
 """Seconds between measurements of how busy the cores are."""
@@ -64,11 +65,12 @@ def can_share() -> bool:
 
 
 class CpuTime:
-    """Processor time of the whole machine and of this process, in seconds."""
+    """Processor time, in seconds: of all on the cores that this process may use, and its own."""
 
     def __init__(self) -> None:
         self.wall = time.monotonic()
-        self.all = busy_seconds(Path("/proc/stat").read_text(encoding="ascii"))
+        stat = Path("/proc/stat").read_text(encoding="ascii")
+        self.all = busy_seconds(stat, os.sched_getaffinity(0))
         self.own = time.process_time()
 
     def cores_of_others_since(self, before: CpuTime) -> float:
@@ -77,10 +79,14 @@ class CpuTime:
         return others / max(self.wall - before.wall, 1e-9)
 
 
-def busy_seconds(stat: str) -> float:
-    """Return the seconds that all cores together were not idle, from /proc/stat's first line."""
-    user, nice, system, _idle, _iowait, irq, softirq = map(int, stat.split()[1:8])
-    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+def busy_seconds(stat: str, cores: Container[int]) -> float:
+    """Return the seconds that some cores together were not idle, from the text of /proc/stat."""
+    ticks = 0
+    for line in stat.splitlines():
+        if (core := re.match(r"cpu(\d+) ", line)) and int(core[1]) in cores:
+            user, nice, system, _idle, _iowait, irq, softirq = map(int, line.split()[1:8])
+            ticks += user + nice + system + irq + softirq
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 class _Watcher(threading.Thread):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gptfast import _rust
 
 _SMALLEST_LIMIT = 64_000_000  # bytes that training needs even for the shortest text
-_LARGEST_VOCABULARY = 2_097_151  # MAX_ID + 1 in rust/src/vocab.rs
+_LARGEST_VOCABULARY = 2_097_151  # MAX_ID + 1 in rust/src/vocab/mod.rs
 
 # The single bytes in the order of their ids.
 _ALPHABETS: dict[str, list[int]] = {

@@ -36,8 +36,6 @@ class RunOptions:
     """Continue the run in `out`, or start a new run if there is none."""
     overwrite: bool = False
     """Delete the run in `out` and start again. Takes precedence over --resume."""
-    init_from: Path | None = None
-    """Model folder whose weights, configuration and tokenizer to start from."""
     seed: int = 1337
     """Seed of the initial weights, the order of the data and dropout."""
     device: str = "auto"
@@ -70,6 +68,9 @@ class DataOptions:
     """Prevent documents in the same window from seeing each other. Needs an end-of-text token."""
     val_fraction: float = 0.1
     """Share at the end of the corpus to validate on. A prepared folder has its own split."""
+    init_from: Path | None = None
+    """A model folder to start from: its weights, configuration and tokenizer. Give lower learning
+    rates than for training from scratch."""
     tokenizer: str = "bpe"
     """'bpe' or 'char' (trained on the corpus), or a folder with a tokenizer.json."""
 

@@ -68,6 +68,12 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
+    def total(self, count: int) -> int:
+        """Return the sum of a count over all processes."""
+        if self.size == 1:
+            return count
+        return int(self.sum(torch.tensor(count, device=self.device)))
+
     def any(self, flag: bool) -> bool:
         """Return whether `flag` is set in any process."""
         return bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0)
@@ -130,7 +136,7 @@ def parallelize(model: LanguageModel, world: World, parallel: Parallel) -> nn.Mo
     if parallel == "ddp":
         # Buffers are constants or counts of one process, so they must not be broadcast.
         return DistributedDataParallel(model, broadcast_buffers=False)
-    for block in model.h if isinstance(model, GPT) else ():  # TrainConfig allows only a GPT here
+    for block in model.h if isinstance(model, GPT) else ():  # a model without blocks is one shard
         fully_shard(block, mesh=world.mesh)
     fully_shard(model, mesh=world.mesh)
     return model

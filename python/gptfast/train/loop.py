@@ -1,8 +1,8 @@
 """The training loop: evaluate, save, sample, draw a batch, take a step, log.
 
-Everything that trains in this package, the ladder's rungs included, trains here. What is learned
-from what is the task's: see train/objective.py. What happens when something goes wrong stands in
-train/recovery.py.
+Everything that trains in this package, the ladder's rungs included, trains here. The source and the
+objective (train/objective.py) decide what is learned, and from which data. train/recovery.py
+handles failures.
 """
 
 from __future__ import annotations
@@ -129,7 +129,8 @@ class Trainer:
     def step(self) -> None:
         """Take one optimizer step. Raises BadStep before the weights have changed."""
         config, state, progress = self.config, self.state, self.state.progress
-        batch = self.objective.prepare(state.model, self.next_batch())
+        share = self.next_batch().share(self.world.rank, self.world.size)
+        batch = self.objective.prepare(state.model, share)
         factor = config.lr_factor(progress.step)
         result = train_step(
             self.engine,
@@ -150,8 +151,9 @@ class Trainer:
         progress.recent = [*progress.recent, result.loss][-RECENT:]
         seconds = state.lap()
         progress.training_seconds += seconds
-        progress.tokens += batch.ids_BT.numel()
-        self.interval_tokens += batch.ids_BT.numel()
+        tokens = batch.ids_BT.numel() * self.world.size
+        progress.tokens += tokens
+        self.interval_tokens += tokens
         self.interval_seconds += seconds
         if progress.step % LOG_INTERVAL == 0 or progress.step == config.max_steps:
             self.log(factor, result, counted)

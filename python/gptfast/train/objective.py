@@ -14,11 +14,12 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from gptfast.data.batch import IGNORED, Batch
+from gptfast.data.loader import BatchSource
 from gptfast.model.base import LanguageModel
 from gptfast.train.distributed import World
 
 
-class Source(Protocol):
+class Source(BatchSource, Protocol):
     """A source of batches. Every process draws the same global batches.
 
     `next_batch` runs in a separate thread, one batch ahead of the training step.
@@ -28,17 +29,8 @@ class Source(Protocol):
     def fingerprint(self) -> str:
         """A checksum of the data. `--resume` refuses data with another checksum."""
 
-    def next_batch(self) -> Batch:
-        """Return the next global batch, on the CPU, and advance the position."""
-
     def example(self) -> Batch:
         """Return a batch of the same shape without advancing, to test whether a step fits."""
-
-    def state_dict(self) -> Any:
-        """Return the position, as JSON types, to be saved with every checkpoint."""
-
-    def load_state_dict(self, state: Any) -> None:
-        """Go to a saved position."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +53,19 @@ class Objective:
         return int((batch.targets_BT != IGNORED).sum())
 
     def prepare(self, model: LanguageModel, batch: Batch) -> Batch:
-        """Return the batch to train on, such as the model's own rollouts for drawn prompts."""
+        """Return the batch to train on, such as the model's own rollouts for drawn prompts.
+
+        batch: this process's share of the drawn batch, on the CPU. Each process prepares its own,
+        and must return as many rows as every other.
+        """
         return batch
 
     def loss(self, engine: nn.Module, batch: Batch) -> Tensor:
         """Return the mean loss over the targets of a micro-batch, on the engine's device.
 
         engine: the model, or its wrapper for several processes. Call only its forward, because the
-        wrapper must see all computation.
+        wrapper must see all computation. For a part without targets the loss may be NaN, but its
+        gradients must be finite.
         """
         raise NotImplementedError
 

@@ -27,6 +27,7 @@ from gptfast.train.evaluate import evaluate
 from gptfast.train.objective import NextToken
 from gptfast.train.optim import build_optimizer, hidden_matrices
 from gptfast.train.pretrain import new_model
+from gptfast.train.run import set_up
 from gptfast.train.step import StepResult, autocast, gradient_scaler, train_step
 
 OPTIMAL_TOKENS_PER_PARAMETER = 20
@@ -184,7 +185,7 @@ def probe(config: TrainConfig, seconds: float) -> Probe:
     """
     device = resolve_device(config.device)
     keep_freed_memory(device)
-    model = new_model(config, config.model.vocab_size, device)
+    model = set_up(new_model(config, config.model.vocab_size, device), config)
     optimizer = build_optimizer(config, model)
     T, n_rows = config.model.block_size, config.windows_at_a_time()
     n_evaluated = min(config.eval_windows, 2 * n_rows)

@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from gptfast.train.config import Dtype
 
@@ -25,8 +24,9 @@ class Precision:
 def resolve_dtype(device: torch.device) -> Precision:
     """Return bfloat16 if `device` multiplies it faster than float32, else float32.
 
-    On a GPU, this is a property of the hardware. On a CPU, both are timed, which takes a tenth of a
-    second: some CPUs have bfloat16 instructions without a gain in speed.
+    On a GPU, this is a property of the hardware. On a CPU, products of both are timed, because some
+    CPUs have bfloat16 instructions without a gain in speed. It takes a few products' time: where
+    bfloat16 is emulated, one product is enough to tell.
     """
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
@@ -34,19 +34,28 @@ def resolve_dtype(device: torch.device) -> Precision:
         return Precision("float32", "this GPU has no units for bfloat16")
     if device.type != "cpu":
         return Precision("float32", f"bfloat16 is not tried on {device.type}")
-    float32, bfloat16 = (_seconds(dtype) for dtype in (torch.float32, torch.bfloat16))
-    gain = float32 / bfloat16
-    measured = f"this CPU multiplies bfloat16 at {gain:.1f} times the speed of float32"
+    gain = _cpu_gain()
+    measured = f"this CPU multiplies bfloat16 at {gain:.2g} times the speed of float32"
     return Precision("bfloat16" if gain >= _LEAST_GAIN else "float32", measured)
 
 
+def _cpu_gain() -> float:
+    """Return the speed of bfloat16 as a multiple of float32's, for a small model's product.
+
+    Each is the fastest of up to five, in turns; bfloat16 that is far behind gets no second try.
+    """
+    shortest = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
+    for _ in range(5):
+        for dtype in shortest:
+            shortest[dtype] = min(shortest[dtype], _seconds(dtype))
+        gain = shortest[torch.float32] / shortest[torch.bfloat16]
+        if gain < 1 / 10:
+            break
+    return gain
+
+
 def _seconds(dtype: torch.dtype) -> float:
-    """Return the shortest time of a matrix product in `dtype`, sized like a small model's MLP."""
-    x, w = torch.ones(2048, 384, dtype=dtype), torch.ones(384, 1536, dtype=dtype)
-    return min(_timed(x, w) for _ in range(5))
-
-
-def _timed(x: Tensor, w: Tensor) -> float:
+    x, w = torch.ones(512, 384, dtype=dtype), torch.ones(384, 1536, dtype=dtype)
     start = time.perf_counter()
     torch.mm(x, w)
     return time.perf_counter() - start

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from gptfast.cli.units import count
+from gptfast.cli.units import count, number
 from gptfast.data.batch import Batch
 from gptfast.data.dataset import DataReport, Dataset, Mixture
 from gptfast.data.leakage import from_the_others
@@ -20,7 +20,7 @@ from gptfast.data.loader import CorpusState, EvalWindows, Loader, check_length
 from gptfast.data.manifest import is_prepared
 from gptfast.data.prepare import prepare
 from gptfast.errors import MissingFileError, UserError
-from gptfast.model import GPT, build_model
+from gptfast.model import build_model
 from gptfast.model.base import LanguageModel
 from gptfast.model.config import ModelConfig
 from gptfast.model.folder import load_model, read_config
@@ -54,6 +54,11 @@ def prepare_pretraining(config: TrainConfig, console: Console) -> Task:
     """Prepare the data. Raises UserError or MissingFileError if it can't be trained on."""
     if config.init_from is not None:
         check_init(config, config.init_from)
+        if config.out.resolve() == config.init_from.resolve():
+            raise UserError(
+                f"out and init_from are both {config.out}, whose weights the run would replace: "
+                f"choose another --out"
+            )
     data = prepare_corpora(config, console)
     if config.init_from is not None:
         check_tokenizer(data, config.init_from)
@@ -94,12 +99,7 @@ def new_model(config: TrainConfig, n_vocab: int, device: torch.device) -> Langua
     model = build_model(config.model_config(n_vocab))
     if config.init_from is not None:
         copy_weights(config.init_from, model)
-    model.to(device)
-    if isinstance(model, GPT):
-        model.activation_checkpointing = config.activation_checkpointing
-    if config.compile:
-        model.compile()
-    return model
+    return model.to(device)
 
 
 def with_init(config: TrainConfig) -> TrainConfig:
@@ -275,7 +275,7 @@ def describe_length(config: TrainConfig, data: Mixture) -> str:
     """Return a one-line description of the length of the run, in tokens and epochs."""
     tokens = config.max_steps * config.batch_size * config.model.block_size
     epochs = [
-        f"{tokens * share / part.report.train_tokens:.3g}"
+        number(tokens * share / part.report.train_tokens)
         for share, part in zip(data.weights, data.parts, strict=True)
     ]
     return (

@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 
 from gptfast.errors import UserError
+from gptfast.model import GPT
 from gptfast.model.base import LanguageModel
 from gptfast.model.folder import FILES, save_description
 from gptfast.model.size import flops_per_token
@@ -25,12 +26,12 @@ from gptfast.system.locking import folder_lock
 from gptfast.system.memory import keep_freed_memory
 from gptfast.system.threads import share_cores
 from gptfast.train.checkpoint import Clock, delete_checkpoints
-from gptfast.train.config import RunConfig
+from gptfast.train.config import Dtype, RunConfig
 from gptfast.train.display import Display
 from gptfast.train.distributed import World, join_world
 from gptfast.train.loop import Result, Trainer
 from gptfast.train.metrics import Metrics, check_trackers
-from gptfast.train.precision import resolve_dtype
+from gptfast.train.precision import Precision, resolve_dtype
 from gptfast.train.record import read_record, write_record
 from gptfast.train.sampler import Sampler, WriteSample
 from gptfast.train.step import accumulate_gradients, gradient_scaler
@@ -236,7 +237,7 @@ def begin(config: RunConfig, task: Task, world: World) -> LanguageModel:
     """
     keep_freed_memory(world.device)
     torch.manual_seed(config.seed)
-    model = task.new_model(world.device)
+    model = set_up(task.new_model(world.device), config)
     if world.size == 1 or config.parallel == "ddp":
         # Restore the random state: the trial step must not change what is learned.
         with torch.random.fork_rng([world.device] if world.device.type == "cuda" else []):
@@ -246,11 +247,21 @@ def begin(config: RunConfig, task: Task, world: World) -> LanguageModel:
     return model
 
 
+def set_up(model: LanguageModel, config: RunConfig) -> LanguageModel:
+    """Return the model, compiled and with activation checkpointing if the configuration says so."""
+    if isinstance(model, GPT):
+        model.activation_checkpointing = config.activation_checkpointing
+    if config.compile:
+        model.compile()
+    return model
+
+
 def try_step(config: RunConfig, task: Task, model: LanguageModel, world: World) -> None:
     """Compute this process's share of the gradients of a step, and discard them."""
+    share = task.source.example().share(world.rank, world.size)
     accumulate_gradients(
         model,
-        task.source.example().share(world.rank, world.size),
+        task.objective.prepare(model, share),
         task.objective,
         gradient_scaler(config.resolved_dtype, world.device),
         micro_batch_size=config.windows_at_a_time(world.size),
@@ -262,14 +273,15 @@ def try_step(config: RunConfig, task: Task, model: LanguageModel, world: World) 
 
 def choose_dtype(
     config: RunConfig, older: dict[str, Any] | None, world: World, console: Console
-) -> Any:
+) -> Dtype:
     """Return the dtype that config.dtype resolves to. A resumed run keeps its dtype."""
     if config.dtype != "auto":
         return config.dtype
     if older is not None:
-        return older["config"]["dtype"]
-    chosen = resolve_dtype(world.device)
-    (chosen, *_) = world.gather(chosen)  # rank 0 decides for all
+        kept: Dtype = older["config"]["dtype"]
+        return kept
+    every = world.gather(resolve_dtype(world.device))
+    chosen: Precision = every[0]  # rank 0 decides for all
     console.print(f"dtype auto is {chosen.dtype}: {chosen.reason}")
     return chosen.dtype
 

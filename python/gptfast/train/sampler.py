@@ -8,6 +8,7 @@ import torch
 
 from gptfast.model import LanguageModel
 from gptfast.tokenizer import Tokenizer
+from gptfast.train.evaluate import eval_mode
 
 WriteSample = Callable[[LanguageModel, Tokenizer], str]
 """Returns a text that a model in evaluation mode writes."""
@@ -28,9 +29,6 @@ class Sampler:
     def sample(self, model: LanguageModel) -> str:
         """Return a sample. The model's mode and the random state stay as they were."""
         device = next(model.parameters()).device
-        training = model.training
-        model.eval()
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            text = self.write(model, self.tokenizer)
-        model.train(training)
-        return text
+        devices = [device] if device.type == "cuda" else []
+        with eval_mode(model), torch.random.fork_rng(devices):
+            return self.write(model, self.tokenizer)

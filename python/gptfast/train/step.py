@@ -49,9 +49,9 @@ def train_step(
 ) -> StepResult:
     """Train on one global batch and return the measurements.
 
-    engine: the model, or its wrapper from `parallelize`. scaler: from `gradient_scaler`. lr_factor:
-    factor of the optimizer's peak learning rates. check: called before the update, which it can
-    prevent by raising.
+    engine: the model, or its wrapper from `parallelize`. batch: this process's share. scaler: from
+    `gradient_scaler`. lr_factor: factor of the optimizer's peak learning rates. check: called
+    before the update, which it can prevent by raising.
     """
     mean_loss = accumulate_gradients(
         engine, batch, objective, scaler, micro_batch_size=micro_batch_size, dtype=dtype,
@@ -88,14 +88,14 @@ def accumulate_gradients(
 ) -> Tensor:
     """Accumulate the gradients of the mean loss of a global batch; return that loss.
 
-    This process's share of the batch goes through the engine `micro_batch_size` rows at a time.
+    batch: this process's share of it, which goes through the engine `micro_batch_size` rows at a
+    time. All processes must have equally many rows, because they exchange gradients part by part.
     Each part is weighted by its count of targets, so the result equals that of the whole batch in
     one process. The balancing loss of experts is an exception: it is computed for each part.
     """
     device = next(engine.parameters()).device
-    total = objective.count(batch)
-    share = batch.share(world.rank, world.size)
-    parts = share.split(micro_batch_size or len(share))
+    total = world.total(objective.count(batch))
+    parts = batch.split(micro_batch_size or len(batch))
     mean = torch.zeros((), device=device)
     for i, part in enumerate(parts):
         weight = objective.count(part) / total if total else math.nan
@@ -104,7 +104,7 @@ def accumulate_gradients(
                 loss = objective.loss(engine, part.to(device))
             # The engine averages gradients over the processes, but the step needs their sum.
             scaler.scale(loss * weight * world.size).backward()  # type: ignore[no-untyped-call]
-        if weight != 0:  # otherwise the loss is NaN, the mean of nothing, with gradients of 0
+        if weight != 0:  # otherwise the loss is NaN, the mean of nothing
             mean += loss.detach() * weight
     return world.sum(mean)
 
