@@ -14,7 +14,7 @@ def amx_state() -> tuple[bool, bool]:
     """(CPUID announces AMX, AMX's tiles have a geometry); (False, False) except on x86-64."""
 
 def utf8_error(data: bytes) -> int | None:
-    """The position of the first byte that is not UTF-8; None if all of it is."""
+    """Return the position of the first byte that is not UTF-8, or None if all are."""
 
 @final
 class BPE:

@@ -1,5 +1,7 @@
-"""`python -m gptfast.bench gpu --out DIR`: check every kernel on this GPU, then measure it.
-`python -m gptfast.bench train`: train on it, and measure that.
+"""Check and measure the kernels, and training, on this GPU.
+
+`python -m gptfast.bench gpu --out DIR` checks every kernel, then measures it. `python -m
+gptfast.bench train` trains, and measures that.
 
 Needs PyTorch and Triton only, so that it runs from a plain checkout (`PYTHONPATH=python`) on a
 machine that has nothing else: no Rust extension, and argparse where our other commands have tyro.

@@ -142,7 +142,7 @@ def rotary_case(B: int, H: int, G: int, T: int, D: int) -> Case:
 
 
 def linear_cross_entropy_case(M: int, V: int, C: int) -> Case:
-    """The loss of M tokens."""
+    """Return the case of the loss of M tokens."""
 
     def make_inputs(setting: Setting, training: bool) -> list[Tensor]:
         hidden = setting.randn(M, C, training=training)

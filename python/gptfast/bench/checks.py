@@ -72,7 +72,7 @@ def plain_linear_cross_entropy(
     *,
     softcap: float | None = None,
 ) -> Tensor:
-    """The loss by PyTorch's linear and cross_entropy, all logits at once."""
+    """Return the loss by PyTorch's linear and cross_entropy, all logits at once."""
     logits = F.linear(hidden, weight).float()
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)

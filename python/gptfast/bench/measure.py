@@ -88,7 +88,7 @@ def measure(workload: Workload, timed: bool = True, as_graph: bool = False) -> l
 
 
 def _own_stream() -> contextlib.AbstractContextManager[None]:
-    """A stream that isn't the default one, on which no graph can be recorded."""
+    """Return a side stream: graphs can't be recorded on the default one."""
     return torch.cuda.stream(torch.cuda.Stream())  # type: ignore[no-untyped-call]
 
 

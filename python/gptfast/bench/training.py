@@ -75,7 +75,7 @@ def run(out: Path, data: Path, nanogpt: Path | None, seconds: float, rehearse: b
 def _parts(
     report: Report, text: str, nanogpt: Path | None, rehearse: bool, deadline: float
 ) -> Iterator[tuple[str, Callable[[], None]]]:
-    """What there is to do, the most important first: (name, what does it and adds to `report`)."""
+    """Yield (name, function) for each part, the most important first."""
     cases = [(OURS, k, compiled) for compiled in (True, False) for k in ("auto", "torch", "triton")]
     if nanogpt is not None:
         cases = [(THEIRS, "torch", True), *cases, (THEIRS, "torch", False)]
@@ -152,7 +152,7 @@ def _steps_first(rehearse: bool) -> int:
 def _time_steps(
     implementation: str, kernels: str, compiled: bool, nanogpt: Path | None, rehearse: bool
 ) -> tuple[float, float | None, int | None]:
-    """The loss of the last step before the timed ones, tokens/s, and peak memory in bytes."""
+    """Return the last warm-up loss, tokens/s, and peak memory in bytes."""
     device = "cpu" if rehearse else "cuda"
     config = load_preset("gpt2-124m").model_config(50304)  # nanoGPT's vocabulary, a multiple of 64
     n_windows = 16
