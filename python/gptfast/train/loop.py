@@ -93,10 +93,12 @@ class Trainer:
             while True:
                 step = state.progress.step
                 is_last = step == config.max_steps
+                # All processes must leave the loop at the same step, so they ask one another.
                 if self.world.any(stop.is_wanted) and not is_last:
                     self.recovery.save(must=True)
                     return None
                 try:
+                    # Before the step, so that step 0 measures the untrained model.
                     is_evaluated = is_last or step % config.eval_interval == 0
                     if is_evaluated:
                         self.evaluate()
@@ -129,6 +131,7 @@ class Trainer:
     def step(self) -> None:
         """Take one optimizer step. Raises BadStep before the weights have changed."""
         config, state, progress = self.config, self.state, self.state.progress
+        # Every process draws the same batch and takes its own rows: (B, T) -> (B / size, T).
         share = self.next_batch().share(self.world.rank, self.world.size)
         batch = self.objective.prepare(state.model, share)
         factor = config.lr_factor(progress.step)
@@ -148,6 +151,7 @@ class Trainer:
         counted = state.model.end_step(self.world.sum)
         progress.step += 1
         progress.losses.append(result.loss)
+        # What the next losses are compared with, to notice a spike.
         progress.recent = [*progress.recent, result.loss][-RECENT:]
         seconds = state.lap()
         progress.training_seconds += seconds
