@@ -170,12 +170,12 @@ def test_a_run_does_not_replace_what_it_starts_from(config: TrainConfig) -> None
 
 @pytest.mark.parametrize(
     ("seconds", "chosen", "tries"),
-    [((1.0, 0.5), "bfloat16", 10), ((1.0, 0.8), "float32", 10), ((1.0, 50.0), "float32", 2)],
+    [((1.0, 0.5), "bfloat16", 12), ((1.0, 0.8), "float32", 12), ((1.0, 50.0), "float32", 4)],
 )
 def test_bfloat16_is_chosen_where_it_is_faster(
     seconds: tuple[float, float], chosen: str, tries: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By less than 1.3 times does not count; where it is emulated, one product tells."""
+    """By less than 1.3 times does not count; where it is emulated, a second product tells."""
     timed = []
 
     def time_one(dtype: torch.dtype) -> float:

@@ -45,6 +45,8 @@ def _cpu_gain() -> float:
     Each is the fastest of up to five, in turns; bfloat16 that is far behind gets no second try.
     """
     shortest = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
+    for dtype in shortest:
+        _seconds(dtype)  # the first product sets up its kernel
     for _ in range(5):
         for dtype in shortest:
             shortest[dtype] = min(shortest[dtype], _seconds(dtype))
