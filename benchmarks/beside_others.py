@@ -112,7 +112,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def tokens_per_second(kind: str, config: Config) -> float:
-    """Train in a process of its own. Raises RunError if that fails."""
+    """Train in a separate process, and return its speed. Raises RunError if that fails."""
     command = [sys.executable, "-c", WORK, kind, str(config.seconds)]
     # This process has set the spin count already.
     environment = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"}

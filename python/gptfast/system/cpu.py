@@ -17,6 +17,13 @@ notice: str | None = None
 """One sentence on what was changed in the environment and why; None if nothing was changed."""
 
 
+def n_cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # macOS and Windows lack it
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def amx_is_masked() -> bool | None:
     """Return whether this CPU advertises AMX without tile geometry; None if that is unknown."""
     try:

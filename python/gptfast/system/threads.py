@@ -21,6 +21,8 @@ from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from gptfast.system.cpu import n_cores
+
 _SPIN_COUNT = "20000"
 """Rounds that a thread spins before it sleeps, fewer than libgomp's default: enough on idle
 cores, and less to burn until `share_cores` notices a busy one."""
@@ -59,9 +61,9 @@ def can_share() -> bool:
     """Return whether this process uses libgomp on Linux with a thread for every core."""
     import torch
 
-    if not Path("/proc/self/maps").is_file() or torch.get_num_threads() < _n_cores():
+    if not Path("/proc/self/maps").is_file() or torch.get_num_threads() < n_cores():
         return False
-    return _n_cores() > 1 and "libgomp" in Path("/proc/self/maps").read_text(encoding="utf-8")
+    return n_cores() > 1 and "libgomp" in Path("/proc/self/maps").read_text(encoding="utf-8")
 
 
 class CpuTime:
@@ -135,7 +137,3 @@ class _Team:
 
         torch.ones(1 << 17).add_(1)  # large enough for PyTorch to use all threads
         self._ended.wait()
-
-
-def _n_cores() -> int:
-    return len(os.sched_getaffinity(0))

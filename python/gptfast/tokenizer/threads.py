@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
+from gptfast.system.cpu import n_cores
 from gptfast.tokenizer.checks import check_between
 
 _MAX_THREADS = 1024  # each allocates its own tables
@@ -15,10 +14,6 @@ def thread_count(n_threads: int | None) -> int:
     Raises UserError unless it is an int from 1 to 1,024.
     """
     if n_threads is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else _all_cores()
+        return n_cores()
     check_between("n_threads", n_threads, 1, _MAX_THREADS)
     return n_threads
-
-
-def _all_cores() -> int:
-    return os.cpu_count() or 1
