@@ -26,6 +26,7 @@ from gptfast.tokenizer import CharTokenizer
 from gptfast.train.checkpoint import State
 from gptfast.train.config import RunConfig
 from gptfast.train.distributed import World
+from gptfast.train.evaluate import eval_mode
 from gptfast.train.objective import Evaluation, Objective
 from gptfast.train.run import run
 from gptfast.train.task import Task
@@ -81,11 +82,9 @@ class Majority(Objective):
 
     @torch.no_grad()
     def evaluate(self, model: LanguageModel, world: World, *, whole: bool) -> Evaluation:
-        training = model.training
-        model.eval()
-        guess_B = model(self.held_out.ids_BT)[:, -1].argmax(-1)
-        loss = self.loss(model, self.held_out).item()
-        model.train(training)
+        with eval_mode(model):
+            guess_B = model(self.held_out.ids_BT)[:, -1].argmax(-1)
+            loss = self.loss(model, self.held_out).item()
         accuracy = (guess_B == self.held_out.extras["label"]).float().mean().item()
         return Evaluation(loss, {"accuracy": accuracy}, f"{accuracy:.0%} right")
 
