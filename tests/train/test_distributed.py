@@ -1,4 +1,7 @@
-"""Two processes on the CPU (gloo) against one: the same losses, and checkpoints for any number."""
+"""Two processes on the CPU (gloo) against one: the same losses, and checkpoints for any number.
+
+torchrun itself is started by the test of SIGTERM here, and in test_objective.py.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from processes import start
+from programs import (
+    print_patience,
+    train_and_count_threads,
+    train_and_hang,
+    train_with_a_bad_batch,
+)
 from safetensors.torch import load_file
 
 from gptfast.model.folder import load_model
@@ -43,25 +52,6 @@ MIXTURE = [
 ]  # fmt: skip
 
 
-def torchrun(
-    n: int, arguments: list[str], program: Sequence[str] = ("-m", "gptfast.train")
-) -> subprocess.Popen[str]:
-    """Start training in n processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={n}",
-               "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0",
-               *program, *arguments]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "python")}
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
-
-
-def finished(process: subprocess.Popen[str]) -> str:
-    out, err = process.communicate(timeout=500)
-    assert process.returncode == 0, f"{out}\n{err}"
-    return out
-
-
 def losses(folder: Path) -> dict[tuple[int, str], float]:
     """(step, which loss): its value, of every line of metrics.jsonl."""
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
@@ -88,7 +78,7 @@ def test_two_processes_have_the_losses_of_one(
     settings = [setting.format(corpus=corpus_file) for setting in settings]
     arguments = ["--corpus", str(corpus_file), *SMALL, *settings]
     assert train([*arguments, "--out", str(tmp_path / "one")]) == 0
-    out = finished(torchrun(2, [*arguments, "--out", str(tmp_path / "two")]))
+    out = start(2, [*arguments, "--out", str(tmp_path / "two")], tmp_path / "printed").finished()
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert one.keys() == two.keys()
     assert len(one) == 2 + 5
@@ -105,24 +95,6 @@ def test_two_processes_have_the_losses_of_one(
     assert model.config.n_embd == 16
 
 
-TRAIN_AND_HANG = """
-import sys
-import time
-from gptfast.train.__main__ import main
-from gptfast.train.loop import Trainer
-
-step = Trainer.step
-
-def step_or_hang(trainer):
-    if trainer.state.progress.step == 7:
-        time.sleep(600)
-    step(trainer)
-
-Trainer.step = step_or_hang
-sys.exit(main(sys.argv[1:]))
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("parallel", "first", "then"), [("fsdp", 2, 1), ("fsdp", 2, 4), ("ddp", 1, 2)]
@@ -130,29 +102,24 @@ sys.exit(main(sys.argv[1:]))
 def test_a_checkpoint_of_some_processes_is_resumed_by_others(
     parallel: str, first: int, then: int, corpus_file: Path, tmp_path: Path
 ) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(TRAIN_AND_HANG)
     whole = ["--corpus", str(corpus_file), *SMALL, "--parallel", parallel]
     assert train([*whole, "--out", str(tmp_path / "whole")]) == 0
     arguments = [*whole, "--out", str(tmp_path / "moved")]
-    process = torchrun(first, arguments, [str(program)])
+    team = start(first, arguments, tmp_path / "printed", train_and_hang)
     deadline = time.monotonic() + 400
     training = tmp_path / "moved" / "training"
     while not any(path.name > "step-00000000" for path in training.glob("step-*")):
-        assert process.poll() is None, process.communicate()
+        assert team.are_running(), team.printed()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    for pid in [process.pid, *map(int, workers)]:
-        os.kill(pid, signal.SIGKILL)
-    process.communicate()
+    team.kill()
     saved = sorted(training.glob("step-*"))[-1]
     weights = load_file(saved / "model.safetensors")
     assert weights["transformer.wte.weight"].shape[1] == 16  # whole, not a shard
     if then == 1:
         assert train([*arguments, "--resume"]) == 0
     else:
-        out = finished(torchrun(then, [*arguments, "--resume"]))
+        out = start(then, [*arguments, "--resume"], tmp_path / "printed again").finished()
         assert re.search(r"from step \d+", out)
     expected, moved = losses(tmp_path / "whole"), losses(tmp_path / "moved")
     assert moved.keys() == expected.keys()
@@ -161,54 +128,25 @@ def test_a_checkpoint_of_some_processes_is_resumed_by_others(
 
 
 def test_processes_wait_while_one_prepares_and_saves(tmp_path: Path) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(
-        "import torch, torch.distributed as dist\n"
-        "from gptfast.train.distributed import join_world\n"
-        "with join_world('cpu'):\n"
-        "    options = dist.group.WORLD._get_backend(torch.device('cpu')).options\n"
-        "    print(options._timeout.total_seconds())\n"
-    )
     # By default half an hour, and with NCCL ten minutes: less than encoding a corpus may take.
-    assert float(finished(torchrun(1, [], [str(program)]))) >= 3600
-
-
-TRAIN_WITH_A_BAD_BATCH = """
-import os
-import sys
-from gptfast.model import GPT
-from gptfast.train import loop
-from gptfast.train.__main__ import main
-
-forward, next_batch = GPT.forward, loop.Trainer.next_batch
-is_last = os.environ.get("RANK", "0") == str(int(os.environ.get("WORLD_SIZE", "1")) - 1)
-batch = -1
-
-def next_batch_and_number(trainer):
-    global batch
-    drawn = next_batch(trainer)
-    batch = trainer.state.progress.batches - 1
-    return drawn
-
-def poisoned(model, *arguments):
-    loss = forward(model, *arguments)
-    return loss * float("nan") if model.training and is_last and batch == 13 else loss
-
-GPT.forward, loop.Trainer.next_batch = poisoned, next_batch_and_number
-sys.exit(main(sys.argv[1:]))
-"""
+    assert float(start(1, [], tmp_path / "printed", print_patience).finished()) >= 3600
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_a_batch_that_is_bad_in_one_process_is_skipped_by_all(
     parallel: str, corpus_file: Path, tmp_path: Path
 ) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(TRAIN_WITH_A_BAD_BATCH)
     arguments = ["--corpus", str(corpus_file), *SMALL, "--parallel", parallel]
-    alone = [sys.executable, str(program), *arguments, "--out", str(tmp_path / "one")]
-    subprocess.run(alone, capture_output=True, check=True)
-    out = finished(torchrun(2, [*arguments, "--out", str(tmp_path / "two")], [str(program)]))
+    teams = [
+        start(
+            n,
+            [*arguments, "--out", str(tmp_path / out)],
+            tmp_path / f"{out} printed",
+            train_with_a_bad_batch,
+        )
+        for n, out in ((1, "one"), (2, "two"))
+    ]
+    _, out = [team.finished() for team in teams]
     assert out.count("back to step 10; batch 13 will be skipped") == 1
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert one.keys() == two.keys()
@@ -218,58 +156,19 @@ def test_a_batch_that_is_bad_in_one_process_is_skipped_by_all(
     assert skipped == [13]
 
 
-TRAIN_AND_COUNT_THREADS = """
-import gc
-import os
-import sys
-import time
-from contextlib import suppress
-from pathlib import Path
-from gptfast.train.__main__ import main
-from gptfast.train.loop import Trainer
-
-def gloo_threads():
-    names = []
-    for task in Path("/proc/self/task").iterdir():
-        with suppress(OSError):  # it has just ended
-            names.append((task / "comm").read_text().strip())
-    return [name for name in names if "gloo" in name]
-
-def say(when):
-    os.write(1, f"threads {when} the run: {len(gloo_threads())}\\n".encode())  # in one piece
-
-train = Trainer.run
-
-def train_and_count(trainer):
-    result = train(trainer)
-    say("in")
-    return result
-
-Trainer.run = train_and_count
-code = main(sys.argv[1:])
-gc.collect()  # as Python does at its end
-deadline = time.monotonic() + 10  # one that was joined may be listed for a moment
-while gloo_threads() and time.monotonic() < deadline:
-    time.sleep(0.01)
-say("after")
-sys.exit(code)
-"""
-
-
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_no_thread_of_the_process_group_outlives_the_run(
     parallel: str, corpus_file: Path, tmp_path: Path
 ) -> None:
     # Those that did aborted the process as it ended, once in some hundred times.
-    program = tmp_path / "program.py"
-    program.write_text(TRAIN_AND_COUNT_THREADS)
     arguments = ["--corpus", str(corpus_file), *SMALL, "--max-steps", "2", "--parallel", parallel]
-    process = torchrun(2, [*arguments, "--out", str(tmp_path / "run")], [str(program)])
-    said = [line for line in finished(process).splitlines() if line.startswith("threads")]
+    arguments += ["--out", str(tmp_path / "run")]
+    out = start(2, arguments, tmp_path / "printed", train_and_count_threads).finished()
+    printed = [line for line in out.splitlines() if line.startswith("threads")]
     counts = {"in": set[int](), "after": set[int]()}
-    for line in said:
+    for line in printed:
         counts[line.split()[1]].add(int(line.split()[-1]))
-    assert len(said) == 4
+    assert len(printed) == 4
     assert min(counts["in"]) > 0
     assert counts["after"] == {0}
 
@@ -277,7 +176,13 @@ def test_no_thread_of_the_process_group_outlives_the_run(
 def test_sigterm_stops_all_processes_after_the_same_step(corpus_file: Path, tmp_path: Path) -> None:
     long = [*SMALL, "--max-steps", "100000", "--eval-interval", "1000"]
     arguments = ["--corpus", str(corpus_file), *long, "--out", str(tmp_path / "run")]
-    process = torchrun(2, arguments)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2",
+                "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]  # fmt: skip
+    process = subprocess.Popen(
+        [*torchrun, "-m", "gptfast.train", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "python")},
+    )  # fmt: skip
     while not (tmp_path / "run" / "training" / "step-00000000").exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
@@ -292,7 +197,6 @@ def test_sigterm_stops_all_processes_after_the_same_step(corpus_file: Path, tmp_
 
 def test_a_batch_that_cant_be_shared_is_refused(corpus_file: Path, tmp_path: Path) -> None:
     arguments = ["--corpus", str(corpus_file), *SMALL, "--batch-size", "3"]
-    process = torchrun(2, [*arguments, "--out", str(tmp_path / "run")])
-    _, err = process.communicate(timeout=500)
-    assert process.returncode != 0
-    assert "batch_size 3 can't be divided among 2 processes" in err
+    team = start(2, [*arguments, "--out", str(tmp_path / "run")], tmp_path / "printed")
+    assert 2 in team.exit_codes()
+    assert "batch_size 3 can't be divided among 2 processes" in team.printed()

@@ -1,0 +1,92 @@
+"""What the processes of a test run: training in which something happens at a certain moment."""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from gptfast.data.batch import Batch
+from gptfast.model import GPT
+from gptfast.train.__main__ import main
+from gptfast.train.distributed import join_world
+from gptfast.train.loop import Trainer
+
+
+def train_and_hang(arguments: list[str]) -> int:
+    """Train, but stand still in step 7."""
+    step = Trainer.step
+
+    def step_or_hang(trainer: Trainer) -> None:
+        if trainer.state.progress.step == 7:
+            time.sleep(600)
+        step(trainer)
+
+    Trainer.step = step_or_hang  # type: ignore[method-assign]
+    return main(arguments)
+
+
+def train_with_a_bad_batch(arguments: list[str]) -> int:
+    """Train, but the loss of batch 13 is NaN in the last process."""
+    forward, next_batch = GPT.forward, Trainer.next_batch
+    is_last = os.environ.get("RANK", "0") == str(int(os.environ.get("WORLD_SIZE", "1")) - 1)
+    number = -1
+
+    def next_batch_and_number(trainer: Trainer) -> Batch:
+        nonlocal number
+        batch = next_batch(trainer)
+        number = trainer.state.progress.batches - 1
+        return batch
+
+    def poisoned(model: GPT, *arguments: object) -> torch.Tensor:
+        loss = forward(model, *arguments)  # type: ignore[arg-type]
+        return loss * float("nan") if model.training and is_last and number == 13 else loss
+
+    GPT.forward, Trainer.next_batch = poisoned, next_batch_and_number  # type: ignore[assignment,method-assign]
+    return main(arguments)
+
+
+def gloo_threads() -> list[str]:
+    names = []
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(OSError):  # it has just ended
+            names.append((task / "comm").read_text().strip())
+    return [name for name in names if "gloo" in name]
+
+
+def train_and_count_threads(arguments: list[str]) -> int:
+    """Train; print the number of the process group's threads in the run and after it."""
+
+    def print_count(when: str) -> None:
+        os.write(1, f"threads {when} the run: {len(gloo_threads())}\n".encode())  # in one piece
+
+    train = Trainer.run
+
+    def train_and_count(trainer: Trainer) -> object:
+        result = train(trainer)
+        print_count("in")
+        return result
+
+    Trainer.run = train_and_count  # type: ignore[assignment,method-assign]
+    code = main(arguments)
+    gc.collect()  # as Python does at its end
+    deadline = time.monotonic() + 10  # one that was joined may be listed for a moment
+    while gloo_threads() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    print_count("after")
+    return code
+
+
+def print_patience(arguments: list[str]) -> int:
+    """Print how many seconds a process waits for another."""
+    with join_world("cpu"):
+        options = dist.group.WORLD._get_backend(torch.device("cpu")).options
+        timeout: timedelta = options._timeout
+        print(timeout.total_seconds())
+    return 0
