@@ -108,7 +108,6 @@ def test_the_longest_special_token_counts() -> None:
     assert overlapping.encode("<a<b><c>", "all") == [256, *b"<b><c>"]
 
 
-@pytest.mark.alone
 def test_many_special_tokens_cost_no_more_than_one() -> None:
     names = [f"<{i}>" for i in range(5000)]
     special_tokens = {name: 256 + i for i, name in enumerate(names)}
@@ -295,7 +294,6 @@ def test_missing_files(tmp_path: Path) -> None:
         load_tokenizer(tmp_path)
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("unit", ["a", " ", "ab", "\n "])
 def test_long_pre_tokens_take_about_linear_time(unit: str) -> None:
     tokenizer = BPETokenizer.train(unit * 2000, 300)

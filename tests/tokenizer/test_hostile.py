@@ -106,7 +106,6 @@ FORTY_MEGABYTES = [
 ]
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize(("kind", "pattern", "n_bytes"), [*ONE_MEGABYTE, *FORTY_MEGABYTES])
 def test_encoding_takes_about_linear_time(
     tokenizers: dict[str, BPETokenizer], kind: str, pattern: str, n_bytes: int
@@ -114,7 +113,6 @@ def test_encoding_takes_about_linear_time(
     assert_about_linear(tokenizers[pattern].encode_to_numpy, HOSTILE[kind], n_bytes)
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("unit", ["<|endoftext|>", "<|endoftext", "<|"])
 def test_special_tokens_that_are_allowed_are_found_in_linear_time(
     tokenizers: dict[str, BPETokenizer], unit: str
@@ -125,7 +123,6 @@ def test_special_tokens_that_are_allowed_are_found_in_linear_time(
     assert_about_linear(encode, lambda n: repeated(unit, n), MEGABYTE)
 
 
-@pytest.mark.alone
 def test_ten_thousand_special_tokens_take_as_long_as_ten(nursery_text: str) -> None:
     text = nursery_text.replace(" ", " <|1|> <|") * 20
 
@@ -179,7 +176,6 @@ print(kilobytes("VmHWM:"), kilobytes("VmRSS:"))
     assert left < 200
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_training_takes_about_linear_time(kind: str) -> None:
     assert_about_linear(
