@@ -14,7 +14,8 @@ PIP_INDEX = $(shell $(BIN)/python -m pip config list | sed -n "s/.*\.index-url='
 INSTALL = $(BIN)/uv pip install --quiet $(addprefix --default-index ,$(lastword $(PIP_INDEX)))
 
 .DEFAULT_GOAL := help
-.PHONY: help build train ladder check test test-rust test-python test-alone lint docs bench clean
+.PHONY: help build train ladder check test test-rust test-python test-alone lint lint-python \
+	lint-rust docs bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,12 +71,17 @@ test-python: $(VENV)/ranks
 
 # Tests marked `alone` come last, one by one (tests/conftest.py).
 test-alone: $(VENV)/ranks
-	$(BIN)/python -m pytest --alone $(ARGS) || [ $$? -eq 5 ]
+	$(BIN)/python -m pytest --alone $(ARGS) $$(grep --recursive --files-with-matches \
+	  --include='*.py' pytest.mark.alone tests) || [ $$? -eq 5 ]
 
-lint: $(VENV)/.dev  ## ruff, mypy --strict, cargo fmt, clippy
+lint: lint-python lint-rust  ## ruff, mypy --strict, cargo fmt, clippy
+
+lint-python: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+lint-rust:
 	cargo fmt --check
 	cargo clippy --quiet --all-targets --all-features -- -D warnings
 
