@@ -63,7 +63,7 @@ check: lint  ## what to run before every commit: lint, unit and property tests
 test: test-rust test-python test-alone  ## run every test, Rust and Python
 
 test-rust:
-	cargo test --quiet --workspace
+	cargo test --quiet --package gptfast
 
 # Status 5: ARGS leaves none.
 test-python: $(VENV)/ranks
