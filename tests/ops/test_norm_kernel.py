@@ -86,7 +86,7 @@ def test_the_widest_row(op, device, monkeypatch):
 def test_a_program_of_the_backward_takes_many_tiles(programs, device, monkeypatch):
     monkeypatch.setattr(kernels, "MAX_PROGRAMS", programs)
     # Six tiles of two rows, the last half empty.
-    x, weight, bias = (randn(*shape).to(device) for shape in ((11, 300), (300,), (300,)))
+    x, weight, bias = (randn(*shape).to(device) for shape in ((11, 600), (600,), (600,)))
     check("layer_norm", x, weight=weight, bias=bias)
 
 
