@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from gptfast.errors import UserError
+from gptfast.kernels import decode_attention as kernels
 from gptfast.ops import decode_attention
 from gptfast.ops.decode_attention import decode_attention_reference
 from tolerances import assert_close
@@ -37,14 +38,19 @@ def check(q, k, v, lengths=None, **options):
         ({"S": 40, "D": 200}, [7, 33], {}),
         ({"D": 256, "dtype": torch.float16}, [7, 300], {}),
         ({}, [150, 300], {"window": 70}),
-        ({"T": 4}, [5, 300], {"window": 1}),
-        ({"B": 300, "S": 70}, None, {}),  # more heads than programs: one part
+        ({"T": 4}, [5, 258], {"window": 1}),  # windows on both sides of a block edge
     ],
     ids=str,
 )
 def test_agrees_with_the_definition(sizes, lengths, options, device):
     lengths = None if lengths is None else torch.tensor(lengths, device=device)
     check(*inputs(device, **sizes), lengths, **options)
+
+
+@pytest.mark.parametrize("programs", [3, 8])  # one part of three blocks; parts of two and of one
+def test_a_part_of_several_blocks(programs, device, monkeypatch):
+    monkeypatch.setattr(kernels, "MAX_PROGRAMS", programs)
+    check(*inputs(device), torch.tensor([170, 300], device=device))
 
 
 def test_any_strides_and_lengths_of_32_bits(device):

@@ -10,14 +10,15 @@ import pytest
 pytest.importorskip("triton")
 
 
-KERNEL_TESTS = sorted(Path(__file__).parent.glob("test_*_kernel.py"))
+FILES = sorted(Path(__file__).parent.glob("test_*_kernel.py"))
 
 
+# Two processes, for two cores: each takes seconds to import PyTorch.
 @pytest.mark.slow
-@pytest.mark.parametrize("file", KERNEL_TESTS, ids=lambda file: file.stem)
-def test_kernels_in_the_interpreter(file):
+@pytest.mark.parametrize("files", [FILES[::2], FILES[1::2]], ids=["half", "other half"])
+def test_kernels_in_the_interpreter(files):
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", file],
+        [sys.executable, "-m", "pytest", "-q", *files],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,

@@ -137,8 +137,9 @@ def test_a_second_derivative(device):
 @pytest.mark.parametrize("inverse", [True, False])
 def test_registration(inverse, device):
     q, k, tables = example(device)
-    for x in ((q, k), (q.mT.contiguous().mT, k.detach())):
-        torch.library.opcheck(torch.ops.gptfast.rotary.default, (*x, *tables, inverse))
+    if inverse:
+        q, k = q.mT.contiguous().mT, k.detach()
+    torch.library.opcheck(torch.ops.gptfast.rotary.default, (q, k, *tables, inverse))
 
 
 def test_compiles_without_a_graph_break(device):
