@@ -24,6 +24,7 @@ TRAIN_AND_BE_KILLED = """
 import json, os, shutil, signal, sys
 from pathlib import Path
 import torch
+import torch._dynamo  # each optimizer does, which takes a second
 from rich.console import Console
 from gptfast.model import ModelConfig
 from gptfast.train.checkpoint import State
