@@ -7,9 +7,8 @@ import math
 import os
 import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -890,56 +889,59 @@ def test_a_bad_batch_is_undone_and_skipped(
     said: str,
     settings: dict[str, Any],
 ) -> None:
-    config = replace(config, max_steps=70, eval_interval=20, **settings)
+    before = 60 if factor == 4.0 else 10  # a spike is one among fifty losses
+    bad, last = before + 6, before + 10
+    config = replace(config, max_steps=last, eval_interval=10, **settings)
     console = Console(record=True, file=io.StringIO(), soft_wrap=True)
     with monkeypatch.context() as patch:
-        poisoned = poison_batch(66, patch, factor)
+        poisoned = poison_batch(bad, patch, factor)
         result = pretrain(config, "test", console)
-    assert poisoned == [66]
+    assert poisoned == [bad]
     text = console.export_text()
     assert said in text
-    assert "back to step 60; batch 66 will be skipped" in text
+    assert f"back to step {before}; batch {bad} will be skipped" in text
     assert result is not None
-    assert result.steps == 70
+    assert result.steps == last
     # The same as if the loader had never given that batch.
     without = replace(config, out=config.out.with_name("without"))
     with monkeypatch.context() as patch:
-        patch.setattr(recovery, "load_checkpoint", begin_without([66]))
+        patch.setattr(recovery, "load_checkpoint", begin_without([bad]))
         expected = train(without)
     assert result.val_loss == expected.val_loss
     assert metrics(config) == metrics(without)
-    state = json.loads((config.out / "training" / "step-00000070" / "state.json").read_text())
-    assert state["progress"]["skipped"] == [66]
-    assert state["progress"]["batches"] == 71
+    saved = config.out / "training" / f"step-{last:08d}" / "state.json"
+    state = json.loads(saved.read_text())
+    assert state["progress"]["skipped"] == [bad]
+    assert state["progress"]["batches"] == last + 1
 
 
 def test_what_was_skipped_is_known_to_a_run_that_goes_on(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where no checkpoint was saved after the bad batch; and damaged ones don't stay."""
-    config = replace(config, max_steps=70, eval_interval=10)
+    config = replace(config, max_steps=30, eval_interval=10)
     whole = replace(config, out=config.out.with_name("whole"))
     with monkeypatch.context() as patch:
-        poison_batch(66, patch, math.nan)
+        poison_batch(26, patch, math.nan)
         train(whole)
     roll_back = recovery.Recovery.roll_back
 
     def damage_and_roll_back(recovery: recovery.Recovery, bad: BadStep) -> None:
-        (config.out / "training" / "step-00000060" / "optimizer.pt").write_bytes(b"")
+        (config.out / "training" / "step-00000020" / "optimizer.pt").write_bytes(b"")
         roll_back(recovery, bad)
         raise Killed
 
     with monkeypatch.context() as patch:
-        poison_batch(66, patch, math.nan)
+        poison_batch(26, patch, math.nan)
         patch.setattr(recovery.Recovery, "roll_back", damage_and_roll_back)
         with pytest.raises(Killed):
             train(config)
-    assert steps_saved(config) == [50]
+    assert steps_saved(config) == [10]
     with monkeypatch.context() as patch:
-        poisoned = poison_batch(66, patch, math.nan)
+        poisoned = poison_batch(26, patch, math.nan)
         train(replace(config, resume=True))
     assert not poisoned
-    assert steps_saved(config) == [60, 70]
+    assert steps_saved(config) == [20, 30]
     assert metrics(config) == metrics(whole)
 
 
@@ -1104,18 +1106,18 @@ def test_a_run_that_gave_up_can_go_on(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:
     """Without the batch that made it give up, also after giving up twice."""
-    config = replace(config, max_steps=70, eval_interval=20, max_rollbacks=0)
+    config = replace(config, max_steps=20, eval_interval=10, max_rollbacks=0)
     with monkeypatch.context() as patch:
-        poison_batch(66, patch, math.nan)
+        poison_batch(16, patch, math.nan)
         with pytest.raises(RunError, match=r"giving up; .*--max-rollbacks \(now 0\)"):
             train(config)
     with monkeypatch.context() as patch:
-        poison_batch(68, patch, math.nan)
+        poison_batch(18, patch, math.nan)
         with pytest.raises(RunError, match=r"0 batches were already skipped: giving up"):
             train(replace(config, resume=True))
     console = Console(record=True, file=io.StringIO(), soft_wrap=True)
     with monkeypatch.context() as patch:
-        poisoned = poison_batch(66, patch, math.nan)
+        poisoned = poison_batch(16, patch, math.nan)
         result = pretrain(replace(config, resume=True, **settings), "test", console)
     assert result is not None
     assert not poisoned
@@ -1123,7 +1125,7 @@ def test_a_run_that_gave_up_can_go_on(
     assert said == bool(settings)
     without = replace(config, out=config.out.with_name("without"))
     with monkeypatch.context() as patch:
-        patch.setattr(recovery, "load_checkpoint", begin_without([66, 68]))
+        patch.setattr(recovery, "load_checkpoint", begin_without([16, 18]))
         assert train(without).val_loss == result.val_loss
     assert metrics(config) == metrics(without)
 
@@ -1198,66 +1200,48 @@ def test_a_spike_is_only_seen_once_there_is_something_to_compare_with() -> None:
         check_spike(2.6, [1.0] * 50, spike=1.5)
 
 
-FULL_DISK = """
-import resource, signal, sys
-from pathlib import Path
-from rich.console import Console
-from gptfast.errors import RunError
-from gptfast.train import loop
-from gptfast.train.config import TrainConfig
-from gptfast.model import ModelConfig
-from gptfast.train.objective import Evaluation, NextToken
-from gptfast.train.pretrain import pretrain
+@contextmanager
+def full_disk(first: int, last: int) -> Iterator[None]:
+    """From step `first` on, and before step `last`, no file of this process can grow."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    step = loop.Trainer.step
 
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing fails instead, as on a full disk
-out, corpus, first, last = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-step = loop.Trainer.step
+    def step_on_a_full_disk(trainer: loop.Trainer) -> None:
+        full = first <= trainer.state.progress.step < last
+        # Python ignores SIGXFSZ: writing fails instead, as on a full disk.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000 if full else soft, hard))
+        step(trainer)
 
-def step_on_a_full_disk(trainer):
-    full = first <= trainer.state.progress.step < last
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000 if full else -1, -1))
-    step(trainer)
-
-loop.Trainer.step = step_on_a_full_disk
-config = TrainConfig(
-    out=out, corpus=corpus, tokenizer="char",
-    model=ModelConfig(1024, block_size=16, n_layer=2, n_head=2, n_embd=16, dropout=0.1),
-    max_steps=12, batch_size=4, warmup_steps=2, eval_interval=4, eval_windows=4,
-    dtype="float32",
-)
-try:
-    print(pretrain(config, "test", Console(soft_wrap=True)))
-except RunError as error:
-    sys.exit(f"error: {error}")
-"""
-
-
-def on_a_full_disk(config: TrainConfig, first: int, last: int) -> subprocess.CompletedProcess[str]:
-    """Run `config` in a process whose files can't grow during the steps from first to last."""
-    arguments = [str(config.out), config.corpus, str(first), str(last)]
-    return subprocess.run(
-        [sys.executable, "-c", FULL_DISK, *arguments], capture_output=True, text=True, check=False
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.Trainer, "step", step_on_a_full_disk)
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_full_disk_keeps_the_run_alive_and_the_old_checkpoint_whole(config: TrainConfig) -> None:
     whole = train(replace(config, out=config.out.with_name("whole")))
-    done = on_a_full_disk(config, first=5, last=8)
-    assert done.returncode == 0, done.stderr
-    assert "can't save the checkpoint of step 8" in done.stdout
-    assert "the run continues and keeps the previous one" in done.stdout
+    console = Console(record=True, file=io.StringIO(), soft_wrap=True)
+    with full_disk(first=5, last=8):
+        result = pretrain(config, "test", console)
+    text = console.export_text()
+    assert "can't save the checkpoint of step 8" in text
+    assert "the run continues and keeps the previous one" in text
     assert steps_saved(config) == [4, 12]
-    assert f"val_loss={whole.val_loss}" in done.stdout
+    assert result is not None
+    assert result.val_loss == whole.val_loss
 
 
 def test_a_disk_that_is_full_at_the_end_is_an_error_and_the_run_can_go_on(
     config: TrainConfig,
 ) -> None:
     whole = train(replace(config, out=config.out.with_name("whole")))
-    done = on_a_full_disk(config, first=9, last=99)
-    assert done.returncode == 1
-    assert "can't save the checkpoint of step 12" in done.stderr
-    assert "free some space and give --resume" in done.stderr
+    with full_disk(first=9, last=99), pytest.raises(RunError) as caught:
+        train(config)
+    assert "can't save the checkpoint of step 12" in str(caught.value)
+    assert "free some space and give --resume" in str(caught.value)
     assert steps_saved(config) == [4, 8]
     assert train(replace(config, resume=True)).val_loss == whole.val_loss
     assert metrics(config) == metrics(replace(config, out=config.out.with_name("whole")))
