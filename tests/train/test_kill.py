@@ -109,11 +109,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory, nursery_text: str) -> Runs:
         max_steps=12, batch_size=4, warmup_steps=2, eval_interval=4, eval_windows=4,
         dtype="float32",
     )  # fmt: skip
-    pretrain(whole, "test", Console(quiet=True))
-    done = subprocess.run(
-        [sys.executable, "-c", TRAIN_AND_BE_KILLED, str(folder), str(corpus), *STEPS_KEPT],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GPTFAST_CACHE", str(folder / "cache"))
+        pretrain(whole, "test", Console(quiet=True))
+        done = subprocess.run(
+            [sys.executable, "-c", TRAIN_AND_BE_KILLED, str(folder), str(corpus), *STEPS_KEPT],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
     return Runs(whole, json.loads(done.stdout), done.stderr)
 
 

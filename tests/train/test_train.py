@@ -9,7 +9,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -48,14 +48,18 @@ from gptfast.train.pretrain import pretrain
 from gptfast.train.schedule import lr_factor
 
 
-@pytest.fixture
-def config(corpus_file: Path, tmp_path: Path) -> TrainConfig:
+def small_run(corpus: Path, out: Path) -> TrainConfig:
     return TrainConfig(
-        out=tmp_path / "run", corpus=str(corpus_file), tokenizer="char",
+        out=out, corpus=str(corpus), tokenizer="char",
         model=ModelConfig(1024, block_size=16, n_layer=2, n_head=2, n_embd=16, dropout=0.1),
         max_steps=12, batch_size=4, warmup_steps=2, eval_interval=4, eval_windows=4,
         dtype="float32",
     )  # fmt: skip
+
+
+@pytest.fixture
+def config(corpus_file: Path, tmp_path: Path) -> TrainConfig:
+    return small_run(corpus_file, tmp_path / "run")
 
 
 def train(config: TrainConfig) -> loop.Result:
@@ -734,13 +738,40 @@ def test_resume_refuses_another_text(config: TrainConfig, tmp_path: Path) -> Non
     assert (config.out / "model.safetensors").read_bytes() == weights
 
 
+@dataclass(frozen=True)
+class Runs:
+    """Runs on the same text: one that has ended, one with another seed, one killed in step 11."""
+
+    whole: TrainConfig
+    seed_5: TrainConfig
+    killed: TrainConfig
+    val_loss: float
+    val_loss_of_seed_5: float
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, nursery_text: str) -> Runs:
+    folder = tmp_path_factory.mktemp("runs")
+    corpus = folder / "nursery.txt"
+    corpus.write_text(nursery_text, encoding="utf-8")
+    whole, seed_5, killed = (small_run(corpus, folder / name) for name in ("whole", "5", "killed"))
+    seed_5 = replace(seed_5, seed=5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GPTFAST_CACHE", str(folder / "cache"))
+        train_until_killed_at(10, killed, patch)
+        return Runs(whole, seed_5, killed, train(whole).val_loss, train(seed_5).val_loss)
+
+
+def copied(config: TrainConfig, out: Path) -> TrainConfig:
+    return replace(config, out=shutil.copytree(config.out, out))
+
+
 @pytest.mark.parametrize("step", ["delete_checkpoints", "write_record", "delete_model"])
 @pytest.mark.parametrize("again", ["resume", "overwrite"])
 def test_an_interrupted_overwrite_can_be_repeated(
-    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, step: str, again: str
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, again: str
 ) -> None:
-    fresh = train(replace(config, seed=5, out=config.out.with_name("fresh")))
-    train(config)
+    config = copied(runs.whole, tmp_path / "run")
 
     def killed(*_: object) -> None:
         raise Killed
@@ -756,11 +787,11 @@ def test_an_interrupted_overwrite_can_be_repeated(
         load_model(config.out)
         return
     resumed = train(replace(config, **{again: True}, seed=5))
-    assert resumed.val_loss == fresh.val_loss
+    assert resumed.val_loss == runs.val_loss_of_seed_5
 
 
-def test_overwrite_replaces_a_damaged_record(config: TrainConfig) -> None:
-    train(config)
+def test_overwrite_replaces_a_damaged_record(runs: Runs, tmp_path: Path) -> None:
+    config = copied(runs.whole, tmp_path / "run")
     (config.out / "run.json").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match=r"run\.json is damaged .*--overwrite"):
         train(replace(config, resume=True))
@@ -779,10 +810,9 @@ DAMAGES = {
     "name", ["model.safetensors", "optimizer.pt", "state.json", "checksums.json"]
 )
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
-    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, name: str, damage: str
+    runs: Runs, tmp_path: Path, name: str, damage: str
 ) -> None:
-    whole = train(replace(config, out=config.out.with_name("whole")))
-    train_until_killed_at(10, config, monkeypatch)
+    config = copied(runs.killed, tmp_path / "run")
     assert steps_saved(config) == [4, 8]
     path = config.out / "training" / "step-00000008" / name
     path.write_bytes(DAMAGES[damage](path.read_bytes()))
@@ -790,8 +820,8 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     result = pretrain(replace(config, resume=True), "test", said)
     assert result is not None
     assert "step-00000008 is damaged" in said.export_text()
-    assert result.val_loss == whole.val_loss
-    assert metrics(config) == metrics(replace(config, out=config.out.with_name("whole")))
+    assert result.val_loss == runs.val_loss
+    assert metrics(config) == metrics(runs.whole)
     assert steps_saved(config) == [8, 12]
 
 
@@ -1221,8 +1251,10 @@ def full_disk(first: int, last: int) -> Iterator[None]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_keeps_the_run_alive_and_the_old_checkpoint_whole(config: TrainConfig) -> None:
-    whole = train(replace(config, out=config.out.with_name("whole")))
+def test_a_full_disk_keeps_the_run_alive_and_the_old_checkpoint_whole(
+    runs: Runs, tmp_path: Path
+) -> None:
+    config = replace(runs.whole, out=tmp_path / "run")
     console = Console(record=True, file=io.StringIO(), soft_wrap=True)
     with full_disk(first=5, last=8):
         result = pretrain(config, "test", console)
@@ -1231,17 +1263,17 @@ def test_a_full_disk_keeps_the_run_alive_and_the_old_checkpoint_whole(config: Tr
     assert "the run continues and keeps the previous one" in text
     assert steps_saved(config) == [4, 12]
     assert result is not None
-    assert result.val_loss == whole.val_loss
+    assert result.val_loss == runs.val_loss
 
 
 def test_a_disk_that_is_full_at_the_end_is_an_error_and_the_run_can_go_on(
-    config: TrainConfig,
+    runs: Runs, tmp_path: Path
 ) -> None:
-    whole = train(replace(config, out=config.out.with_name("whole")))
+    config = replace(runs.whole, out=tmp_path / "run")
     with full_disk(first=9, last=99), pytest.raises(RunError) as caught:
         train(config)
     assert "can't save the checkpoint of step 12" in str(caught.value)
     assert "free some space and give --resume" in str(caught.value)
     assert steps_saved(config) == [4, 8]
-    assert train(replace(config, resume=True)).val_loss == whole.val_loss
-    assert metrics(config) == metrics(replace(config, out=config.out.with_name("whole")))
+    assert train(replace(config, resume=True)).val_loss == runs.val_loss
+    assert metrics(config) == metrics(runs.whole)
