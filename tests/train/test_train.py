@@ -167,6 +167,34 @@ def train_until_killed_at(step: int, config: TrainConfig, monkeypatch: pytest.Mo
             train(config)
 
 
+@dataclass(frozen=True)
+class Runs:
+    """Runs on the same text: one that has ended, one with another seed, one killed in step 11."""
+
+    whole: TrainConfig
+    seed_5: TrainConfig
+    killed: TrainConfig
+    val_loss: float
+    val_loss_of_seed_5: float
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, nursery_text: str) -> Runs:
+    folder = tmp_path_factory.mktemp("runs")
+    corpus = folder / "nursery.txt"
+    corpus.write_text(nursery_text, encoding="utf-8")
+    whole, seed_5, killed = (small_run(corpus, folder / name) for name in ("whole", "5", "killed"))
+    seed_5 = replace(seed_5, seed=5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GPTFAST_CACHE", str(folder / "cache"))
+        train_until_killed_at(10, killed, patch)
+        return Runs(whole, seed_5, killed, train(whole).val_loss, train(seed_5).val_loss)
+
+
+def copied(config: TrainConfig, out: Path) -> TrainConfig:
+    return replace(config, out=shutil.copytree(config.out, out))
+
+
 @pytest.mark.parametrize("eval_interval", [10, 7])
 def test_a_killed_run_goes_on_bitwise_as_if_it_never_stopped(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch, eval_interval: int
@@ -194,18 +222,18 @@ def test_a_killed_run_goes_on_bitwise_as_if_it_never_stopped(
 
 
 def test_a_signal_saves_and_the_run_can_go_on(
-    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import signal
 
-    whole = train(replace(config, out=config.out.with_name("whole")))
+    config = replace(runs.whole, out=tmp_path / "run")
     with monkeypatch.context() as patch:
         within_step(5, lambda: signal.raise_signal(signal.SIGTERM), patch)
         assert pretrain(config, "test", Console(quiet=True)) is None
     # The step during which the signal came was finished.
     assert steps_saved(config) == [4, 6]
-    assert train(replace(config, resume=True)).val_loss == whole.val_loss
-    assert metrics(config) == metrics(replace(config, out=config.out.with_name("whole")))
+    assert train(replace(config, resume=True)).val_loss == runs.val_loss
+    assert metrics(config) == metrics(runs.whole)
     record = json.loads((config.out / "run.json").read_text())
     assert (record["command"], record["resumed_by"]) == ("test", ["test"])
 
@@ -340,14 +368,13 @@ def test_gradients_are_clipped_to_the_norm_asked_for(
     assert line["grad_norm"] > 0.01  # that before
 
 
-def test_a_trained_folder_is_loaded_by_the_package(config: TrainConfig) -> None:
+def test_a_trained_folder_is_loaded_by_the_package(runs: Runs) -> None:
     import gptfast
 
-    result = train(config)
-    model, tokenizer = gptfast.load(str(config.out))
-    text = Path(config.corpus).read_text()
+    model, tokenizer = gptfast.load(str(runs.whole.out))
+    text = Path(runs.whole.corpus).read_text()
     val = tokenizer.encode_to_numpy(text[int(len(text) * 0.9) :])
-    assert evaluate(model, EvalWindows(val, 16, 4)) == pytest.approx(result.val_loss, rel=1e-5)
+    assert evaluate(model, EvalWindows(val, 16, 4)) == pytest.approx(runs.val_loss, rel=1e-5)
 
 
 def test_float16_scales_the_loss_and_goes_on_bitwise(
@@ -738,34 +765,6 @@ def test_resume_refuses_another_text(config: TrainConfig, tmp_path: Path) -> Non
     assert (config.out / "model.safetensors").read_bytes() == weights
 
 
-@dataclass(frozen=True)
-class Runs:
-    """Runs on the same text: one that has ended, one with another seed, one killed in step 11."""
-
-    whole: TrainConfig
-    seed_5: TrainConfig
-    killed: TrainConfig
-    val_loss: float
-    val_loss_of_seed_5: float
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, nursery_text: str) -> Runs:
-    folder = tmp_path_factory.mktemp("runs")
-    corpus = folder / "nursery.txt"
-    corpus.write_text(nursery_text, encoding="utf-8")
-    whole, seed_5, killed = (small_run(corpus, folder / name) for name in ("whole", "5", "killed"))
-    seed_5 = replace(seed_5, seed=5)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GPTFAST_CACHE", str(folder / "cache"))
-        train_until_killed_at(10, killed, patch)
-        return Runs(whole, seed_5, killed, train(whole).val_loss, train(seed_5).val_loss)
-
-
-def copied(config: TrainConfig, out: Path) -> TrainConfig:
-    return replace(config, out=shutil.copytree(config.out, out))
-
-
 @pytest.mark.parametrize("step", ["delete_checkpoints", "write_record", "delete_model"])
 @pytest.mark.parametrize("again", ["resume", "overwrite"])
 def test_an_interrupted_overwrite_can_be_repeated(
@@ -1117,7 +1116,7 @@ def test_a_val_loss_that_is_nan_before_any_batch_ends_the_run(
 
 
 def test_two_runs_can_not_train_into_one_folder(
-    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+    config: TrainConfig, runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def begin_another() -> None:
         with pytest.raises(UserError, match=r"another run is writing into .*run: wait until"):
@@ -1125,9 +1124,8 @@ def test_two_runs_can_not_train_into_one_folder(
         another.append(True)
 
     another: list[bool] = []
-    whole = train(replace(config, out=config.out.with_name("whole")))
     within_step(6, begin_another, monkeypatch)
-    assert train(config).val_loss == whole.val_loss
+    assert train(config).val_loss == runs.val_loss
     assert another == [True]
 
 
