@@ -73,7 +73,7 @@ def test_one_batch_can_be_overfitted(config: ModelConfig) -> None:
     torch.manual_seed(0)
     model = GPT(config)
     ids = torch.randint(65, (4, 17), generator=torch.Generator().manual_seed(2))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
     for _ in range(80):
         loss = model(ids[:, :-1], ids[:, 1:])
         optimizer.zero_grad()

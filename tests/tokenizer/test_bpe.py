@@ -316,12 +316,15 @@ def test_signals_interrupt_training() -> None:
     def stop(*_: object) -> None:
         raise Stopped
 
+    def train() -> None:
+        timer.start()
+        BPETokenizer.train(text, 1_000_000, "none")
+
     before = signal.signal(signal.SIGUSR1, stop)
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR1))
     try:
-        timer.start()
         with pytest.raises(Stopped):
-            BPETokenizer.train(text, 1_000_000, "none")
+            train()
     finally:
         timer.join()
         signal.signal(signal.SIGUSR1, before)

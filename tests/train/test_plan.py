@@ -24,6 +24,7 @@ from gptfast.model import GPT, ModelConfig
 from gptfast.model.size import n_parameters
 from gptfast.model.transformer import Block
 from gptfast.ops import linear_cross_entropy
+from gptfast.plan import __main__ as plan_command_module
 from gptfast.plan.__main__ import main as plan_command
 from gptfast.tokenizer import CharTokenizer
 from gptfast.train import plan as plan_module
@@ -220,7 +221,10 @@ def test_the_time_of_a_run_is_predicted(
     assert predicted == pytest.approx(ended[0] - begun, rel=0.015)
 
 
-def test_the_command_prints_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_the_plan(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan_command_module, "PROBE_SECONDS", 0.1)
     small = ["--n-embd", "32", "--n-head", "2", "--block-size", "16", "--max-steps", "10"]
     assert cli.run(plan_command, ["shakespeare-cpu", *small]) == 0
     text = capsys.readouterr().out

@@ -7,10 +7,9 @@ import math
 import os
 import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -49,14 +48,18 @@ from gptfast.train.pretrain import pretrain
 from gptfast.train.schedule import lr_factor
 
 
-@pytest.fixture
-def config(corpus_file: Path, tmp_path: Path) -> TrainConfig:
+def small_run(corpus: Path, out: Path) -> TrainConfig:
     return TrainConfig(
-        out=tmp_path / "run", corpus=str(corpus_file), tokenizer="char",
+        out=out, corpus=str(corpus), tokenizer="char",
         model=ModelConfig(1024, block_size=16, n_layer=2, n_head=2, n_embd=16, dropout=0.1),
         max_steps=12, batch_size=4, warmup_steps=2, eval_interval=4, eval_windows=4,
         dtype="float32",
     )  # fmt: skip
+
+
+@pytest.fixture
+def config(corpus_file: Path, tmp_path: Path) -> TrainConfig:
+    return small_run(corpus_file, tmp_path / "run")
 
 
 def train(config: TrainConfig) -> loop.Result:
@@ -164,6 +167,34 @@ def train_until_killed_at(step: int, config: TrainConfig, monkeypatch: pytest.Mo
             train(config)
 
 
+@dataclass(frozen=True)
+class Runs:
+    """Runs on the same text: one that has ended, one with another seed, one killed in step 11."""
+
+    whole: TrainConfig
+    seed_5: TrainConfig
+    killed: TrainConfig
+    val_loss: float
+    val_loss_of_seed_5: float
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, nursery_text: str) -> Runs:
+    folder = tmp_path_factory.mktemp("runs")
+    corpus = folder / "nursery.txt"
+    corpus.write_text(nursery_text, encoding="utf-8")
+    whole, seed_5, killed = (small_run(corpus, folder / name) for name in ("whole", "5", "killed"))
+    seed_5 = replace(seed_5, seed=5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GPTFAST_CACHE", str(folder / "cache"))
+        train_until_killed_at(10, killed, patch)
+        return Runs(whole, seed_5, killed, train(whole).val_loss, train(seed_5).val_loss)
+
+
+def copied(config: TrainConfig, out: Path) -> TrainConfig:
+    return replace(config, out=shutil.copytree(config.out, out))
+
+
 @pytest.mark.parametrize("eval_interval", [10, 7])
 def test_a_killed_run_goes_on_bitwise_as_if_it_never_stopped(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch, eval_interval: int
@@ -191,18 +222,18 @@ def test_a_killed_run_goes_on_bitwise_as_if_it_never_stopped(
 
 
 def test_a_signal_saves_and_the_run_can_go_on(
-    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import signal
 
-    whole = train(replace(config, out=config.out.with_name("whole")))
+    config = replace(runs.whole, out=tmp_path / "run")
     with monkeypatch.context() as patch:
         within_step(5, lambda: signal.raise_signal(signal.SIGTERM), patch)
         assert pretrain(config, "test", Console(quiet=True)) is None
     # The step during which the signal came was finished.
     assert steps_saved(config) == [4, 6]
-    assert train(replace(config, resume=True)).val_loss == whole.val_loss
-    assert metrics(config) == metrics(replace(config, out=config.out.with_name("whole")))
+    assert train(replace(config, resume=True)).val_loss == runs.val_loss
+    assert metrics(config) == metrics(runs.whole)
     record = json.loads((config.out / "run.json").read_text())
     assert (record["command"], record["resumed_by"]) == ("test", ["test"])
 
@@ -337,14 +368,13 @@ def test_gradients_are_clipped_to_the_norm_asked_for(
     assert line["grad_norm"] > 0.01  # that before
 
 
-def test_a_trained_folder_is_loaded_by_the_package(config: TrainConfig) -> None:
+def test_a_trained_folder_is_loaded_by_the_package(runs: Runs) -> None:
     import gptfast
 
-    result = train(config)
-    model, tokenizer = gptfast.load(str(config.out))
-    text = Path(config.corpus).read_text()
+    model, tokenizer = gptfast.load(str(runs.whole.out))
+    text = Path(runs.whole.corpus).read_text()
     val = tokenizer.encode_to_numpy(text[int(len(text) * 0.9) :])
-    assert evaluate(model, EvalWindows(val, 16, 4)) == pytest.approx(result.val_loss, rel=1e-5)
+    assert evaluate(model, EvalWindows(val, 16, 4)) == pytest.approx(runs.val_loss, rel=1e-5)
 
 
 def test_float16_scales_the_loss_and_goes_on_bitwise(
@@ -738,10 +768,9 @@ def test_resume_refuses_another_text(config: TrainConfig, tmp_path: Path) -> Non
 @pytest.mark.parametrize("step", ["delete_checkpoints", "write_record", "delete_model"])
 @pytest.mark.parametrize("again", ["resume", "overwrite"])
 def test_an_interrupted_overwrite_can_be_repeated(
-    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, step: str, again: str
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, again: str
 ) -> None:
-    fresh = train(replace(config, seed=5, out=config.out.with_name("fresh")))
-    train(config)
+    config = copied(runs.whole, tmp_path / "run")
 
     def killed(*_: object) -> None:
         raise Killed
@@ -757,11 +786,11 @@ def test_an_interrupted_overwrite_can_be_repeated(
         load_model(config.out)
         return
     resumed = train(replace(config, **{again: True}, seed=5))
-    assert resumed.val_loss == fresh.val_loss
+    assert resumed.val_loss == runs.val_loss_of_seed_5
 
 
-def test_overwrite_replaces_a_damaged_record(config: TrainConfig) -> None:
-    train(config)
+def test_overwrite_replaces_a_damaged_record(runs: Runs, tmp_path: Path) -> None:
+    config = copied(runs.whole, tmp_path / "run")
     (config.out / "run.json").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match=r"run\.json is damaged .*--overwrite"):
         train(replace(config, resume=True))
@@ -780,10 +809,9 @@ DAMAGES = {
     "name", ["model.safetensors", "optimizer.pt", "state.json", "checksums.json"]
 )
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
-    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, name: str, damage: str
+    runs: Runs, tmp_path: Path, name: str, damage: str
 ) -> None:
-    whole = train(replace(config, out=config.out.with_name("whole")))
-    train_until_killed_at(10, config, monkeypatch)
+    config = copied(runs.killed, tmp_path / "run")
     assert steps_saved(config) == [4, 8]
     path = config.out / "training" / "step-00000008" / name
     path.write_bytes(DAMAGES[damage](path.read_bytes()))
@@ -791,8 +819,8 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     result = pretrain(replace(config, resume=True), "test", said)
     assert result is not None
     assert "step-00000008 is damaged" in said.export_text()
-    assert result.val_loss == whole.val_loss
-    assert metrics(config) == metrics(replace(config, out=config.out.with_name("whole")))
+    assert result.val_loss == runs.val_loss
+    assert metrics(config) == metrics(runs.whole)
     assert steps_saved(config) == [8, 12]
 
 
@@ -890,56 +918,59 @@ def test_a_bad_batch_is_undone_and_skipped(
     said: str,
     settings: dict[str, Any],
 ) -> None:
-    config = replace(config, max_steps=70, eval_interval=20, **settings)
+    before = 60 if factor == 4.0 else 10  # a spike is one among fifty losses
+    bad, last = before + 6, before + 10
+    config = replace(config, max_steps=last, eval_interval=10, **settings)
     console = Console(record=True, file=io.StringIO(), soft_wrap=True)
     with monkeypatch.context() as patch:
-        poisoned = poison_batch(66, patch, factor)
+        poisoned = poison_batch(bad, patch, factor)
         result = pretrain(config, "test", console)
-    assert poisoned == [66]
+    assert poisoned == [bad]
     text = console.export_text()
     assert said in text
-    assert "back to step 60; batch 66 will be skipped" in text
+    assert f"back to step {before}; batch {bad} will be skipped" in text
     assert result is not None
-    assert result.steps == 70
+    assert result.steps == last
     # The same as if the loader had never given that batch.
     without = replace(config, out=config.out.with_name("without"))
     with monkeypatch.context() as patch:
-        patch.setattr(recovery, "load_checkpoint", begin_without([66]))
+        patch.setattr(recovery, "load_checkpoint", begin_without([bad]))
         expected = train(without)
     assert result.val_loss == expected.val_loss
     assert metrics(config) == metrics(without)
-    state = json.loads((config.out / "training" / "step-00000070" / "state.json").read_text())
-    assert state["progress"]["skipped"] == [66]
-    assert state["progress"]["batches"] == 71
+    saved = config.out / "training" / f"step-{last:08d}" / "state.json"
+    state = json.loads(saved.read_text())
+    assert state["progress"]["skipped"] == [bad]
+    assert state["progress"]["batches"] == last + 1
 
 
 def test_what_was_skipped_is_known_to_a_run_that_goes_on(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where no checkpoint was saved after the bad batch; and damaged ones don't stay."""
-    config = replace(config, max_steps=70, eval_interval=10)
+    config = replace(config, max_steps=30, eval_interval=10)
     whole = replace(config, out=config.out.with_name("whole"))
     with monkeypatch.context() as patch:
-        poison_batch(66, patch, math.nan)
+        poison_batch(26, patch, math.nan)
         train(whole)
     roll_back = recovery.Recovery.roll_back
 
     def damage_and_roll_back(recovery: recovery.Recovery, bad: BadStep) -> None:
-        (config.out / "training" / "step-00000060" / "optimizer.pt").write_bytes(b"")
+        (config.out / "training" / "step-00000020" / "optimizer.pt").write_bytes(b"")
         roll_back(recovery, bad)
         raise Killed
 
     with monkeypatch.context() as patch:
-        poison_batch(66, patch, math.nan)
+        poison_batch(26, patch, math.nan)
         patch.setattr(recovery.Recovery, "roll_back", damage_and_roll_back)
         with pytest.raises(Killed):
             train(config)
-    assert steps_saved(config) == [50]
+    assert steps_saved(config) == [10]
     with monkeypatch.context() as patch:
-        poisoned = poison_batch(66, patch, math.nan)
+        poisoned = poison_batch(26, patch, math.nan)
         train(replace(config, resume=True))
     assert not poisoned
-    assert steps_saved(config) == [60, 70]
+    assert steps_saved(config) == [20, 30]
     assert metrics(config) == metrics(whole)
 
 
@@ -1085,7 +1116,7 @@ def test_a_val_loss_that_is_nan_before_any_batch_ends_the_run(
 
 
 def test_two_runs_can_not_train_into_one_folder(
-    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+    config: TrainConfig, runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def begin_another() -> None:
         with pytest.raises(UserError, match=r"another run is writing into .*run: wait until"):
@@ -1093,9 +1124,8 @@ def test_two_runs_can_not_train_into_one_folder(
         another.append(True)
 
     another: list[bool] = []
-    whole = train(replace(config, out=config.out.with_name("whole")))
     within_step(6, begin_another, monkeypatch)
-    assert train(config).val_loss == whole.val_loss
+    assert train(config).val_loss == runs.val_loss
     assert another == [True]
 
 
@@ -1104,18 +1134,18 @@ def test_a_run_that_gave_up_can_go_on(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:
     """Without the batch that made it give up, also after giving up twice."""
-    config = replace(config, max_steps=70, eval_interval=20, max_rollbacks=0)
+    config = replace(config, max_steps=20, eval_interval=10, max_rollbacks=0)
     with monkeypatch.context() as patch:
-        poison_batch(66, patch, math.nan)
+        poison_batch(16, patch, math.nan)
         with pytest.raises(RunError, match=r"giving up; .*--max-rollbacks \(now 0\)"):
             train(config)
     with monkeypatch.context() as patch:
-        poison_batch(68, patch, math.nan)
+        poison_batch(18, patch, math.nan)
         with pytest.raises(RunError, match=r"0 batches were already skipped: giving up"):
             train(replace(config, resume=True))
     console = Console(record=True, file=io.StringIO(), soft_wrap=True)
     with monkeypatch.context() as patch:
-        poisoned = poison_batch(66, patch, math.nan)
+        poisoned = poison_batch(16, patch, math.nan)
         result = pretrain(replace(config, resume=True, **settings), "test", console)
     assert result is not None
     assert not poisoned
@@ -1123,7 +1153,7 @@ def test_a_run_that_gave_up_can_go_on(
     assert said == bool(settings)
     without = replace(config, out=config.out.with_name("without"))
     with monkeypatch.context() as patch:
-        patch.setattr(recovery, "load_checkpoint", begin_without([66, 68]))
+        patch.setattr(recovery, "load_checkpoint", begin_without([16, 18]))
         assert train(without).val_loss == result.val_loss
     assert metrics(config) == metrics(without)
 
@@ -1198,66 +1228,50 @@ def test_a_spike_is_only_seen_once_there_is_something_to_compare_with() -> None:
         check_spike(2.6, [1.0] * 50, spike=1.5)
 
 
-FULL_DISK = """
-import resource, signal, sys
-from pathlib import Path
-from rich.console import Console
-from gptfast.errors import RunError
-from gptfast.train import loop
-from gptfast.train.config import TrainConfig
-from gptfast.model import ModelConfig
-from gptfast.train.objective import Evaluation, NextToken
-from gptfast.train.pretrain import pretrain
+@contextmanager
+def full_disk(first: int, last: int) -> Iterator[None]:
+    """From step `first` on, and before step `last`, no file of this process can grow."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    step = loop.Trainer.step
 
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing fails instead, as on a full disk
-out, corpus, first, last = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-step = loop.Trainer.step
+    def step_on_a_full_disk(trainer: loop.Trainer) -> None:
+        full = first <= trainer.state.progress.step < last
+        # Python ignores SIGXFSZ: writing fails instead, as on a full disk.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000 if full else soft, hard))
+        step(trainer)
 
-def step_on_a_full_disk(trainer):
-    full = first <= trainer.state.progress.step < last
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000 if full else -1, -1))
-    step(trainer)
-
-loop.Trainer.step = step_on_a_full_disk
-config = TrainConfig(
-    out=out, corpus=corpus, tokenizer="char",
-    model=ModelConfig(1024, block_size=16, n_layer=2, n_head=2, n_embd=16, dropout=0.1),
-    max_steps=12, batch_size=4, warmup_steps=2, eval_interval=4, eval_windows=4,
-    dtype="float32",
-)
-try:
-    print(pretrain(config, "test", Console(soft_wrap=True)))
-except RunError as error:
-    sys.exit(f"error: {error}")
-"""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.Trainer, "step", step_on_a_full_disk)
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def on_a_full_disk(config: TrainConfig, first: int, last: int) -> subprocess.CompletedProcess[str]:
-    """Run `config` in a process whose files can't grow during the steps from first to last."""
-    arguments = [str(config.out), config.corpus, str(first), str(last)]
-    return subprocess.run(
-        [sys.executable, "-c", FULL_DISK, *arguments], capture_output=True, text=True, check=False
-    )
-
-
-def test_a_full_disk_keeps_the_run_alive_and_the_old_checkpoint_whole(config: TrainConfig) -> None:
-    whole = train(replace(config, out=config.out.with_name("whole")))
-    done = on_a_full_disk(config, first=5, last=8)
-    assert done.returncode == 0, done.stderr
-    assert "can't save the checkpoint of step 8" in done.stdout
-    assert "the run continues and keeps the previous one" in done.stdout
+def test_a_full_disk_keeps_the_run_alive_and_the_old_checkpoint_whole(
+    runs: Runs, tmp_path: Path
+) -> None:
+    config = replace(runs.whole, out=tmp_path / "run")
+    console = Console(record=True, file=io.StringIO(), soft_wrap=True)
+    with full_disk(first=5, last=8):
+        result = pretrain(config, "test", console)
+    text = console.export_text()
+    assert "can't save the checkpoint of step 8" in text
+    assert "the run continues and keeps the previous one" in text
     assert steps_saved(config) == [4, 12]
-    assert f"val_loss={whole.val_loss}" in done.stdout
+    assert result is not None
+    assert result.val_loss == runs.val_loss
 
 
 def test_a_disk_that_is_full_at_the_end_is_an_error_and_the_run_can_go_on(
-    config: TrainConfig,
+    runs: Runs, tmp_path: Path
 ) -> None:
-    whole = train(replace(config, out=config.out.with_name("whole")))
-    done = on_a_full_disk(config, first=9, last=99)
-    assert done.returncode == 1
-    assert "can't save the checkpoint of step 12" in done.stderr
-    assert "free some space and give --resume" in done.stderr
+    config = replace(runs.whole, out=tmp_path / "run")
+    with full_disk(first=9, last=99), pytest.raises(RunError) as caught:
+        train(config)
+    assert "can't save the checkpoint of step 12" in str(caught.value)
+    assert "free some space and give --resume" in str(caught.value)
     assert steps_saved(config) == [4, 8]
-    assert train(replace(config, resume=True)).val_loss == whole.val_loss
-    assert metrics(config) == metrics(replace(config, out=config.out.with_name("whole")))
+    assert train(replace(config, resume=True)).val_loss == runs.val_loss
+    assert metrics(config) == metrics(runs.whole)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -58,7 +58,8 @@ def hash_parts(
 ) -> list[Hashes]:
     """Hash the documents of each part; `encoder.n_threads` parts at a time.
 
-    The hashes are kept in `folder`. Those that are there already are loaded.
+    The hashes are kept in `folder`. Those that are there already are loaded. Raises the error of
+    the first part, in order, that has one.
     """
     folder.mkdir(exist_ok=True)
     stop = threading.Event()
@@ -83,12 +84,13 @@ def hash_parts(
             for part, report in zip(parts, reports, strict=True)
         ]
         try:
-            pending = set(tasks)
-            while pending:
-                done, pending = wait(pending, timeout=0.1, return_when=FIRST_EXCEPTION)
-                for task in done:
-                    task.result()  # raises the task's exception
-                move(sum(report.bytes_read + report.bytes_kept for report in reports))
+            # In order, so that of several broken parts it is always the first that raises.
+            for task in tasks:
+                while not task.done():
+                    wait([task], timeout=0.1)
+                    move(sum(report.bytes_read + report.bytes_kept for report in reports))
+                task.result()  # raises the task's exception
+            move(_size(parts))
         finally:  # after an error or Ctrl-C, don't wait for complete parts
             stop.set()
             for task in tasks:

@@ -8,6 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -150,6 +152,28 @@ def test_an_error_in_one_file_ends_the_others(
         while files[0].name == "b.txt":  # would never end by itself
             yield Block(b"the king", True)
         raise UserError("a is broken")
+
+    monkeypatch.setattr(encode_module.Encoder, "blocks", blocks)
+    files = [tmp_path / "a.txt", tmp_path / "b.txt"]
+    with pytest.raises(UserError, match="a is broken"):
+        prepare_files(tokenizer, files, tmp_path / "out", 0.5, ReadOptions(n_threads=2))
+
+
+def test_of_several_broken_files_the_first_is_named(
+    tmp_path: Path, tokenizer: BPETokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text("the king")
+    b_raises = threading.Event()
+
+    def blocks(self: encode_module.Encoder, files: Sequence[Path]) -> Iterator[Block]:
+        name = files[0].stem
+        if name == "a":
+            assert b_raises.wait(timeout=60)
+            time.sleep(0.2)  # that of b is there by now
+        b_raises.set()
+        raise UserError(f"{name} is broken")
+        yield
 
     monkeypatch.setattr(encode_module.Encoder, "blocks", blocks)
     files = [tmp_path / "a.txt", tmp_path / "b.txt"]
