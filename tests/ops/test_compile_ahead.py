@@ -68,7 +68,7 @@ def test_compiles_within_the_limits_of(target, compilers):
     assert counts == {
         "defaults": 2 * 20,
         "variants": 2 * 3 + 2,
-        "table": 7 * (3 + 2) + 3 * 3,
+        "table": (7 if target in ("sm_80", "gfx942") else 4) * (3 + 2) + 3 * 3,
         "pointers": 2 * (3 + 2),
     }
     for row in rows:
