@@ -108,7 +108,7 @@ def _attention_checks(device: str, tiny: bool) -> Iterator[Check]:
         )
 
     sizes = (
-        [(1, 2, 2, 33, 33, 16), (1, 4, 2, 5, 40, 24)]
+        [(1, 1, 1, 33, 33, 16), (2, 2, 1, 5, 20, 24)]
         if tiny
         else [
             (2, 12, 12, 1024, 1024, 64),
@@ -124,9 +124,9 @@ def _attention_checks(device: str, tiny: bool) -> Iterator[Check]:
         for causal in (True, False):
             title = f"{'causal' if causal else 'full'} B{B} H{H} G{G} T{T} S{S} D{D}"
             yield check(title, (B, H, T, D), (B, G, S, D), causal=causal)
-    T, D = (40, 16) if tiny else (1000, 64)
-    shape = (2, 4, T, D)
-    cuts = [0, T // 3, T, 2 * T - 5, 2 * T]
+    B, H, T, D = (1, 1, 20, 16) if tiny else (2, 4, 1000, 64)
+    shape = (B, H, T, D)
+    cuts = [0, T // 3, *range(T, B * T, T), B * T - 5, B * T]
     yield check("window", shape, shape, window=T // 5)
     yield check("window, full", shape, shape, window=T // 5, causal=False)
     yield check("documents", shape, shape, cu_seqlens=torch.tensor(cuts, device=device))
@@ -138,7 +138,7 @@ def _attention_checks(device: str, tiny: bool) -> Iterator[Check]:
     yield Check(
         "attention",
         "views of a fused qkv",
-        ((2, T, 3, 4, D),),
+        ((B, T, 3, H, D),),
         of_parts(lambda *x: attention(*x, backend="triton")),
         of_parts(lambda *x: attention(*x, backend="torch")),
         of_parts(attention_reference),
@@ -146,7 +146,7 @@ def _attention_checks(device: str, tiny: bool) -> Iterator[Check]:
 
 
 def _decode_checks(device: str, tiny: bool) -> Iterator[Check]:
-    S = 150 if tiny else 8192
+    S = 40 if tiny else 8192
     lengths = torch.tensor([5, S // 2, S], device=device)
     for H, G, T, D in (
         [(4, 2, 1, 16)] if tiny else [(12, 12, 1, 64), (32, 8, 1, 128), (8, 2, 4, 96)]
@@ -187,12 +187,12 @@ def _norm_checks(tiny: bool) -> Iterator[Check]:
 
 
 def _rotary_checks(device: str, tiny: bool) -> Iterator[Check]:
-    T, D = (9, 16) if tiny else (1000, 128)
+    B, T, D = (1, 5, 16) if tiny else (2, 1000, 128)
     cos, sin = rotary_tables(torch.arange(T, device=device), rotary_frequencies(D))
     yield Check(
         "rotary",
         f"T{T} D{D}",
-        ((2, 8, T, D), (2, 2, T, D)),
+        ((B, 8, T, D), (B, 2, T, D)),
         lambda q, k: rotary(q, k, cos, sin, backend="triton"),
         lambda q, k: plain_rotary(q, k, cos, sin),
         lambda q, k: rotary_reference(q, k, cos, sin),
@@ -214,6 +214,6 @@ def _loss_checks(device: str, tiny: bool) -> Iterator[Check]:
             scales=(1.0, C**-0.5),
         )
 
-    for sizes in [(300, 130, 16)] if tiny else [(4096, 50_304, 768), (77, 50_257, 128), (5, 3, 8)]:
+    for sizes in [(20, 130, 16)] if tiny else [(4096, 50_304, 768), (77, 50_257, 128), (5, 3, 8)]:
         yield check(*sizes, "")
         yield check(*sizes, ", soft cap", softcap=5.0)

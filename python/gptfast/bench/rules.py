@@ -125,10 +125,10 @@ def _between_backends(case: Case, setting: Setting, is_training: bool) -> tuple[
 
 
 def _attention(setting: Setting) -> Iterator[Case]:
-    widths, lengths = ((16,), (17, 40)) if setting.tiny else ((64, 128), (256, 1024, 4096, 16_384))
+    widths, lengths = ((16,), (9, 20)) if setting.tiny else ((64, 128), (256, 1024, 4096, 16_384))
     for D in widths:
         for T in lengths:
-            B, H = (1, 2) if setting.tiny else (16_384 // T, 1024 // D)
+            B, H = (1, 1) if setting.tiny else (16_384 // T, 1024 // D)
             yield attention_case(B, H, T, D)
             yield attention_case(B, H, T, D, window=max(T // 4, 8))
 
@@ -152,7 +152,7 @@ def _losses(setting: Setting) -> Iterator[Case]:
 
 def _decoding(setting: Setting) -> Iterator[Case]:
     heads = ((4, 2, 16),) if setting.tiny else ((12, 12, 64), (32, 8, 128))
-    sizes = ((1, 40), (2, 150)) if setting.tiny else ((1, 1024), (8, 1024), (8, 8192), (64, 8192))
+    sizes = ((1, 20), (2, 40)) if setting.tiny else ((1, 1024), (8, 1024), (8, 8192), (64, 8192))
     for H, G, D in heads:
         for B, S in sizes:
             yield decode_attention_case(B, H, G, S, D)

@@ -151,7 +151,7 @@ def _flex(setting: Setting) -> Implementation:
 def _attention(setting: Setting) -> Iterator[Workload]:
     cudnn_and_flash = {"FlashAttention-2": 1.0, "cuDNN": 1.0}
     if setting.tiny:
-        cases = [(1, 2, 40, 16, Pass.BOTH, cudnn_and_flash)]
+        cases = [(1, 2, 20, 16, Pass.BOTH, cudnn_and_flash)]
     else:
         cases = [(16, 12, 1024, 64, Pass.BOTH, cudnn_and_flash)]
         for T in (8192, 2048, 4096, 16_384):
@@ -182,7 +182,7 @@ def _decoding(setting: Setting) -> Iterator[Workload]:
         return F.scaled_dot_product_attention(q, k, v, enable_gqa=q.shape[1] != k.shape[1])
 
     heads = [(4, 2, 16)] if setting.tiny else [(12, 12, 64), (32, 8, 128)]
-    S = 150 if setting.tiny else 8192
+    S = 40 if setting.tiny else 8192
     for H, G, D in heads:
         for B in (1, 2) if setting.tiny else (1, 8, 64):
             yield _beside(
@@ -235,7 +235,7 @@ def _norms(setting: Setting) -> Iterator[Workload]:
 
 
 def _rotary(setting: Setting) -> Iterator[Workload]:
-    B, H, G, T, D = (1, 2, 1, 9, 16) if setting.tiny else (8, 32, 8, 2048, 128)
+    B, H, G, T, D = (1, 2, 1, 5, 16) if setting.tiny else (8, 32, 8, 2048, 128)
     yield _beside(
         rotary_case(B, H, G, T, D),
         {"plain": plain_rotary, "plain, compiled": setting.compiled(plain_rotary)},
@@ -248,7 +248,7 @@ def _rotary(setting: Setting) -> Iterator[Workload]:
 
 
 def _losses(setting: Setting) -> Iterator[Workload]:
-    M, V, C = (300, 130, 16) if setting.tiny else (16_384, 50_304, 768)
+    M, V, C = (20, 130, 16) if setting.tiny else (16_384, 50_304, 768)
     case = linear_cross_entropy_case(M, V, C)
     yield _beside(
         case,
