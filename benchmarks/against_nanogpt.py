@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,6 +52,10 @@ BETAS = (0.9, 0.99)
 LEARNING_RATE, WEIGHT_DECAY, CLIP = 1e-3, 0.1, 1.0
 MATRICES = ((384, 1152), (384, 384), (384, 1536), (1536, 384))
 """The linear layers of a block, (in, out)."""
+PRODUCT_TOKENS = 2048
+"""Rows of the matrix products that are timed alone."""
+START_METHOD = "spawn"
+"""How a side's process starts: afresh, like a training of its own."""
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
 """Of our matrix products."""
 SAME_LOSS, SAME_LOSS_BFLOAT16 = 5e-3, 0.05
@@ -114,7 +119,7 @@ def main(argv: list[str]) -> int:
             f"{s.dtype} {s.gptfast:,.0f}: {s.ratio:.2f} x ({min(s.ratios):.2f} to "
             f"{max(s.ratios):.2f})"
         )
-    alone = [product(tokens=2048, n_in=i, n_out=o) for i, o in MATRICES]
+    alone = [product(PRODUCT_TOKENS, n_in, n_out) for n_in, n_out in MATRICES]
     for p in alone:
         print(
             f"matrix products alone, {p.n_in} -> {p.n_out}: {p.forward:.0f} GFLOP/s, for the "
@@ -245,9 +250,10 @@ class Side:
         """nanogpt: the clone; None for our model."""
         self.loss, self.seconds = math.nan, list[float]()
         """Of the last step, and of each."""
-        spawn = multiprocessing.get_context("spawn")
-        self.connection, there = spawn.Pipe()
-        self.process = spawn.Process(target=serve_steps, args=(there, nanogpt, config), daemon=True)
+        context: Any = multiprocessing.get_context(START_METHOD)
+        self.connection, there = context.Pipe()
+        arguments = (there, nanogpt, config)
+        self.process = context.Process(target=serve_steps, args=arguments, daemon=True)
         self.process.start()
         there.close()  # so that receiving ends if the process does
 
