@@ -207,8 +207,8 @@ def test_what_fails_or_comes_too_late_is_said_and_the_rest_is_kept(tmp_path: Pat
     speed = training.measure_speed("nanoGPT", "torch", True, nanogpt, rehearse=True, expected=None)
     assert speed.reason == "RuntimeError: no model today"
     late = training.run(tmp_path / "out", tmp_path / "text.txt", None, -1.0, rehearse=True)
-    assert len(late.left_out) == 7
-    assert "Left out for want of time: nanogpt-shakespeare" in late.markdown()
+    assert len(late.not_run) == 7
+    assert "Not run, time limit reached: nanogpt-shakespeare" in late.markdown()
 
 
 @pytest.mark.parametrize(

@@ -131,12 +131,12 @@ def test_nothing_begins_after_the_time_limit(
     stand_in(monkeypatch, [check("a")], [workload("a", slow), workload("b"), workload("c")])
     run_gpu(rehearsal(started=0.0), tmp_path)
     assert measured_ops(tmp_path) == ["a"]
-    left_out = "b, 8, forward + backward; c, 8, forward + backward"
-    assert content(tmp_path)["machine"]["left out for want of time"] == left_out
+    not_run = "b, 8, forward + backward; c, 8, forward + backward"
+    assert content(tmp_path)["machine"]["not run, time limit reached"] == not_run
     late = rehearsal(started=now[0], time_limit=-1.0)
     run_gpu(late, tmp_path)
     assert content(tmp_path)["verification"] == []
-    assert late.left_out[0] == "check a, one"
+    assert late.not_run[0] == "check a, one"
 
 
 def test_only_what_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """One session on a GPU: check the kernels, then time those that are right, within a time limit.
 
-A GPU may be lent for minutes, so every finding is written as soon as it is there, an error ends
-only what it belongs to, and what there was no time for is named.
+A GPU may be lent for minutes only. Every finding is therefore written at once, an error ends only
+the check or measurement that raised it, and the report lists what was not run.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ class Session:
 
     rehearse: bool
     only: Collection[str]
-    """The ops to look at; all if empty."""
+    """The ops to check and measure; all if empty."""
     time_limit: float
     """Seconds, after which nothing new begins."""
     started: float = field(default_factory=time.monotonic)
     verdicts: list[Verdict] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     """What of ours could not run or gave something else while it was measured, and why."""
-    left_out: list[str] = field(default_factory=list)
-    """For want of time."""
+    not_run: list[str] = field(default_factory=list)
+    """What had not begun when the time limit was reached."""
     stopped: str | None = None
     """Why the GPU could not be used any more."""
 
@@ -55,15 +55,15 @@ class Session:
         return Setting("cuda", torch.bfloat16, tiny=False)
 
     def wants(self, op: str) -> bool:
-        """Say whether the op was asked for. The copy always is: it measures the machine."""
+        """Return whether to run the op. The copy always runs: it measures the machine."""
         return not self.only or op in self.only or op == "copy"
 
     def may_begin(self, name: str) -> bool:
-        """Say whether there is time, and a GPU, for one thing more; note what there isn't for."""
+        """Return whether the GPU works and time is left for `name`; record it if none is left."""
         if self.stopped is None:
             if time.monotonic() - self.started <= self.time_limit:
                 return True
-            self.left_out.append(name)
+            self.not_run.append(name)
         return False
 
     def red_ops(self) -> set[str]:
@@ -97,7 +97,7 @@ class Session:
         notes = {
             "seconds": f"{time.monotonic() - self.started:.0f}",
             "not timed, as a check failed": ", ".join(sorted(self.red_ops())),
-            "left out for want of time": "; ".join(dict.fromkeys(self.left_out)),
+            "not run, time limit reached": "; ".join(dict.fromkeys(self.not_run)),
             "stopped, as the GPU failed": self.stopped or "",
         }
         return {name: note for name, note in notes.items() if note}
@@ -183,7 +183,7 @@ def run_ops(session: Session, write_rules: bool) -> None:
         print(f"{name}: " + "; ".join(f"{m.implementation} {m.result}" for m in rows), flush=True)
         session.after_each()
         save()
-    save()  # with what there was no time for
+    save()  # with the note of what was not run
     for rule, bounds in rules.bounds(timed).items():
         print(f"{rule}: {describe(bounds)}")
     for what, why in session.notes().items():

@@ -44,7 +44,7 @@ _TINY: dict[str, Any] = {"n_layer": 1, "n_head": 1, "n_embd": 32, "block_size": 
 
 
 def run(out: Path, data: Path, nanogpt: Path | None, seconds: float, rehearse: bool) -> Report:
-    """Train and measure until `seconds` are over; what is not begun by then is left out.
+    """Train and measure. After `seconds`, begin nothing new: the report lists what was not run.
 
     Raises MissingFileError if there is no text or no nanoGPT where they should be, UserError if the
     text can't be trained on.
@@ -62,7 +62,7 @@ def run(out: Path, data: Path, nanogpt: Path | None, seconds: float, rehearse: b
         )
     for name, part in _parts(report, text, nanogpt, rehearse, deadline):
         if time.monotonic() > deadline:
-            report.left_out.append(name)
+            report.not_run.append(name)
         else:
             print(f"{name} ...", flush=True)
             part()
@@ -92,7 +92,7 @@ def _parts(
         curve, is_whole = train_shakespeare(text, rehearse, deadline)
         report.shakespeare = curve
         if not is_whole:
-            report.left_out.append(f"nanogpt-shakespeare after step {curve.steps[-1]}")
+            report.not_run.append(f"nanogpt-shakespeare after step {curve.steps[-1]}")
 
     names = [f"GPT-2 124M, {who}, {k}, {'compiled' if c else 'eager'}" for who, k, c in cases]
     speeds = [(name, add_speed(case)) for name, case in zip(names, cases, strict=True)]

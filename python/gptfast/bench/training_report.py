@@ -51,7 +51,8 @@ class Report:
     machine: dict[str, str]
     speeds: list[Speed] = field(default_factory=list)
     shakespeare: Curve | None = None
-    left_out: list[str] = field(default_factory=list)
+    not_run: list[str] = field(default_factory=list)
+    """What had not begun when the time limit was reached."""
 
     def save(self, folder: Path) -> None:
         """Write train.json and train.md."""
@@ -72,7 +73,7 @@ class Report:
         lines += ["", self._target(), ""]
         if self.shakespeare is not None:
             lines += ["## nanogpt-shakespeare", "", _described(self.shakespeare), ""]
-        lines += [f"Left out for want of time: {what}  " for what in self.left_out]
+        lines += [f"Not run, time limit reached: {what}  " for what in self.not_run]
         return "\n".join(lines).rstrip() + "\n"
 
     def _target(self) -> str:
