@@ -7,7 +7,6 @@ commands train, and with PyTorch's own way to wait. The kinds take turns; figure
 
 from __future__ import annotations
 
-import os
 import statistics
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 from gptfast.cli import cli
 from gptfast.errors import RunError
 from saving import save_results
+from spinning import no_spin_count
 
 SHARED, PLAIN = "shared", "plain"
 WORK = """
@@ -114,9 +114,8 @@ def main(argv: Sequence[str]) -> int:
 def tokens_per_second(kind: str, config: Config) -> float:
     """Train in a separate process, and return its speed. Raises RunError if that fails."""
     command = [sys.executable, "-c", WORK, kind, str(config.seconds)]
-    # This process has set the spin count already.
-    environment = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    with no_spin_count():  # this process has set one already
+        done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RunError(f"training failed: {done.stderr.strip().splitlines()[-1]}")
     return float(done.stdout)

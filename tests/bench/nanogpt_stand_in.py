@@ -28,7 +28,7 @@ class GPT(nn.Module):
         super().__init__()
         self.transformer = gptfast.model.GPT(gptfast.model.ModelConfig(
             c.vocab_size, block_size=c.block_size, n_layer=c.n_layer, n_head=c.n_head,
-            n_embd=c.n_embd, dropout=c.dropout, bias=c.bias))
+            n_embd=c.n_embd, dropout=c.dropout, bias=c.bias, activation="gelu_exact"))
         self.lm_head = nn.Linear(c.n_embd, c.vocab_size, bias=False)
         self.lm_head.weight = self.transformer.wte.weight
 

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import importlib
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from nanogpt_stand_in import clone_in
 
 from gptfast.cli import cli
+from gptfast.train.config import load_preset
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,6 +64,11 @@ def compare(nanogpt: Path, corpus: Path, fault: str = "") -> subprocess.Complete
     )  # fmt: skip
 
 
+def imported(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("against_nanogpt")
+
+
 def test_both_are_compared_in_both_dtypes(nanogpt: Path, corpus_file: Path) -> None:
     done = compare(nanogpt, corpus_file)
     assert done.returncode == 0, done.stderr
@@ -78,6 +86,32 @@ def test_both_are_compared_in_both_dtypes(nanogpt: Path, corpus_file: Path) -> N
         assert f"gptfast in {speed['dtype']} {speed['gptfast']:,.0f}" in done.stdout
 
 
+def test_only_our_process_has_our_spin_count(
+    nanogpt: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    against_nanogpt = imported(monkeypatch)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    found = []
+
+    class Context:
+        Pipe = staticmethod(multiprocessing.Pipe)
+
+        def Process(self, **_: object) -> SimpleNamespace:
+            return SimpleNamespace(start=lambda: found.append(os.environ.get("GOMP_SPINCOUNT")))
+
+    monkeypatch.setattr(against_nanogpt.multiprocessing, "get_context", lambda _: Context())
+    config = load_preset("nanogpt-shakespeare")
+    for clone in (nanogpt, None):
+        against_nanogpt.Side(clone, config)
+    assert found == [None, "7"]
+    assert os.environ["GOMP_SPINCOUNT"] == "7"
+
+
+def test_a_process_loads_pytorch_before_gptfast_sets_the_spin_count() -> None:
+    source = (ROOT / "benchmarks" / "against_nanogpt.py").read_text(encoding="utf-8")
+    assert 0 < source.index("\nimport torch\n") < source.index("\nfrom gptfast")
+
+
 def test_without_a_process_there_is_no_speed(nanogpt: Path, corpus_file: Path) -> None:
     done = compare(nanogpt, corpus_file, fault="dies")
     assert done.returncode == 1
@@ -89,8 +123,7 @@ def test_without_agreement_there_is_no_speed(
     nanogpt: Path, corpus_file: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    against_nanogpt = importlib.import_module("against_nanogpt")
+    against_nanogpt = imported(monkeypatch)
     monkeypatch.setenv("FAULT", "other losses")
     monkeypatch.setattr(against_nanogpt, "PARITY_STEPS", 3)
     monkeypatch.setattr(against_nanogpt, "speed", lambda *_: pytest.fail("a speed is measured"))
