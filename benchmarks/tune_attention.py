@@ -6,7 +6,7 @@ Every candidate is first compiled, in as many processes as there are cores, and 
 with those of the tables in kernels/flash_attention.py. Then they are timed, in turns, so that a
 clock that changes meets all of them. Each time is appended as a JSON object; printed are for each
 kernel and shape the fastest blocks beside those of the table, into which they are copied by hand
-after a look.
+after a review.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def compile_part(part: int, n_parts: int) -> None:
             if (i + j) % n_parts == part:
                 try:
                     small.with_blocks(name, blocks, lambda call: bool(call()))
-                except Exception as error:  # the main process meets it again, and says so
+                except Exception as error:  # the main process raises it again, and logs it
                     print(f"{name}, {blocks}: {in_a_line(error)}", flush=True)
 
 
@@ -196,9 +196,9 @@ def tune(
     for name in candidates:
         medians = {b: statistics.median(t) for (n, b), t in times.items() if n == name}
         best = sorted(medians, key=medians.__getitem__)[:3]
-        said = ", ".join(f"{blocks} {medians[blocks]:.3f} ms" for blocks in best)
+        fastest = ", ".join(f"{blocks} {medians[blocks]:.3f} ms" for blocks in best)
         usual = TABLES[name][tuned.key]
-        print(f"{name}, {tuned.shape}: the table has {usual}; fastest {said}", flush=True)
+        print(f"{name}, {tuned.shape}: the table has {usual}; fastest {fastest}", flush=True)
 
 
 def main() -> None:

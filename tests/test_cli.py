@@ -321,8 +321,8 @@ def test_ctrl_c_saves_and_says_how_to_go_on(corpus_file: Path, tmp_path: Path) -
     rest, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert errors == ""
-    said, command = rest.rstrip().rsplit("to continue: ", 1)
-    assert said.endswith("stopped and saved; ")
+    text, command = rest.rstrip().rsplit("to continue: ", 1)
+    assert text.endswith("stopped and saved; ")
     expected = [sys.executable, "-m", "gptfast.train", *arguments, "--resume"]
     assert shlex.split(command) == expected
     checkpoint = max((tmp_path / "run" / "training").glob("step-*"))

@@ -154,9 +154,9 @@ def test_records_of_runs_together(
 ) -> None:
     out = tmp_path / "records.json"
     assert cli.run(records.main, [*map(str, runs), "--together", "--json", str(out)]) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     *alone, both = json.loads(out.read_text())
-    assert f"together: val {both['val_loss']:.4f} after" in said
+    assert f"together: val {both['val_loss']:.4f} after" in printed
     assert both["seconds"] > sum(record["evaluations"][-1]["seconds"] for record in alone)
     # The definition, in float64 and window by window.
     text = corpus_file.read_text()
@@ -170,11 +170,11 @@ def test_records_of_runs_together(
         by_window.append(p[torch.arange(len(y)), y].log().neg())
     whole = torch.cat(by_window).mean().item()
     assert both["val_loss_of_the_whole_split"] == pytest.approx(whole, abs=1e-5)
-    # A look takes two windows of the whole ones, spread evenly: the first and the last.
+    # An evaluation takes two windows of the whole ones, spread evenly: the first and the last.
     full = [losses for losses in by_window if len(losses) == 16]
-    look = torch.stack([full[0], full[-1]]).mean().item()
-    assert both["val_loss"] == pytest.approx(look, abs=1e-5)
-    assert look != pytest.approx(whole, abs=1e-3)
+    expected = torch.stack([full[0], full[-1]]).mean().item()
+    assert both["val_loss"] == pytest.approx(expected, abs=1e-5)
+    assert expected != pytest.approx(whole, abs=1e-3)
 
 
 def test_runs_of_different_splits_are_not_taken_together(

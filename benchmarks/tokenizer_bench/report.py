@@ -1,4 +1,4 @@
-"""From what the timed processes said to the tables: medians, ratios of each round, targets."""
+"""From the results of the timed processes to the tables: medians, ratios of each round, targets."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def test_a_rule_in_words() -> None:
 
 @pytest.fixture
 def own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the rules of the GPU that we pretend to have are looked for."""
+    """Where the rules of the GPU that these tests pretend to have are read."""
     monkeypatch.setenv("GPTFAST_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "NVIDIA H100 80GB")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
@@ -172,7 +172,7 @@ def test_few_queries_are_a_kind_of_their_own() -> None:
     assert attention_work(k[:, :, :11], k, k, False, 0.0) == usual
 
 
-def test_a_look_at_the_rules_does_not_break_a_compiled_graph(own_file: Path) -> None:
+def test_reading_the_rules_does_not_break_a_compiled_graph(own_file: Path) -> None:
     write(own_file, HERE, TIMES)
 
     def scale(x: torch.Tensor) -> torch.Tensor:

@@ -21,14 +21,14 @@ def test_both_parts_decode_to_the_text(corpus_file: Path, nursery_text: str) -> 
 
 
 def test_the_second_time_nothing_is_made(corpus_file: Path) -> None:
-    said: list[str] = []
-    first = prepare(str(corpus_file), "bpe", 300, 0.1, say=said.append)
-    assert any("training a BPE tokenizer of 300 ids" in line for line in said)
-    said.clear()
-    again = prepare(str(corpus_file), "bpe", 300, 0.1, say=said.append)
-    assert said == []
+    logged: list[str] = []
+    first = prepare(str(corpus_file), "bpe", 300, 0.1, say=logged.append)
+    assert any("training a BPE tokenizer of 300 ids" in line for line in logged)
+    logged.clear()
+    again = prepare(str(corpus_file), "bpe", 300, 0.1, say=logged.append)
+    assert logged == []
     assert again.folder == first.folder
-    assert prepare(str(corpus_file), "bpe", 301, 0.1, say=said.append).folder != first.folder
+    assert prepare(str(corpus_file), "bpe", 301, 0.1, say=logged.append).folder != first.folder
 
 
 def test_every_document_ends_with_the_end_of_text_token(tmp_path: Path) -> None:
@@ -65,9 +65,9 @@ def test_a_damaged_cache_is_made_again(corpus_file: Path) -> None:
     expected = first.train.tolist()
     for name, content in [("report.json", b"{"), ("train.bin", b"GPT"), ("tokenizer.json", b"")]:
         (first.folder / name).write_bytes(content)
-        said: list[str] = []
-        again = prepare(str(corpus_file), "bpe", 280, 0.1, say=said.append)
-        assert "is damaged: making it again" in said[0]
+        logged: list[str] = []
+        again = prepare(str(corpus_file), "bpe", 280, 0.1, say=logged.append)
+        assert "is damaged: making it again" in logged[0]
         assert again.train.tolist() == expected
 
 
@@ -85,10 +85,10 @@ def test_the_same_text_under_another_name_keeps_the_name_given(
 def test_a_vocabulary_larger_than_the_text_allows_is_said(tmp_path: Path) -> None:
     path = tmp_path / "short.txt"
     path.write_text("abab " * 20)
-    said: list[str] = []
-    data = prepare(str(path), "bpe", 1000, 0.2, say=said.append)
+    logged: list[str] = []
+    data = prepare(str(path), "bpe", 1000, 0.2, say=logged.append)
     assert data.tokenizer.n_vocab < 300
-    assert any(f"has {data.tokenizer.n_vocab} ids" in line for line in said)
+    assert any(f"has {data.tokenizer.n_vocab} ids" in line for line in logged)
 
 
 def test_a_corpus_too_short_to_split_is_refused(tmp_path: Path) -> None:

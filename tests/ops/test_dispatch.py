@@ -36,7 +36,7 @@ OPS = {
 
 @pytest.fixture
 def notices(monkeypatch, caplog):
-    """What was said, called: nothing has been noticed before."""
+    """Return a function that returns the notices so far, the first of this process."""
     monkeypatch.setattr(dispatch, "_noticed", set())
     return lambda: [r.getMessage() for r in caplog.records if r.name == "gptfast.ops"]
 

@@ -229,7 +229,7 @@ def test_training_is_bitwise_the_same_with_samples(config: TrainConfig, variant:
         assert (sampled.out / name).read_bytes() == (config.out / name).read_bytes()
 
 
-def test_samples_come_with_every_look_on_a_terminal_and_unasked_nowhere_else(
+def test_samples_come_with_every_evaluation_on_a_terminal_and_unasked_nowhere_else(
     config: TrainConfig,
 ) -> None:
     seen = terminal()

@@ -190,9 +190,9 @@ def test_bfloat16_is_chosen_where_it_is_faster(
 def test_a_run_says_its_precision_and_keeps_it(config: TrainConfig) -> None:
     console = Console(file=io.StringIO(), soft_wrap=True)
     pretrain(replace(config, dtype="auto", max_steps=5), console=console)
-    said = console.file.getvalue()  # type: ignore[attr-defined]
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
     chosen = json.loads((config.out / "run.json").read_text())["config"]["dtype"]
-    assert f"dtype auto is {chosen}: this CPU multiplies bfloat16 at" in said
+    assert f"dtype auto is {chosen}: this CPU multiplies bfloat16 at" in printed
     other = {"bfloat16": "float32", "float32": "bfloat16"}[chosen]
     with pytest.raises(UserError, match=f"was started with dtype={chosen!r}"):
         pretrain(replace(config, dtype=other, max_steps=5, resume=True))

@@ -150,12 +150,12 @@ def test_a_tracker_that_fails_costs_itself_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "trackio", Recorded(fails=True))
-    said: list[str] = []
-    metrics = Metrics(tmp_path, said.append, True, ["trackio"])
+    logged: list[str] = []
+    metrics = Metrics(tmp_path, logged.append, True, ["trackio"])
     for step in (10, 20):
         metrics.log(step, loss=1.0)
     metrics.close()
-    assert said == ["Trackio failed (OSError('no space left')): the run continues without it"]
+    assert logged == ["Trackio failed (OSError('no space left')): the run continues without it"]
     assert [line["step"] for line in lines(tmp_path)] == [10, 20]
 
 
@@ -173,8 +173,8 @@ def test_a_tracker_that_cant_be_started_costs_itself_alone(
 
 def test_a_full_disk_leaves_no_half_line(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
-    said: list[str] = []
-    metrics = Metrics(tmp_path, said.append, is_main=True)
+    logged: list[str] = []
+    metrics = Metrics(tmp_path, logged.append, is_main=True)
     metrics.log(1, loss=1.0)
     # Writing beyond that fails, as on a full disk; Python ignores the signal that it comes with.
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -187,7 +187,7 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     metrics.log(4, loss=1.0)
     assert [line["step"] for line in lines(tmp_path)] == [1, 4]
-    (message,) = said
+    (message,) = logged
     assert "the run continues without it" in message
 
 

@@ -51,16 +51,16 @@ def train(config: TrainConfig) -> loop.Result:
     return result
 
 
-def looks(config: TrainConfig) -> list[dict[str, Any]]:
+def evaluations(config: TrainConfig) -> list[dict[str, Any]]:
     lines = map(json.loads, (config.out / "metrics.jsonl").read_text().splitlines())
     return [line for line in lines if "val_loss" in line]
 
 
 def test_a_run_on_two_corpora_says_the_loss_of_each(config: TrainConfig) -> None:
     train(config)
-    for look in looks(config):
-        first, second = look["val_losses"]
-        assert look["val_loss"] == pytest.approx(0.25 * first + 0.75 * second)
+    for evaluation in evaluations(config):
+        first, second = evaluation["val_losses"]
+        assert evaluation["val_loss"] == pytest.approx(0.25 * first + 0.75 * second)
         assert first != second
     record = json.loads((config.out / "run.json").read_text())
     corpora = [record["data"], *record["further_data"]]
@@ -90,7 +90,7 @@ def test_an_interrupted_run_on_two_corpora_goes_on_bitwise(
     assert resumed.best_step == whole.best_step == 12
     assert resumed.measured == whole.measured
     losses = [
-        [{k: v for k, v in look.items() if k != "seconds"} for look in looks(run)]
+        [{k: v for k, v in evaluation.items() if k != "seconds"} for evaluation in evaluations(run)]
         for run in (config, replace(config, out=config.out.with_name("whole")))
     ]
     assert losses[0] == losses[1]
@@ -193,7 +193,7 @@ def test_a_run_masks_documents_if_asked_to(
     borders.clear()
     train(replace(config, mask_documents=True, max_steps=1))
     assert borders
-    assert all(given is not None for given in borders)  # in training and in looks
+    assert all(given is not None for given in borders)  # in training and in evaluations
 
 
 @pytest.mark.slow
@@ -266,7 +266,7 @@ def test_prepared_folders_and_texts_mix(config: TrainConfig, tmp_path: Path) -> 
         out = config.out.with_name(str(n))
         mixed = replace(config, corpus=corpus, mix_corpora=(also,), tokenizer=tokenizer, out=out)
         train(replace(mixed, max_steps=1))
-        assert len(looks(mixed)[-1]["val_losses"]) == 2
+        assert len(evaluations(mixed)[-1]["val_losses"]) == 2
 
 
 def test_corpora_of_different_tokenizers_are_refused(config: TrainConfig, tmp_path: Path) -> None:

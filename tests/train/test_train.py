@@ -108,9 +108,9 @@ def test_training_learns(config: TrainConfig) -> None:
         eval_interval=50,
     )
     result = train(config)
-    looks = [m["val_loss"] for m in metrics(config) if "val_loss" in m]
-    assert looks[0] == pytest.approx(math.log(30), abs=0.5)
-    assert looks == sorted(looks, reverse=True)
+    val_losses = [m["val_loss"] for m in metrics(config) if "val_loss" in m]
+    assert val_losses[0] == pytest.approx(math.log(30), abs=0.5)
+    assert val_losses == sorted(val_losses, reverse=True)
     assert result.val_loss < 1.5
 
 
@@ -242,7 +242,7 @@ def test_a_signal_saves_and_the_run_can_go_on(
 def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(
     config: TrainConfig, eval_interval: int
 ) -> None:
-    # With a look at val after every step it is that look which meets the NaN.
+    # With an evaluation after every step, the evaluation meets the NaN.
     with pytest.raises(RunError) as caught:
         train(replace(config, learning_rate=1e30, warmup_steps=0, eval_interval=eval_interval))
     message = str(caught.value)
@@ -515,7 +515,7 @@ def test_the_val_loss_of_the_whole_split_predicts_every_token_once() -> None:
         assert evaluate(model, windows) == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_look_takes_the_same_windows_each_time_and_keeps_the_mode() -> None:
+def test_an_evaluation_takes_the_same_windows_each_time_and_keeps_the_mode() -> None:
     torch.manual_seed(0)
     model = GPT(ModelConfig(11, "gpt", 8, 1, 2, 8, dropout=0.5)).train()
     tokens = np.random.default_rng(0).integers(11, size=500).astype(np.uint16)
@@ -815,10 +815,10 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     assert steps_saved(config) == [4, 8]
     path = config.out / "training" / "step-00000008" / name
     path.write_bytes(DAMAGES[damage](path.read_bytes()))
-    said = Console(record=True, quiet=False, file=io.StringIO(), soft_wrap=True)
-    result = pretrain(replace(config, resume=True), "test", said)
+    console = Console(record=True, quiet=False, file=io.StringIO(), soft_wrap=True)
+    result = pretrain(replace(config, resume=True), "test", console)
     assert result is not None
-    assert "step-00000008 is damaged" in said.export_text()
+    assert "step-00000008 is damaged" in console.export_text()
     assert result.val_loss == runs.val_loss
     assert metrics(config) == metrics(runs.whole)
     assert steps_saved(config) == [8, 12]
@@ -902,7 +902,7 @@ EXPERTS = ModelConfig(
 
 
 @pytest.mark.parametrize(
-    ("factor", "said", "settings"),
+    ("factor", "message", "settings"),
     [
         (math.nan, "loss is nan", {}),
         (4.0, "nats above", {}),
@@ -915,7 +915,7 @@ def test_a_bad_batch_is_undone_and_skipped(
     config: TrainConfig,
     monkeypatch: pytest.MonkeyPatch,
     factor: float,
-    said: str,
+    message: str,
     settings: dict[str, Any],
 ) -> None:
     before = 60 if factor == 4.0 else 10  # a spike is one among fifty losses
@@ -927,7 +927,7 @@ def test_a_bad_batch_is_undone_and_skipped(
         result = pretrain(config, "test", console)
     assert poisoned == [bad]
     text = console.export_text()
-    assert said in text
+    assert message in text
     assert f"back to step {before}; batch {bad} will be skipped" in text
     assert result is not None
     assert result.steps == last
@@ -997,7 +997,7 @@ def test_a_roll_back_knows_whose_weights_the_best_are(
     assert rolled_back == [(4, 8)]
 
 
-def test_checkpoints_are_made_between_looks_if_asked_for(
+def test_checkpoints_are_made_between_evaluations_if_asked_for(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = replace(config, eval_interval=8, checkpoint_interval=3, keep_checkpoints=9)
@@ -1092,16 +1092,16 @@ def test_a_run_that_goes_on_knows_whose_weights_the_best_are(
         (config.out / "model.safetensors").write_bytes(b"damaged")
         with pytest.raises(Killed):
             train(replace(config, resume=True))
-    looks = [line for line in metrics(config) if "val_loss" in line]
+    evaluations = [line for line in metrics(config) if "val_loss" in line]
     assert found[0] == (math.inf, 0)
-    assert found[1] == (looks[-1]["val_loss"], 8)
+    assert found[1] == (evaluations[-1]["val_loss"], 8)
     assert found[2] == (math.inf, 0)
 
 
 def test_a_val_loss_that_is_nan_before_any_batch_ends_the_run(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There is no batch to skip: going back would lead to the same look for ever."""
+    """There is no batch to skip: going back would lead to the same evaluation for ever."""
     with monkeypatch.context() as patch:
         patch.setattr(loop.Trainer, "evaluation", lambda *_, **__: Evaluation(math.nan))
         with pytest.raises(RunError, match=r"^step 1: the val loss before it is nan\. No batch"):
@@ -1149,8 +1149,8 @@ def test_a_run_that_gave_up_can_go_on(
         result = pretrain(replace(config, resume=True, **settings), "test", console)
     assert result is not None
     assert not poisoned
-    said = "continuing with max_rollbacks 2 instead of 0" in console.export_text()
-    assert said == bool(settings)
+    is_announced = "continuing with max_rollbacks 2 instead of 0" in console.export_text()
+    assert is_announced == bool(settings)
     without = replace(config, out=config.out.with_name("without"))
     with monkeypatch.context() as patch:
         patch.setattr(recovery, "load_checkpoint", begin_without([16, 18]))
