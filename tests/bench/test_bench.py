@@ -144,7 +144,6 @@ def run(*arguments: str, hidden: tuple[str, ...] = ()) -> subprocess.CompletedPr
     )
 
 
-@pytest.mark.slow
 def test_the_rehearsal_runs_everything_with_pytorch_and_triton_alone(tmp_path: Path) -> None:
     pytest.importorskip("triton")
     missing = ("gptfast._rust", "tyro", "rich", "platformdirs", "safetensors", "matplotlib")
@@ -161,7 +160,6 @@ def test_the_rehearsal_runs_everything_with_pytorch_and_triton_alone(tmp_path: P
     assert "not measured" in text
 
 
-@pytest.mark.slow
 def test_the_rehearsal_of_the_rules_writes_none(tmp_path: Path) -> None:
     pytest.importorskip("triton")
     done = run("ops", "--write-rules", "--rehearse")

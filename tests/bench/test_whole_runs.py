@@ -41,7 +41,6 @@ def benchmark_module(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
     return importlib.import_module(request.param)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("benchmark_module", ["nanogpt_recipe"], indirect=True)
 def test_nanogpts_recipe_is_timed_from_its_first_evaluation_to_its_last(
     benchmark_module: ModuleType, corpus_file: Path, tmp_path: Path,
