@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -86,8 +86,9 @@ class LLM:
         for name, path in (("out", out), ("init_from", init_from)):
             if path is not None:
                 given[name] = str(path)
-        defaults = parse_config(_flags({k: given[k] for k in _START if k in given}))
-        config = parse_config(_flags(given, defaults))
+        start = {name: given[name] for name in _START if name in given}
+        defaults = parse_config(_flags(start, TrainConfig()))
+        config = parse_config(_flags(given, replace(defaults, resume=False, overwrite=False)))
         console = cli.console()
         console.quiet = not verbose
         if cpu.notice:
@@ -196,11 +197,11 @@ class LLM:
         return Loss(nats, bits_per_byte(nats, n_bytes / n_predicted))
 
 
-_START = ("preset", "init_from")
+_START = ("preset", "init_from", "out", "resume", "overwrite")
 """The settings that decide the defaults of all others."""
 
 
-def _flags(settings: Mapping[str, Any], defaults: TrainConfig | None = None) -> list[str]:
+def _flags(settings: Mapping[str, Any], defaults: TrainConfig) -> list[str]:
     """Return the arguments of `gptfast train` that stand for settings.
 
     defaults: what the settings change. Raises UserError for a name that no setting has.
@@ -220,7 +221,7 @@ def _flags(settings: Mapping[str, Any], defaults: TrainConfig | None = None) -> 
             flags += [f"--{flag}", *map(str, value)]
         elif not isinstance(value, bool):
             flags.append(f"--{flag}={value}")
-        elif defaults is not None and value != getattr(
+        elif value != getattr(
             defaults, name, getattr(defaults.model, name, None)
         ):  # the only flag that a switch has turns it over
             flags.append(f"--{flag}" if value else f"--no-{flag}")

@@ -186,6 +186,11 @@ def _skipped(path: Path) -> list[int]:
         raise UserError(f"{path} can't be read ({error}): delete it to try all batches") from error
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Return whether the run in a folder has a checkpoint, damaged or not."""
+    return bool(_checkpoints(folder))
+
+
 def save_skipped(folder: Path, skipped: list[int]) -> None:
     """Record the skipped batches, for a run that resumes from a checkpoint before them.
 

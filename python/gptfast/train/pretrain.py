@@ -25,11 +25,13 @@ from gptfast.model.base import LanguageModel
 from gptfast.model.config import ModelConfig
 from gptfast.model.folder import load_model, read_config
 from gptfast.tokenizer import load_tokenizer
+from gptfast.train.checkpoint import has_checkpoint
 from gptfast.train.config import TrainConfig
 from gptfast.train.distributed import World
 from gptfast.train.evaluate import bits_per_byte, evaluate
 from gptfast.train.loop import Result
 from gptfast.train.objective import Evaluation, NextToken
+from gptfast.train.record import read_record
 from gptfast.train.run import run
 from gptfast.train.sampler import WriteSample
 from gptfast.train.task import Task
@@ -52,16 +54,17 @@ def pretrain(
 
 def prepare_pretraining(config: TrainConfig, console: Console) -> Task:
     """Prepare the data. Raises UserError or MissingFileError if it can't be trained on."""
-    if config.init_from is not None:
-        check_init(config, config.init_from)
-        if config.out.resolve() == config.init_from.resolve():
+    init_from = None if has_started(config) else config.init_from
+    if init_from is not None:
+        check_init(config, init_from)
+        if config.out.resolve() == init_from.resolve():
             raise UserError(
                 f"out and init_from are both {config.out}, whose weights the run would replace: "
                 f"choose another --out"
             )
     data = prepare_corpora(config, console)
-    if config.init_from is not None:
-        check_tokenizer(data, config.init_from)
+    if init_from is not None:
+        check_tokenizer(data, init_from)
     n_vocab = data.tokenizer.n_vocab
     return Task(
         source=CorpusSource(config, data),
@@ -80,9 +83,12 @@ def prepare_pretraining(config: TrainConfig, console: Console) -> Task:
 
 def prepare_corpora(config: TrainConfig, console: Console) -> Mixture:
     """Prepare all corpora of the configuration with the tokenizer of the first one."""
+    given = config.tokenizer
+    if given not in ("bpe", "char") and has_started(config):
+        given = str(config.out)  # the run's own copy
     parts: list[Dataset] = []
     for corpus in (config.corpus, *config.mix_corpora):
-        tokenizer = str(parts[0].folder) if parts else config.tokenizer
+        tokenizer = str(parts[0].folder) if parts else given
         if parts and is_prepared(Path(corpus)):
             tokenizer = "bpe"  # use its own; Mixture.of raises if the tokenizers differ
         parts.append(
@@ -94,10 +100,21 @@ def prepare_corpora(config: TrainConfig, console: Console) -> Mixture:
 # ---- the model to start from ---------------------------------------------------------------------
 
 
+def has_started(config: TrainConfig) -> bool:
+    """Return whether the run resumes from a checkpoint in config.out.
+
+    Such a run needs no other folder: neither the one in init_from nor the one in tokenizer.
+    """
+    return config.resume and not config.overwrite and has_checkpoint(config.out)
+
+
 def new_model(config: TrainConfig, n_vocab: int, device: torch.device) -> LanguageModel:
-    """Return the initial model, with new weights or with the weights of init_from."""
+    """Return the initial model, with new weights or with the weights of init_from.
+
+    A run that resumes gets new weights, which those of its checkpoint replace.
+    """
     model = build_model(config.model_config(n_vocab))
-    if config.init_from is not None:
+    if config.init_from is not None and not has_started(config):
         copy_weights(config.init_from, model)
     return model.to(device)
 
@@ -105,11 +122,13 @@ def new_model(config: TrainConfig, n_vocab: int, device: torch.device) -> Langua
 def with_init(config: TrainConfig) -> TrainConfig:
     """Return the configuration with the model and the tokenizer of init_from, if it is set.
 
-    Raises MissingFileError or UserError if the folder holds no model.
+    A run that resumes keeps the model in its record. Raises MissingFileError or UserError if the
+    folder holds no model.
     """
     if config.init_from is None:
         return config
-    model = stored_config(config.init_from)
+    resumes = has_started(config)
+    model = recorded_config(config.out) if resumes else stored_config(config.init_from)
     return replace(config, model=model, tokenizer=str(config.init_from))
 
 
@@ -122,6 +141,17 @@ def stored_config(folder: Path) -> ModelConfig:
             f"tokenizer.json"
         )
     return read_config(path)
+
+
+def recorded_config(folder: Path) -> ModelConfig:
+    """Read the configuration of the model of a run. Raises UserError."""
+    try:
+        return ModelConfig(**read_record(folder)["config"]["model"])
+    except (OSError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder / 'run.json'} does not describe a model ({error!r}): give --overwrite to "
+            f"train again"
+        ) from error
 
 
 def check_init(config: TrainConfig, folder: Path) -> None:
