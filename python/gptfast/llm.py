@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -86,9 +86,7 @@ class LLM:
         for name, path in (("out", out), ("init_from", init_from)):
             if path is not None:
                 given[name] = str(path)
-        start = {name: given[name] for name in _START if name in given}
-        defaults = parse_config(_flags(start, TrainConfig()))
-        config = parse_config(_flags(given, replace(defaults, resume=False, overwrite=False)))
+        config = parse_config(_flags(given))
         console = cli.console()
         console.quiet = not verbose
         if cpu.notice:
@@ -197,14 +195,10 @@ class LLM:
         return Loss(nats, bits_per_byte(nats, n_bytes / n_predicted))
 
 
-_START = ("preset", "init_from", "out", "resume", "overwrite")
-"""The settings that decide the defaults of all others."""
+def _flags(settings: Mapping[str, Any]) -> list[str]:
+    """Return the arguments of `gptfast train` for settings.
 
-
-def _flags(settings: Mapping[str, Any], defaults: TrainConfig) -> list[str]:
-    """Return the arguments of `gptfast train` that stand for settings.
-
-    defaults: what the settings change. Raises UserError for a name that no setting has.
+    Raises UserError for an unknown name.
     """
     known = {field.name for config in (TrainConfig, ModelConfig) for field in fields(config)}
     known.remove("model")  # given field by field
@@ -219,10 +213,8 @@ def _flags(settings: Mapping[str, Any], defaults: TrainConfig) -> list[str]:
         flag = name.replace("_", "-")
         if isinstance(value, (list, tuple)):
             flags += [f"--{flag}", *map(str, value)]
-        elif not isinstance(value, bool):
-            flags.append(f"--{flag}={value}")
-        elif value != getattr(
-            defaults, name, getattr(defaults.model, name, None)
-        ):  # the only flag that a switch has turns it over
+        elif isinstance(value, bool):
             flags.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            flags.append(f"--{flag}={value}")
     return flags
