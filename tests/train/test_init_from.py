@@ -27,9 +27,10 @@ from gptfast.train.__main__ import main as train_command
 from gptfast.train.__main__ import parse_config
 from gptfast.train.config import TrainConfig
 from gptfast.train.evaluate import evaluate
+from gptfast.train.init_from import with_init
 from gptfast.train.loop import Trainer
 from gptfast.train.optim import Optimizer
-from gptfast.train.pretrain import pretrain, with_init
+from gptfast.train.pretrain import pretrain
 
 MODEL = ModelConfig(300, block_size=16, n_layer=2, n_head=2, n_embd=16)
 

@@ -61,7 +61,7 @@ def parse_config(argv: Sequence[str], module: str = MODULE) -> TrainConfig:
     known = finder.parse_known_args(argv)[0]
     defaults = load_preset(known.preset)
     if known.init_from is not None:
-        from gptfast.train.pretrain import with_init
+        from gptfast.train.init_from import with_init
 
         given = {name: value for name, value in vars(known).items() if value is not None}
         defaults = with_init(replace(defaults, **given))

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from gptfast.data.dataset import is_prepared
 from gptfast.data.loader import EvalWindows, windows
-from gptfast.data.manifest import is_prepared
 from gptfast.model import GPT, build_model
 from gptfast.model.device import resolve_device
 from gptfast.model.size import flops_per_token, n_parameters
