@@ -96,6 +96,20 @@ def test_every_command_has_help(
     assert "usage" in capsys.readouterr().out.lower()
 
 
+@pytest.mark.parametrize("preset", ["shakespeare-cpu", "shakespeare-12min"])
+def test_the_help_of_a_switch_names_the_form_that_it_describes(
+    preset: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever way the preset sets the switch."""
+    monkeypatch.setenv("COLUMNS", "80")  # wider terminals get two columns
+    with pytest.raises(SystemExit):
+        train(["--preset", preset, "--help"])
+    text = capsys.readouterr().out
+    for name in ("bias", "tie-embeddings", "qk-norm", "compile", "resume"):
+        assert f" --{name}, --no-{name} " in text
+    assert re.search(r"--bias, --no-bias +Give linear layers", text)
+
+
 def test_an_unknown_command_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

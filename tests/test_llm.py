@@ -54,14 +54,12 @@ def test_every_switch_can_be_given_as_it_is_and_turned_over(preset: str, value: 
     switches = ("resume", "overwrite", "compile", "mask_documents", "activation_checkpointing")
     of_the_model = ("bias", "tie_embeddings", "zero_init", "qk_norm")
     for name in (*switches, *of_the_model):
-        defaults = parse_config(["--preset", preset])
-        config = parse_config(llm._flags({"preset": preset, name: value}, defaults))
+        config = parse_config(llm._flags({"preset": preset, name: value}))
         assert getattr(config if name in switches else config.model, name) is value
 
 
 def test_a_value_that_looks_like_a_flag_is_a_value() -> None:
-    defaults = parse_config([])
-    assert parse_config(llm._flags({"corpus": "-x.txt"}, defaults)).corpus == "-x.txt"
+    assert parse_config(llm._flags({"corpus": "-x.txt"})).corpus == "-x.txt"
 
 
 def test_settings_of_the_run_and_of_the_model_are_recorded(

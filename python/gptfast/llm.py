@@ -86,8 +86,7 @@ class LLM:
         for name, path in (("out", out), ("init_from", init_from)):
             if path is not None:
                 given[name] = str(path)
-        defaults = parse_config(_flags({k: given[k] for k in _START if k in given}))
-        config = parse_config(_flags(given, defaults))
+        config = parse_config(_flags(given))
         console = cli.console()
         console.quiet = not verbose
         if cpu.notice:
@@ -196,14 +195,10 @@ class LLM:
         return Loss(nats, bits_per_byte(nats, n_bytes / n_predicted))
 
 
-_START = ("preset", "init_from")
-"""The settings that decide the defaults of all others."""
+def _flags(settings: Mapping[str, Any]) -> list[str]:
+    """Return the arguments of `gptfast train` for settings.
 
-
-def _flags(settings: Mapping[str, Any], defaults: TrainConfig | None = None) -> list[str]:
-    """Return the arguments of `gptfast train` that stand for settings.
-
-    defaults: what the settings change. Raises UserError for a name that no setting has.
+    Raises UserError for an unknown name.
     """
     known = {field.name for config in (TrainConfig, ModelConfig) for field in fields(config)}
     known.remove("model")  # given field by field
@@ -218,10 +213,8 @@ def _flags(settings: Mapping[str, Any], defaults: TrainConfig | None = None) -> 
         flag = name.replace("_", "-")
         if isinstance(value, (list, tuple)):
             flags += [f"--{flag}", *map(str, value)]
-        elif not isinstance(value, bool):
-            flags.append(f"--{flag}={value}")
-        elif defaults is not None and value != getattr(
-            defaults, name, getattr(defaults.model, name, None)
-        ):  # the only flag that a switch has turns it over
+        elif isinstance(value, bool):
             flags.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            flags.append(f"--{flag}={value}")
     return flags

@@ -8,12 +8,14 @@ import torch
 from gptfast.errors import UserError
 from gptfast.model import GPT, ModelConfig, build_model
 from gptfast.sample.config import SamplingConfig
-from gptfast.sample.filters import min_p_filter, top_k_filter, top_p_filter
 from gptfast.sample.generate import (
     default_prompt,
     generate,
+    min_p_filter,
     sample_token,
     stream_text,
+    top_k_filter,
+    top_p_filter,
     write_sample,
 )
 from gptfast.tokenizer import BPETokenizer, CharTokenizer

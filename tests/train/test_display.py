@@ -24,12 +24,11 @@ from gptfast.train import display as display_module
 from gptfast.train import recovery
 from gptfast.train import run as run_module
 from gptfast.train.config import TrainConfig
-from gptfast.train.display import SAMPLE_LINES, Display, printable
+from gptfast.train.display import SAMPLE_LINES, Display, Sampler, printable
 from gptfast.train.distributed import SINGLE_PROCESS, World
-from gptfast.train.guards import BadStep
 from gptfast.train.pretrain import pretrain
+from gptfast.train.recovery import BadStep
 from gptfast.train.run import sample_interval
-from gptfast.train.sampler import Sampler
 
 MEASURED = {
     "loss": 3.25, "learning_rate": 1e-3, "grad_norm": 0.5, "tokens_per_second": 12_000.0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from rich.console import Console
 from gptfast.cli import cli
 from gptfast.data.loader import EvalWindows
 from gptfast.data.prepare import prepare
-from gptfast.errors import MissingFileError, UserError
+from gptfast.errors import MissingFileError, RunError, UserError
+from gptfast.llm import LLM
 from gptfast.model import ModelConfig
 from gptfast.model.folder import load_model
 from gptfast.tokenizer import BPETokenizer
@@ -25,8 +27,10 @@ from gptfast.train.__main__ import main as train_command
 from gptfast.train.__main__ import parse_config
 from gptfast.train.config import TrainConfig
 from gptfast.train.evaluate import evaluate
+from gptfast.train.init_from import with_init
+from gptfast.train.loop import Trainer
 from gptfast.train.optim import Optimizer
-from gptfast.train.pretrain import pretrain, with_init
+from gptfast.train.pretrain import pretrain
 
 MODEL = ModelConfig(300, block_size=16, n_layer=2, n_head=2, n_embd=16)
 
@@ -166,6 +170,48 @@ def test_a_run_does_not_replace_what_it_starts_from(config: TrainConfig) -> None
     with pytest.raises(UserError, match=r"out and init_from are both .*choose another --out"):
         pretrain(start)
     assert (config.out / "model.safetensors").read_bytes() == before
+
+
+def test_a_run_resumes_without_the_folder_that_it_started_from(
+    config: TrainConfig,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pretrain(config)
+    out = tmp_path / "run"
+    flags = ["--init-from", str(config.out), "--corpus", config.corpus, "--device", "cpu",
+             "--dtype", "float32", "--max-steps", "8", "--eval-interval", "4", "--batch-size", "4",
+             "--block-size", "8", "--dropout", "0.1"]  # fmt: skip
+    assert cli.run(train_command, [*flags, "--out", str(tmp_path / "whole")]) == 0
+
+    take_step = Trainer.step
+
+    def step(trainer: Trainer) -> None:
+        if trainer.state.progress.step == 6:  # 2 steps after the newest checkpoint
+            raise RunError("the power failed")
+        take_step(trainer)
+
+    monkeypatch.setattr(Trainer, "step", step)
+    assert cli.run(train_command, [*flags, "--out", str(out)]) == 1
+    monkeypatch.undo()
+    shutil.rmtree(config.out)
+    capsys.readouterr()
+    assert cli.run(train_command, [*flags, "--out", str(out), "--block-size", "4", "--resume"]) == 2
+    assert "was started with block_size=8" in capsys.readouterr().err
+    assert cli.run(train_command, [*flags, "--out", str(out), "--resume"]) == 0
+    assert "from step 4" in capsys.readouterr().out
+    assert measured(out) == measured(tmp_path / "whole")
+    for name in ("model.safetensors", "tokenizer.json", "config.json"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    LLM.train(
+        config.corpus, out=out, init_from=config.out, resume=True, device="cpu", dtype="float32",
+        max_steps=8, eval_interval=4, batch_size=4, verbose=False,
+    )  # fmt: skip
+    # Starting needs the folder.
+    for start in (["--out", str(out), "--overwrite", "--resume"], ["--out", str(tmp_path / "new")]):
+        assert cli.run(train_command, [*flags, *start]) == 2
+        assert "no model in" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

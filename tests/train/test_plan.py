@@ -26,6 +26,7 @@ from gptfast.model.transformer import Block
 from gptfast.ops import linear_cross_entropy
 from gptfast.plan import __main__ as plan_command_module
 from gptfast.plan.__main__ import main as plan_command
+from gptfast.system.memory import total_memory
 from gptfast.tokenizer import CharTokenizer
 from gptfast.train import plan as plan_module
 from gptfast.train.config import TrainConfig, load_preset
@@ -240,6 +241,18 @@ def test_what_does_not_fit_is_not_tried(capsys: pytest.CaptureFixture[str]) -> N
     text = capsys.readouterr().out
     assert "no time was measured" in text
     assert "tokens/s" not in text
+
+
+def test_the_plan_says_that_the_memory_of_the_machine_is_unknown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("os.sysconf")  # as on Windows
+    assert total_memory(torch.device("cpu")) is None
+    small = ["--n-layer", "1", "--n-embd", "8", "--n-head", "1", "--device", "cpu"]
+    assert plan_command([*small, "--dtype", "float32"]) == 0
+    printed = capsys.readouterr().out
+    assert "this system does not say how much memory it has" in printed
+    assert "tokens/s" in printed
 
 
 def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:

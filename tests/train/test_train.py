@@ -35,7 +35,6 @@ from gptfast.train import run as run_module
 from gptfast.train import step as step_module
 from gptfast.train.config import PRESETS, TrainConfig, load_preset
 from gptfast.train.evaluate import bits_per_byte, evaluate
-from gptfast.train.guards import BadStep, check_finite, check_spike
 from gptfast.train.objective import Evaluation, NextToken
 from gptfast.train.optim import (
     Muon,
@@ -45,6 +44,7 @@ from gptfast.train.optim import (
     orthogonalize,
 )
 from gptfast.train.pretrain import pretrain
+from gptfast.train.recovery import BadStep, check_finite, check_spike
 from gptfast.train.schedule import lr_factor
 
 

@@ -27,9 +27,8 @@ from gptfast.train.checkpoint import State
 from gptfast.train.config import RunConfig
 from gptfast.train.distributed import World
 from gptfast.train.evaluate import eval_mode
-from gptfast.train.objective import Evaluation, Objective
+from gptfast.train.objective import Evaluation, Objective, Task
 from gptfast.train.run import run
-from gptfast.train.task import Task
 
 MODEL = ModelConfig(2, block_size=9, n_layer=1, n_head=2, n_embd=16)
 

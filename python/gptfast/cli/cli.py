@@ -73,7 +73,7 @@ def parse(configuration: type[T], argv: Sequence[str], prog: str, default: T | N
                 args=argv,
                 prog=prog,
                 # Flags of a nested dataclass have no prefix.
-                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+                config=(tyro.conf.OmitArgPrefixes,),
                 **defaults,
             )
             return parsed

@@ -99,6 +99,11 @@ class Dataset:
         return self.report.val_bytes / self.report.val_tokens
 
 
+def is_prepared(folder: Path) -> bool:
+    """Return whether `gptfast data prepare` has written this folder to the end."""
+    return (folder / "data.json").is_file()
+
+
 @dataclass(frozen=True)
 class Mixture:
     """The data of a run: one or more prepared corpora that share a tokenizer."""

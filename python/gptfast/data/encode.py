@@ -26,7 +26,7 @@ from gptfast.system.files import make_folder, remove_leftovers
 from gptfast.tokenizer import BPETokenizer
 from gptfast.tokenizer.base import END_OF_TEXT, IdArray
 from gptfast.tokenizer.checks import as_path, check_kind
-from gptfast.tokenizer.threads import thread_count
+from gptfast.tokenizer.rust import thread_count
 
 _DEFAULT_MEMORY = 256 << 20
 _SMALLEST_BLOCK = 64 << 10

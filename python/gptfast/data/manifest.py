@@ -90,11 +90,6 @@ class Manifest:
             ) from error
 
 
-def is_prepared(folder: Path) -> bool:
-    """Return whether `gptfast data prepare` has written this folder to the end."""
-    return (folder / "data.json").is_file()
-
-
 def open_prepared(folder: Path) -> Dataset:
     """Open a folder that `gptfast data prepare` wrote.
 

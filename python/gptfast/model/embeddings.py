@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from gptfast.model.config import ModelConfig
-from gptfast.model.ngrams import NGramEmbedding
 
 
 def build_embeddings(config: ModelConfig) -> dict[str, nn.Module]:
@@ -22,6 +21,8 @@ def build_embeddings(config: ModelConfig) -> dict[str, nn.Module]:
     """
     embeddings: dict[str, nn.Module] = {"wte": TokenEmbedding(config)}
     if config.max_ngram > 1:
+        from gptfast.model.ngrams import NGramEmbedding
+
         embeddings["wne"] = NGramEmbedding(config)
     if config.positions == "learned":
         embeddings["wpe"] = PositionEmbedding(config)

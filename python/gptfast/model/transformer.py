@@ -24,7 +24,6 @@ from gptfast.model.kv_cache import KVCache
 from gptfast.model.mlp import MLP
 from gptfast.model.moe import MixtureOfExperts
 from gptfast.model.norm import build_norm
-from gptfast.model.positions import rotation
 from gptfast.ops.linear_cross_entropy import Reduction
 
 
@@ -77,6 +76,8 @@ class GPT(LanguageModel):
             self.add_module(name, embedding)
         self.embedding_names = tuple(embeddings)
         if config.positions == "rotary":
+            from gptfast.model.positions import rotation
+
             for name, table_TP in zip(("cos_TP", "sin_TP"), rotation(config), strict=True):
                 self.register_buffer(name, table_TP, persistent=False)
         self.ln_emb = build_norm(config) if config.embedding_norm else nn.Identity()

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from gptfast.ops.versions import TRITON_VERSION
-from gptfast.system.cache import cache_path
+from gptfast.system.files import cache_path
 
 SHIPPED = Path(__file__).parent / "measured"
 

@@ -13,6 +13,7 @@ from gptfast.cli.units import count, duration, flop_count, flop_rate, gib
 from gptfast.errors import UserError
 from gptfast.model.device import resolve_device
 from gptfast.ops import use_backend
+from gptfast.system.memory import total_memory
 from gptfast.system.threads import share_cores
 from gptfast.train.__main__ import parse_config
 from gptfast.train.config import TrainConfig
@@ -21,7 +22,6 @@ from gptfast.train.plan import (
     Memory,
     Plan,
     Probe,
-    available_memory,
     plan,
     probe,
     with_vocabulary,
@@ -49,16 +49,19 @@ def main(argv: Sequence[str]) -> int:
         )
     with use_backend(config.kernels), share_cores():
         planned = plan(config)
-        enough = planned.memory.total < available_memory(device)
+        available = total_memory(device)
+        enough = available is None or planned.memory.total < available
         probed = probe(config, PROBE_SECONDS) if enough else None
     console = cli.console()
     console.print(table(config, planned, probed), soft_wrap=False)
     if config.tokenizer == "char":
         console.print(f"a vocabulary of {CHARACTERS} characters was assumed, that of Shakespeare")
-    if not enough:
+    if available is None:
+        console.print("this system does not say how much memory it has: the run may not fit")
+    elif not enough:
         console.print(
             f"this needs {gib(planned.memory.total)}, but {device} has only "
-            f"{gib(available_memory(device))}: no time was measured. Try a lower "
+            f"{gib(available)}: no time was measured. Try a lower "
             f"--micro-batch-size, --activation-checkpointing, or a smaller model"
         )
     return 0

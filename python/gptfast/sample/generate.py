@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
@@ -9,8 +10,7 @@ from torch import Tensor
 
 from gptfast.errors import UserError
 from gptfast.model import LanguageModel
-from gptfast.sample.config import SamplingConfig
-from gptfast.sample.filters import min_p_filter, top_k_filter, top_p_filter
+from gptfast.sample.config import SamplingConfig, check_min_p, check_top_k, check_top_p
 from gptfast.tokenizer import Tokenizer
 
 
@@ -106,3 +106,44 @@ def write_sample(model: LanguageModel, tokenizer: Tokenizer, max_new_tokens: int
         n_vocab=tokenizer.n_vocab,
     )
     return "".join(stream_text(ids, tokenizer))
+
+
+# ---- filters -------------------------------------------------------------------------------------
+# They decide which tokens may be sampled, by setting the other logits to -inf. Each takes and
+# returns float logits (..., V). They apply after the division by the temperature.
+
+
+def top_k_filter(logits: Tensor, k: int) -> Tensor:
+    """Keep the k largest logits ("Hierarchical Neural Story Generation", Fan et al., 2018).
+
+    All tokens that tie with the k-th are kept. Raises UserError unless k >= 1.
+    """
+    check_top_k(k)
+    kth = logits.topk(min(k, logits.size(-1)), dim=-1).values[..., -1:]
+    return logits.masked_fill(logits < kth, -math.inf)
+
+
+def top_p_filter(logits: Tensor, p: float) -> Tensor:
+    """Keep the fewest most probable tokens whose probabilities sum to at least p.
+
+    "The Curious Case of Neural Text Degeneration" (Holtzman et al., 2019), section 3.1.
+    Raises UserError unless 0 < p <= 1.
+    """
+    check_top_p(p)
+    sorted_logits, order = logits.sort(dim=-1, descending=True, stable=True)
+    probabilities = sorted_logits.softmax(dim=-1)
+    # A token is outside if the tokens before it already reach p. So the first is always inside.
+    outside = probabilities.cumsum(dim=-1) - probabilities >= p
+    return logits.masked_fill(torch.zeros_like(outside).scatter(-1, order, outside), -math.inf)
+
+
+def min_p_filter(logits: Tensor, p: float) -> Tensor:
+    """Keep the tokens at least p times as probable as the most probable one.
+
+    "Turning Up the Heat: Min-p Sampling" (Nguyen et al., 2024). Raises UserError unless
+    0 <= p <= 1.
+    """
+    check_min_p(p)
+    probabilities = logits.softmax(dim=-1)
+    threshold = p * probabilities.amax(dim=-1, keepdim=True)
+    return logits.masked_fill(probabilities < threshold, -math.inf)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 
 import torch
@@ -22,6 +23,19 @@ def keep_freed_memory(device: torch.device) -> None:
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         mallopt(m_mmap_max, 0)  # allocate everything from the heap
         mallopt(m_trim_threshold, -1)  # never shrink the heap
+
+
+def total_memory(device: torch.device) -> int | None:
+    """Return the bytes of the device's memory, or None if the system does not report them.
+
+    Memory that other processes use is included.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError):  # Windows has no sysconf, some systems lack a name
+        return None
 
 
 def peak_memory(device: torch.device) -> int:

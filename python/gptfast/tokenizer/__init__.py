@@ -5,17 +5,30 @@ Nothing here needs PyTorch or reads a corpus; `gptfast.data` turns files into id
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from gptfast.errors import UserError
 from gptfast.tokenizer.base import Tokenizer
-from gptfast.tokenizer.bpe import BPETokenizer
-from gptfast.tokenizer.char import CharTokenizer
 from gptfast.tokenizer.formats import read_tokenizer_json, tokenizer_json_path
+
+if TYPE_CHECKING:
+    from gptfast.tokenizer.bpe import BPETokenizer
+    from gptfast.tokenizer.char import CharTokenizer
 
 __all__ = ["BPETokenizer", "CharTokenizer", "Tokenizer", "load_tokenizer"]
 
-_CLASSES: dict[str, type[Tokenizer]] = {"BPE": BPETokenizer, "WordLevel": CharTokenizer}
+_MODULES = {"BPETokenizer": "bpe", "CharTokenizer": "char"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a tokenizer's class when it is first used."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value  # later accesses skip this function
+    return value
 
 
 def load_tokenizer(folder_or_file: str | Path) -> Tokenizer:
@@ -25,7 +38,13 @@ def load_tokenizer(folder_or_file: str | Path) -> Tokenizer:
     """
     path = tokenizer_json_path(folder_or_file)
     match read_tokenizer_json(path):
-        case {"model": {"type": str(model_type)}} if model_type in _CLASSES:
-            return _CLASSES[model_type].load(path)
+        case {"model": {"type": "BPE"}}:
+            from gptfast.tokenizer.bpe import BPETokenizer
+
+            return BPETokenizer.load(path)
+        case {"model": {"type": "WordLevel"}}:
+            from gptfast.tokenizer.char import CharTokenizer
+
+            return CharTokenizer.load(path)
         case _:
-            raise UserError(f"{path}: expected a model.type that is one of {sorted(_CLASSES)}")
+            raise UserError(f"{path}: expected a model.type that is 'BPE' or 'WordLevel'")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 from abc import ABC, abstractmethod
@@ -17,7 +18,6 @@ from gptfast.errors import UserError
 from gptfast.system.files import make_folder, write_text_atomically
 from gptfast.tokenizer.checks import as_path, check_codec_errors
 from gptfast.tokenizer.formats import read_tokenizer_json, tokenizer_json_path
-from gptfast.tokenizer.stream import StreamDecoder
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -156,6 +156,27 @@ class Tokenizer(ABC):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self).from_json, (self.to_json(),)
+
+
+class StreamDecoder:
+    """Turns ids into text as they come. A character is returned with its last byte.
+
+    The results of `feed` and `finish`, joined, are what `decode` returns for all the ids.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def feed(self, token_id: int) -> str:
+        """Return the characters that this id completes. Raises UserError for an unknown id."""
+        return self._utf8.decode(self._tokenizer.token_bytes(token_id))
+
+    def finish(self) -> str:
+        """Return U+FFFD if the last character is incomplete, else "". Resets the decoder."""
+        rest = self._utf8.decode(b"", final=True)
+        self._utf8.reset()
+        return rest
 
 
 def id_list(ids: Sequence[int] | npt.NDArray[Any]) -> list[int]:

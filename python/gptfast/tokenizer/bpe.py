@@ -15,8 +15,7 @@ from gptfast.tokenizer import formats
 from gptfast.tokenizer.base import END_OF_TEXT, IdArray, Tokenizer
 from gptfast.tokenizer.checks import check_codec_errors, check_kind, check_texts, shorten
 from gptfast.tokenizer.ranks import known_ranks, read_tiktoken, write_tiktoken
-from gptfast.tokenizer.rust import RUST_ERRORS, ids_for_rust, rust_bpe, user_error
-from gptfast.tokenizer.threads import thread_count
+from gptfast.tokenizer.rust import RUST_ERRORS, ids_for_rust, rust_bpe, thread_count, user_error
 from gptfast.tokenizer.training import train_bpe
 
 if TYPE_CHECKING:

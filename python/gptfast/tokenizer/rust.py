@@ -9,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gptfast.errors import UserError
+from gptfast.system.cpu import n_cores
 from gptfast.tokenizer.base import id_list
+from gptfast.tokenizer.checks import check_between
 
 if TYPE_CHECKING:
     from gptfast import _rust
@@ -27,8 +29,9 @@ except ImportError:  # a plain checkout without the compiled extension
         return None
 
 
-__all__ = ["RUST_ERRORS", "ids_for_rust", "rust_bpe", "user_error", "utf8_error"]
+__all__ = ["RUST_ERRORS", "ids_for_rust", "rust_bpe", "thread_count", "user_error", "utf8_error"]
 
+_MAX_THREADS = 1024  # each allocates its own tables
 _ID_DTYPES = (np.dtype(np.uint16), np.dtype(np.uint32), np.dtype(np.int64))
 
 RUST_ERRORS = (ValueError, TypeError, OverflowError)
@@ -68,3 +71,14 @@ def ids_for_rust(ids: Sequence[int] | npt.NDArray[Any]) -> list[int] | npt.NDArr
     if isinstance(ids, np.ndarray) and ids.dtype in _ID_DTYPES and ids.ndim == 1:
         return np.require(ids, requirements=["C", "A"])
     return id_list(ids)
+
+
+def thread_count(n_threads: int | None) -> int:
+    """Return `n_threads`; for None, the number of cores that this process may use.
+
+    Raises UserError unless it is an int from 1 to 1,024.
+    """
+    if n_threads is None:
+        return n_cores()
+    check_between("n_threads", n_threads, 1, _MAX_THREADS)
+    return n_threads

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from gptfast.cli.progress import show_training
 from gptfast.tokenizer.checks import check_between, check_choice, check_kind, check_names
 from gptfast.tokenizer.formats import byte_level_alphabet, check_spelling
-from gptfast.tokenizer.rust import RUST_ERRORS, rust_bpe, user_error
-from gptfast.tokenizer.threads import thread_count
+from gptfast.tokenizer.rust import RUST_ERRORS, rust_bpe, thread_count, user_error
 
 if TYPE_CHECKING:
     from gptfast import _rust

@@ -50,17 +50,22 @@ def parse_config(argv: Sequence[str], module: str = MODULE) -> TrainConfig:
     """Return the configuration that the arguments ask for.
 
     Its defaults are those of the preset that they name, and the model and the tokenizer those of
-    the folder that `--init-from` names.
+    the folder that `--init-from` names, or of the run that `--resume` continues.
     """
     finder = cli.ArgumentParser(f"python -m {module}", add_help=False, allow_abbrev=False)
     finder.add_argument("--preset", default=TrainConfig.preset)
-    finder.add_argument("--init-from", type=Path)
+    for name in ("--init-from", "--out"):
+        finder.add_argument(name, type=Path)
+    for name in ("--resume", "--overwrite"):
+        finder.add_argument(name, action="store_true")
     known = finder.parse_known_args(argv)[0]
     defaults = load_preset(known.preset)
     if known.init_from is not None:
-        from gptfast.train.pretrain import with_init
+        from gptfast.train.init_from import with_init
 
-        defaults = with_init(replace(defaults, init_from=known.init_from))
+        given = {name: value for name, value in vars(known).items() if value is not None}
+        defaults = with_init(replace(defaults, **given))
+        defaults = replace(defaults, resume=False, overwrite=False)  # the flags set them
     return cli.parse_groups(TrainConfig, GROUPS, argv, f"python -m {module}", defaults)
 
 

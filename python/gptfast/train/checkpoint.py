@@ -33,6 +33,7 @@ from gptfast.system.files import (
     write_folder_atomically,
     write_text_atomically,
 )
+from gptfast.train.config import RunConfig
 from gptfast.train.distributed import (
     World,
     full_optimizer_state,
@@ -184,6 +185,14 @@ def _skipped(path: Path) -> list[int]:
         return [int(batch) for batch in found]
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} can't be read ({error}): delete it to try all batches") from error
+
+
+def has_started(config: RunConfig) -> bool:
+    """Return whether the run resumes from a checkpoint in config.out, damaged or not.
+
+    Such a run needs no other model folder or tokenizer.
+    """
+    return config.resume and not config.overwrite and bool(_checkpoints(config.out))
 
 
 def save_skipped(folder: Path, skipped: list[int]) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import TracebackType
 
+import torch
 from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
@@ -15,8 +17,9 @@ from rich.text import Text
 from gptfast.cli.units import duration, flop_rate, gib
 from gptfast.model import LanguageModel
 from gptfast.system.machine import peak_flops
+from gptfast.tokenizer import Tokenizer
 from gptfast.train.distributed import World
-from gptfast.train.sampler import Sampler
+from gptfast.train.evaluate import eval_mode
 
 SECONDS_BETWEEN_LINES = 10.0
 """Shortest time between progress lines in a pipe."""
@@ -24,6 +27,9 @@ SAMPLE_LINES = 8
 """Lines of a sample that the panel shows; fixed, so that the panel keeps its height."""
 UNKNOWN = "-"
 """Placeholder for a value that has not been measured yet."""
+
+WriteSample = Callable[[LanguageModel, Tokenizer], str]
+"""Returns a text that a model in evaluation mode writes."""
 
 
 class Display:
@@ -168,6 +174,26 @@ class Display:
         measurements = Panel(Group(progress, table), title="training")
         parts = [measurements, self.newest_sample] if self.newest_sample else [measurements]
         return Group(*parts)
+
+
+class Sampler:
+    """Samples every `interval` steps, without any effect on training; never if that is 0."""
+
+    def __init__(self, write: WriteSample, tokenizer: Tokenizer, interval: int) -> None:
+        self.write = write
+        self.tokenizer = tokenizer
+        self.interval = interval
+
+    def is_due(self, step: int) -> bool:
+        """Return whether a sample is due after `step` steps; never at step 0 or interval 0."""
+        return self.interval > 0 and step > 0 and step % self.interval == 0
+
+    def sample(self, model: LanguageModel) -> str:
+        """Return a sample. The model's mode and the random state stay as they were."""
+        device = next(model.parameters()).device
+        devices = [device] if device.type == "cuda" else []
+        with eval_mode(model), torch.random.fork_rng(devices):
+            return self.write(model, self.tokenizer)
 
 
 def printable(text: str) -> str:

@@ -22,11 +22,10 @@ from gptfast.train.checkpoint import Clock, State
 from gptfast.train.config import RunConfig
 from gptfast.train.display import Display
 from gptfast.train.distributed import World, load_full_state, parallelize
-from gptfast.train.guards import RECENT, BadStep
 from gptfast.train.metrics import Metrics
 from gptfast.train.objective import Evaluation, Objective, Source
 from gptfast.train.optim import build_optimizer
-from gptfast.train.recovery import Recovery
+from gptfast.train.recovery import RECENT, BadStep, Recovery
 from gptfast.train.step import StepResult, gradient_scaler, train_step
 
 LOG_INTERVAL = 10

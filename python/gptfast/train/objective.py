@@ -3,19 +3,23 @@
 A `Source` makes batches. An `Objective` turns them into a loss and measures progress. The loop,
 checkpoints, recovery, display and distributed training use only these interfaces.
 train/pretrain.py implements both for pre-training. Fine-tuning, preference optimisation,
-reinforcement learning, distillation and vision would each implement another pair.
+reinforcement learning, distillation and vision would each implement another pair. A `Task` joins a
+pair with a model and a tokenizer.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from gptfast.data.batch import IGNORED, Batch
 from gptfast.data.loader import BatchSource
 from gptfast.model.base import LanguageModel
+from gptfast.tokenizer import Tokenizer
 from gptfast.train.distributed import World
 
 
@@ -85,3 +89,21 @@ class NextToken(Objective):
         """Return the mean cross entropy of a micro-batch."""
         loss: Tensor = engine(batch.ids_BT, batch.targets_BT, batch.cu_seqlens)
         return loss
+
+
+@dataclass
+class Task:
+    """The parts of a run that are not in its RunConfig: what is learned, and from which data."""
+
+    source: Source
+    objective: Objective
+    tokenizer: Tokenizer
+    """Saved beside the model."""
+    new_model: Callable[[torch.device], LanguageModel]
+    """Makes the initial model. New weights are drawn from PyTorch's global generator."""
+    record: dict[str, Any] = field(default_factory=dict)
+    """The description of the data for run.json."""
+    notes: list[str] = field(default_factory=list)
+    """Lines to print before training starts."""
+    examine: Callable[[], Iterator[str]] | None = None
+    """Slow checks of the data that yield lines to print. Called only if training will start."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import statistics
 import time
 from dataclasses import dataclass, replace
@@ -14,8 +13,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from gptfast.data.dataset import is_prepared
 from gptfast.data.loader import EvalWindows, windows
-from gptfast.data.manifest import is_prepared
 from gptfast.model import GPT, build_model
 from gptfast.model.device import resolve_device
 from gptfast.model.size import flops_per_token, n_parameters
@@ -166,13 +165,6 @@ def _loss(config: TrainConfig) -> int:
     chunk = min(n_tokens, tokens_at_a_time(C, dtype, device, use_triton=False))
     narrow = dtype.itemsize if dtype != torch.float32 else 0
     return n_tokens * C * dtype.itemsize + V * C * (4 + narrow) + V * chunk * (4 + 4 + narrow)
-
-
-def available_memory(device: torch.device) -> int:
-    """Return the total bytes of the device's memory, including what other processes use."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def probe(config: TrainConfig, seconds: float) -> Probe:

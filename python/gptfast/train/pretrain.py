@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +14,20 @@ from rich.console import Console
 
 from gptfast.cli.units import count, number
 from gptfast.data.batch import Batch
-from gptfast.data.dataset import DataReport, Dataset, Mixture
-from gptfast.data.leakage import from_the_others
+from gptfast.data.dataset import DataReport, Dataset, Mixture, is_prepared
 from gptfast.data.loader import CorpusState, EvalWindows, Loader, check_length
-from gptfast.data.manifest import is_prepared
 from gptfast.data.prepare import prepare
-from gptfast.errors import MissingFileError, UserError
+from gptfast.errors import UserError
 from gptfast.model import build_model
 from gptfast.model.base import LanguageModel
-from gptfast.model.config import ModelConfig
-from gptfast.model.folder import load_model, read_config
-from gptfast.tokenizer import load_tokenizer
+from gptfast.train.checkpoint import has_started
 from gptfast.train.config import TrainConfig
+from gptfast.train.display import WriteSample
 from gptfast.train.distributed import World
 from gptfast.train.evaluate import bits_per_byte, evaluate
 from gptfast.train.loop import Result
-from gptfast.train.objective import Evaluation, NextToken
+from gptfast.train.objective import Evaluation, NextToken, Task
 from gptfast.train.run import run
-from gptfast.train.sampler import WriteSample
-from gptfast.train.task import Task
-
-_MAY_DIFFER = ("block_size", "dropout", "ngram_dropout", "expert_balance_rate")
-"""Model fields that may differ from the folder in init_from."""
 
 
 def pretrain(
@@ -52,16 +44,14 @@ def pretrain(
 
 def prepare_pretraining(config: TrainConfig, console: Console) -> Task:
     """Prepare the data. Raises UserError or MissingFileError if it can't be trained on."""
-    if config.init_from is not None:
-        check_init(config, config.init_from)
-        if config.out.resolve() == config.init_from.resolve():
-            raise UserError(
-                f"out and init_from are both {config.out}, whose weights the run would replace: "
-                f"choose another --out"
-            )
+    init_from = None if has_started(config) else config.init_from
+    if init_from is not None:
+        from gptfast.train.init_from import check_init, check_tokenizer
+
+        check_init(config, init_from)
     data = prepare_corpora(config, console)
-    if config.init_from is not None:
-        check_tokenizer(data, config.init_from)
+    if init_from is not None:
+        check_tokenizer(data, init_from)
     n_vocab = data.tokenizer.n_vocab
     return Task(
         source=CorpusSource(config, data),
@@ -80,9 +70,12 @@ def prepare_pretraining(config: TrainConfig, console: Console) -> Task:
 
 def prepare_corpora(config: TrainConfig, console: Console) -> Mixture:
     """Prepare all corpora of the configuration with the tokenizer of the first one."""
+    given = config.tokenizer
+    if given not in ("bpe", "char") and has_started(config):
+        given = str(config.out)  # the run's own copy
     parts: list[Dataset] = []
     for corpus in (config.corpus, *config.mix_corpora):
-        tokenizer = str(parts[0].folder) if parts else config.tokenizer
+        tokenizer = str(parts[0].folder) if parts else given
         if parts and is_prepared(Path(corpus)):
             tokenizer = "bpe"  # use its own; Mixture.of raises if the tokenizers differ
         parts.append(
@@ -91,72 +84,20 @@ def prepare_corpora(config: TrainConfig, console: Console) -> Mixture:
     return Mixture.of(parts, config.corpus_weights)
 
 
-# ---- the model to start from ---------------------------------------------------------------------
+# ---- the model -----------------------------------------------------------------------------------
 
 
 def new_model(config: TrainConfig, n_vocab: int, device: torch.device) -> LanguageModel:
-    """Return the initial model, with new weights or with the weights of init_from."""
+    """Return the initial model, with new weights or with the weights of init_from.
+
+    A run that resumes gets new weights, which those of its checkpoint replace.
+    """
     model = build_model(config.model_config(n_vocab))
-    if config.init_from is not None:
+    if config.init_from is not None and not has_started(config):
+        from gptfast.train.init_from import copy_weights
+
         copy_weights(config.init_from, model)
     return model.to(device)
-
-
-def with_init(config: TrainConfig) -> TrainConfig:
-    """Return the configuration with the model and the tokenizer of init_from, if it is set.
-
-    Raises MissingFileError or UserError if the folder holds no model.
-    """
-    if config.init_from is None:
-        return config
-    model = stored_config(config.init_from)
-    return replace(config, model=model, tokenizer=str(config.init_from))
-
-
-def stored_config(folder: Path) -> ModelConfig:
-    """Read a model folder's configuration. Raises MissingFileError or UserError."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise MissingFileError(
-            f"no model in {folder}: expected a folder with config.json, model.safetensors and "
-            f"tokenizer.json"
-        )
-    return read_config(path)
-
-
-def check_init(config: TrainConfig, folder: Path) -> None:
-    """Raise UserError if the configured model can't start from the model in a folder."""
-    stored = stored_config(folder)
-    ours, theirs = asdict(config.model), asdict(stored)
-    for name, value in ours.items():
-        if value != theirs[name] and name not in _MAY_DIFFER:
-            raise UserError(
-                f"{name} is {value!r}, but the model in {folder} has {theirs[name]!r}: "
-                f"leave {name} out; with --init-from only {', '.join(_MAY_DIFFER)} may differ"
-            )
-    if config.model.block_size > stored.block_size:
-        raise UserError(
-            f"block_size is {config.model.block_size}, but the model in {folder} was trained with "
-            f"{stored.block_size}: expected at most the latter"
-        )
-
-
-def check_tokenizer(data: Mixture, folder: Path) -> None:
-    """Raise UserError if the corpora were not encoded with the folder's tokenizer."""
-    if load_tokenizer(folder).fingerprint != data.tokenizer.fingerprint:
-        raise UserError(
-            f"the model in {folder} was trained with another tokenizer than "
-            f"{data.parts[0].report.corpus}: leave --tokenizer out, or prepare the corpus with "
-            f"--tokenizer {folder}"
-        )
-
-
-def copy_weights(folder: Path, model: LanguageModel) -> None:
-    """Load a folder's weights into `model`, without learned positions beyond its context."""
-    state = load_model(folder)[0].state_dict()
-    if "wpe.weight" in state:
-        state["wpe.weight"] = state["wpe.weight"][: model.config.block_size]
-    model.load_state_dict(state)
 
 
 # ---- batches and loss ----------------------------------------------------------------------------
@@ -288,6 +229,8 @@ def examine(data: Mixture) -> Iterator[str]:
     """Report how much of each corpus's val text other corpora train on."""
     if len(data.parts) == 1:
         return
+    from gptfast.data.leakage import from_the_others
+
     for part, share in zip(data.parts, from_the_others(data), strict=True):
         yield (
             f"{share:.2%} of the val text of {part.report.corpus} occurs in the train parts of "

@@ -13,7 +13,7 @@ from gptfast.system.files import write_text_atomically
 from gptfast.system.machine import hardware, versions
 from gptfast.train.config import RunConfig
 from gptfast.train.loop import Result
-from gptfast.train.task import Task
+from gptfast.train.objective import Task
 
 
 def write_record(

@@ -1,10 +1,16 @@
-"""Checkpoints, best weights, and rollback after a failed step."""
+"""Checkpoints, best weights, and rollback after a failed step.
+
+A step fails if its loss or a gradient is not finite, or if the loss jumps.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from statistics import fmean
 
 from gptfast.errors import RunError
+from gptfast.model.base import LanguageModel
 from gptfast.train.checkpoint import (
     State,
     delete_checkpoints_after,
@@ -18,9 +24,15 @@ from gptfast.train.checkpoint import (
 from gptfast.train.config import RunConfig
 from gptfast.train.display import Display
 from gptfast.train.distributed import full_state
-from gptfast.train.guards import BadStep, check_finite, check_spike
 from gptfast.train.metrics import Metrics
 from gptfast.train.step import StepResult, gradient_scaler
+
+RECENT = 50
+"""Number of past steps whose mean loss a new loss is compared with."""
+
+
+class BadStep(Exception):
+    """A step that must be undone. The message says what is wrong with it."""
 
 
 class Recovery:
@@ -153,4 +165,33 @@ class Recovery:
             f"--max-loss-spike (now {config.max_loss_spike:g}), or a lower --learning-rate (now "
             f"{config.learning_rate:g}) and --matrix-learning-rate (now "
             f"{config.matrix_learning_rate:g})"
+        )
+
+
+def check_finite(loss: float, grad_norm: float, model: LanguageModel) -> None:
+    """Raise BadStep if the loss or the gradient norm is not finite; name a tensor at fault."""
+    if math.isfinite(loss) and math.isfinite(grad_norm):
+        return
+    broken = [n for n, p in model.named_parameters() if not p.isfinite().all()]
+    gradients = [
+        n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()
+    ]
+    where = (
+        f"the weights {broken[0]} are not finite" if broken
+        else f"{len(gradients)} gradients are not finite, the first is that of {gradients[0]}"
+        if gradients
+        else "weights and gradients are finite"
+    )  # fmt: skip
+    raise BadStep(f"loss is {loss}, gradient norm {grad_norm}; {where}")
+
+
+def check_spike(loss: float, recent: Sequence[float], spike: float) -> None:
+    """Raise BadStep if the loss is more than `spike` nats above the mean of the recent losses.
+
+    Nothing is checked until RECENT losses are known, because early losses fall fast and jump.
+    """
+    if len(recent) >= RECENT and loss > fmean(recent) + spike:
+        raise BadStep(
+            f"loss is {loss:.3f}, more than {spike:g} nats above {fmean(recent):.3f}, the mean of "
+            f"the {len(recent)} steps before"
         )

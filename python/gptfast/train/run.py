@@ -27,15 +27,14 @@ from gptfast.system.memory import keep_freed_memory
 from gptfast.system.threads import share_cores
 from gptfast.train.checkpoint import Clock, delete_checkpoints
 from gptfast.train.config import Dtype, RunConfig
-from gptfast.train.display import Display
+from gptfast.train.display import Display, Sampler, WriteSample
 from gptfast.train.distributed import World, join_world
 from gptfast.train.loop import Result, Trainer
 from gptfast.train.metrics import Metrics, check_trackers
+from gptfast.train.objective import Task
 from gptfast.train.precision import Precision, resolve_dtype
 from gptfast.train.record import read_record, write_record
-from gptfast.train.sampler import Sampler, WriteSample
 from gptfast.train.step import accumulate_gradients, gradient_scaler
-from gptfast.train.task import Task
 
 AnyConfig = TypeVar("AnyConfig", bound=RunConfig)
 

@@ -12,8 +12,8 @@ use memmap2::MmapMut;
 
 use super::packed_ids::{Id, PackedIds};
 use crate::error::Error;
-use crate::util::key::{Key, is_long};
 use crate::util::memory::prefetch;
+use crate::util::piece_key::{Key, is_long};
 
 /// Two keys and their ids: one cache line. Key 0 marks a free slot.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]

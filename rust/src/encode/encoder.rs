@@ -9,7 +9,7 @@ use super::{Scratch, Tokenizer};
 use crate::error::Error;
 use crate::pretokenize::{BATCH_PIECES, Pattern, Visitor};
 use crate::util::context::Context;
-use crate::util::key::{Key, MAX_SHORT, is_long, key_at, long_key};
+use crate::util::piece_key::{Key, MAX_SHORT, is_long, key_at, long_key};
 
 /// The size of the output buffer, in ids. The ids of [`BATCH_PIECES`] pre-tokens fill at most half of it.
 pub(super) const BUFFER_IDS: usize = 2 * BATCH_PIECES * LANES;

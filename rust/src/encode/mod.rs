@@ -20,8 +20,8 @@ use self::merger::Merger;
 use crate::error::Error;
 use crate::pretokenize::{BATCH_PIECES, Pattern};
 use crate::util::context::Context;
-use crate::util::key::Key;
 use crate::util::memory::try_reserve;
+use crate::util::piece_key::Key;
 use crate::vocab::Vocab;
 
 /// A vocabulary, a pattern, and memory that calls leave behind for later calls.

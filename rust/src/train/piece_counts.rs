@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use crate::error::Error;
 use crate::pretokenize::{BATCH_PIECES, Pattern, Visitor};
 use crate::util::context::Context;
-use crate::util::key::{MAX_SHORT, key_at, key_bytes, key_of};
-use crate::util::key_map::KeyMap;
+use crate::util::hash_map::KeyMap;
 use crate::util::memory::try_copy;
 use crate::util::parallel::for_each;
+use crate::util::piece_key::{MAX_SHORT, key_at, key_bytes, key_of};
 
 /// Distinct pre-tokens and their counts.
 #[derive(Debug, Clone, Default)]

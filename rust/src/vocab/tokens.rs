@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use super::MAX_ID;
 use crate::error::Error;
-use crate::util::key::key_of;
-use crate::util::key_map::KeyMap;
+use crate::util::hash_map::KeyMap;
+use crate::util::piece_key::key_of;
 
 /// Ids by token.
 #[derive(Debug, Clone, Default)]

@@ -9,7 +9,7 @@ from typing import Literal
 
 from gptfast.errors import UserError
 from gptfast.tokenizer.checks import check_between, check_choice, check_kind
-from gptfast.tokenizer.threads import thread_count
+from gptfast.tokenizer.rust import thread_count
 
 _LONGEST_SHARE = 16
 _SIZE = re.compile(r"(\d+) ?([kMG]?)B?", re.IGNORECASE)

@@ -21,7 +21,6 @@ from gptfast.data.documents.cut import (
 )
 from gptfast.data.documents.listing import Paths, find_files
 from gptfast.data.documents.options import ReadOptions
-from gptfast.data.documents.parquet import parquet_values
 from gptfast.data.documents.unpack import DamagedFileError, UnpackedFile
 from gptfast.errors import UserError
 from gptfast.tokenizer.rust import utf8_error
@@ -209,6 +208,8 @@ class _Reader:
             ) from None
 
     def _parquet(self, path: Path) -> Iterator[Block]:
+        from gptfast.data.documents.parquet import parquet_values
+
         row = 0
         try:
             for value in parquet_values(path, self.options.column):

@@ -2,13 +2,16 @@
 
 A format defines config.json and the names of the tensors. A configuration that none of them can
 express is stored in gptfast's own format: ModelConfig's fields, and the parameters under their
-names in this package. To add a format, write a `Format` (base.py) and add it to FORMATS.
+names in this package. To add a format, write a `Format` (base.py) and add it to FORMATS. Each is
+imported on first use.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import cache
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -17,25 +20,32 @@ from torch import Tensor
 from gptfast.errors import UserError
 from gptfast.model.config import ModelConfig
 from gptfast.model.formats.base import Format, Stored, spelled_shortest
-from gptfast.model.formats.gpt2 import GPT2
-from gptfast.model.formats.llama import Llama, Mistral
-from gptfast.model.formats.mixtral import Mixtral
 
-FORMATS: dict[str, Format] = {
-    "gpt2": GPT2(), "llama": Llama(), "mistral": Mistral(), "mixtral": Mixtral(),
-}  # fmt: skip
-"""The formats, keyed by the model_type in config.json. A model is stored in the first format that
-expresses it."""
+FORMATS = {
+    "gpt2": "gpt2.GPT2",
+    "llama": "llama.Llama",
+    "mistral": "llama.Mistral",
+    "mixtral": "mixtral.Mixtral",
+}
+"""The module and the class of each format, keyed by the model_type in config.json. A model is
+stored in the first format that expresses it."""
 
 OURS = "gptfast"
 
 __all__ = ["FORMATS", "describe", "format_of", "from_stored", "parse", "to_stored"]
 
 
+@cache
+def _format(name: str) -> Format:
+    module, _, kind = FORMATS[name].partition(".")
+    format: Format = getattr(import_module(f"{__name__}.{module}"), kind)()
+    return format
+
+
 def format_of(config: ModelConfig) -> str:
     """Return the name of the first format that fully expresses `config`, or 'gptfast'."""
-    for name, format in FORMATS.items():
-        if config.architecture == "gpt" and _expresses(format, config):
+    for name in FORMATS if config.architecture == "gpt" else ():
+        if _expresses(_format(name), config):
             return name
     return OURS
 
@@ -54,8 +64,8 @@ def describe(config: ModelConfig, eot_token: int | None) -> dict[str, Any]:
         return {"model_type": name, "gptfast": asdict(config)}
     return {
         "model_type": name,
-        "architectures": [FORMATS[name].architecture],
-        **FORMATS[name].describe(config),
+        "architectures": [_format(name).architecture],
+        **_format(name).describe(config),
         "bos_token_id": eot_token,
         "eos_token_id": eot_token,
     }
@@ -75,7 +85,7 @@ def parse(stored: Stored) -> ModelConfig:
             f"it describes a {name!r} model: gptfast reads {', '.join(map(repr, FORMATS))} "
             f"and its own format"
         )
-    return FORMATS[name].parse(stored)
+    return _format(name).parse(stored)
 
 
 def to_stored(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -83,7 +93,7 @@ def to_stored(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Ten
     name = format_of(config)
     if name == OURS:
         return dict(state)
-    format = FORMATS[name]
+    format = _format(name)
     stored: dict[str, Tensor] = {}
     for ours, tensor in state.items():
         if format.is_transposed(ours):
@@ -107,7 +117,7 @@ def from_stored(
     name = format_of(config)
     if name == OURS:
         return dict(stored)
-    format = FORMATS[name]
+    format = _format(name)
     rest, found = dict(format.canonical(stored)), {}
     for ours, tensor in state.items():
         names = format.names(ours, config)

@@ -3,7 +3,7 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::util::key::{key_of, long_key};
+use crate::util::piece_key::{key_of, long_key};
 
 /// 4 buckets at first, 32 at most, and an overflow for a few long pre-tokens only.
 const TINY: Limits = Limits {

@@ -1,7 +1,7 @@
-//! A hash map from the keys of short pre-tokens to counts or ids.
+//! A hash map from the keys of short pre-tokens (`piece_key.rs`) to counts or ids.
 
-use crate::util::key::{Key, hash};
 use crate::util::memory::{large_vec, prefetch};
+use crate::util::piece_key::{Key, hash};
 
 /// A hash map with open addressing and linear probing, at most 5/8 full. Keys are never removed.
 #[derive(Debug, Clone)]

@@ -1,0 +1,94 @@
+"""Start a run from the weights, the configuration and the tokenizer of a model folder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from gptfast.data.dataset import Mixture
+from gptfast.errors import MissingFileError, UserError
+from gptfast.model.base import LanguageModel
+from gptfast.model.config import ModelConfig
+from gptfast.model.folder import load_model, read_config
+from gptfast.tokenizer import load_tokenizer
+from gptfast.train.checkpoint import has_started
+from gptfast.train.config import TrainConfig
+from gptfast.train.record import read_record
+
+_MAY_DIFFER = ("block_size", "dropout", "ngram_dropout", "expert_balance_rate")
+"""Model fields that may differ from the folder in init_from."""
+
+
+def with_init(config: TrainConfig) -> TrainConfig:
+    """Return the configuration with the model and the tokenizer of init_from, if it is set.
+
+    A run that resumes keeps the model in its record. Raises MissingFileError or UserError if the
+    folder holds no model.
+    """
+    if config.init_from is None:
+        return config
+    resumes = has_started(config)
+    model = recorded_config(config.out) if resumes else stored_config(config.init_from)
+    return replace(config, model=model, tokenizer=str(config.init_from))
+
+
+def stored_config(folder: Path) -> ModelConfig:
+    """Read a model folder's configuration. Raises MissingFileError or UserError."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise MissingFileError(
+            f"no model in {folder}: expected a folder with config.json, model.safetensors and "
+            f"tokenizer.json"
+        )
+    return read_config(path)
+
+
+def recorded_config(folder: Path) -> ModelConfig:
+    """Read the configuration of the model of a run. Raises UserError."""
+    try:
+        return ModelConfig(**read_record(folder)["config"]["model"])
+    except (OSError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder / 'run.json'} does not describe a model ({error!r}): give --overwrite to "
+            f"train again"
+        ) from error
+
+
+def check_init(config: TrainConfig, folder: Path) -> None:
+    """Raise UserError if the configured model can't start from the model in a folder."""
+    stored = stored_config(folder)
+    if config.out.resolve() == folder.resolve():
+        raise UserError(
+            f"out and init_from are both {config.out}, whose weights the run would replace: "
+            f"choose another --out"
+        )
+    ours, theirs = asdict(config.model), asdict(stored)
+    for name, value in ours.items():
+        if value != theirs[name] and name not in _MAY_DIFFER:
+            raise UserError(
+                f"{name} is {value!r}, but the model in {folder} has {theirs[name]!r}: "
+                f"leave {name} out; with --init-from only {', '.join(_MAY_DIFFER)} may differ"
+            )
+    if config.model.block_size > stored.block_size:
+        raise UserError(
+            f"block_size is {config.model.block_size}, but the model in {folder} was trained with "
+            f"{stored.block_size}: expected at most the latter"
+        )
+
+
+def check_tokenizer(data: Mixture, folder: Path) -> None:
+    """Raise UserError if the corpora were not encoded with the folder's tokenizer."""
+    if load_tokenizer(folder).fingerprint != data.tokenizer.fingerprint:
+        raise UserError(
+            f"the model in {folder} was trained with another tokenizer than "
+            f"{data.parts[0].report.corpus}: leave --tokenizer out, or prepare the corpus with "
+            f"--tokenizer {folder}"
+        )
+
+
+def copy_weights(folder: Path, model: LanguageModel) -> None:
+    """Load a folder's weights into `model`, without learned positions beyond its context."""
+    state = load_model(folder)[0].state_dict()
+    if "wpe.weight" in state:
+        state["wpe.weight"] = state["wpe.weight"][: model.config.block_size]
+    model.load_state_dict(state)
