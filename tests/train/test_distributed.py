@@ -1,6 +1,6 @@
 """Two processes on the CPU (gloo) against one: the same losses, and checkpoints for any number.
 
-torchrun itself is started by the test of SIGTERM here, and in test_objective.py.
+Most are forked (processes.py); torchrun itself starts those that are sent SIGTERM.
 """
 
 from __future__ import annotations

@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from measured import measured
-from toy import prepare, settings
+from processes import start
+from toy import main, prepare, settings
 
 from gptfast.errors import UserError
 from gptfast.model.folder import load_model
 from gptfast.train.run import run
-
-ROOT = Path(__file__).parents[2]
-TOY = str(Path(__file__).with_name("toy.py"))
-
-
-def start(program: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "python")}
-    if program:  # several processes
-        environment["OMP_NUM_THREADS"] = "1"
-    command = [sys.executable, *program, TOY, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
 def test_it_trains_and_measures_what_it_wants(tmp_path: Path) -> None:
@@ -44,8 +31,8 @@ def test_it_trains_and_measures_what_it_wants(tmp_path: Path) -> None:
 
 def test_killed_it_resumes_bitwise(tmp_path: Path) -> None:
     run(settings(tmp_path / "whole"), prepare)
-    killed = start([], str(tmp_path / "run"), "34")
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    killed = start(1, [str(tmp_path / "run"), "34"], tmp_path / "printed", main)
+    assert killed.exit_codes() == [-signal.SIGKILL], killed.printed()
     run(settings(tmp_path / "run", resume=True), prepare)
     assert measured(tmp_path / "run") == measured(tmp_path / "whole")
     names = ("model.safetensors", "training/step-00000060/model.safetensors")
@@ -54,10 +41,7 @@ def test_killed_it_resumes_bitwise(tmp_path: Path) -> None:
 
 
 def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d",
-                "--rdzv-endpoint=localhost:0"]  # fmt: skip
-    done = start(torchrun, str(tmp_path / "two"))
-    assert done.returncode == 0, done.stderr
+    start(2, [str(tmp_path / "two")], tmp_path / "printed", main).finished()
     run(settings(tmp_path / "one"), prepare)
     one, two = measured(tmp_path / "one"), measured(tmp_path / "two")
     assert [m["step"] for m in one] == [m["step"] for m in two]

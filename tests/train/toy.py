@@ -1,14 +1,12 @@
 """A kind of training of our own: which of two letters is in the majority?
 
-A source and an objective are all that it takes. `python toy.py OUT [STEP]` trains in this process,
-or in those of torchrun, and kills itself in step STEP.
+A source and an objective are all that it takes.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -105,14 +103,16 @@ def settings(out: Path, **changes: Any) -> RunConfig:
     )  # fmt: skip
 
 
-if __name__ == "__main__":
-    if sys.argv[2:]:
-        lap = State.lap
+def main(arguments: list[str]) -> int:
+    """Train into the folder OUT; kill this process in step STEP, if given."""
+    out, *step_to_die = arguments
+    lap = State.lap
 
-        def lap_or_die(state: State) -> float:
-            if state.progress.step == int(sys.argv[2]):
-                os.kill(os.getpid(), signal.SIGKILL)
-            return lap(state)
+    def lap_or_die(state: State) -> float:
+        if str(state.progress.step) in step_to_die:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return lap(state)
 
-        State.lap = lap_or_die  # type: ignore[method-assign]
-    run(settings(Path(sys.argv[1])), prepare, command="toy", console=Console())
+    State.lap = lap_or_die  # type: ignore[method-assign]
+    run(settings(Path(out)), prepare, command="toy", console=Console())
+    return 0
