@@ -17,6 +17,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from unittest.mock import patch
 
+import torch
 from torch.distributed import TCPStore
 
 from gptfast.cli import cli
@@ -75,20 +76,30 @@ def start(n: int, arguments: list[str], output: Path, program: Program = main) -
     store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     shared = {
         "MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True", "OMP_NUM_THREADS": "1",
-        "WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n),
+        "TORCHELASTIC_USE_AGENT_STORE": "True", "WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n),
     }  # fmt: skip
+    # As the process that the results are compared with has them, or one for each of several.
+    n_threads = torch.get_num_threads() if n == 1 else 1
     processes = []
     for rank in range(n):
         environment = os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        process = CONTEXT.Process(target=_run, args=(program, arguments, environment, output))
+        process = CONTEXT.Process(
+            target=_run, args=(program, arguments, environment, n_threads, output)
+        )
         process.start()
         processes.append(process)
     return Team(processes, output, store)
 
 
-def _run(program: Program, arguments: list[str], environment: dict[str, str], output: Path) -> None:
+def _run(
+    program: Program,
+    arguments: list[str],
+    environment: dict[str, str],
+    n_threads: int,
+    output: Path,
+) -> None:
     os.environ.update(environment)
+    torch.set_num_threads(n_threads)
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for descriptor in (1, 2):
         os.dup2(file, descriptor)
