@@ -63,7 +63,7 @@ check: lint  ## what to run before every commit: lint, unit and property tests
 test: test-rust test-python test-alone  ## run every test, Rust and Python
 
 test-rust:
-	cargo test --quiet --package gptfast
+	MAKEFLAGS= cargo test --quiet --package gptfast
 
 # Status 5: ARGS leaves none.
 test-python: $(VENV)/ranks
@@ -71,8 +71,8 @@ test-python: $(VENV)/ranks
 
 # Tests marked `alone` come last, one by one (tests/conftest.py).
 test-alone: $(VENV)/ranks
-	$(BIN)/python -m pytest --alone $(ARGS) $$(grep --recursive --files-with-matches \
-	  --include='*.py' pytest.mark.alone tests) || [ $$? -eq 5 ]
+	$(BIN)/python -m pytest --alone $(or $(ARGS),$$(grep --recursive --files-with-matches \
+	  --include='*.py' pytest.mark.alone tests)) || [ $$? -eq 5 ]
 
 lint: lint-python lint-rust  ## ruff, mypy --strict, cargo fmt, clippy
 

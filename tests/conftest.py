@@ -46,7 +46,7 @@ INTEGRATION = {
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave tests that measure time out where others run beside them; `--alone` runs just these."""
+    """Leave tests marked `alone` out of parallel runs; `--alone` runs only those."""
     for item in items:
         if INTEGRATION.intersection(item.path.relative_to(config.rootpath).parts):
             item.add_marker(pytest.mark.integration)

@@ -123,7 +123,7 @@ def test_full_is_the_10_million_parameter_configuration() -> None:
 
 
 @pytest.mark.slow
-def test_each_learned_rung_beats_the_one_below(corpus_file: Path, tmp_path: Path) -> None:
+def test_rungs_with_more_ideas_learn_more(corpus_file: Path, tmp_path: Path) -> None:
     config = LadderConfig(corpus=str(corpus_file), out=tmp_path, max_steps=100)
     # One head needs more steps to be ahead of the bigram, and the GPT is too large for this test.
     climbed = [rung for rung in rungs(full=False) if rung.name not in ("head", "gpt")]

@@ -33,10 +33,10 @@ def assert_takes_at_most(
 ) -> None:
     """`work` takes at most `times` the processor time of `as_long_as`.
 
-    The best of up to twenty each, in turns: after one another, only one of the two might meet a
-    moment at which the processor is faster. The first round that shows it is enough, as the limits
-    of the tests are far above what is usual and far below what they guard against.
+    The best of up to twenty each, in turns: if all runs of one came first, a change of clock speed
+    could favour one of them. The first round that shows it is enough.
     """
+    as_long_as()  # caches are cold
     short: list[float] = []
     long: list[float] = []
     for _ in range(ROUNDS):

@@ -108,8 +108,22 @@ def test_only_our_process_has_our_spin_count(
 
 
 def test_a_process_loads_pytorch_before_gptfast_sets_the_spin_count() -> None:
-    source = (ROOT / "benchmarks" / "against_nanogpt.py").read_text(encoding="utf-8")
-    assert 0 < source.index("\nimport torch\n") < source.index("\nfrom gptfast")
+    code = (
+        "import os, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'torch':\n"
+        "            sys.exit(print(os.environ.get('GOMP_SPINCOUNT')))\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "import against_nanogpt\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"}
+    paths = os.pathsep.join(str(ROOT / folder) for folder in ("benchmarks", "python"))
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment | {"PYTHONPATH": paths},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout == "None\n", done.stderr
 
 
 def test_without_a_process_there_is_no_speed(nanogpt: Path, corpus_file: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -52,7 +53,8 @@ def test_nanogpts_recipe_is_timed_from_its_first_evaluation_to_its_last(
     def run(command: list[str], **options: object) -> object:
         if command[1:3] != ["-m", "gptfast.train"]:
             return run_process(command, **options)
-        return train([*command[3:], "--max-steps", "15"])
+        assert train([*command[3:], "--max-steps", "15"]) == 0
+        return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(benchmark_module.subprocess, "run", run)
     evaluations = tmp_path / "evaluations"

@@ -39,6 +39,14 @@ def check(q, k, v, lengths=None, **options):
         ({"D": 256, "dtype": torch.float16}, [7, 300], {}),
         ({}, [150, 300], {"window": 70}),
         ({"T": 4}, [5, 258], {"window": 1}),  # windows on both sides of a block edge
+        pytest.param(
+            {"B": 300, "S": 70},
+            None,
+            {},  # more heads than programs: one part
+            marks=pytest.mark.skipif(
+                not torch.cuda.is_available(), reason="600 programs take the interpreter long"
+            ),
+        ),
     ],
     ids=str,
 )

@@ -69,8 +69,13 @@ class Team:
         return self.output.read_text(encoding="utf-8")
 
 
-def start(n: int, arguments: list[str], output: Path, program: Program = main) -> Team:
-    """Start `program(arguments)` in n processes that form a process group."""
+def start(
+    n: int, arguments: list[str], output: Path, program: Program = main, *, grouped: bool = True
+) -> Team:
+    """Start `program(arguments)` in n processes.
+
+    grouped: as torchrun starts them, in a process group; else as `python -m gptfast.train` runs.
+    """
     with patch.dict(os.environ, OMP_NUM_THREADS="1"):
         forkserver.ensure_running()
     store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
@@ -82,7 +87,9 @@ def start(n: int, arguments: list[str], output: Path, program: Program = main) -
     n_threads = torch.get_num_threads() if n == 1 else 1
     processes = []
     for rank in range(n):
-        environment = os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        environment = dict(os.environ)
+        if grouped:
+            environment |= shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
         process = CONTEXT.Process(
             target=_run, args=(program, arguments, environment, n_threads, output)
         )

@@ -139,13 +139,11 @@ def test_a_batch_that_is_bad_in_one_process_is_skipped_by_all(
     arguments = ["--corpus", str(corpus_file), *SMALL, "--parallel", parallel]
     teams = [
         start(
-            n,
-            [*arguments, "--out", str(tmp_path / out)],
-            tmp_path / f"{out} printed",
-            train_with_a_bad_batch,
+            n, [*arguments, "--out", str(tmp_path / out)], tmp_path / f"{out} printed",
+            train_with_a_bad_batch, grouped=n > 1,
         )
         for n, out in ((1, "one"), (2, "two"))
-    ]
+    ]  # fmt: skip
     _, out = [team.finished() for team in teams]
     assert out.count("back to step 10; batch 13 will be skipped") == 1
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")

@@ -204,10 +204,11 @@ def test_a_run_resumes_without_the_folder_that_it_started_from(
     assert measured(out) == measured(tmp_path / "whole")
     for name in ("model.safetensors", "tokenizer.json", "config.json"):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    LLM.train(
+    llm = LLM.train(
         config.corpus, out=out, init_from=config.out, resume=True, device="cpu", dtype="float32",
         max_steps=8, eval_interval=4, batch_size=4, verbose=False,
     )  # fmt: skip
+    assert llm.model.config == load_model(tmp_path / "whole")[0].config
     # Starting needs the folder.
     for start in (["--out", str(out), "--overwrite", "--resume"], ["--out", str(tmp_path / "new")]):
         assert cli.run(train_command, [*flags, *start]) == 2

@@ -21,10 +21,10 @@ from gptfast.train.pretrain import pretrain
 
 # Trains and is killed at each moment, in children that needn't import PyTorch again.
 TRAIN_AND_BE_KILLED = """
-import json, os, shutil, signal, sys
+import json, os, shutil, signal, sys, traceback
 from pathlib import Path
 import torch
-import torch._dynamo  # each optimizer does, which takes a second
+import torch._dynamo  # every optimizer imports it, which takes a second
 from rich.console import Console
 from gptfast.model import ModelConfig
 from gptfast.train.checkpoint import State
@@ -73,9 +73,11 @@ for moment in moments:
     if child == 0:
         try:
             train_and_be_killed(Path(folder) / moment, corpus, moment)
+        except BaseException:
+            traceback.print_exc()
         finally:
             sys.stderr.flush()
-            os._exit(0)
+            os._exit(1)  # it should have been killed
     exit_codes[moment] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 print(json.dumps(exit_codes))
 """

@@ -31,7 +31,7 @@ def test_it_trains_and_measures_what_it_wants(tmp_path: Path) -> None:
 
 def test_killed_it_resumes_bitwise(tmp_path: Path) -> None:
     run(settings(tmp_path / "whole"), prepare)
-    killed = start(1, [str(tmp_path / "run"), "34"], tmp_path / "printed", main)
+    killed = start(1, [str(tmp_path / "run"), "34"], tmp_path / "printed", main, grouped=False)
     assert killed.exit_codes() == [-signal.SIGKILL], killed.printed()
     run(settings(tmp_path / "run", resume=True), prepare)
     assert measured(tmp_path / "run") == measured(tmp_path / "whole")

@@ -214,11 +214,11 @@ def test_the_time_of_a_run_is_predicted(
     )  # fmt: skip
     predicted = probe(config, seconds=4.0).seconds
     begun = clock[0]
-    # The plan does not know the corpus, whose whole val split is evaluated at the end.
+    # The plan does not read the corpus, and leaves out the last evaluation, on the whole val split.
     finish, ended = Trainer.finish, []
     monkeypatch.setattr(Trainer, "finish", lambda run: ended.append(clock[0]) or finish(run))
     pretrain(config, "test", Console(quiet=True))
-    # Nor is the step that tries the run whole: the probe's first has one micro-batch.
+    # The trial step is smaller, too: the probe's first step has one micro-batch.
     assert predicted == pytest.approx(ended[0] - begun, rel=0.015)
 
 
