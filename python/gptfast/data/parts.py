@@ -59,7 +59,7 @@ def hash_parts(
     """Hash the documents of each part; `encoder.n_threads` parts at a time.
 
     The hashes are kept in `folder`. Those that are there already are loaded. Raises the error of
-    the first part, in order, that has one.
+    the first part, in order, that has one, when the parts before it are complete.
     """
     folder.mkdir(exist_ok=True)
     stop = threading.Event()
@@ -91,7 +91,7 @@ def hash_parts(
                     move(sum(report.bytes_read + report.bytes_kept for report in reports))
                 task.result()  # raises the task's exception
             move(_size(parts))
-        finally:  # after an error or Ctrl-C, don't wait for complete parts
+        finally:  # after an error or Ctrl-C, don't wait for the parts that follow
             stop.set()
             for task in tasks:
                 task.cancel()

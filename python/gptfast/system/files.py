@@ -1,4 +1,7 @@
-"""Atomic writes: a file is either the old or the new one, whole, whatever happens meanwhile."""
+"""Atomic writes, and the cache folder.
+
+A file is either the old or the new one, whole, whatever happens meanwhile.
+"""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 A format defines config.json and the names of the tensors. A configuration that none of them can
 express is stored in gptfast's own format: ModelConfig's fields, and the parameters under their
-names in this package. To add a format, write a `Format` (base.py) and add it to FORMATS. Each is
-imported on first use.
+names in this package. To add a format, write a `Format` (base.py) and add its module and class to
+FORMATS. Each is imported on first use.
 """
 
 from __future__ import annotations
@@ -38,13 +38,15 @@ __all__ = ["FORMATS", "describe", "format_of", "from_stored", "parse", "to_store
 @cache
 def _format(name: str) -> Format:
     module, _, kind = FORMATS[name].partition(".")
-    format: Format = getattr(import_module(f"{__name__}.{module}"), kind)()
-    return format
+    loaded: Format = getattr(import_module(f"{__name__}.{module}"), kind)()
+    return loaded
 
 
 def format_of(config: ModelConfig) -> str:
     """Return the name of the first format that fully expresses `config`, or 'gptfast'."""
-    for name in FORMATS if config.architecture == "gpt" else ():
+    if config.architecture != "gpt":
+        return OURS
+    for name in FORMATS:
         if _expresses(_format(name), config):
             return name
     return OURS
