@@ -250,6 +250,7 @@ def test_arguments_of_the_wrong_type(
         encode_files(tokenizer, __file__, "x", separator=["a"])  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
 def test_memory_does_not_grow_with_the_text(
     tmp_path: Path, tokenizer: BPETokenizer, nursery_text: str

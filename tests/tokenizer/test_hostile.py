@@ -154,6 +154,7 @@ def hostile_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_five_megabytes_take_little_memory(

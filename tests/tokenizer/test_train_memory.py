@@ -67,6 +67,7 @@ def many_words() -> str:
     return words(1_000_000, 2_000_000, seed=3)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
 @pytest.mark.parametrize(
     ("limit", "given"),
