@@ -2,9 +2,9 @@
 
 `python benchmarks/against_nanogpt.py --nanogpt PATH`, with PATH a clone of karpathy/nanoGPT. First
 parity: 100 steps of AdamW whose losses have to agree, or no speed is printed. Then tokens/s of its
-10M-parameter Shakespeare model, with dropout and without, step by step in turns, each in a process
-of its own as its own training does it, uncompiled. nanoGPT's process has PyTorch's defaults. Ours
-has gptfast's settings of threads and memory, and trains in micro-batches. On a CPU nanoGPT's
+10M-parameter Shakespeare model, with dropout and without. The two run in separate processes, which
+take turns step by step, without compilation. nanoGPT's process uses PyTorch's defaults. Ours uses
+gptfast's thread and memory settings and trains in micro-batches. On a CPU nanoGPT's
 train.py supports float32 only; ours is measured in bfloat16, too. Last, how fast the model's matrix
 products are alone, which both have to make.
 """
@@ -58,7 +58,7 @@ MATRICES = ((384, 1152), (384, 384), (384, 1536), (1536, 384))
 PRODUCT_TOKENS = 2048
 """Rows of the matrix products that are timed alone."""
 START_METHOD = "spawn"
-"""How a side's process starts: afresh, like a training of its own."""
+"""Start method of each side's process: a new interpreter, as a training command has."""
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
 """Of our matrix products."""
 SAME_LOSS, SAME_LOSS_BFLOAT16 = 5e-3, 0.05

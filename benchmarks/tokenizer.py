@@ -65,7 +65,7 @@ class Config:
     libraries: str = ",".join(ENTRANTS | TRAINERS)
     """Which libraries, with commas between; those that are not installed are left out."""
     megabytes: float | None = None
-    """Use only the beginning of the corpus: for a quick try."""
+    """Use only the beginning of the corpus: for a quick run."""
     json: Path | None = None
     """Where every raw sample goes, with the machine, the versions and the corpus' checksum."""
     scratch: Path = Path("runs")
