@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gptfast.cli import cli
+from gptfast.cli.printing import lossy_output
 from gptfast.data.loader import EvalWindows
 from gptfast.errors import UserError, check_at_least
 from gptfast.model import LanguageModel
@@ -91,12 +92,14 @@ class LLM:
         console.quiet = not verbose
         if cpu.notice:
             console.print(f"note: {cpu.notice}")
-        result = pretrain(
-            config,
-            f"gptfast.LLM.train({', '.join(f'{name}={value!r}' for name, value in given.items())})",
-            console,
-            lambda model, tokenizer: write_sample(model, tokenizer, SAMPLE_TOKENS, config.seed),
-        )
+        written = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        with lossy_output():
+            result = pretrain(
+                config,
+                f"gptfast.LLM.train({written})",
+                console,
+                lambda model, tokenizer: write_sample(model, tokenizer, SAMPLE_TOKENS, config.seed),
+            )
         if result is None:
             raise KeyboardInterrupt(f"stopped and saved in {config.out}: resume=True continues")
         bits = result.measured["val_bits_per_byte"]

@@ -13,7 +13,6 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gptfast.cli import cli
@@ -65,7 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = cli.ArgumentParser("python -m gptfast.bench", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     gpu = commands.add_parser("gpu", help="check every op, then measure it beside its peers")
-    gpu.add_argument("--out", type=Path, required=True, help="folder for gpu.json, .md and .png")
+    gpu.add_argument(
+        "--out", type=cli.path, required=True, help="folder for gpu.json, .md and .png"
+    )
     ops = commands.add_parser("ops", help="check every op, then time what 'auto' chooses from")
     ops.add_argument(
         "--write-rules",
@@ -82,9 +83,12 @@ def _parser() -> argparse.ArgumentParser:
             help=f"leave out every other op; may be repeated: {', '.join(OPS)}",
         )
     train = commands.add_parser("train", help="train nanoGPT's model; the speed of GPT-2 124M")
-    train.add_argument("--out", type=Path, required=True, help="folder for train.json, .md, .png")
-    train.add_argument("--data", type=Path, required=True, help="a text, as tinyshakespeare.txt")
-    train.add_argument("--nanogpt", type=Path, help="a clone of karpathy/nanoGPT to compare with")
+    for name, required, what in (
+        ("--out", True, "folder for train.json, .md, .png"),
+        ("--data", True, "a text, as tinyshakespeare.txt"),
+        ("--nanogpt", False, "a clone of karpathy/nanoGPT to compare with"),
+    ):
+        train.add_argument(name, type=cli.path, required=required, help=what)
     limits = {gpu: TIME_LIMIT_S, ops: TIME_LIMIT_S, train: TRAIN_TIME_LIMIT_S}
     for command, limit in limits.items():
         command.add_argument(

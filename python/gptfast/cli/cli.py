@@ -12,8 +12,10 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_type_hints
 
+from gptfast.cli.printing import LossyStream, escape_unprintable, one_line
 from gptfast.errors import RunError, UserError
 
 if TYPE_CHECKING:
@@ -21,22 +23,30 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+PATH = object()
+"""Marks a field that is text, but may be a path: `corpus: Annotated[str, cli.PATH]`."""
+
 
 def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
     """Run a command with `argv` (default: the process's arguments) and return its exit code.
 
     The code is 2 for what the user can fix (UserError), 1 for a failure at run time (RunError, a
     full disk, no memory), and 130 for Ctrl-C. Other exceptions are bugs and keep their traceback.
+    Characters that standard output lacks are escaped.
     """
+    escape_unprintable()
     try:
-        return command(sys.argv[1:] if argv is None else argv)
+        code = command(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()  # here, a failure is one line
+        return code
     except UserError as error:
         return _fail(error, 2)
     except BrokenPipeError:
         # The reader of our output, such as `head`, has closed it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        LossyStream(sys.stdout).flush()
         return 1
     except (RunError, OSError) as error:
+        LossyStream(sys.stdout).flush()  # what failed may be a print, and would fail again at exit
         return _fail(error, 1)
     except (MemoryError, RuntimeError) as error:
         # PyTorch reports full memory as a RuntimeError whose text depends on the device.
@@ -60,6 +70,7 @@ class ArgumentParser(argparse.ArgumentParser):
 def parse(configuration: type[T], argv: Sequence[str], prog: str, default: T | None = None) -> T:
     """Fill a dataclass from command-line arguments. --help exits the process.
 
+    Paths that begin with ~ are expanded, because no shell does so in `--out=~/x`.
     Raises UserError for wrong flags, and whatever UserError the dataclass raises for bad values.
     """
     import tyro  # imported late: takes a quarter of a second
@@ -76,7 +87,7 @@ def parse(configuration: type[T], argv: Sequence[str], prog: str, default: T | N
                 config=(tyro.conf.OmitArgPrefixes,),
                 **defaults,
             )
-            return parsed
+            return with_homes(parsed)
     except SystemExit as end:
         if not end.code:
             raise
@@ -87,6 +98,33 @@ def parse(configuration: type[T], argv: Sequence[str], prog: str, default: T | N
                 raise error from None
             error = error.__context__
         raise UserError(f"{_first_of_box(said.getvalue())}: see {prog} --help") from None
+
+
+def path(given: str) -> Path:
+    """Return a path, for argparse. A leading ~ is the home folder."""
+    return Path(os.path.expanduser(given))
+
+
+def with_homes(config: T) -> T:
+    """Return a dataclass whose paths are expanded, in its fields and in those of its fields."""
+    hints = get_type_hints(type(config), include_extras=True)
+    changed: dict[str, Any] = {}
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        value = getattr(config, field.name)
+        is_marked = PATH in getattr(hints[field.name], "__metadata__", ())
+        if dataclasses.is_dataclass(value):
+            changed[field.name] = with_homes(value)
+        elif isinstance(value, tuple):
+            changed[field.name] = tuple(_with_home(element, is_marked) for element in value)
+        else:
+            changed[field.name] = _with_home(value, is_marked)
+    return dataclasses.replace(config, **changed)  # type: ignore[type-var]
+
+
+def _with_home(value: Any, is_marked: bool) -> Any:
+    if isinstance(value, Path):
+        return path(str(value))
+    return os.path.expanduser(value) if is_marked and isinstance(value, str) else value
 
 
 def parse_groups(
@@ -123,9 +161,13 @@ def _first_of_box(text: str) -> str:
 
     Horizontal lines separate a box's sections: the error, perhaps a suggestion, the help.
     """
-    box = text.partition("╰")[0]
-    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
-    sections = [part.split("\n") for part in re.split(r"\n─+\n", "\n".join(lines))]
+    if "╭" in text:
+        box = text.partition("╰")[0]
+        lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
+    else:  # standard output is not UTF-8: a title, a line, the sections, a blank line
+        rows = [line.strip() for line in text.splitlines()[2:]]
+        lines = rows[: rows.index("")] if "" in rows else rows
+    sections = [part.split("\n") for part in re.split(r"\n[─-]+\n", "\n".join(lines))]
     what = " ".join(sections[0]) if sections else text
     meant = [part[1] for part in sections[1:] if part[0].startswith("Perhaps you meant")]
     return "; perhaps you meant ".join([what.rstrip(".:"), *meant])
@@ -167,5 +209,6 @@ def console() -> Console:
 
 
 def _fail(error: object, code: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    with contextlib.suppress(OSError, ValueError):  # a closed terminal doesn't change the code
+        print(f"error: {one_line(str(error))}", file=sys.stderr, flush=True)
     return code

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from gptfast.cli import cli
+from gptfast.cli.printing import lossy_output
 from gptfast.data.hub import HubDataset
 from gptfast.data.options import DataConfig, Describe, Prepare
 from gptfast.data.prepare_shards import prepare_files
@@ -24,7 +25,8 @@ def main(argv: Sequence[str]) -> int:
         case Describe() as config:
             run_describe(config)
         case Prepare() as config:
-            run_prepare(config)
+            with lossy_output():
+                run_prepare(config)
     return 0
 
 

@@ -8,16 +8,19 @@ from typing import Annotated
 
 import tyro
 
+from gptfast.cli import cli
 from gptfast.data.documents import ReadOptions
 
-Files = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILES...")]
+Files = Annotated[
+    tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILES..."), cli.PATH
+]
 
 
 @dataclass(frozen=True)
 class Describe:
     """Fetch a corpus and describe it."""
 
-    corpus: Annotated[str, tyro.conf.Positional] = "shakespeare"
+    corpus: Annotated[str, tyro.conf.Positional, cli.PATH] = "shakespeare"
     """'shakespeare', 'tinyshakespeare', or the path of a file, a folder or a glob: text, .jsonl or
     .parquet."""
     copy: Path | None = None
@@ -35,7 +38,7 @@ class Prepare:
 
     files: Files = ()
     """Text or .jsonl, also compressed as .gz or .zst, or .parquet files; folders of them; globs."""
-    dataset: str | None = None
+    dataset: Annotated[str | None, cli.PATH] = None
     """Instead of files: OWNER/NAME of a data set on the Hub, or a folder laid out like one."""
     config: str | None = None
     """Which of the data set's configurations."""

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 from rich.console import Console
 
 from gptfast.cli import cli
+from gptfast.cli.printing import lossy_output
 from gptfast.data.loader import check_length
 from gptfast.errors import UserError
 from gptfast.ladder.report import RungResult, print_table, save
@@ -34,7 +36,7 @@ SAMPLE_CHARACTERS = 200
 class LadderConfig:
     """Which text to train on, and where to put the results."""
 
-    corpus: str = "shakespeare"
+    corpus: Annotated[str, cli.PATH] = "shakespeare"
     """'shakespeare', 'tinyshakespeare', or the path of a text file, a folder or a glob."""
     out: Path = Path("runs/ladder")
     """Folder for ladder.json, ladder.md, ladder.png, and a model folder for every rung."""
@@ -61,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
     if cpu.notice:
         console.print(f"note: {cpu.notice}")
     make_folder(config.out)
-    with folder_lock(config.out):
+    with lossy_output(), folder_lock(config.out):
         return climb_all(config, console, argv)
 
 

@@ -1,4 +1,4 @@
-"""Turn Ctrl-C and SIGTERM into a flag that a loop checks between steps."""
+"""Turn Ctrl-C, SIGTERM and SIGHUP into a flag that a loop checks between steps."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ class Stop:
 
 @contextmanager
 def stop_signal() -> Iterator[Stop]:
-    """Yield a flag that SIGINT or SIGTERM sets, instead of ending the process within a step.
+    """Yield a flag that a signal sets, instead of ending the process within a step.
 
-    A second SIGINT raises KeyboardInterrupt as usual. Outside the main thread, which alone may
+    The signals are SIGINT, SIGTERM, and SIGHUP, which a closed terminal sends. If SIGHUP is
+    ignored, as `nohup` arranges, it stays so. A second SIGINT raises KeyboardInterrupt as usual.
+    Outside the main thread, which alone may
     handle signals, the flag is never set.
     """
     stop = Stop()
@@ -33,7 +35,11 @@ def stop_signal() -> Iterator[Stop]:
         stop.is_wanted = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:
+        numbers.append(hangup)
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield stop
     finally:

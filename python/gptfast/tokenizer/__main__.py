@@ -15,6 +15,7 @@ from gptfast.audit.compression import bytes_per_token
 from gptfast.audit.probes import KINDS, probe
 from gptfast.audit.report import print_audit, save
 from gptfast.cli import cli
+from gptfast.cli.printing import lossy_output
 from gptfast.data.documents import ReadOptions, ReadReport, find_files, read_blocks
 from gptfast.data.encode import encode_files
 from gptfast.data.shard import Shard
@@ -36,7 +37,8 @@ def main(argv: Sequence[str]) -> int:
     """Run the subcommand. Returns 0."""
     match cli.parse(TokenizerConfig, argv, f"python -m {MODULE}").command:
         case Train() as config:
-            run_train(config)
+            with lossy_output():
+                run_train(config)
         case Encode() as config:
             run_encode(config)
         case Decode() as config:
@@ -220,7 +222,7 @@ def _named(argument: str) -> tuple[str, Path]:
         raise UserError(
             f"--against is {argument!r}: expected NAME=PATH, such as gpt2=gpt2.tiktoken"
         )
-    return name, Path(path)
+    return name, cli.path(path)
 
 
 def _texts(config: Audit, files: Sequence[str]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from gptfast.cli import cli
 from gptfast.data.documents import ReadOptions
 from gptfast.data.options import Files
 from gptfast.tokenizer.base import END_OF_TEXT, Tokenizer
@@ -87,7 +88,7 @@ class Audit(_WithTokenizer):
     """The text, which must fit into memory: files as for `train`; else the built-in texts."""
     against: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """NAME=PATH of a tokenizer to compare with; repeat the option for more."""
-    learned_from: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    learned_from: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, cli.PATH] = ()
     """File with the characters and words that the naive tokenizers know, instead of those of the
     text; repeat the option for more."""
     field: str = "text"

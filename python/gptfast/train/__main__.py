@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gptfast.cli import cli
+from gptfast.cli.printing import lossy_output
 from gptfast.system import cpu
 from gptfast.train.config import GROUPS, TrainConfig, load_preset
 
@@ -26,6 +26,12 @@ SAMPLE_TOKENS = 150
 def main(argv: Sequence[str]) -> int:
     """Train as the arguments say. Return 0, or 130 if a signal ended the run early."""
     config = parse_config(argv)
+    with lossy_output():
+        return train(config, argv)
+
+
+def train(config: TrainConfig, argv: Sequence[str]) -> int:
+    """Train and print how it went. Return 0, or 130 if a signal ended the run early."""
     console = cli.console()
     if cpu.notice:
         console.print(f"note: {cpu.notice}")
@@ -55,7 +61,7 @@ def parse_config(argv: Sequence[str], module: str = MODULE) -> TrainConfig:
     finder = cli.ArgumentParser(f"python -m {module}", add_help=False, allow_abbrev=False)
     finder.add_argument("--preset", default=TrainConfig.preset)
     for name in ("--init-from", "--out"):
-        finder.add_argument(name, type=Path)
+        finder.add_argument(name, type=cli.path)
     for name in ("--resume", "--overwrite"):
         finder.add_argument(name, action="store_true")
     known = finder.parse_known_args(argv)[0]

@@ -10,8 +10,9 @@ import json
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
+from gptfast.cli import cli
 from gptfast.errors import UserError
 from gptfast.model.config import ModelConfig
 from gptfast.train.schedule import Schedule, lr_factor
@@ -56,10 +57,10 @@ class RunOptions:
 class DataOptions:
     """The data to train on."""
 
-    corpus: str = "shakespeare"
+    corpus: Annotated[str, cli.PATH] = "shakespeare"
     """'shakespeare', 'tinyshakespeare', the path of a text file, a folder or a glob, or a folder
     from `gptfast data prepare`."""
-    mix_corpora: tuple[str, ...] = ()
+    mix_corpora: Annotated[tuple[str, ...], cli.PATH] = ()
     """Further corpora to mix with `corpus`, prepared with the same tokenizer."""
     corpus_weights: tuple[float, ...] = ()
     """Weights of `corpus` and of each of `mix_corpora` in the tokens trained on, in any unit. By
@@ -71,7 +72,7 @@ class DataOptions:
     init_from: Path | None = None
     """A model folder to start from: its weights, configuration and tokenizer. Give lower learning
     rates than for training from scratch."""
-    tokenizer: str = "bpe"
+    tokenizer: Annotated[str, cli.PATH] = "bpe"
     """'bpe' or 'char' (trained on the corpus), or a folder with a tokenizer.json."""
 
 

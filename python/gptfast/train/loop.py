@@ -81,8 +81,8 @@ class Trainer:
     def run(self) -> Result | None:
         """Train to the end, from the newest checkpoint in config.out if there is one.
 
-        After SIGINT or SIGTERM, save a checkpoint and return None. Raises RunError if steps keep
-        going wrong, or if the last checkpoint can't be saved.
+        After SIGINT, SIGTERM or SIGHUP, save a checkpoint and return None. Raises RunError if steps
+        keep going wrong, or if the last checkpoint can't be saved.
         """
         config, state = self.config, self.state
         self.recovery.resume_or_begin()
