@@ -45,6 +45,12 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = No
         # The reader of our output, such as `head`, has closed it.
         LossyStream(sys.stdout).flush()
         return 1
+    except PermissionError as error:
+        return _fail(
+            f"permission denied for {error.filename or error}: run as a user who has it, or change "
+            f"the permissions of the file and of its folders",
+            2,
+        )
     except (RunError, OSError) as error:
         LossyStream(sys.stdout).flush()  # what failed may be a print, and would fail again at exit
         return _fail(error, 1)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from gptfast.errors import MissingFileError, UserError
 from gptfast.model import LanguageModel, ModelConfig, build_model, formats
 from gptfast.model.config import RopeScaling
-from gptfast.system.files import write_atomically, write_text_atomically
+from gptfast.system.files import is_file, write_atomically, write_text_atomically
 from gptfast.tokenizer import Tokenizer, load_tokenizer
 
 FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json")
@@ -62,10 +62,11 @@ def load_model(
     """Load a model folder: the model in evaluation mode on the CPU, and its tokenizer.
 
     rope_scaling, rope_factor: how to stretch the context, as in `gptfast.load`. Raises
-    MissingFileError if a file is missing, UserError if a file is damaged or doesn't fit the others.
+    MissingFileError if a file is missing, PermissionError if it may not be read, UserError if a
+    file is damaged or doesn't fit the others.
     """
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
+    if not is_file(folder / "config.json"):
         raise MissingFileError(
             f"no model in {folder}: expected a folder with config.json, model.safetensors and "
             f"tokenizer.json, as `python -m gptfast.train --out {folder}` writes"
@@ -141,6 +142,8 @@ def load_weights(
 
 
 def _read(file: Path) -> dict[str, Tensor]:
+    with file.open("rb"):  # safetensors would call a file without permission missing
+        pass
     try:
         return load_file(file)
     except SafetensorError as error:

@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -21,12 +22,17 @@ from gptfast.errors import UserError
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to disk, and rename it to `path`.
 
-    Raises OSError. An error that names no file, or the temporary one, is changed to name `path`.
+    A new file has the permissions that the umask leaves, whatever `write` gives it. A file that is
+    replaced keeps its own. Raises OSError. An error that names no file, or the temporary one, is
+    changed to name `path`.
     """
     temporary = _temporary(path)
     try:
+        mode = _permissions(path, temporary)
         write(temporary)
         _sync(temporary)
+        if stat.S_IMODE(temporary.stat().st_mode) != mode:
+            temporary.chmod(mode)
         temporary.replace(path)
     except OSError as error:
         names_none = error.errno is not None and error.filename is None
@@ -77,6 +83,14 @@ def make_folder(folder: Path, advice: str = "choose another") -> None:
         ) from None
 
 
+def is_file(path: Path) -> bool:
+    """Return whether a file exists. Raises PermissionError if its folder doesn't let us know."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
 def add_folder(path: Path) -> None:
     """Create a folder, whose parent exists, unless it exists itself."""
     if not path.exists():
@@ -111,6 +125,15 @@ _TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.[0-9a-f]{8}\.tmp", re.DO
 def _temporary(path: Path) -> Path:
     """Return a unique temporary name, because several threads may write the same file."""
     return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+
+
+def _permissions(path: Path, temporary: Path) -> int:
+    """Create `temporary`; return the permissions for `path`: those it has, or a new file's."""
+    temporary.touch()
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except OSError:  # it is new, or a link to nothing
+        return stat.S_IMODE(temporary.stat().st_mode)
 
 
 def _is_alive(pid: int) -> bool:

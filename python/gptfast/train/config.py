@@ -114,6 +114,8 @@ class OptimizerOptions:
     """Momentum of Muon."""
     grad_clip: float = 1.0
     """Maximum norm of the gradient. A larger gradient is scaled down to it."""
+    freeze: tuple[str, ...] = ()
+    """Patterns of the names of parameters that are not trained, such as 'wte.weight' or 'h.0.*'."""
 
 
 @dataclass(frozen=True)

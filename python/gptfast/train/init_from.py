@@ -10,6 +10,7 @@ from gptfast.errors import MissingFileError, UserError
 from gptfast.model.base import LanguageModel
 from gptfast.model.config import ModelConfig
 from gptfast.model.folder import load_model, read_config
+from gptfast.system.files import is_file
 from gptfast.tokenizer import load_tokenizer
 from gptfast.train.checkpoint import has_started
 from gptfast.train.config import TrainConfig
@@ -35,7 +36,7 @@ def with_init(config: TrainConfig) -> TrainConfig:
 def stored_config(folder: Path) -> ModelConfig:
     """Read a model folder's configuration. Raises MissingFileError or UserError."""
     path = folder / "config.json"
-    if not path.is_file():
+    if not is_file(path):
         raise MissingFileError(
             f"no model in {folder}: expected a folder with config.json, model.safetensors and "
             f"tokenizer.json"

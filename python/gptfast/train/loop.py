@@ -121,8 +121,9 @@ class Trainer:
         """Print the model, the device, and where the run starts."""
         model, step = self.state.model, self.state.progress.step
         start = f"from step {step}" if step else "from the start"
+        n_parameters = sum(p.numel() for p in model.parameters())  # the frozen ones too
         self.display.message(
-            f"model {model.config.architecture}: {model.n_parameters():,} parameters on "
+            f"model {model.config.architecture}: {n_parameters:,} parameters on "
             f"{self.world}, {self.config.resolved_dtype}; {start}"
         )
         self.display.begin(step)

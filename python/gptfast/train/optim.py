@@ -159,6 +159,16 @@ def build_optimizer(config: RunConfig, model: nn.Module) -> Optimizer:
     )
 
 
+def optimizer_bytes(config: RunConfig, model: nn.Module) -> int:
+    """Return the size of the optimizer's state in bytes: Muon keeps one average, AdamW two."""
+    by_muon = hidden_matrices(model) if config.optimizer == "muon" else set()
+    return sum(
+        (1 if name in by_muon else 2) * 4 * p.numel()
+        for name, p in model.named_parameters()
+        if p.requires_grad
+    )
+
+
 _HIDDEN_MATRICES: dict[type[nn.Module], tuple[str, ...]] = {
     CausalSelfAttention: ("c_attn.weight", "c_proj.weight"),
     MLP: ("c_fc.weight", "c_proj.weight"),

@@ -23,8 +23,9 @@ from gptfast.system.memory import keep_freed_memory
 from gptfast.tokenizer import load_tokenizer
 from gptfast.train.config import TrainConfig
 from gptfast.train.evaluate import evaluate
+from gptfast.train.freeze import freeze
 from gptfast.train.objective import NextToken
-from gptfast.train.optim import build_optimizer, hidden_matrices
+from gptfast.train.optim import build_optimizer, optimizer_bytes
 from gptfast.train.pretrain import new_model
 from gptfast.train.run import set_up
 from gptfast.train.step import StepResult, autocast, gradient_scaler, train_step
@@ -111,12 +112,11 @@ def memory(config: TrainConfig) -> Memory:
     """
     with torch.device("meta"):
         model = build_model(config.model)
-    sizes = {name: 4 * p.numel() for name, p in model.named_parameters()}
-    by_muon = hidden_matrices(model) if config.optimizer == "muon" else set()
+    freeze(model, config.freeze)
     return Memory(
-        weights=sum(sizes.values()),
-        gradients=sum(sizes.values()),
-        optimizer=sum(size * (1 if name in by_muon else 2) for name, size in sizes.items()),
+        weights=sum(4 * p.numel() for p in model.parameters()),
+        gradients=sum(4 * p.numel() for p in model.parameters() if p.requires_grad),
+        optimizer=optimizer_bytes(config, model),
         activations=_activations(config) + _loss(config),
     )
 
@@ -178,6 +178,7 @@ def probe(config: TrainConfig, seconds: float) -> Probe:
     device = resolve_device(config.device)
     keep_freed_memory(device)
     model = set_up(new_model(config, config.model.vocab_size, device), config)
+    freeze(model, config.freeze)
     optimizer = build_optimizer(config, model)
     T, n_rows = config.model.block_size, config.windows_at_a_time()
     n_evaluated = min(config.eval_windows, 2 * n_rows)

@@ -75,12 +75,17 @@ class Recovery:
         check_spike(result.loss, recent, self.config.max_loss_spike)
 
     def save(self, *, must: bool) -> None:
-        """Save a checkpoint. If this fails, raise RunError if `must`; otherwise report it."""
+        """Save a checkpoint. If this fails, report it; raise RunError if `must`, or at step 0.
+
+        A run that can't save its first checkpoint would probably save nothing.
+        """
         self.state.lap()
         try:
             save_checkpoint(self.config.out, self.state, self.config.keep_checkpoints)
         except OSError as error:
             what = f"can't save the checkpoint of step {self.state.progress.step} ({error})"
+            if self.state.progress.step == 0:
+                raise RunError(f"{what}, and there is no other: choose another --out") from error
             if must:
                 raise RunError(
                     f"{what}: free some space and give --resume to continue from the previous one"

@@ -29,11 +29,13 @@ from gptfast.train.checkpoint import Clock, delete_checkpoints
 from gptfast.train.config import Dtype, RunConfig
 from gptfast.train.display import Display, Sampler, WriteSample
 from gptfast.train.distributed import World, join_world
+from gptfast.train.freeze import freeze
 from gptfast.train.loop import Result, Trainer
 from gptfast.train.metrics import Metrics, check_trackers
 from gptfast.train.objective import Task
 from gptfast.train.precision import Precision, resolve_dtype
 from gptfast.train.record import read_record, write_record
+from gptfast.train.room import check_room
 from gptfast.train.step import accumulate_gradients, gradient_scaler
 
 AnyConfig = TypeVar("AnyConfig", bound=RunConfig)
@@ -80,8 +82,9 @@ def run(
         if older is not None and older["result"]:
             return Result(**older["result"])
         clock = Clock()
-        model = begin(config, task, world)  # raises before anything is written or deleted
+        model = begin(config, task, world, console)  # raises before anything is written or deleted
         if world.is_main:
+            check_room(config, model)
             record_start(config, command, task, model, older, world)
         world.gather(None)  # an older run is now deleted, so no process can load it
         sampler = Sampler(write_sample, task.tokenizer, interval) if write_sample else None
@@ -229,7 +232,7 @@ def delete_model(folder: Path) -> None:
 # ---- the model -----------------------------------------------------------------------------------
 
 
-def begin(config: RunConfig, task: Task, world: World) -> LanguageModel:
+def begin(config: RunConfig, task: Task, world: World, console: Console) -> LanguageModel:
     """Return the initial model of a run, after a trial step without update.
 
     A model that will be sharded gets no trial step, because it may fit a device only when sharded.
@@ -237,6 +240,8 @@ def begin(config: RunConfig, task: Task, world: World) -> LanguageModel:
     keep_freed_memory(world.device)
     torch.manual_seed(config.seed)
     model = set_up(task.new_model(world.device), config)
+    if config.freeze:
+        console.print(freeze(model, config.freeze))
     if world.size == 1 or config.parallel == "ddp":
         # Restore the random state: the trial step must not change what is learned.
         with torch.random.fork_rng([world.device] if world.device.type == "cuda" else []):

@@ -1,0 +1,45 @@
+"""Keep weights as they are: the parameters whose names match a pattern are not trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+from gptfast.errors import UserError
+from gptfast.model.base import LanguageModel
+
+
+def freeze(model: LanguageModel, patterns: Sequence[str]) -> str:
+    """Freeze the parameters that match any of the patterns; return a line that says how many.
+
+    A frozen parameter gets no gradient and no optimizer state. patterns: shell patterns of whole
+    names, such as `wte.weight` or `h.0.*`. Raises UserError if a pattern matches no parameter, or
+    if nothing is left to train.
+    """
+    parameters = dict(model.named_parameters())
+    frozen: set[str] = set()
+    for pattern in patterns:
+        matched = {name for name in parameters if fnmatchcase(name, pattern)}
+        if not matched:
+            raise UserError(
+                f"freeze has {pattern!r}, which no parameter's name matches: expected a pattern of "
+                f"names such as {', '.join(_examples(parameters))}"
+            )
+        frozen |= matched
+    if len(frozen) == len(parameters):
+        raise UserError(
+            f"freeze is {' '.join(patterns)}, which freezes all {len(parameters)} tensors: leave "
+            f"some to be trained; `gptfast evaluate` measures a model without training it"
+        )
+    for name in frozen:
+        parameters[name].requires_grad_(False)
+    n_frozen = sum(parameters[name].numel() for name in frozen)
+    n_all = sum(p.numel() for p in parameters.values())
+    return (
+        f"frozen: {len(frozen)} of {len(parameters)} tensors, {n_frozen:,} of {n_all:,} parameters"
+    )
+
+
+def _examples(names: Iterable[str]) -> list[str]:
+    """Return the names with the numbers of later blocks left out, which repeat the first's."""
+    return [name for name in names if not name.startswith("h.") or name.startswith("h.0.")]
