@@ -15,7 +15,7 @@ from rich.text import Text
 from gptfast.errors import MissingFileError
 from gptfast.tokenizer import load_tokenizer
 from gptfast.train.record import read_record
-from gptfast.train.run import flat
+from gptfast.train.resume import flat
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

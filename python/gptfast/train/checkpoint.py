@@ -195,6 +195,12 @@ def has_started(config: RunConfig) -> bool:
     return config.resume and not config.overwrite and bool(_checkpoints(config.out))
 
 
+def newest_step(folder: Path) -> int | None:
+    """Return the step of the newest checkpoint, damaged or not; None if there is none."""
+    checkpoints = _checkpoints(folder)
+    return _step(checkpoints[-1]) if checkpoints else None
+
+
 def save_skipped(folder: Path, skipped: list[int]) -> None:
     """Record the skipped batches, for a run that resumes from a checkpoint before them.
 
@@ -310,7 +316,8 @@ def _load(path: Path, state: State) -> Progress:
     rest = torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu")
     described = json.loads((path / "state.json").read_text(encoding="utf-8"))
     load_full_optimizer_state(state.model, state.optimizers, rest["optimizer"])
-    state.scaler.load_state_dict(rest["scaler"])
+    if rest["scaler"]:  # empty if the run was not in float16 until now
+        state.scaler.load_state_dict(rest["scaler"])
     if state.world.rank < len(rest["random"]):  # the run may have more processes now
         _restore_random_state(state.world.device, rest["random"][state.world.rank])
     state.source.load_state_dict(described["source"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from gptfast.data.dataset import Mixture
 from gptfast.errors import MissingFileError, UserError
@@ -85,6 +87,46 @@ def check_tokenizer(data: Mixture, folder: Path) -> None:
             f"{data.parts[0].report.corpus}: leave --tokenizer out, or prepare the corpus with "
             f"--tokenizer {folder}"
         )
+
+
+def started_from(config: TrainConfig) -> dict[str, Any]:
+    """Return what run.json says about init_from: a checksum of its weights, if it is set.
+
+    A run that resumes keeps what its record says. Raises UserError if its arguments name another
+    model or tokenizer than those it started from. They may name them by another path, and paths in
+    the record need not exist any more.
+    """
+    folder = config.init_from
+    if not has_started(config):
+        return {} if folder is None else {"init_from_sha256": weights_sha256(folder)}
+    record = read_record(config.out)
+    then = record["config"]
+    if config.tokenizer not in ("bpe", "char", then.get("tokenizer")):
+        own, given = load_tokenizer(config.out), load_tokenizer(Path(config.tokenizer))
+        if own.fingerprint != given.fingerprint:
+            raise UserError(
+                f"the tokenizer in {config.tokenizer} is not the one that the run in {config.out} "
+                f"was started with: leave --tokenizer as it was, or give --overwrite"
+            )
+    if folder is None:
+        return {}
+    sha256 = record.get("init_from_sha256")
+    if str(folder) != then["init_from"] and weights_sha256(folder) != sha256:
+        raise UserError(
+            f"the weights in {folder} are not those that the run in {config.out} was started from: "
+            f"leave --init-from as it was, or give --overwrite"
+        )
+    return {"init_from_sha256": sha256}
+
+
+def weights_sha256(folder: Path) -> str:
+    """Return the SHA-256 of the weights in a model folder, which may be in several files."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("model*.safetensors")):
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def copy_weights(folder: Path, model: LanguageModel) -> None:

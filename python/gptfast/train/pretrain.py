@@ -49,6 +49,11 @@ def prepare_pretraining(config: TrainConfig, console: Console) -> Task:
         from gptfast.train.init_from import check_init, check_tokenizer
 
         check_init(config, init_from)
+    record: dict[str, Any] = {}
+    if config.init_from is not None or config.tokenizer not in ("bpe", "char"):
+        from gptfast.train.init_from import started_from
+
+        record = started_from(config)
     data = prepare_corpora(config, console)
     if init_from is not None:
         check_tokenizer(data, init_from)
@@ -58,7 +63,8 @@ def prepare_pretraining(config: TrainConfig, console: Console) -> Task:
         objective=Pretraining(config, data),
         tokenizer=data.tokenizer,
         new_model=lambda device: new_model(config, n_vocab, device),
-        record={
+        record=record
+        | {
             "data": asdict(data.parts[0].report),
             "further_data": [asdict(part.report) for part in data.parts[1:]],
             "shares": list(data.weights),

@@ -18,14 +18,20 @@ from rich.console import Console
 from gptfast.errors import UserError
 from gptfast.model import GPT
 from gptfast.model.base import LanguageModel
-from gptfast.model.folder import FILES, save_description
+from gptfast.model.folder import FILES, load_weights, save_description
 from gptfast.model.size import flops_per_token
 from gptfast.ops import use_backend
 from gptfast.system.files import make_folder
 from gptfast.system.locking import folder_lock
 from gptfast.system.memory import keep_freed_memory
 from gptfast.system.threads import share_cores
-from gptfast.train.checkpoint import Clock, delete_checkpoints
+from gptfast.train.checkpoint import (
+    Clock,
+    delete_checkpoints,
+    make_best_record,
+    newest_step,
+    read_best,
+)
 from gptfast.train.config import Dtype, RunConfig
 from gptfast.train.display import Display, Sampler, WriteSample
 from gptfast.train.distributed import World, join_world
@@ -35,19 +41,16 @@ from gptfast.train.metrics import Metrics, check_trackers
 from gptfast.train.objective import Task
 from gptfast.train.precision import Precision, resolve_dtype
 from gptfast.train.record import read_record, write_record
+from gptfast.train.resume import (
+    check_changes,
+    check_same_data,
+    describe_changes,
+    is_finished,
+)
 from gptfast.train.room import check_room
 from gptfast.train.step import accumulate_gradients, gradient_scaler
 
 AnyConfig = TypeVar("AnyConfig", bound=RunConfig)
-
-CHANGEABLE = (
-    "out", "sample_interval", "log_to", "checkpoint_interval", "keep_checkpoints",
-    "max_loss_spike", "max_rollbacks", "micro_batch_size", "activation_checkpointing", "compile",
-    "kernels", "device", "parallel", "learning_rate", "matrix_learning_rate",
-)  # fmt: skip
-"""Settings that --resume may change, to move a run to another machine or to rescue a failed run.
-The learning rates change what is learned. The other settings change only when the run gives up and
-how it is computed: rounding, dropout's random numbers, and the tokens that experts balance over."""
 
 
 def run(
@@ -79,10 +82,12 @@ def run(
         (older, *_) = world.gather(older)
         config = replace(config, dtype=choose_dtype(config, older, world, console))
         announce(config, task, older, world, console)
-        if older is not None and older["result"]:
+        if older is not None and is_finished(older, config):
             return Result(**older["result"])
         clock = Clock()
         model = begin(config, task, world, console)  # raises before anything is written or deleted
+        if older is not None and older["config"]["eval_windows"] != config.eval_windows:
+            measure_best_again(config, task, model, world, console)
         if world.is_main:
             check_room(config, model)
             record_start(config, command, task, model, older, world)
@@ -121,12 +126,12 @@ def announce(
     for note in task.notes:
         console.print(note)
     if older is not None:
-        check_same_data(config.out, older, task)
-        if older["result"]:
+        check_same_data(config.out, older, task.source.fingerprint)
+        if is_finished(older, config):
             console.print(f"{config.out} is trained already (--overwrite trains it again)")
             return
-        for name, (then, now) in changed(older, config).items():
-            console.print(f"continuing with {name} {now} instead of {then}")
+        for line in describe_changes(older, config):
+            console.print(line)
     if world.is_main and task.examine is not None:
         for note in task.examine():
             console.print(note)
@@ -165,41 +170,8 @@ def check_output(config: RunConfig) -> dict[str, Any] | None:
             f"or another --out"
         )
     older = read_record(out)
-    refused = [
-        f"{name}={then!r}"
-        for name, (then, _) in changed(older, config).items()
-        if name not in CHANGEABLE
-    ]
-    if refused:
-        was = ", ".join(refused)
-        raise UserError(
-            f"the run in {out} was started with {was}: --resume can't change that; give the "
-            f"same arguments, or --overwrite to start again"
-        )
+    check_changes(older, config)
     return older
-
-
-def changed(older: dict[str, Any], config: RunConfig) -> dict[str, tuple[Any, Any]]:
-    """Return the settings that differ from an older record, as name: (then, now)."""
-    then, now = flat(older["config"]), flat(config.to_json())
-    if now["dtype"] == "auto":
-        now["dtype"] = then.get("dtype")  # a run keeps its first dtype
-    return {name: (then.get(name), now[name]) for name in now if now[name] != then.get(name)}
-
-
-def flat(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a run's configuration, merged with the fields of its model."""
-    model: dict[str, Any] = config.get("model", {})
-    return {k: v for k, v in config.items() if k != "model"} | model
-
-
-def check_same_data(folder: Path, older: dict[str, Any], task: Task) -> None:
-    """Raise UserError if the data or the tokenizer has changed since the run started."""
-    if older["fingerprint"] != task.source.fingerprint:
-        raise UserError(
-            f"the corpus or the tokenizer has changed since the run in {folder} was started: "
-            f"--resume can't continue with other data; give --overwrite to start again"
-        )
 
 
 def record_start(
@@ -273,6 +245,26 @@ def try_step(config: RunConfig, task: Task, model: LanguageModel, world: World) 
     )
     model.zero_grad()
     model.forget_step()
+
+
+def measure_best_again(
+    config: RunConfig, task: Task, model: LanguageModel, world: World, console: Console
+) -> None:
+    """Evaluate the best weights on other val windows, which later losses can be compared with.
+
+    The model keeps these weights, until a checkpoint replaces them.
+    """
+    (best, *_) = world.gather(read_best(config.out) if world.is_main else None)
+    if best is None or newest_step(config.out) is None:
+        return
+    load_weights(model, config.out / "model.safetensors")
+    loss = task.objective.evaluate(model, world, whole=False).loss
+    if world.is_main:
+        make_best_record(config.out, loss, best[1])
+    console.print(
+        f"val loss of the best weights, from step {best[1]}: {loss:.4f} on the new windows, "
+        f"{best[0]:.4f} on the old ones"
+    )
 
 
 def choose_dtype(

@@ -1,0 +1,109 @@
+"""Decide what a resumed run may change, and describe what its changes do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from gptfast.data.sources import NAMED_SOURCES
+from gptfast.errors import UserError
+from gptfast.train.checkpoint import newest_step
+from gptfast.train.config import RunConfig
+
+CHANGEABLE = (
+    "out", "sample_interval", "log_to", "checkpoint_interval", "keep_checkpoints",
+    "max_loss_spike", "max_rollbacks", "micro_batch_size", "activation_checkpointing", "compile",
+    "kernels", "device", "parallel", "dtype", "learning_rate", "matrix_learning_rate", "max_steps",
+    "eval_interval", "eval_windows",
+)  # fmt: skip
+"""Settings that --resume may change: to train longer, to measure otherwise, to move a run to
+another machine, or to rescue a failed run. The learning rates and max_steps change what is learned.
+The others change only when the run gives up, what it measures, and how it is computed: rounding,
+dropout's random numbers, and the tokens that experts balance over."""
+
+PATHS = ("corpus", "mix_corpora", "init_from", "tokenizer")
+"""Settings that may name the same files in another way. Checksums decide whether they do."""
+
+_NAMES = (*NAMED_SOURCES, "bpe", "char")
+"""Values of the settings in PATHS that are no paths."""
+
+
+def check_changes(older: dict[str, Any], config: RunConfig) -> None:
+    """Raise UserError if the run of an older record can't go on with this configuration."""
+    refused = [
+        f"{name}={then!r}"
+        for name, (then, now) in changed(older, config).items()
+        if name not in CHANGEABLE and not (name in PATHS and _are_paths(then, now))
+    ]
+    if refused:
+        raise UserError(
+            f"the run in {config.out} was started with {', '.join(refused)}: --resume can't change "
+            f"that; give the same arguments, or --overwrite to start again"
+        )
+    done = newest_step(config.out)
+    if done is None and older["result"] and not is_finished(older, config):
+        raise UserError(
+            f"the run in {config.out} is finished, and its checkpoints are gone: --max-steps can't "
+            f"continue it; start from its weights with --init-from and another --out"
+        )
+    if done is not None and config.max_steps < done:
+        raise UserError(
+            f"max_steps is {config.max_steps}, but the run in {config.out} has already taken "
+            f"{done} steps: give --max-steps {done} or more, or --overwrite to start again"
+        )
+
+
+def is_finished(older: dict[str, Any], config: RunConfig) -> bool:
+    """Return whether the run of an older record has taken all the steps that are asked for."""
+    return bool(older["result"]) and older["result"]["steps"] >= config.max_steps
+
+
+def changed(older: dict[str, Any], config: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """Return the settings that differ from an older record, as name: (then, now)."""
+    then, now = flat(older["config"]), flat(config.to_json())
+    if now["dtype"] == "auto":
+        now["dtype"] = then.get("dtype")  # a run keeps its first dtype
+    return {name: (then.get(name), now[name]) for name in now if now[name] != then.get(name)}
+
+
+def flat(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a run's configuration, merged with the fields of its model."""
+    model: dict[str, Any] = config.get("model", {})
+    return {k: v for k, v in config.items() if k != "model"} | model
+
+
+def _are_paths(then: Any, now: Any) -> bool:
+    """Return whether two values of a setting are paths, or equally many paths."""
+    if isinstance(then, list) and isinstance(now, list):
+        return len(then) == len(now) and all(map(_are_paths, then, now))
+    if then == now:
+        return True
+    return all(isinstance(value, str) and value not in _NAMES for value in (then, now))
+
+
+def check_same_data(folder: Path, older: dict[str, Any], fingerprint: str) -> None:
+    """Raise UserError if the data or the tokenizer has changed since the run started."""
+    if older["fingerprint"] != fingerprint:
+        raise UserError(
+            f"the corpus or the tokenizer has changed since the run in {folder} was started: "
+            f"--resume can't continue with other data; give --overwrite to start again"
+        )
+
+
+def describe_changes(older: dict[str, Any], config: RunConfig) -> list[str]:
+    """Return a line for each changed setting, and one about the learning rate's new course."""
+    changes = changed(older, config)
+    lines = [
+        f"continuing with {name} {now} instead of {then}" for name, (then, now) in changes.items()
+    ]
+    done = newest_step(config.out)
+    if "max_steps" in changes and done is not None:
+        before = replace(config, max_steps=older["config"]["max_steps"]).lr_factor(done)
+        after = config.lr_factor(done)
+        was = "as before" if abs(before - after) < 1e-4 else f"instead of {before:.2%}"
+        lines.append(
+            f"the schedule {config.schedule!r} now ends at step {config.max_steps}: after step "
+            f"{done}, the learning rates are {after:.2%} of their peaks, {was}"
+        )
+    return lines
