@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_type_hints
 
 from gptfast.cli.printing import LossyStream, escape_unprintable, one_line
-from gptfast.errors import RunError, UserError
+from gptfast.errors import MissingFileError, RunError, UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -104,6 +104,26 @@ def parse(configuration: type[T], argv: Sequence[str], prog: str, default: T | N
                 raise error from None
             error = error.__context__
         raise UserError(f"{_first_of_box(said.getvalue())}: see {prog} --help") from None
+
+
+def read_text(file: Path) -> str:
+    """Return the text of a UTF-8 file, or of standard input for `-`.
+
+    Raises MissingFileError, or UserError if it is not UTF-8.
+    """
+    if str(file) == "-":
+        name, data = "standard input", sys.stdin.buffer.read()
+    elif file.is_dir():
+        raise UserError(f"{file} is a folder: expected a text file")
+    else:
+        try:
+            name, data = str(file), file.read_bytes()
+        except FileNotFoundError:
+            raise MissingFileError(f"there is no file {file}: expected a text") from None
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} is not UTF-8 text (byte {error.start}): convert it") from None
 
 
 def path(given: str) -> Path:

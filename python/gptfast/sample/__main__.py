@@ -22,7 +22,13 @@ class SampleConfig:
     model: Path
     """The model folder, such as runs/shakespeare."""
     prompt: str = ""
-    """Text to continue. If it is longer than the model's context, the model sees its end."""
+    """Text to continue. If it is longer than the model's context, the model sees its end. Without a
+    prompt, the model continues a line break; to begin a document, give --prompt '<|endoftext|>'
+    --allow-special."""
+    prompt_file: Path | None = None
+    """A UTF-8 file with the prompt, line break at its end included; - for standard input."""
+    allow_special: bool = False
+    """Read special tokens such as <|endoftext|> in the prompt as tokens, not as ordinary text."""
     max_new_tokens: int = 300
     """Most tokens to write. The end-of-text token ends a sample earlier."""
     n_samples: int = 1
@@ -41,6 +47,8 @@ class SampleConfig:
         for name in ("max_new_tokens", "n_samples"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: expected at least 1")
+        if self.prompt and self.prompt_file is not None:
+            raise UserError("both --prompt and --prompt-file were given: expected one of them")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -52,9 +60,18 @@ def main(argv: Sequence[str]) -> int:
     from gptfast.sample.generate import default_prompt, generate, stream_text
     from gptfast.system.threads import share_cores
 
+    text = config.prompt if config.prompt_file is None else cli.read_text(config.prompt_file)
     model, tokenizer = load_model(config.model)
     model.to(resolve_device(config.device))
-    prompt = tokenizer.encode_ordinary(config.prompt) or default_prompt(tokenizer)
+    allowed = frozenset(tokenizer.special_tokens) if config.allow_special else frozenset[str]()
+    spelled = [name for name in tokenizer.special_tokens if name in text and name not in allowed]
+    if spelled:
+        print(
+            f"note: {' '.join(spelled)} in the prompt is ordinary text: --allow-special makes it a "
+            f"token",
+            file=sys.stderr,
+        )
+    prompt = tokenizer.encode(text, allowed) or default_prompt(tokenizer)
     block_size = model.config.block_size
     if len(prompt) > block_size:
         print(
@@ -65,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
         for i in range(config.n_samples):
             if i:
                 print("\n---")
-            print(config.prompt, end="", flush=True)
+            print(text, end="", flush=True)
             ids = generate(
                 model,
                 prompt,

@@ -20,7 +20,7 @@ from gptfast.data.documents import ReadOptions, ReadReport, find_files, read_blo
 from gptfast.data.encode import encode_files
 from gptfast.data.shard import Shard
 from gptfast.data.train_tokenizer import train_tokenizer
-from gptfast.errors import MissingFileError, UserError
+from gptfast.errors import UserError
 from gptfast.system.files import make_folder
 from gptfast.tokenizer import BPETokenizer, Tokenizer
 from gptfast.tokenizer.base import END_OF_TEXT
@@ -126,8 +126,10 @@ def run_encode(config: Encode) -> None:
     if config.out is None:
         if config.files:
             raise UserError("a file was given without --out: expected --out shard.bin")
-        print(*tokenizer.encode_ordinary(_text(config.text, None)))
+        print(*_encode(tokenizer, _text(config.text, None), config.allow_special))
         return
+    if config.allow_special:
+        raise UserError("--allow-special was given with --out: expected it with a text alone")
     if config.text is not None:
         raise UserError("--text was given with --out: expected a file to write a shard of")
     if len(config.files) != 1 or config.files[0].is_dir():
@@ -236,7 +238,7 @@ def run_show(config: Show) -> None:
     if config.text is not None and config.file is not None:
         raise UserError("both a text and --file were given: expected one of them")
     text = _text(config.text, config.file)
-    ids = tokenizer.encode_ordinary(text)
+    ids = _encode(tokenizer, text, config.allow_special)
     console = cli.console()
     show(ids, tokenizer, console, config.ids)
     console.print(f"\n{len(ids):,} tokens, {len(text):,} characters, {len(text.encode()):,} bytes")
@@ -246,18 +248,18 @@ def _text(given: str | None, file: Path | None) -> str:
     """Return the given text, the text in the file, or standard input."""
     if given is not None:
         return given
-    data = _standard_input("text") if file is None else _read(file)
+    if file is not None:
+        return cli.read_text(file)
     try:
-        return data.decode()
+        return _standard_input("text").decode()
     except UnicodeDecodeError as error:
-        where = "standard input" if file is None else str(file)
-        raise UserError(f"{where} is not UTF-8 text (byte {error.start}): convert it") from None
+        raise UserError(
+            f"standard input is not UTF-8 text (byte {error.start}): convert it"
+        ) from None
 
 
-def _read(file: Path) -> bytes:
-    if not file.is_file():
-        raise MissingFileError(f"there is no file {file}: expected a text to show")
-    return file.read_bytes()
+def _encode(tokenizer: Tokenizer, text: str, allow_special: bool) -> list[int]:
+    return tokenizer.encode(text, "all") if allow_special else tokenizer.encode_ordinary(text)
 
 
 def _standard_input(wanted: str) -> bytes:

@@ -65,6 +65,8 @@ class Encode(_WithTokenizer):
     """The shard to write."""
     text: str | None = None
     """Print the ids of this text; without a file and --text, of standard input."""
+    allow_special: bool = False
+    """Read special tokens such as <|endoftext|> in the text as tokens, not as ordinary text."""
     separator: str | None = END_OF_TEXT
     """The special token after each document."""
     read: ReadOptions = field(default_factory=ReadOptions)
@@ -107,6 +109,8 @@ class Show(_WithTokenizer):
     """The text; without it and --file, standard input."""
     file: Path | None = None
     """A file with the text."""
+    allow_special: bool = False
+    """Read special tokens such as <|endoftext|> in the text as tokens, not as ordinary text."""
     ids: bool = False
     """Print each token's id after it."""
 
