@@ -31,6 +31,14 @@ def one_line(text: str) -> str:
     )
 
 
+def escaped(text: str, encoding: str = "utf-8") -> str:
+    r"""Return the text with the characters that the encoding lacks as escapes, such as \xe9.
+
+    UTF-8 lacks the surrogates by which Python names files whose names are not UTF-8.
+    """
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
 class LossyStream:
     """A text stream that escapes the characters that its encoding lacks, and drops what fails.
 
@@ -51,8 +59,7 @@ class LossyStream:
             try:
                 self._stream.write(text)
             except UnicodeEncodeError:
-                encoding = self._stream.encoding or "ascii"
-                self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+                self._stream.write(escaped(text, self._stream.encoding or "ascii"))
         except (OSError, ValueError) as error:  # ValueError: the stream is closed
             self._drop(error)
         return len(text)

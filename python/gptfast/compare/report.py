@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from gptfast.cli.printing import escaped
 from gptfast.errors import MissingFileError
 from gptfast.tokenizer import load_tokenizer
 from gptfast.train.record import read_record
@@ -61,7 +62,7 @@ def read_run(folder: Path) -> Run:
     corpora = [record["data"], *record["further_data"]]
     return Run(
         folder,
-        os.path.normpath(folder),
+        escaped(os.path.normpath(folder)),
         flat(record["config"])
         | {"corpus": corpora[0]["corpus"]}
         | {"texts (SHA-256)": " ".join(corpus["corpus_sha256"][:12] for corpus in corpora)},

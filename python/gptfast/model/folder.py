@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from safetensors.torch import load as load_bytes
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from gptfast.cli.printing import escaped
 from gptfast.errors import MissingFileError, UserError
 from gptfast.model import LanguageModel, ModelConfig, build_model, formats
 from gptfast.model.config import RopeScaling
@@ -142,9 +144,10 @@ def load_weights(
 
 
 def _read(file: Path) -> dict[str, Tensor]:
-    with file.open("rb"):  # safetensors would call a file without permission missing
-        pass
     try:
+        with file.open("rb") as opened:  # safetensors would call a file without permission missing
+            if str(file) != escaped(str(file)):  # safetensors opens only files whose path is UTF-8
+                return load_bytes(opened.read())
         return load_file(file)
     except SafetensorError as error:
         raise UserError(f"{file} is not a complete safetensors file ({error})") from error

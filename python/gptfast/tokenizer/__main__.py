@@ -15,7 +15,7 @@ from gptfast.audit.compression import bytes_per_token
 from gptfast.audit.probes import KINDS, probe
 from gptfast.audit.report import print_audit, save
 from gptfast.cli import cli
-from gptfast.cli.printing import lossy_output
+from gptfast.cli.printing import escaped, lossy_output
 from gptfast.data.documents import ReadOptions, ReadReport, find_files, read_blocks
 from gptfast.data.encode import encode_files
 from gptfast.data.shard import Shard
@@ -214,8 +214,8 @@ def _name(path: Path) -> str:
     """Return the name of a tokenizer in tables: its folder's, or a rank file's without suffix."""
     path = path.resolve()
     if path.name == "tokenizer.json":
-        return path.parent.name
-    return path.name if path.is_dir() else path.stem
+        return escaped(path.parent.name)
+    return escaped(path.name if path.is_dir() else path.stem)
 
 
 def _named(argument: str) -> tuple[str, Path]:
@@ -224,7 +224,7 @@ def _named(argument: str) -> tuple[str, Path]:
         raise UserError(
             f"--against is {argument!r}: expected NAME=PATH, such as gpt2=gpt2.tiktoken"
         )
-    return name, cli.path(path)
+    return escaped(name), cli.path(path)
 
 
 def _texts(config: Audit, files: Sequence[str]) -> list[str]:
