@@ -10,6 +10,7 @@ from gptfast import __version__
 COMMANDS = {
     "train": "train a GPT and its tokenizer, and write a model folder",
     "sample": "generate text with a trained model",
+    "evaluate": "measure the loss of a model on a corpus",
     "tokenizer": "train a tokenizer, encode and decode with it, audit it, show its tokens",
     "plan": "predict the parameters, memory, tokens and time of a training run",
     "compare": "show how runs differ: settings, curves, samples",
@@ -17,7 +18,7 @@ COMMANDS = {
     "bench": "check and measure the kernels on this GPU, and let 'auto' use the fastest",
     "import": "convert a nanoGPT checkpoint to a model folder",
     "data": "describe a corpus; prepare token shards from files or the Hub",
-    "doctor": "show the devices, data types and kernels of this machine",
+    "doctor": "print what a bug report needs: versions, machine, kernels",
 }
 
 PACKAGES = {"import": "convert"}

@@ -1,4 +1,7 @@
-"""Show the devices of this machine, which kernels run on it, and why the others don't."""
+"""Print what a bug report needs: versions, machine, environment, and which kernels run and why.
+
+The output holds no secrets and can be pasted as it is.
+"""
 
 from __future__ import annotations
 
@@ -8,30 +11,26 @@ from collections.abc import Sequence
 import torch
 from rich.table import Table
 
-from gptfast import __version__, ops
+from gptfast import ops
 from gptfast.cli import cli
+from gptfast.doctor.machine import describe_machine
 from gptfast.errors import UserError
 from gptfast.ops.rules import describe, read_rules
-from gptfast.ops.versions import TRITON_VERSION
 from gptfast.system import cpu, threads
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print the versions, devices, data types and backends of every op. Return 0."""
+    """Print the machine, its environment and the backends of every op. Return 0."""
     if list(argv) in (["-h"], ["--help"]):
         print(f"usage: gptfast doctor\n\n{__doc__}")
         return 0
     if argv:
         raise UserError(f"unexpected {' '.join(argv)!r}: gptfast doctor takes no arguments")
     console = cli.console()
-    triton = TRITON_VERSION or "not installed"
-    console.print(f"gptfast {__version__}, torch {torch.__version__}, triton {triton}")
-    console.print(f"rust extension: {_rust_state()}")
-    console.print(f"cpu: {torch.get_num_threads()} threads, {_cpu_capability()}")
+    for line in describe_machine():
+        console.print(line)
     console.print(f"beside other programs: {_sharing()}")
     console.print(f"amx: {cpu.notice or _amx_state()}")
-    for line in _devices():
-        console.print(line)
     table = Table("op", "backend", "state", title="kernels: what 'auto' runs here, uncompiled")
     for op, backend, reason in ops.backends():
         table.add_row(op, backend, "runs" if reason is None else reason)
@@ -39,18 +38,6 @@ def main(argv: Sequence[str]) -> int:
     for line in _rules():
         console.print(line)
     return 0
-
-
-def _rust_state() -> str:
-    try:
-        from gptfast import _rust  # noqa: F401
-    except ImportError as error:
-        return f"missing ({error}); build it with `maturin develop --release`: no BPE without it"
-    return "loaded"
-
-
-def _cpu_capability() -> str:
-    return f"PyTorch uses {torch.backends.cpu.get_cpu_capability()}; float32, bfloat16 by autocast"
 
 
 def _amx_state() -> str:
@@ -64,17 +51,6 @@ def _sharing() -> str:
     if threads.can_share():
         return "waiting threads sleep while others are busy, so that a run keeps its share"
     return "not needed: fewer threads than cores, or an OpenMP other than libgomp"
-
-
-def _devices() -> list[str]:
-    if not torch.cuda.is_available():
-        return ["gpu: PyTorch finds none; training runs on the cpu"]
-    return [
-        f"gpu {i}: {torch.cuda.get_device_name(i)}, "
-        f"sm_{''.join(map(str, torch.cuda.get_device_capability(i)))}, float32 and "
-        f"{'' if torch.cuda.is_bf16_supported(including_emulation=False) else 'no '}bfloat16"
-        for i in range(torch.cuda.device_count())
-    ]
 
 
 def _rules() -> list[str]:

@@ -33,8 +33,8 @@ def versions() -> dict[str, str | None]:
         "gptfast": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "triton": _version("triton"),
-        "numpy": _version("numpy"),
+        "triton": version_of("triton"),
+        "numpy": version_of("numpy"),
     }
 
 
@@ -84,7 +84,8 @@ def _cpu_name() -> str:
     return platform.processor() or "unknown"
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """Return the version of an installed package; None if it is missing."""
     try:
         return version(package)
     except PackageNotFoundError:
