@@ -41,6 +41,7 @@ INTEGRATION = {
     "test_mixture.py",
     "test_plan.py",
     "test_readme.py",
+    "test_runs.py",
     "test_train.py",
 }
 

@@ -23,10 +23,10 @@ from gptfast.system.memory import total_memory
 from gptfast.train.precision import resolve_dtype
 
 PACKAGES = (
-    "torch", "triton", "numpy", "safetensors", "tokenizers", "transformers", "tiktoken", "datasets",
+    "triton", "numpy", "safetensors", "tokenizers", "transformers", "tiktoken", "datasets",
     "pyarrow",
 )  # fmt: skip
-"""Packages whose versions matter, installed or not."""
+"""Packages besides PyTorch whose versions matter, installed or not."""
 
 PREFIXES = ("GPTFAST_", "OMP_", "GOMP_", "KMP_", "MKL_", "ONEDNN_", "DNNL_", "CUDA_", "NCCL_",
             "PYTORCH_", "TORCH_", "TORCHINDUCTOR_", "TRITON_", "HF_HOME", "HF_HUB_OFFLINE",
@@ -50,7 +50,8 @@ def describe_machine() -> Iterator[str]:
     found = hardware()
     yield f"gptfast: {__version__}{_commit()}"
     yield f"python: {platform.python_version()} ({platform.python_implementation()})"
-    yield "packages: " + ", ".join(f"{name} {version_of(name) or '-'}" for name in PACKAGES)
+    others = (f"{name} {version_of(name) or '-'}" for name in PACKAGES)
+    yield f"packages: torch {torch.__version__}, {', '.join(others)}"
     yield f"rust extension: {_rust_state()}"
     yield f"system: {platform.platform()}, {' '.join(platform.libc_ver()).strip() or 'no libc'}"
     yield f"cpu: {found['cpu']}, {_cpu_flags()}"

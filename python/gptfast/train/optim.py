@@ -123,16 +123,15 @@ class Optimizer:
         by_muon = hidden_matrices(model) & trained.keys() if matrix_learning_rate else set()
         matrices = [p for n, p in trained.items() if n in by_muon]
         others = [p for n, p in trained.items() if n not in by_muon]
-        adamw = torch.optim.AdamW(
-            [
-                {"params": [p for p in others if p.ndim >= 2], "weight_decay": weight_decay},
-                {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
-            ],
-            lr=learning_rate,
-            betas=(0.9, beta2),
-            fused=True,
-        )
-        self.parts: list[tuple[torch.optim.Optimizer, float]] = [(adamw, learning_rate)]
+        groups = [
+            {"params": [p for p in others if p.ndim >= 2], "weight_decay": weight_decay},
+            {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        groups = [group for group in groups if group["params"]]  # all of one may be frozen
+        self.parts: list[tuple[torch.optim.Optimizer, float]] = []
+        if groups:
+            adamw = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, beta2), fused=True)
+            self.parts.append((adamw, learning_rate))
         if matrix_learning_rate and matrices:
             muon = Muon(matrices, matrix_learning_rate, weight_decay, momentum, muon_dtype)
             self.parts.append((muon, matrix_learning_rate))
