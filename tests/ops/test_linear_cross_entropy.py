@@ -291,7 +291,7 @@ hidden, weight, targets = torch.zeros(2, 3), torch.zeros(5, 3), torch.zeros(2, d
         (
             (hidden, weight, targets),
             {"reduction": "median"},
-            "reduction is 'median'; expected 'mean', ",
+            "reduction is 'median'; expected 'm",
         ),
         ((hidden, weight, targets), {"softcap": 0.0}, "softcap is 0.0; expected more than 0"),
     ],

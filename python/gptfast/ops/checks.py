@@ -36,7 +36,7 @@ def as_float(op: str, name: str, value: object) -> float:
                 f"a float, such as {name}.item()"
             )
         if not isinstance(value, Real) or isinstance(value, bool):
-            raise UserError(f"{op}: {name} is {value!r}; expected a number")
+            raise UserError(f"{op}: {name} is {_shown(value)}; expected a number")
         return float(value)
     return value
 
@@ -45,16 +45,21 @@ def as_int(op: str, name: str, value: object) -> int:
     """Return a whole number as an int. Raise UserError for other types, such as 2.0."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    if isinstance(value, Tensor) or not isinstance(value, Integral) or isinstance(value, bool):
-        what = f"a {type(value).__name__}" if isinstance(value, Tensor) else repr(value)
-        raise UserError(f"{op}: {name} is {what}; expected an int")
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise UserError(f"{op}: {name} is {_shown(value)}; expected an int")
     return int(value)
 
 
 def check_bool(op: str, name: str, value: object) -> None:
     """Raise UserError unless the value is True or False."""
     if not isinstance(value, bool):
-        raise UserError(f"{op}: {name} is {value!r}; expected True or False")
+        raise UserError(f"{op}: {name} is {_shown(value)}; expected True or False")
+
+
+def _shown(value: object) -> str:
+    """Return the value as Python spells it, or its type where that takes more than a line."""
+    spelled = repr(value)
+    return spelled if len(spelled) <= 40 and "\n" not in spelled else f"a {type(value).__name__}"
 
 
 def check_qkv(op: str, q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor) -> None:

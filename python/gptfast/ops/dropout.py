@@ -31,9 +31,11 @@ def dropout(x: Tensor, p: float) -> Tensor:
         A tensor shaped and typed like x.
 
     Raises:
-        UserError: p is no number or out of range.
+        UserError: x has another dtype, or p is no number or out of range.
     """
     check_tensors("dropout", x=x)
+    if not x.is_floating_point():
+        raise UserError(f"dropout: x is {x.dtype}; expected a floating dtype")
     p = as_float("dropout", "p", p)
     if not 0 <= p < 1:
         raise UserError(f"dropout: p is {p}; expected 0 <= p < 1")

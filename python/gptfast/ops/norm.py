@@ -286,3 +286,5 @@ def _check(op: str, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> No
                 f"{op}: {name} has shape {tuple(parameter.shape)} on {parameter.device}; "
                 f"expected {tuple(x.shape[-1:])} on {x.device}, the last dimension of x"
             )
+        if not parameter.is_floating_point():
+            raise UserError(f"{op}: {name} is {parameter.dtype}; expected a floating dtype")

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import TransformType
+from torch._C._functorch import TransformType, is_legacy_batchedtensor
 from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 from torch.autograd import forward_ad
 from torch.nn import Parameter
@@ -109,11 +109,15 @@ def is_watched(inputs: tuple[Any, ...]) -> bool:
     """Return whether a call is traced, inside a dispatch mode, or has tensor subclasses.
 
     Examples: torch.compile traces; FakeTensorMode, FlopCounterMode and selective checkpointing are
-    modes; DTensor is a subclass.
+    modes; DTensor is a subclass. autograd.grad(is_grads_batched=True) hides a batch in a tensor.
     """
     return (
         torch.compiler.is_compiling()
         or torch._C._get_tracing_state() is not None
         or torch._C._len_torch_dispatch_stack() > 0
-        or any(isinstance(x, Tensor) and type(x) not in (Tensor, Parameter) for x in inputs)
+        or any(
+            isinstance(x, Tensor)
+            and (type(x) not in (Tensor, Parameter) or is_legacy_batchedtensor(x))
+            for x in inputs
+        )
     )
