@@ -514,14 +514,13 @@ def flash_attention_forward(
 
     q, k and v are float32, float16 or bfloat16, with any strides and D up to 256. docs_B2T holds,
     for each token, the first token and the end of its document, contiguous int32. seed is the seed
-    of dropout, (1,) int64. Nothing is checked.
+    of dropout, (1,) int64. The scale is positive, so that the largest product of a row is its
+    largest logit. Nothing is checked.
     """
     B, H, T, _ = q_BHTD.shape
     G, S = k_BGSD.shape[1:3]
     out_BHTD = torch.empty_like(q_BHTD)
     lse2_BHT = torch.empty(B, H, T, device=q_BHTD.device, dtype=torch.float32)
-    if scale < 0:  # so that the largest product of a row is its largest logit
-        q_BHTD, scale = -q_BHTD, -scale
     is_tma = by_copy_engine(q_BHTD, k_BGSD, v_BGSD)
     blocks = _blocks(FORWARD_BLOCKS, q_BHTD, is_tma, seed)
     block_T, block_S = blocks["BLOCK_T"], blocks["BLOCK_S"]

@@ -23,6 +23,7 @@ from gptfast.model.device import resolve_device
 from gptfast.model.folder import load_model
 from gptfast.sample.config import SamplingConfig
 from gptfast.sample.generate import (
+    check_weights,
     default_prompt,
     generate,
     stream_text,
@@ -165,7 +166,8 @@ class LLM:
     ) -> Iterator[str]:
         """Yield the text that `generate` returns, piece by piece as the model writes it."""
         check_at_least("max_new_tokens", max_new_tokens, 1)
-        if not 0 <= seed < 2**63:
+        check_at_least("seed", seed, 0)
+        if seed >= 2**63:
             raise UserError(f"seed is {seed}: expected 0 to 2^63 - 1")
         sampling = SamplingConfig(temperature, top_k, top_p, min_p)
         ids = generate(
@@ -183,8 +185,10 @@ class LLM:
         """Return how well the model predicts a text, each token but the first once.
 
         A text longer than the model's context is cut into windows that don't overlap. Raises
-        UserError if the text has fewer than two tokens, or characters that the tokenizer lacks.
+        UserError if the text has fewer than two tokens or characters that the tokenizer lacks, and
+        for a model whose weights are not finite.
         """
+        check_weights(self.model)
         ids = self.tokenizer.encode_to_numpy(text)
         if len(ids) < 2:
             raise UserError(

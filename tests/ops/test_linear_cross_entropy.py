@@ -288,7 +288,11 @@ hidden, weight, targets = torch.zeros(2, 3), torch.zeros(5, 3), torch.zeros(2, d
         ((hidden, weight, targets.int()), {}, "targets are torch.int32; expected torch.int64"),
         ((hidden, weight, targets + 5), {}, "a target is 5; expected 0 to 4, or -100"),
         ((hidden, weight, targets - 100), {"ignore_index": -1}, "a target is -100; .* or -1"),
-        ((hidden, weight, targets), {"reduction": "sum"}, "reduction is 'sum'; expected 'mean' or"),
+        (
+            (hidden, weight, targets),
+            {"reduction": "median"},
+            "reduction is 'median'; expected 'm",
+        ),
         ((hidden, weight, targets), {"softcap": 0.0}, "softcap is 0.0; expected more than 0"),
     ],
 )

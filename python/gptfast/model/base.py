@@ -6,12 +6,20 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gptfast.errors import UserError
 from gptfast.model.config import ModelConfig
 from gptfast.model.kv_cache import KVCache
-from gptfast.ops.linear_cross_entropy import Reduction
+from gptfast.ops.checks import (
+    Reduction,
+    can_look_at,
+    check_cu_seqlens,
+    check_reduction,
+    check_targets,
+)
 
 
 class LanguageModel(nn.Module):
@@ -42,16 +50,64 @@ class LanguageModel(nn.Module):
             targets_BT: the ids to predict, int64. Targets of -100 are ignored.
             cu_seqlens: boundaries of documents that must not see each other, as in
                 `ops.attention`. Only the GPT uses them; the ladder's simpler models ignore them.
-            reduction: "mean" for the mean over the targets that are not ignored, a scalar; "none"
-                for the loss of each token, (B, T) in float32, 0 where the target is -100.
+            reduction: "mean" or "sum" over the targets that are not ignored, a scalar; "none" for
+                the loss of each token, (B, T) in float32, 0 where the target is -100.
+
+        Raises:
+            UserError: the ids, targets or boundaries have another type, shape or device, or there
+                are more tokens than block_size. Ids and targets beyond the vocabulary are refused
+                on the CPU only, as a check would synchronize a GPU.
         """
-        logits_BTV = self._logits(idx_BT)
+        logits_BTV = self._logits(self.checked_ids(idx_BT, cu_seqlens))
         if targets_BT is None:
             return logits_BTV
+        name = type(self).__name__
+        check_reduction(name, reduction)
+        check_targets(name, targets_BT, idx_BT.shape, idx_BT.device, logits_BTV.shape[-1], -100)
         losses = F.cross_entropy(
             logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), reduction=reduction
         )
         return losses.view(targets_BT.shape) if reduction == "none" else losses
+
+    def checked_ids(
+        self, idx_BT: Tensor, cu_seqlens: Tensor | None = None, n_past: int = 0
+    ) -> Tensor:
+        """Return the ids as int64. Raise UserError if the model can't take them; see `forward`.
+
+        n_past: number of tokens before the ids, in a cache.
+        """
+        name, c = type(self).__name__, self.config
+        if not isinstance(idx_BT, Tensor):
+            raise UserError(
+                f"{name}: the ids are a {type(idx_BT).__name__}; expected a Tensor, int64 of shape "
+                f"(batch, time), for instance torch.tensor([ids])"
+            )
+        if idx_BT.ndim != 2 or 0 in idx_BT.shape or idx_BT.dtype not in (torch.int64, torch.int32):
+            raise UserError(
+                f"{name}: the ids are {idx_BT.dtype} of shape {tuple(idx_BT.shape)}; expected "
+                f"torch.int64 of shape (batch, time), not empty; ids[None] is a batch of one text"
+            )
+        device = next(self.parameters()).device
+        if idx_BT.device != device:
+            raise UserError(
+                f"{name}: the ids are on {idx_BT.device}, the model is on {device}; move one of "
+                f"them with .to()"
+            )
+        if n_past + idx_BT.shape[1] > c.block_size:
+            raise UserError(
+                f"{name}: {n_past + idx_BT.shape[1]} tokens don't fit into the context of "
+                f"{c.block_size}"
+            )
+        if can_look_at(idx_BT):
+            least, most = map(int, idx_BT.aminmax())
+            if least < 0 or most >= c.vocab_size:
+                raise UserError(
+                    f"{name}: a token id is {least if least < 0 else most}; expected 0 to "
+                    f"{c.vocab_size - 1}"
+                )
+        if cu_seqlens is not None:
+            check_cu_seqlens(name, cu_seqlens, idx_BT.numel(), idx_BT.device)
+        return idx_BT.long()
 
     def _logits(self, idx_BT: Tensor) -> Tensor:
         """Return the unnormalised log-probabilities (B, T, V) of the next token."""
@@ -62,7 +118,7 @@ class LanguageModel(nn.Module):
 
         Only the GPT uses the cache.
         """
-        return self._logits(idx_BT)[:, -1]
+        return self._logits(self.checked_ids(idx_BT))[:, -1]
 
     def new_cache(self, batch_size: int) -> KVCache | None:
         """Return an empty cache for generation, or None if the model uses no cache."""

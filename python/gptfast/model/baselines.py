@@ -37,22 +37,18 @@ class BigramLM(LanguageModel):
 class AveragingLM(LanguageModel):
     """Gives every token so far the same weight, so the model sees a bag of characters."""
 
-    weights_TT: Tensor
-
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size)
-        lower_TT = torch.tril(torch.ones(config.block_size, config.block_size))
-        weights_TT = lower_TT / lower_TT.sum(dim=1, keepdim=True)
-        self.register_buffer("weights_TT", weights_TT, persistent=False)
 
     def _logits(self, idx_BT: Tensor) -> Tensor:
-        T = idx_BT.size(1)
+        x_BTC, T = self.wte(idx_BT), idx_BT.size(1)
         # Row t of the (T, T) matrix is 1 / (t + 1) for tokens 0..t and 0 for the future, so the
         # product is the mean of the embeddings so far. Attention only changes the weights.
-        mean_BTC = self.weights_TT[:T, :T] @ self.wte(idx_BT)
-        logits_BTV: Tensor = self.lm_head(mean_BTC)
+        lower_TT = x_BTC.new_ones(T, T).tril()
+        weights_TT = lower_TT / lower_TT.sum(dim=1, keepdim=True)
+        logits_BTV: Tensor = self.lm_head(weights_TT @ x_BTC)
         return logits_BTV
 
 

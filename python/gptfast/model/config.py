@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Literal, get_args
 
 from gptfast.errors import UserError
@@ -14,6 +15,8 @@ Positions = Literal["learned", "rotary", "none"]
 RopeScaling = Literal["none", "ntk", "yarn"]
 Activation = Literal["gelu", "gelu_exact", "swiglu", "relu2"]
 ExpertBalance = Literal["loss", "bias"]
+
+_EXPECTED = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,7 @@ class ModelConfig:
     """Cap each logit x as cap * tanh(x / cap) (Gemma 2). None means no cap."""
 
     def __post_init__(self) -> None:
+        self._check_types()
         self._check_choices()
         for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "n_kv_head",
                      "n_hidden", "sliding_window", "global_every", "n_expert_active", "max_ngram",
@@ -159,6 +163,21 @@ class ModelConfig:
             return None
         return self.sliding_window
 
+    def _check_types(self) -> None:
+        """Raise UserError for a value of another type. Convert whole floats, as in JSON, to int."""
+        for field in fields(self):
+            kind, _, optional = field.type.partition(" | ")
+            value = getattr(self, field.name)
+            if kind not in _EXPECTED or (optional and value is None):
+                continue
+            is_number = isinstance(value, Real) and not isinstance(value, bool)
+            is_whole = is_number and abs(value) < 2**63 and value == int(value)
+            fits = {"int": is_whole, "float": is_number, "bool": isinstance(value, bool)}
+            if not fits[kind]:
+                raise UserError(f"{field.name} is {value!r}: expected {_EXPECTED[kind]}")
+            if kind != "bool":
+                object.__setattr__(self, field.name, (int if kind == "int" else float)(value))
+
     def _check_choices(self) -> None:
         choices = {"architecture": Architecture, "norm": Norm, "positions": Positions,
                    "rope_scaling": RopeScaling, "activation": Activation,
@@ -209,7 +228,7 @@ class ModelConfig:
                 f"n_embd is {self.n_embd} and the experts are {self.hidden_width} wide: "
                 f"expected multiples of 8, which PyTorch's grouped matrix product requires"
             )
-        if not self.expert_balance_rate >= 0:
+        if not 0 <= self.expert_balance_rate < math.inf:
             raise UserError(
-                f"expert_balance_rate is {self.expert_balance_rate}: expected 0 or more"
+                f"expert_balance_rate is {self.expert_balance_rate}: expected 0 or more, and finite"
             )

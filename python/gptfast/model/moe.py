@@ -6,14 +6,18 @@ F width of an expert.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gptfast.model.config import ModelConfig
+from gptfast.model.constants import device_with_values, moved
 from gptfast.model.dropout import Dropout
 from gptfast.model.mlp import activate, fan_out
 from gptfast.ops.dispatch import autocast
+from gptfast.ops.operator import is_transformed
 
 
 class MixtureOfExperts(nn.Module):
@@ -43,10 +47,18 @@ class MixtureOfExperts(nn.Module):
         self.c_fc = nn.Parameter(torch.empty(E, fan_out(config), C))
         self.c_proj = nn.Parameter(torch.empty(E, C, width))
         self.dropout = Dropout(config.dropout)
-        self.register_buffer("bias_E", torch.zeros(E), persistent=self.balance == "bias")
-        self.register_buffer("chosen_E", torch.zeros(E), persistent=False)
+        zeros_E = torch.zeros(E, dtype=torch.float32, device=device_with_values())
+        self.register_buffer("bias_E", zeros_E, persistent=self.balance == "bias")
+        self.register_buffer("chosen_E", zeros_E.clone(), persistent=False)
         self.balance_loss: Tensor | None = None
         """Weighted balancing loss of the first training forward pass since the reset to None."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MixtureOfExperts:
+        """Apply fn to the parameters. The buffers only move: counts need float32."""
+        buffers = {name: moved(buffer, fn) for name, buffer in self.named_buffers(recurse=False)}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._buffers.update(buffers)
+        return self
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         """Return (B, T, C) for x (B, T, C), token by token."""
@@ -59,8 +71,8 @@ class MixtureOfExperts(nn.Module):
         ends_E = chosen_E.cumsum(0).int()
         # Copy every token once for each of its K experts: (M, C) -> (M K, C).
         rows, c_fc, c_proj = autocast(x_MC[tokens], self.c_fc, self.c_proj)
-        hidden = activate(F.grouped_mm(rows, c_fc.mT, offs=ends_E), self.activation)
-        out = F.grouped_mm(hidden, c_proj.mT, offs=ends_E) * weights_MK.flatten()[order, None]
+        hidden = activate(_grouped_product(rows, c_fc.mT, ends_E), self.activation)
+        out = _grouped_product(hidden, c_proj.mT, ends_E) * weights_MK.flatten()[order, None]
         # Sum the K weighted results of each token: (M K, C) -> (M, C).
         out_MC = torch.zeros_like(x_MC).index_add(0, tokens, out.to(x_MC.dtype))
         out_BTC: Tensor = self.dropout(out_MC.view_as(x_BTC))
@@ -70,13 +82,15 @@ class MixtureOfExperts(nn.Module):
         """Return each token's weights and experts, (M, K), and each expert's token count, (E,)."""
         # The weights are differentiable scores, so the router learns from them. The choice is not
         # differentiable, and the bias affects only the choice.
-        scores_ME = self.router(x_MC).float().softmax(-1)
-        experts_MK = (scores_ME + self.bias_E).topk(self.n_active).indices
+        logits_ME = self.router(x_MC)
+        scores_ME = logits_ME.to(torch.promote_types(x_MC.dtype, torch.float32)).softmax(-1)
+        experts_MK = (scores_ME + self.bias_E.to(x_MC.device)).topk(self.n_active).indices
         weights_MK = scores_ME.gather(1, experts_MK)
         all_E = torch.arange(len(self.bias_E), device=x_MC.device)
         chosen_E = (experts_MK[..., None] == all_E).sum((0, 1))
         if self.training:
-            self.chosen_E += chosen_E
+            if not is_transformed():  # torch.func has no place to keep counts
+                self.chosen_E += chosen_E
             if self.balance == "loss":
                 share_E = chosen_E / experts_MK.numel()
                 loss = self.balance_rate * len(share_E) * (share_E * scores_ME.mean(0)).sum()
@@ -94,3 +108,11 @@ class MixtureOfExperts(nn.Module):
             self.bias_E += self.balance_rate * (share_E.mean() - share_E).sign()
         self.chosen_E.zero_()
         return share_E
+
+
+def _grouped_product(rows: Tensor, weights: Tensor, ends_E: Tensor) -> Tensor:
+    """Multiply the rows of each expert, which end at `ends_E`, by the expert's matrix."""
+    if rows.dtype == torch.float64:  # PyTorch's grouped product lacks it
+        parts = rows.tensor_split(ends_E[:-1].long().cpu())
+        return torch.cat([part @ weight for part, weight in zip(parts, weights, strict=True)])
+    return F.grouped_mm(rows, weights, offs=ends_E)

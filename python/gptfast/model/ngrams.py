@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gptfast.model.config import ModelConfig
+from gptfast.ops.operator import is_transformed
 
 _MULTIPLIER = 0x9E3779B1  # 2^32 / golden ratio, a prime, whose multiples spread evenly
 
@@ -18,7 +19,7 @@ class NGramEmbedding(nn.Module):
     the row, so n-grams may share a row ("Byte Latent Transformer", Pagnoni et al., 2024, section
     3.2.1; "Over-Tokenized Transformer", Huang et al., 2025).
 
-    Legend: B batch, T time, N max_ngram, C channels.
+    Legend: B batch, T time, M = B * T tokens, N max_ngram, C channels.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -36,7 +37,11 @@ class NGramEmbedding(nn.Module):
         """
         n_new = ids_BT.size(1) - start
         rows = self.rows(ids_BT, n_new, cu_seqlens)
-        sum_BTC = F.embedding_bag(rows, self.weight, mode="sum").view(len(ids_BT), n_new, -1)
+        if is_transformed():  # forward mode AD lacks embedding_bag
+            sum_MC = F.embedding(rows, self.weight).sum(1)
+        else:
+            sum_MC = F.embedding_bag(rows, self.weight, mode="sum")
+        sum_BTC = sum_MC.view(ids_BT.size(0), n_new, -1)
         if self.training and self.dropout:
             # No scaling: a token keeps all of its n-grams or none, and inference keeps all.
             kept_BT1 = torch.rand_like(sum_BTC[..., :1]) >= self.dropout

@@ -6,17 +6,42 @@ Legend: T time, D head width, P = D / 2 channel pairs.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gptfast.model.config import ModelConfig
+from gptfast.model.constants import device_with_values, moved
 from gptfast.ops.rotary import rotary_frequencies, rotary_tables
 
 # YaRN counts how often a pair turns within the trained context. At least _YARN_FAST turns leave
 # the pair unchanged, at most _YARN_SLOW stretch it fully, and a linear ramp lies between (section
 # 3.2, with the values for Llama).
 _YARN_FAST, _YARN_SLOW = 32.0, 1.0
+
+
+class Rotation(nn.Module):
+    """The cosines and sines of every position of the context, which stay float32.
+
+    They are plain tensors, not buffers. A cast would round them, and `to_empty` or a model built on
+    the meta device would leave them without values.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        with device_with_values():
+            self.cos_TP, self.sin_TP = rotation(config)
+
+    def forward(self, start: int, end: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return cos and sin of the positions from `start` to `end`, (T, P) each."""
+        cos_TP, sin_TP = self.cos_TP[start:end], self.sin_TP[start:end]
+        return cos_TP.to(device), sin_TP.to(device)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Rotation:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.cos_TP, self.sin_TP = moved(self.cos_TP, fn), moved(self.sin_TP, fn)
+        return self
 
 
 def rotation(config: ModelConfig) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ from gptfast.model.kv_cache import KVCache
 from gptfast.model.mlp import MLP
 from gptfast.model.moe import MixtureOfExperts
 from gptfast.model.norm import build_norm
-from gptfast.ops.linear_cross_entropy import Reduction
+from gptfast.ops.checks import Reduction
 
 
 class Block(nn.Module):
@@ -63,8 +63,6 @@ class GPT(LanguageModel):
     """
 
     wte: TokenEmbedding
-    cos_TP: Tensor
-    sin_TP: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -76,10 +74,9 @@ class GPT(LanguageModel):
             self.add_module(name, embedding)
         self.embedding_names = tuple(embeddings)
         if config.positions == "rotary":
-            from gptfast.model.positions import rotation
+            from gptfast.model.positions import Rotation
 
-            for name, table_TP in zip(("cos_TP", "sin_TP"), rotation(config), strict=True):
-                self.register_buffer(name, table_TP, persistent=False)
+            self.rotation = Rotation(config)
         self.ln_emb = build_norm(config) if config.embedding_norm else nn.Identity()
         self.drop = Dropout(config.dropout)
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
@@ -92,6 +89,8 @@ class GPT(LanguageModel):
     def init_weights(self) -> None:
         """Set GPT-2's initial weights: N(0, 0.02) for matrices and embeddings, zero for biases.
 
+        The weights of norms start at one.
+
         Each block adds two outputs to the residual stream. The matrices that produce them are
         divided by sqrt(2 n_layer), so that the variance of the sum does not depend on the depth
         (GPT-2, section 2.3). With `zero_init`, these matrices start at zero.
@@ -101,6 +100,8 @@ class GPT(LanguageModel):
                 nn.init.normal_(parameter, std=0.02)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
+            else:
+                nn.init.ones_(parameter)
         residual_std = 0.0 if self.config.zero_init else 0.02 / math.sqrt(2 * self.config.n_layer)
         for name, parameter in self.named_parameters():
             if parameter.ndim >= 2 and "c_proj" in name:
@@ -117,14 +118,11 @@ class GPT(LanguageModel):
         """Return the final normalised residual stream (B, T, C) for int64 ids (B, T).
 
         cache: the past, which the ids continue. cu_seqlens: boundaries of documents that must not
-        see each other, as in `ops.attention`. Raises ValueError for more tokens than block_size.
+        see each other, as in `ops.attention`. Raises UserError for ids that the model can't take.
         """
         start = cache.length if cache is not None else 0
+        idx_BT = self.checked_ids(idx_BT, cu_seqlens, start)
         T = idx_BT.size(1)
-        if start + T > self.config.block_size:
-            raise ValueError(
-                f"{start + T} tokens don't fit into the context of {self.config.block_size}"
-            )
         # A token starts as a sum of embeddings of its id, its n-grams and its position:
         # (B, T) -> (B, T, C).
         seen_BT = idx_BT if cache is None else cache.append_ids(idx_BT)
@@ -135,7 +133,7 @@ class GPT(LanguageModel):
             x_BTC = x_BTC + embedded
         cos_sin = None
         if self.config.positions == "rotary":
-            cos_sin = self.cos_TP[start : start + T], self.sin_TP[start : start + T]
+            cos_sin = self.rotation(start, start + T, idx_BT.device)
         x_BTC = self.drop(self.ln_emb(x_BTC))
         # Every block reads the residual stream and adds to it; its shape stays (B, T, C).
         for block in self.h:
@@ -161,10 +159,15 @@ class GPT(LanguageModel):
         The loss is computed in chunks of tokens, so all logits never exist at once. In training,
         the balancing loss of the experts is added to the mean, but not to the loss of each token.
         """
-        for moe in self.experts():
+        experts = self.experts()
+        for moe in experts:
             moe.balance_loss = None
         # The vector at position t, (C,), predicts token t + 1, for all t at once.
         h_BTC = self.hidden(idx_BT, cu_seqlens=cu_seqlens)
+        balance_losses = [moe.balance_loss for moe in experts if moe.balance_loss is not None]
+        for moe in experts:
+            if moe.balance_loss is not None:  # keep the number, not the graph that led to it
+                moe.balance_loss = moe.balance_loss.detach()
         if targets_BT is None:
             return self._logits_of(h_BTC)
         loss = ops.linear_cross_entropy(
@@ -174,9 +177,6 @@ class GPT(LanguageModel):
             softcap=self.config.logit_softcap,
             reduction=reduction,
         )
-        balance_losses = [
-            moe.balance_loss for moe in self.experts() if moe.balance_loss is not None
-        ]
         if balance_losses and reduction == "mean":
             loss = loss + torch.stack(balance_losses).mean()
         return loss

@@ -13,7 +13,15 @@ from torch import Tensor
 
 from gptfast.errors import UserError
 from gptfast.ops.blockwise import blockwise_attention
-from gptfast.ops.checks import can_look_at, check_qkv, check_window
+from gptfast.ops.checks import (
+    as_float,
+    check_bool,
+    check_cu_seqlens,
+    check_qkv,
+    check_tensors,
+    checked_scale,
+    checked_window,
+)
 from gptfast.ops.dispatch import (
     TRITON_INTERPRETED,
     autocast,
@@ -109,7 +117,19 @@ def _documents(cu_seqlens: Tensor | None, B: int, T: int) -> Tensor | None:
 
 def scale_or_default(q_BHTD: Tensor, scale: float | None) -> float:
     """Return the factor of the logits: `scale`, or 1/sqrt(D) if it is None."""
-    return q_BHTD.shape[-1] ** -0.5 if scale is None else float(scale)
+    return int(q_BHTD.shape[-1]) ** -0.5 if scale is None else scale
+
+
+def positively_scaled(q_BHTD: Tensor, scale: float | None) -> tuple[Tensor, float]:
+    """Return queries and a positive scale that give the same logits.
+
+    Fused kernels may scale after they mask, where a negative or zero scale makes NaN of -inf, or
+    scale the largest product of a row and take it for the largest logit.
+    """
+    scale = scale_or_default(q_BHTD, scale)
+    if abs(scale) < torch.finfo(torch.float32).tiny:  # 0 in float32
+        return q_BHTD * 0, 1.0
+    return (-q_BHTD, -scale) if scale < 0 else (q_BHTD, scale)
 
 
 def _seed(device: torch.device) -> Tensor:
@@ -137,7 +157,7 @@ def _attention_torch(
     """
     T, S = q_BHTD.shape[2], k_BGSD.shape[2]
     unseeing = max(T - S, 0) if causal else 0  # the first queries, which see no key
-    is_square = T - unseeing == S
+    is_square = bool(T - unseeing == S)  # torch.jit.trace makes sizes tensors
     is_bounded = window is not None or docs_B2T is not None
     if dropout_p > 0 and q_BHTD.device.type == "cpu" and not is_bounded and not unseeing:
         seed = _seed(q_BHTD.device)
@@ -153,7 +173,7 @@ def _attention_torch(
         is_causal=causal and is_square and mask is None,
         scale=scale,
         dropout_p=dropout_p,
-        enable_gqa=q_BHTD.shape[1] != k_BGSD.shape[1],
+        enable_gqa=bool(q_BHTD.shape[1] != k_BGSD.shape[1]),
     )
     return F.pad(out_BHTD, (0, 0, unseeing, 0)) if unseeing else out_BHTD
 
@@ -226,7 +246,9 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
     ctx.set_materialize_grads(False)  # no zeros for the log-sum-exp, which only backward reads
 
 
-def _backward(ctx: Any, dout_BHTD: Tensor, _: None) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, dout_BHTD: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    if dout_BHTD is None:
+        return (None,) * 9
     gradients = _flash_attention_backward(dout_BHTD, *ctx.saved_tensors, *ctx.options)
     return (*gradients, *[None] * 6)
 
@@ -260,7 +282,8 @@ def attention(
             last key, as a cache requires. A query that sees no key (T > S) gets output 0.
         window: a query sees only keys at a distance below `window`; with `causal`, these are the
             `window` newest ("Longformer", Beltagy et al. 2020; as in Mistral 7B). None means all.
-        scale: factor of the logits. None means 1/sqrt(D).
+        scale: factor of the logits, a number of any sign. None means 1/sqrt(D). A tensor is
+            refused: it would get no gradient. Multiply the queries by it instead.
         dropout_p: probability of zeroing an attention weight. Pass 0 outside training. "triton"
             and "reference" zero the same weights after the same `torch.manual_seed`.
         cu_seqlens: cumulative lengths of packed documents, (N + 1,) int32 or int64, from 0 to
@@ -278,12 +301,14 @@ def attention(
     Raises:
         UserError: the inputs don't match, or the given backend can't serve them.
     """
+    check_tensors("attention", q=q_BHTD, k=k_BGSD, v=v_BGSD)
     q_BHTD, k_BGSD, v_BGSD = autocast(q_BHTD, k_BGSD, v_BGSD)
     check_qkv("attention", q_BHTD, k_BGSD, v_BGSD)
-    check_window("attention", window)
+    check_bool("attention", "causal", causal)
+    window = checked_window("attention", window, max(q_BHTD.shape[2], k_BGSD.shape[2]))
+    scale = checked_scale("attention", scale)
+    dropout_p = as_float("attention", "dropout_p", dropout_p)
     _check_options(q_BHTD, k_BGSD, dropout_p, cu_seqlens)
-    if window is not None:
-        window = min(window, max(q_BHTD.shape[2], k_BGSD.shape[2]))  # so that sums fit into 32 bits
     chosen = choose(
         work(q_BHTD, k_BGSD, v_BGSD, window is not None or cu_seqlens is not None, dropout_p),
         backend,
@@ -301,7 +326,7 @@ def attention(
             dropout_p=dropout_p,
             cu_seqlens=cu_seqlens,
         )
-    scale = scale_or_default(q_BHTD, scale)
+    q_BHTD, scale = positively_scaled(q_BHTD, scale)
     docs_B2T = _documents(cu_seqlens, q_BHTD.shape[0], q_BHTD.shape[2])
     if chosen == "torch":
         return _attention_torch(q_BHTD, k_BGSD, v_BGSD, docs_B2T, causal, scale, window, dropout_p)
@@ -360,16 +385,4 @@ def _check_options(
             f"attention: cu_seqlens is given with {S} keys and {T} queries; expected as many keys "
             "as queries"
         )
-    is_integer = cu_seqlens.dtype in (torch.int32, torch.int64)
-    if cu_seqlens.ndim != 1 or not is_integer or cu_seqlens.device != q_BHTD.device:
-        raise UserError(
-            f"attention: cu_seqlens is {cu_seqlens.dtype} of shape {tuple(cu_seqlens.shape)} on "
-            f"{cu_seqlens.device}; expected int32 or int64 with one dimension on {q_BHTD.device}"
-        )
-    if can_look_at(cu_seqlens):
-        lengths = cu_seqlens.diff()
-        if len(lengths) == 0 or cu_seqlens[0] != 0 or cu_seqlens[-1] != B * T or lengths.min() < 0:
-            raise UserError(
-                f"attention: cu_seqlens is {cu_seqlens.tolist()}; expected ascending numbers from "
-                f"0 to the number of tokens, {B * T}"
-            )
+    check_cu_seqlens("attention", cu_seqlens, B * T, q_BHTD.device)

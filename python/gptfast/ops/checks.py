@@ -1,11 +1,65 @@
 """Input checks that several ops share. A failed check raises UserError, which names the op."""
 
 import math
+from numbers import Integral, Real
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from gptfast.errors import UserError
+from gptfast.ops.operator import is_transformed, is_watched
+
+Reduction = Literal["mean", "sum", "none"]
+"""What a loss returns: the mean or the sum over the targets that count, or each token's loss."""
+
+
+def check_tensors(op: str, **values: object) -> None:
+    """Raise UserError unless all values are tensors."""
+    for name, value in values.items():
+        if not isinstance(value, Tensor):
+            raise UserError(
+                f"{op}: {name} is a {type(value).__name__}; expected a Tensor, for instance from "
+                f"torch.as_tensor"
+            )
+
+
+def as_float(op: str, name: str, value: object) -> float:
+    """Return a number as a float. Raise UserError for other types.
+
+    A tensor is refused, because the op would take its value and leave it without a gradient.
+    """
+    if type(value) is not float:
+        if isinstance(value, Tensor):
+            raise UserError(
+                f"{op}: {name} is a {type(value).__name__}, which would get no gradient; expected "
+                f"a float, such as {name}.item()"
+            )
+        if not isinstance(value, Real) or isinstance(value, bool):
+            raise UserError(f"{op}: {name} is {_shown(value)}; expected a number")
+        return float(value)
+    return value
+
+
+def as_int(op: str, name: str, value: object) -> int:
+    """Return a whole number as an int. Raise UserError for other types, such as 2.0."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise UserError(f"{op}: {name} is {_shown(value)}; expected an int")
+    return int(value)
+
+
+def check_bool(op: str, name: str, value: object) -> None:
+    """Raise UserError unless the value is True or False."""
+    if not isinstance(value, bool):
+        raise UserError(f"{op}: {name} is {_shown(value)}; expected True or False")
+
+
+def _shown(value: object) -> str:
+    """Return the value as Python spells it, or its type where that takes more than a line."""
+    spelled = repr(value)
+    return spelled if len(spelled) <= 40 and "\n" not in spelled else f"a {type(value).__name__}"
 
 
 def check_qkv(op: str, q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor) -> None:
@@ -35,18 +89,87 @@ def check_alike(op: str, **tensors: Tensor) -> None:
             )
 
 
-def check_window(op: str, window: int | None) -> None:
-    """Raise UserError for a window that hides a query's own key."""
-    if window is not None and window < 1:
+def checked_window(op: str, window: int | None, n_keys: int) -> int | None:
+    """Return the window, at most n_keys. Raise UserError if it hides a query's own key."""
+    if window is None:
+        return None
+    window = as_int(op, "window", window)
+    if window < 1:
         raise UserError(f"{op}: window is {window}; expected at least 1, or None for all keys")
+    return min(window, n_keys)  # so that sums in the kernels fit into 32 bits
 
 
-def check_softcap(op: str, softcap: float | None) -> None:
-    """Raise UserError unless the soft cap is None or a positive finite number."""
-    if softcap is not None and not 0 < softcap < math.inf:
+def checked_scale(op: str, scale: float | None) -> float | None:
+    """Return the scale. Raise UserError unless it is None or a finite number."""
+    if scale is None:
+        return None
+    scale = as_float(op, "scale", scale)
+    if not math.isfinite(scale):
+        raise UserError(f"{op}: scale is {scale}; expected a finite number, or None for 1/sqrt(D)")
+    return scale
+
+
+def checked_softcap(op: str, softcap: float | None) -> float | None:
+    """Return the soft cap. Raise UserError unless it is None or a positive finite number."""
+    if softcap is None:
+        return None
+    softcap = as_float(op, "softcap", softcap)
+    if not 0 < softcap < math.inf:
         raise UserError(f"{op}: softcap is {softcap}; expected more than 0, or None for no cap")
+    return softcap
+
+
+def check_cu_seqlens(op: str, cu_seqlens: Tensor, n_tokens: int, device: torch.device) -> None:
+    """Raise UserError unless cu_seqlens are boundaries of n_tokens, ascending from 0."""
+    check_tensors(op, cu_seqlens=cu_seqlens)
+    is_integer = cu_seqlens.dtype in (torch.int32, torch.int64)
+    if cu_seqlens.ndim != 1 or not is_integer or cu_seqlens.device != device:
+        raise UserError(
+            f"{op}: cu_seqlens is {cu_seqlens.dtype} of shape {tuple(cu_seqlens.shape)} on "
+            f"{cu_seqlens.device}; expected int32 or int64 with one dimension on {device}"
+        )
+    if can_look_at(cu_seqlens):
+        lengths = cu_seqlens.diff()
+        ends = None if len(lengths) == 0 else (int(cu_seqlens[0]), int(cu_seqlens[-1]))
+        if ends != (0, n_tokens) or lengths.min() < 0:
+            raise UserError(
+                f"{op}: cu_seqlens is {cu_seqlens.tolist()}; expected ascending numbers from "
+                f"0 to the number of tokens, {n_tokens}"
+            )
+
+
+def check_reduction(op: str, reduction: str) -> None:
+    """Raise UserError unless the reduction is known."""
+    if reduction not in get_args(Reduction):
+        raise UserError(f"{op}: reduction is {reduction!r}; expected 'mean', 'sum' or 'none'")
+
+
+def check_targets(
+    op: str, targets: Tensor, shape: torch.Size, device: torch.device, V: int, ignore_index: int
+) -> None:
+    """Raise UserError unless the targets are int64 of that shape, each 0 to V - 1 or ignored."""
+    check_tensors(op, targets=targets)
+    if (targets.shape, targets.device) != (shape, device):
+        raise UserError(
+            f"{op}: targets have shape {tuple(targets.shape)} on {targets.device}; "
+            f"expected {tuple(shape)} on {device}, one for each token"
+        )
+    if targets.dtype != torch.int64:
+        raise UserError(
+            f"{op}: targets are {targets.dtype}; expected torch.int64, for instance from .long()"
+        )
+    if can_look_at(targets):
+        is_outside = ((targets < 0) | (targets >= V)) & (targets != ignore_index)
+        if is_outside.any():
+            raise UserError(
+                f"{op}: a target is {targets[is_outside][0]}; expected 0 to {V - 1}, or "
+                f"{ignore_index} for an ignored token"
+            )
 
 
 def can_look_at(values: Tensor) -> bool:
-    """Return whether values can be checked without a GPU synchronization or a graph break."""
-    return values.device.type == "cpu" and not torch.compiler.is_compiling()
+    """Return whether values can be checked: on the CPU, and not while PyTorch traces or transforms.
+
+    On a GPU, a check would be a synchronization.
+    """
+    return values.device.type == "cpu" and not is_watched((values,)) and not is_transformed()

@@ -11,12 +11,18 @@ from torch import Tensor
 from gptfast.errors import UserError
 from gptfast.ops.attention import (
     attention_weights,
-    scale_or_default,
+    positively_scaled,
     weighted_sum,
     why_not_triton_heads,
     width,
 )
-from gptfast.ops.checks import can_look_at, check_qkv, check_window
+from gptfast.ops.checks import (
+    can_look_at,
+    check_qkv,
+    check_tensors,
+    checked_scale,
+    checked_window,
+)
 from gptfast.ops.dispatch import autocast, choose, without_autocast
 from gptfast.ops.operator import operator
 from gptfast.ops.rules import Work, training_and_dtype
@@ -105,7 +111,7 @@ def decode_attention(
             be from T to S. The CPU checks this; on CUDA, where a check would synchronize the GPU,
             a longer length counts as S.
         window: number of newest keys that a query sees, its own included. None means all.
-        scale: factor of the logits. None means 1/sqrt(D).
+        scale: factor of the logits, a number of any sign. None means 1/sqrt(D).
         backend: as for `attention`.
 
     Returns:
@@ -114,12 +120,12 @@ def decode_attention(
     Raises:
         UserError: the inputs don't match, or the given backend can't serve them.
     """
+    check_tensors("decode_attention", q=q_BHTD, k=k_BGSD, v=v_BGSD)
     q_BHTD, k_BGSD, v_BGSD = autocast(q_BHTD, k_BGSD, v_BGSD)
     check_qkv("decode_attention", q_BHTD, k_BGSD, v_BGSD)
-    check_window("decode_attention", window)
+    window = checked_window("decode_attention", window, k_BGSD.shape[2])
+    scale = checked_scale("decode_attention", scale)
     _check(q_BHTD, k_BGSD, v_BGSD, lengths_B)
-    if window is not None:
-        window = min(window, k_BGSD.shape[2])  # so that sums in the kernel fit into 32 bits
     chosen = choose(
         work(q_BHTD, k_BGSD, lengths_B is not None or window is not None),
         backend,
@@ -130,7 +136,7 @@ def decode_attention(
         return decode_attention_reference(
             q_BHTD, k_BGSD, v_BGSD, lengths_B, window=window, scale=scale
         )
-    scale = scale_or_default(q_BHTD, scale)
+    q_BHTD, scale = positively_scaled(q_BHTD, scale)
     if chosen == "triton":
         lengths_B = None if lengths_B is None else lengths_B.contiguous()
         out_BHTD: Tensor = _decode_attention(q_BHTD, k_BGSD, v_BGSD, lengths_B, scale, window)
@@ -185,6 +191,7 @@ def _check(
         raise UserError(f"{op}: {S} keys for {T} queries; expected at least as many keys")
     if lengths_B is None:
         return
+    check_tensors(op, lengths_B=lengths_B)
     is_integer = lengths_B.dtype in (torch.int32, torch.int64)
     if lengths_B.shape != (B,) or not is_integer or lengths_B.device != q_BHTD.device:
         raise UserError(

@@ -5,6 +5,9 @@ of its ops) and `reference` (the definition, which accepts every valid input). A
 a backend uses the default of the process: `auto`, unless `set_backend` or `use_backend` changes it.
 The default is a plain global. Unlike a context variable, it is guarded by torch.compile while
 tracing, and visible to the threads in which autograd recomputes activations.
+
+In the transforms of torch.func and in forward mode AD, `auto` takes the definition, which PyTorch
+can differentiate and vectorize in every way.
 """
 
 import functools
@@ -18,6 +21,7 @@ from typing import Concatenate, NoReturn, ParamSpec, TypeVar
 import torch
 
 from gptfast.errors import UserError
+from gptfast.ops.operator import is_transformed
 from gptfast.ops.rules import Work, fastest
 from gptfast.ops.versions import TRITON_VERSION, release
 
@@ -87,6 +91,8 @@ def choose(
     op = work.op
     if backend is None:
         backend = "reference" if _default == "torch" and op in ONLY_OURS else _default
+    if backend == "auto" and is_transformed():
+        return "reference"
     if backend == "auto":
         first, *others = preference(work, device)
         reason = why_not(first)

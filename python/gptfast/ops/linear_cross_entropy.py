@@ -4,21 +4,27 @@ Shape suffixes: M tokens (all leading dimensions flattened), C channels, V vocab
 """
 
 import math
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from gptfast.errors import UserError
-from gptfast.ops.checks import can_look_at, check_alike, check_softcap
+from gptfast.ops.checks import (
+    Reduction,
+    as_int,
+    check_alike,
+    check_reduction,
+    check_targets,
+    check_tensors,
+    checked_softcap,
+)
 from gptfast.ops.dispatch import autocast, choose, no_second_derivative, why_not_triton
 from gptfast.ops.logit_chunks import capped, in_chunks, losses, scaled
 from gptfast.ops.operator import operator
 from gptfast.ops.rules import Work, training_and_dtype
 from gptfast.ops.token_losses import token_losses
-
-Reduction = Literal["mean", "none"]
 
 # ---- 1. the definition ---------------------------------------------------------------------------
 
@@ -42,6 +48,8 @@ def linear_cross_entropy_reference(
     losses_M = losses(x_MV, x_MV.logsumexp(-1), targets_M, ignore_index)
     if reduction == "none":
         return losses_M.view(targets.shape)
+    if reduction == "sum":
+        return losses_M.sum()
     return _mean(losses_M.sum(), targets_M, ignore_index)
 
 
@@ -127,7 +135,9 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
     ctx.set_materialize_grads(False)  # no zeros for outputs that only backward reads
 
 
-def _backward(ctx: Any, dloss_sum: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, dloss_sum: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    if dloss_sum is None:
+        return (None,) * 8
     dhidden_MC, dweight_VC = _linear_cross_entropy_backward(dloss_sum, *ctx.saved_tensors)
     return (
         dhidden_MC if ctx.needs_dhidden else None,
@@ -170,27 +180,28 @@ def linear_cross_entropy(
         ignore_index: targets of this value are excluded from the loss and from the mean.
         softcap: cap of the logits: each logit x becomes softcap * tanh(x / softcap) ("Gemma 2",
             2024). None means no cap.
-        reduction: "mean" over the targets that are not ignored, or "none" for the loss of each
-            token.
+        reduction: "mean" or "sum" over the targets that are not ignored, or "none" for the loss of
+            each token.
         backend: "auto", "triton", "torch" or "reference". None means the process's default, see
             `set_backend`. On CUDA, "auto" chooses the fastest backend by measurement
             (gptfast.ops.rules); on other devices it chooses "torch", chunks of PyTorch's operators.
 
     Returns:
-        The mean as a scalar. If all targets are ignored, it is NaN with gradients of 0, as in
-        PyTorch. With reduction="none", the loss of each token, shaped like targets, 0 where the
-        target is `ignore_index`. The result is float32 (float64 for float64 inputs).
+        The mean or the sum as a scalar. If all targets are ignored, the mean is NaN with gradients
+        of 0, as in PyTorch. With reduction="none", the loss of each token, shaped like targets, 0
+        where the target is `ignore_index`. The result is float32 (float64 for float64 inputs).
 
     Raises:
         UserError: the inputs don't match, or the given backend can't serve them.
     """
-    if reduction not in get_args(Reduction):
-        raise UserError(
-            f"linear_cross_entropy: reduction is {reduction!r}; expected 'mean' or 'none'"
-        )
+    check_reduction("linear_cross_entropy", reduction)
+    op = "linear_cross_entropy"
+    check_tensors(op, hidden=hidden, weight=weight)
     hidden, weight = autocast(hidden, weight)
-    _check(hidden, weight, targets, softcap)
-    _check_values(targets, len(weight), ignore_index)
+    _check(hidden, weight)
+    softcap = checked_softcap(op, softcap)
+    ignore_index = as_int(op, "ignore_index", ignore_index)
+    check_targets(op, targets, hidden.shape[:-1], hidden.device, len(weight), ignore_index)
     chosen = choose(
         work(hidden, weight), backend, hidden.device, lambda name: why_not(name, hidden)
     )
@@ -213,7 +224,7 @@ def linear_cross_entropy(
         torch.is_grad_enabled() and x.requires_grad for x in (hidden, weight)
     )
     loss_sum, _, _ = _linear_cross_entropy(*inputs, needs_dhidden, needs_dweight, use_triton)
-    return _mean(loss_sum, targets_M, ignore_index)
+    return loss_sum if reduction == "sum" else _mean(loss_sum, targets_M, ignore_index)
 
 
 def why_not(backend: str, hidden: Tensor) -> str | None:
@@ -227,7 +238,7 @@ def work(hidden: Tensor, weight: Tensor) -> Work:
     return Work("linear_cross_entropy", training_and_dtype(hidden, weight), tokens)
 
 
-def _check(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None) -> None:
+def _check(hidden: Tensor, weight: Tensor) -> None:
     if hidden.ndim == 0 or hidden.shape[-1] == 0 or not hidden.is_floating_point():
         raise UserError(
             f"linear_cross_entropy: hidden is {hidden.dtype} of shape {tuple(hidden.shape)}; "
@@ -239,24 +250,3 @@ def _check(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | Non
             f"(vocabulary, {hidden.shape[-1]}) for hidden {tuple(hidden.shape)}"
         )
     check_alike("linear_cross_entropy", hidden=hidden, weight=weight)
-    if (targets.shape, targets.device) != (hidden.shape[:-1], hidden.device):
-        raise UserError(
-            f"linear_cross_entropy: targets have shape {tuple(targets.shape)} on {targets.device}; "
-            f"expected {tuple(hidden.shape[:-1])} on {hidden.device}, one for each token of hidden"
-        )
-    if targets.dtype != torch.int64:
-        raise UserError(
-            f"linear_cross_entropy: targets are {targets.dtype}; expected torch.int64, for "
-            "instance from .long()"
-        )
-    check_softcap("linear_cross_entropy", softcap)
-
-
-def _check_values(targets: Tensor, V: int, ignore_index: int) -> None:
-    if can_look_at(targets):
-        is_outside = ((targets < 0) | (targets >= V)) & (targets != ignore_index)
-        if is_outside.any():
-            raise UserError(
-                f"linear_cross_entropy: a target is {targets[is_outside][0]}; expected 0 to "
-                f"{V - 1}, or {ignore_index} for an ignored token"
-            )

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gptfast.errors import UserError
+from gptfast.ops.checks import as_float, check_tensors
 from gptfast.ops.dispatch import choose, no_second_derivative, why_not_triton
 from gptfast.ops.operator import operator
 from gptfast.ops.rules import Work, training_and_dtype
@@ -137,7 +138,9 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
     ctx.set_materialize_grads(False)  # no zeros for the mean and rstd
 
 
-def _backward(ctx: Any, dout: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, dout: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    if dout is None:
+        return (None,) * 6
     has_weight, has_bias = (dtype is not None for dtype in ctx.dtypes[1:])
     dx, sums_NC = _norm_backward(dout, *ctx.saved_tensors, has_bias, ctx.centered)
     dweight_C = sums_NC[0] if has_weight else None
@@ -222,6 +225,9 @@ def _pick(
     backend: str | None,
 ) -> Tensor:
     _check(op, x, weight, bias)
+    eps = as_float(op, "eps", eps)
+    if not 0 <= eps < math.inf:
+        raise UserError(f"{op}: eps is {eps}; expected 0 or more, such as 1e-5")
     chosen = choose(work(op, x, weight, bias), backend, x.device, lambda name: why_not(name, x))
     centered = op == "layer_norm"
     out_dtype = torch.float32 if _autocasts(x) else x.dtype
@@ -265,6 +271,7 @@ def _autocasts(x: Tensor) -> bool:
 
 
 def _check(op: str, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
+    check_tensors(op, x=x)
     if x.ndim == 0 or x.shape[-1] == 0 or not x.is_floating_point():
         raise UserError(
             f"{op}: x is {x.dtype} of shape {tuple(x.shape)}; expected a floating dtype and "
@@ -273,8 +280,11 @@ def _check(op: str, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> No
     for name, parameter in (("weight", weight), ("bias", bias)):
         if parameter is None:
             continue
+        check_tensors(op, **{name: parameter})
         if parameter.shape != x.shape[-1:] or parameter.device != x.device:
             raise UserError(
                 f"{op}: {name} has shape {tuple(parameter.shape)} on {parameter.device}; "
                 f"expected {tuple(x.shape[-1:])} on {x.device}, the last dimension of x"
             )
+        if not parameter.is_floating_point():
+            raise UserError(f"{op}: {name} is {parameter.dtype}; expected a floating dtype")

@@ -5,6 +5,9 @@ shapes of its results, and autograd knows its gradient. On the host, however, a 
 gradient then takes several times as long as launching the kernels. An ordinary call therefore takes
 a fast path: an autograd.Function with the same forward and the same gradient. The fast path does
 not convert its arguments; torch.library would convert an int passed for a float parameter.
+
+torch.func has no rule for an operator's gradient, and its forward mode would silently return zeros.
+`choose` in dispatch.py therefore takes the definitions there, and a call of an operator is refused.
 """
 
 from __future__ import annotations
@@ -14,7 +17,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType, is_legacy_batchedtensor
+from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
+from torch.autograd import forward_ad
 from torch.nn import Parameter
+
+from gptfast.errors import UserError
 
 
 class Operator:
@@ -28,11 +36,40 @@ class Operator:
         self.name = name
         self.function = function
         self.registered = torch.library.custom_op(f"gptfast::{name}", function, mutates_args=())
+        self.registered.register_vmap(self._one_by_one)
         self._short: Callable[..., Any] = function
 
     def __call__(self, *inputs: Any) -> Any:
-        """Call the function, through the registered operator if a tracer or mode must see it."""
-        return (self.registered if _is_watched(inputs) else self._short)(*inputs)
+        """Call the function, through the registered operator if a tracer or mode must see it.
+
+        Raises UserError where torch.func or forward mode AD would differentiate it.
+        """
+        if is_transformed():
+            levels = retrieve_all_functorch_interpreters()
+            if forward_ad._current_level >= 0 or any(
+                level.key() != TransformType.Vmap for level in levels
+            ):
+                raise UserError(
+                    f"{self.name}: this backend has no rule for torch.func and forward mode AD; "
+                    f"use backend='reference' there"
+                )
+            return self.registered(*inputs)
+        return (self.registered if is_watched(inputs) else self._short)(*inputs)
+
+    def _one_by_one(self, info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> Any:
+        """Compute vmap, as torch.library.register_vmap takes it: a call for each batch entry."""
+        results = [
+            self.registered(
+                *(
+                    x if dim is None else x.select(dim, i)
+                    for x, dim in zip(inputs, in_dims, strict=True)
+                )
+            )
+            for i in range(info.batch_size)
+        ]
+        if isinstance(results[0], Tensor):
+            return torch.stack(results), 0
+        return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(results[0])
 
     def register_fake(self, fake: Callable[..., Any]) -> None:
         """Register a function that computes only the shapes and dtypes of the results."""
@@ -63,15 +100,24 @@ def operator(name: str) -> Callable[[Callable[..., Any]], Operator]:
     return lambda function: Operator(name, function)
 
 
-def _is_watched(inputs: tuple[Any, ...]) -> bool:
+def is_transformed() -> bool:
+    """Return whether this runs in a transform of torch.func, such as vmap, or forward mode AD."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def is_watched(inputs: tuple[Any, ...]) -> bool:
     """Return whether a call is traced, inside a dispatch mode, or has tensor subclasses.
 
     Examples: torch.compile traces; FakeTensorMode, FlopCounterMode and selective checkpointing are
-    modes; DTensor is a subclass.
+    modes; DTensor is a subclass. autograd.grad(is_grads_batched=True) hides a batch in a tensor.
     """
     return (
         torch.compiler.is_compiling()
         or torch._C._get_tracing_state() is not None
         or torch._C._len_torch_dispatch_stack() > 0
-        or any(isinstance(x, Tensor) and type(x) not in (Tensor, Parameter) for x in inputs)
+        or any(
+            isinstance(x, Tensor)
+            and (type(x) not in (Tensor, Parameter) or is_legacy_batchedtensor(x))
+            for x in inputs
+        )
     )

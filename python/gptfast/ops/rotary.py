@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gptfast.errors import UserError
-from gptfast.ops.checks import check_alike
+from gptfast.ops.checks import check_alike, check_tensors
 from gptfast.ops.dispatch import choose, why_not_triton
 from gptfast.ops.operator import operator
 from gptfast.ops.rules import Work, training_and_dtype
@@ -173,6 +173,7 @@ def work(q_BHTD: Tensor, k_BGTD: Tensor) -> Work:
 
 
 def _check(q_BHTD: Tensor, k_BGTD: Tensor, cos: Tensor, sin: Tensor) -> None:
+    check_tensors("rotary", q=q_BHTD, k=k_BGTD, cos=cos, sin=sin)
     shapes = f"q {tuple(q_BHTD.shape)}, k {tuple(k_BGTD.shape)}"
     if not q_BHTD.ndim == k_BGTD.ndim == 4 or 0 in (*q_BHTD.shape, *k_BGTD.shape):
         raise UserError(f"rotary: {shapes}; expected non-empty (batch, heads, time, head width)")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 from gptfast.errors import UserError
 
@@ -21,8 +23,9 @@ class SamplingConfig:
     """Draw from tokens at least this many times as likely as the likeliest."""
 
     def __post_init__(self) -> None:
-        if not self.temperature >= 0:
-            raise UserError(f"temperature is {self.temperature}: expected 0 or more")
+        _check_type("temperature", self.temperature, Real)
+        if not 0 <= self.temperature < math.inf:
+            raise UserError(f"temperature is {self.temperature}: expected 0 or more, and finite")
         if self.top_k is not None:
             check_top_k(self.top_k)
         if self.top_p is not None:
@@ -32,18 +35,27 @@ class SamplingConfig:
 
 
 def check_top_k(k: int) -> None:
-    """Raise UserError unless k >= 1."""
+    """Raise UserError unless k is a whole number of at least 1."""
+    _check_type("top_k", k, Integral)
     if k < 1:
         raise UserError(f"top_k is {k}: expected at least 1")
 
 
 def check_top_p(p: float) -> None:
     """Raise UserError unless 0 < p <= 1."""
+    _check_type("top_p", p, Real)
     if not 0.0 < p <= 1.0:
         raise UserError(f"top_p is {p}: expected 0 < top_p <= 1")
 
 
 def check_min_p(p: float) -> None:
     """Raise UserError unless 0 <= p <= 1."""
+    _check_type("min_p", p, Real)
     if not 0.0 <= p <= 1.0:
         raise UserError(f"min_p is {p}: expected 0 <= min_p <= 1")
+
+
+def _check_type(name: str, value: object, kind: type) -> None:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        expected = "a whole number" if kind is Integral else "a number"
+        raise UserError(f"{name} is {value!r}: expected {expected}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from operator import index
 
 import torch
 from torch import Tensor
@@ -26,8 +27,11 @@ def filter_logits(logits: Tensor, sampling: SamplingConfig) -> Tensor:
 
 
 def sample_token(logits_BV: Tensor, sampling: SamplingConfig, generator: torch.Generator) -> Tensor:
-    """Draw one id per row; return int64 (B, 1)."""
-    if sampling.temperature == 0:
+    """Draw one id per row; return int64 (B, 1).
+
+    A temperature that float32 rounds to 0 is 0: the likeliest id.
+    """
+    if sampling.temperature < torch.finfo(torch.float32).tiny:
         return logits_BV.argmax(dim=-1, keepdim=True)
     # Shift the largest logit to 0, so that dividing by a tiny temperature can't overflow.
     logits_BV = logits_BV.float() - logits_BV.float().amax(dim=-1, keepdim=True)
@@ -53,14 +57,23 @@ def generate(
 
     The model sees the last block_size tokens. When the context of a GPT is full, it forgets the
     older half, which makes room in its cache; the other models forget one token at a time. Raises
-    UserError for an empty prompt.
+    UserError for an empty prompt, for ids that the model lacks, and if weights or logits are not
+    finite.
     """
-    if not prompt:
+    try:
+        seen = [index(token) for token in prompt]
+    except TypeError as error:
+        raise UserError(
+            f"the prompt is a {type(prompt).__name__} ({error}): expected token ids, for instance "
+            f"from tokenizer.encode_ordinary(text)"
+        ) from error
+    if not seen:
         raise UserError("the prompt is empty: expected at least one token to continue")
+    check_weights(model)
     block_size = model.config.block_size
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
-    seen = list(prompt)[-block_size:]
+    seen = seen[-block_size:]
     cache = model.new_cache(batch_size=1)
     new = seen
     for _ in range(max_new_tokens):
@@ -68,12 +81,35 @@ def generate(
             seen = seen[-max(1, block_size // 2) :]
             cache, new = model.new_cache(batch_size=1), seen
         logits_BV = model.next_token_logits(torch.tensor([new], device=device), cache)
-        token = int(sample_token(logits_BV[:, :n_vocab], sampling, generator))
+        logits_BV = logits_BV[:, :n_vocab]
+        if not logits_BV.amax().isfinite():  # a NaN is the largest of all
+            raise UserError(
+                f"the model can't continue the text: its logits are NaN or infinite, though its "
+                f"weights are finite; {logits_BV.dtype} may be too narrow, try model.float()"
+            )
+        token = int(sample_token(logits_BV, sampling, generator))
         if token == stop_token:
             return
         yield token
         seen = [*seen, token][-block_size:]
         new = seen if cache is None else [token]
+
+
+@torch.no_grad()
+def check_weights(model: LanguageModel) -> None:
+    """Raise UserError if a weight is NaN or infinite, which PyTorch's attention may hide.
+
+    This reads every weight once, as the model does for every token.
+    """
+    sums = torch.stack([p.sum(dtype=torch.float32) for p in model.parameters()])
+    if sums.isfinite().all():
+        return
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise UserError(
+                f"the model's weights are damaged: {name} holds NaN or infinity; take those of "
+                f"another step or run"
+            )
 
 
 def stream_text(ids: Iterable[int], tokenizer: Tokenizer) -> Iterator[str]:
@@ -95,7 +131,11 @@ def default_prompt(tokenizer: Tokenizer) -> list[int]:
 
 
 def write_sample(model: LanguageModel, tokenizer: Tokenizer, max_new_tokens: int, seed: int) -> str:
-    """Return a sample without a prompt, drawn with the default SamplingConfig."""
+    """Return a sample without a prompt, drawn with the default SamplingConfig.
+
+    If the model can't write, for instance because its weights are NaN, return the reason: a sample
+    must not end a training run.
+    """
     ids = generate(
         model,
         default_prompt(tokenizer),
@@ -105,7 +145,10 @@ def write_sample(model: LanguageModel, tokenizer: Tokenizer, max_new_tokens: int
         stop_token=tokenizer.eot_token,
         n_vocab=tokenizer.n_vocab,
     )
-    return "".join(stream_text(ids, tokenizer))
+    try:
+        return "".join(stream_text(ids, tokenizer))
+    except UserError as error:
+        return f"(no sample: {error})"
 
 
 # ---- filters -------------------------------------------------------------------------------------
@@ -130,6 +173,7 @@ def top_p_filter(logits: Tensor, p: float) -> Tensor:
     Raises UserError unless 0 < p <= 1.
     """
     check_top_p(p)
+    p = max(p, torch.finfo(torch.float32).tiny)
     sorted_logits, order = logits.sort(dim=-1, descending=True, stable=True)
     probabilities = sorted_logits.softmax(dim=-1)
     # A token is outside if the tokens before it already reach p. So the first is always inside.
