@@ -16,14 +16,15 @@ from gptfast.tokenizer.formats import read_tokenizer_json, tokenizer_json_path
 if TYPE_CHECKING:
     from gptfast.tokenizer.bpe import BPETokenizer
     from gptfast.tokenizer.char import CharTokenizer
+    from gptfast.tokenizer.published import get_encoding
 
-__all__ = ["BPETokenizer", "CharTokenizer", "Tokenizer", "load_tokenizer"]
+__all__ = ["BPETokenizer", "CharTokenizer", "Tokenizer", "get_encoding", "load_tokenizer"]
 
-_MODULES = {"BPETokenizer": "bpe", "CharTokenizer": "char"}
+_MODULES = {"BPETokenizer": "bpe", "CharTokenizer": "char", "get_encoding": "published"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import a tokenizer's class when it is first used."""
+    """Import what is not always needed when it is first used."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

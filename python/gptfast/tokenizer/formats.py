@@ -138,6 +138,16 @@ def _from_alphabet(token: str) -> bytes:
         ) from None
 
 
+def spelling_of(token: bytes) -> str:
+    """Return a token as a byte-level `tokenizer.json` spells it, such as `Ġthe` for ` the`."""
+    return _to_alphabet(token)
+
+
+def token_spelled(spelling: str) -> bytes | None:
+    """Return the token that has this spelling; None if a character stands for no byte."""
+    return _from_alphabet(spelling) if set(spelling) <= _CHAR_TO_BYTE.keys() else None
+
+
 def bpe_to_json(
     ranks: dict[bytes, int],
     merges: Sequence[tuple[bytes, bytes]],
@@ -178,10 +188,11 @@ def bpe_to_json(
 def check_spelling(special_tokens: Iterable[str], is_token: Callable[[bytes], bool]) -> None:
     """Raise UserError if a special and an ordinary token have the same spelling in the file."""
     for name in special_tokens:
-        if set(name) <= _CHAR_TO_BYTE.keys() and is_token(_from_alphabet(name)):
+        token = token_spelled(name)
+        if token is not None and is_token(token):
             raise UserError(
-                f"the special token {name!r} and the token {_from_alphabet(name)!r} have the same "
-                f"spelling in tokenizer.json: choose another name"
+                f"the special token {name!r} and the token {token!r} have the same spelling in "
+                f"tokenizer.json: choose another name"
             )
 
 
