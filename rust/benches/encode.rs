@@ -56,7 +56,7 @@ fn learn(text: &str) -> Vec<Pair> {
         .add_text(&context, &Pattern::Gpt2, text.as_bytes())
         .unwrap();
     let bytes = std::array::from_fn(|i| i as u8);
-    train(&context, counts, &bytes, N_MERGES, 1, |_| true).unwrap()
+    train(&context, counts, &bytes, N_MERGES, 1, &[], |_| true).unwrap()
 }
 
 fn vocab_of(merges: &[Pair]) -> Vocab {

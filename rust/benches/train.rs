@@ -22,7 +22,16 @@ fn count(text: &str) -> PieceCounts {
 
 fn learn(counts: PieceCounts, n_merges: usize) -> Vec<Pair> {
     let bytes = std::array::from_fn(|i| i as u8);
-    train(&Context::default(), counts, &bytes, n_merges, 1, |_| true).unwrap()
+    train(
+        &Context::default(),
+        counts,
+        &bytes,
+        n_merges,
+        1,
+        &[],
+        |_| true,
+    )
+    .unwrap()
 }
 
 fn training(criterion: &mut Criterion) {
@@ -52,7 +61,7 @@ fn assert_equals_naive(text: &str) {
     };
     Pattern::Gpt2.split(text, collect).unwrap();
     let pieces: Vec<&[u8]> = pieces.iter().map(Vec::as_slice).collect();
-    assert_eq!(learn(count(text), 64), naive::train(&pieces, 64, 1));
+    assert_eq!(learn(count(text), 64), naive::train(&pieces, 64, 1, &[]));
 }
 
 fn main() {

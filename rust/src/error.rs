@@ -20,6 +20,8 @@ pub enum Error {
         /// One more than the largest id of the vocabulary.
         n_vocab: usize,
     },
+    /// A text is of another type than expected.
+    Kind(String),
     /// The input has more bytes than a 32-bit position can address.
     TooLong(String),
     /// The system has no memory or thread left.
@@ -32,6 +34,20 @@ pub enum Error {
     Interrupted,
     /// The code panicked, which is a bug in this crate.
     Bug(String),
+}
+
+impl Error {
+    /// Say in the message that the error is about `texts[index]`.
+    pub fn in_text(self, index: usize) -> Self {
+        let at = |message| format!("texts[{index}]: {message}");
+        match self {
+            Error::Pattern(message) => Error::Pattern(at(message)),
+            Error::Kind(message) => Error::Kind(format!("texts[{index}] {message}")),
+            Error::TooLong(message) => Error::TooLong(at(message)),
+            Error::Memory(message) => Error::Memory(at(message)),
+            other => other,
+        }
+    }
 }
 
 /// Call `work`, and turn a panic in it, or in a thread that it joins, into an [`Error::Bug`].
@@ -57,6 +73,7 @@ impl fmt::Display for Error {
         match self {
             Error::Pattern(message)
             | Error::Vocabulary(message)
+            | Error::Kind(message)
             | Error::TooLong(message)
             | Error::Memory(message)
             | Error::Disk(message)

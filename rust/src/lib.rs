@@ -19,7 +19,7 @@
 //!
 //! // Merge twice, beginning with the 256 single bytes: l + o, then lo + w.
 //! let bytes = std::array::from_fn(|i| i as u8);
-//! let merges = train(&context, counts, &bytes, 2, 1, |_| true)?;
+//! let merges = train(&context, counts, &bytes, 2, 1, &[], |_| true)?;
 //! assert_eq!(merges, [(108, 111), (256, 119)]);
 //!
 //! let vocab = Vocab::from_merges(&context, &bytes, &merges, &["<|endoftext|>".into()])?;

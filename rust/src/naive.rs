@@ -9,15 +9,22 @@ use std::collections::HashMap;
 use crate::vocab::Pair;
 
 /// Learn at most `n_merges` merges from pre-tokens: merge the most frequent pair everywhere, again and
-/// again, until no pair occurs at least `min_frequency` times. A tie goes to the smallest pair.
+/// again, until no pair occurs at least `min_frequency` times. A tie goes to the smallest pair. A pair
+/// that would make one of the tokens `forbidden` is never merged.
 ///
 /// ```
 /// // "ab" occurs three times, then "ab" + "a" twice.
-/// let merges = gptfast_rust::naive::train(&[b"aba", b"aba", b"ab"], 10, 2);
+/// let merges = gptfast_rust::naive::train(&[b"aba", b"aba", b"ab"], 10, 2, &[]);
 /// assert_eq!(merges, [(97, 98), (256, 97)]);
 /// ```
-pub fn train(pieces: &[&[u8]], n_merges: usize, min_frequency: u64) -> Vec<Pair> {
+pub fn train(
+    pieces: &[&[u8]],
+    n_merges: usize,
+    min_frequency: u64,
+    forbidden: &[Vec<u8>],
+) -> Vec<Pair> {
     let mut words: Vec<Vec<u32>> = pieces.iter().map(|piece| bytes_of(piece)).collect();
+    let mut tokens: Vec<Vec<u8>> = (0..=255).map(|byte| vec![byte]).collect();
     let mut merges = Vec::new();
     while merges.len() < n_merges {
         let mut counts: HashMap<Pair, u64> = HashMap::new();
@@ -26,6 +33,9 @@ pub fn train(pieces: &[&[u8]], n_merges: usize, min_frequency: u64) -> Vec<Pair>
                 *counts.entry((two[0], two[1])).or_default() += 1;
             }
         }
+        let bytes_of_pair =
+            |pair: &Pair| [&tokens[pair.0 as usize][..], &tokens[pair.1 as usize]].concat();
+        counts.retain(|pair, _| !forbidden.contains(&bytes_of_pair(pair)));
         let highest = counts.values().copied().max().unwrap_or(0);
         let most_frequent = counts
             .iter()
@@ -37,6 +47,7 @@ pub fn train(pieces: &[&[u8]], n_merges: usize, min_frequency: u64) -> Vec<Pair>
         for word in &mut words {
             *word = merge(word, pair, new_id);
         }
+        tokens.push(bytes_of_pair(&pair));
         merges.push(pair);
     }
     merges

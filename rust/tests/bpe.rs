@@ -52,7 +52,8 @@ const BYTES: [u8; 256] = {
 fn counts_of(pattern: &Pattern, texts: &[&str], n_threads: usize) -> PieceCounts {
     let context = Context::new(n_threads);
     let mut partial = vec![PieceCounts::default(); n_threads];
-    count_texts(&context, &mut partial, pattern, texts).unwrap();
+    let numbered: Vec<_> = texts.iter().enumerate().collect();
+    count_texts(&context, &mut partial, pattern, &numbered).unwrap();
     let mut counts = PieceCounts::default();
     for some in partial {
         counts.append(&context, some).unwrap();
@@ -61,7 +62,7 @@ fn counts_of(pattern: &Pattern, texts: &[&str], n_threads: usize) -> PieceCounts
 }
 
 fn train_on(counts: PieceCounts, n_merges: usize, min_frequency: u64) -> Vec<Pair> {
-    train_with(1, counts, n_merges, min_frequency)
+    train_with(1, counts, n_merges, min_frequency, &[])
 }
 
 fn train_with(
@@ -69,9 +70,19 @@ fn train_with(
     counts: PieceCounts,
     n_merges: usize,
     min_frequency: u64,
+    forbidden: &[Vec<u8>],
 ) -> Vec<Pair> {
     let context = Context::new(n_threads);
-    train(&context, counts, &BYTES, n_merges, min_frequency, |_| true).unwrap()
+    train(
+        &context,
+        counts,
+        &BYTES,
+        n_merges,
+        min_frequency,
+        forbidden,
+        |_| true,
+    )
+    .unwrap()
 }
 
 /// Texts of few letters, so that pairs repeat, overlap and tie.
@@ -107,6 +118,7 @@ proptest! {
         pattern in pattern_name(),
         n_merges in 0..60usize,
         min_frequency in 1..4u64,
+        forbidden in prop::collection::vec("[ab]{2,4}".prop_map(String::into_bytes), 0..3),
     ) {
         let pattern = Pattern::new(pattern).unwrap();
         let texts: Vec<&str> = learn_from.iter().map(String::as_str).collect();
@@ -114,10 +126,12 @@ proptest! {
         for text in &texts {
             pattern.split(text, |piece| { pieces.push(piece.as_bytes()); Ok(()) }).unwrap();
         }
-        let merges = train_on(counts_of(&pattern, &texts, 1), n_merges, min_frequency);
-        let on_three = train_with(3, counts_of(&pattern, &texts, 3), n_merges, min_frequency);
+        let [merges, on_three] = [1, 3].map(|n| {
+            let counts = counts_of(&pattern, &texts, n);
+            train_with(n, counts, n_merges, min_frequency, &forbidden)
+        });
         prop_assert_eq!(&merges, &on_three);
-        prop_assert_eq!(&merges, &naive::train(&pieces, n_merges, min_frequency));
+        prop_assert_eq!(&merges, &naive::train(&pieces, n_merges, min_frequency, &forbidden));
 
         let vocab = from_merges(&merges, &[]).unwrap();
         let tokenizer = Tokenizer::new(vocab.clone(), pattern.clone());
@@ -290,9 +304,17 @@ fn stopped() -> Context {
 #[test]
 fn training_can_be_interrupted() {
     let counts = counts_of(&Pattern::None, &["ab"], 1);
-    let by_callback = train(&Context::default(), counts.clone(), &BYTES, 1, 1, |_| false);
+    let by_callback = train(
+        &Context::default(),
+        counts.clone(),
+        &BYTES,
+        1,
+        1,
+        &[],
+        |_| false,
+    );
     assert_eq!(by_callback, Err(Error::Interrupted));
-    let by_context = train(&stopped(), counts, &BYTES, 1, 1, |_| true);
+    let by_context = train(&stopped(), counts, &BYTES, 1, 1, &[], |_| true);
     assert_eq!(by_context, Err(Error::Interrupted));
 }
 

@@ -133,7 +133,7 @@ def test_published_ranks_are_known_by_what_they_are(pattern: str, tmp_path: Path
     ]
     other = tmp_path / "other"
     other.write_bytes(b"\n".join(swapped) + b"\n" + b"".join(rest))
-    with pytest.raises(UserError, match="does not have the ranks of GPT-2, cl100k or o200k"):
+    with pytest.raises(UserError, match="does not have the ranks of GPT-2, p50k, cl100k or o200k"):
         open_tokenizer(other)
     opened = open_tokenizer(other, pattern)
     assert opened.special_tokens == {"<|endoftext|>": len(rest) + 2}

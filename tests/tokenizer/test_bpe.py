@@ -263,7 +263,7 @@ def test_fingerprints_tell_tokenizers_apart() -> None:
 def test_a_rank_file_of_ours_gets_the_next_id_for_its_end_of_text(tmp_path: Path) -> None:
     tokenizer = BPETokenizer.train(SAMPLE, 300)
     tokenizer.to_tiktoken(tmp_path / "ranks")
-    copy = BPETokenizer.from_tiktoken(tmp_path / "ranks")
+    copy = BPETokenizer.from_tiktoken(tmp_path / "ranks", "gpt2")
     assert copy.special_tokens == {"<|endoftext|>": tokenizer.n_vocab - 1}
     assert copy.fingerprint == tokenizer.fingerprint
 
@@ -273,11 +273,11 @@ def test_tiktoken_rank_file_round_trip(tmp_path: Path, tokenizer: BPETokenizer) 
     tokenizer.to_tiktoken(path)
     # "YWI=" is "ab" in base64, "AA==" the byte 0.
     assert path.read_text().splitlines()[0] == "AA== 0"
-    copy = BPETokenizer.from_tiktoken(path, special_tokens=tokenizer.special_tokens)
+    copy = BPETokenizer.from_tiktoken(path, "gpt2", tokenizer.special_tokens)
     assert copy.fingerprint == tokenizer.fingerprint
 
 
-@pytest.mark.parametrize("line", ["YWI=", "YWI= 256 1", "Y*I= 256", "YWI= x", "AA== 256", ""])
+@pytest.mark.parametrize("line", ["YWI=", "YWI= 256 1", "Y*I= 256", "YWI= x", "AA== 256"])
 def test_bad_rank_file(tmp_path: Path, tokenizer: BPETokenizer, line: str) -> None:
     path = tmp_path / "ranks.tiktoken"
     BPETokenizer(BYTES).to_tiktoken(path)

@@ -26,21 +26,29 @@ def merges_as_bytes(merges: list[tuple[int, int]]) -> list[tuple[bytes, bytes]]:
     st.integers(0, 40),
     st.integers(1, 3),
     st.sampled_from(["gpt2", "none", r"\s*\w"]),
+    st.lists(st.sampled_from(["ab", "aba", "b a", "Ġa", "aĠb"]), max_size=2, unique=True),
 )
 def test_training_and_encoding_equal_the_reference(
-    texts: list[str], other_texts: list[str], n_merges: int, min_frequency: int, pattern: str
+    texts: list[str],
+    other_texts: list[str],
+    n_merges: int,
+    min_frequency: int,
+    pattern: str,
+    special_tokens: list[str],
 ) -> None:
-    tokenizer = BPETokenizer.train(
-        texts, 256 + n_merges, pattern, special_tokens=(), min_frequency=min_frequency
-    )
+    vocab_size = 256 + n_merges + len(special_tokens)
+    tokenizer = BPETokenizer.train(texts, vocab_size, pattern, special_tokens, min_frequency)
 
     def pieces(text: str) -> list[bytes]:
         return [piece.encode() for piece in tokenizer.pretokenize(text)]
 
     all_pieces = [piece for text in texts for piece in pieces(text)]
-    merges = bpe_reference.train(all_pieces, n_merges, min_frequency)
+    # The names as text, and as tokenizer.json spells tokens.
+    forbidden = [name.replace("Ġ", " ").encode() for name in special_tokens]
+    forbidden += [name.encode() for name in special_tokens]
+    merges = bpe_reference.train(all_pieces, n_merges, min_frequency, forbidden)
     assert tokenizer.merges == merges_as_bytes(merges)
-    assert tokenizer.n_vocab == 256 + len(merges)
+    assert tokenizer.n_vocab == 256 + len(merges) + len(special_tokens)
     for text in texts + other_texts:
         ids = [i for piece in pieces(text) for i in bpe_reference.encode(piece, merges)]
         assert tokenizer.encode_ordinary(text) == ids

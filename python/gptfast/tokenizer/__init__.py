@@ -11,19 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 from gptfast.errors import UserError
 from gptfast.tokenizer.base import Tokenizer
+from gptfast.tokenizer.foreign import what_json_is
 from gptfast.tokenizer.formats import read_tokenizer_json, tokenizer_json_path
 
 if TYPE_CHECKING:
     from gptfast.tokenizer.bpe import BPETokenizer
     from gptfast.tokenizer.char import CharTokenizer
+    from gptfast.tokenizer.published import get_encoding
 
-__all__ = ["BPETokenizer", "CharTokenizer", "Tokenizer", "load_tokenizer"]
+__all__ = ["BPETokenizer", "CharTokenizer", "Tokenizer", "get_encoding", "load_tokenizer"]
 
-_MODULES = {"BPETokenizer": "bpe", "CharTokenizer": "char"}
+_MODULES = {"BPETokenizer": "bpe", "CharTokenizer": "char", "get_encoding": "published"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import a tokenizer's class when it is first used."""
+    """Import what is not always needed when it is first used."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
@@ -37,7 +39,7 @@ def load_tokenizer(folder_or_file: str | Path) -> Tokenizer:
     Raises MissingFileError if there is no such file, UserError if it can't be used.
     """
     path = tokenizer_json_path(folder_or_file)
-    match read_tokenizer_json(path):
+    match data := read_tokenizer_json(path):
         case {"model": {"type": "BPE"}}:
             from gptfast.tokenizer.bpe import BPETokenizer
 
@@ -46,5 +48,7 @@ def load_tokenizer(folder_or_file: str | Path) -> Tokenizer:
             from gptfast.tokenizer.char import CharTokenizer
 
             return CharTokenizer.load(path)
-        case _:
+        case {"model": _}:
             raise UserError(f"{path}: expected a model.type that is 'BPE' or 'WordLevel'")
+        case _:
+            raise UserError(f"{path} is {what_json_is(data)}")

@@ -6,23 +6,29 @@ import codecs
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Sequence, Set
-from functools import cached_property
+from collections.abc import Callable, Collection, Iterable, Sequence, Set
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from gptfast.errors import UserError
 from gptfast.system.files import make_folder, write_text_atomically
-from gptfast.tokenizer.checks import as_path, check_codec_errors
+from gptfast.tokenizer.checks import as_path, check_codec_errors, check_kind, check_texts
 from gptfast.tokenizer.formats import read_tokenizer_json, tokenizer_json_path
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+V = TypeVar("V")
+R = TypeVar("R")
+
 IdArray: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
+
+AllowedSpecial: TypeAlias = Collection[str] | Literal["all"]
+"""The names of special tokens that may be found in text, or "all"."""
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -81,40 +87,111 @@ class Tokenizer(ABC):
         """The id of `<|endoftext|>`; None if there is no such token."""
         return self.special_tokens.get(END_OF_TEXT)
 
-    def encode(
-        self, text: str, allowed_special: Collection[str] | Literal["all"] = frozenset()
-    ) -> list[int]:
+    def encode(self, text: str, allowed_special: AllowedSpecial = frozenset()) -> list[int]:
         """Return the ids of `text`, with the allowed special tokens as single ids.
 
         Where two of them begin at the same character, the longer one is taken. Special tokens that
         aren't allowed are encoded as ordinary text. Raises UserError for an unknown name.
         """
+        allowed = self._allowed(allowed_special)
+        return self.encode_ordinary(text) if allowed == set() else self._encode_with(text, allowed)
+
+    def _allowed(self, allowed_special: AllowedSpecial) -> set[str] | None:
+        """Return the names that are allowed; None for all. Raises UserError for an unknown one."""
         if isinstance(allowed_special, str) and allowed_special == "all":
-            return self._encode_with(text, None)
+            return None
         names = allowed_special if isinstance(allowed_special, (Set, list, tuple)) else [None]
         if not names:
-            return self.encode_ordinary(text)
+            return set()
         special_tokens = self.special_tokens
         if not all(isinstance(name, str) and name in special_tokens for name in names):
             raise UserError(
                 f"allowed_special is {allowed_special!r}: expected 'all' or a set of some of "
                 f"{sorted(special_tokens)}"
             )
-        return self._encode_with(text, set(allowed_special))
+        return set(allowed_special)
 
     @abstractmethod
     def _encode_with(self, text: str, allowed: set[str] | None) -> list[int]:
         """Encode with the allowed special tokens, which exist; None for all of them."""
 
-    def decode(self, ids: Sequence[int] | npt.NDArray[Any], errors: str = "replace") -> str:
+    def encode_batch(
+        self,
+        texts: Sequence[str],
+        n_threads: int | None = None,
+        *,
+        allowed_special: AllowedSpecial = frozenset(),
+    ) -> list[list[int]]:
+        """Return `encode` of each text.
+
+        n_threads: how many may be used; None for one per core. A UserError names the text, such as
+        `texts[1]`, that can't be encoded.
+        """
+        check_texts(texts)
+        self._allowed(allowed_special)
+        return self._each("texts", texts, lambda text: self.encode(text, allowed_special))
+
+    def encode_batch_to_numpy(
+        self, texts: Sequence[str], n_threads: int | None = None
+    ) -> list[IdArray]:
+        """Return `encode_to_numpy` of each text, as `encode_batch` does."""
+        check_texts(texts)
+        return self._each("texts", texts, self.encode_to_numpy)
+
+    @staticmethod
+    def _each(name: str, values: Iterable[V], work: Callable[[V], R]) -> list[R]:
+        """Return `work` of each value. A UserError names the value, such as `texts[1]`."""
+        results: list[R] = []
+        try:
+            results.extend(map(work, values))
+        except UserError as error:
+            raise UserError(f"{name}[{len(results)}]: {error}") from None
+        except UnicodeDecodeError as error:
+            error.reason += f" in {name}[{len(results)}]"
+            raise
+        return results
+
+    def count(self, text: str) -> int:
+        """Return `len(encode_ordinary(text))` without making the list."""
+        return len(self.encode_to_numpy(text))
+
+    def decode(
+        self,
+        ids: Sequence[int] | npt.NDArray[Any],
+        errors: str = "replace",
+        *,
+        skip_special_tokens: bool = False,
+    ) -> str:
         """Return the text of `ids`. Their bytes may be invalid UTF-8; `errors` as in bytes.decode.
+
+        skip_special_tokens: leave the special tokens out of the text.
 
         Raises UserError for an unknown id, and UnicodeDecodeError with `errors="strict"`.
         """
-        data = self.decode_bytes(ids)
+        data = self._decode_ordinary(ids) if skip_special_tokens else self.decode_bytes(ids)
         if errors != "replace":
             check_codec_errors(errors)
         return data.decode("utf-8", errors=errors)
+
+    def _decode_ordinary(self, ids: Sequence[int] | npt.NDArray[Any]) -> bytes:
+        all_ids, special = id_list(ids), set(self.special_tokens.values())
+        try:
+            return self.decode_bytes([token_id for token_id in all_ids if token_id not in special])
+        except UserError:
+            return self.decode_bytes(all_ids)  # raises with the position among all ids
+
+    def decode_batch(
+        self,
+        batch: Iterable[Sequence[int] | npt.NDArray[Any]],
+        errors: str = "replace",
+        *,
+        skip_special_tokens: bool = False,
+    ) -> list[str]:
+        """Return `decode` of each sequence of ids. An error names the one, such as `batch[1]`."""
+        check_kind("batch", batch, Iterable, "a list of lists of ids")
+        check_codec_errors(errors)
+        decode = partial(self.decode, errors=errors, skip_special_tokens=skip_special_tokens)
+        return self._each("batch", batch, decode)
 
     def stream_decoder(self) -> StreamDecoder:
         """Return a decoder that takes ids one by one and returns text at character boundaries."""
@@ -123,6 +200,34 @@ class Tokenizer(ABC):
     def token_bytes(self, token_id: int) -> bytes:
         """Return the bytes of one token. Raises UserError for an unknown id."""
         return self.decode_bytes([token_id])
+
+    @abstractmethod
+    def token_to_id(self, token: str | bytes) -> int | None:
+        """Return the id of a token; None if there is no such token.
+
+        token: as `tokenizer.json` spells it (`tokenizers` has the same method), or, if it is bytes,
+        the bytes that an ordinary token stands for. In a byte-level BPE, `Ġthe` is ` the`.
+        """
+
+    @abstractmethod
+    def id_to_token(self, token_id: int) -> str | None:
+        """Return a token as `tokenizer.json` spells it; None if there is no such id.
+
+        `token_bytes` returns what it stands for.
+        """
+
+    def __len__(self) -> int:
+        """Return `n_vocab`, the number of rows that a model needs."""
+        return self.n_vocab
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether both write the same `tokenizer.json`, and so give the same ids."""
+        if not isinstance(other, Tokenizer):
+            return NotImplemented
+        return self is other or self.fingerprint == other.fingerprint
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -12,14 +12,17 @@ import numpy.typing as npt
 
 from gptfast.errors import UserError
 from gptfast.tokenizer import formats
-from gptfast.tokenizer.base import END_OF_TEXT, IdArray, Tokenizer
-from gptfast.tokenizer.checks import check_codec_errors, check_kind, check_texts, shorten
-from gptfast.tokenizer.ranks import known_ranks, read_tiktoken, write_tiktoken
+from gptfast.tokenizer.base import END_OF_TEXT, AllowedSpecial, IdArray, Tokenizer
+from gptfast.tokenizer.checks import check_kind, check_names, check_texts, shorten
+from gptfast.tokenizer.pat_str import pat_str
+from gptfast.tokenizer.ranks import read_encoding, write_tiktoken
 from gptfast.tokenizer.rust import RUST_ERRORS, ids_for_rust, rust_bpe, thread_count, user_error
 from gptfast.tokenizer.training import train_bpe
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from gptfast.cli.progress import TrainingProgress
 
 
 class BPETokenizer(Tokenizer):
@@ -62,7 +65,7 @@ class BPETokenizer(Tokenizer):
         tie: Literal["bytes", "huggingface"] = "bytes",
         n_threads: int | None = None,
         memory_limit: int | None = None,
-        progress: bool = True,
+        progress: bool | TrainingProgress = True,
     ) -> Self:
         """Learn a vocabulary: ids 0 to 255 are single bytes, then merges, then the special tokens.
 
@@ -76,10 +79,19 @@ class BPETokenizer(Tokenizer):
         memory_limit: bytes to use beyond what the process uses already; None for no limit. Counts
         that exceed it are kept in temporary files. If even the distinct pre-tokens exceed it, the
         rarest are left out, and a warning says how many.
-        progress: show it if stderr is a terminal.
+        progress: show it on stderr; or a function that is called with it, from any thread: with
+        ("counting", bytes of text, 0), then with ("merging", merges, the most there can be).
 
-        Raises UserError for arguments that can't be used. Exceptions of `texts` pass through.
+        No merge makes a token that is spelled like a special token. Raises UserError for arguments
+        that can't be used, before the first text is read, and for a text that can't be used, such
+        as `texts[1]`. What `texts` and `progress` raise passes through.
         """
+        check_names("special_tokens", special_tokens)
+        names = {name: 256 + i for i, name in enumerate(special_tokens)}
+        if len(names) < len(special_tokens):
+            raise UserError(f"special_tokens is {special_tokens!r}: a name is given twice")
+        # What can't be made with single bytes alone is refused before the work.
+        cls({bytes([byte]): byte for byte in range(256)}, pattern, names)
         trained, left_out = train_bpe(
             texts, vocab_size, pattern, special_tokens, min_frequency,
             tie, n_threads, memory_limit, progress,
@@ -99,21 +111,15 @@ class BPETokenizer(Tokenizer):
     ) -> Self:
         """Load a tiktoken rank file, which contains neither the pattern nor the special tokens.
 
-        They default to the published ones if the ranks are exactly those of GPT-2, cl100k or o200k.
-        For other ranks the defaults are those of `train`: the pattern "gpt2", and `<|endoftext|>`
-        with the id after the highest rank.
+        They default to the published ones if the ranks are exactly those of GPT-2, p50k, cl100k or
+        o200k. Other ranks need `pattern`; for them `special_tokens` defaults to that of `train`,
+        `<|endoftext|>` with the id after the highest rank.
 
         Raises MissingFileError if there is no such file, UserError if it can't be used.
         """
-        ranks = read_tiktoken(path)
-        known = known_ranks(ranks)
-        if pattern is None:
-            pattern = known.pattern if known else "gpt2"
-        if special_tokens is None:
-            next_id = max(ranks.values(), default=-1) + 1
-            special_tokens = known.special_tokens if known else {END_OF_TEXT: next_id}
+        encoding = read_encoding(path, pattern, special_tokens)
         try:
-            return cls(ranks, pattern, special_tokens)
+            return cls(*encoding)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
 
@@ -147,6 +153,19 @@ class BPETokenizer(Tokenizer):
     def pattern(self) -> str:
         """How text is split: "gpt2", "cl100k", "o200k", "none" or a regular expression."""
         return self._bpe.pattern
+
+    @property
+    def pat_str(self) -> str:
+        """The pattern as the `pat_str` of a `tiktoken.Encoding`, which gives the same ids.
+
+        Raises UserError for a regular expression that can't be written as such.
+        """
+        return pat_str(self.pattern, self._bpe.regex)
+
+    @property
+    def mergeable_ranks(self) -> dict[bytes, int]:
+        """The ordinary tokens and their ids, which are their ranks, as tiktoken takes them."""
+        return self._bpe.ranks
 
     @property
     def n_vocab(self) -> int:
@@ -208,11 +227,23 @@ class BPETokenizer(Tokenizer):
         except RUST_ERRORS as error:
             raise user_error(error) from None
 
-    def encode_batch(self, texts: Sequence[str], n_threads: int | None = None) -> list[list[int]]:
-        """Return `encode_ordinary` of each text; None is one thread per core."""
+    def encode_batch(
+        self,
+        texts: Sequence[str],
+        n_threads: int | None = None,
+        *,
+        allowed_special: AllowedSpecial = frozenset(),
+    ) -> list[list[int]]:
+        """Return `encode` of each text, on several threads; None is one per core.
+
+        A UserError names the text, such as `texts[1]`, that can't be encoded.
+        """
         check_texts(texts)
+        allowed = self._allowed(allowed_special)
         try:
-            return self._bpe.encode_batch(texts, thread_count(n_threads))
+            if allowed == set():
+                return self._bpe.encode_batch(texts, thread_count(n_threads))
+            return self._bpe.encode_batch_special(texts, allowed, thread_count(n_threads))
         except RUST_ERRORS as error:
             raise user_error(error) from None
 
@@ -266,18 +297,31 @@ class BPETokenizer(Tokenizer):
         except RUST_ERRORS as error:
             raise user_error(error) from None
 
-    def decode_batch(
-        self, batch: Iterable[Sequence[int] | npt.NDArray[Any]], errors: str = "replace"
-    ) -> list[str]:
-        """Return `decode` of each sequence of ids. A UserError says which one can't be decoded."""
-        check_kind("batch", batch, Iterable, "a list of lists of ids")
-        check_codec_errors(errors)
-        texts: list[str] = []
+    def token_to_id(self, token: str | bytes) -> int | None:
+        """Return the id of a token; None if there is no such token.
+
+        token: as `tokenizer.json` spells it (`tokenizers` has the same method), or, if it is bytes,
+        the bytes that an ordinary token stands for: "Ġthe" and b" the" are the same token.
+        """
+        check_kind("token", token, (str, bytes), "a str or bytes")
+        if isinstance(token, bytes):
+            return self._bpe.id_of(token)
+        spelled = formats.token_spelled(token)
+        ordinary = None if spelled is None else self._bpe.id_of(spelled)
+        return self.special_tokens.get(token) if ordinary is None else ordinary
+
+    def id_to_token(self, token_id: int) -> str | None:
+        """Return a token as `tokenizer.json` spells it; None if there is no such id.
+
+        `token_bytes` returns what it stands for.
+        """
+        check_kind("token_id", token_id, (int, np.integer), "an int")
         try:
-            texts.extend(self.decode_bytes(ids).decode(errors=errors) for ids in batch)
-        except UserError as error:
-            raise UserError(f"batch[{len(texts)}]: {error}") from None
-        return texts
+            token = self.token_bytes(token_id)
+        except UserError:
+            return None
+        is_special = token_id in self.special_tokens.values()
+        return token.decode() if is_special else formats.spelling_of(token)
 
     def to_json(self) -> dict[str, Any]:
         """Return the contents of `tokenizer.json`, in the format of Hugging Face `tokenizers`."""

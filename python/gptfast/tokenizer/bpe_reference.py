@@ -4,19 +4,28 @@ A piece is the UTF-8 of one pre-token. Ids 0 to 255 are bytes; merge i makes the
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import pairwise
 
 Pair = tuple[int, int]
 
 
-def train(pieces: Iterable[bytes], n_merges: int, min_frequency: int = 1) -> list[Pair]:
-    """Merge the most frequent pair repeatedly; of equals, the smallest pair of ids."""
+def train(
+    pieces: Iterable[bytes],
+    n_merges: int,
+    min_frequency: int = 1,
+    forbidden: Collection[bytes] = (),
+) -> list[Pair]:
+    """Merge the most frequent pair repeatedly; of equals, the smallest pair of ids.
+
+    A pair that would make a forbidden token, such as the name of a special token, is never merged.
+    """
     words = [tuple(piece) for piece in pieces]
     merges: list[Pair] = []
     for new_id in range(256, 256 + n_merges):
         counts = Counter(pair for word in words for pair in pairwise(word))
-        best = min(counts, key=lambda pair: (-counts[pair], pair), default=None)
+        allowed = (p for p in counts if not forbidden or decode(p, merges) not in forbidden)
+        best = min(allowed, key=lambda pair: (-counts[pair], pair), default=None)
         if best is None or counts[best] < min_frequency:
             break
         merges.append(best)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from gptfast.errors import UserError
 from gptfast.tokenizer.base import IdArray, Tokenizer, id_list
-from gptfast.tokenizer.checks import check_kind, check_names
+from gptfast.tokenizer.checks import check_kind, check_names, check_no_path
 from gptfast.tokenizer.formats import added_tokens_json, field, special_tokens_from_json
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class CharTokenizer(Tokenizer):
     @classmethod
     def train(cls, text: str, special_tokens: Sequence[str] = ()) -> Self:
         """Return a tokenizer of the distinct characters of `text`, in order of code points."""
+        check_no_path(text)
         check_kind("text", text, str, "a str")
         return cls(sorted(set(text)), special_tokens)
 
@@ -119,6 +120,23 @@ class CharTokenizer(Tokenizer):
                     f"of this vocabulary, from 0 to {self.n_vocab - 1}"
                 )
         return b"".join([self._token_bytes[token_id] for token_id in ids])
+
+    def token_to_id(self, token: str | bytes) -> int | None:
+        """Return the id of a character or special token; None if there is no such token.
+
+        token: the character or the name; bytes are the UTF-8 of a character.
+        """
+        check_kind("token", token, (str, bytes), "a str or bytes")
+        if isinstance(token, str) and token in self._special_tokens:
+            return self._special_tokens[token]
+        char = token.decode("utf-8", errors="replace") if isinstance(token, bytes) else token
+        return self._chars.index(char) if char in self._chars else None
+
+    def id_to_token(self, token_id: int) -> str | None:
+        """Return a character, or the name of a special token; None if there is no such id."""
+        check_kind("token_id", token_id, (int, np.integer), "an int")
+        known = 0 <= token_id < self.n_vocab
+        return self._token_bytes[token_id].decode() if known else None
 
     def to_json(self) -> dict[str, Any]:
         """Return the contents of `tokenizer.json`, in the format of Hugging Face `tokenizers`."""

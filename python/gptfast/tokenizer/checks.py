@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import codecs
+import os
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from gptfast.errors import UserError, check_at_least
+
+_LONGEST_PATH = 4096
+_LIKE_A_FILE = re.compile(  # a separator and a suffix, or a suffix of text files
+    r"(?=\S*[/\\])\S*[\w*]\.[A-Za-z]\w{1,7}|"
+    r"\S*[\w*]\.(txt|jsonl?|csv|tsv|parquet|gz|zst|xz|bz2|zip)"
+)
 
 
 def check_kind(name: str, value: object, kind: type | tuple[type, ...], expected: str) -> None:
@@ -37,12 +45,45 @@ def check_names(name: str, value: object) -> None:
     check_kind(name, value, (list, tuple), "a list of str")
     for element in value if isinstance(value, (list, tuple)) else ():
         check_kind(f"{name} has an element that", element, str, "a list of str")
+        if any("\ud800" <= char <= "\udfff" for char in element):
+            raise UserError(
+                f"{name} has {element!r} with a lone surrogate, which is no character: expected "
+                f"valid Unicode"
+            )
 
 
 def check_texts(texts: object) -> None:
     """Raise UserError unless `texts` is a list or another sequence, but not one text."""
     if isinstance(texts, (str, bytes)) or not isinstance(texts, Sequence):
         raise UserError(f"texts is a {type(texts).__name__}: expected a list of texts")
+
+
+def check_no_path(text: object) -> None:
+    """Raise UserError if the only text to learn from is a path, or looks like that of a file."""
+    is_short = isinstance(text, str) and len(text) <= _LONGEST_PATH
+    if names_a_file(text) or (is_short and _LIKE_A_FILE.fullmatch(str(text))):
+        raise path_error(text)
+
+
+def names_a_file(text: object) -> bool:
+    """Return whether a text is the path of a file or folder that exists, or a Path."""
+    if isinstance(text, Path):
+        return True
+    # A text such as "." or "/" is more likely to be a text.
+    if not isinstance(text, str) or len(text) > _LONGEST_PATH or re.search(r"\w", text) is None:
+        return False
+    try:
+        return os.path.exists(text)
+    except ValueError:  # NUL, or what the file system can't encode
+        return False
+
+
+def path_error(path: object) -> UserError:
+    """Return the error for a path that was given in the place of a text."""
+    return UserError(
+        f"{str(path)!r} is a path, not a text: expected the text itself (or, to learn from the "
+        f"name, bytes); gptfast.data.train_tokenizer.train_tokenizer learns from files"
+    )
 
 
 def check_codec_errors(errors: object) -> None:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from gptfast.errors import MissingFileError, UserError
 from gptfast.tokenizer.checks import as_path, shorten
+from gptfast.tokenizer.foreign import what_no_json_is
 from gptfast.tokenizer.patterns import pattern_from_json, pattern_to_json
 
 T = TypeVar("T")
@@ -29,9 +30,12 @@ def tokenizer_json_path(folder_or_file: str | Path) -> Path:
 
 def read_tokenizer_json(path: Path) -> dict[str, Any]:
     """Return the contents of a `tokenizer.json`. Raises UserError unless it is a JSON object."""
+    contents = path.read_bytes()
     try:
-        data = json.loads(path.read_bytes())
+        data = json.loads(contents)
     except (ValueError, RecursionError) as error:
+        if what := what_no_json_is(contents):
+            raise UserError(f"{path} is {what}") from None
         raise UserError(f"{path} is not valid JSON ({error}): save the tokenizer again") from None
     if not isinstance(data, dict):
         raise UserError(f"{path} holds a JSON {type(data).__name__}: expected an object")
@@ -138,6 +142,16 @@ def _from_alphabet(token: str) -> bytes:
         ) from None
 
 
+def spelling_of(token: bytes) -> str:
+    """Return a token as a byte-level `tokenizer.json` spells it, such as `Ġthe` for ` the`."""
+    return _to_alphabet(token)
+
+
+def token_spelled(spelling: str) -> bytes | None:
+    """Return the token that has this spelling; None if a character stands for no byte."""
+    return _from_alphabet(spelling) if set(spelling) <= _CHAR_TO_BYTE.keys() else None
+
+
 def bpe_to_json(
     ranks: dict[bytes, int],
     merges: Sequence[tuple[bytes, bytes]],
@@ -178,10 +192,11 @@ def bpe_to_json(
 def check_spelling(special_tokens: Iterable[str], is_token: Callable[[bytes], bool]) -> None:
     """Raise UserError if a special and an ordinary token have the same spelling in the file."""
     for name in special_tokens:
-        if set(name) <= _CHAR_TO_BYTE.keys() and is_token(_from_alphabet(name)):
+        token = token_spelled(name)
+        if token is not None and is_token(token):
             raise UserError(
-                f"the special token {name!r} and the token {_from_alphabet(name)!r} have the same "
-                f"spelling in tokenizer.json: choose another name"
+                f"the special token {name!r} and the token {token!r} have the same spelling in "
+                f"tokenizer.json: choose another name"
             )
 
 

@@ -1,20 +1,26 @@
-"""Open a tokenizer from any file: a `tokenizer.json`, its folder, or a tiktoken rank file."""
+"""Open a tokenizer from any file, or one of the published encodings by its name."""
 
 from __future__ import annotations
 
+import hashlib
+import os
+import tempfile
 from pathlib import Path
 
 from gptfast.errors import MissingFileError, UserError
+from gptfast.system.files import cache_path
 from gptfast.tokenizer import BPETokenizer, Tokenizer, load_tokenizer
-from gptfast.tokenizer.checks import as_path
-from gptfast.tokenizer.ranks import known_ranks, read_tiktoken
+from gptfast.tokenizer.checks import as_path, check_choice
+from gptfast.tokenizer.ranks import PUBLISHED, KnownRanks, read_tiktoken, sha256_of
+
+# tiktoken names a file in its cache by the SHA-1 of the address that it came from.
+_ADDRESS = "https://openaipublic.blob.core.windows.net/encodings/"
 
 
 def open_tokenizer(path: str | Path, pattern: str | None = None) -> Tokenizer:
     """Load a `tokenizer.json`, the one in a folder, or a rank file.
 
-    For a rank file with exactly the ranks of GPT-2, cl100k or o200k, the published pattern and
-    special tokens are used. Any other needs `pattern`, and `<|endoftext|>` follows its last rank.
+    For a rank file, `pattern` and the special tokens are as for `BPETokenizer.from_tiktoken`.
 
     Raises MissingFileError if there is no such file, UserError if it can't be used.
     """
@@ -31,11 +37,6 @@ def open_tokenizer(path: str | Path, pattern: str | None = None) -> Tokenizer:
                 f"tiktoken rank file"
             )
         return load_tokenizer(path)
-    if pattern is None and known_ranks(read_tiktoken(path)) is None:
-        raise UserError(
-            f"{path} does not have the ranks of GPT-2, cl100k or o200k, and a rank file does not "
-            f"contain its pattern: give its pattern, such as gpt2"
-        )
     return BPETokenizer.from_tiktoken(path, pattern)
 
 
@@ -43,3 +44,43 @@ def _is_json(path: Path) -> bool:
     """Return whether a file begins like a JSON object. Base64 contains no brace."""
     with path.open("rb") as file:
         return file.read(256).lstrip().startswith(b"{")
+
+
+def get_encoding(name: str) -> BPETokenizer:
+    """Return a published encoding by tiktoken's name for it, such as "gpt2" or "cl100k_base".
+
+    Nothing is downloaded. The rank file, under its published name or tiktoken's name for it in its
+    cache, is looked for in the folders that the environment variables `TIKTOKEN_CACHE_DIR` and
+    `DATA_GYM_CACHE_DIR` name, in `ranks` in gptfast's cache folder (`GPTFAST_CACHE` names another),
+    and where tiktoken keeps its files by default.
+
+    Raises UserError for another name, or a file with other contents; MissingFileError if there is
+    none.
+    """
+    check_choice("name", name, PUBLISHED)
+    known = PUBLISHED[name]
+    path = _find(name, known)
+    ranks = read_tiktoken(path)
+    if sha256_of(ranks) != known.sha256:
+        raise UserError(
+            f"{path} does not hold the ranks of {name}: expected the file {known.file} with the "
+            f"SHA-256 {known.sha256}; fetch it again"
+        )
+    return BPETokenizer(ranks, known.pattern, known.special_tokens)
+
+
+def _find(name: str, known: KnownRanks) -> Path:
+    """Return the path of an encoding's rank file. Raises MissingFileError if there is none."""
+    ours = cache_path() / "ranks"
+    named = [os.environ.get(name) for name in ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR")]
+    tiktokens = Path(tempfile.gettempdir(), "data-gym-cache")
+    cached = hashlib.sha1(f"{_ADDRESS}{known.file}".encode(), usedforsecurity=False).hexdigest()
+    for folder in [*(Path(folder) for folder in named if folder), ours, tiktokens]:
+        for file in (known.file, f"{name}.tiktoken", cached):
+            if (folder / file).is_file():
+                return folder / file
+    raise MissingFileError(
+        f"the ranks of {name} are not on this machine, and nothing is downloaded: put "
+        f"{_ADDRESS}{known.file} (SHA-256 {known.sha256}) into {ours}, or let TIKTOKEN_CACHE_DIR "
+        f"name the folder that has it"
+    )

@@ -57,11 +57,13 @@ def user_error(error: Exception) -> Exception:
     """Return an error that Rust raised about its input as a UserError."""
     if isinstance(error, UserError):
         return error
-    if isinstance(error, UnicodeEncodeError):
-        surrogate = ord(error.object[error.start])
+    cause = error.__cause__ or error  # the error of one of many texts names it, and has a cause
+    if isinstance(cause, UnicodeEncodeError):
+        surrogate = ord(cause.object[cause.start])
         return UserError(
-            f"the text has the lone surrogate U+{surrogate:04X} at position {error.start}, which "
-            f"is no character: expected valid Unicode; replace it, for instance by U+FFFD"
+            f"{'the text' if cause is error else error} has the lone surrogate U+{surrogate:04X} "
+            f"at position {cause.start}, which is no character: expected valid Unicode; replace "
+            f"it, for instance by U+FFFD"
         )
     return UserError(str(error))
 

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
-from gptfast.cli.progress import show_training
-from gptfast.tokenizer.checks import check_between, check_choice, check_kind, check_names
-from gptfast.tokenizer.formats import byte_level_alphabet, check_spelling
+from gptfast.cli.progress import TrainingProgress, show_training
+from gptfast.errors import UserError
+from gptfast.tokenizer.checks import (
+    check_between,
+    check_choice,
+    check_kind,
+    check_no_path,
+    names_a_file,
+    path_error,
+)
+from gptfast.tokenizer.formats import byte_level_alphabet, token_spelled
 from gptfast.tokenizer.rust import RUST_ERRORS, rust_bpe, thread_count, user_error
 
 if TYPE_CHECKING:
     from gptfast import _rust
 
+_LOOKED_AT = 16  # texts at the beginning, which may all be paths
 _SMALLEST_LIMIT = 64_000_000  # bytes that training needs even for the shortest text
 _LARGEST_VOCABULARY = 2_097_151  # MAX_ID + 1 in rust/src/vocab/mod.rs
 
@@ -33,50 +43,89 @@ def train_bpe(
     tie: str,
     n_threads: int | None,
     memory_limit: int | None,
-    progress: bool,
+    progress: bool | TrainingProgress,
 ) -> tuple[_rust.BPE, list[str]]:
     """Return the trained vocabulary, and a sentence for each thing that was left out.
 
-    `BPETokenizer.train` describes the arguments. Raises UserError if they can't be used; exceptions
-    raised by `texts` pass through.
+    `BPETokenizer.train` describes the arguments, and checks the pattern and the special tokens.
+    Raises UserError if they can't be used; what `texts` and `progress` raise passes through.
     """
-    check_names("special_tokens", special_tokens)
     why = f", for 256 bytes and {len(special_tokens)} special tokens"
     check_between("vocab_size", vocab_size, 256 + len(special_tokens), _LARGEST_VOCABULARY, why)
     check_between("min_frequency", min_frequency, 1, sys.maxsize)
     if memory_limit is not None:
         check_between("memory_limit", memory_limit, _SMALLEST_LIMIT, sys.maxsize)
     check_choice("tie", tie, _ALPHABETS)
-    check_kind("pattern", pattern, str, "the name of a pattern or a regular expression")
+    if not (isinstance(progress, bool) or callable(progress)):
+        raise UserError(f"progress is {progress!r}: expected True, False or a function")
+    check_no_path(texts[0] if isinstance(texts, (list, tuple)) and len(texts) == 1 else texts)
     check_kind("texts", texts, Iterable, "texts to learn from")
-    raised: list[Exception] = []
+    if isinstance(texts, Mapping):  # whose keys alone would be learned from
+        raise UserError(f"texts is a {type(texts).__name__}: expected a list of texts")
+    one_by_one = _no_paths([texts] if isinstance(texts, (str, bytes)) else texts)
+    raised: list[BaseException] = []
     left_out: list[str] = []
     try:
         with show_training(progress, left_out) as update:
             trained = rust_bpe().train(
-                _recording([texts] if isinstance(texts, (str, bytes)) else texts, raised),
+                _recording(one_by_one, raised),
                 vocab_size,
                 pattern,
                 list(special_tokens),
                 min_frequency,
+                _forbidden(special_tokens),
                 bytes(_ALPHABETS[tie]),
                 thread_count(n_threads),
                 memory_limit,
-                update,
+                _recording_calls(update, raised),
             )
     except RUST_ERRORS as error:
-        if error in raised:
-            raise
-        raise user_error(error) from None
-    if special_tokens:
-        check_spelling(special_tokens, trained.ranks.__contains__)
+        failure = raised[0] if raised else user_error(error)
+        raise failure from failure.__cause__
     return trained, left_out
 
 
-def _recording(texts: Iterable[str | bytes], raised: list[Exception]) -> Iterator[str | bytes]:
+def _forbidden(special_tokens: Sequence[str]) -> list[bytes]:
+    """Return the tokens that have the name of a special token, as text or in `tokenizer.json`."""
+    spelled = map(token_spelled, special_tokens)
+    return [*(name.encode() for name in special_tokens), *(token for token in spelled if token)]
+
+
+def _no_paths(texts: Iterable[str | bytes]) -> Iterator[str | bytes]:
+    """Yield the texts. Raises UserError if all of the first ones name files that exist."""
+    iterator = iter(texts)
+    first: list[str | bytes] = []
+    for text in iterator:
+        first.append(text)
+        if not names_a_file(text):
+            break
+        if len(first) == _LOOKED_AT:
+            raise path_error(first[0])
+    else:
+        if first:
+            raise path_error(first[0])
+    yield from chain(first, iterator)
+
+
+def _recording(texts: Iterable[str | bytes], raised: list[BaseException]) -> Iterator[str | bytes]:
     """Yield the texts. Record what they raise, to tell the caller's errors from Rust's."""
     try:
         yield from texts
     except Exception as error:
         raised.append(error)
         raise
+
+
+def _recording_calls(
+    update: TrainingProgress, raised: list[BaseException]
+) -> Callable[[str, int, int], None]:
+    """Return `update`, but record what it raises: Rust keeps only the message."""
+
+    def call(stage: str, done: int, total: int) -> None:
+        try:
+            update(stage, done, total)
+        except BaseException as error:
+            raised.append(error)
+            raise
+
+    return call

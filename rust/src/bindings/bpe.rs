@@ -49,7 +49,8 @@ impl Bpe {
         })
     }
 
-    /// Learn a vocabulary of at most vocab_size tokens, special tokens included.
+    /// Learn a vocabulary of at most vocab_size tokens, special tokens included. No merge makes a token
+    /// whose bytes are forbidden.
     #[staticmethod]
     #[allow(clippy::too_many_arguments)] // these are the arguments of the Python function
     fn train(
@@ -59,6 +60,7 @@ impl Bpe {
         pattern: &str,
         special_tokens: Vec<String>,
         min_frequency: u64,
+        forbidden: Vec<Vec<u8>>,
         alphabet: &[u8],
         n_threads: usize,
         memory_limit: Option<u64>,
@@ -86,6 +88,7 @@ impl Bpe {
                 &alphabet,
                 n_merges,
                 min_frequency,
+                &forbidden,
                 progress,
             )?;
             let vocab = Vocab::from_merges(&context, &alphabet, &merges, &special_tokens)?;
@@ -135,14 +138,7 @@ impl Bpe {
         let context = Context::default();
         let ids = interruptible(py, &context, self.work(text.len()), || {
             let mut ids = Vec::new();
-            let some = match allowed {
-                None => None,
-                Some(names) => {
-                    let all = self.tokenizer.vocab().special_tokens().iter().cloned();
-                    let allowed: Vec<_> = all.filter(|(name, _)| names.contains(name)).collect();
-                    Some(SpecialFinder::new(&allowed)?)
-                }
-            };
+            let some = self.finder_of_some(allowed)?;
             let finder = some.as_ref().unwrap_or(&self.finder);
             finder.encode_to(&context, &self.tokenizer, text, &mut ids)?;
             Ok(ids)
@@ -179,6 +175,27 @@ impl Bpe {
         let texts = read_texts(texts)?;
         let all = self.encode_many(py, &texts, n_threads, |context, text| {
             text.ids(context, &self.tokenizer)
+        })?;
+        list_of(py, all, |ids, signals| {
+            Ok(id_list(py, &ids, signals)?.into_any())
+        })
+    }
+
+    /// encode of each text, on n_threads threads.
+    fn encode_batch_special<'py>(
+        &self,
+        py: Python<'py>,
+        texts: &Bound<'py, PyAny>,
+        allowed: Option<HashSet<String>>,
+        n_threads: usize,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let texts = read_texts(texts)?;
+        let some = self.finder_of_some(allowed).map_err(to_py_err)?;
+        let finder = some.as_ref().unwrap_or(&self.finder);
+        let all = self.encode_many(py, &texts, n_threads, |context, text| {
+            let mut ids = Vec::new();
+            finder.encode_to(context, &self.tokenizer, text.as_str()?, &mut ids)?;
+            Ok(ids)
         })?;
         list_of(py, all, |ids, signals| {
             Ok(id_list(py, &ids, signals)?.into_any())
@@ -223,6 +240,11 @@ impl Bpe {
         PyArray1::from_iter(py, (0..vocab.n_vocab()).map(length))
     }
 
+    /// The id of an ordinary token; None if there is no such token.
+    fn id_of(&self, token: &[u8]) -> Option<u32> {
+        self.tokenizer.vocab().id_of(token)
+    }
+
     /// One more than the largest id.
     #[getter]
     fn n_vocab(&self) -> usize {
@@ -233,6 +255,13 @@ impl Bpe {
     #[getter]
     fn pattern(&self) -> &str {
         self.tokenizer.pattern().as_str()
+    }
+
+    /// The regular expression of the pattern, as tiktoken writes it. With a user's, the text between two
+    /// matches is a pre-token, too.
+    #[getter]
+    fn regex(&self) -> &str {
+        self.tokenizer.pattern().regex()
     }
 
     /// The ordinary tokens and their ids, sorted by id.
@@ -268,6 +297,19 @@ impl Bpe {
         Ok(Bpe { tokenizer, finder })
     }
 
+    /// Return what finds the allowed special tokens; None for all of them, which `finder` finds.
+    fn finder_of_some(
+        &self,
+        allowed: Option<HashSet<String>>,
+    ) -> Result<Option<SpecialFinder>, Error> {
+        let Some(names) = allowed else {
+            return Ok(None);
+        };
+        let all = self.tokenizer.vocab().special_tokens().iter().cloned();
+        let allowed: Vec<_> = all.filter(|(name, _)| names.contains(name)).collect();
+        SpecialFinder::new(&allowed).map(Some)
+    }
+
     /// The amount of work for a text of `n_bytes`, as [`interruptible`] takes it.
     fn work(&self, n_bytes: usize) -> usize {
         if self.tokenizer.pattern().is_linear() {
@@ -291,7 +333,7 @@ impl Bpe {
         interruptible(py, &context, self.work(n_bytes), || {
             let mut threads = vec![(); n_threads];
             for_each(&context, &mut threads, texts.len(), |(), i| {
-                let result = encode(&context, &texts[i])?;
+                let result = encode(&context, &texts[i]).map_err(|error| error.in_text(i))?;
                 // Each result has its own lock, which only this thread ever takes.
                 *results[i]
                     .lock()

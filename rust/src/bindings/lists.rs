@@ -3,6 +3,7 @@
 //! pyo3 has its own conversions, but they panic when there is no memory, and they don't check for signals:
 //! Ctrl-C would wait for the last of millions of elements.
 
+use pyo3::exceptions::{PyTypeError, PyUnicodeEncodeError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
@@ -34,13 +35,33 @@ impl Signals {
     }
 }
 
+/// Extract `texts[index]`. An error names it; its cause is the UnicodeEncodeError of a lone surrogate.
+pub fn read_text(text: &Bound<'_, PyAny>, index: usize) -> PyResult<Text> {
+    let py = text.py();
+    text.extract().map_err(|error: PyErr| {
+        if error.is_instance_of::<PyUnicodeEncodeError>(py) {
+            let named = PyValueError::new_err(format!("texts[{index}]"));
+            named.set_cause(py, Some(error));
+            return named;
+        }
+        let kind = match text.is_none() {
+            true => "None".into(),
+            false => text
+                .get_type()
+                .name()
+                .map_or_else(|_| "?".into(), |name| format!("a {name}")),
+        };
+        PyTypeError::new_err(format!("texts[{index}] is {kind}: expected a str or bytes"))
+    })
+}
+
 /// Extract the texts of a list.
 pub fn read_texts(texts: &Bound<'_, PyAny>) -> PyResult<Vec<Text>> {
     let mut read = Vec::new();
     let mut signals = Signals::default();
     for text in texts.try_iter()? {
         try_reserve(&mut read, 1).map_err(to_py_err)?;
-        read.push(text?.extract()?);
+        read.push(read_text(&text?, read.len())?);
         signals.count(texts.py(), 1)?;
     }
     Ok(read)

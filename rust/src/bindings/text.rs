@@ -26,6 +26,14 @@ impl Text {
         }
     }
 
+    /// The text as a str. Fails for bytes.
+    pub fn as_str(&self) -> Result<&str, Error> {
+        match self {
+            Text::Str(text) => Ok(text),
+            Text::Bytes(_) => Err(Error::Kind("is bytes: expected a str".into())),
+        }
+    }
+
     /// Pass the ids to `sink`.
     pub fn encode_to(
         &self,

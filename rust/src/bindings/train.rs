@@ -2,6 +2,7 @@
 
 use pyo3::prelude::*;
 
+use super::lists::read_text;
 use super::text::Text;
 use super::work::interruptible;
 use crate::error::Error;
@@ -23,12 +24,13 @@ pub fn count_pieces(
 ) -> PyResult<PieceCounts> {
     let mut counter = Counter::new(context, pattern, memory_limit);
     let mut texts = texts.try_iter()?;
-    let mut n_bytes = 0;
+    let (mut n_bytes, mut n_texts) = (0, 0);
     loop {
         let mut batch: Vec<Text> = Vec::new();
         let mut batch_bytes = 0;
         for text in texts.by_ref() {
-            batch.push(text?.extract()?);
+            batch.push(read_text(&text?, n_texts)?);
+            n_texts += 1;
             batch_bytes += batch.last().map_or(0, |text| text.as_bytes().len());
             if batch_bytes >= counter.batch_bytes() {
                 break;
@@ -58,6 +60,7 @@ pub fn train_with_progress(
     alphabet: &[u8; 256],
     n_merges: usize,
     min_frequency: u64,
+    forbidden: &[Vec<u8>],
     progress: Py<PyAny>,
 ) -> Result<Vec<Pair>, Error> {
     let mut failed = Ok(());
@@ -66,7 +69,15 @@ pub fn train_with_progress(
         failed = called.map(drop);
         failed.is_ok()
     };
-    let merges = train(context, counts, alphabet, n_merges, min_frequency, call);
+    let merges = train(
+        context,
+        counts,
+        alphabet,
+        n_merges,
+        min_frequency,
+        forbidden,
+        call,
+    );
     failed.map_err(|error| Error::Callback(error.to_string()))?;
     merges
 }

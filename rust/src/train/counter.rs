@@ -17,6 +17,8 @@ const BATCH_BYTES: usize = 16 << 20;
 pub struct Counter<'a> {
     context: &'a Context,
     pattern: &'a Pattern,
+    /// How many texts were added.
+    n_texts: usize,
     /// The counts of each thread.
     partial: Vec<PieceCounts>,
     budget: Option<MemoryBudget>,
@@ -45,6 +47,7 @@ impl<'a> Counter<'a> {
         Counter {
             context,
             pattern,
+            n_texts: 0,
             partial: vec![PieceCounts::default(); context.n_threads()],
             budget: memory_limit.map(|limit| MemoryBudget {
                 text: limit as usize / 64,
@@ -65,24 +68,26 @@ impl<'a> Counter<'a> {
     ///
     /// # Errors
     /// Fails if a regular expression gives up, if there is no room for the counts in memory or on disk,
-    /// or if the context is stopped.
+    /// or if the context is stopped. The message names the text by its number since [`Counter::new`].
     pub fn add(&mut self, texts: &[&[u8]]) -> Result<(), Error> {
         let pattern = self.pattern;
+        let first = self.n_texts;
+        self.n_texts += texts.len();
+        let parts = |n_bytes| {
+            (first..).zip(texts).flat_map(move |(number, text)| {
+                let parts = pattern.parts(text, n_bytes).into_iter();
+                parts.map(move |part| (number, part))
+            })
+        };
         let Some(budget) = self.budget else {
-            let parts = texts
-                .iter()
-                .flat_map(|text| pattern.parts(text, PART_BYTES));
-            let parts: Vec<&[u8]> = parts.collect();
+            let parts: Vec<_> = parts(PART_BYTES).collect();
             return count_texts(self.context, &mut self.partial, pattern, &parts);
         };
         let part_bytes = PART_BYTES.min(budget.text / self.partial.len()).max(1);
         let (mut group, mut n_bytes) = (Vec::new(), 0);
-        for part in texts
-            .iter()
-            .flat_map(|text| pattern.parts(text, part_bytes))
-        {
+        for part in parts(part_bytes) {
+            n_bytes += part.1.len();
             group.push(part);
-            n_bytes += part.len();
             if n_bytes >= budget.text {
                 self.add_group(&group, budget)?;
                 (group, n_bytes) = (Vec::new(), 0);
@@ -92,7 +97,7 @@ impl<'a> Counter<'a> {
     }
 
     /// Count texts that are within the budget, and move the counts to disk if they are not.
-    fn add_group(&mut self, texts: &[&[u8]], budget: MemoryBudget) -> Result<(), Error> {
+    fn add_group(&mut self, texts: &[(usize, &[u8])], budget: MemoryBudget) -> Result<(), Error> {
         count_texts(self.context, &mut self.partial, self.pattern, texts)?;
         let n_bytes: usize = self.partial.iter().map(PieceCounts::n_bytes).sum();
         if n_bytes > budget.counts {

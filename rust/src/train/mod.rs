@@ -2,7 +2,8 @@
 //!
 //! The definition: count each pair of adjacent tokens inside the pre-tokens, merge the most frequent
 //! pair everywhere from left to right, and repeat. Of equally frequent pairs, the smallest pair of ids
-//! (left, then right) wins. [`crate::naive::train`] spells this out.
+//! (left, then right) wins. A pair that would make a forbidden token is never merged.
+//! [`crate::naive::train`] spells this out.
 //!
 //! Three things make [`train`] fast. A merge visits only the pre-tokens that have the pair, and
 //! prefetches them, since they are scattered over the memory. The changes to the counts of other pairs
@@ -11,6 +12,7 @@
 //! are used up.
 
 pub mod counter;
+mod forbidden;
 mod merge_round;
 mod pair_bounds;
 mod pair_deltas;
@@ -18,6 +20,7 @@ pub mod piece_counts;
 pub mod spill;
 mod words;
 
+use self::forbidden::Forbidden;
 use self::merge_round::MergeRound;
 use self::pair_bounds::PairBounds;
 use self::piece_counts::PieceCounts;
@@ -35,7 +38,9 @@ const PROGRESS_INTERVAL: usize = 64;
 /// Learn at most `n_merges` merges, as pairs of ids: id i below 256 is the byte `alphabet[i]`, and id
 /// 256 + i is the token that merge i makes.
 ///
-/// Training ends early when no pair occurs at least `min_frequency` times. `progress` is called
+/// No merge makes a token whose bytes are one of `forbidden`.
+///
+/// Training ends early when no other pair occurs at least `min_frequency` times. `progress` is called
 /// regularly with the number of merges so far; it returns whether to go on.
 ///
 /// # Errors
@@ -47,10 +52,12 @@ pub fn train(
     alphabet: &[u8; 256],
     n_merges: usize,
     min_frequency: u64,
+    forbidden: &[Vec<u8>],
     mut progress: impl FnMut(usize) -> bool,
 ) -> Result<Vec<Pair>, Error> {
     let mut words = Words::new(context, &counts, alphabet)?;
     drop(counts);
+    let mut forbidden = Forbidden::new(forbidden, alphabet);
     let mut merges = Vec::new();
     let min_count = min_frequency.max(1);
     let mut threshold = u64::MAX;
@@ -65,6 +72,10 @@ pub fn train(
             };
             if merges.len().is_multiple_of(PROGRESS_INTERVAL) && !progress(merges.len()) {
                 return Err(Error::Interrupted);
+            }
+            // The pair is not tracked again in this round, and refused again in the next.
+            if !forbidden.allows(pair) {
+                continue;
             }
             round.merge(&mut words, pair, 256 + merges.len() as u32)?;
             merges.push(pair);

@@ -107,7 +107,8 @@ impl PieceCounts {
     }
 }
 
-/// Count the pre-tokens of each text, with one thread for each of `partial`.
+/// Count the pre-tokens of each text, with one thread for each of `partial`. The number beside a text is
+/// the one by which an error names it.
 ///
 /// Each thread adds to its own counts. Their sum does not depend on which thread took which text.
 ///
@@ -117,10 +118,12 @@ pub fn count_texts<T: AsRef<[u8]> + Sync>(
     context: &Context,
     partial: &mut [PieceCounts],
     pattern: &Pattern,
-    texts: &[T],
+    texts: &[(usize, T)],
 ) -> Result<(), Error> {
     for_each(context, partial, texts.len(), |counts, i| {
-        counts.add_text(context, pattern, texts[i].as_ref())
+        let (number, text) = &texts[i];
+        let added = counts.add_text(context, pattern, text.as_ref());
+        added.map_err(|error| error.in_text(*number))
     })
 }
 
