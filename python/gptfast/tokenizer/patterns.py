@@ -1,4 +1,8 @@
-"""Split patterns as the `pre_tokenizer` of a `tokenizer.json`."""
+"""Split patterns as the `pre_tokenizer` of a `tokenizer.json`.
+
+Oniguruma reads the regular expressions there. The Rust extension translates them, so that they cut
+text as the pattern does here.
+"""
 
 from __future__ import annotations
 
@@ -7,29 +11,11 @@ from typing import Any
 from gptfast.errors import UserError
 from gptfast.tokenizer.checks import shorten
 
-# tiktoken's patterns in Oniguruma, the regular expressions of Hugging Face, where $ also matches
-# before a newline. Files of other projects may contain an older form of cl100k's pattern, which
-# splits white space at the end of a text differently; it stays a regular expression.
-_REGEX_OF_PATTERN = {
-    "cl100k": (
-        r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
-        r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s+\z|\s*[\r\n]|\s+(?!\S)|\s"
-    ),
-    "o200k": "|".join(
-        [
-            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
-            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
-            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-            r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-        ]
-    ),
-}
-_PATTERN_OF_REGEX = {regex: pattern for pattern, regex in _REGEX_OF_PATTERN.items()}
-
-
 def pattern_to_json(pattern: str) -> dict[str, Any]:
-    """Return the `pre_tokenizer` of a byte-level `tokenizer.json` with this split pattern."""
+    """Return the `pre_tokenizer` of a byte-level `tokenizer.json` with this split pattern.
+
+    Raises UserError if no regular expression there has the meaning of the pattern.
+    """
     byte_level = {
         "type": "ByteLevel",
         "add_prefix_space": False,
@@ -40,7 +26,7 @@ def pattern_to_json(pattern: str) -> dict[str, Any]:
         return byte_level
     split = {
         "type": "Split",
-        "pattern": {"Regex": _REGEX_OF_PATTERN.get(pattern, pattern)},
+        "pattern": {"Regex": _to_oniguruma(pattern)},
         "behavior": "Isolated",
         "invert": False,
     }
@@ -48,7 +34,11 @@ def pattern_to_json(pattern: str) -> dict[str, Any]:
 
 
 def pattern_from_json(pre_tokenizer: Any) -> str:
-    """Return the split pattern of a `pre_tokenizer`. Raises UserError if it does anything else."""
+    """Return the split pattern of a `pre_tokenizer`, a name or a regular expression.
+
+    Raises UserError if it does anything else, or if its regular expression means something that the
+    patterns here can't express.
+    """
     match pre_tokenizer:
         case {"type": "ByteLevel", "add_prefix_space": False}:
             # A missing `use_regex` means True in the format.
@@ -65,9 +55,28 @@ def pattern_from_json(pre_tokenizer: Any) -> str:
                 {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
             ],
         }:
-            return _PATTERN_OF_REGEX.get(regex, regex)
+            return _from_oniguruma(regex)
         case _:
             raise UserError(
                 f"pre_tokenizer is {shorten(pre_tokenizer)}: expected ByteLevel without prefix "
                 f"space, alone or after an isolating Split by a regular expression"
             )
+
+
+def _to_oniguruma(pattern: str) -> str:
+    # Imported late: the module imports the tokenizers' interface, which imports this module.
+    from gptfast.tokenizer.rust import RUST_ERRORS, rust_bpe, user_error
+
+    try:
+        return rust_bpe().pattern_to_oniguruma(pattern)
+    except RUST_ERRORS as error:
+        raise user_error(error) from None
+
+
+def _from_oniguruma(regex: str) -> str:
+    from gptfast.tokenizer.rust import RUST_ERRORS, rust_bpe, user_error
+
+    try:
+        return rust_bpe().pattern_from_oniguruma(regex)
+    except RUST_ERRORS as error:
+        raise user_error(error) from None

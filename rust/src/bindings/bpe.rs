@@ -96,6 +96,20 @@ impl Bpe {
         })
     }
 
+    /// The regular expression of a split pattern as Oniguruma reads it.
+    #[staticmethod]
+    fn pattern_to_oniguruma(pattern: &str) -> PyResult<String> {
+        let pattern = Pattern::new(pattern).map_err(to_py_err)?;
+        Ok(pattern.to_oniguruma())
+    }
+
+    /// The split pattern, by name or as a regular expression, that Oniguruma takes regex for.
+    #[staticmethod]
+    fn pattern_from_oniguruma(regex: &str) -> PyResult<String> {
+        let pattern = Pattern::from_oniguruma(regex).map_err(to_py_err)?;
+        Ok(pattern.as_str().to_owned())
+    }
+
     /// The pre-tokens of text. Their concatenation is text.
     fn pretokenize<'py>(&self, py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyList>> {
         let context = Context::default();

@@ -24,30 +24,44 @@ pub const CL100K_REGEX: &str = concat!(
 /// most two more matches start (see [`white_space_end`]).
 pub(super) fn match_length(text: &str) -> usize {
     let text = text.as_bytes();
+    match_before_white_space(text).unwrap_or_else(|| {
+        let run = classes().run_end(text, 0, SPACE);
+        if run == text.len() {
+            run
+        } else {
+            white_space_end(text)
+        }
+    })
+}
+
+/// [`match_length`] for [`OLD_CL100K_REGEX`](super::OLD_CL100K_REGEX).
+pub(super) fn old_match_length(text: &str) -> usize {
+    let text = text.as_bytes();
+    match_before_white_space(text).unwrap_or_else(|| white_space_end(text))
+}
+
+/// The length of the match if one of the branches before those for white space matches.
+#[inline(always)]
+fn match_before_white_space(text: &[u8]) -> Option<usize> {
     let classes = classes();
     let (first, first_length) = classes.next(text, 0);
     if first & LETTER != 0 {
-        return classes.run_end(text, first_length, LETTER);
+        return Some(classes.run_end(text, first_length, LETTER));
     }
     if first & NUMBER != 0 {
-        return number_end(text);
+        return Some(number_end(text));
     }
     let contraction = contraction_end(text, 0);
     if contraction > 0 {
-        return contraction;
+        return Some(contraction);
     }
     let (second, second_length) = classes.next(text, first_length);
     if first & NEWLINE == 0 && second & LETTER != 0 {
-        return classes.run_end(text, first_length + second_length, LETTER);
+        return Some(classes.run_end(text, first_length + second_length, LETTER));
     }
     if first & OTHER != 0 || (text[0] == b' ' && second & OTHER != 0) {
         let others = classes.run_end(text, first_length, OTHER);
-        return classes.run_end(text, others, NEWLINE);
+        return Some(classes.run_end(text, others, NEWLINE));
     }
-    let run = classes.run_end(text, first_length, SPACE);
-    if run == text.len() {
-        run
-    } else {
-        white_space_end(text)
-    }
+    None
 }

@@ -5,29 +5,59 @@ use std::time::{Duration, Instant};
 use fancy_regex::{Regex, RegexInput};
 
 use super::Visitor;
+use super::dialect::{self, Dialect, Node, Refusal};
 use crate::error::Error;
 
 /// A regular expression written by a user.
 #[derive(Debug, Clone)]
 pub struct CustomRegex {
     regex: Regex,
+    tree: Node,
     /// Whether to search position by position, so that a long search in vain can be interrupted. An
     /// expression that needs no backtracking takes linear time, and one search is faster.
     by_position: bool,
 }
 
 impl CustomRegex {
-    pub(super) fn new(pattern: &str) -> Result<Self, fancy_regex::Error> {
-        // `\G` matches where the last match ended. A search by position would make it match everywhere.
-        let by_position = regex_syntax::parse(pattern).is_err() && !pattern.contains(r"\G");
+    /// Compile a regular expression of `fancy-regex`.
+    ///
+    /// # Errors
+    /// Fails if it is not valid, or if Oniguruma has no expression of the same meaning.
+    pub(super) fn new(pattern: &str) -> Result<Self, Error> {
+        let regex = Regex::new(pattern).map_err(|error| {
+            Error::Pattern(format!(
+                "the split pattern {pattern:?} is neither \"gpt2\", \"cl100k\", \"o200k\", \"none\" \
+                 nor a valid regular expression: {error}"
+            ))
+        })?;
         Ok(CustomRegex {
-            regex: Regex::new(pattern)?,
-            by_position,
+            regex,
+            tree: Self::parse(Dialect::FancyRegex, pattern)?,
+            by_position: regex_syntax::parse(pattern).is_err(),
+        })
+    }
+
+    /// Translate a regular expression to one that means the same in both dialects.
+    pub(super) fn common(dialect: Dialect, pattern: &str) -> Result<String, Error> {
+        Ok(Self::parse(dialect, pattern)?.text())
+    }
+
+    fn parse(dialect: Dialect, pattern: &str) -> Result<Node, Error> {
+        dialect::parse(dialect, pattern).map_err(|Refusal { at, message }| {
+            let position = pattern[..at].chars().count();
+            Error::Pattern(format!(
+                "the split pattern {pattern:?} has, at position {position}, {message}"
+            ))
         })
     }
 
     pub(super) fn as_str(&self) -> &str {
         self.regex.as_str()
+    }
+
+    /// An expression that means the same in Oniguruma.
+    pub(super) fn to_oniguruma(&self) -> String {
+        self.tree.text()
     }
 
     /// Pass the matches in `text`, and the text between them, to `visitor`.

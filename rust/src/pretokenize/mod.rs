@@ -5,8 +5,10 @@
 mod cl100k;
 mod classes;
 mod custom_regex;
+mod dialect;
 mod gpt2;
 mod o200k;
+mod published;
 mod safe_cut;
 mod shared;
 mod simd;
@@ -14,8 +16,10 @@ mod visitor;
 
 pub use self::cl100k::CL100K_REGEX;
 pub use self::custom_regex::CustomRegex;
+use self::dialect::Dialect;
 pub use self::gpt2::GPT2_REGEX;
 pub use self::o200k::O200K_REGEX;
+pub use self::published::OLD_CL100K_REGEX;
 pub use self::visitor::{BATCH_PIECES, Visitor};
 use self::visitor::{OffsetVisitor, PieceBuffer};
 use crate::error::Error;
@@ -32,6 +36,8 @@ pub enum Pattern {
     Cl100k,
     /// The matches of [`O200K_REGEX`], found in linear time.
     O200k,
+    /// The matches of [`OLD_CL100K_REGEX`], found in linear time.
+    OldCl100k,
     /// The whole text is one pre-token.
     None,
     /// The matches of a regular expression, and each stretch between two matches.
@@ -40,10 +46,12 @@ pub enum Pattern {
 
 impl Pattern {
     /// Create a pattern from its name (`"gpt2"`, `"cl100k"`, `"o200k"` or `"none"`), or from a regular
-    /// expression in the syntax of the crate `fancy-regex`.
+    /// expression in the syntax of the crate `fancy-regex`. The expressions that tiktoken has published
+    /// are known by their text.
     ///
     /// # Errors
-    /// Fails if `pattern` is neither a name nor a valid regular expression.
+    /// Fails if `pattern` is neither a name nor a valid regular expression, or if Oniguruma has no
+    /// expression of the same meaning.
     pub fn new(pattern: &str) -> Result<Self, Error> {
         // Build the table now: a process forked while another thread builds it would wait for it forever.
         classes::classes();
@@ -52,14 +60,35 @@ impl Pattern {
             "cl100k" => Ok(Pattern::Cl100k),
             "o200k" => Ok(Pattern::O200k),
             "none" => Ok(Pattern::None),
-            regex => CustomRegex::new(regex)
-                .map(|custom| Pattern::Regex(Box::new(custom)))
-                .map_err(|error| {
-                    Error::Pattern(format!(
-                        "the split pattern {regex:?} is neither \"gpt2\", \"cl100k\", \
-                         \"o200k\", \"none\" nor a valid regular expression: {error}"
-                    ))
-                }),
+            regex => match published::published(Dialect::FancyRegex, regex) {
+                Some(known) => Ok(known),
+                None => Ok(Pattern::Regex(Box::new(CustomRegex::new(regex)?))),
+            },
+        }
+    }
+
+    /// Create a pattern from a regular expression as Oniguruma reads it, such as that of a
+    /// `tokenizer.json`.
+    ///
+    /// # Errors
+    /// Fails if there is no expression of the same meaning in the syntax of `fancy-regex`, or none that
+    /// is known.
+    pub fn from_oniguruma(regex: &str) -> Result<Self, Error> {
+        match published::published(Dialect::Oniguruma, regex) {
+            Some(known) => Ok(known),
+            None => Pattern::new(&CustomRegex::common(Dialect::Oniguruma, regex)?),
+        }
+    }
+
+    /// A regular expression that means in Oniguruma, and so in a `tokenizer.json`, what the pattern does.
+    pub fn to_oniguruma(&self) -> String {
+        match self {
+            Pattern::Gpt2 => GPT2_REGEX.into(),
+            Pattern::Cl100k => published::CL100K_IN_FILES.into(),
+            Pattern::O200k => O200K_REGEX.into(),
+            Pattern::OldCl100k => OLD_CL100K_REGEX.into(),
+            Pattern::None => r"[\s\S]+".into(),
+            Pattern::Regex(custom) => custom.to_oniguruma(),
         }
     }
 
@@ -69,6 +98,7 @@ impl Pattern {
             Pattern::Gpt2 => "gpt2",
             Pattern::Cl100k => "cl100k",
             Pattern::O200k => "o200k",
+            Pattern::OldCl100k => OLD_CL100K_REGEX,
             Pattern::None => "none",
             Pattern::Regex(custom) => custom.as_str(),
         }
@@ -111,6 +141,7 @@ impl Pattern {
         match self {
             Pattern::Gpt2 => gpt2::split(text, visitor),
             Pattern::Cl100k => split_by_scanner(cl100k::match_length, text, visitor),
+            Pattern::OldCl100k => split_by_scanner(cl100k::old_match_length, text, visitor),
             Pattern::O200k => split_by_scanner(o200k::match_length, text, visitor),
             Pattern::None if text.is_empty() => Ok(()),
             Pattern::None => visitor.pieces(0, &[text.len()]),
@@ -189,7 +220,7 @@ impl Pattern {
     /// for the pattern.
     pub fn safe_cut(&self, bytes: &[u8]) -> usize {
         match self {
-            Pattern::Gpt2 | Pattern::Cl100k | Pattern::O200k => {
+            Pattern::Gpt2 | Pattern::Cl100k | Pattern::O200k | Pattern::OldCl100k => {
                 // A cut is always within valid UTF-8, so it separates no run of invalid bytes.
                 let mut position = bytes.len().saturating_sub(SAFE_CUT_REACH);
                 let mut cut = 0;
