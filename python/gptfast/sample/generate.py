@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -43,13 +43,13 @@ def generate(
     *,
     sampling: SamplingConfig,
     seed: int,
-    stop_token: int | None = None,
+    stop_tokens: Collection[int] = (),
     n_vocab: int | None = None,
 ) -> Iterator[int]:
     """Yield up to max_new_tokens ids that continue the prompt.
 
-    stop_token: ends the text and is not yielded. n_vocab: number of ids of the tokenizer, where the
-    model has more as padding; None for all of the model's.
+    stop_tokens: each ends the text and is not yielded. n_vocab: number of ids of the tokenizer,
+    where the model has more as padding; None for all of the model's.
 
     The model sees the last block_size tokens. When the context of a GPT is full, it forgets the
     older half, which makes room in its cache; the other models forget one token at a time. Raises
@@ -69,7 +69,7 @@ def generate(
             cache, new = model.new_cache(batch_size=1), seen
         logits_BV = model.next_token_logits(torch.tensor([new], device=device), cache)
         token = int(sample_token(logits_BV[:, :n_vocab], sampling, generator))
-        if token == stop_token:
+        if token in stop_tokens:
             return
         yield token
         seen = [*seen, token][-block_size:]
@@ -102,7 +102,7 @@ def write_sample(model: LanguageModel, tokenizer: Tokenizer, max_new_tokens: int
         max_new_tokens,
         sampling=SamplingConfig(),
         seed=seed,
-        stop_token=tokenizer.eot_token,
+        stop_tokens=tokenizer.stop_tokens,
         n_vocab=tokenizer.n_vocab,
     )
     return "".join(stream_text(ids, tokenizer))

@@ -37,7 +37,8 @@ def load_tokenizer(folder_or_file: str | Path) -> Tokenizer:
     Raises MissingFileError if there is no such file, UserError if it can't be used.
     """
     path = tokenizer_json_path(folder_or_file)
-    match read_tokenizer_json(path):
+    data = read_tokenizer_json(path)
+    match data:
         case {"model": {"type": "BPE"}}:
             from gptfast.tokenizer.bpe import BPETokenizer
 
@@ -47,4 +48,6 @@ def load_tokenizer(folder_or_file: str | Path) -> Tokenizer:
 
             return CharTokenizer.load(path)
         case _:
-            raise UserError(f"{path}: expected a model.type that is 'BPE' or 'WordLevel'")
+            model = data.get("model")
+            kind = model.get("type") if isinstance(model, dict) else model
+            raise UserError(f"{path}: model.type is {kind!r}: expected 'BPE' or 'WordLevel'")

@@ -22,7 +22,6 @@ from gptfast.data.train_tokenizer import train_tokenizer
 from gptfast.errors import MissingFileError, UserError
 from gptfast.system.files import make_folder
 from gptfast.tokenizer import BPETokenizer, Tokenizer
-from gptfast.tokenizer.base import END_OF_TEXT
 from gptfast.tokenizer.options import Audit, Decode, Encode, Show, TokenizerConfig, Train
 from gptfast.tokenizer.published import open_tokenizer
 from gptfast.tokenizer.show import show
@@ -62,13 +61,15 @@ def run_train(config: Train) -> None:
         )
     make_folder(config.out)  # raises before the training, not after it
     start = time.perf_counter()
+    names, roles = config.names_and_roles()
     with _warnings_as_lines():
         tokenizer = train_tokenizer(
             files,
             config.vocab_size,
             config.pattern,
-            config.special_tokens or (END_OF_TEXT,),
+            names,
             config.min_frequency,
+            roles=roles,
             tie=config.tie,
             options=config.read,
         )
@@ -76,11 +77,13 @@ def run_train(config: Train) -> None:
     tokenizer.save(config.out)
     sample = _first_bytes(files, SAMPLE_BYTES, config.read)
     n_read = sum(path.stat().st_size for path in files)
+    eos = tokenizer.roles.eos
     print(
         f"{tokenizer.n_vocab:,} tokens learned from {_speed(n_read, seconds)}\n"
         f"{bytes_per_token(tokenizer, sample):.2f} bytes per token on the first "
         f"{sum(len(text.encode()) for text in sample) / 1e6:,.1f} MB of text\n"
-        f"saved in {config.out}; see what it does to a text with:\n  "
+        + (f"{eos} ends a document\n" if eos else "no token ends a document: give --eos-token\n")
+        + f"saved in {config.out}; see what it does to a text with:\n  "
         + cli.command_line(MODULE, ["audit", "--tokenizer", str(config.out), *config.files])
     )
 
