@@ -24,7 +24,11 @@ class BPE:
     """
 
     def __new__(
-        cls, ranks: dict[bytes, int], pattern: str, special_tokens: dict[str, int]
+        cls,
+        ranks: dict[bytes, int],
+        pattern: str,
+        special_tokens: dict[str, int],
+        added_tokens: dict[str, int],
     ) -> BPE: ...
     @staticmethod
     def train(

@@ -176,7 +176,7 @@ class LLM:
             max_new_tokens,
             sampling=sampling,
             seed=seed,
-            stop_token=self.tokenizer.eot_token,
+            stop_tokens=self.tokenizer.stop_tokens,
             n_vocab=self.tokenizer.n_vocab,
         )
         return stream_text(ids, self.tokenizer)

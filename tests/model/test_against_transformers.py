@@ -79,7 +79,7 @@ def shaken(theirs: torch.nn.Module) -> torch.nn.Module:
 
 def their_twin(config: ModelConfig) -> torch.nn.Module:
     """transformers' model of a configuration, by its own reading of our config.json."""
-    kind = transformers.AutoConfig.for_model(**formats.describe(config, eot_token=None))
+    kind = transformers.AutoConfig.for_model(**formats.describe(config))
     return shaken(transformers.AutoModelForCausalLM.from_config(kind))
 
 
@@ -105,7 +105,7 @@ def test_each_is_stored_as_what_it_is(name: str) -> None:
     kind = {"exact gelu": "gpt2", "biases": "llama", "yarn": "llama", "window": "mixtral"}.get(
         name, name
     )
-    assert formats.describe(MODELS[name], eot_token=None)["model_type"] == kind
+    assert formats.describe(MODELS[name])["model_type"] == kind
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -234,20 +234,20 @@ def test_llamas_that_we_cant_compute_are_refused(
 
 
 def test_a_llama_described_by_an_older_transformers_is_read() -> None:
-    described = formats.describe(LLAMAS["yarn"], eot_token=None)
+    described = formats.describe(LLAMAS["yarn"])
     del described["rope_parameters"]
     assert formats.parse(described) == LLAMAS["yarn"]
 
 
 def test_an_older_transformers_finds_the_rotary_base_and_yarn_where_it_looks_for_them() -> None:
     """At the top. (All of MODELS were compared with 4.57.3 on 2026-11-26: within 3e-6.)"""
-    described = formats.describe(LLAMAS["yarn"], eot_token=None)
+    described = formats.describe(LLAMAS["yarn"])
     assert described["rope_theta"] == 500.0
     assert described["rope_scaling"] == {
         "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32,
     }  # fmt: skip
     assert described["head_dim"] == 12
-    assert "rope_scaling" not in formats.describe(MIXTRAL, eot_token=None)
+    assert "rope_scaling" not in formats.describe(MIXTRAL)
 
 
 def described_by_transformers(**settings: Any) -> dict[str, Any]:
@@ -351,7 +351,7 @@ def test_damaged_folders_are_named(folder: Path, tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"n_head": 0}))
     with pytest.raises(UserError, match="n_head is 0: expected at least 1"):
         load_model(folder)
-    llama = formats.describe(LLAMA, eot_token=None)
+    llama = formats.describe(LLAMA)
     for broken in ({"num_attention_heads": 0}, {"rope_parameters": ["yarn"]}):
         (folder / "config.json").write_text(json.dumps(llama | broken))
         with pytest.raises(UserError, match="is not a model's configuration"):

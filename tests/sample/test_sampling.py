@@ -159,7 +159,8 @@ def test_the_stop_token_ends_the_text_and_is_not_part_of_it(gpt: GPT) -> None:
     tokens = list(generate(gpt, [3, 1, 4], 30, sampling=GREEDY, seed=0))
     stop = tokens[5]
     expected = tokens[: tokens.index(stop)]
-    assert list(generate(gpt, [3, 1, 4], 30, sampling=GREEDY, seed=0, stop_token=stop)) == expected
+    ids = generate(gpt, [3, 1, 4], 30, sampling=GREEDY, seed=0, stop_tokens={stop})
+    assert list(ids) == expected
 
 
 def test_ids_that_the_tokenizer_does_not_have_are_never_drawn(gpt: GPT) -> None:

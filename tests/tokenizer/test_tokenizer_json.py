@@ -142,18 +142,9 @@ def overlap(data: dict[str, Any]) -> None:
     add_token(id=NEXT_ID + 1, content="x<n", normalized=True)(data)
 
 
-TRUNCATION = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
-PADDING = {
-    "strategy": {"Fixed": 90}, "direction": "Right", "pad_to_multiple_of": None,
-    "pad_id": 0, "pad_type_id": 0, "pad_token": "!",
-}  # fmt: skip
-
-
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (set_field("truncation", TRUNCATION), "truncation is {"),
-        (set_field("padding", PADDING), "padding is {"),
         (add_token(lstrip=True), "'<new>' with lstrip: expected lstrip to be false"),
         (add_token(rstrip=True), "'<new>' with rstrip"),
         (add_token(single_word=True), "'<new>' with single_word"),

@@ -24,10 +24,12 @@ from gptfast.data.shard import Shard, is_shard, write_shard
 from gptfast.errors import UserError
 from gptfast.system.files import make_folder, remove_leftovers
 from gptfast.tokenizer import BPETokenizer
-from gptfast.tokenizer.base import END_OF_TEXT, IdArray
+from gptfast.tokenizer.base import IdArray
 from gptfast.tokenizer.checks import as_path, check_kind
 from gptfast.tokenizer.rust import thread_count
 
+END_OF_DOCUMENT = "eos"
+"""The separator that stands for the token with this role, whatever its name."""
 _DEFAULT_MEMORY = 256 << 20
 _SMALLEST_BLOCK = 64 << 10
 _BLOCKS_PER_THREAD = 8  # per batch: enough that no thread waits long for the last block
@@ -40,16 +42,17 @@ def encode_files(
     out: str | Path,
     options: ReadOptions | None = None,
     *,
-    separator: str | None = END_OF_TEXT,
+    separator: str | None = END_OF_DOCUMENT,
     progress: bool = True,
     report: ReadReport | None = None,
 ) -> Shard:
     """Encode all documents of files, folders and globs into one token shard, the file `out`.
 
-    The shard holds the ids of each document (`encode_ordinary`), followed by the id of `separator`,
-    a special token; None for no separator. Without a `memory_limit`, text and ids take 256 MiB, or
-    more for a document that can't be cut. `progress` shows a bar if stderr is a terminal, and
-    prints what was left out. `report` is updated while reading.
+    The shard holds the ids of each document (`encode_ordinary`), followed by the id of `separator`:
+    "eos" for the token with that role, the name of an added token, or None for no separator.
+    Without a `memory_limit`, text and ids take 256 MiB, or more for a document that can't be cut.
+    `progress` shows a bar if stderr is a terminal, and prints what was left out. `report` is
+    updated while reading.
 
     An existing shard is replaced, any other file is not. If anything fails or is interrupted, `out`
     stays as it was. Raises UserError for arguments or files that can't be used.
@@ -110,14 +113,7 @@ class Encoder:
         """Choose the block size. Raises UserError for a separator or limit that can't be used."""
         separator_ids: list[IdArray] = []
         if separator is not None:
-            check_kind("separator", separator, str, "a special token, or None")
-            token_id = tokenizer.special_tokens.get(separator)
-            if token_id is None:
-                raise UserError(
-                    f"separator is {separator!r}: expected one of the special tokens "
-                    f"{sorted(tokenizer.special_tokens)}, or None"
-                )
-            separator_ids = [np.array([token_id], tokenizer.dtype)]
+            separator_ids = [np.array([_id_of(separator, tokenizer)], tokenizer.dtype)]
         n_threads, limit = thread_count(options.n_threads), options.memory_bytes
         # Memory in units of blocks: the text of the batch being read and of the batch being
         # encoded, at worst one id per byte of the latter and of the batch being written, and the
@@ -170,6 +166,26 @@ class Encoder:
                     for ids, end in zip(encoded, ends, strict=True)
                 ]
                 update()
+
+
+def _id_of(separator: str, tokenizer: BPETokenizer) -> int:
+    check_kind("separator", separator, str, "a special token, or None")
+    names = {token.name: token.id for token in tokenizer.added_tokens}
+    token_id = names.get(separator)
+    if token_id is None and separator == END_OF_DOCUMENT:
+        token_id = tokenizer.eot_token
+        if token_id is None:
+            raise UserError(
+                f"the tokenizer doesn't say which token ends a document: expected an eos_token in "
+                f"the tokenizer_config.json beside its tokenizer.json, which is one of "
+                f"{sorted(names)}, or another separator than 'eos'"
+            )
+    if token_id is None:
+        raise UserError(
+            f"separator is {separator!r}: expected one of the special tokens {sorted(names)}, "
+            f"'eos' for the one that ends a document, or None"
+        )
+    return token_id
 
 
 def _batches(blocks: Iterable[Block], batch_bytes: int) -> Iterator[list[Block]]:

@@ -71,6 +71,11 @@ def prepare(
             say(f"{folder} is damaged: making it again")
             shutil.rmtree(folder)
     tokenizer = given or _train_tokenizer(tokenizer_name, vocab_size, train, val, say)
+    if tokenizer.eot_token is None and len(train) + len(val) > 2:
+        say(
+            "the tokenizer doesn't say which token ends a document (an eos_token in "
+            "tokenizer_config.json): the documents are not separated"
+        )
     say(f"encoding {corpus_name}")
     ids = [[_encode(document, tokenizer) for document in part] for part in (train, val)]
     report = DataReport(

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from gptfast.data.dataset import DataReport, TokenShards, is_prepared
 from gptfast.data.documents import Paths, ReadOptions, ReadReport, find_files
-from gptfast.data.encode import Encoder
+from gptfast.data.encode import END_OF_DOCUMENT, Encoder
 from gptfast.data.hashes import DUPLICATE, TRAIN, VAL, route
 from gptfast.data.hub import HubDataset, open_hub, stream_to_files
 from gptfast.data.leakage import SAMPLE_TOKENS, sample
@@ -41,7 +41,6 @@ from gptfast.errors import UserError
 from gptfast.system.files import make_folder, remove_leftovers
 from gptfast.system.locking import folder_lock
 from gptfast.tokenizer import BPETokenizer
-from gptfast.tokenizer.base import END_OF_TEXT
 from gptfast.tokenizer.checks import as_path
 
 _FORMAT = 1  # increase it whenever the contents of the shards change
@@ -60,9 +59,10 @@ def prepare_files(
     """Make the folder `out` from files, folders and globs, or from a data set of the Hub.
 
     A document equal to an earlier one, byte for byte, is left out. About `val_fraction` of the
-    others are val; 0 for no val. The end-of-text token follows each document. A run that was killed
-    resumes when it is called again with the same arguments. The result depends neither on where it
-    was killed nor on `options.n_threads`. A finished folder is left as it is; that needs no Hub.
+    others are val; 0 for no val. The token with the role eos follows each document. A run that was
+    killed resumes when it is called again with the same arguments. The result depends neither on
+    where it was killed nor on `options.n_threads`. A finished folder is left as it is; that needs
+    no Hub.
 
     Raises UserError for arguments or files that can't be used, for a folder that holds anything
     else or that another run is writing to, and if all documents would be train, or all val.
@@ -70,12 +70,7 @@ def prepare_files(
     out, options = as_path("out", out), options or ReadOptions()
     if val_fraction != 0:
         check_fraction(val_fraction)
-    if END_OF_TEXT not in tokenizer.special_tokens:
-        raise UserError(
-            f"the tokenizer has no {END_OF_TEXT}, which is to follow each document: train one with "
-            f"`gptfast tokenizer train`, which adds it unless --special-tokens is given"
-        )
-    encoder = Encoder.plan(tokenizer, options, END_OF_TEXT, ReadReport())
+    encoder = Encoder.plan(tokenizer, options, END_OF_DOCUMENT, ReadReport())
     if isinstance(source, HubDataset):
         try:
             builder = open_hub(source)
@@ -179,7 +174,7 @@ def _clean(out: Path, plan: Plan, manifest: Manifest) -> None:
             (out / "work").rmdir()
         (out / "plan.json").unlink()
     shards = (*manifest.train_shards, *manifest.val_shards)
-    names = ("plan.json", "tokenizer.json", "data.json", *shards)
+    names = ("plan.json", "tokenizer.json", "tokenizer_config.json", "data.json", *shards)
     remove_leftovers((out / name for name in names), sole_writer=True)
 
 

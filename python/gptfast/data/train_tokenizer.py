@@ -9,7 +9,7 @@ from typing import Literal
 from gptfast.cli.progress import TrainingProgress
 from gptfast.data.documents import Paths, ReadOptions, ReadReport, read_blocks
 from gptfast.tokenizer import BPETokenizer
-from gptfast.tokenizer.base import END_OF_TEXT
+from gptfast.tokenizer.roles import END_OF_TEXT, Roles
 
 
 def train_tokenizer(
@@ -19,6 +19,7 @@ def train_tokenizer(
     special_tokens: Sequence[str] = (END_OF_TEXT,),
     min_frequency: int = 1,
     *,
+    roles: Roles | None = None,
     tie: Literal["bytes", "huggingface"] = "bytes",
     options: ReadOptions | None = None,
     progress: bool | TrainingProgress = True,
@@ -42,6 +43,7 @@ def train_tokenizer(
         pattern,
         special_tokens,
         min_frequency,
+        roles=roles,
         tie=tie,
         n_threads=options.n_threads,
         memory_limit=options.memory_bytes,

@@ -1,6 +1,7 @@
 """Read and write a model folder, in the layout that Hugging Face users expect.
 
-A folder has config.json, model.safetensors, tokenizer.json and generation_config.json. A model
+A folder has config.json, model.safetensors, tokenizer.json, tokenizer_config.json and
+generation_config.json. A model
 that GPT-2's, Llama's, Mistral's or Mixtral's format can express is stored in that format
 (model/formats/): `transformers` loads the folder, and this module loads folders of these formats
 that `transformers` saved. No file is a pickle.
@@ -27,7 +28,13 @@ from gptfast.model.config import RopeScaling
 from gptfast.system.files import is_file, write_atomically, write_text_atomically
 from gptfast.tokenizer import Tokenizer, load_tokenizer
 
-FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json")
+FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
 """The files that `save_description` and `save_weights` write."""
 
 
@@ -49,9 +56,16 @@ def save_weights(
 def save_description(folder: Path, config: ModelConfig, tokenizer: Tokenizer) -> None:
     """Write all files of a model folder except the weights. Creates the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(folder)
-    _write_json(folder / "config.json", formats.describe(config, tokenizer.eot_token))
-    generation = {"do_sample": True, "eos_token_id": tokenizer.eot_token}
+    tokenizer.save(folder, max_length=config.block_size)
+    bos, eos, pad = (tokenizer.role_id(role) for role in ("bos", "eos", "pad"))
+    _write_json(folder / "config.json", formats.describe(config, bos=bos, eos=eos, pad=pad))
+    stops = sorted(tokenizer.stop_tokens)
+    generation = {
+        "do_sample": True,
+        "bos_token_id": bos,
+        "eos_token_id": stops if len(stops) > 1 else eos,
+        "pad_token_id": pad,
+    }
     _write_json(folder / "generation_config.json", generation)
 
 
@@ -69,6 +83,7 @@ def load_model(
     """
     folder = Path(folder)
     if not is_file(folder / "config.json"):
+        _refuse_pickles(folder)
         raise MissingFileError(
             f"no model in {folder}: expected a folder with config.json, model.safetensors and "
             f"tokenizer.json, as `python -m gptfast.train --out {folder}` writes"
@@ -159,6 +174,7 @@ def _files_of(path: Path) -> list[Path]:
         return [path]
     index = path.with_name(f"{path.name}.index.json")
     if not index.is_file():
+        _refuse_pickles(path.parent)
         raise MissingFileError(f"no weights at {path}: the training run has not saved any yet")
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
@@ -169,6 +185,18 @@ def _files_of(path: Path) -> list[Path]:
         if not file.is_file():
             raise MissingFileError(f"no {file.name} in {path.parent}, but {index} lists it")
     return files
+
+
+def _refuse_pickles(folder: Path) -> None:
+    """Raise UserError if a folder has its weights in pickles, which may run code."""
+    patterns = ("pytorch_model*.bin", "consolidated*.pth", "*.pt", "*.pth", "*.ckpt")
+    found = [file for pattern in patterns for file in sorted(folder.glob(pattern))]
+    if found:
+        raise UserError(
+            f"{found[0]} is a pickle, which may run code, so gptfast doesn't load it: expected "
+            f"model.safetensors; convert it with transformers: AutoModelForCausalLM."
+            f"from_pretrained({str(folder)!r}).save_pretrained('converted')"
+        )
 
 
 def read_config(path: Path) -> ModelConfig:

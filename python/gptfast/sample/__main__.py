@@ -89,7 +89,7 @@ def main(argv: Sequence[str]) -> int:
                 config.max_new_tokens,
                 sampling=config.sampling,
                 seed=config.seed + i,
-                stop_token=tokenizer.eot_token,
+                stop_tokens=tokenizer.stop_tokens,
                 n_vocab=tokenizer.n_vocab,
             )
             for text in stream_text(ids, tokenizer):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from operator import index
 
 import torch
@@ -47,13 +47,13 @@ def generate(
     *,
     sampling: SamplingConfig,
     seed: int,
-    stop_token: int | None = None,
+    stop_tokens: Collection[int] = (),
     n_vocab: int | None = None,
 ) -> Iterator[int]:
     """Yield up to max_new_tokens ids that continue the prompt.
 
-    stop_token: ends the text and is not yielded. n_vocab: number of ids of the tokenizer, where the
-    model has more as padding; None for all of the model's.
+    stop_tokens: each ends the text and is not yielded. n_vocab: number of ids of the tokenizer,
+    where the model has more as padding; None for all of the model's.
 
     The model sees the last block_size tokens. When the context of a GPT is full, it forgets the
     older half, which makes room in its cache; the other models forget one token at a time. Raises
@@ -88,7 +88,7 @@ def generate(
                 f"weights are finite; {logits_BV.dtype} may be too narrow, try model.float()"
             )
         token = int(sample_token(logits_BV, sampling, generator))
-        if token == stop_token:
+        if token in stop_tokens:
             return
         yield token
         seen = [*seen, token][-block_size:]
@@ -142,7 +142,7 @@ def write_sample(model: LanguageModel, tokenizer: Tokenizer, max_new_tokens: int
         max_new_tokens,
         sampling=SamplingConfig(),
         seed=seed,
-        stop_token=tokenizer.eot_token,
+        stop_tokens=tokenizer.stop_tokens,
         n_vocab=tokenizer.n_vocab,
     )
     try:

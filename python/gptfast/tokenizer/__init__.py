@@ -39,7 +39,8 @@ def load_tokenizer(folder_or_file: str | Path) -> Tokenizer:
     Raises MissingFileError if there is no such file, UserError if it can't be used.
     """
     path = tokenizer_json_path(folder_or_file)
-    match data := read_tokenizer_json(path):
+    data = read_tokenizer_json(path)
+    match data:
         case {"model": {"type": "BPE"}}:
             from gptfast.tokenizer.bpe import BPETokenizer
 
@@ -48,7 +49,8 @@ def load_tokenizer(folder_or_file: str | Path) -> Tokenizer:
             from gptfast.tokenizer.char import CharTokenizer
 
             return CharTokenizer.load(path)
-        case {"model": _}:
-            raise UserError(f"{path}: expected a model.type that is 'BPE' or 'WordLevel'")
+        case {"model": model}:
+            kind = model.get("type") if isinstance(model, dict) else model
+            raise UserError(f"{path}: model.type is {kind!r}: expected 'BPE' or 'WordLevel'")
         case _:
             raise UserError(f"{path} is {what_json_is(data)}")

@@ -21,10 +21,9 @@ from gptfast.data.documents import ReadOptions, ReadReport, find_files, read_blo
 from gptfast.data.encode import encode_files
 from gptfast.data.shard import Shard
 from gptfast.data.train_tokenizer import train_tokenizer
-from gptfast.errors import MissingFileError, RunError, UserError
+from gptfast.errors import RunError, UserError
 from gptfast.system.files import make_folder
 from gptfast.tokenizer import BPETokenizer, Tokenizer
-from gptfast.tokenizer.base import END_OF_TEXT
 from gptfast.tokenizer.options import Audit, Decode, Encode, Show, TokenizerConfig, Train
 from gptfast.tokenizer.published import open_tokenizer
 from gptfast.tokenizer.show import show
@@ -60,13 +59,15 @@ def run_train(config: Train) -> None:
             f"there is no text in {' '.join(config.files)}: expected some to learn from"
         )
     start = time.perf_counter()
+    names, roles = config.names_and_roles()
     with _warnings_as_lines():
         tokenizer = train_tokenizer(
             files,
             config.vocab_size,
             config.pattern,
-            config.special_tokens or (END_OF_TEXT,),
+            names,
             config.min_frequency,
+            roles=roles,
             tie=config.tie,
             options=config.read,
         )
@@ -74,11 +75,13 @@ def run_train(config: Train) -> None:
     _save(tokenizer, config.out)
     sample = _first_bytes(files, SAMPLE_BYTES, config.read)
     n_read = sum(path.stat().st_size for path in files)
+    eos = tokenizer.roles.eos
     print(
         f"{tokenizer.n_vocab:,} tokens learned from {_speed(n_read, seconds)}\n"
         f"{bytes_per_token(tokenizer, sample):.2f} bytes per token on the first "
         f"{sum(len(text.encode()) for text in sample) / 1e6:,.1f} MB of text\n"
-        f"saved in {config.out}; see what it does to a text with:\n  "
+        + (f"{eos} ends a document\n" if eos else "no token ends a document: give --eos-token\n")
+        + f"saved in {config.out}; see what it does to a text with:\n  "
         + cli.command_line(MODULE, ["audit", "--tokenizer", str(config.out), *config.files])
     )
 

@@ -16,8 +16,16 @@ import numpy.typing as npt
 
 from gptfast.errors import UserError
 from gptfast.system.files import make_folder, write_text_atomically
+from gptfast.tokenizer.added import AddedToken
 from gptfast.tokenizer.checks import as_path, check_codec_errors, check_kind, check_texts
-from gptfast.tokenizer.formats import read_tokenizer_json, tokenizer_json_path
+from gptfast.tokenizer.formats import add_named, read_tokenizer_json, tokenizer_json_path
+from gptfast.tokenizer.roles import (
+    Roles,
+    names_beside,
+    recognized,
+    roles_beside,
+    tokenizer_config,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -29,8 +37,6 @@ IdArray: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
 
 AllowedSpecial: TypeAlias = Collection[str] | Literal["all"]
 """The names of special tokens that may be found in text, or "all"."""
-
-END_OF_TEXT = "<|endoftext|>"
 
 
 class Tokenizer(ABC):
@@ -49,6 +55,18 @@ class Tokenizer(ABC):
     @abstractmethod
     def special_tokens(self) -> dict[str, int]:
         """The names and ids of the special tokens."""
+
+    @property
+    @abstractmethod
+    def added_tokens(self) -> tuple[AddedToken, ...]:
+        """The special tokens, and others that are found in text by their names."""
+
+    _roles: Roles
+
+    @property
+    def roles(self) -> Roles:
+        """The names of the tokens that end a document, begin a text, pad a batch and so on."""
+        return self._roles
 
     @abstractmethod
     def encode_ordinary(self, text: str) -> list[int]:
@@ -74,18 +92,35 @@ class Tokenizer(ABC):
 
     @classmethod
     @abstractmethod
-    def from_json(cls, data: dict[str, Any]) -> Self:
-        """Return the tokenizer whose `to_json()` is `data`. Raises UserError if there is none."""
+    def from_json(cls, data: dict[str, Any], roles: Roles | None = None) -> Self:
+        """Return the tokenizer whose `to_json()` is `data`. Raises UserError if there is none.
+
+        roles: None to recognize well-known names of special tokens.
+        """
 
     @property
     def dtype(self) -> np.dtype[np.unsignedinteger[Any]]:
         """The smaller of uint16 and uint32 that holds every id."""
         return np.dtype(np.uint16) if self.n_vocab <= 2**16 else np.dtype(np.uint32)
 
-    @property
+    def role_id(self, role: str) -> int | None:
+        """Return the id of the token that plays a role, such as "pad"; None if none does."""
+        name = getattr(self.roles, role)
+        return next((token.id for token in self.added_tokens if token.name == name), None)
+
+    @cached_property
     def eot_token(self) -> int | None:
-        """The id of `<|endoftext|>`; None if there is no such token."""
-        return self.special_tokens.get(END_OF_TEXT)
+        """The id of the token that ends a document (the role eos); None if there is no such token.
+
+        tiktoken's name for it, which stands for "end of text".
+        """
+        return self.role_id("eos")
+
+    @property
+    def stop_tokens(self) -> frozenset[int]:
+        """The ids at which sampling stops: the end of a text, and the end of a turn."""
+        ids = (self.role_id("eos"), self.role_id("end_of_turn"))
+        return frozenset(token_id for token_id in ids if token_id is not None)
 
     def encode(self, text: str, allowed_special: AllowedSpecial = frozenset()) -> list[int]:
         """Return the ids of `text`, with the allowed special tokens as single ids.
@@ -231,28 +266,51 @@ class Tokenizer(ABC):
 
     @cached_property
     def fingerprint(self) -> str:
-        """The SHA-256 of the `tokenizer.json` that `save` writes, in hexadecimal."""
-        return hashlib.sha256(self._serialized().encode()).hexdigest()
+        """The SHA-256, in hexadecimal, of what determines the ids of documents.
 
-    def save(self, folder: str | Path) -> None:
-        """Write `tokenizer.json` into `folder` atomically; make the folder if it doesn't exist.
+        That is the `tokenizer.json` that `save` writes; and the name of the token that ends a
+        document, if it isn't the one that is recognized in that file alone.
+        """
+        content = self._serialized()
+        if self.roles.eos != recognized(self.special_tokens).eos:
+            content += json.dumps({"eos": self.roles.eos})
+        return hashlib.sha256(content.encode()).hexdigest()
 
-        Raises UserError if it can't be written there.
+    def save(self, folder: str | Path, max_length: int | None = None) -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json` into `folder`; make it if need be.
+
+        max_length: the most tokens that a model takes, for other programs that read the folder.
+        Each file is written atomically. Raises UserError if it can't be written there.
         """
         folder = as_path("folder", folder)
         make_folder(folder)
+        config = tokenizer_config(self.roles, max_length)
+        write_text_atomically(folder / "tokenizer_config.json", config)
         write_text_atomically(folder / "tokenizer.json", self._serialized())
 
     @classmethod
     def load(cls, folder_or_file: str | Path) -> Self:
         """Load a `tokenizer.json`, or the one in a folder.
 
-        Raises MissingFileError if there is no such file, UserError if it is not of this class.
+        The roles of its tokens are told by the files beside a file of that name: by
+        tokenizer_config.json, special_tokens_map.json, or the ids in generation_config.json and
+        config.json. Else, well-known names are recognized. Raises MissingFileError if there is no
+        such file, UserError if it is not of this class.
         """
         path = tokenizer_json_path(folder_or_file)
-        data = read_tokenizer_json(path)
+        return cls._from_file(path, read_tokenizer_json(path))
+
+    @classmethod
+    def _from_file(cls, path: Path, data: dict[str, Any]) -> Self:
+        """Return the tokenizer of the contents of `path`, a file or a folder."""
+        is_alone = path.is_file() and path.name != "tokenizer.json"
+        folder = path if path.is_dir() else path.parent
         try:
-            return cls.from_json(data)
+            if is_alone:
+                return cls.from_json(data)
+            tokenizer = cls.from_json(add_named(data, names_beside(folder).values()))
+            tokenizer._roles = roles_beside(folder, tokenizer.added_tokens)
+            return tokenizer
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
 
@@ -260,7 +318,7 @@ class Tokenizer(ABC):
         return json.dumps(self.to_json(), ensure_ascii=False) + "\n"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self).from_json, (self.to_json(),)
+        return type(self).from_json, (self.to_json(), self.roles)
 
 
 class StreamDecoder:

@@ -12,10 +12,13 @@ import numpy.typing as npt
 
 from gptfast.errors import UserError
 from gptfast.tokenizer import formats
-from gptfast.tokenizer.base import END_OF_TEXT, AllowedSpecial, IdArray, Tokenizer
+from gptfast.tokenizer.added import AddedToken, check_added, special
+from gptfast.tokenizer.base import AllowedSpecial, IdArray, Tokenizer
 from gptfast.tokenizer.checks import check_kind, check_names, check_texts, shorten
+from gptfast.tokenizer.hf_folder import read_hf
 from gptfast.tokenizer.pat_str import pat_str
 from gptfast.tokenizer.ranks import read_encoding, write_tiktoken
+from gptfast.tokenizer.roles import END_OF_TEXT, Roles, checked, roles_of_trained
 from gptfast.tokenizer.rust import RUST_ERRORS, ids_for_rust, rust_bpe, thread_count, user_error
 from gptfast.tokenizer.training import train_bpe
 
@@ -31,10 +34,12 @@ class BPETokenizer(Tokenizer):
     `ranks` maps the bytes of each ordinary token to its id, which is also its rank among the merges
     (tiktoken's convention). `pattern` splits text into pre-tokens: "gpt2", "cl100k", "o200k",
     "none" (the text is one pre-token) or a regular expression. `special_tokens` maps names to ids.
+    `added_tokens` are further ones, which any text may contain unless they are special. `roles`
+    says which of them ends a document, and so on; None recognizes well-known names.
 
     Raises UserError if a byte has no id, an id is given twice, a token is not the merge of two
-    tokens of lower rank, the pattern is not a regular expression, or a special token and an
-    ordinary token have the same spelling in `tokenizer.json`.
+    tokens of lower rank, the pattern is not a regular expression, an added token and an ordinary
+    token have the same spelling in `tokenizer.json`, or a role is not an added token's.
     """
 
     def __init__(
@@ -42,16 +47,22 @@ class BPETokenizer(Tokenizer):
         ranks: Mapping[bytes, int],
         pattern: str = "gpt2",
         special_tokens: Mapping[str, int] | None = None,
+        added_tokens: Sequence[AddedToken] = (),
+        roles: Roles | None = None,
     ) -> None:
         special_tokens = {} if special_tokens is None else special_tokens
         check_kind("ranks", ranks, Mapping, "a dict of tokens (bytes) and their ids")
         check_kind("special_tokens", special_tokens, Mapping, "a dict of names and ids")
         check_kind("pattern", pattern, str, "the name of a pattern or a regular expression")
+        check_added(added_tokens)
+        tokens = (*(AddedToken(*token) for token in special_tokens.items()), *added_tokens)
+        ordinary = {token.name: token.id for token in tokens if not token.special}
         try:
-            self._bpe = rust_bpe()(dict(ranks), pattern, dict(special_tokens))
+            self._bpe = rust_bpe()(dict(ranks), pattern, special(tokens), ordinary)
         except RUST_ERRORS as error:
             raise user_error(error) from None
-        formats.check_spelling(special_tokens, ranks.__contains__)
+        formats.check_spelling([token.name for token in tokens], ranks.__contains__)
+        self._added_tokens, self._roles = tokens, checked(roles, tokens)
 
     @classmethod
     def train(
@@ -62,6 +73,7 @@ class BPETokenizer(Tokenizer):
         special_tokens: Sequence[str] = (END_OF_TEXT,),
         min_frequency: int = 1,
         *,
+        roles: Roles | None = None,
         tie: Literal["bytes", "huggingface"] = "bytes",
         n_threads: int | None = None,
         memory_limit: int | None = None,
@@ -72,6 +84,8 @@ class BPETokenizer(Tokenizer):
         texts: merges never cross two of them. A str or bytes is one text. Order is irrelevant.
         vocab_size: maximum number of ids, all included. Training stops earlier when no pair occurs
         `min_frequency` times.
+        roles: which special token ends a document, and so on. By default `<|endoftext|>` is eos;
+        without it, the only one with a well-known name such as `</s>`, or else the only one.
         tie: of equally frequent pairs, the smallest pair of ids (left, then right) is merged first.
         With "bytes", the id of a single byte is its value; with "huggingface", single bytes are in
         the order of GPT-2's alphabet, so that ties are broken as by Hugging Face `tokenizers`.
@@ -90,8 +104,9 @@ class BPETokenizer(Tokenizer):
         names = {name: 256 + i for i, name in enumerate(special_tokens)}
         if len(names) < len(special_tokens):
             raise UserError(f"special_tokens is {special_tokens!r}: a name is given twice")
+        roles = roles_of_trained(special_tokens) if roles is None else roles
         # What can't be made with single bytes alone is refused before the work.
-        cls({bytes([byte]): byte for byte in range(256)}, pattern, names)
+        cls({bytes([byte]): byte for byte in range(256)}, pattern, names, roles=roles)
         trained, left_out = train_bpe(
             texts, vocab_size, pattern, special_tokens, min_frequency,
             tie, n_threads, memory_limit, progress,
@@ -99,7 +114,8 @@ class BPETokenizer(Tokenizer):
         for line in left_out:
             warnings.warn(line, stacklevel=2)
         tokenizer = cls.__new__(cls)
-        tokenizer._bpe = trained
+        tokenizer._bpe, tokenizer._roles = trained, roles
+        tokenizer._added_tokens = tuple(AddedToken(*t) for t in trained.special_tokens.items())
         return tokenizer
 
     @classmethod
@@ -127,15 +143,13 @@ class BPETokenizer(Tokenizer):
     def from_hf(cls, path: str | Path) -> Self:
         """Load another project's tokenizer: a `tokenizer.json`, or a folder.
 
-        The folder holds a `tokenizer.json`, or `vocab.json` and `merges.txt` as for GPT-2. A
-        post-processor, which adds special tokens around a text, is dropped: `encode` adds none.
+        The folder holds a `tokenizer.json`, or `vocab.json` and `merges.txt` as for GPT-2; other
+        files in it tell the roles of its tokens, as for `load`. A post-processor, which adds
+        special tokens around a text, is dropped: `encode` adds none.
         Raises MissingFileError if there is no such file, UserError if the ids would differ.
         """
-        data = formats.read_hf(path)
-        try:
-            return cls.from_json(data | {"post_processor": None})
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from None
+        data = read_hf(path)
+        return cls._from_file(Path(path), data | {"post_processor": None})
 
     def to_tiktoken(self, path: str | Path) -> None:
         """Write a tiktoken rank file, without the pattern and the special tokens.
@@ -176,6 +190,11 @@ class BPETokenizer(Tokenizer):
     def special_tokens(self) -> dict[str, int]:
         """The names and ids of the special tokens."""
         return self._bpe.special_tokens
+
+    @property
+    def added_tokens(self) -> tuple[AddedToken, ...]:
+        """The special tokens, and others that are found in any text by their names."""
+        return self._added_tokens
 
     def __repr__(self) -> str:
         shown, n_special = shorten(self.pattern), len(self.special_tokens)
@@ -325,17 +344,18 @@ class BPETokenizer(Tokenizer):
 
     def to_json(self) -> dict[str, Any]:
         """Return the contents of `tokenizer.json`, in the format of Hugging Face `tokenizers`."""
-        return formats.bpe_to_json(self._bpe.ranks, self.merges, self.pattern, self.special_tokens)
+        return formats.bpe_to_json(self._bpe.ranks, self.merges, self.pattern, self.added_tokens)
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Self:
+    def from_json(cls, data: dict[str, Any], roles: Roles | None = None) -> Self:
         """Return the tokenizer of a byte-level BPE `tokenizer.json`, such as GPT-2's.
 
-        Raises UserError if it describes anything else, or if the merges are not in order of id.
+        roles: None to recognize well-known names of special tokens. Raises UserError if it
+        describes anything else, or if the merges are not in order of id.
         """
-        ranks, merges, pattern, special_tokens = formats.bpe_from_json(data)
-        tokenizer = cls(ranks, pattern, special_tokens)
-        if formats.merges_to_json(tokenizer.merges) != merges:
+        ranks, merges, pattern, added_tokens = formats.bpe_from_json(data)
+        tokenizer = cls(ranks, pattern, added_tokens=added_tokens, roles=roles)
+        if not formats.same_merges(merges, tokenizer.merges):
             raise UserError(
                 "model.merges do not match the ids in model.vocab: expected the n-th merge to make "
                 "the n-th smallest id after the single bytes"

@@ -10,9 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from gptfast.errors import UserError
+from gptfast.tokenizer.added import AddedToken
 from gptfast.tokenizer.base import IdArray, Tokenizer, id_list
 from gptfast.tokenizer.checks import check_kind, check_names, check_no_path
-from gptfast.tokenizer.formats import added_tokens_json, field, special_tokens_from_json
+from gptfast.tokenizer.formats import field, simplified
+from gptfast.tokenizer.roles import Roles, checked, roles_of_trained
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -24,10 +26,17 @@ class CharTokenizer(Tokenizer):
     """One id per character, in the order of `chars`, then the special tokens.
 
     A character is a code point. Text with a character that is not in `chars` can't be encoded.
-    Raises UserError if an element of `chars` isn't one character, or a token is given twice.
+    `roles` says which special token ends a document, and so on; None recognizes well-known names.
+    Raises UserError if an element of `chars` isn't one character, a token is given twice, or a role
+    is not a special token's.
     """
 
-    def __init__(self, chars: Iterable[str], special_tokens: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        chars: Iterable[str],
+        special_tokens: Sequence[str] = (),
+        roles: Roles | None = None,
+    ) -> None:
         check_kind("chars", chars, Iterable, "single characters")
         check_names("special_tokens", special_tokens)
         self._chars = list(chars)
@@ -41,17 +50,24 @@ class CharTokenizer(Tokenizer):
                 "a character or special token is given twice, or is empty: expected distinct ones"
             )
         self._special_tokens = {name: len(self._chars) + i for i, name in enumerate(names)}
+        self._roles = checked(roles, self.added_tokens)
         self._token_bytes = [token.encode() for token in tokens]
         # By code point; `n_vocab`, which is no id, for characters that aren't in the vocabulary.
         self._id_of = np.full(_N_CODE_POINTS, self.n_vocab, dtype=np.uint32)
         self._id_of[[ord(char) for char in self._chars]] = np.arange(len(self._chars))
 
     @classmethod
-    def train(cls, text: str, special_tokens: Sequence[str] = ()) -> Self:
-        """Return a tokenizer of the distinct characters of `text`, in order of code points."""
+    def train(
+        cls, text: str, special_tokens: Sequence[str] = (), roles: Roles | None = None
+    ) -> Self:
+        """Return a tokenizer of the distinct characters of `text`, in order of code points.
+
+        roles: by default as in `BPETokenizer.train`.
+        """
         check_no_path(text)
         check_kind("text", text, str, "a str")
-        return cls(sorted(set(text)), special_tokens)
+        check_names("special_tokens", special_tokens)
+        return cls(sorted(set(text)), special_tokens, roles or roles_of_trained(special_tokens))
 
     @property
     def n_vocab(self) -> int:
@@ -62,6 +78,11 @@ class CharTokenizer(Tokenizer):
     def special_tokens(self) -> dict[str, int]:
         """The names and ids of the special tokens."""
         return dict(self._special_tokens)
+
+    @property
+    def added_tokens(self) -> tuple[AddedToken, ...]:
+        """The special tokens."""
+        return tuple(AddedToken(name, i) for name, i in self._special_tokens.items())
 
     def __repr__(self) -> str:
         return f"CharTokenizer(n_vocab={self.n_vocab}, n_special={len(self._special_tokens)})"
@@ -145,7 +166,7 @@ class CharTokenizer(Tokenizer):
             "version": "1.0",
             "truncation": None,
             "padding": None,
-            "added_tokens": added_tokens_json(self._special_tokens),
+            "added_tokens": [token.to_json() for token in self.added_tokens],
             "normalizer": None,
             # A WordLevel model whose words are single characters. Unlike a dot, [\s\S] matches \n.
             "pre_tokenizer": {
@@ -161,11 +182,15 @@ class CharTokenizer(Tokenizer):
         }
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Self:
-        """Return the tokenizer whose `to_json()` is `data`. Raises UserError if there is none."""
-        special_tokens = special_tokens_from_json(data)
-        chars = [t for t in field(data, "model.vocab", dict) if t not in special_tokens]
-        tokenizer = cls(chars, list(special_tokens))
+    def from_json(cls, data: dict[str, Any], roles: Roles | None = None) -> Self:
+        """Return the tokenizer whose `to_json()` is `data`. Raises UserError if there is none.
+
+        roles: None to recognize well-known names of special tokens.
+        """
+        data = simplified(data)
+        names = [AddedToken.from_json(token).name for token in field(data, "added_tokens", list)]
+        chars = [token for token in field(data, "model.vocab", dict) if token not in names]
+        tokenizer = cls(chars, names, roles)
         if tokenizer.to_json() != data:
             raise UserError("expected the tokenizer.json of a character tokenizer, as it was saved")
         return tokenizer

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterable, Sequence
-from itertools import chain, product
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
 from gptfast.errors import MissingFileError, UserError
+from gptfast.tokenizer.added import AddedToken, check_found_alike
 from gptfast.tokenizer.checks import as_path, shorten
 from gptfast.tokenizer.foreign import what_no_json_is
 from gptfast.tokenizer.patterns import pattern_from_json, pattern_to_json
@@ -42,31 +44,68 @@ def read_tokenizer_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def read_hf(path: str | Path) -> dict[str, Any]:
-    """Return a `tokenizer.json`, or its equivalent of a folder's `vocab.json` and `merges.txt`.
+def add_named(data: dict[str, Any], names: Iterable[str | None]) -> dict[str, Any]:
+    """Return a `tokenizer.json` in which those of the names that have an id are added tokens.
 
-    Raises MissingFileError if there is neither, UserError if a file holds something else.
+    A folder's other files may name tokens that its vocabulary has, but its added tokens lack.
+    `transformers` adds them as special ones.
     """
-    folder = as_path("path", path)
-    vocab, merges = folder / "vocab.json", folder / "merges.txt"
-    if (folder / "tokenizer.json").is_file() or not (vocab.is_file() and merges.is_file()):
-        return read_tokenizer_json(tokenizer_json_path(path))
-    ids = read_tokenizer_json(vocab)
-    # The first line is a comment with the version.
-    try:
-        lines = merges.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{merges} is not UTF-8 text (byte {error.start}): expected a merge on each line"
-        ) from None
-    pairs = [line for line in lines if line and not line.startswith("#version")]
-    end_of_text = {"content": "<|endoftext|>", "id": ids.get("<|endoftext|>")}
-    return {
-        "added_tokens": [end_of_text] if "<|endoftext|>" in ids else [],
-        "pre_tokenizer": pattern_to_json("gpt2"),
-        "decoder": {"type": "ByteLevel"},
-        "model": {"type": "BPE", "vocab": ids, "merges": pairs},
-    }
+    match data:
+        case {"added_tokens": list(added), "model": {"vocab": dict(vocab)}}:
+            known = {token.get("content") for token in added if isinstance(token, dict)}
+            new = sorted(name for name in set(names) - known if name is not None and name in vocab)
+            tokens = [AddedToken(name, vocab[name]).to_json() for name in new]
+            return data | {"added_tokens": added + tokens}
+        case _:
+            return data
+
+
+def simplified(data: dict[str, Any]) -> dict[str, Any]:
+    """Return a `tokenizer.json` without the parts that change no ids.
+
+    Saved truncation and padding are dropped with a warning, because `encode` does neither.
+    """
+    data = dict(data)
+    for key in ("truncation", "padding"):
+        if data.get(key) is not None:
+            warnings.warn(
+                f"the tokenizer.json asks for {key}, which is dropped: `encode` returns all ids of "
+                f"a text, and no others",
+                stacklevel=2,
+            )
+            data[key] = None
+    for key, members in _SEQUENCES.items():
+        if key in data:
+            data[key] = _unwrapped(data[key], members)
+    return data
+
+
+_SEQUENCES = {
+    "normalizer": "normalizers",
+    "pre_tokenizer": "pretokenizers",
+    "post_processor": "processors",
+    "decoder": "decoders",
+}
+"""The key of the members of a Sequence, by the part of the file."""
+
+
+def _unwrapped(part: Any, members: str) -> Any:
+    """Return a part of the file without Sequences of less than two, and templates without tokens.
+
+    A Sequence in a Sequence becomes a part of the outer one.
+    """
+    match part:
+        case {"type": "Sequence"} if isinstance(part.get(members), list):
+            flat: list[Any] = []
+            for member in part[members]:
+                inner = _unwrapped(member, members)
+                is_sequence = isinstance(inner, dict) and inner.get("type") == "Sequence"
+                flat += inner[members] if is_sequence else [] if inner is None else [inner]
+            return part | {members: flat} if len(flat) > 1 else (flat[0] if flat else None)
+        case {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A"}}]}:
+            return None
+        case _:
+            return part
 
 
 def field(data: dict[str, Any], path: str, kind: type[T]) -> T:
@@ -80,34 +119,6 @@ def field(data: dict[str, Any], path: str, kind: type[T]) -> T:
     if not isinstance(value, kind):
         raise UserError(f"{path} is {shorten(value)}: expected a {kind.__name__}")
     return value
-
-
-def added_tokens_json(special_tokens: dict[str, int]) -> list[dict[str, Any]]:
-    """Return the special tokens as `tokenizer.json` lists them."""
-    return [
-        {
-            "id": token_id,
-            "content": name,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-            "special": True,
-        }
-        for name, token_id in special_tokens.items()
-    ]
-
-
-def special_tokens_from_json(data: dict[str, Any]) -> dict[str, int]:
-    """Return the names and ids in `added_tokens`. Raises UserError if one is missing."""
-    special_tokens = {}
-    for token in field(data, "added_tokens", list):
-        match token:
-            case {"content": str(name), "id": int(token_id)}:
-                special_tokens[name] = token_id
-            case _:
-                raise UserError(f"added_tokens has {shorten(token)}: expected a content and an id")
-    return special_tokens
 
 
 def byte_level_alphabet() -> dict[int, str]:
@@ -156,7 +167,7 @@ def bpe_to_json(
     ranks: dict[bytes, int],
     merges: Sequence[tuple[bytes, bytes]],
     pattern: str,
-    special_tokens: dict[str, int],
+    added_tokens: Sequence[AddedToken],
 ) -> dict[str, Any]:
     """Return the `tokenizer.json` of a byte-level BPE; see `BPETokenizer` for the arguments."""
     vocab = {_to_alphabet(token): token_id for token, token_id in ranks.items()}
@@ -164,7 +175,7 @@ def bpe_to_json(
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": added_tokens_json(special_tokens),
+        "added_tokens": [token.to_json() for token in added_tokens],
         "normalizer": None,
         "pre_tokenizer": pattern_to_json(pattern),
         "post_processor": None,
@@ -183,15 +194,15 @@ def bpe_to_json(
             "fuse_unk": False,
             "byte_fallback": False,
             "ignore_merges": False,
-            "vocab": vocab | special_tokens,
+            "vocab": vocab | {token.name: token.id for token in added_tokens},
             "merges": merges_to_json(merges),
         },
     }
 
 
-def check_spelling(special_tokens: Iterable[str], is_token: Callable[[bytes], bool]) -> None:
-    """Raise UserError if a special and an ordinary token have the same spelling in the file."""
-    for name in special_tokens:
+def check_spelling(names: Iterable[str], is_token: Callable[[bytes], bool]) -> None:
+    """Raise UserError if an added and an ordinary token have the same spelling in the file."""
+    for name in names:
         token = token_spelled(name)
         if token is not None and is_token(token):
             raise UserError(
@@ -206,66 +217,57 @@ def merges_to_json(merges: Sequence[tuple[bytes, bytes]]) -> list[list[str]]:
     return [[spelled[left], spelled[right]] for left, right in merges]
 
 
-def bpe_from_json(data: dict[str, Any]) -> tuple[dict[bytes, int], list[Any], str, dict[str, int]]:
-    """Return (ranks, merges as in `merges_to_json`, pattern, special tokens) of a byte-level BPE.
+def bpe_from_json(
+    data: dict[str, Any],
+) -> tuple[dict[bytes, int], list[Any], str, list[AddedToken]]:
+    """Return (ranks, merges as in `merges_to_json`, pattern, added tokens) of a byte-level BPE.
 
     Raises UserError if the file needs anything that `BPETokenizer` doesn't implement.
     """
+    data = simplified(data)
     model = field(data, "model", dict)
     wanted: list[tuple[str, Any, tuple[Any, ...]]] = [
         ("model.type", model.get("type"), ("BPE",)),
+        ("model.byte_fallback", model.get("byte_fallback"), (False, None)),
         ("model.dropout", model.get("dropout"), (None, 0.0)),
         ("model.continuing_subword_prefix", model.get("continuing_subword_prefix"), (None, "")),
         ("model.end_of_word_suffix", model.get("end_of_word_suffix"), (None, "")),
         ("normalizer", data.get("normalizer"), (None,)),
-        ("truncation", data.get("truncation"), (None,)),
-        ("padding", data.get("padding"), (None,)),
         ("post_processor.type", _type_of(data.get("post_processor")), (None, "ByteLevel")),
         ("decoder.type", _type_of(data.get("decoder")), ("ByteLevel",)),
     ]
     for name, value, allowed in wanted:
         if value not in allowed:
             raise UserError(f"{name} is {shorten(value)}: expected {allowed[0]!r}")
-    special_tokens = special_tokens_from_json(data)
+    added = [AddedToken.from_json(token) for token in field(data, "added_tokens", list)]
     vocab = field(data, "model.vocab", dict)
-    _check_added_tokens(data["added_tokens"], vocab)
-    ranks = {_from_alphabet(t): i for t, i in vocab.items() if t not in special_tokens}
     # Hugging Face wrote each merge as one string before 2024. The alphabet has no space, so this is
     # unambiguous.
     merges = [m.split(" ") if isinstance(m, str) else m for m in field(data, "model.merges", list)]
-    return ranks, merges, pattern_from_json(data.get("pre_tokenizer")), special_tokens
+    check_found_alike(data["added_tokens"], vocab, {"".join(m) for m in merges if _is_pair(m)})
+    names = {token.name for token in added}
+    ranks = {_from_alphabet(t): i for t, i in vocab.items() if t not in names}
+    return ranks, merges, pattern_from_json(data.get("pre_tokenizer")), added
 
 
-def _check_added_tokens(added_tokens: list[dict[str, Any]], vocab: dict[str, Any]) -> None:
-    """Raise UserError if Hugging Face would match one differently, or give it another id."""
-    next_id = len(vocab)
-    for token in added_tokens:
-        name, given = token["content"], token["id"]
-        for key in ("lstrip", "rstrip", "single_word"):
-            if token.get(key):
-                raise UserError(f"added_tokens has {name!r} with {key}: expected {key} to be false")
-        wanted = vocab.get(name, next_id)
-        next_id += name not in vocab
-        if given != wanted:
-            raise UserError(
-                f"added_tokens has {name!r} with the id {given}: expected {wanted}, its id in "
-                f"model.vocab or the next free one"
-            )
-    # Hugging Face searches for the tokens that are not normalized first. Without a normalizer, the
-    # order matters only for tokens that can overlap.
-    first = [t["content"] for t in added_tokens if not t.get("normalized")]
-    then = [t["content"] for t in added_tokens if t.get("normalized")]
-    for a, b in product(first, then):
-        if _can_overlap(a, b):
-            raise UserError(
-                f"added_tokens has {a!r} and {b!r}, which overlap, and only one is normalized: "
-                f"expected both to be, or neither"
-            )
+def same_merges(listed: list[Any], merges: Sequence[tuple[bytes, bytes]]) -> bool:
+    """Return whether the merges that a file lists give the same ids as the merges of the ranks.
+
+    A file may also list other pairs whose concatenation is a token. They never meet: if two
+    adjacent tokens make a token, they are its pair (docs/tokenizer.md).
+    """
+    ours = merges_to_json(merges)
+    if listed == ours:
+        return True
+    if not all(map(_is_pair, listed)) or len({tuple(pair) for pair in listed}) < len(listed):
+        return False
+    pairs, made = {(left, right) for left, right in ours}, {left + right for left, right in ours}
+    is_known = all(left + right in made for left, right in listed)
+    return is_known and [pair for pair in listed if tuple(pair) in pairs] == ours
 
 
-def _can_overlap(a: str, b: str) -> bool:
-    lengths = range(1, min(len(a), len(b)))
-    return a in b or b in a or any(a.endswith(b[:n]) or b.endswith(a[:n]) for n in lengths)
+def _is_pair(merge: Any) -> bool:
+    return isinstance(merge, list) and len(merge) == 2 and all(isinstance(m, str) for m in merge)
 
 
 def _type_of(component: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,8 +11,9 @@ import tyro
 from gptfast.cli import cli
 from gptfast.data.documents import ReadOptions
 from gptfast.data.options import Files
-from gptfast.tokenizer.base import END_OF_TEXT, Tokenizer
+from gptfast.tokenizer.base import Tokenizer
 from gptfast.tokenizer.published import open_tokenizer
+from gptfast.tokenizer.roles import END_OF_TEXT, Roles, roles_of_trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class Train:
     files: Files
     """Text or .jsonl, also compressed as .gz or .zst, or .parquet files; folders of them; globs."""
     out: Path
-    """Folder for tokenizer.json."""
+    """Folder for tokenizer.json and tokenizer_config.json."""
     overwrite: bool = False
     """Replace the tokenizer in `out`."""
     vocab_size: int = 32768
@@ -34,11 +35,35 @@ class Train:
     """How text is split before merging: gpt2, cl100k, o200k, none or a regular expression."""
     special_tokens: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """A special token, instead of <|endoftext|>; repeat the option for more."""
+    eos_token: str | None = None
+    """The special token that ends a document, where sampling stops. By default <|endoftext|> if it
+    is a special token, else the only one with a well-known name such as </s>, or the only one."""
+    bos_token: str | None = None
+    """The special token that begins a text; by default the one that ends a document."""
+    pad_token: str | None = None
+    """The special token that fills up a batch; by default the one that ends a document."""
+    end_of_turn_token: str | None = None
+    """The special token that ends a message of a dialogue, where sampling stops, too."""
     min_frequency: int = 1
     """Stop when no pair of tokens occurs this often."""
     tie: Literal["bytes", "huggingface"] = "bytes"
     """Which of equally frequent pairs is merged first; huggingface: like its own trainer."""
     read: ReadOptions = field(default_factory=ReadOptions)
+
+    def names_and_roles(self) -> tuple[tuple[str, ...], Roles]:
+        """Return the special tokens, those of the roles included, and the roles."""
+        given = Roles(
+            bos=self.bos_token,
+            eos=self.eos_token,
+            pad=self.pad_token,
+            end_of_turn=self.end_of_turn_token,
+        )
+        named = [name for name in asdict(given).values() if name is not None]
+        default = () if self.eos_token else (END_OF_TEXT,)
+        names = tuple(dict.fromkeys([*(self.special_tokens or default), *named]))
+        by_name = roles_of_trained(self.special_tokens or names)
+        roles = {role: name or getattr(by_name, role) for role, name in asdict(given).items()}
+        return names, Roles(**roles)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +92,8 @@ class Encode(_WithTokenizer):
     """Print the ids of this text; without a file and --text, of standard input."""
     allow_special: bool = False
     """Read special tokens such as <|endoftext|> in the text as tokens, not as ordinary text."""
-    separator: str | None = END_OF_TEXT
-    """The special token after each document."""
+    separator: str | None = "eos"
+    """The special token after each document; eos for the one with that role, whatever its name."""
     read: ReadOptions = field(default_factory=ReadOptions)
 
 

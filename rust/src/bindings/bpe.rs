@@ -27,7 +27,7 @@ use crate::vocab::Vocab;
 #[pyclass(frozen, name = "BPE", module = "gptfast._rust")]
 pub struct Bpe {
     tokenizer: Tokenizer,
-    /// Finds all special tokens: most callers that allow any of them allow all.
+    /// Finds all special and added tokens: most callers that allow any special token allow all.
     finder: SpecialFinder,
 }
 
@@ -39,13 +39,16 @@ impl Bpe {
         ranks: &Bound<'_, PyDict>,
         pattern: &str,
         special_tokens: &Bound<'_, PyDict>,
+        added_tokens: &Bound<'_, PyDict>,
     ) -> PyResult<Self> {
         let ranks = read_ranks(ranks)?;
         let special_tokens = read_special_tokens(special_tokens)?;
+        let added_tokens = read_special_tokens(added_tokens)?;
         let context = Context::default();
         interruptible(py, &context, usize::MAX, || {
             let pattern = Pattern::new(pattern)?;
-            Bpe::from_parts(Vocab::new(&context, ranks, &special_tokens)?, pattern)
+            let vocab = Vocab::new(&context, ranks, &special_tokens)?;
+            Bpe::from_parts(vocab, pattern, &added_tokens)
         })
     }
 
@@ -92,7 +95,7 @@ impl Bpe {
                 progress,
             )?;
             let vocab = Vocab::from_merges(&context, &alphabet, &merges, &special_tokens)?;
-            Bpe::from_parts(vocab, pattern)
+            Bpe::from_parts(vocab, pattern, &[])
         })
     }
 
@@ -115,7 +118,7 @@ impl Bpe {
         let context = Context::default();
         let pieces = interruptible(py, &context, self.work(text.len()), || {
             let mut pieces = Vec::new();
-            self.tokenizer.pattern().split(text, |piece| {
+            self.tokenizer.split(text, |piece| {
                 try_reserve(&mut pieces, 1)?;
                 pieces.push(piece);
                 context.check()
@@ -130,7 +133,7 @@ impl Bpe {
 
     /// The last position in data where a text that contains data may be cut; 0 if there is none.
     fn safe_cut(&self, data: &[u8]) -> usize {
-        self.tokenizer.pattern().safe_cut(data)
+        self.tokenizer.safe_cut(data)
     }
 
     /// The ids of text. Special tokens in it are encoded as ordinary text.
@@ -142,7 +145,8 @@ impl Bpe {
         id_list(py, &ids, &mut Signals::default())
     }
 
-    /// The ids of text, with the allowed special tokens in it as such. None allows all of them.
+    /// The ids of text, with the allowed special tokens in it as such. None allows all of them. Added
+    /// tokens are found in any text.
     fn encode<'py>(
         &self,
         py: Python<'py>,
@@ -305,9 +309,14 @@ impl Bpe {
 }
 
 impl Bpe {
-    fn from_parts(vocab: Vocab, pattern: Pattern) -> Result<Self, Error> {
-        let finder = SpecialFinder::new(vocab.special_tokens())?;
-        let tokenizer = Tokenizer::new(vocab, pattern);
+    fn from_parts(
+        vocab: Vocab,
+        pattern: Pattern,
+        added_tokens: &[(String, u32)],
+    ) -> Result<Self, Error> {
+        let all = [vocab.special_tokens(), added_tokens].concat();
+        let finder = SpecialFinder::new(&all)?;
+        let tokenizer = Tokenizer::new(vocab, pattern).with_added_tokens(added_tokens)?;
         Ok(Bpe { tokenizer, finder })
     }
 
@@ -319,8 +328,10 @@ impl Bpe {
         let Some(names) = allowed else {
             return Ok(None);
         };
-        let all = self.tokenizer.vocab().special_tokens().iter().cloned();
-        let allowed: Vec<_> = all.filter(|(name, _)| names.contains(name)).collect();
+        let vocab = self.tokenizer.vocab();
+        let special = vocab.special_tokens().iter();
+        let allowed = special.filter(|(name, _)| names.contains(name));
+        let allowed: Vec<_> = allowed.chain(vocab.added_tokens()).cloned().collect();
         SpecialFinder::new(&allowed).map(Some)
     }
 

@@ -17,6 +17,7 @@ use std::sync::Mutex;
 use self::cache::{Cache, HomeBucket};
 use self::encoder::{BUFFER_IDS, TextEncoder};
 use self::merger::Merger;
+use self::special::AddedTokens;
 use crate::error::Error;
 use crate::pretokenize::{BATCH_PIECES, Pattern};
 use crate::util::context::Context;
@@ -28,6 +29,8 @@ use crate::vocab::Vocab;
 pub struct Tokenizer {
     vocab: Vocab,
     pattern: Pattern,
+    /// Tokens that are found in any text, before it is cut by the pattern.
+    added: Option<AddedTokens>,
     /// Scratch memory that no thread is using. Nobody waits for these locks: a locked slot is skipped.
     /// So a process that is forked while another thread holds a lock can't hang on it.
     idle: [Mutex<Option<Box<Scratch>>>; MAX_IDLE],
@@ -82,8 +85,22 @@ impl Tokenizer {
         Tokenizer {
             vocab,
             pattern,
+            added: None,
             idle: std::array::from_fn(|_| Mutex::new(None)),
         }
+    }
+
+    /// Add tokens that are found in any text: from left to right, and the longest where two begin at the
+    /// same place. The text between them is encoded as separate texts.
+    ///
+    /// # Errors
+    /// Fails if a name is empty or given twice, or an id is given twice or too large.
+    pub fn with_added_tokens(mut self, tokens: &[(String, u32)]) -> Result<Self, Error> {
+        self.vocab.add_tokens(tokens)?;
+        self.added = (!tokens.is_empty())
+            .then(|| AddedTokens::new(tokens))
+            .transpose()?;
+        Ok(self)
     }
 
     /// The tokens and their ids.
@@ -134,6 +151,36 @@ impl Tokenizer {
         self.encode(context, bytes, std::str::from_utf8(bytes).ok(), sink)
     }
 
+    /// Return the last position in `data` where a text that contains `data` may be cut; 0 if there is none.
+    pub fn safe_cut(&self, data: &[u8]) -> usize {
+        let mut cut = self.pattern.safe_cut(data);
+        if let Some(added) = &self.added {
+            while cut > 0 && !added.are_far_from(data, cut) {
+                cut = self.pattern.safe_cut(&data[..cut]);
+            }
+        }
+        cut
+    }
+
+    /// Call `visit` for each pre-token and each added token of `text`. Concatenated, they are `text`.
+    ///
+    /// # Errors
+    /// Fails if a regular expression gives up, or if `visit` fails.
+    pub fn split<'t>(
+        &self,
+        text: &'t str,
+        mut visit: impl FnMut(&'t str) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut start = 0;
+        let added = self.added.iter();
+        for (found, _) in added.flat_map(|added| added.finder.find(text.as_bytes())) {
+            self.pattern.split(&text[start..found.start], &mut visit)?;
+            visit(&text[found.clone()])?;
+            start = found.end;
+        }
+        self.pattern.split(&text[start..], visit)
+    }
+
     /// Encode `bytes`; `text` is the same if they are UTF-8.
     fn encode(
         &self,
@@ -143,16 +190,60 @@ impl Tokenizer {
         sink: &mut impl Sink,
     ) -> Result<(), Error> {
         let mut scratch = self.take_scratch()?;
-        let done = if self.vocab.fits_16_bits() {
-            let emit = |ids: &[u16]| sink.narrow(ids);
-            TextEncoder::new(context, self, &mut scratch, bytes, emit).run(text)
-        } else {
-            let emit = |ids: &[u32]| sink.wide(ids);
-            TextEncoder::new(context, self, &mut scratch, bytes, emit).run(text)
+        let done = match &self.added {
+            None => self.encode_between(context, &mut scratch, bytes, text, sink),
+            Some(added) => self.encode_around(added, context, &mut scratch, bytes, sink),
         };
         scratch.merger.shrink();
         self.return_scratch(scratch);
         done
+    }
+
+    /// Encode `bytes` that may contain added tokens. A name is UTF-8, so where `bytes` are not, it is still
+    /// within one of their longest stretches of UTF-8.
+    fn encode_around(
+        &self,
+        added: &AddedTokens,
+        context: &Context,
+        scratch: &mut Scratch,
+        bytes: &[u8],
+        sink: &mut impl Sink,
+    ) -> Result<(), Error> {
+        let mut between = |bytes: &[u8], sink: &mut _| {
+            let text = std::str::from_utf8(bytes).ok();
+            self.encode_between(context, scratch, bytes, text, sink)
+        };
+        let mut start = 0;
+        for (found, id) in added.finder.find(bytes) {
+            if start < found.start {
+                between(&bytes[start..found.start], sink)?;
+            }
+            match u16::try_from(id) {
+                Ok(id) if self.vocab.fits_16_bits() => sink.narrow(&[id])?,
+                _ => sink.wide(&[id])?,
+            }
+            context.check()?;
+            start = found.end;
+        }
+        between(&bytes[start..], sink)
+    }
+
+    /// Encode `bytes` without added tokens; `text` is the same if they are UTF-8.
+    fn encode_between(
+        &self,
+        context: &Context,
+        scratch: &mut Scratch,
+        bytes: &[u8],
+        text: Option<&str>,
+        sink: &mut impl Sink,
+    ) -> Result<(), Error> {
+        if self.vocab.fits_16_bits() {
+            let emit = |ids: &[u16]| sink.narrow(ids);
+            TextEncoder::new(context, self, scratch, bytes, emit).run(text)
+        } else {
+            let emit = |ids: &[u32]| sink.wide(ids);
+            TextEncoder::new(context, self, scratch, bytes, emit).run(text)
+        }
     }
 
     fn take_scratch(&self) -> Result<Box<Scratch>, Error> {

@@ -1,4 +1,6 @@
-//! Special tokens in text, for callers that allow them.
+//! Added tokens in text: special ones, for callers that allow them, and those that any text may contain.
+
+use std::ops::Range;
 
 use aho_corasick::{AhoCorasick, MatchKind};
 
@@ -33,6 +35,15 @@ impl SpecialFinder {
         Ok(SpecialFinder { automaton, ids })
     }
 
+    /// The places of the tokens in `text` and their ids, from left to right.
+    pub(super) fn find<'a>(
+        &'a self,
+        text: &'a [u8],
+    ) -> impl Iterator<Item = (Range<usize>, u32)> + 'a {
+        let found = self.automaton.find_iter(text);
+        found.map(|found| (found.range(), self.ids[found.pattern().as_usize()]))
+    }
+
     /// Append the ids of `text` to `ids`: those of the special tokens found, and those of the text
     /// between them, each stretch of which is encoded as a separate text.
     ///
@@ -46,15 +57,57 @@ impl SpecialFinder {
         ids: &mut Vec<u32>,
     ) -> Result<(), Error> {
         let mut start = 0;
-        for found in self.automaton.find_iter(text) {
+        for (found, id) in self.find(text.as_bytes()) {
             context.check()?;
-            if start < found.start() {
-                tokenizer.encode_to(context, &text[start..found.start()], ids)?;
+            if start < found.start {
+                tokenizer.encode_to(context, &text[start..found.start], ids)?;
             }
             try_reserve(ids, 1)?;
-            ids.push(self.ids[found.pattern().as_usize()]);
-            start = found.end();
+            ids.push(id);
+            start = found.end;
         }
         tokenizer.encode_to(context, &text[start..], ids)
+    }
+}
+
+/// The tokens that any text may contain.
+pub(super) struct AddedTokens {
+    pub(super) finder: SpecialFinder,
+    /// Finds them even where they overlap.
+    overlapping: AhoCorasick,
+    /// The number of bytes of the longest name.
+    longest: usize,
+}
+
+/// The bytes of the two characters on each side of a cut that the patterns look at.
+const LOOKED_AT: usize = 8;
+
+impl AddedTokens {
+    /// Find these names, as [`SpecialFinder::new`] does.
+    ///
+    /// # Errors
+    /// Fails if there are too many names for an automaton.
+    pub(super) fn new(tokens: &[(String, u32)]) -> Result<Self, Error> {
+        let names = tokens.iter().map(|(name, _)| name);
+        let longest = names.clone().map(String::len).max().unwrap_or(0);
+        let overlapping = AhoCorasick::new(names)
+            .map_err(|error| Error::Vocabulary(format!("too many added tokens: {error}")))?;
+        Ok(AddedTokens {
+            finder: SpecialFinder::new(tokens)?,
+            overlapping,
+            longest,
+        })
+    }
+
+    /// Whether no text that contains `data` has a token at the cut, or so near that the pattern would see
+    /// another text there.
+    pub(super) fn are_far_from(&self, data: &[u8], cut: usize) -> bool {
+        let reach = LOOKED_AT + self.longest;
+        if cut < reach || cut + reach > data.len() {
+            return false;
+        }
+        let around = &data[cut - reach..cut + reach];
+        let mut found = self.overlapping.find_overlapping_iter(around);
+        found.all(|token| token.end() + LOOKED_AT <= reach || token.start() >= reach + LOOKED_AT)
     }
 }

@@ -110,6 +110,7 @@ impl Pattern {
             Pattern::Gpt2 => GPT2_REGEX,
             Pattern::Cl100k => CL100K_REGEX,
             Pattern::O200k => O200K_REGEX,
+            Pattern::OldCl100k => OLD_CL100K_REGEX,
             Pattern::None => "(?s:.+)",
             Pattern::Regex(custom) => custom.as_str(),
         }

@@ -22,6 +22,7 @@ pub struct Vocab {
     byte_ids: [u32; 256],
     merges: MergeTable,
     special_tokens: Vec<(String, u32)>,
+    added_tokens: Vec<(String, u32)>,
 }
 
 /// The largest id allowed. Three ids of this size fit into 64 bits (see `MergeTable`), and since ids
@@ -94,7 +95,27 @@ impl Vocab {
             byte_ids,
             merges,
             special_tokens: special_tokens.to_vec(),
+            added_tokens: Vec::new(),
         })
+    }
+
+    /// Add tokens that are found in any text. Unlike a special token, such a token may have the bytes of an
+    /// ordinary one, which has another id.
+    ///
+    /// # Errors
+    /// Fails if a name is empty or given twice, or an id is given twice or above [`MAX_ID`].
+    pub fn add_tokens(&mut self, tokens: &[(String, u32)]) -> Result<(), Error> {
+        for (name, id) in tokens {
+            let mut others = self.special_tokens.iter().chain(&self.added_tokens);
+            if name.is_empty() || others.any(|(other, _)| other == name) {
+                return Err(Error::Vocabulary(format!(
+                    "the added token {name:?} is empty or given twice"
+                )));
+            }
+            self.tokens.insert(name.as_bytes(), *id)?;
+            self.added_tokens.push((name.clone(), *id));
+        }
+        Ok(())
     }
 
     /// Create the vocabulary of a trainer's merges: id i below 256 is the byte `alphabet[i]`, id
@@ -159,10 +180,11 @@ impl Vocab {
 
     /// The ordinary tokens and their ids, sorted by id.
     pub fn ranks(&self) -> Vec<(&[u8], u32)> {
-        let special: HashSet<u32> = self.special_tokens.iter().map(|&(_, id)| id).collect();
+        let others = self.special_tokens.iter().chain(&self.added_tokens);
+        let others: HashSet<u32> = others.map(|&(_, id)| id).collect();
         let all = (0..).zip(0..self.n_vocab());
         all.filter_map(|(id, index)| Some((self.tokens.get(index)?, id)))
-            .filter(|(_, id)| !special.contains(id))
+            .filter(|(_, id)| !others.contains(id))
             .collect()
     }
 
@@ -171,7 +193,12 @@ impl Vocab {
         &self.special_tokens
     }
 
-    /// The bytes of a token. Those of a special token are its name in UTF-8.
+    /// The tokens that are found in any text, and their ids, in the order given.
+    pub fn added_tokens(&self) -> &[(String, u32)] {
+        &self.added_tokens
+    }
+
+    /// The bytes of a token. Those of a special or added token are its name in UTF-8.
     #[inline]
     pub fn token_bytes(&self, id: usize) -> Option<&[u8]> {
         self.tokens.get(id)

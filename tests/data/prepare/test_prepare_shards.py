@@ -66,7 +66,8 @@ def test_shards_are_what_a_loop_over_the_documents_makes(
     assert data.tokenizer.fingerprint == tokenizer.fingerprint
     names = [f"{i:05}.bin" for i in range(4)]
     assert set(tree(out)) == {
-        "data.json", "tokenizer.json", *(f"{s}/{n}" for s in ("train", "val") for n in names)
+        "data.json", "tokenizer.json", "tokenizer_config.json",
+        *(f"{s}/{n}" for s in ("train", "val") for n in names),
     }  # fmt: skip
 
 

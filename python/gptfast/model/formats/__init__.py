@@ -59,8 +59,14 @@ def _expresses(format: Format, config: ModelConfig) -> bool:
         return False
 
 
-def describe(config: ModelConfig, eot_token: int | None) -> dict[str, Any]:
-    """Return the content of config.json."""
+def describe(
+    config: ModelConfig,
+    *,
+    bos: int | None = None,
+    eos: int | None = None,
+    pad: int | None = None,
+) -> dict[str, Any]:
+    """Return the content of config.json; bos, eos and pad are the ids of the tokens' roles."""
     name = format_of(config)
     if name == OURS:
         return {"model_type": name, "gptfast": asdict(config)}
@@ -68,8 +74,10 @@ def describe(config: ModelConfig, eot_token: int | None) -> dict[str, Any]:
         "model_type": name,
         "architectures": [_format(name).architecture],
         **_format(name).describe(config),
-        "bos_token_id": eot_token,
-        "eos_token_id": eot_token,
+        "bos_token_id": bos,
+        "eos_token_id": eos,
+        # transformers' Llama never trains the embedding of this token, so it can't be eos.
+        "pad_token_id": pad if pad != eos else None,
     }
 
 

@@ -1,0 +1,102 @@
+"""Added tokens: found in text as whole names, before it is cut into pre-tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from gptfast.errors import UserError
+from gptfast.tokenizer.checks import check_kind, shorten
+
+
+@dataclass(frozen=True)
+class AddedToken:
+    """A token that is found in text by its name, as Hugging Face's `tokenizers` does.
+
+    special: found only where `encode` allows it; otherwise it is found in any text. normalized: a
+    flag of `tokenizer.json`, kept as it is. It changes nothing here, without a normalizer.
+    """
+
+    name: str
+    id: int
+    special: bool = True
+    normalized: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the token as `tokenizer.json` lists it."""
+        return {
+            "id": self.id,
+            "content": self.name,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": self.normalized,
+            "special": self.special,
+        }
+
+    @classmethod
+    def from_json(cls, token: Any) -> AddedToken:
+        """Return the token of an entry of `added_tokens`. Raises UserError if there is none."""
+        match token:
+            case {"content": str(name), "id": int(token_id)}:
+                # A token is special unless the file says otherwise.
+                special = bool(token.get("special", True))
+                return cls(name, token_id, special, bool(token.get("normalized")))
+            case _:
+                raise UserError(f"added_tokens has {shorten(token)}: expected a content and an id")
+
+
+def special(tokens: Iterable[AddedToken]) -> dict[str, int]:
+    """Return the names and ids of the special tokens among these."""
+    return {token.name: token.id for token in tokens if token.special}
+
+
+def check_added(tokens: object) -> None:
+    """Raise UserError unless the argument `added_tokens` is a list of AddedToken."""
+    check_kind("added_tokens", tokens, (list, tuple), "a list of AddedToken")
+    for token in tokens if isinstance(tokens, (list, tuple)) else ():
+        check_kind("added_tokens has an element that", token, AddedToken, "an AddedToken")
+
+
+def check_found_alike(
+    added_tokens: Sequence[dict[str, Any]], vocab: dict[str, Any], merged: set[str]
+) -> None:
+    """Raise UserError if Hugging Face would find a token differently, or give it another id.
+
+    merged: the tokens of `vocab` that merges make.
+    """
+    next_id = len(vocab)
+    for token in added_tokens:
+        name, given = token["content"], token["id"]
+        for key in ("lstrip", "rstrip", "single_word"):
+            if token.get(key):
+                raise UserError(f"added_tokens has {name!r} with {key}: expected {key} to be false")
+        wanted = vocab.get(name, next_id)
+        next_id += name not in vocab
+        if given != wanted:
+            raise UserError(
+                f"added_tokens has {name!r} with the id {given}: expected {wanted}, its id in "
+                f"model.vocab or the next free one"
+            )
+        if name in merged:
+            raise UserError(
+                f"added_tokens has {name!r}, which model.merges make as well: expected a token of "
+                f"its own"
+            )
+    # Hugging Face searches for the tokens that are not normalized first. Without a normalizer, the
+    # order matters only for tokens that can overlap.
+    first = [t["content"] for t in added_tokens if not t.get("normalized")]
+    then = [t["content"] for t in added_tokens if t.get("normalized")]
+    for a, b in product(first, then):
+        if _can_overlap(a, b):
+            raise UserError(
+                f"added_tokens has {a!r} and {b!r}, which overlap, and only one is normalized: "
+                f"expected both to be, or neither"
+            )
+
+
+def _can_overlap(a: str, b: str) -> bool:
+    lengths = range(1, min(len(a), len(b)))
+    return a in b or b in a or any(a.endswith(b[:n]) or b.endswith(a[:n]) for n in lengths)
