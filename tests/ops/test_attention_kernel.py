@@ -91,6 +91,7 @@ def check(q, k, v, **kwargs):
         Case(T=35, S=35, H=3, G=1, dtype=torch.float16),
         Case(T=9, S=9, scale=0.7),
         Case(T=9, S=9, scale=-0.5),
+        Case(T=9, S=9, scale=0.0),
         Case(window=1),  # each query sees itself alone
         Case(window=20),
         Case(window=20, causal=False),
@@ -297,6 +298,12 @@ def test_a_second_derivative_is_refused(device):
     (gradient,) = torch.autograd.grad(loss, q, create_graph=True)
     with pytest.raises(UserError, match="has no second derivative; use backend='reference'"):
         gradient.sum().backward()
+
+
+def test_a_gradient_that_is_undefined_stays_undefined(device):
+    q, k, v = (x.requires_grad_() for x in Case(T=3, S=3).inputs(device))
+    out = torch._C._functions.UndefinedGrad()(attention(q, k, v, backend="triton"))
+    assert torch.autograd.grad(out.sum(), (q, k, v), allow_unused=True) == (None, None, None)
 
 
 def test_what_the_kernel_does_not_serve(device):

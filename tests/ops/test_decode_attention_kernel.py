@@ -31,7 +31,7 @@ def check(q, k, v, lengths=None, **options):
         ({}, None, {}),
         ({}, [1, 300], {}),
         ({}, [64, 65], {"scale": 0.7}),  # to the end of a block, and one further
-        ({"T": 3}, [3, 130], {}),
+        ({"T": 3}, [3, 130], {"scale": -0.7}),
         ({"T": 3, "H": 12, "G": 2}, [77, 200], {}),
         ({"H": 6, "G": 1, "D": 80, "dtype": torch.float16}, [20, 290], {}),
         ({"S": 1}, None, {}),

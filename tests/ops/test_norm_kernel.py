@@ -225,6 +225,13 @@ def test_compiles_without_a_graph_break(autocasts, op, device, monkeypatch):
 
 
 @both_norms
+def test_a_gradient_that_is_undefined_stays_undefined(op, device):
+    x, weight = (randn(*shape).to(device).requires_grad_() for shape in ((2, 5), (5,)))
+    out = torch._C._functions.UndefinedGrad()(OPS[op][0](x, weight, backend="triton"))
+    assert torch.autograd.grad(out.sum(), (x, weight), allow_unused=True) == (None, None)
+
+
+@both_norms
 def test_a_second_derivative_is_refused(op, device):
     x = randn(3, 8).to(device).requires_grad_()
     loss = OPS[op][0](x, backend="triton").sin().sum()

@@ -25,6 +25,7 @@ from gptfast.model.mlp import MLP
 from gptfast.model.moe import MixtureOfExperts
 from gptfast.model.norm import build_norm
 from gptfast.ops.checks import Reduction
+from gptfast.ops.operator import is_transformed
 
 
 class Block(nn.Module):
@@ -134,10 +135,14 @@ class GPT(LanguageModel):
         cos_sin = None
         if self.config.positions == "rotary":
             cos_sin = self.rotation(start, start + T, idx_BT.device)
+        # torch.func computes gradients without what checkpointing needs.
+        is_checkpointed = (
+            self.activation_checkpointing and torch.is_grad_enabled() and not is_transformed()
+        )
         x_BTC = self.drop(self.ln_emb(x_BTC))
         # Every block reads the residual stream and adds to it; its shape stays (B, T, C).
         for block in self.h:
-            if self.activation_checkpointing and torch.is_grad_enabled():
+            if is_checkpointed:
                 x_BTC = checkpoint(block, x_BTC, cos_sin, cache, cu_seqlens, use_reentrant=False)
             else:
                 x_BTC = block(x_BTC, cos_sin, cache, cu_seqlens)

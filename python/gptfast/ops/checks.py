@@ -104,7 +104,7 @@ def checked_scale(op: str, scale: float | None) -> float | None:
     if scale is None:
         return None
     scale = as_float(op, "scale", scale)
-    if not math.isfinite(scale):
+    if not -math.inf < scale < math.inf:
         raise UserError(f"{op}: scale is {scale}; expected a finite number, or None for 1/sqrt(D)")
     return scale
 

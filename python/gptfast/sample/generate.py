@@ -31,11 +31,12 @@ def sample_token(logits_BV: Tensor, sampling: SamplingConfig, generator: torch.G
 
     A temperature that float32 rounds to 0 is 0: the likeliest id.
     """
-    if sampling.temperature < torch.finfo(torch.float32).tiny:
+    limits = torch.finfo(torch.float32)
+    if sampling.temperature < limits.tiny:
         return logits_BV.argmax(dim=-1, keepdim=True)
     # Shift the largest logit to 0, so that dividing by a tiny temperature can't overflow.
     logits_BV = logits_BV.float() - logits_BV.float().amax(dim=-1, keepdim=True)
-    filtered_BV = filter_logits(logits_BV / sampling.temperature, sampling)
+    filtered_BV = filter_logits(logits_BV / min(sampling.temperature, limits.max), sampling)
     return torch.multinomial(filtered_BV.softmax(dim=-1), num_samples=1, generator=generator)
 
 

@@ -1,0 +1,125 @@
+"""A model under torch.func, torch.jit.trace and torch.export: the results are those of its forward.
+
+Each test's comment names the report, of another project, that it follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from small_models import EVERY_MODEL, GPT2, LLAMA, MODELS, C, shaken, some_ids
+from torch.func import functional_call, grad, hessian, jacrev, jvp, vmap
+from torch.nn import functional as F
+
+from gptfast.model import GPT, ModelConfig
+
+# ---- torch.func ----------------------------------------------------------------------------------
+
+
+def nanogpt_loss(p: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """GPT-2's loss in plain PyTorch, as nanoGPT computes it, for one text."""
+
+    def norm(h: torch.Tensor, name: str) -> torch.Tensor:
+        return F.layer_norm(h, (C,), p[f"{name}.weight"], p[f"{name}.bias"])
+
+    def linear(h: torch.Tensor, name: str) -> torch.Tensor:
+        return F.linear(h, p[f"{name}.weight"], p[f"{name}.bias"])
+
+    n = len(x)
+    h = p["wte.weight"][x] + p["wpe.weight"][:n]
+    for i in range(GPT2.n_layer):
+        qkv = linear(norm(h, f"h.{i}.ln_1"), f"h.{i}.attn.c_attn")
+        q, k, v = (part.view(n, 2, C // 2).transpose(0, 1) for part in qkv.split(C, dim=-1))
+        weights = (q @ k.mT / (C // 2) ** 0.5).masked_fill(
+            torch.ones(n, n).triu(1).bool(), float("-inf")
+        )
+        mixed = (weights.softmax(-1) @ v).transpose(0, 1).reshape(n, C)
+        h = h + linear(mixed, f"h.{i}.attn.c_proj")
+        wide = F.gelu(linear(norm(h, f"h.{i}.ln_2"), f"h.{i}.mlp.c_fc"), approximate="tanh")
+        h = h + linear(wide, f"h.{i}.mlp.c_proj")
+    return F.cross_entropy(norm(h, "ln_f") @ p["wte.weight"].T, y)
+
+
+TRANSFORMS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
+    "grad": lambda f: lambda p, x, y: grad(f)(p, x[0], y[0]),
+    "vmap of grad": lambda f: vmap(grad(f), in_dims=(None, 0, 0)),
+    "vmap": lambda f: vmap(f, in_dims=(None, 0, 0)),
+    "jacrev": lambda f: jacrev(vmap(f, in_dims=(None, 0, 0))),
+    "jvp": lambda f: lambda p, x, y: jvp(lambda p: f(p, x[0], y[0]), (p,), (p,)),
+    "jvp of grad": lambda f: lambda p, x, y: jvp(lambda p: grad(f)(p, x[0], y[0]), (p,), (p,)),
+    "hessian": lambda f: (
+        lambda p, x, y: hessian(lambda bias: f({**p, "ln_f.bias": bias}, x[0], y[0]))(
+            p["ln_f.bias"]
+        )
+    ),
+}
+
+
+# flash-attention#2071. PyTorch's own forward mode AD uses torch.jit.
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
+@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
+def test_functional_transforms_are_those_of_nanogpts_model(
+    transform: Callable[..., Any], checkpointing: bool
+) -> None:
+    model = shaken(GPT2)
+    model.activation_checkpointing = checkpointing
+
+    def loss(p: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return functional_call(model, p, (x[None], y[None]))
+
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    inputs = (parameters, some_ids(3), some_ids(3).flip(0))
+    expected = transform(nanogpt_loss)(*inputs)
+    torch.testing.assert_close(transform(loss)(*inputs), expected, atol=1e-4, rtol=1e-4)
+
+
+# A remark of PyTorch on ops that vmap runs one by one.
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@EVERY_MODEL
+def test_gradients_by_functional_transforms_are_autograds(config: ModelConfig) -> None:
+    model, ids = shaken(config).train(), some_ids()
+    names = [name for name, _ in model.named_parameters()]
+    expected = [torch.autograd.grad(model(x[None], x[None]), model.parameters()) for x in ids]
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    actual = vmap(
+        grad(lambda p, x: functional_call(model, p, (x[None], x[None]))), in_dims=(None, 0)
+    )(parameters, ids)
+    for name, *texts in zip(names, *expected, strict=True):
+        torch.testing.assert_close(actual[name], torch.stack(texts), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("randomness", ["different", "same"])
+def test_dropout_follows_the_randomness_of_vmap(randomness: str) -> None:
+    model = GPT(replace(GPT2, dropout=0.5))
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    ids = some_ids(1).expand(2, -1)
+    first, second = vmap(
+        grad(lambda p, x: functional_call(model, p, (x[None], x[None]))),
+        in_dims=(None, 0),
+        randomness=randomness,
+    )(parameters, ids)["h.1.mlp.c_fc.weight"]
+    assert torch.equal(first, second) == (randomness == "same")
+
+
+# ---- tracing -------------------------------------------------------------------------------------
+
+
+# PyTorch's remarks: torch.jit is old, and the checks of shapes are not part of the trace.
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:`torch.jit")
+@pytest.mark.parametrize("name", ["gpt2", "llama", "speedrun", "mixtral", "average"])
+def test_a_trace_gives_the_models_results_for_other_shapes_too(name: str) -> None:
+    model, ids, fewer = shaken(MODELS[name]), some_ids(), some_ids(3, 7)
+    traced = torch.jit.trace(model, ids, check_trace=False)
+    torch.testing.assert_close(traced(fewer), model(fewer))
+    traced = torch.jit.trace(model, (ids, ids), check_trace=False)
+    torch.testing.assert_close(traced(fewer, fewer), model(fewer, fewer))
+
+
+def test_an_exported_model_gives_the_models_results() -> None:
+    model, ids = shaken(LLAMA), some_ids()
+    torch.testing.assert_close(torch.export.export(model, (ids,)).module()(ids), model(ids))
