@@ -13,12 +13,15 @@ from typing import Any, TextIO
 def escape_unprintable() -> None:
     """Let standard output and error escape the characters that their encoding lacks.
 
-    A stream that was closed before the process started becomes the null device.
+    A stream that was closed before the process started, standard input included, becomes the null
+    device.
     """
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115, it stays open
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, it stays open
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, it stays open
         elif isinstance(stream, io.TextIOWrapper):
             with contextlib.suppress(OSError, ValueError):  # it may be full or closed already
                 stream.reconfigure(errors="backslashreplace")

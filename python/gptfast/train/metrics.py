@@ -45,9 +45,12 @@ class Metrics:
         """
         if not self.is_main or not self.path.exists():
             return
-        lines = self.path.read_bytes().splitlines(keepends=True)
-        kept = itertools.takewhile(lambda line: _is_up_to(line, step), lines)
-        os.truncate(self.path, sum(map(len, kept)))
+        try:
+            lines = self.path.read_bytes().splitlines(keepends=True)
+            kept = itertools.takewhile(lambda line: _is_up_to(line, step), lines)
+            os.truncate(self.path, sum(map(len, kept)))
+        except OSError as error:
+            self.say(f"can't shorten {self.path} ({error}): it keeps steps that will be repeated")
 
     def log(self, step: int, **values: Any) -> None:
         """Append one line. A full disk loses the line, not the run.
