@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Literal
 
+from gptfast.cli.progress import TrainingProgress
 from gptfast.data.documents import Paths, ReadOptions, ReadReport, read_blocks
 from gptfast.tokenizer import BPETokenizer
 from gptfast.tokenizer.base import END_OF_TEXT
@@ -20,7 +21,7 @@ def train_tokenizer(
     *,
     tie: Literal["bytes", "huggingface"] = "bytes",
     options: ReadOptions | None = None,
-    progress: bool = True,
+    progress: bool | TrainingProgress = True,
 ) -> BPETokenizer:
     """Learn a vocabulary from the documents of files, folders and globs.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from gptfast.data.documents import ReadOptions, ReadReport, find_files, read_blo
 from gptfast.data.encode import encode_files
 from gptfast.data.shard import Shard
 from gptfast.data.train_tokenizer import train_tokenizer
-from gptfast.errors import MissingFileError, UserError
+from gptfast.errors import MissingFileError, RunError, UserError
 from gptfast.system.files import make_folder
 from gptfast.tokenizer import BPETokenizer, Tokenizer
 from gptfast.tokenizer.base import END_OF_TEXT
@@ -51,16 +52,11 @@ def main(argv: Sequence[str]) -> int:
 def run_train(config: Train) -> None:
     """Train and save a tokenizer; print how long it took and how well it compresses."""
     files = find_files(config.files)
+    _check_out(config)  # before the work, not after it
     if not _first_bytes(files, 1, config.read):
         raise UserError(
             f"there is no text in {' '.join(config.files)}: expected some to learn from"
         )
-    if (config.out / "tokenizer.json").exists() and not config.overwrite:
-        raise UserError(
-            f"{config.out} already holds a tokenizer: give --overwrite to replace it, or another "
-            f"--out"
-        )
-    make_folder(config.out)  # raises before the training, not after it
     start = time.perf_counter()
     with _warnings_as_lines():
         tokenizer = train_tokenizer(
@@ -73,7 +69,7 @@ def run_train(config: Train) -> None:
             options=config.read,
         )
     seconds = time.perf_counter() - start
-    tokenizer.save(config.out)
+    _save(tokenizer, config.out)
     sample = _first_bytes(files, SAMPLE_BYTES, config.read)
     n_read = sum(path.stat().st_size for path in files)
     print(
@@ -83,6 +79,32 @@ def run_train(config: Train) -> None:
         f"saved in {config.out}; see what it does to a text with:\n  "
         + cli.command_line(MODULE, ["audit", "--tokenizer", str(config.out), *config.files])
     )
+
+
+def _check_out(config: Train) -> None:
+    """Make the folder of `out`. Raises UserError if a tokenizer can't be written there."""
+    file = config.out / "tokenizer.json"
+    if file.is_dir():
+        raise UserError(f"{file} is a folder: expected another --out")
+    if file.exists() and not config.overwrite:
+        raise UserError(
+            f"{config.out} already holds a tokenizer: give --overwrite to replace it, or another "
+            f"--out"
+        )
+    make_folder(config.out, "give another --out")
+
+
+def _save(tokenizer: Tokenizer, out: Path) -> None:
+    """Save the tokenizer; if this fails by now, in a folder for temporary files.
+
+    Raises RunError, which names that folder.
+    """
+    try:
+        tokenizer.save(out)
+    except (OSError, UserError) as error:
+        elsewhere = Path(tempfile.mkdtemp(prefix="gptfast-tokenizer-"))
+        tokenizer.save(elsewhere)
+        raise RunError(f"{error}: the tokenizer is in {elsewhere} instead, move it") from None
 
 
 @contextmanager

@@ -18,7 +18,7 @@ _BEGINNINGS = [
     (rb"BZh", "compressed by bzip2: decompress it with `bunzip2`"),
     (rb"PK\x03\x04", "a zip archive, such as a PyTorch checkpoint: give a file in it"),
     (
-        rb"\xff\xfe|\xfe\xff|[^\0]\0[^\0]\0",
+        rb"\xff\xfe|\xfe\xff|[^\0]\0[^\0]\0|\0[^\0]\0[^\0]",
         "UTF-16 text: convert it with `iconv -f utf-16 -t utf-8`",
     ),
     (rb"(?i)\s*<(!doctype|html|\?xml)", "a web page: download the file itself"),
