@@ -15,7 +15,7 @@ from tiktoken.load import load_tiktoken_bpe
 from tiktoken_ext import openai_public
 
 from gptfast.errors import MissingFileError, UserError
-from gptfast.tokenizer import BPETokenizer, get_encoding
+from gptfast.tokenizer import BPETokenizer, get_encoding, load_tokenizer
 from gptfast.tokenizer.published import open_tokenizer
 from gptfast.tokenizer.ranks import PUBLISHED
 from tricky_text import ATOMS
@@ -103,7 +103,7 @@ TEKKEN = {"config": {"pattern": "."}, "vocab": [{"rank": 0, "token_bytes": "AA==
         (b"[PAD]\n[UNK]\nthe\n", "is a WordPiece vocab.txt"),
         (b"\x40\0\0\0\0\0\0\0" + b'{"wte.weight"', "is a safetensors file, which holds weights"),
         (b"PK\x03\x04rest", "is a zip archive"),
-        (b"", "is empty: expected a token in base64"),
+        (b"", "is empty: fetch or write it again"),
         (b"\n \r\n", "is empty"),
     ],
 )
@@ -152,6 +152,24 @@ def test_a_bad_line_is_named_by_its_number(path: Path, line: bytes, complaint: s
     path.write_bytes(b"\n\r\n" + b"\n".join(LINES) + b"\n\n" + line + b"\n")
     with pytest.raises(UserError, match=rf"ranks\.tiktoken, line 262 is .*{complaint}"):
         BPETokenizer.from_tiktoken(path, "gpt2")
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (SENTENCEPIECE, "is a SentencePiece model"),
+        (json.dumps(TEKKEN).encode(), "is a tekken.json"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
+        (b'{"a": 0, "b": 1}', "is a vocab.json"),
+    ],
+)
+def test_the_same_files_are_named_by_whatever_opens_a_tokenizer(
+    path: Path, data: bytes, what: str
+) -> None:
+    path.write_bytes(data)
+    for load in (open_tokenizer, load_tokenizer):
+        with pytest.raises(UserError, match=what):
+            load(path)
 
 
 def test_a_folder_is_no_rank_file(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gptfast.errors import UserError
 from gptfast.tokenizer.base import Tokenizer
+from gptfast.tokenizer.foreign import what_json_is
 from gptfast.tokenizer.formats import read_tokenizer_json, tokenizer_json_path
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def load_tokenizer(folder_or_file: str | Path) -> Tokenizer:
     Raises MissingFileError if there is no such file, UserError if it can't be used.
     """
     path = tokenizer_json_path(folder_or_file)
-    match read_tokenizer_json(path):
+    match data := read_tokenizer_json(path):
         case {"model": {"type": "BPE"}}:
             from gptfast.tokenizer.bpe import BPETokenizer
 
@@ -47,5 +48,7 @@ def load_tokenizer(folder_or_file: str | Path) -> Tokenizer:
             from gptfast.tokenizer.char import CharTokenizer
 
             return CharTokenizer.load(path)
-        case _:
+        case {"model": _}:
             raise UserError(f"{path}: expected a model.type that is 'BPE' or 'WordLevel'")
+        case _:
+            raise UserError(f"{path} is {what_json_is(data)}")

@@ -1,4 +1,4 @@
-"""Tell what a file is that is no tiktoken rank file, and what to do with it."""
+"""Tell what a file is that is not the tokenizer asked for, and what to do with it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def what_it_is(data: bytes) -> str | None:
     """Return what the contents of a file are, a colon and what to do; None if they may be ranks."""
     data = data.removeprefix(b"\xef\xbb\xbf")
     if not data.strip():
-        return "empty: expected a token in base64, a space and its rank on each line"
+        return "empty: fetch or write it again"
     for beginning, what in _BEGINNINGS:
         match = re.match(beginning, data, re.DOTALL)
         if match and ("n" not in match.groupdict() or _is_piece(data, match["n"][0])):

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from gptfast.errors import MissingFileError, UserError
 from gptfast.tokenizer.checks import as_path, shorten
+from gptfast.tokenizer.foreign import what_it_is
 from gptfast.tokenizer.patterns import pattern_from_json, pattern_to_json
 
 T = TypeVar("T")
@@ -29,9 +30,12 @@ def tokenizer_json_path(folder_or_file: str | Path) -> Path:
 
 def read_tokenizer_json(path: Path) -> dict[str, Any]:
     """Return the contents of a `tokenizer.json`. Raises UserError unless it is a JSON object."""
+    contents = path.read_bytes()
     try:
-        data = json.loads(path.read_bytes())
+        data = json.loads(contents)
     except (ValueError, RecursionError) as error:
+        if contents.lstrip()[:1] != b"{" and (what := what_it_is(contents)):
+            raise UserError(f"{path} is {what}") from None
         raise UserError(f"{path} is not valid JSON ({error}): save the tokenizer again") from None
     if not isinstance(data, dict):
         raise UserError(f"{path} holds a JSON {type(data).__name__}: expected an object")
