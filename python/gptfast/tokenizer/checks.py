@@ -13,7 +13,7 @@ from gptfast.errors import UserError, check_at_least
 
 _LONGEST_PATH = 4096
 _LIKE_A_FILE = re.compile(
-    r"\S*[/\\]\S*\w\.[A-Za-z]\w{1,7}|\S*\w\.(txt|jsonl?|csv|tsv|parquet|gz|zst|xz|bz2|zip)"
+    r"\S*[/\\]\S*[\w*]\.[A-Za-z]\w{1,7}|\S*[\w*]\.(txt|jsonl?|csv|tsv|parquet|gz|zst|xz|bz2|zip)"
 )
 
 
