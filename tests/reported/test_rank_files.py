@@ -172,6 +172,12 @@ def test_the_same_files_are_named_by_whatever_opens_a_tokenizer(
             load(path)
 
 
+def test_a_rank_file_is_no_tokenizer_json(path: Path) -> None:
+    path.write_bytes(b"\n".join(LINES))
+    with pytest.raises(UserError, match="is a tiktoken rank file: give it to BPETok"):
+        load_tokenizer(path)
+
+
 def test_a_folder_is_no_rank_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a folder: expected a tiktoken rank file"):
         BPETokenizer.from_tiktoken(tmp_path)

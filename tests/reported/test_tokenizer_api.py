@@ -82,7 +82,7 @@ def unread() -> Iterator[str]:
         ({"special_tokens": ["a"]}, "it is empty or an ordinary token already"),
         ({"special_tokens": ["<x>", ""]}, "it is empty or an ordinary token already"),
         ({"special_tokens": ["Ġ"]}, "have the same spelling in tokenizer.json"),
-        ({"special_tokens": ["<x>", "<y>", "<x>"]}, "special token '<x>' is given twice"),
+        ({"special_tokens": ["<x>", "<y>", "<x>"]}, "a name is given twice"),
         ({"special_tokens": ["<\ud800>"]}, "with a lone surrogate, which is no character"),
         ({"special_tokens": {"<x>"}}, "special_tokens is a set: expected a list of str"),
         ({"special_tokens": [5]}, "special_tokens has an element that is a int"),
@@ -201,6 +201,12 @@ def test_a_text_on_which_the_pattern_gives_up_is_named() -> None:
     for memory_limit in (None, 10**8):
         with pytest.raises(UserError, match=r"^texts\[3\]: the split pattern .* gave up"):
             BPETokenizer.train(iter(texts), 300, slow, memory_limit=memory_limit)
+
+
+def test_keys_are_no_texts() -> None:
+    for texts in ({"a text": 1}, {"text": ["a", "b"]}):
+        with pytest.raises(UserError, match="texts is a dict: expected a list of texts"):
+            BPETokenizer.train(texts, 300)
 
 
 @pytest.mark.parametrize("bad", [None, 5, LONE, ["a"], Path("a.txt")])

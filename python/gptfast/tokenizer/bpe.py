@@ -14,8 +14,8 @@ from gptfast.errors import UserError
 from gptfast.tokenizer import formats
 from gptfast.tokenizer.base import END_OF_TEXT, AllowedSpecial, IdArray, Tokenizer
 from gptfast.tokenizer.checks import check_kind, check_names, check_texts, shorten
-from gptfast.tokenizer.pat_str import PATTERN_NAMES, with_text_between
-from gptfast.tokenizer.ranks import known_ranks, read_tiktoken, write_tiktoken
+from gptfast.tokenizer.pat_str import pat_str
+from gptfast.tokenizer.ranks import read_encoding, write_tiktoken
 from gptfast.tokenizer.rust import RUST_ERRORS, ids_for_rust, rust_bpe, thread_count, user_error
 from gptfast.tokenizer.training import train_bpe
 
@@ -87,15 +87,11 @@ class BPETokenizer(Tokenizer):
         as `texts[1]`. What `texts` and `progress` raise passes through.
         """
         check_names("special_tokens", special_tokens)
-        for name in special_tokens:
-            if special_tokens.count(name) > 1:
-                raise UserError(f"the special token {name!r} is given twice: expected it once")
+        names = {name: 256 + i for i, name in enumerate(special_tokens)}
+        if len(names) < len(special_tokens):
+            raise UserError(f"special_tokens is {special_tokens!r}: a name is given twice")
         # What can't be made with single bytes alone is refused before the work.
-        cls(
-            {bytes([byte]): byte for byte in range(256)},
-            pattern,
-            {name: 256 + i for i, name in enumerate(special_tokens)},
-        )
+        cls({bytes([byte]): byte for byte in range(256)}, pattern, names)
         trained, left_out = train_bpe(
             texts, vocab_size, pattern, special_tokens, min_frequency,
             tie, n_threads, memory_limit, progress,
@@ -121,21 +117,9 @@ class BPETokenizer(Tokenizer):
 
         Raises MissingFileError if there is no such file, UserError if it can't be used.
         """
-        ranks = read_tiktoken(path)
-        known = known_ranks(ranks)
-        if pattern is None:
-            if known is None:
-                raise UserError(
-                    f"{path} does not have the ranks of GPT-2, p50k, cl100k or o200k, and a rank "
-                    f"file does not contain its pattern: give its pattern (pattern=, --pattern), "
-                    f"such as gpt2"
-                )
-            pattern = known.pattern
-        if special_tokens is None:
-            next_id = max(ranks.values()) + 1
-            special_tokens = known.special_tokens if known else {END_OF_TEXT: next_id}
+        encoding = read_encoding(path, pattern, special_tokens)
         try:
-            return cls(ranks, pattern, special_tokens)
+            return cls(*encoding)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
 
@@ -176,8 +160,7 @@ class BPETokenizer(Tokenizer):
 
         Raises UserError for a regular expression that can't be written as such.
         """
-        regex, is_named = self._bpe.regex, self.pattern in PATTERN_NAMES
-        return regex if is_named else with_text_between(regex)
+        return pat_str(self.pattern, self._bpe.regex)
 
     @property
     def mergeable_ranks(self) -> dict[bytes, int]:

@@ -49,8 +49,8 @@ class CharTokenizer(Tokenizer):
     @classmethod
     def train(cls, text: str, special_tokens: Sequence[str] = ()) -> Self:
         """Return a tokenizer of the distinct characters of `text`, in order of code points."""
-        check_kind("text", text, str, "a str")
         check_no_path(text)
+        check_kind("text", text, str, "a str")
         return cls(sorted(set(text)), special_tokens)
 
     @property

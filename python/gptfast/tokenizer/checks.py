@@ -57,9 +57,10 @@ def check_texts(texts: object) -> None:
         raise UserError(f"texts is a {type(texts).__name__}: expected a list of texts")
 
 
-def check_no_path(text: str) -> None:
+def check_no_path(text: object) -> None:
     """Raise UserError if the only text to learn from is a path, or looks like that of a file."""
-    if names_a_file(text) or (len(text) <= _LONGEST_PATH and _LIKE_A_FILE.fullmatch(text)):
+    is_short = isinstance(text, str) and len(text) <= _LONGEST_PATH
+    if names_a_file(text) or (is_short and _LIKE_A_FILE.fullmatch(str(text))):
         raise path_error(text)
 
 

@@ -58,6 +58,13 @@ def what_it_is(data: bytes) -> str | None:
     return None
 
 
+def what_no_json_is(data: bytes) -> str | None:
+    """Return what the contents of a file that is not JSON are, as `what_it_is` does."""
+    if re.match(rb"[A-Za-z0-9+/]+={0,2} [0-9]+\s", data):
+        return "a tiktoken rank file: give it to BPETokenizer.from_tiktoken"
+    return None if data.lstrip().startswith((b"{", b"[")) else what_it_is(data)
+
+
 def _is_piece(data: bytes, n: int) -> bool:
     """Return whether a float (wire type 5 of field 2) follows the `n` bytes of a string."""
     return data[4 + n : 5 + n] == b"\x15"

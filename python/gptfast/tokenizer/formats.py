@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from gptfast.errors import MissingFileError, UserError
 from gptfast.tokenizer.checks import as_path, shorten
-from gptfast.tokenizer.foreign import what_it_is
+from gptfast.tokenizer.foreign import what_no_json_is
 from gptfast.tokenizer.patterns import pattern_from_json, pattern_to_json
 
 T = TypeVar("T")
@@ -34,7 +34,7 @@ def read_tokenizer_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(contents)
     except (ValueError, RecursionError) as error:
-        if contents.lstrip()[:1] != b"{" and (what := what_it_is(contents)):
+        if what := what_no_json_is(contents):
             raise UserError(f"{path} is {what}") from None
         raise UserError(f"{path} is not valid JSON ({error}): save the tokenizer again") from None
     if not isinstance(data, dict):

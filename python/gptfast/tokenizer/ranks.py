@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,6 +80,29 @@ def known_ranks(ranks: dict[bytes, int]) -> KnownRanks | None:
     """
     sha256 = sha256_of(ranks)
     return next((known for known in PUBLISHED.values() if known.sha256 == sha256), None)
+
+
+def read_encoding(
+    path: str | Path, pattern: str | None, special_tokens: Mapping[str, int] | None
+) -> tuple[dict[bytes, int], str, Mapping[str, int]]:
+    """Return the ranks of a rank file, and what `BPETokenizer.from_tiktoken` says of the rest.
+
+    Raises UserError if the pattern is not known, and as `read_tiktoken`.
+    """
+    ranks = read_tiktoken(path)
+    known = known_ranks(ranks)
+    if pattern is None:
+        if known is None:
+            raise UserError(
+                f"{path} does not have the ranks of GPT-2, p50k, cl100k or o200k, and a rank file "
+                f"does not contain its pattern: give its pattern (pattern=, --pattern), such as "
+                f"gpt2"
+            )
+        pattern = known.pattern
+    if special_tokens is None:
+        next_id = max(ranks.values()) + 1
+        special_tokens = known.special_tokens if known else {_END_OF_TEXT: next_id}
+    return ranks, pattern, special_tokens
 
 
 def sha256_of(ranks: dict[bytes, int]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -58,13 +58,10 @@ def train_bpe(
     check_choice("tie", tie, _ALPHABETS)
     if not (isinstance(progress, bool) or callable(progress)):
         raise UserError(f"progress is {progress!r}: expected True, False or a function")
-    if names_a_file(texts):
-        raise path_error(texts)
+    check_no_path(texts[0] if isinstance(texts, (list, tuple)) and len(texts) == 1 else texts)
     check_kind("texts", texts, Iterable, "texts to learn from")
-    if isinstance(texts, str):
-        check_no_path(texts)
-    elif isinstance(texts, (list, tuple)) and len(texts) == 1 and isinstance(texts[0], str):
-        check_no_path(texts[0])
+    if isinstance(texts, Mapping):  # whose keys alone would be learned from
+        raise UserError(f"texts is a {type(texts).__name__}: expected a list of texts")
     one_by_one = _no_paths([texts] if isinstance(texts, (str, bytes)) else texts)
     raised: list[BaseException] = []
     left_out: list[str] = []
