@@ -59,9 +59,7 @@ class Gptfast:
 
         self.inputs = inputs
         self.threads = threads
-        self.tokenizer = BPETokenizer.from_tiktoken(
-            inputs.ranks, special_tokens=inputs.special_tokens
-        )
+        self.tokenizer = BPETokenizer.from_tiktoken(inputs.ranks, "gpt2", inputs.special_tokens)
 
     def encode(self) -> Call:
         text = self.inputs.text
