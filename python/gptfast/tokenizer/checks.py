@@ -12,8 +12,9 @@ from typing import Any
 from gptfast.errors import UserError, check_at_least
 
 _LONGEST_PATH = 4096
-_LIKE_A_FILE = re.compile(
-    r"\S*[/\\]\S*[\w*]\.[A-Za-z]\w{1,7}|\S*[\w*]\.(txt|jsonl?|csv|tsv|parquet|gz|zst|xz|bz2|zip)"
+_LIKE_A_FILE = re.compile(  # a separator and a suffix, or a suffix of text files
+    r"(?=\S*[/\\])\S*[\w*]\.[A-Za-z]\w{1,7}|"
+    r"\S*[\w*]\.(txt|jsonl?|csv|tsv|parquet|gz|zst|xz|bz2|zip)"
 )
 
 
