@@ -36,6 +36,7 @@ def test_training_and_encoding_equal_the_reference(
     pattern: str,
     special_tokens: list[str],
 ) -> None:
+    texts.append("\n")  # a text alone may be a path, which `train` refuses
     vocab_size = 256 + n_merges + len(special_tokens)
     tokenizer = BPETokenizer.train(texts, vocab_size, pattern, special_tokens, min_frequency)
 

@@ -162,7 +162,7 @@ class Tokenizer(ABC):
         n_threads: how many may be used; None for one per core. A UserError names the text, such as
         `texts[1]`, that can't be encoded.
         """
-        check_texts(texts)
+        check_texts(texts, n_threads)
         self._allowed(allowed_special)
         return self._each("texts", texts, lambda text: self.encode(text, allowed_special))
 
@@ -170,7 +170,7 @@ class Tokenizer(ABC):
         self, texts: Sequence[str], n_threads: int | None = None
     ) -> list[IdArray]:
         """Return `encode_to_numpy` of each text, as `encode_batch` does."""
-        check_texts(texts)
+        check_texts(texts, n_threads)
         return self._each("texts", texts, self.encode_to_numpy)
 
     @staticmethod

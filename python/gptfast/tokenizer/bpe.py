@@ -257,7 +257,7 @@ class BPETokenizer(Tokenizer):
 
         A UserError names the text, such as `texts[1]`, that can't be encoded.
         """
-        check_texts(texts)
+        check_texts(texts, n_threads)
         allowed = self._allowed(allowed_special)
         try:
             if allowed == set():
@@ -270,7 +270,7 @@ class BPETokenizer(Tokenizer):
         self, texts: Sequence[str | bytes], n_threads: int | None = None
     ) -> list[IdArray]:
         """Return `encode_to_numpy` of each text; None is one thread per core."""
-        check_texts(texts)
+        check_texts(texts, n_threads)
         try:
             return list(self._bpe.encode_blocks(texts, thread_count(n_threads)))
         except RUST_ERRORS as error:

@@ -150,8 +150,12 @@ class CharTokenizer(Tokenizer):
         check_kind("token", token, (str, bytes), "a str or bytes")
         if isinstance(token, str) and token in self._special_tokens:
             return self._special_tokens[token]
-        char = token.decode("utf-8", errors="replace") if isinstance(token, bytes) else token
-        return self._chars.index(char) if char in self._chars else None
+        try:
+            char = token.decode() if isinstance(token, bytes) else token
+        except UnicodeDecodeError:
+            return None
+        token_id = int(self._id_of[ord(char)]) if len(char) == 1 else self.n_vocab
+        return token_id if token_id < self.n_vocab else None
 
     def id_to_token(self, token_id: int) -> str | None:
         """Return a character, or the name of a special token; None if there is no such id."""

@@ -52,10 +52,15 @@ def check_names(name: str, value: object) -> None:
             )
 
 
-def check_texts(texts: object) -> None:
-    """Raise UserError unless `texts` is a list or another sequence, but not one text."""
+def check_texts(texts: object, n_threads: int | None) -> None:
+    """Raise UserError unless `texts` is a list or another sequence, but not one text.
+
+    The number of threads may be None, or at least 1.
+    """
     if isinstance(texts, (str, bytes)) or not isinstance(texts, Sequence):
         raise UserError(f"texts is a {type(texts).__name__}: expected a list of texts")
+    if n_threads is not None:
+        check_at_least("n_threads", n_threads, 1)
 
 
 def check_no_path(text: object) -> None:
