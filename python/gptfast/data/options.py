@@ -24,6 +24,9 @@ class Describe:
     """Your own copy of the named source, used instead of downloading it."""
     val_fraction: float = 0.1
     """Share of the corpus, at its end, that is kept for validation."""
+    document_separator: str | None = None
+    r"""Text between the documents inside a plain text file, with escapes such as \n\n\n; empty if
+    a file is one document. By default <|endoftext|>."""
 
 
 @dataclass(frozen=True, kw_only=True)
