@@ -14,10 +14,11 @@ import pytest
 
 from gptfast.cli import cli
 from gptfast.data import encode as encode_module
-from gptfast.data import parts
+from gptfast.data import hub, parts
 from gptfast.data.__main__ import main as data_command
 from gptfast.data.documents import ReadOptions, ReadReport
 from gptfast.data.encode import encode_files
+from gptfast.data.hub import HubDataset
 from gptfast.data.manifest import Manifest, open_prepared
 from gptfast.data.prepare import prepare
 from gptfast.data.prepare_shards import prepare_files
@@ -351,6 +352,68 @@ def test_the_log_is_right_after_a_kill(
     first, second = (json.loads((f / "data.json").read_text()) for f in (whole, out))
     del first["report"]["corpus"], second["report"]["corpus"]
     assert first == second
+
+
+# ---- slices of a data set ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [
+        ("train[:10%]", [*range(20)]),
+        ("train[90:110]", [*range(90, 110)]),
+        ("train[-5:]+train[3:5]", [*range(195, 200), 3, 4]),
+        ("train[:1%]+test", [0, 1, 900, 901]),
+        ("train[99%:]", [198, 199]),
+    ],
+)
+def test_slices_of_a_split_are_those_of_datasets(
+    tmp_path: Path, tokenizer: BPETokenizer, split: str, expected: list[int]
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for name, numbers in (("train", range(200)), ("test", range(900, 902))):
+        lines = [json.dumps({"text": f"row {i}"}) for i in numbers]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
+    by_datasets = datasets.load_dataset(str(folder), split=split, cache_dir=str(tmp_path / "c"))
+    assert by_datasets["text"] == [f"row {i}" for i in expected]
+    made = prepare_files(
+        tokenizer, HubDataset(str(folder), None, split), tmp_path / "out", 0, progress=False
+    )
+    tokens = open_prepared(tmp_path / "out").train
+    text = tokenizer.decode(tokens[np.arange(len(tokens))])
+    assert text == "".join(f"row {i}{EOT}" for i in expected)
+    assert made.report.train_documents == len(expected)
+
+
+def test_rows_of_a_data_set_that_are_skipped_are_named(
+    tmp_path: Path, tokenizer: BPETokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("datasets")
+    monkeypatch.setattr(hub, "DOCUMENTS_PER_FILE", 7)
+    (tmp_path / "set").mkdir()
+    lines = [json.dumps({"text": None if i in (3, 17) else f"row {i}"}) for i in range(1, 21)]
+    (tmp_path / "set" / "train.jsonl").write_text("\n".join(lines))
+    name, out = str(tmp_path / "set"), tmp_path / "out"
+    prepare_files(tokenizer, HubDataset(name), out, 0, ReadOptions(on_error="skip"), progress=False)
+    entries = [json.loads(line) for line in (out / "skipped.jsonl").read_text().splitlines()]
+    assert [(e["file"], e["split"], e["row"]) for e in entries] == [
+        (name, "train", 3),
+        (name, "train", 17),
+    ]
+    assert entries[1]["reason"].startswith(f"{name}, train, row 17 has no string under 'text'")
+
+
+def test_a_slice_that_is_none_is_refused(tmp_path: Path, tokenizer: BPETokenizer) -> None:
+    pytest.importorskip("datasets")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "train.jsonl").write_text('{"text": "a"}')
+    for split in ("valid[:1%]", "train[:1", "train[:1x]", "train[:500%]"):
+        with pytest.raises(UserError, match=r"the data set can't be streamed \("):
+            prepare_files(
+                tokenizer, HubDataset(str(tmp_path / "set"), None, split), tmp_path / "out", 0
+            )
 
 
 # ---- few documents -------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ class Prepare:
     config: str | None = None
     """Which of the data set's configurations."""
     split: str = "train"
-    """Which of the data set's splits."""
+    """Which of the data set's splits, or a slice of one, such as 'train[:1%]'."""
     out: Path
     """Folder for the shards."""
     tokenizer: Path
