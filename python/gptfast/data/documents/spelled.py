@@ -6,6 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Collection
 
+from gptfast.data.documents.separator import rare_byte
+
 _USUAL = rb"<\|[A-Za-z0-9_]{2,30}\|>"
 
 
@@ -17,9 +19,11 @@ class SpelledTokens:
         unusual = [name for name in given if not re.fullmatch(_USUAL, name)]
         longest_first = sorted(unusual, key=len, reverse=True)
         self._pattern = re.compile(b"|".join([*map(re.escape, longest_first), _USUAL]))
-        self._beginnings = [b"<|", *unusual]
+        self._beginnings = [(rare_byte(name), name) for name in (b"<|", *unusual)]
 
     def count(self, data: bytes, counter: Counter[str]) -> None:
         """Add the special tokens in `data`, a block of a document, to the counter."""
-        if any(beginning in data for beginning in self._beginnings):
-            counter.update(found.decode() for found in self._pattern.findall(data))
+        for byte, beginning in self._beginnings:
+            if byte in data and beginning in data:
+                counter.update(found.decode() for found in self._pattern.findall(data))
+                return
