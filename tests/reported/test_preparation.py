@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from gptfast.cli import cli
 from gptfast.data import encode as encode_module
@@ -26,9 +27,12 @@ from gptfast.data.prepare import prepare
 from gptfast.data.prepare_shards import prepare_files
 from gptfast.data.train_tokenizer import train_tokenizer
 from gptfast.errors import UserError
+from gptfast.llm import LLM
 from gptfast.system import files as system_files
 from gptfast.tokenizer import BPETokenizer, CharTokenizer
 from gptfast.tokenizer.__main__ import main as tokenizer_command
+from gptfast.train.config import TrainConfig
+from gptfast.train.pretrain import prepare_corpora
 
 EOT = "<|endoftext|>"
 
@@ -485,6 +489,24 @@ def test_of_few_documents_the_fraction_that_works_is_said(
     n_val = made.report.val_documents
     assert n_val == (1 if asked == "too few" else n - 1)
     assert f"puts {n_val} of {n} in val" in said
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_a_val_part_that_is_too_short_to_train_with_comes_with_a_fraction_that_is_not(
+    tmp_path: Path, n: int
+) -> None:
+    for i in range(n):
+        (tmp_path / f"{i}.txt").write_text("".join(STORIES[i::n][: 40 // n]), encoding="utf-8")
+    data = {"corpus": str(tmp_path / "*.txt"), "tokenizer": "char"}
+    size = {"block_size": 256, "n_layer": 1, "n_head": 1, "n_embd": 8}
+    with pytest.raises(UserError, match=r"the val part of .* or a larger --val-fraction,") as error:
+        LLM.train(**data, **size, val_fraction=0.05, verbose=False)
+    fraction = float(str(error.value).split("such as ")[1])
+    mixture = prepare_corpora(
+        TrainConfig(**data, val_fraction=fraction, out=tmp_path / "run"), Console(quiet=True)
+    )
+    assert len(mixture.parts[0].val) > 256
+    assert fraction < 0.5
 
 
 def test_a_single_document_can_be_divided(tmp_path: Path, tokenizer: BPETokenizer) -> None:

@@ -67,7 +67,7 @@ def encode_files(
     encoder = Encoder.plan(tokenizer, options, separator, report)
     _check_output(out, files)
     total = sum(file.stat().st_size for file in files)
-    log = out.with_name(f"{out.name}.skipped.jsonl")
+    log = _log_of(out)
     with show_bytes("encoding", total, progress) as move, skip_log(log) as report.log:
         batches = encoder.encode(encoder.blocks(files), lambda: move(report.bytes_read))
         ids = ([array for block_ids, _ in batch for array in block_ids] for batch in batches)
@@ -100,8 +100,13 @@ def _check_output(out: Path, files: Sequence[Path]) -> None:
     if folder not in _folders or not folder.is_dir():
         make_folder(out.parent)
         _folders[folder] = names_of_leftovers(folder)
-    if out.name in _folders[folder]:
-        remove_leftovers([out])
+    paths = (out, _log_of(out))
+    if any(path.name in _folders[folder] for path in paths):
+        remove_leftovers(paths)
+
+
+def _log_of(out: Path) -> Path:
+    return out.with_name(f"{out.name}.skipped.jsonl")
 
 
 @dataclass(frozen=True)

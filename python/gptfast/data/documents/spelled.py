@@ -10,6 +10,8 @@ from gptfast.data.documents.separator import rare_byte
 
 _USUAL = rb"<\|[A-Za-z0-9_]{2,30}\|>"
 
+_MAX_NAMES = 1000  # counted at a time
+
 
 class SpelledTokens:
     """Finds special tokens in text: those given, and whatever looks like `<|name|>`."""
@@ -26,4 +28,7 @@ class SpelledTokens:
         for byte, beginning in self._beginnings:
             if byte in data and beginning in data:
                 counter.update(found.decode() for found in self._pattern.findall(data))
+                if len(counter) > _MAX_NAMES:
+                    for name, _ in counter.most_common()[_MAX_NAMES // 2 :]:
+                        del counter[name]
                 return
