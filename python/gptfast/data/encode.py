@@ -20,9 +20,10 @@ from gptfast.data.documents import (
     find_files,
     read_blocks,
 )
-from gptfast.data.shard import Shard, is_shard, write_shard
+from gptfast.data.documents.report import skip_log
+from gptfast.data.shard import Shard, TakeBack, is_shard, write_shard
 from gptfast.errors import UserError
-from gptfast.system.files import make_folder, remove_leftovers
+from gptfast.system.files import make_folder, names_of_leftovers, remove_leftovers
 from gptfast.tokenizer import BPETokenizer
 from gptfast.tokenizer.base import IdArray
 from gptfast.tokenizer.checks import as_path, check_kind
@@ -33,6 +34,10 @@ END_OF_DOCUMENT = "eos"
 _DEFAULT_MEMORY = 256 << 20
 _SMALLEST_BLOCK = 64 << 10
 _BLOCKS_PER_THREAD = 8  # per batch: enough that no thread waits long for the last block
+_SYNC_FROM = 1 << 20  # bytes of a new shard; a smaller one is quickly made again
+_folders: dict[Path, set[str]] = {}
+"""Folders that can be written to, and for which files killed processes left something in them. To
+find that out takes longer than to encode a page."""
 _BYTES_PER_OBJECT = 512  # rough cost in Python of a block and its ids, however small they are
 
 
@@ -51,29 +56,35 @@ def encode_files(
     The shard holds the ids of each document (`encode_ordinary`), followed by the id of `separator`:
     "eos" for the token with that role, the name of an added token, or None for no separator.
     Without a `memory_limit`, text and ids take 256 MiB, or more for a document that can't be cut.
-    `progress` shows a bar if stderr is a terminal, and prints what was left out. `report` is
-    updated while reading.
+    `progress` shows on stderr how far it is, how files were split and what was left out. `report`
+    is updated while reading. With `on_error="skip"`, the file `out`.skipped.jsonl names whatever
+    was left out; without anything left out, there is no such file.
 
     An existing shard is replaced, any other file is not. If anything fails or is interrupted, `out`
     stays as it was. Raises UserError for arguments or files that can't be used.
     """
     options, report, out = options or ReadOptions(), report or ReadReport(), as_path("out", out)
+    options = options.separated_by(tokenizer.roles.eos)
     files = find_files(paths)
     encoder = Encoder.plan(tokenizer, options, separator, report)
     _check_output(out, files)
-    remove_leftovers([out])
     total = sum(file.stat().st_size for file in files)
-    with show_bytes("encoding", total, progress) as move:
+    log = _log_of(out)
+    with show_bytes("encoding", total, progress) as move, skip_log(log) as report.log:
         batches = encoder.encode(encoder.blocks(files), lambda: move(report.bytes_read))
         ids = ([array for block_ids, _ in batch for array in block_ids] for batch in batches)
-        shard = write_shard(out, ids, tokenizer)
-    if progress and report.skipped:
-        print(report.left_out(), file=sys.stderr)
+        shard = write_shard(out, ids, tokenizer, sync_from=_SYNC_FROM)
+    if progress:
+        for line in report.notes(options, log):
+            print(line, file=sys.stderr)
     return shard
 
 
 def _check_output(out: Path, files: Sequence[Path]) -> None:
-    """Make the folder of `out`. Raises UserError if a file that is not a shard would be lost."""
+    """Make the folder of `out`, and delete what a killed process left of `out` there.
+
+    Raises UserError if a file that is not a shard would be lost.
+    """
     if out.is_dir():
         raise UserError(f"{out} is a folder: expected the name of the file to be written")
     if out.exists():
@@ -87,7 +98,17 @@ def _check_output(out: Path, files: Sequence[Path]) -> None:
                 f"{out} exists and is no token shard, so it is not replaced: choose another file "
                 f"to write to (out)"
             )
-    make_folder(out.parent)
+    folder = out.parent.absolute()
+    if folder not in _folders or not folder.is_dir():
+        make_folder(out.parent)
+        _folders[folder] = names_of_leftovers(folder)
+    paths = (out, _log_of(out))
+    if any(path.name in _folders[folder] for path in paths):
+        remove_leftovers(paths)
+
+
+def _log_of(out: Path) -> Path:
+    return out.with_name(f"{out.name}.skipped.jsonl")
 
 
 @dataclass(frozen=True)
@@ -137,35 +158,66 @@ class Encoder:
             self.options,
             safe_cut=self.tokenizer.safe_cut,
             block_bytes=_SMALLEST_BLOCK if is_limited else self.block_bytes,
+            special_tokens=self.tokenizer.special_tokens,
             report=self.report,
         )
 
     def encode(
         self, blocks: Iterable[Block], update: Callable[[], None]
-    ) -> Iterator[list[tuple[list[IdArray], bool]]]:
+    ) -> Iterator[list[tuple[list[IdArray | TakeBack], bool]]]:
         """Yield batches of (ids, ends_document), one for each block, in order.
 
         The last block of a document includes the separator. Encodes in the calling thread, which
         receives Ctrl-C, while another thread reads the next batch. Calls `update` after each batch.
+
+        With `on_error="skip"`, a document that can't be encoded is left out: a TakeBack undoes what
+        there is of it, and the rest has no ids. Otherwise raises UserError with its file and line.
         """
         batches = _batches(blocks, self.block_bytes * _BLOCKS_PER_THREAD * self.n_threads)
-
-        def read() -> list[Block]:
-            return next(batches, [])
+        document, n_ids, is_left_out = 0, 0, False
 
         with ThreadPoolExecutor(1) as background:
-            reading = background.submit(read)
-            while batch := reading.result():
-                reading = background.submit(read)
-                encoded = self.tokenizer.encode_batch_to_numpy(
-                    [block.data for block in batch], self.n_threads
-                )
-                ends = [block.ends_document for block in batch]
-                yield [
-                    ([ids, *self.separator] if end else [ids], end)
-                    for ids, end in zip(encoded, ends, strict=True)
-                ]
+            batch, is_last = next(batches)  # of a small text, which is not worth a thread, the last
+            while batch:
+                reading = None if is_last else background.submit(next, batches)
+                encoded: list[tuple[list[IdArray | TakeBack], bool]] = []
+                for block, ids in zip(batch, self._ids(batch), strict=True):
+                    if is_left_out:
+                        encoded.append(([], block.ends_document))
+                    elif isinstance(ids, UserError):
+                        self._leave_out(document, block, ids)
+                        encoded.append(([TakeBack(n_ids)], block.ends_document))
+                        is_left_out = True
+                    else:
+                        n_ids += len(ids)
+                        after = self.separator if block.ends_document else ()
+                        encoded.append(([ids, *after], block.ends_document))
+                    if block.ends_document:
+                        document, n_ids, is_left_out = document + 1, 0, False
+                yield encoded
                 update()
+                batch, is_last = ([], True) if reading is None else reading.result()
+
+    def _ids(self, batch: Sequence[Block]) -> Sequence[IdArray | UserError]:
+        """Encode the blocks; return the error of a block that can't be."""
+        n_threads = min(self.n_threads, len(batch))
+        try:
+            return self.tokenizer.encode_batch_to_numpy([b.data for b in batch], n_threads)
+        except UserError:  # which doesn't say of which block
+            return [self._ids_of(block) for block in batch]
+
+    def _ids_of(self, block: Block) -> IdArray | UserError:
+        try:
+            return self.tokenizer.encode_to_numpy(block.data)
+        except UserError as error:
+            return error
+
+    def _leave_out(self, document: int, block: Block, error: UserError) -> None:
+        complaint = f"{block.place} can't be encoded ({error})"
+        if self.options.on_error == "raise":
+            raise UserError(f"{complaint}; or leave it out, with on_error 'skip'") from error
+        self.report.skip(complaint, block.place or "")
+        self.report.not_encoded.append(document)
 
 
 def _id_of(separator: str, tokenizer: BPETokenizer) -> int:
@@ -188,13 +240,13 @@ def _id_of(separator: str, tokenizer: BPETokenizer) -> int:
     return token_id
 
 
-def _batches(blocks: Iterable[Block], batch_bytes: int) -> Iterator[list[Block]]:
+def _batches(blocks: Iterable[Block], batch_bytes: int) -> Iterator[tuple[list[Block], bool]]:
+    """Yield batches, each with whether it is the last, which may be empty."""
     batch, size = [], 0
     for block in blocks:
         batch.append(block)
         size += len(block.data) + _BYTES_PER_OBJECT
         if size >= batch_bytes:
-            yield batch
+            yield batch, False
             batch, size = [], 0
-    if batch:
-        yield batch
+    yield batch, True

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ Tokens = NDArray[np.uint16] | NDArray[np.uint32]
 _MAGIC = b"GPTFAST\0"
 _VERSION = 1
 _SYNC_BYTES = 8 << 20
+_SMALL_BATCH = 1 << 14  # ids
 _HEADER = np.dtype(
     [
         ("magic", "S8"),
@@ -95,11 +97,24 @@ class Shard:
         )
 
 
-def write_shard(path: Path, batches: Iterable[Sequence[IdArray]], tokenizer: Tokenizer) -> Shard:
+class TakeBack(NamedTuple):
+    """Among arrays of ids: take back the last ids, of a document that turns out to be unusable."""
+
+    n_ids: int
+
+
+def write_shard(
+    path: Path,
+    batches: Iterable[Sequence[IdArray | TakeBack]],
+    tokenizer: Tokenizer,
+    *,
+    sync_from: int = 0,
+) -> Shard:
     """Write the arrays of ids, batch by batch, to a temporary file; then rename it to `path`.
 
     Another thread writes each batch while the next one is computed. If anything fails or is
-    interrupted, `path` stays as it was.
+    interrupted, `path` stays as it was. sync_from: as in `write_atomically`; `Shard.open` notices
+    if a power failure has cut a file short.
     """
     dtype = _id_dtype(tokenizer.n_vocab)
     header = np.zeros(1, dtype=_HEADER)
@@ -112,25 +127,36 @@ def write_shard(path: Path, batches: Iterable[Sequence[IdArray]], tokenizer: Tok
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file, ThreadPoolExecutor(1) as background:
 
-            def append(batch: Sequence[IdArray]) -> None:
+            def append(batch: Sequence[IdArray | TakeBack]) -> None:
                 before = file.tell()
-                file.writelines(np.ascontiguousarray(ids, dtype).data for ids in batch)
+                for ids in batch:
+                    if isinstance(ids, TakeBack):
+                        file.seek(-ids.n_ids * dtype.itemsize, os.SEEK_CUR)
+                        file.truncate()
+                    else:
+                        file.write(np.ascontiguousarray(ids, dtype).data)
                 # Otherwise the last fsync would have to write the whole file.
                 if file.tell() // _SYNC_BYTES > before // _SYNC_BYTES:
                     file.flush()
                     os.fsync(file.fileno())
 
             file.write(bytes(_HEADER.itemsize))  # placeholder: the count is known only at the end
-            writing = background.submit(append, [])
+            writing: Future[None] | None = None
             for batch in batches:
+                if writing is not None:
+                    writing.result()
+                    writing = None
+                if sum(map(len, batch)) >= _SMALL_BATCH:
+                    writing = background.submit(append, batch)
+                else:  # not worth a thread
+                    append(batch)
+            if writing is not None:
                 writing.result()
-                writing = background.submit(append, batch)
-            writing.result()
             header["count"] = (file.tell() - _HEADER.itemsize) // dtype.itemsize
             file.seek(0)
             file.write(header.tobytes())
 
-    write_atomically(path, write)
+    write_atomically(path, write, sync_from)
     return Shard.open(path)
 
 

@@ -54,12 +54,13 @@ def run_train(config: Train) -> None:
     """Train and save a tokenizer; print how long it took and how well it compresses."""
     files = find_files(config.files)
     _check_out(config)  # before the work, not after it
-    if not _first_bytes(files, 1, config.read):
+    names, roles = config.names_and_roles()
+    read = config.read.separated_by(roles.eos)
+    if not _first_bytes(files, 1, read):
         raise UserError(
             f"there is no text in {' '.join(config.files)}: expected some to learn from"
         )
     start = time.perf_counter()
-    names, roles = config.names_and_roles()
     with _warnings_as_lines():
         tokenizer = train_tokenizer(
             files,
@@ -69,11 +70,11 @@ def run_train(config: Train) -> None:
             config.min_frequency,
             roles=roles,
             tie=config.tie,
-            options=config.read,
+            options=read,
         )
     seconds = time.perf_counter() - start
     _save(tokenizer, config.out)
-    sample = _first_bytes(files, SAMPLE_BYTES, config.read)
+    sample = _first_bytes(files, SAMPLE_BYTES, read)
     n_read = sum(path.stat().st_size for path in files)
     eos = tokenizer.roles.eos
     print(
@@ -225,8 +226,10 @@ def run_audit(config: Audit) -> None:
         tokenizers[name] = _bpe(open_tokenizer(path, pattern), path)
     if config.out is not None:
         make_folder(config.out)
-    texts = _texts(config, config.files) if config.files else [probe(kind) for kind in KINDS]
-    learned_from = _texts(config, config.learned_from) if config.learned_from else None
+    read = ReadOptions(field=config.field, column=config.column)
+    read = read.separated_by(next(iter(tokenizers.values())).roles.eos)
+    texts = _texts(config.files, read) if config.files else [probe(kind) for kind in KINDS]
+    learned_from = _texts(config.learned_from, read) if config.learned_from else None
     result = audit(tokenizers, texts, learned_from)
     console = cli.console()
     print_audit(result, console)
@@ -252,9 +255,8 @@ def _named(argument: str) -> tuple[str, Path]:
     return escaped(name), cli.path(path)
 
 
-def _texts(config: Audit, files: Sequence[str]) -> list[str]:
-    blocks = read_blocks(files, ReadOptions(field=config.field, column=config.column))
-    return [block.data.decode() for block in blocks]
+def _texts(files: Sequence[str], options: ReadOptions) -> list[str]:
+    return [block.data.decode() for block in read_blocks(files, options)]
 
 
 def run_show(config: Show) -> None:

@@ -8,46 +8,21 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
-from gptfast.data.documents.cut import (
-    BLOCK_BYTES,
-    Block,
-    Cutter,
-    ReadInto,
-    TooLongError,
-    replacing,
-)
+from gptfast.data.documents.block import Block, Lines, Place
+from gptfast.data.documents.cut import BLOCK_BYTES, Cutter, ReadInto, TooLongError, replacing
 from gptfast.data.documents.listing import Paths, find_files
 from gptfast.data.documents.options import ReadOptions
+from gptfast.data.documents.report import ReadReport
+from gptfast.data.documents.separator import Piece, Separated
+from gptfast.data.documents.spelled import SpelledTokens
 from gptfast.data.documents.unpack import DamagedFileError, UnpackedFile
 from gptfast.errors import UserError
 from gptfast.tokenizer.rust import utf8_error
 
-_MAX_COMPLAINTS = 20
 _SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-@dataclasses.dataclass
-class ReadReport:
-    """How much has been read, and what was left out."""
-
-    documents: int = 0
-    """Documents read completely."""
-    bytes_read: int = 0
-    """Bytes read, counted on disk, before decompression."""
-    bytes_kept: int = 0
-    """Bytes on disk of files that an earlier run has finished, which are not read again."""
-    skipped: int = 0
-    """Lines, rows and ends of files left out because of an error."""
-    complaints: list[str] = dataclasses.field(default_factory=list)
-    """Error messages of the first 20 of them."""
-
-    def left_out(self) -> str:
-        """Describe in one line what was skipped."""
-        first = f", first: {self.complaints[0]}" if self.complaints else ""
-        return f"left out {self.skipped:,} that could not be read{first}"
 
 
 def read_blocks(
@@ -56,27 +31,32 @@ def read_blocks(
     *,
     safe_cut: Callable[[bytes], int] | None = None,
     block_bytes: int = BLOCK_BYTES,
+    special_tokens: Collection[str] = (),
     report: ReadReport | None = None,
 ) -> Iterator[Block]:
     """Read the non-empty documents of files, folders and globs, block by block.
 
     A .jsonl file has a document on each line, a .parquet file one in each row; any other file is
-    one document. Text and .jsonl files may be compressed (.gz, .zst), and a byte order mark
-    (U+FEFF) at their beginning is dropped.
+    one document, or several that `options.document_separator` separates (separator.py). Text and
+    .jsonl files may be compressed (.gz, .zst), and a byte order mark (U+FEFF) at their beginning is
+    dropped.
 
     safe_cut: returns the last position inside a part of a document where it may be cut, or 0 if
     there is none. Without it, each document is one block.
     block_bytes: maximum size of a block, unless there is no place to cut. A longer stretch that
     can't be cut, or a longer line of JSON, is an error beyond `options.longest_uncut` bytes.
+    special_tokens: names that `report.spelled` counts, beside whatever looks like `<|name|>`.
     report: is updated while reading.
 
-    With `on_error="skip"`, errors are counted in `report` and what is broken is left out: a line
-    of JSON, a row, or the rest of any other document or of a damaged file. Otherwise raises
-    UserError with the file's name and line. Raises MissingFileError if a path names no file.
+    With `on_error="skip"`, errors are counted and logged by `report`, and what is broken is left
+    out: a line of JSON, a row, a document between separators (of one longer than 256 KiB the rest),
+    or the rest of any other text or of a damaged file. Otherwise raises UserError with the file's
+    name and line. Raises MissingFileError if a path names no file.
     """
     options = options or ReadOptions()
     cutter = Cutter(safe_cut or (lambda data: 0), block_bytes, options.longest_uncut or (1 << 62))
-    return _Reader(options, cutter, report or ReadReport()).read(find_files(paths))
+    spelled = SpelledTokens(special_tokens)
+    return _Reader(options, cutter, spelled, report or ReadReport()).read(find_files(paths))
 
 
 class _BadDocumentError(Exception):
@@ -89,6 +69,7 @@ class _Reader:
 
     options: ReadOptions
     cutter: Cutter
+    spelled: SpelledTokens
     report: ReadReport
 
     def read(self, files: Sequence[Path]) -> Iterator[Block]:
@@ -97,6 +78,8 @@ class _Reader:
             for block in self._read_file(path):
                 if block.data or inside:
                     self.report.documents += block.ends_document
+                    self.report.text_bytes += len(block.data)
+                    self.spelled.count(block.data, self.report.spelled)
                     yield block
                 inside = not block.ends_document
 
@@ -109,7 +92,7 @@ class _Reader:
         try:
             file = UnpackedFile(path)
         except DamagedFileError as error:
-            self._bad(f"can't open {path} ({error}): check its permissions")
+            self._bad(f"can't open {path} ({error}): check its permissions", str(path))
             return
         unpacked_name = path.name.lower().removesuffix(".gz").removesuffix(".zst")
         read = self._jsonl if unpacked_name.endswith(".jsonl") else self._text
@@ -118,12 +101,11 @@ class _Reader:
                 self.report.bytes_read = before + file.position()
                 yield block
 
-    def _bad(self, complaint: str) -> None:
+    def _bad(self, complaint: str, place: Place | str) -> None:
+        """Leave out what is at `place`: a document, or the rest of a file."""
         if self.options.on_error == "raise":
             raise UserError(complaint)
-        self.report.skipped += 1
-        if len(self.report.complaints) < _MAX_COMPLAINTS:
-            self.report.complaints.append(complaint)
+        self.report.skip(complaint, place)
 
     def _text(self, path: Path, file: UnpackedFile) -> Iterator[Block]:
         damage: list[DamagedFileError] = []
@@ -135,37 +117,59 @@ class _Reader:
                 damage.append(error)
                 return 0
 
-        offset = 0
-        replaced = replacing(readinto) if self.options.errors == "replace" else readinto
-        for block in self._cut(str(path), replaced):
+        errors = self.options.errors
+        documents = Separated(
+            replacing(readinto) if errors == "replace" else readinto, self.options.separator
+        )
+        lines, n_documents = Lines(path, errors), 0
+        for document in documents:
+            n_documents += 1
+            yield from self._text_document(document, str(path), lines, damage)
+        if documents.found:
+            self.report.split_files += 1
+            self.report.split_documents += n_documents
+        if damage:
+            place = Place(str(path), "line", lines.at(None))
+            self._bad(_damaged(place, damage[0]), place)
+
+    def _text_document(
+        self, document: Piece, file: str, lines: Lines, damage: list[DamagedFileError]
+    ) -> Iterator[Block]:
+        offset = document.offset
+        place = Place(file, "line", offset, lines)
+        for block in (
+            self._cut(place, document.readinto)
+            if document.data is None
+            else self._whole(place, document.data)
+        ):
             bad = utf8_error(block.data)
             if bad is None:
                 data = block.data if offset else block.data.removeprefix(codecs.BOM_UTF8)
-                yield Block(data, block.ends_document)
+                yield Block(data, block.ends_document, Place(file, "line", offset, lines))
                 offset += len(block.data)
                 continue
             if not damage:  # damage may cut a character in two, which is no error of its own
-                line = _line_at(path, offset + bad)
+                place = Place(file, "line", lines.at(offset + bad))
                 self._bad(
-                    f"{path} is not UTF-8 text (byte {offset + bad}, line {line}): convert it, "
-                    f"or set errors to 'replace'"
+                    f"{file} is not UTF-8 text (byte {offset + bad}, line {place.number}): convert "
+                    f"it, or set errors to 'replace'",
+                    place,
                 )
-            yield Block(block.data[:bad], True)
+            is_whole = document.data is not None and document.is_separated
+            yield Block(b"" if is_whole else block.data[:bad], True, place)
             break
-        if damage:
-            self._bad(_damaged(path, _line_at(path, None), damage[0]))
 
     def _jsonl(self, path: Path, file: UnpackedFile) -> Iterator[Block]:
         lines = io.BufferedReader(file, BLOCK_BYTES)
-        longest = self.cutter.longest
+        longest, name = self.cutter.longest, str(path)
         for number in itertools.count(1):
-            where = f"{path}, line {number}"
+            place = Place(name, "line", number)
             try:
                 line = rest = lines.readline(longest)
                 while len(rest) == longest and not rest.endswith(b"\n"):
                     rest = lines.readline(longest)
             except DamagedFileError as error:
-                self._bad(_damaged(path, number, error))
+                self._bad(_damaged(place, error), place)
                 return
             if not line:
                 return
@@ -177,9 +181,9 @@ class _Reader:
                     raise _BadDocumentError(f"is longer than {longest:,} bytes")
                 data = self._value(text)
             except _BadDocumentError as error:
-                self._bad(f"{where} {error}")
+                self._bad(f"{place} {error}", place)
             else:
-                yield from self._whole(where, data)
+                yield from self._whole(place, data)
 
     def _value(self, line: bytes) -> bytes:
         """Return the text in a line of JSON."""
@@ -210,56 +214,43 @@ class _Reader:
     def _parquet(self, path: Path) -> Iterator[Block]:
         from gptfast.data.documents.parquet import parquet_values
 
-        row = 0
+        row, name = 0, str(path)
         try:
             for value in parquet_values(path, self.options.column):
                 row += 1
-                yield from self._row(f"{path}, row {row}", value)
+                yield from self._row(Place(name, "row", row), value)
         except DamagedFileError as error:
-            self._bad(f"{path} can't be read as Parquet after row {row} ({error})")
+            self._bad(f"{path} can't be read as Parquet after row {row} ({error})", name)
 
-    def _row(self, where: str, value: bytes | None) -> Iterator[Block]:
+    def _row(self, place: Place, value: bytes | None) -> Iterator[Block]:
         if value is None:
-            self._bad(f"{where} is null: expected a string")
+            self._bad(f"{place} is null: expected a string", place)
             return
         if self.options.errors == "replace":
             value = value.decode(errors="replace").encode()
         if (bad := utf8_error(value)) is not None:
-            self._bad(f"{where} is not UTF-8 text (byte {bad} of the value)")
+            self._bad(f"{place} is not UTF-8 text (byte {bad} of the value)", place)
             return
-        yield from self._whole(where, value)
+        yield from self._whole(place, value)
 
-    def _whole(self, where: str, data: bytes) -> Iterator[Block]:
+    def _whole(self, place: Place, data: bytes) -> Iterator[Block]:
         """Yield the blocks of a document that is already in memory."""
         if len(data) <= self.cutter.block_bytes:
-            yield Block(data, True)
+            yield Block(data, True, place)
         else:
-            yield from self._cut(where, io.BytesIO(data).readinto)
+            yield from self._cut(place, io.BytesIO(data).readinto)
 
-    def _cut(self, where: str, readinto: ReadInto) -> Iterator[Block]:
+    def _cut(self, place: Place, readinto: ReadInto) -> Iterator[Block]:
         try:
-            yield from self.cutter.blocks(readinto)
+            for data, ends_document in self.cutter.blocks(readinto):
+                yield Block(data, ends_document, place)
         except TooLongError as error:
-            self._bad(f"{where} {error}")
-            yield Block(b"", True)
+            self._bad(f"{place} {error}", place)
+            yield Block(b"", True, place)
 
 
-def _line_at(path: Path, offset: int | None) -> int:
-    """Return the number of the line with the byte at `offset`; for None, of the last readable line.
-
-    Reads the file again, because counting lines all along would slow down every good file.
-    """
-    newlines, left = 0, 1 << 62 if offset is None else offset
-    buffer = bytearray(BLOCK_BYTES)
-    with UnpackedFile(path) as file:
-        try:
-            while left and (n := file.readinto(memoryview(buffer)[:left])):
-                newlines += buffer.count(b"\n", 0, n)
-                left -= n
-        except DamagedFileError:
-            pass
-    return newlines + 1
-
-
-def _damaged(path: Path, line: int, error: DamagedFileError) -> str:
-    return f"{path} is truncated or corrupt at line {line} ({error}): create or download it again"
+def _damaged(place: Place, error: DamagedFileError) -> str:
+    return (
+        f"{place.file} is truncated or corrupt at line {place.number} ({error}): create or "
+        f"download it again"
+    )
