@@ -48,6 +48,7 @@ def load_tokenizer(folder_or_file: str | Path) -> Tokenizer:
 
             return CharTokenizer.load(path)
         case _:
-            model = data.get("model")
-            kind = model.get("type") if isinstance(model, dict) else model
+            if "model" not in data:
+                raise UserError(f"{path} has no model.type: expected Hugging Face's tokenizer.json")
+            kind = data["model"].get("type") if isinstance(data["model"], dict) else None
             raise UserError(f"{path}: model.type is {kind!r}: expected 'BPE' or 'WordLevel'")

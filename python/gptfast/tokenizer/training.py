@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from gptfast.cli.progress import show_training
+from gptfast.tokenizer.added import AddedToken
 from gptfast.tokenizer.checks import check_between, check_choice, check_kind, check_names
 from gptfast.tokenizer.formats import byte_level_alphabet, check_spelling
 from gptfast.tokenizer.rust import RUST_ERRORS, rust_bpe, thread_count, user_error
@@ -69,7 +70,9 @@ def train_bpe(
             raise
         raise user_error(error) from None
     if special_tokens:
-        check_spelling(special_tokens, trained.ranks.__contains__)
+        check_spelling(
+            [AddedToken(*token) for token in trained.special_tokens.items()], trained.ranks
+        )
     return trained, left_out
 
 
