@@ -353,3 +353,16 @@ def test_roles_at_the_command_line(
     file = str(corpus / "00.txt")
     code = cli.run(main, ["encode", file, "--tokenizer", str(out), "--out", shard])
     assert code == (2 if roles.eos is None else 0)
+
+
+def test_a_warning_is_one_line_of_a_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps(FOREIGN))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"pad_token": "[PAD]"}))
+    for _ in range(2):
+        assert cli.run(main, ["encode", "--tokenizer", str(tmp_path), "--text", "a"]) == 0
+        said = capsys.readouterr()
+        assert said.out == "97\n"
+        assert said.err.startswith("warning: ")
+        assert said.err.count("\n") == 1

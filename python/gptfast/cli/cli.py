@@ -11,7 +11,9 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from gptfast.errors import RunError, UserError
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_PACKAGE = Path(__file__).parents[1]
+
 
 def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
     """Run a command with `argv` (default: the process's arguments) and return its exit code.
@@ -29,7 +33,8 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = No
     full disk, no memory), and 130 for Ctrl-C. Other exceptions are bugs and keep their traceback.
     """
     try:
-        return command(sys.argv[1:] if argv is None else argv)
+        with _own_warnings_as_lines():
+            return command(sys.argv[1:] if argv is None else argv)
     except UserError as error:
         return _fail(error, 2)
     except BrokenPipeError:
@@ -47,6 +52,23 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = No
         raise
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
+
+
+@contextlib.contextmanager
+def _own_warnings_as_lines() -> Iterator[None]:
+    """Print this package's warnings as single lines, without the source line that Python adds."""
+    show: Any = warnings.showwarning
+
+    def show_ours(message: Any, category: Any, filename: str, *rest: Any, **named: Any) -> None:
+        if Path(filename).is_relative_to(_PACKAGE):
+            print(f"warning: {message}", file=sys.stderr)
+        else:
+            show(message, category, filename, *rest, **named)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", category=UserWarning, module=r"gptfast\.|__main__$")
+        warnings.showwarning = show_ours
+        yield
 
 
 class ArgumentParser(argparse.ArgumentParser):

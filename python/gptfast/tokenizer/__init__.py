@@ -10,14 +10,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptfast.errors import UserError
+from gptfast.tokenizer.added import AddedToken
 from gptfast.tokenizer.base import Tokenizer
 from gptfast.tokenizer.formats import read_tokenizer_json, tokenizer_json_path
+from gptfast.tokenizer.roles import Roles
 
 if TYPE_CHECKING:
     from gptfast.tokenizer.bpe import BPETokenizer
     from gptfast.tokenizer.char import CharTokenizer
 
-__all__ = ["BPETokenizer", "CharTokenizer", "Tokenizer", "load_tokenizer"]
+__all__ = [
+    "AddedToken",
+    "BPETokenizer",
+    "CharTokenizer",
+    "Roles",
+    "Tokenizer",
+    "load_tokenizer",
+]
 
 _MODULES = {"BPETokenizer": "bpe", "CharTokenizer": "char"}
 

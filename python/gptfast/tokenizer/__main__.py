@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from gptfast.audit import CHARACTERS, WORDS, audit
@@ -62,17 +60,16 @@ def run_train(config: Train) -> None:
     make_folder(config.out)  # raises before the training, not after it
     start = time.perf_counter()
     names, roles = config.names_and_roles()
-    with _warnings_as_lines():
-        tokenizer = train_tokenizer(
-            files,
-            config.vocab_size,
-            config.pattern,
-            names,
-            config.min_frequency,
-            roles=roles,
-            tie=config.tie,
-            options=config.read,
-        )
+    tokenizer = train_tokenizer(
+        files,
+        config.vocab_size,
+        config.pattern,
+        names,
+        config.min_frequency,
+        roles=roles,
+        tie=config.tie,
+        options=config.read,
+    )
     seconds = time.perf_counter() - start
     tokenizer.save(config.out)
     sample = _first_bytes(files, SAMPLE_BYTES, config.read)
@@ -86,15 +83,6 @@ def run_train(config: Train) -> None:
         + f"saved in {config.out}; see what it does to a text with:\n  "
         + cli.command_line(MODULE, ["audit", "--tokenizer", str(config.out), *config.files])
     )
-
-
-@contextmanager
-def _warnings_as_lines() -> Iterator[None]:
-    """Print warnings as single lines on stderr, without the source line that Python adds."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
-        yield
 
 
 def _first_bytes(files: Sequence[Path], n: int, options: ReadOptions) -> list[str]:

@@ -47,7 +47,8 @@ def add_named(data: dict[str, Any], names: Iterable[str | None]) -> dict[str, An
     `transformers` adds them as special ones.
     """
     match data:
-        case {"added_tokens": list(added), "model": {"vocab": dict(vocab)}}:
+        case {"model": {"vocab": dict(vocab)}} if isinstance(data.get("added_tokens", []), list):
+            added = data.get("added_tokens", [])
             known = {token.get("content") for token in added if isinstance(token, dict)}
             new = sorted(name for name in set(names) - known if name is not None and name in vocab)
             tokens = [AddedToken(name, vocab[name]).to_json() for name in new]
@@ -215,7 +216,7 @@ def bpe_from_json(
 
     Raises UserError if the file needs anything that `BPETokenizer` doesn't implement.
     """
-    data = simplified(data)
+    data = {"added_tokens": []} | simplified(data)
     model = field(data, "model", dict)
     wanted: list[tuple[str, Any, tuple[Any, ...]]] = [
         ("model.type", model.get("type"), ("BPE",)),
