@@ -11,7 +11,8 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_type_hints
 
@@ -26,6 +27,8 @@ T = TypeVar("T")
 PATH = object()
 """Marks a field that is text, but may be a path: `corpus: Annotated[str, cli.PATH]`."""
 
+_PACKAGE = Path(__file__).parents[1]
+
 
 def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
     """Run a command with `argv` (default: the process's arguments) and return its exit code.
@@ -36,7 +39,8 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = No
     """
     escape_unprintable()
     try:
-        code = command(sys.argv[1:] if argv is None else argv)
+        with _own_warnings_as_lines():
+            code = command(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()  # here, a failure is one line
         return code
     except UserError as error:
@@ -63,6 +67,23 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = No
         raise
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
+
+
+@contextlib.contextmanager
+def _own_warnings_as_lines() -> Iterator[None]:
+    """Print this package's warnings as single lines, without the source line that Python adds."""
+    show: Any = warnings.showwarning
+
+    def show_ours(message: Any, category: Any, filename: str, *rest: Any, **named: Any) -> None:
+        if Path(filename).is_relative_to(_PACKAGE):
+            print(f"warning: {message}", file=sys.stderr)
+        else:
+            show(message, category, filename, *rest, **named)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", category=UserWarning, module=r"gptfast\.|__main__$")
+        warnings.showwarning = show_ours
+        yield
 
 
 class ArgumentParser(argparse.ArgumentParser):

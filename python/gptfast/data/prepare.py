@@ -78,7 +78,7 @@ def prepare(
     folder = cache_folder() / "datasets" / key
     if folder.is_dir():
         try:
-            return _read(folder, corpus_name)
+            return _described(_read(folder, corpus_name), say)
         except (UserError, OSError, ValueError, TypeError):
             say(f"{folder} is damaged: making it again")
             shutil.rmtree(folder)
@@ -110,7 +110,18 @@ def prepare(
     except OSError:
         if not folder.is_dir():  # if it exists, another process has just made it
             raise
-    return _read(folder, corpus_name)
+    return _described(_read(folder, corpus_name), say)
+
+
+def _described(data: Dataset, say: Callable[[str], None]) -> Dataset:
+    """Return the data; say so if nothing separates its documents."""
+    n_documents = max(data.report.train_documents, data.report.val_documents)
+    if n_documents > 1 and data.tokenizer.eot_token is None:
+        say(
+            "the tokenizer doesn't say which token ends a document: the documents follow one "
+            "another without a separator (eos_token in tokenizer_config.json names one)"
+        )
+    return data
 
 
 def _refuse_partly_prepared(folder: Path) -> None:

@@ -10,16 +10,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptfast.errors import UserError
+from gptfast.tokenizer.added import AddedToken
 from gptfast.tokenizer.base import Tokenizer
 from gptfast.tokenizer.foreign import what_json_is
 from gptfast.tokenizer.formats import read_tokenizer_json, tokenizer_json_path
+from gptfast.tokenizer.roles import Roles
 
 if TYPE_CHECKING:
     from gptfast.tokenizer.bpe import BPETokenizer
     from gptfast.tokenizer.char import CharTokenizer
     from gptfast.tokenizer.published import get_encoding
 
-__all__ = ["BPETokenizer", "CharTokenizer", "Tokenizer", "get_encoding", "load_tokenizer"]
+__all__ = [
+    "AddedToken",
+    "BPETokenizer",
+    "CharTokenizer",
+    "Roles",
+    "Tokenizer",
+    "get_encoding",
+    "load_tokenizer",
+]
 
 _MODULES = {"BPETokenizer": "bpe", "CharTokenizer": "char", "get_encoding": "published"}
 

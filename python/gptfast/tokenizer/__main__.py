@@ -6,9 +6,7 @@ import re
 import sys
 import tempfile
 import time
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from gptfast.audit import CHARACTERS, WORDS, audit
@@ -61,17 +59,16 @@ def run_train(config: Train) -> None:
             f"there is no text in {' '.join(config.files)}: expected some to learn from"
         )
     start = time.perf_counter()
-    with _warnings_as_lines():
-        tokenizer = train_tokenizer(
-            files,
-            config.vocab_size,
-            config.pattern,
-            names,
-            config.min_frequency,
-            roles=roles,
-            tie=config.tie,
-            options=read,
-        )
+    tokenizer = train_tokenizer(
+        files,
+        config.vocab_size,
+        config.pattern,
+        names,
+        config.min_frequency,
+        roles=roles,
+        tie=config.tie,
+        options=read,
+    )
     seconds = time.perf_counter() - start
     _save(tokenizer, config.out)
     sample = _first_bytes(files, SAMPLE_BYTES, read)
@@ -111,15 +108,6 @@ def _save(tokenizer: Tokenizer, out: Path) -> None:
         elsewhere = Path(tempfile.mkdtemp(prefix="gptfast-tokenizer-"))
         tokenizer.save(elsewhere)
         raise RunError(f"{error}: the tokenizer is in {elsewhere} instead, move it") from None
-
-
-@contextmanager
-def _warnings_as_lines() -> Iterator[None]:
-    """Print warnings as single lines on stderr, without the source line that Python adds."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
-        yield
 
 
 def _first_bytes(files: Sequence[Path], n: int, options: ReadOptions) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -53,20 +53,27 @@ def special(tokens: Iterable[AddedToken]) -> dict[str, int]:
     return {token.name: token.id for token in tokens if token.special}
 
 
-def check_added(tokens: object) -> None:
-    """Raise UserError unless the argument `added_tokens` is a list of AddedToken."""
-    check_kind("added_tokens", tokens, (list, tuple), "a list of AddedToken")
-    for token in tokens if isinstance(tokens, (list, tuple)) else ():
-        check_kind("added_tokens has an element that", token, AddedToken, "an AddedToken")
+def all_added(
+    special_tokens: Mapping[str, int], added_tokens: Sequence[AddedToken]
+) -> tuple[AddedToken, ...]:
+    """Return all added tokens of a tokenizer, given its special ones and further ones.
 
-
-def check_found_alike(
-    added_tokens: Sequence[dict[str, Any]], vocab: dict[str, Any], merged: set[str]
-) -> None:
-    """Raise UserError if Hugging Face would find a token differently, or give it another id.
-
-    merged: the tokens of `vocab` that merges make.
+    Raises UserError if `added_tokens` is no list of AddedToken, or a name is given twice.
     """
+    check_kind("added_tokens", added_tokens, (list, tuple), "a list of AddedToken")
+    for token in added_tokens:
+        check_kind("added_tokens has an element that", token, AddedToken, "an AddedToken")
+    tokens = (*(AddedToken(*token) for token in special_tokens.items()), *added_tokens)
+    names = set()
+    for token in tokens:
+        if token.name in names:
+            raise UserError(f"the added token {token.name!r} is given twice: expected it once")
+        names.add(token.name)
+    return tokens
+
+
+def check_found_alike(added_tokens: Sequence[dict[str, Any]], vocab: dict[str, Any]) -> None:
+    """Raise UserError if Hugging Face would find a token differently, or give it another id."""
     next_id = len(vocab)
     for token in added_tokens:
         name, given = token["content"], token["id"]
@@ -79,11 +86,6 @@ def check_found_alike(
             raise UserError(
                 f"added_tokens has {name!r} with the id {given}: expected {wanted}, its id in "
                 f"model.vocab or the next free one"
-            )
-        if name in merged:
-            raise UserError(
-                f"added_tokens has {name!r}, which model.merges make as well: expected a token of "
-                f"its own"
             )
     # Hugging Face searches for the tokens that are not normalized first. Without a normalizer, the
     # order matters only for tokens that can overlap.

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from gptfast.errors import UserError
 from gptfast.tokenizer import formats
-from gptfast.tokenizer.added import AddedToken, check_added, special
+from gptfast.tokenizer.added import AddedToken, all_added, special
 from gptfast.tokenizer.base import AllowedSpecial, IdArray, Tokenizer
 from gptfast.tokenizer.checks import check_kind, check_names, check_texts, shorten
 from gptfast.tokenizer.hf_folder import read_hf
@@ -54,14 +54,13 @@ class BPETokenizer(Tokenizer):
         check_kind("ranks", ranks, Mapping, "a dict of tokens (bytes) and their ids")
         check_kind("special_tokens", special_tokens, Mapping, "a dict of names and ids")
         check_kind("pattern", pattern, str, "the name of a pattern or a regular expression")
-        check_added(added_tokens)
-        tokens = (*(AddedToken(*token) for token in special_tokens.items()), *added_tokens)
+        tokens = all_added(special_tokens, added_tokens)
         ordinary = {token.name: token.id for token in tokens if not token.special}
         try:
             self._bpe = rust_bpe()(dict(ranks), pattern, special(tokens), ordinary)
         except RUST_ERRORS as error:
             raise user_error(error) from None
-        formats.check_spelling([token.name for token in tokens], ranks.__contains__)
+        formats.check_spelling(tokens, ranks)
         self._added_tokens, self._roles = tokens, checked(roles, tokens)
 
     @classmethod

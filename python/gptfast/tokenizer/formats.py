@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,7 +51,8 @@ def add_named(data: dict[str, Any], names: Iterable[str | None]) -> dict[str, An
     `transformers` adds them as special ones.
     """
     match data:
-        case {"added_tokens": list(added), "model": {"vocab": dict(vocab)}}:
+        case {"model": {"vocab": dict(vocab)}} if isinstance(data.get("added_tokens", []), list):
+            added = data.get("added_tokens", [])
             known = {token.get("content") for token in added if isinstance(token, dict)}
             new = sorted(name for name in set(names) - known if name is not None and name in vocab)
             tokens = [AddedToken(name, vocab[name]).to_json() for name in new]
@@ -200,13 +201,18 @@ def bpe_to_json(
     }
 
 
-def check_spelling(names: Iterable[str], is_token: Callable[[bytes], bool]) -> None:
-    """Raise UserError if an added and an ordinary token have the same spelling in the file."""
-    for name in names:
-        token = token_spelled(name)
-        if token is not None and is_token(token):
+def check_spelling(tokens: Iterable[AddedToken], ranks: Mapping[bytes, int]) -> None:
+    """Raise UserError if an added and an ordinary token have the same spelling in the file.
+
+    They may if they are the same bytes with the same id, and the added token isn't special.
+    """
+    for token in tokens:
+        name = token.name
+        spelled = token_spelled(name)
+        is_same = spelled == name.encode() and ranks.get(spelled) == token.id and not token.special
+        if spelled in ranks and not is_same:
             raise UserError(
-                f"the special token {name!r} and the token {token!r} have the same spelling in "
+                f"the special token {name!r} and the token {spelled!r} have the same spelling in "
                 f"tokenizer.json: choose another name"
             )
 
@@ -224,7 +230,7 @@ def bpe_from_json(
 
     Raises UserError if the file needs anything that `BPETokenizer` doesn't implement.
     """
-    data = simplified(data)
+    data = {"added_tokens": []} | simplified(data)
     model = field(data, "model", dict)
     wanted: list[tuple[str, Any, tuple[Any, ...]]] = [
         ("model.type", model.get("type"), ("BPE",)),
@@ -233,19 +239,26 @@ def bpe_from_json(
         ("model.continuing_subword_prefix", model.get("continuing_subword_prefix"), (None, "")),
         ("model.end_of_word_suffix", model.get("end_of_word_suffix"), (None, "")),
         ("normalizer", data.get("normalizer"), (None,)),
-        ("post_processor.type", _type_of(data.get("post_processor")), (None, "ByteLevel")),
         ("decoder.type", _type_of(data.get("decoder")), ("ByteLevel",)),
     ]
     for name, value, allowed in wanted:
         if value not in allowed:
             raise UserError(f"{name} is {shorten(value)}: expected {allowed[0]!r}")
+    post_processor = _type_of(data.get("post_processor"))
+    if post_processor not in (None, "ByteLevel"):
+        raise UserError(
+            f"post_processor is a {post_processor}, which adds tokens around a text, while "
+            f"`encode` adds none: BPETokenizer.from_hf(PATH).save(FOLDER) drops it"
+        )
     added = [AddedToken.from_json(token) for token in field(data, "added_tokens", list)]
     vocab = field(data, "model.vocab", dict)
     # Hugging Face wrote each merge as one string before 2024. The alphabet has no space, so this is
     # unambiguous.
     merges = [m.split(" ") if isinstance(m, str) else m for m in field(data, "model.merges", list)]
-    check_found_alike(data["added_tokens"], vocab, {"".join(m) for m in merges if _is_pair(m)})
-    names = {token.name for token in added}
+    merged = {"".join(m) for m in merges if _is_pair(m)} | set(_CHAR_TO_BYTE)
+    check_found_alike(data["added_tokens"], vocab)
+    shared = [token.name for token in added if not token.special and token.name in merged]
+    names = {token.name for token in added}.difference(shared)
     ranks = {_from_alphabet(t): i for t, i in vocab.items() if t not in names}
     return ranks, merges, pattern_from_json(data.get("pre_tokenizer")), added
 

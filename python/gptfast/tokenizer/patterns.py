@@ -56,8 +56,15 @@ def pattern_from_json(pre_tokenizer: Any) -> str:
             _check_split(split, regex, pattern)
             # GPT-2's pattern leaves its own pre-tokens whole, so it may be applied twice.
             if byte_level.get("use_regex", True) and pattern != "gpt2":
-                raise UserError("pre_tokenizer has a ByteLevel with use_regex after a Split")
+                raise UserError(
+                    "pre_tokenizer has a ByteLevel with use_regex after a Split: expected "
+                    "use_regex to be false"
+                )
             return pattern
+        case {"type": "ByteLevel", "add_prefix_space": prefix}:
+            raise UserError(
+                f"pre_tokenizer is a ByteLevel with add_prefix_space {prefix}: expected False"
+            )
         case {"type": "Sequence", "pretokenizers": [*parts]}:
             kinds = [part.get("type") if isinstance(part, dict) else part for part in parts]
             raise UserError(

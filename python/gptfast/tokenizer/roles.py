@@ -41,8 +41,8 @@ class Roles:
 _WELL_KNOWN = {
     "bos": ("<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "<｜begin▁of▁sentence｜>"),
     "eos": (
-        END_OF_TEXT, "</s>", "<eos>", "<|eos|>", "[EOS]", "<|end_of_text|>", "<|end_of_document|>",
-        "<｜end▁of▁sentence｜>",
+        END_OF_TEXT, "</s>", "<eos>", "<EOS>", "[EOS]", "<|eos|>", "<|end_of_text|>",
+        "<|end_of_document|>", "<｜end▁of▁sentence｜>",
     ),
     "pad": ("<pad>", "<|pad|>", "[PAD]", "<|padding|>", "<|finetune_right_pad_id|>"),
     "unk": ("<unk>", "[UNK]"),

@@ -100,19 +100,22 @@ impl Vocab {
     }
 
     /// Add tokens that are found in any text. Unlike a special token, such a token may have the bytes of an
-    /// ordinary one, which has another id.
+    /// ordinary one, with the same id or another.
     ///
     /// # Errors
     /// Fails if a name is empty or given twice, or an id is given twice or above [`MAX_ID`].
     pub fn add_tokens(&mut self, tokens: &[(String, u32)]) -> Result<(), Error> {
+        let special = self.special_tokens.iter();
+        let mut names: HashSet<&str> = special.map(|(name, _)| name.as_str()).collect();
         for (name, id) in tokens {
-            let mut others = self.special_tokens.iter().chain(&self.added_tokens);
-            if name.is_empty() || others.any(|(other, _)| other == name) {
+            if name.is_empty() || !names.insert(name) {
                 return Err(Error::Vocabulary(format!(
                     "the added token {name:?} is empty or given twice"
                 )));
             }
-            self.tokens.insert(name.as_bytes(), *id)?;
+            if self.ids.get(name.as_bytes()) != Some(*id) {
+                self.tokens.insert(name.as_bytes(), *id)?;
+            }
             self.added_tokens.push((name.clone(), *id));
         }
         Ok(())
@@ -180,11 +183,9 @@ impl Vocab {
 
     /// The ordinary tokens and their ids, sorted by id.
     pub fn ranks(&self) -> Vec<(&[u8], u32)> {
-        let others = self.special_tokens.iter().chain(&self.added_tokens);
-        let others: HashSet<u32> = others.map(|&(_, id)| id).collect();
         let all = (0..).zip(0..self.n_vocab());
         all.filter_map(|(id, index)| Some((self.tokens.get(index)?, id)))
-            .filter(|(_, id)| !others.contains(id))
+            .filter(|&(token, id)| self.ids.get(token) == Some(id))
             .collect()
     }
 

@@ -1,0 +1,368 @@
+"""The token that ends a document is a role, whatever it is called, and told by a folder's files."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gptfast.cli import cli
+from gptfast.data.encode import encode_files
+from gptfast.data.manifest import open_prepared
+from gptfast.data.prepare import prepare
+from gptfast.data.prepare_shards import prepare_files
+from gptfast.errors import UserError
+from gptfast.tokenizer import BPETokenizer, CharTokenizer, Tokenizer, load_tokenizer
+from gptfast.tokenizer.__main__ import main
+from gptfast.tokenizer.roles import Roles
+
+TEXT = "The king sees the moon. The queen hears the river.\n" * 3
+DOCUMENTS = [f"{number}: {TEXT}" for number in range(12)]
+
+
+def bpe(*special_tokens: str, roles: Roles | None = None) -> BPETokenizer:
+    return BPETokenizer.train(TEXT, 280, special_tokens=special_tokens, roles=roles, progress=False)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for number, document in enumerate(DOCUMENTS):
+        (folder / f"{number:02}.txt").write_text(document)
+    return folder
+
+
+def separators(ids: Any, token_id: int) -> int:
+    return int((np.asarray(ids) == token_id).sum())
+
+
+# ---- who ends a document -------------------------------------------------------------------------
+
+
+# litgpt#706 TinyLlama#116
+@pytest.mark.parametrize(
+    ("names", "eos"),
+    [
+        (["<|endoftext|>"], "<|endoftext|>"),
+        (["<|fim|>", "<|endoftext|>"], "<|endoftext|>"),
+        (["<|endoftext|>", "</s>"], "<|endoftext|>"),
+        (["<s>", "</s>", "<pad>"], "</s>"),
+        (["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"], "<|end_of_text|>"),
+        (["<bos>", "<eos>"], "<eos>"),
+        (["[END]"], "[END]"),  # the only one
+        (["[END]", "[NOTE]"], None),
+        (["<|im_end|>"], None),  # ends a turn, not a document
+        (["</s>", "<eos>"], None),
+        ([], None),
+    ],
+)
+def test_a_trained_tokenizer_knows_its_end_by_well_known_names(
+    tmp_path: Path, names: list[str], eos: str | None
+) -> None:
+    trained: tuple[Tokenizer, ...] = (bpe(*names), CharTokenizer.train(TEXT, names))
+    for tokenizer in trained:
+        assert tokenizer.roles.eos == eos
+        assert tokenizer.eot_token == (None if eos is None else tokenizer.special_tokens[eos])
+        tokenizer.save(tmp_path)
+        again = load_tokenizer(tmp_path)
+        assert (again.roles, again.fingerprint) == (tokenizer.roles, tokenizer.fingerprint)
+        again = pickle.loads(pickle.dumps(tokenizer))
+        assert (again.roles, again.fingerprint) == (tokenizer.roles, tokenizer.fingerprint)
+
+
+def test_roles_are_settings() -> None:
+    roles = Roles(bos="<a>", eos="<b>", pad="<c>", end_of_turn="<d>")
+    names = ["<a>", "<b>", "<c>", "<d>", "<|endoftext|>"]
+    for tokenizer in (bpe(*names, roles=roles), CharTokenizer.train(TEXT, names, roles)):
+        ids = tokenizer.special_tokens
+        assert tokenizer.roles == roles
+        assert tokenizer.eot_token == ids["<b>"]
+        assert tokenizer.stop_tokens == {ids["<b>"], ids["<d>"]}
+        assert [tokenizer.role_id(role) for role in ("bos", "pad", "unk")] == [
+            ids["<a>"], ids["<c>"], None,
+        ]  # fmt: skip
+    assert bpe("<|endoftext|>", roles=Roles()).eot_token is None
+    # As for GPT-2, eos also begins a text and fills up a batch, unless another token does.
+    assert asdict(bpe("</s>").roles) == {
+        "bos": "</s>", "eos": "</s>", "pad": "</s>", "unk": None, "end_of_turn": None,
+    }  # fmt: skip
+
+
+def test_a_role_needs_a_token() -> None:
+    with pytest.raises(UserError, match=r"eos is '</s>': expected one of .*'<\|endoftext\|>'"):
+        bpe("<|endoftext|>", roles=Roles(eos="</s>"))
+    with pytest.raises(UserError, match="pad is '<pad>'"):
+        CharTokenizer("abc", ["</s>"], Roles(pad="<pad>"))
+
+
+def test_another_end_makes_other_data_and_nothing_else_does() -> None:
+    names = ("<|endoftext|>", "<pad>", "[END]")
+    by_default = bpe(*names)
+    assert bpe(*names, roles=Roles(eos="<|endoftext|>", pad="<pad>")).fingerprint == (
+        by_default.fingerprint
+    )
+    assert BPETokenizer.from_json(by_default.to_json()).fingerprint == by_default.fingerprint
+    others = [bpe(*names, roles=roles) for roles in (Roles(eos="[END]"), Roles())]
+    fingerprints = {tokenizer.fingerprint for tokenizer in (by_default, *others)}
+    assert len(fingerprints) == 3
+
+
+# ---- what files say ------------------------------------------------------------------------------
+
+FOREIGN = bpe("<unk>", "<s>", "</s>", "<turn>").to_json()
+ID_OF = {token["content"]: token["id"] for token in FOREIGN["added_tokens"]}
+
+
+@pytest.mark.parametrize(
+    ("files", "eos"),
+    [
+        ({}, "</s>"),
+        ({"tokenizer_config.json": {"eos_token": "<turn>"}}, "<turn>"),
+        (
+            {"tokenizer_config.json": {"eos_token": {"content": "<turn>", "lstrip": False}}},
+            "<turn>",
+        ),
+        ({"tokenizer_config.json": {"eos_token": None}}, None),
+        ({"tokenizer_config.json": {"pad_token": "<unk>"}}, "</s>"),
+        ({"special_tokens_map.json": {"eos_token": "<turn>"}}, "<turn>"),
+        ({"special_tokens_map.json": {"eos_token": {"content": "<turn>"}}}, "<turn>"),
+        ({"generation_config.json": {"eos_token_id": ID_OF["<turn>"]}}, "<turn>"),
+        ({"generation_config.json": {"eos_token_id": [ID_OF["<turn>"], ID_OF["</s>"]]}}, "<turn>"),
+        ({"config.json": {"eos_token_id": ID_OF["<turn>"]}}, "<turn>"),
+        ({"config.json": {"eos_token_id": 50256}}, "</s>"),  # no token of this file
+        (
+            {
+                "tokenizer_config.json": {"eos_token": "<turn>"},
+                "special_tokens_map.json": {"eos_token": "</s>"},
+                "config.json": {"eos_token_id": ID_OF["</s>"]},
+            },
+            "<turn>",
+        ),
+    ],
+)
+def test_the_files_beside_a_foreign_tokenizer_tell_its_end(
+    tmp_path: Path, files: dict[str, Any], eos: str | None
+) -> None:
+    for name, content in {"tokenizer.json": FOREIGN, **files}.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    for path in (tmp_path, tmp_path / "tokenizer.json"):
+        for load in (load_tokenizer, BPETokenizer.load, BPETokenizer.from_hf):
+            tokenizer = load(path)
+            assert tokenizer.roles.eos == eos
+            assert tokenizer.eot_token == (None if eos is None else ID_OF[eos])
+            assert (tokenizer.roles.bos, tokenizer.roles.unk) == ("<s>", "<unk>")
+
+
+def test_models_of_dialogues_stop_at_both_ends(tmp_path: Path) -> None:
+    tokenizer = bpe("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+    ids = tokenizer.special_tokens
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer.to_json()))
+    config = {"eos_token_id": [ids["<|im_end|>"], ids["<|endoftext|>"]]}
+    (tmp_path / "generation_config.json").write_text(json.dumps(config))
+    loaded = load_tokenizer(tmp_path)
+    assert (loaded.roles.eos, loaded.roles.end_of_turn) == ("<|endoftext|>", "<|im_end|>")
+    assert loaded.stop_tokens == {ids["<|im_end|>"], ids["<|endoftext|>"]}
+
+
+def test_a_token_that_only_other_files_name_is_a_special_one(tmp_path: Path) -> None:
+    # `transformers` adds it when it loads the folder.
+    data = copy.deepcopy(FOREIGN)
+    data["added_tokens"] = []
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    named = {"eos_token": "</s>", "bos_token": "<s>", "unk_token": "<unk>", "pad_token": "<turn>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(named))
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.special_tokens == ID_OF
+    assert asdict(tokenizer.roles) == {
+        "bos": "<s>", "eos": "</s>", "pad": "<turn>", "unk": "<unk>", "end_of_turn": None,
+    }  # fmt: skip
+
+
+def test_a_named_token_that_is_missing_is_said(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps(FOREIGN))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"pad_token": "[PAD]"}))
+    with pytest.warns(UserWarning, match=r"'\[PAD\]' is named as pad, but tokenizer\.json has no"):
+        tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.roles.pad == "</s>"
+
+
+def test_damaged_files_are_named(tmp_path: Path) -> None:
+    for name in ("tokenizer_config.json", "special_tokens_map.json", "config.json"):
+        (tmp_path / "tokenizer.json").write_text(json.dumps(FOREIGN))
+        (tmp_path / name).write_text("{")
+        with pytest.raises(UserError, match=f"{name} is not valid JSON"):
+            load_tokenizer(tmp_path)
+        (tmp_path / name).unlink()
+
+
+@pytest.mark.parametrize("added", ["tokenizer_config.json", "added_tokens.json"])
+def test_folders_of_the_older_kind_have_roles(tmp_path: Path, added: str) -> None:
+    plain = bpe()
+    data = plain.to_json()
+    vocab = data["model"]["vocab"] | {"</s>": plain.n_vocab}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocab))
+    merges = [" ".join(pair) for pair in data["model"]["merges"]]
+    (tmp_path / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]), encoding="utf-8")
+    config: dict[str, Any] = {"eos_token": "</s>", "pad_token": "<pad>"}
+    if added == "tokenizer_config.json":
+        pad = {"content": "<pad>", "special": True, "normalized": False}
+        config["added_tokens_decoder"] = {str(plain.n_vocab + 1): pad}
+    else:
+        (tmp_path / added).write_text(json.dumps({"<pad>": plain.n_vocab + 1}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = BPETokenizer.from_hf(tmp_path)
+    assert tokenizer.special_tokens == {"</s>": plain.n_vocab, "<pad>": plain.n_vocab + 1}
+    assert (tokenizer.roles.eos, tokenizer.roles.pad) == ("</s>", "<pad>")
+
+
+# ---- what goes by the roles ----------------------------------------------------------------------
+
+
+def test_documents_are_separated_by_the_role(tmp_path: Path, corpus: Path) -> None:
+    tokenizer = bpe("<s>", "</s>")
+    tokenizer.save(tmp_path / "tokenizer")
+    said: list[str] = []
+    data = prepare(str(corpus), str(tmp_path / "tokenizer"), 0, 0.25, said.append)
+    n_found = separators(data.train, ID := tokenizer.special_tokens["</s>"])
+    assert n_found + separators(data.val, ID) == len(DOCUMENTS)
+    assert not any("separator" in line for line in said)
+    shard = encode_files(tokenizer, corpus, tmp_path / "a.bin", progress=False)
+    assert separators(shard.tokens(tokenizer), ID) == len(DOCUMENTS)
+    prepare_files(tokenizer, str(corpus), tmp_path / "out", 0.3, progress=False)
+    prepared = open_prepared(tmp_path / "out")
+    assert prepared.tokenizer.roles == tokenizer.roles
+    n_found = separators(prepared.train[np.arange(len(prepared.train))], ID)
+    assert n_found == prepared.report.train_documents
+
+
+@pytest.mark.parametrize(
+    "tokenizer", [bpe(), bpe("[A]", "[B]"), CharTokenizer.train("".join(DOCUMENTS))]
+)
+def test_documents_that_nothing_separates_are_said_every_time(
+    tmp_path: Path, corpus: Path, tokenizer: Tokenizer
+) -> None:
+    tokenizer.save(tmp_path / "tokenizer")
+    for _ in range(2):  # the second time, the data is cached
+        said: list[str] = []
+        prepare(str(corpus), str(tmp_path / "tokenizer"), 0, 0.25, said.append)
+        (line,) = [line for line in said if "doesn't say which token ends a document" in line]
+        assert "\n" not in line
+    if isinstance(tokenizer, BPETokenizer):
+        for separator in ("eos", "[END]"):
+            with pytest.raises(UserError, match=r"expected (an eos_token|one of)"):
+                encode_files(tokenizer, corpus, tmp_path / "a.bin", separator=separator)
+        with pytest.raises(UserError, match="expected an eos_token"):
+            prepare_files(tokenizer, str(corpus), tmp_path / "out", 0.3)
+
+
+def test_data_made_with_another_end_is_refused(tmp_path: Path, corpus: Path) -> None:
+    tokenizer = bpe("</s>", "<eos>", roles=Roles(eos="</s>"))
+    other = bpe("</s>", "<eos>", roles=Roles(eos="<eos>"))
+    shard = encode_files(tokenizer, corpus, tmp_path / "a.bin", progress=False)
+    with pytest.raises(UserError, match="made by another tokenizer"):
+        shard.tokens(other)
+    prepare_files(tokenizer, str(corpus), tmp_path / "out", 0.3, progress=False)
+    with pytest.raises(UserError, match="another tokenizer"):
+        prepare_files(other, str(corpus), tmp_path / "out", 0.3, progress=False)
+
+
+def test_a_model_folder_and_its_samples_go_by_the_role(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from gptfast.model.folder import load_model
+    from gptfast.sample.generate import write_sample
+    from gptfast.train.__main__ import parse_config
+    from gptfast.train.pretrain import pretrain
+
+    tokenizer = bpe("<s>", "</s>", "<|im_end|>")
+    tokenizer.save(tmp_path / "tokenizer")
+    options = (
+        f"--corpus {corpus} --tokenizer {tmp_path / 'tokenizer'} --out {tmp_path / 'run'} "
+        f"--max-steps 1 --n-layer 1 --n-head 1 --n-embd 8 --block-size 8 --batch-size 2 "
+        f"--device cpu --dtype float32 --val-fraction 0.25"
+    )
+    pretrain(parse_config(options.split()))
+    ids = tokenizer.special_tokens
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["bos_token_id"], config["eos_token_id"]) == (ids["<s>"], ids["</s>"])
+    generation = json.loads((tmp_path / "run" / "generation_config.json").read_text())
+    assert generation["eos_token_id"] == [ids["</s>"], ids["<|im_end|>"]]
+    model, loaded = load_model(tmp_path / "run")
+    assert loaded.roles == tokenizer.roles
+    for name, written in (("</s>", ""), ("<|im_end|>", ""), ("<s>", "<s>" * 5)):
+        logits = torch.full((1, model.config.vocab_size), -100.0)
+        logits[0, ids[name]] = 100.0  # a model that writes nothing but this token
+        monkeypatch.setattr(model, "next_token_logits", lambda *_, logits=logits: logits)
+        assert write_sample(model, loaded, 5, seed=0) == written
+
+
+# ---- the command line ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "special_tokens", "roles"),
+    [
+        ("", ["<|endoftext|>"], Roles(eos="<|endoftext|>")),
+        ("--special-tokens </s>", ["</s>"], Roles(eos="</s>")),
+        ("--eos-token </s>", ["</s>"], Roles(eos="</s>")),
+        ("--special-tokens [A] --special-tokens [B]", ["[A]", "[B]"], Roles()),
+        (
+            "--special-tokens [A] --special-tokens [B] --eos-token [B]",
+            ["[A]", "[B]"],
+            Roles(eos="[B]"),
+        ),
+        (
+            "--eos-token </s> --bos-token <s> --pad-token <p> --end-of-turn-token <t>",
+            ["<s>", "</s>", "<p>", "<t>"],
+            Roles(bos="<s>", eos="</s>", pad="<p>", end_of_turn="<t>"),
+        ),
+        (
+            "--pad-token <p>",
+            ["<|endoftext|>", "<p>"],
+            Roles(eos="<|endoftext|>", pad="<p>"),
+        ),
+    ],
+)
+def test_roles_at_the_command_line(
+    tmp_path: Path,
+    corpus: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: str,
+    special_tokens: list[str],
+    roles: Roles,
+) -> None:
+    out = tmp_path / "tokenizer"
+    command = ["train", str(corpus), "--vocab-size", "280", "--out", str(out), *options.split()]
+    assert cli.run(main, command) == 0
+    said = capsys.readouterr().out
+    assert ("no token ends a document" in said) == (roles.eos is None)
+    tokenizer = load_tokenizer(out)
+    assert list(tokenizer.special_tokens) == special_tokens
+    bos, pad = roles.bos or roles.eos, roles.pad or roles.eos
+    assert tokenizer.roles == Roles(bos, roles.eos, pad, None, roles.end_of_turn)
+    shard = str(tmp_path / "a.bin")
+    file = str(corpus / "00.txt")
+    code = cli.run(main, ["encode", file, "--tokenizer", str(out), "--out", shard])
+    assert code == (2 if roles.eos is None else 0)
+
+
+def test_a_warning_is_one_line_of_a_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps(FOREIGN))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"pad_token": "[PAD]"}))
+    for _ in range(2):
+        assert cli.run(main, ["encode", "--tokenizer", str(tmp_path), "--text", "a"]) == 0
+        said = capsys.readouterr()
+        assert said.out == "97\n"
+        assert said.err.startswith("warning: ")
+        assert said.err.count("\n") == 1
