@@ -326,7 +326,8 @@ class BPETokenizer(Tokenizer):
             return self._bpe.id_of(token)
         spelled = formats.token_spelled(token)
         ordinary = None if spelled is None else self._bpe.id_of(spelled)
-        return self.special_tokens.get(token) if ordinary is None else ordinary
+        added = {token.name: token.id for token in self.added_tokens}
+        return added.get(token) if ordinary is None else ordinary
 
     def id_to_token(self, token_id: int) -> str | None:
         """Return a token as `tokenizer.json` spells it; None if there is no such id.
@@ -338,8 +339,8 @@ class BPETokenizer(Tokenizer):
             token = self.token_bytes(token_id)
         except UserError:
             return None
-        is_special = token_id in self.special_tokens.values()
-        return token.decode() if is_special else formats.spelling_of(token)
+        is_added = any(token_id == token.id for token in self.added_tokens)
+        return token.decode() if is_added else formats.spelling_of(token)
 
     def to_json(self) -> dict[str, Any]:
         """Return the contents of `tokenizer.json`, in the format of Hugging Face `tokenizers`."""
