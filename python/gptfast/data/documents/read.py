@@ -1,16 +1,14 @@
-"""Read the documents of text, JSON lines and Parquet files as blocks."""
+"""Read the documents of files of all formats as blocks."""
 
 from __future__ import annotations
 
 import codecs
 import dataclasses
 import io
-import itertools
-import json
-import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from gptfast.data.documents.archives import on_disk, tar_members, zip_members
 from gptfast.data.documents.cut import (
     BLOCK_BYTES,
     Block,
@@ -19,14 +17,24 @@ from gptfast.data.documents.cut import (
     TooLongError,
     replacing,
 )
+from gptfast.data.documents.foreign import foreign, is_text
+from gptfast.data.documents.json_records import json_lines, json_values
 from gptfast.data.documents.listing import Paths, find_files
+from gptfast.data.documents.names import PACKINGS, promised_format
+from gptfast.data.documents.notes import say_once
 from gptfast.data.documents.options import ReadOptions
-from gptfast.data.documents.unpack import DamagedFileError, UnpackedFile
+from gptfast.data.documents.parquet import parquet_rows
+from gptfast.data.documents.pipes import shown
+from gptfast.data.documents.records import Record, UnusableFileError
+from gptfast.data.documents.sniff import Found, delimiter_of, format_of
+from gptfast.data.documents.tables import table_rows
+from gptfast.data.documents.unpack import DamagedFileError, FileOnDisk, Stream, unpack
+from gptfast.data.documents.wanted import LeftOut
 from gptfast.errors import UserError
 from gptfast.tokenizer.rust import utf8_error
 
 _MAX_COMPLAINTS = 20
-_SURROGATE = re.compile("[\ud800-\udfff]")
+_MAX_DEPTH = 4  # of archives in archives
 
 
 @dataclasses.dataclass
@@ -60,9 +68,11 @@ def read_blocks(
 ) -> Iterator[Block]:
     """Read the non-empty documents of files, folders and globs, block by block.
 
-    A .jsonl file has a document on each line, a .parquet file one in each row; any other file is
-    one document. Text and .jsonl files may be compressed (.gz, .zst), and a byte order mark
-    (U+FEFF) at their beginning is dropped.
+    JSON has a document on each line or in each element of an array, a table (CSV, TSV, Parquet) one
+    in each row; any other text is one document. All may be compressed (gzip, zstd, bzip2, xz, lz4)
+    and in tar or zip archives. The content decides, and the suffix breaks ties. A byte order mark
+    (U+FEFF) at the beginning of a text is dropped. What a file's name doesn't promise, and what is
+    left out of an archive, is said once on stderr.
 
     safe_cut: returns the last position inside a part of a document where it may be cut, or 0 if
     there is none. Without it, each document is one block.
@@ -79,8 +89,16 @@ def read_blocks(
     return _Reader(options, cutter, report or ReadReport()).read(find_files(paths))
 
 
-class _BadDocumentError(Exception):
-    """The document can't be used; the message says why."""
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """A file, or a member of an archive."""
+
+    where: str
+    """How messages name it."""
+    name: str
+    """By whose suffixes its format is guessed where the content doesn't tell."""
+    path: Path | None
+    """The file itself; None for a member."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,21 +120,101 @@ class _Reader:
 
     def _read_file(self, path: Path) -> Iterator[Block]:
         before = self.report.bytes_read
-        if path.suffix.lower() == ".parquet":
-            yield from self._parquet(path)
-            self.report.bytes_read = before + path.stat().st_size
+        try:
+            file = FileOnDisk(path)
+        except DamagedFileError as error:
+            self._bad(f"can't open {shown(path)} ({error}): check its permissions")
+            return
+        with file:
+            for block in self._content(_Source(shown(path), path.name, path), file):
+                self.report.bytes_read = before + file.position
+                yield block
+        self.report.bytes_read = before + path.stat().st_size
+
+    def _content(self, source: _Source, packed: Stream, depth: int = 0) -> Iterator[Block]:
+        """Read a file, or a member of an archive, as what it is."""
+        where, options = source.where, self.options
+        try:
+            stream, name = unpack(packed, source.name, where, options.memory_bytes)
+        except DamagedFileError as error:
+            self._bad(_damaged(where, 1, error))
+            return
+        head = stream.look()
+        found = format_of(name, head, options.field, options.column)
+        match found.format:
+            case "tar":
+                yield from self._archive(where, tar_members(stream, LeftOut(where)), depth)
+            case "zip":
+                with on_disk(stream) as file:
+                    yield from self._archive(where, zip_members(file, LeftOut(where)), depth)
+            case "parquet" if source.path is not None and stream is packed:
+                rows = parquet_rows(source.path, where, options.column, options.errors)
+                yield from self._records(where, "row", rows)
+            case "parquet":
+                with on_disk(stream) as file:
+                    rows = parquet_rows(file, where, options.column, options.errors)
+                    yield from self._records(where, "row", rows)
+            case _ if what := foreign(name, head):
+                self._bad(f"{where} {what}")
+            case _:
+                yield from self._text_format(source, stream, name, head, found)
+
+    def _text_format(
+        self, source: _Source, stream: Stream, name: str, head: bytes, found: Found
+    ) -> Iterator[Block]:
+        where, options, longest = source.where, self.options, self.cutter.longest
+        if head and (promised := promised_format(name)):
+            if promised not in PACKINGS.values() or not is_text(head):
+                error = DamagedFileError(f"it doesn't begin as a {promised} file does")
+                self._bad(_damaged(where, 1, error))
+                return
+            say_once(f"{where} is no {promised} file, and is read as the text that it is")
+        if found.note is not None:
+            folder = where if source.path is None else source.path.parent
+            say_once(f"{where} {found.note}", (found.format, folder))
+        match found.format:
+            case "json lines":
+                records = json_lines(stream, options.field, options.errors, longest)
+            case "json":
+                records = json_values(stream, options.field, options.errors, longest)
+            case "table":
+                delimiter = delimiter_of(name, head, options.column)
+                records = table_rows(stream, options.column, options.errors, delimiter)
+            case _:
+                yield from self._text(source, stream)
+                return
+        yield from self._records(where, "line", records)
+
+    def _archive(
+        self, where: str, members: Iterator[tuple[str, Stream]], depth: int
+    ) -> Iterator[Block]:
+        if depth == _MAX_DEPTH:
+            self._bad(f"{where} is an archive in {depth:,} others: unpack it first")
             return
         try:
-            file = UnpackedFile(path)
+            for name, member in members:
+                source = _Source(f"{where}, member {name}", name, None)
+                yield from self._content(source, member, depth + 1)
         except DamagedFileError as error:
-            self._bad(f"can't open {path} ({error}): check its permissions")
-            return
-        unpacked_name = path.name.lower().removesuffix(".gz").removesuffix(".zst")
-        read = self._jsonl if unpacked_name.endswith(".jsonl") else self._text
-        with file:
-            for block in read(path, file):
-                self.report.bytes_read = before + file.position()
-                yield block
+            self._bad(f"{where} is truncated or corrupt ({error}): create or download it again")
+        except UnusableFileError as error:
+            self._bad(f"{where} {error}")
+
+    def _records(self, where: str, unit: str, records: Iterator[Record]) -> Iterator[Block]:
+        for place, data in records:
+            if isinstance(data, bytes):
+                if len(data) <= self.cutter.block_bytes:
+                    yield Block(data, True)
+                else:
+                    yield from self._cut(f"{where}, {unit} {place}", io.BytesIO(data).readinto)
+            elif isinstance(data, UnusableFileError):
+                self._bad(f"{where} {data}")
+            elif not isinstance(data, DamagedFileError):
+                self._bad(f"{where}, {unit} {place} {data}")
+            elif unit == "row":
+                self._bad(f"{where} can't be read as Parquet after row {place} ({data})")
+            else:
+                self._bad(_damaged(where, place, data))
 
     def _bad(self, complaint: str) -> None:
         if self.options.on_error == "raise":
@@ -125,116 +223,38 @@ class _Reader:
         if len(self.report.complaints) < _MAX_COMPLAINTS:
             self.report.complaints.append(complaint)
 
-    def _text(self, path: Path, file: UnpackedFile) -> Iterator[Block]:
+    def _text(self, source: _Source, stream: Stream) -> Iterator[Block]:
         damage: list[DamagedFileError] = []
 
         def readinto(view: memoryview) -> int:
             try:
-                return file.readinto(view)
+                return stream.readinto(view)
             except DamagedFileError as error:
                 damage.append(error)
                 return 0
 
-        offset = 0
+        where, offset, newlines = source.where, 0, 0
         replaced = replacing(readinto) if self.options.errors == "replace" else readinto
-        for block in self._cut(str(path), replaced):
+        for block in self._cut(where, replaced):
             bad = utf8_error(block.data)
+            if source.path is None:
+                newlines += block.data.count(b"\n", 0, bad)
             if bad is None:
                 data = block.data if offset else block.data.removeprefix(codecs.BOM_UTF8)
                 yield Block(data, block.ends_document)
                 offset += len(block.data)
                 continue
             if not damage:  # damage may cut a character in two, which is no error of its own
-                line = _line_at(path, offset + bad)
+                line = _line_at(source.path, offset + bad) if source.path else newlines + 1
                 self._bad(
-                    f"{path} is not UTF-8 text (byte {offset + bad}, line {line}): convert it, "
-                    f"or set errors to 'replace'"
+                    f"{where} is not UTF-8 text (byte {offset + bad}, line {line}): convert it, "
+                    f"for example with `iconv -f WINDOWS-1252 -t UTF-8`, or set errors to 'replace'"
                 )
             yield Block(block.data[:bad], True)
             break
         if damage:
-            self._bad(_damaged(path, _line_at(path, None), damage[0]))
-
-    def _jsonl(self, path: Path, file: UnpackedFile) -> Iterator[Block]:
-        lines = io.BufferedReader(file, BLOCK_BYTES)
-        longest = self.cutter.longest
-        for number in itertools.count(1):
-            where = f"{path}, line {number}"
-            try:
-                line = rest = lines.readline(longest)
-                while len(rest) == longest and not rest.endswith(b"\n"):
-                    rest = lines.readline(longest)
-            except DamagedFileError as error:
-                self._bad(_damaged(path, number, error))
-                return
-            if not line:
-                return
-            text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-            if not text.strip():
-                continue
-            try:
-                if line is not rest:
-                    raise _BadDocumentError(f"is longer than {longest:,} bytes")
-                data = self._value(text)
-            except _BadDocumentError as error:
-                self._bad(f"{where} {error}")
-            else:
-                yield from self._whole(where, data)
-
-    def _value(self, line: bytes) -> bytes:
-        """Return the text in a line of JSON."""
-        try:
-            value = json.loads(line.rstrip().decode(errors=self.options.errors))
-        except UnicodeDecodeError as error:
-            raise _BadDocumentError(f"is not UTF-8 text (byte {error.start} of the line)") from None
-        except json.JSONDecodeError as error:
-            what = f"{error.msg}, column {error.colno}"
-            raise _BadDocumentError(f"is broken JSON ({what}): expected an object") from None
-        except (ValueError, RecursionError) as error:
-            raise _BadDocumentError(f"can't be read as JSON ({error})") from None
-        text = value.get(self.options.field) if isinstance(value, dict) else None
-        if not isinstance(text, str):
-            raise _BadDocumentError(
-                f"has no string under {self.options.field!r}: expected an object with one"
-            )
-        if self.options.errors == "replace":
-            text = _SURROGATE.sub("\ufffd", text)
-        try:
-            return text.encode()
-        except UnicodeEncodeError as error:
-            surrogate = f"U+{ord(text[error.start]):04X}"
-            raise _BadDocumentError(
-                f"has the lone surrogate {surrogate}: expected characters"
-            ) from None
-
-    def _parquet(self, path: Path) -> Iterator[Block]:
-        from gptfast.data.documents.parquet import parquet_values
-
-        row = 0
-        try:
-            for value in parquet_values(path, self.options.column):
-                row += 1
-                yield from self._row(f"{path}, row {row}", value)
-        except DamagedFileError as error:
-            self._bad(f"{path} can't be read as Parquet after row {row} ({error})")
-
-    def _row(self, where: str, value: bytes | None) -> Iterator[Block]:
-        if value is None:
-            self._bad(f"{where} is null: expected a string")
-            return
-        if self.options.errors == "replace":
-            value = value.decode(errors="replace").encode()
-        if (bad := utf8_error(value)) is not None:
-            self._bad(f"{where} is not UTF-8 text (byte {bad} of the value)")
-            return
-        yield from self._whole(where, value)
-
-    def _whole(self, where: str, data: bytes) -> Iterator[Block]:
-        """Yield the blocks of a document that is already in memory."""
-        if len(data) <= self.cutter.block_bytes:
-            yield Block(data, True)
-        else:
-            yield from self._cut(where, io.BytesIO(data).readinto)
+            line = _line_at(source.path, None) if source.path else newlines + 1
+            self._bad(_damaged(where, line, damage[0]))
 
     def _cut(self, where: str, readinto: ReadInto) -> Iterator[Block]:
         try:
@@ -251,9 +271,10 @@ def _line_at(path: Path, offset: int | None) -> int:
     """
     newlines, left = 0, 1 << 62 if offset is None else offset
     buffer = bytearray(BLOCK_BYTES)
-    with UnpackedFile(path) as file:
+    with FileOnDisk(path) as file:
+        stream, _ = unpack(file, path.name, str(path))
         try:
-            while left and (n := file.readinto(memoryview(buffer)[:left])):
+            while left and (n := stream.readinto(memoryview(buffer)[:left])):
                 newlines += buffer.count(b"\n", 0, n)
                 left -= n
         except DamagedFileError:
@@ -261,5 +282,5 @@ def _line_at(path: Path, offset: int | None) -> int:
     return newlines + 1
 
 
-def _damaged(path: Path, line: int, error: DamagedFileError) -> str:
-    return f"{path} is truncated or corrupt at line {line} ({error}): create or download it again"
+def _damaged(where: str, line: int | str, error: DamagedFileError) -> str:
+    return f"{where} is truncated or corrupt at line {line} ({error}): create or download it again"

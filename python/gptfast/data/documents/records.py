@@ -1,0 +1,19 @@
+"""What the readers of JSON, tables and Parquet yield: documents with their places, or errors."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+Record: TypeAlias = "tuple[int | str, bytes | Exception]"
+"""The place of a document, such as the number of its line, and its UTF-8, or why there is none.
+
+After a BadRecordError reading goes on; a DamagedFileError or an UnusableFileError is the last.
+"""
+
+
+class BadRecordError(Exception):
+    """The document can't be used; the message says why, such as "is null: expected a string"."""
+
+
+class UnusableFileError(Exception):
+    """Nothing in the file can be used, or nothing more; the message says why."""
