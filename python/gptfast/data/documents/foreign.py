@@ -74,8 +74,10 @@ def foreign(name: str, head: bytes) -> str | None:
         if head[8:10] == b'{"' and int.from_bytes(head[:8], "little") < 1 << 30:
             return "is the weights of a model (safetensors): expected text"
     if has_nul:
+        # A text with some NULs is a text without them. Of UTF-16 in Latin letters, half is NULs.
+        is_text_with_nuls = head.count(0) < len(head) // 4 and is_text(head.replace(b"\x00", b""))
         for encoding in ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be"):
-            if _is_encoded(head, encoding):
+            if not is_text_with_nuls and _is_encoded(head, encoding):
                 return _encoded(encoding.upper().replace("-LE", "LE").replace("-BE", "BE"), "out")
         at = head.index(0)
         line = head.count(b"\n", 0, at) + 1

@@ -117,6 +117,10 @@ def _no_text(value: Any, found: Any, field: str) -> str:
             f"{conversation!r} looks like a conversation, which is not training text by itself: "
             f"write its turns as one string, and give its key as --field"
         )
+    elif lists := [
+        key for key, v in value.items() if v and isinstance(v, list) and type(v[0]) is dict
+    ]:
+        advice = f"expected an object for each document, such as `jq -c '.{lists[0]}[]'` makes"
     else:
         advice = "expected an object with one; --field names another key, or a.b for b inside a"
     return f"{expected}: {keys_of(value)}; {advice}"
@@ -169,7 +173,7 @@ class _Values:
                 return
             if not character:
                 if is_array:
-                    raise BadRecordError("ends inside its array: the file is truncated")
+                    raise BadRecordError("ends inside its array: it is truncated")
                 return
             if is_array and number > 1:
                 if character != ",":
@@ -190,7 +194,9 @@ class _Values:
                 is_cut = error.msg.startswith("Unterminated string") or (
                     error.pos > len(self._text) - _LONGEST_CUT
                 )
-                if self._ended or not is_cut:
+                if self._ended and is_cut:
+                    raise BadRecordError("ends inside a value: it is truncated") from None
+                if not is_cut:
                     raise BadRecordError(f"is broken JSON ({error.msg})") from None
             except (ValueError, RecursionError) as error:
                 raise BadRecordError(f"can't be read as JSON ({error})") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import PurePath
+import os
 
 PACKINGS = {
     ".gz": "gzip", ".zst": "zstd", ".bz2": "bzip2", ".xz": "xz", ".lzma": "xz", ".lz4": "lz4"
@@ -41,7 +41,7 @@ def unpacked_name(name: str) -> str:
 
 def suffix_of(name: str) -> str:
     """Return the last suffix of a name, in lower case, or ''."""
-    return PurePath(name).suffix.lower()
+    return os.path.splitext(name)[1].lower()
 
 
 def family_of(name: str) -> str | None:

@@ -139,6 +139,9 @@ class _Reader:
         except DamagedFileError as error:
             self._bad(_damaged(where, 1, error))
             return
+        except UnusableFileError as error:
+            self._bad(f"{where} {error}")
+            return
         head = stream.look()
         found = format_of(name, head, options.field, options.column)
         match found.format:

@@ -19,6 +19,7 @@ from typing import Any
 
 from gptfast.data.documents.names import packing_of, unpacked_name
 from gptfast.data.documents.notes import say_once
+from gptfast.data.documents.records import UnusableFileError
 from gptfast.errors import UserError
 
 HEAD_BYTES = 1 << 16
@@ -114,8 +115,8 @@ def unpack(
     """Return the decompressed stream, and the name without the endings of the packings.
 
     name: of the file. where: how messages name it. memory_limit: bytes that the window of a .zst
-    file may take. Raises DamagedFileError if the name promises a packing that the content isn't,
-    UserError if a library is missing.
+    file may take. Raises DamagedFileError for a file of 0 bytes whose name promises a packing,
+    UnusableFileError for a window beyond the limit, UserError if a library is missing.
     """
     for _ in range(_MAX_LAYERS):
         packing = _packing(stream.look(), name)
@@ -176,7 +177,7 @@ def _lz4(stream: Stream, where: str, memory_limit: int | None) -> Stream:
 def _zstd(stream: Stream, where: str, memory_limit: int | None) -> Stream:
     """Return the decompressed stream, by the standard library or its backport before Python 3.14.
 
-    A window of up to 2 GiB (`zstd --long=31`) is read; whoever has less memory hears of it first.
+    The memory of a window of up to 2 GiB (`zstd --long=31`) is taken, and said before.
     """
     try:
         if sys.version_info >= (3, 14):
@@ -187,9 +188,9 @@ def _zstd(stream: Stream, where: str, memory_limit: int | None) -> Stream:
         raise needs_library(where, error) from error
     window = _zstd_window(stream.look())
     if memory_limit is not None and window > max(memory_limit, _USUAL_WINDOW):
-        raise DamagedFileError(
-            f"its zstd window takes {window:,} bytes of memory, more than the memory_limit of "
-            f"{memory_limit:,}: raise it, or compress the file again with `zstd` and no --long"
+        raise UnusableFileError(
+            f"takes {window:,} bytes of memory to read, the window of its zstd, more than the "
+            f"memory_limit of {memory_limit:,}: raise it, or compress the file again without --long"
         )
     if window > _USUAL_WINDOW:
         say_once(f"{where} takes {window / 1e6:,.0f} MB of memory to read, the window of its zstd")
