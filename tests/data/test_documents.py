@@ -280,7 +280,7 @@ def test_a_long_stretch_without_a_place_to_cut_is_refused_if_asked(tmp_path: Pat
     path.write_text("short\n" * 100 + "x" * 10_000)
     jsonl.write_text(f'{{"text": "{"x" * 10_000}"}}\n{{"text": "good"}}\n')
     options: dict[str, Any] = {"safe_cut": after_newline, "block_bytes": 64, "memory_limit": 16_000}
-    with pytest.raises(UserError, match=r"a\.txt can't be cut within \d+ bytes"):
+    with pytest.raises(UserError, match=r"a\.txt, line 1 can't be cut within \d+ bytes"):
         documents(path, **options)
     with pytest.raises(UserError, match=r"a\.jsonl, line 1 is longer than 1,000 bytes"):
         documents(jsonl, **options)

@@ -81,7 +81,7 @@ def test_a_shard_is_every_document_and_a_separator(
     texts = random_texts(f"{block_bytes} {n_threads} {separator}", nursery_text)
     write_files(tmp_path / "in", texts)
     report = ReadReport()
-    options = ReadOptions(n_threads=n_threads)
+    options = ReadOptions(n_threads=n_threads, document_separator="")
     shard = encode_files(
         tokenizer,
         tmp_path / "in",
@@ -156,7 +156,7 @@ def test_the_memory_limit_says_what_is_enough(tmp_path: Path, tokenizer: BPEToke
     with pytest.raises(UserError, match=r"expected at least"):
         encode_files(tokenizer, tmp_path, out, ReadOptions(n_threads=2, memory_limit=enough - 1))
     (tmp_path / "a.txt").write_text("x" * enough)
-    with pytest.raises(UserError, match=r"a\.txt can't be cut within [\d,]+ bytes"):
+    with pytest.raises(UserError, match=r"a\.txt, line 1 can't be cut within [\d,]+ bytes"):
         encode_files(tokenizer, tmp_path, out, options)
 
 

@@ -29,7 +29,7 @@ def test_a_documents_hash_does_not_depend_on_its_blocks(tmp_path: Path) -> None:
     again = Hashes.load(tmp_path / "x.npz")
     assert np.array_equal(again.hashes, hashed.hashes)
     assert again.sizes.tolist() == [3, 3]
-    assert (again.skipped, again.complaints) == (2, ["first", "second ö"])
+    assert (again.report.skipped, again.report.complaints) == (2, ["first", "second ö"])
 
 
 def test_threads_may_load_at_the_same_time(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_no_documents(tmp_path: Path) -> None:
     hashed.save(tmp_path / "x.npz")
     again = Hashes.load(tmp_path / "x.npz")
     assert again.hashes.shape == (0, 16)
-    assert (again.sizes.tolist(), again.complaints) == ([], [])
+    assert (again.sizes.tolist(), again.report.complaints) == ([], [])
     assert route(again.hashes, 0.5).shape == (0,)
 
 

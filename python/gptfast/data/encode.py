@@ -20,7 +20,8 @@ from gptfast.data.documents import (
     find_files,
     read_blocks,
 )
-from gptfast.data.shard import Shard, is_shard, write_shard
+from gptfast.data.documents.report import skip_log
+from gptfast.data.shard import Shard, TakeBack, is_shard, write_shard
 from gptfast.errors import UserError
 from gptfast.system.files import make_folder, remove_leftovers
 from gptfast.tokenizer import BPETokenizer
@@ -49,23 +50,28 @@ def encode_files(
     The shard holds the ids of each document (`encode_ordinary`), followed by the id of `separator`,
     a special token; None for no separator. Without a `memory_limit`, text and ids take 256 MiB, or
     more for a document that can't be cut. `progress` shows a bar if stderr is a terminal, and
-    prints what was left out. `report` is updated while reading.
+    prints how files were split and what was left out. `report` is updated while reading. With
+    `on_error="skip"`, the file `out`.skipped.jsonl names whatever was left out; without anything
+    left out, there is no such file.
 
     An existing shard is replaced, any other file is not. If anything fails or is interrupted, `out`
     stays as it was. Raises UserError for arguments or files that can't be used.
     """
     options, report, out = options or ReadOptions(), report or ReadReport(), as_path("out", out)
+    options = options.for_tokenizer(tokenizer.special_tokens)
     files = find_files(paths)
     encoder = Encoder.plan(tokenizer, options, separator, report)
     _check_output(out, files)
     remove_leftovers([out])
     total = sum(file.stat().st_size for file in files)
-    with show_bytes("encoding", total, progress) as move:
+    log = out.with_name(f"{out.name}.skipped.jsonl")
+    with show_bytes("encoding", total, progress) as move, skip_log(log) as report.log:
         batches = encoder.encode(encoder.blocks(files), lambda: move(report.bytes_read))
         ids = ([array for block_ids, _ in batch for array in block_ids] for batch in batches)
         shard = write_shard(out, ids, tokenizer)
-    if progress and report.skipped:
-        print(report.left_out(), file=sys.stderr)
+    if progress:
+        for line in report.notes(options, log):
+            print(line, file=sys.stderr)
     return shard
 
 
@@ -141,18 +147,23 @@ class Encoder:
             self.options,
             safe_cut=self.tokenizer.safe_cut,
             block_bytes=_SMALLEST_BLOCK if is_limited else self.block_bytes,
+            special_tokens=self.tokenizer.special_tokens,
             report=self.report,
         )
 
     def encode(
         self, blocks: Iterable[Block], update: Callable[[], None]
-    ) -> Iterator[list[tuple[list[IdArray], bool]]]:
+    ) -> Iterator[list[tuple[list[IdArray | TakeBack], bool]]]:
         """Yield batches of (ids, ends_document), one for each block, in order.
 
         The last block of a document includes the separator. Encodes in the calling thread, which
         receives Ctrl-C, while another thread reads the next batch. Calls `update` after each batch.
+
+        With `on_error="skip"`, a document that can't be encoded is left out: a TakeBack undoes what
+        there is of it, and the rest has no ids. Otherwise raises UserError with its file and line.
         """
         batches = _batches(blocks, self.block_bytes * _BLOCKS_PER_THREAD * self.n_threads)
+        document, n_ids, is_left_out = 0, 0, False
 
         def read() -> list[Block]:
             return next(batches, [])
@@ -161,15 +172,42 @@ class Encoder:
             reading = background.submit(read)
             while batch := reading.result():
                 reading = background.submit(read)
-                encoded = self.tokenizer.encode_batch_to_numpy(
-                    [block.data for block in batch], self.n_threads
-                )
-                ends = [block.ends_document for block in batch]
-                yield [
-                    ([ids, *self.separator] if end else [ids], end)
-                    for ids, end in zip(encoded, ends, strict=True)
-                ]
+                encoded: list[tuple[list[IdArray | TakeBack], bool]] = []
+                for block, ids in zip(batch, self._ids(batch), strict=True):
+                    if is_left_out:
+                        encoded.append(([], block.ends_document))
+                    elif isinstance(ids, UserError):
+                        self._leave_out(document, block, ids)
+                        encoded.append(([TakeBack(n_ids)], block.ends_document))
+                        is_left_out = True
+                    else:
+                        n_ids += len(ids)
+                        after = self.separator if block.ends_document else ()
+                        encoded.append(([ids, *after], block.ends_document))
+                    if block.ends_document:
+                        document, n_ids, is_left_out = document + 1, 0, False
+                yield encoded
                 update()
+
+    def _ids(self, batch: Sequence[Block]) -> Sequence[IdArray | UserError]:
+        """Encode the blocks; return the error of a block that can't be."""
+        try:
+            return self.tokenizer.encode_batch_to_numpy([b.data for b in batch], self.n_threads)
+        except UserError:  # which doesn't say of which block
+            return [self._ids_of(block) for block in batch]
+
+    def _ids_of(self, block: Block) -> IdArray | UserError:
+        try:
+            return self.tokenizer.encode_to_numpy(block.data)
+        except UserError as error:
+            return error
+
+    def _leave_out(self, document: int, block: Block, error: UserError) -> None:
+        complaint = f"{block.place} can't be encoded ({error})"
+        if self.options.on_error == "raise":
+            raise UserError(f"{complaint}; or leave it out, with on_error 'skip'") from error
+        self.report.skip(complaint, block.place or "")
+        self.report.not_encoded.append(document)
 
 
 def _batches(blocks: Iterable[Block], batch_bytes: int) -> Iterator[list[Block]]:

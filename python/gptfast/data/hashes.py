@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gptfast.data.documents import Block, ReadReport
+from gptfast.errors import UserError
 from gptfast.system.files import write_atomically
 
 HASH_BYTES = 16
 """Size of a hash. A collision among 10 billion documents has a chance below 1 in 10^18."""
 
-DUPLICATE, TRAIN, VAL = 0, 1, 2
-"""The routes of a document."""
+DUPLICATE, TRAIN, VAL, NOT_ENCODED = 0, 1, 2, 3
+"""The routes of a document. Only encoding shows which one can't be encoded."""
 
 # NumPy parses the header of an array with Python's parser. If two threads do this at the same time,
 # Python 3.11 sometimes raises a SystemError ("AST constructor recursion depth mismatch").
@@ -33,15 +34,13 @@ def new_hash() -> hashlib.blake2b:
 
 @dataclass(frozen=True)
 class Hashes:
-    """The hashes of the documents in some files, in order, and a report of skipped documents."""
+    """The hashes of the documents in some files, in order, and a report of how they were read."""
 
     hashes: NDArray[np.uint8]
     """(documents, HASH_BYTES)"""
     sizes: NDArray[np.int64]
     """(documents,), in bytes of UTF-8."""
-    skipped: int
-    complaints: list[str]
-    """As in ReadReport."""
+    report: ReadReport
 
     @classmethod
     def of(cls, blocks: Iterable[Block], report: ReadReport) -> Hashes:
@@ -58,8 +57,7 @@ class Hashes:
         return cls(
             np.frombuffer(hashes, np.uint8).reshape(-1, HASH_BYTES),
             np.array(sizes, np.int64),
-            report.skipped,
-            report.complaints,
+            report,
         )
 
     def save(self, path: Path) -> None:
@@ -67,10 +65,7 @@ class Hashes:
 
         def write(temporary: Path) -> None:
             with temporary.open("wb") as file:
-                np.savez(
-                    file, hashes=self.hashes, sizes=self.sizes, skipped=self.skipped,
-                    complaints=np.array(self.complaints, dtype=np.str_),
-                )  # fmt: skip
+                np.savez(file, hashes=self.hashes, sizes=self.sizes, report=self.report.to_json())
 
         write_atomically(path, write)
 
@@ -78,9 +73,8 @@ class Hashes:
     def load(cls, path: Path) -> Hashes:
         """Read a file that `save` wrote."""
         with _LOADING, np.load(path) as file:
-            return cls(
-                file["hashes"], file["sizes"], int(file["skipped"]), file["complaints"].tolist()
-            )
+            report = ReadReport.from_json(str(file["report"]))
+            return cls(file["hashes"], file["sizes"], report)
 
 
 def route(hashes: NDArray[np.uint8], val_fraction: float) -> NDArray[np.uint8]:
@@ -98,3 +92,45 @@ def route(hashes: NDArray[np.uint8], val_fraction: float) -> NDArray[np.uint8]:
     equals_previous = (first[1:] == first[:-1]) & (second[1:] == second[:-1])
     routes[order[1:][equals_previous]] = DUPLICATE
     return routes
+
+
+def check_sides(hashes: NDArray[np.uint8], routes: NDArray[np.uint8], val_fraction: float) -> None:
+    """Raise UserError, with a val_fraction that works, if all documents are train, or all val.
+
+    val_fraction: 0 if no document is to be val. hashes, routes: as for `route`.
+    """
+    kept = routes != DUPLICATE
+    n_val, n = int((routes == VAL).sum()), int(kept.sum())
+    if n == 0:
+        raise UserError("there is no text in the files: expected at least two documents")
+    if n_val < n and (n_val or val_fraction == 0):
+        return
+    found = f"of {n:,} different documents {n_val:,} are in val with val_fraction {val_fraction}"
+    if n == 1:
+        raise UserError(
+            f"{found}: expected several documents; name the text between them with "
+            rf"--document-separator (such as '\n\n\n'), or let `gptfast train --corpus` split a "
+            f"single one"
+        )
+    firsts = np.sort(hashes[kept].view(">u8")[:, 0].astype(np.uint64)).tolist()
+    works, n_works = _fraction_for_val(firsts, 1 if n_val == 0 else n - 1)
+    extreme = "smallest" if n_val == 0 else "largest"
+    raise UserError(
+        f"{found}, because a document's hash decides: the {extreme} fraction that works is "
+        f"--val-fraction {works}, which puts {n_works:,} of {n:,} in val; `gptfast train "
+        f"--corpus` splits within documents instead"
+    )
+
+
+def _fraction_for_val(firsts: list[int], n: int) -> tuple[str, int]:
+    """Return a val_fraction of few digits for which `n` documents are val, and their number.
+
+    firsts: the first 8 bytes of the hashes, sorted. If some are equal, more than `n` may be val.
+    """
+    for digits in range(2, 18):
+        numerator = firsts[n - 1] * 10**digits // 2**64 + 1
+        fraction = numerator / 10**digits
+        n_val = sum(first < int(fraction * 2**64) for first in firsts)
+        if n_val == n or digits == 17:
+            break
+    return f"{fraction:.{digits}f}".rstrip("0"), n_val

@@ -1,7 +1,8 @@
 """The folder that `gptfast data prepare` writes, and how training opens it.
 
 `train/` and `val/` hold token shards, `tokenizer.json` the tokenizer that made them. `data.json`,
-written last, describes them. While a run is in progress, `plan.json` says what it will make.
+written last, describes them; `skipped.jsonl` names what could not be read or encoded. While a run
+is in progress, `plan.json` says what it will make.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Plan:
     val_fraction: float
     field: str
     column: str
+    document_separator: str
     errors: str
     on_error: str
     memory_limit: int | None
@@ -60,7 +62,8 @@ class Manifest:
     duplicates: int
     """Documents left out because an earlier one has the same bytes."""
     skipped: int
-    """Lines, rows and ends of files left out because they could not be read."""
+    """Lines, rows, documents and ends of files left out because they could not be read or encoded.
+    `skipped.jsonl` names them, unless there are none."""
     compared_train_bytes: int
     compared_val_bytes: int
     train_shards: list[str]

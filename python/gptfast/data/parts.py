@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from gptfast.cli.progress import show_bytes
 from gptfast.data.documents import Block, ReadReport
+from gptfast.data.documents.report import skip_log
 from gptfast.data.encode import Encoder
-from gptfast.data.hashes import DUPLICATE, VAL, Hashes, new_hash
+from gptfast.data.hashes import DUPLICATE, NOT_ENCODED, VAL, Hashes, new_hash
 from gptfast.data.manifest import damage_in
-from gptfast.data.shard import Shard, write_shard
+from gptfast.data.shard import Shard, TakeBack, write_shard
 from gptfast.errors import UserError
-from gptfast.system.files import remove_leftovers
-from gptfast.tokenizer import Tokenizer
+from gptfast.system.files import remove_leftovers, write_text_atomically
 from gptfast.tokenizer.base import IdArray
 
 _PART_BYTES = 64 << 20
@@ -58,8 +58,9 @@ def hash_parts(
 ) -> list[Hashes]:
     """Hash the documents of each part; `encoder.n_threads` parts at a time.
 
-    The hashes are kept in `folder`. Those that are there already are loaded. Raises the error of
-    the first part, in order, that has one, when the parts before it are complete.
+    The hashes are kept in `folder`, with logs of what could not be read. Those that are there
+    already are loaded. Raises the error of the first part, in order, that has one, when the parts
+    before it are complete.
     """
     folder.mkdir(exist_ok=True)
     stop = threading.Event()
@@ -70,7 +71,8 @@ def hash_parts(
             report.bytes_kept = part.size
             return Hashes.load(path)
         blocks = replace(encoder, report=report).blocks(part.files)
-        hashed = Hashes.of(_until(stop, blocks), report)
+        with skip_log(log_of(part, folder)) as report.log:
+            hashed = Hashes.of(_until(stop, blocks), report)
         hashed.save(path)
         return hashed
 
@@ -115,30 +117,51 @@ def encode_parts(
     routes: NDArray[np.uint8],
     encoder: Encoder,
     out: Path,
+    folder: Path,
     progress: bool,
-) -> tuple[list[Shard], list[Shard]]:
-    """Write the missing shards of all parts into `out`; return train's and val's.
+) -> tuple[list[Shard], list[Shard], ReadReport]:
+    """Write the missing shards of all parts into `out`; return train's, val's, and what failed.
 
-    routes: (documents,), where each document of all parts goes, as `hashes.route` returns it.
+    routes: (documents,), where each document of all parts goes, as `hashes.route` returns it;
+    becomes NOT_ENCODED where one can't be encoded. folder: keeps logs and reports of those.
     """
+    folder.mkdir(exist_ok=True)
     train, val = ([out / side / f"{part.name}.bin" for part in parts] for side in ("train", "val"))
     remove_leftovers((*train, *val), sole_writer=True)  # before writing more: they may be large
     routes_of = np.split(routes, np.cumsum([len(part.hashes) for part in hashed])[:-1])
-    report = ReadReport()
-    encoder = replace(encoder, report=report)
+    reading = ReadReport()
+    reader = replace(encoder, report=reading)
+    failures: list[ReadReport] = []
     with show_bytes("encoding", _size(parts), progress) as move:
         for i, part in enumerate(parts):
+            saved = folder / f"{part.name}.json"
+            kept = np.flatnonzero(routes_of[i] != DUPLICATE)
             if train[i].exists() and val[i].exists():
-                report.bytes_kept += part.size
-                continue
-            batches = encoder.encode(
-                _kept(encoder.blocks(part.files), hashed[i].hashes, routes_of[i], part),
-                lambda: move(report.bytes_read + report.bytes_kept),
-            )
-            in_val = routes_of[i][routes_of[i] != DUPLICATE] == VAL
-            _write_both(batches, in_val, train[i], val[i], encoder.tokenizer)
+                reading.bytes_kept += part.size
+                text = saved.read_text(encoding="utf-8") if saved.exists() else "{}"
+                failed = ReadReport.from_json(text)
+            else:
+                failed = ReadReport()
+                batches = replace(encoder, report=failed).encode(
+                    _kept(reader.blocks(part.files), hashed[i].hashes, routes_of[i], part),
+                    lambda: move(reading.bytes_read + reading.bytes_kept),
+                )
+                sides = _Sides(batches, routes_of[i][kept] == VAL)
+                with skip_log(log_of(part, folder)) as failed.log:
+                    write_shard(train[i], sides.train(), encoder.tokenizer)
+                if failed.skipped:
+                    write_text_atomically(saved, failed.to_json())
+                write_shard(val[i], [sides.val], encoder.tokenizer)
+            routes_of[i][kept[failed.not_encoded]] = NOT_ENCODED
+            failures.append(failed)
     with damage_in(out):  # shards of an earlier run may be damaged
-        return [Shard.open(path) for path in train], [Shard.open(path) for path in val]
+        shards = ([Shard.open(path) for path in train], [Shard.open(path) for path in val])
+    return *shards, ReadReport.of_all(failures)
+
+
+def log_of(part: Part, folder: Path) -> Path:
+    """Return where `hash_parts` or `encode_parts` logs what a part lacks, if there is anything."""
+    return folder / f"{part.name}.skipped.jsonl"
 
 
 def _kept(
@@ -162,27 +185,23 @@ def _kept(
         raise changed
 
 
-def _write_both(
-    batches: Iterable[list[tuple[list[IdArray], bool]]],
-    in_val: NDArray[np.bool_],
-    train: Path,
-    val: Path,
-    tokenizer: Tokenizer,
-) -> None:
-    """Write the two shards of a part. Keeps val's ids, the fewer, in memory until the end.
+@dataclass
+class _Sides:
+    """Divides the encoded documents of a part. Keeps val's ids, the fewer, in memory."""
 
-    batches: what `Encoder.encode` yields. in_val: (documents,), in the same order.
-    """
-    val_ids: list[IdArray] = []
+    batches: Iterable[list[tuple[list[IdArray | TakeBack], bool]]]
+    """What `Encoder.encode` yields."""
+    in_val: NDArray[np.bool_]
+    """(documents,), in the same order."""
+    val: list[IdArray | TakeBack] = field(default_factory=list)
+    """The ids of val, complete after those of train."""
 
-    def train_batches() -> Iterator[list[IdArray]]:
+    def train(self) -> Iterator[list[IdArray | TakeBack]]:
+        """Yield the ids of train, batch by batch."""
         document = 0
-        for batch in batches:
-            train_ids: list[IdArray] = []
+        for batch in self.batches:
+            train_ids: list[IdArray | TakeBack] = []
             for ids, ends_document in batch:
-                (val_ids if in_val[document] else train_ids).extend(ids)
+                (self.val if self.in_val[document] else train_ids).extend(ids)
                 document += ends_document
             yield train_ids
-
-    write_shard(train, train_batches(), tokenizer)
-    write_shard(val, [val_ids], tokenizer)

@@ -25,27 +25,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gptfast.data.dataset import DataReport, TokenShards, is_prepared
 from gptfast.data.documents import Paths, ReadOptions, ReadReport, find_files
 from gptfast.data.encode import Encoder
-from gptfast.data.hashes import DUPLICATE, TRAIN, VAL, route
+from gptfast.data.hashes import DUPLICATE, TRAIN, VAL, check_sides, route
 from gptfast.data.hub import HubDataset, open_hub, stream_to_files
 from gptfast.data.leakage import SAMPLE_TOKENS, sample
 from gptfast.data.manifest import Manifest, Plan, check_complete, damage_in
-from gptfast.data.parts import divide, encode_parts, hash_parts
+from gptfast.data.parts import divide, encode_parts, hash_parts, log_of
 from gptfast.data.shard import Shard
 from gptfast.data.split import check_fraction, overlap
 from gptfast.errors import UserError
-from gptfast.system.files import make_folder, remove_leftovers
+from gptfast.system.files import make_folder, remove_leftovers, write_atomically
 from gptfast.system.locking import folder_lock
 from gptfast.tokenizer import BPETokenizer
 from gptfast.tokenizer.base import END_OF_TEXT
 from gptfast.tokenizer.checks import as_path
 
-_FORMAT = 1  # increase it whenever the contents of the shards change
-_IN_WORK = re.compile("(hashes|hub)-[0-9a-f]{16}")
+_FORMAT = 2  # increase it whenever the contents of the shards change
+_IN_WORK = re.compile("(encoded|hashes|hub)-[0-9a-f]{16}")
 
 
 def prepare_files(
@@ -60,14 +59,17 @@ def prepare_files(
     """Make the folder `out` from files, folders and globs, or from a data set of the Hub.
 
     A document equal to an earlier one, byte for byte, is left out. About `val_fraction` of the
-    others are val; 0 for no val. The end-of-text token follows each document. A run that was killed
-    resumes when it is called again with the same arguments. The result depends neither on where it
-    was killed nor on `options.n_threads`. A finished folder is left as it is; that needs no Hub.
+    others are val; 0 for no val. The end-of-text token follows each document. With
+    `on_error="skip"`, `out`/skipped.jsonl names whatever could not be read or encoded. A run that
+    was killed resumes when it is called again with the same arguments. The result depends neither
+    on where it was killed nor on `options.n_threads`. A finished folder is left as it is; that
+    needs no Hub.
 
     Raises UserError for arguments or files that can't be used, for a folder that holds anything
     else or that another run is writing to, and if all documents would be train, or all val.
     """
     out, options = as_path("out", out), options or ReadOptions()
+    options = options.for_tokenizer(tokenizer.special_tokens)
     if val_fraction != 0:
         check_fraction(val_fraction)
     if END_OF_TEXT not in tokenizer.special_tokens:
@@ -94,6 +96,7 @@ def prepare_files(
         val_fraction=val_fraction,
         field=options.field,
         column=options.column,
+        document_separator=options.separator.decode(),
         errors=options.errors,
         on_error=options.on_error,
         # With "raise" the limit only decides whether the run succeeds.
@@ -179,7 +182,7 @@ def _clean(out: Path, plan: Plan, manifest: Manifest) -> None:
             (out / "work").rmdir()
         (out / "plan.json").unlink()
     shards = (*manifest.train_shards, *manifest.val_shards)
-    names = ("plan.json", "tokenizer.json", "data.json", *shards)
+    names = ("plan.json", "tokenizer.json", "data.json", "skipped.jsonl", *shards)
     remove_leftovers((out / name for name in names), sole_writer=True)
 
 
@@ -199,32 +202,35 @@ def _make(
     """Write all files of the folder but `data.json`, whose contents are returned."""
     parts = divide(files)
     hash_inputs = {k: v for k, v in asdict(plan).items() if k != "val_fraction"}
-    hashed = hash_parts(parts, encoder, out / "work" / f"hashes-{_digest(hash_inputs)}", progress)
-    left_out = ReadReport(
-        skipped=sum(part.skipped for part in hashed),
-        complaints=[complaint for part in hashed for complaint in part.complaints],
-    )
-    if progress and left_out.skipped:
-        print(left_out.left_out(), file=sys.stderr)
+    hashes_folder = out / "work" / f"hashes-{_digest(hash_inputs)}"
+    hashed = hash_parts(parts, encoder, hashes_folder, progress)
+    report = ReadReport.of_all(part.report for part in hashed)
+    _say(report.notes(encoder.options), progress)
     hashes = np.concatenate([part.hashes for part in hashed])
     sizes = np.concatenate([part.sizes for part in hashed])
     routes = route(hashes, plan.val_fraction)
-    _check_sides(routes, plan.val_fraction)
-    train, val = encode_parts(parts, hashed, routes, encoder, out, progress)
+    check_sides(hashes, routes, plan.val_fraction)
+    encoded_folder = out / "work" / f"encoded-{_digest(asdict(plan))}"
+    train, val, failed = encode_parts(parts, hashed, routes, encoder, out, encoded_folder, progress)
+    _say(failed.notes(encoder.options), progress)
+    skipped = report.skipped + failed.skipped
+    if skipped:
+        folders = (hashes_folder, encoded_folder)
+        _join(out / "skipped.jsonl", [log_of(part, f) for part in parts for f in folders])
     with damage_in(out):
         share, train_bytes, val_bytes = _leakage(train, val, encoder.tokenizer)
     encoder.tokenizer.save(out)
     in_train, in_val = routes == TRAIN, routes == VAL
-    report = DataReport(
+    data = DataReport(
         str(out), hashlib.sha256(hashes.tobytes() + routes.tobytes()).hexdigest(),
         int(in_train.sum()), int(sizes[in_train].sum()), sum(shard.count for shard in train),
         int(in_val.sum()), int(sizes[in_val].sum()), sum(shard.count for shard in val),
         share,
     )  # fmt: skip
     return Manifest(
-        report=report,
+        report=data,
         duplicates=int((routes == DUPLICATE).sum()),
-        skipped=left_out.skipped,
+        skipped=skipped,
         compared_train_bytes=train_bytes,
         compared_val_bytes=val_bytes,
         train_shards=[shard.path.relative_to(out).as_posix() for shard in train],
@@ -233,17 +239,22 @@ def _make(
     )
 
 
-def _check_sides(routes: NDArray[np.uint8], val_fraction: float) -> None:
-    n_train, n_val = int((routes == TRAIN).sum()), int((routes == VAL).sum())
-    if n_train and (n_val or val_fraction == 0):
-        return
-    if not (n_train or n_val):
-        raise UserError("there is no text in the files: expected at least two documents")
-    raise UserError(
-        f"of {n_train + n_val:,} different documents {n_val:,} are in val with val_fraction "
-        f"{val_fraction}: expected some in train and some in val; give another --val-fraction, or "
-        f"train on a single text with `gptfast train --corpus`, which splits it"
-    )
+def _say(lines: Sequence[str], progress: bool) -> None:
+    for line in lines if progress else ():
+        print(line, file=sys.stderr)
+
+
+def _join(path: Path, logs: Sequence[Path]) -> None:
+    """Write the logs that exist into one file, atomically."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as joined:
+            for log in logs:
+                if log.exists():
+                    with log.open("rb") as lines:
+                        shutil.copyfileobj(lines, joined)
+
+    write_atomically(path, write)
 
 
 def _leakage(

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,7 +96,15 @@ class Shard:
         )
 
 
-def write_shard(path: Path, batches: Iterable[Sequence[IdArray]], tokenizer: Tokenizer) -> Shard:
+class TakeBack(NamedTuple):
+    """Among arrays of ids: take back the last ids, of a document that turns out to be unusable."""
+
+    n_ids: int
+
+
+def write_shard(
+    path: Path, batches: Iterable[Sequence[IdArray | TakeBack]], tokenizer: Tokenizer
+) -> Shard:
     """Write the arrays of ids, batch by batch, to a temporary file; then rename it to `path`.
 
     Another thread writes each batch while the next one is computed. If anything fails or is
@@ -112,9 +121,14 @@ def write_shard(path: Path, batches: Iterable[Sequence[IdArray]], tokenizer: Tok
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file, ThreadPoolExecutor(1) as background:
 
-            def append(batch: Sequence[IdArray]) -> None:
+            def append(batch: Sequence[IdArray | TakeBack]) -> None:
                 before = file.tell()
-                file.writelines(np.ascontiguousarray(ids, dtype).data for ids in batch)
+                for ids in batch:
+                    if isinstance(ids, TakeBack):
+                        file.seek(-ids.n_ids * dtype.itemsize, os.SEEK_CUR)
+                        file.truncate()
+                    else:
+                        file.write(np.ascontiguousarray(ids, dtype).data)
                 # Otherwise the last fsync would have to write the whole file.
                 if file.tell() // _SYNC_BYTES > before // _SYNC_BYTES:
                     file.flush()

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import BinaryIO
 
 from gptfast.data.documents.records import UnusableFileError
-from gptfast.data.documents.unpack import DamagedFileError, Stream
+from gptfast.data.documents.unpack import DamagedFileError, FileOnDisk, Stream
 from gptfast.data.documents.wanted import LeftOut, is_about, is_data, is_hidden
 
 _DAMAGE = (OSError, EOFError)
@@ -63,15 +63,15 @@ def tar_members(stream: Stream, left_out: LeftOut) -> Iterator[tuple[str, Stream
             )
 
 
-def zip_members(file: BinaryIO, left_out: LeftOut) -> Iterator[tuple[str, Stream]]:
+def zip_members(stream: Stream, left_out: LeftOut) -> Iterator[tuple[str, Stream]]:
     """Yield the name and the content of each file of a zip archive that may hold data.
 
-    file: seekable. Raises DamagedFileError for a damaged archive, UnusableFileError for an
+    Raises DamagedFileError for a damaged archive, UnusableFileError for an
     encrypted one and for Word files and others that are zip archives of something else.
     """
     damage = (zipfile.BadZipFile, zlib.error, *_DAMAGE)
     try:
-        with zipfile.ZipFile(file) as archive:
+        with on_disk(stream) as file, zipfile.ZipFile(file) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
             _check_zip([member.filename for member in members])
             for member in members:
@@ -116,7 +116,14 @@ def _is_wanted(name: str, content: Stream, left_out: LeftOut) -> bool:
 
 @contextmanager
 def on_disk(stream: Stream) -> Iterator[BinaryIO]:
-    """Open a temporary file with the rest of a stream, for a format that is read in any order."""
+    """Open a file with the content of a stream, for a format that is read in any order.
+
+    It is the file itself, or a temporary one if the stream is compressed or in an archive.
+    """
+    if isinstance(stream, FileOnDisk):
+        stream.seek(0)
+        yield io.BufferedReader(stream)
+        return
     with tempfile.TemporaryFile() as file:
         shutil.copyfileobj(stream, file, 1 << 20)
         file.seek(0)

@@ -13,14 +13,6 @@ ReadInto: TypeAlias = Callable[[memoryview], int]
 """Fill the beginning of a buffer; return the number of bytes, 0 at the end of the input."""
 
 
-class Block(NamedTuple):
-    """A document, or the next part of one that was cut."""
-
-    data: bytes
-    """UTF-8."""
-    ends_document: bool
-
-
 class TooLongError(Exception):
     """More bytes than a block may have contain no place to cut."""
 
@@ -35,21 +27,21 @@ class Cutter(NamedTuple):
     longest: int
     """Maximum size of a block."""
 
-    def blocks(self, readinto: ReadInto) -> Iterator[Block]:
-        """Read one document piece by piece and yield its blocks. Raises TooLongError."""
+    def blocks(self, readinto: ReadInto) -> Iterator[tuple[bytes, bool]]:
+        """Read one document piece by piece; yield (block, ends_document). Raises TooLongError."""
         buffer, filled = bytearray(self.block_bytes), 0
         while True:
             view = memoryview(buffer)
             while filled < len(view) and (n := readinto(view[filled:])):
                 filled += n
             if filled < len(view):
-                yield Block(bytes(view[:filled]), True)
+                yield bytes(view[:filled]), True
                 return
             tail_at = max(0, filled - _TAIL_BYTES)
             cut_in_tail = self.safe_cut(bytes(view[tail_at:]))
             cut = tail_at + cut_in_tail if cut_in_tail else 0
             if cut:
-                yield Block(bytes(view[:cut]), False)
+                yield bytes(view[:cut]), False
             # At least half of the next buffer is new text, so the total cost is linear in the
             # length of the document, wherever the cuts are.
             filled -= cut

@@ -9,6 +9,8 @@ from gptfast.data.documents.names import family_of
 from gptfast.data.documents.unpack import HEAD_BYTES
 from gptfast.tokenizer.rust import utf8_error
 
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
+
 # What can't be read, by the bytes that it begins with: what it is, and what to do.
 _TEXT_TOOLS = "extract its text first, for example with `pandoc -t plain`"
 _FOREIGN: tuple[tuple[bytes, str, str], ...] = (
@@ -59,9 +61,9 @@ def foreign(name: str, head: bytes) -> str | None:
             return f"is {what}: {remedy}"
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)):
         is_32 = head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE))
-        return _encoded("UTF-32" if is_32 else "UTF-16", "")
+        return _encoded("UTF-32" if is_32 else "UTF-16", has_mark=True)
     has_nul = b"\x00" in head
-    if has_nul or not _is_utf8(head):
+    if has_nul or not _is_utf8(head, len(head) == HEAD_BYTES):
         for magic, what, remedy in _FOREIGN_BINARY:
             if head.startswith(magic) and (has_nul or not magic.isascii()):
                 return f"is {what}: {remedy}"
@@ -73,39 +75,54 @@ def foreign(name: str, head: bytes) -> str | None:
             return "is a film, sound or image: expected text"
         if head[8:10] == b'{"' and int.from_bytes(head[:8], "little") < 1 << 30:
             return "is the weights of a model (safetensors): expected text"
-    if has_nul:
-        # A text with some NULs is a text without them. Of UTF-16 in Latin letters, half is NULs.
-        is_text_with_nuls = head.count(0) < len(head) // 4 and is_text(head.replace(b"\x00", b""))
-        for encoding in ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be"):
-            if not is_text_with_nuls and _is_encoded(head, encoding):
-                return _encoded(encoding.upper().replace("-LE", "LE").replace("-BE", "BE"), "out")
-        at = head.index(0)
-        line = head.count(b"\n", 0, at) + 1
-        return (
-            f"has NUL bytes (byte {at}, line {line}), so it is binary data or damaged: expected "
-            f"text; if it is text otherwise, remove them with `tr -d '\\000'`"
-        )
+    if has_nul and (binary := _with_nuls(head)) is not None:
+        return binary
     is_page = re.match(rb"\s*<(!doctype )?html", head, re.IGNORECASE)
     if is_page and family_of(name) not in (None, "text"):
         return "is a web page, perhaps a server's error message: download it again"
     return None
 
 
+def _with_nuls(head: bytes) -> str | None:
+    """Return what a file with NULs is; None if it is text that has some."""
+    n_nuls = head.count(0)
+    without = head.replace(b"\x00", b"")
+    is_text_otherwise = n_nuls < len(head) / 8 and _is_utf8(without, len(head) == HEAD_BYTES)
+    is_text_otherwise &= len(_CONTROL.findall(without)) < len(head) / 20
+    # In UTF-16, the NULs are the upper halves of ASCII, all at even offsets or all at odd ones.
+    halves = head[::2].count(0), head[1::2].count(0)
+    if not is_text_otherwise or (n_nuls >= 8 and 0 in halves):
+        for encoding in ("UTF-32LE", "UTF-32BE", "UTF-16LE", "UTF-16BE"):
+            if _is_encoded(head, encoding):
+                return _encoded(encoding, has_mark=False)
+    if is_text_otherwise:
+        return None
+    return f"is binary data: expected text ({place_of_nul(head)})"
+
+
+def place_of_nul(head: bytes) -> str:
+    """Return where the first NUL is, and what to do if it doesn't belong there."""
+    at = head.index(0)
+    line = head.count(b"\n", 0, at) + 1
+    return (
+        f"its first NUL is byte {at}, in line {line}; if it is a text with NULs by mistake, remove "
+        f"them with `tr -d '\\000'`"
+    )
+
+
 def is_text(head: bytes) -> bool:
     """Return whether the bytes can be the beginning of a text: UTF-8 without control characters."""
-    return _is_utf8(head) and not re.search(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]", head)
+    return _is_utf8(head, len(head) == HEAD_BYTES) and not _CONTROL.search(head)
 
 
-def _is_utf8(head: bytes) -> bool:
-    bad = utf8_error(head)
-    return bad is None or (
-        len(head) == HEAD_BYTES and bad > len(head) - 4
-    )  # a character cut in two
+def _is_utf8(data: bytes, is_cut: bool) -> bool:
+    bad = utf8_error(data)
+    return bad is None or (is_cut and bad > len(data) - 4)  # a character cut in two
 
 
-def _encoded(encoding: str, mark: str) -> str:
-    with_mark = ", without a byte order mark" if mark else ""
-    return f"is {encoding} text{with_mark}: convert it with `iconv -f {encoding} -t UTF-8`"
+def _encoded(encoding: str, *, has_mark: bool) -> str:
+    mark = "" if has_mark else ", without a byte order mark"
+    return f"is {encoding} text{mark}: convert it with `iconv -f {encoding} -t UTF-8`"
 
 
 def _is_encoded(head: bytes, encoding: str) -> bool:

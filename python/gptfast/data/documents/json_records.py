@@ -102,6 +102,15 @@ def _text_of(value: Any, field: str, errors: Literal["strict", "replace"]) -> by
         raise BadRecordError(f"has the lone surrogate {surrogate}: expected characters") from None
 
 
+def _text_or_error(
+    value: Any, field: str, errors: Literal["strict", "replace"], where: str
+) -> bytes | BadRecordError:
+    try:
+        return _text_of(value, field, errors)
+    except BadRecordError as error:
+        return BadRecordError(f"{where}{error}")
+
+
 def _no_text(value: Any, found: Any, field: str) -> str:
     """Say what there is instead of a text."""
     expected = f"has no string under {field!r}"
@@ -129,20 +138,18 @@ def _no_text(value: Any, found: Any, field: str) -> str:
 def json_values(
     stream: io.RawIOBase, field: str, errors: Literal["strict", "replace"], longest: int
 ) -> Iterator[Record]:
-    """Yield the place and the text of each element of an array, or of each of several values.
+    """Yield the number and the text of each element of an array, or of each of several values.
 
     Only the value that is being read is in memory. longest: the maximum number of its characters.
     """
     values = _Values(stream, errors, longest)
+    number = 0
     try:
         for number, line, value in values.read():
-            place = f"{line} (value {number})"
-            try:
-                yield place, _text_of(value, field, errors)
-            except BadRecordError as error:
-                yield place, error
+            yield number, _text_or_error(value, field, errors, f"(line {line}) ")
     except BadRecordError as error:
-        yield values.line, BadRecordError(f"{error}, so the rest of the file can't be read")
+        line = values.line
+        yield number + 1, BadRecordError(f"(line {line}) {error}, so what follows can't be read")
     except DamagedFileError as error:
         yield values.line, error
 

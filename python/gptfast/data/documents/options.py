@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from gptfast.data.documents.separator import unescape
 from gptfast.errors import UserError
+from gptfast.tokenizer.base import END_OF_TEXT
 from gptfast.tokenizer.checks import check_between, check_choice, check_kind
 from gptfast.tokenizer.rust import thread_count
 
@@ -24,10 +27,14 @@ class ReadOptions:
     """The key of the text in .jsonl files."""
     column: str = "text"
     """The column of the text in .parquet files and data sets."""
+    document_separator: str | None = None
+    r"""Text between the documents inside a plain text file, with escapes such as \n\n\n; empty if
+    a file is one document. By default the text of the tokenizer's end-of-text token."""
     errors: Literal["strict", "replace"] = "strict"
     """Whether bytes that aren't UTF-8 are an error or become U+FFFD."""
     on_error: Literal["raise", "skip"] = "raise"
-    """What to do with a broken line, row or file: stop, or leave it out and count it."""
+    """What to do with a document that can't be read or encoded: stop, or leave it out, count it
+    and name it in a file beside the output."""
     n_threads: int | None = None
     """Threads to use; all cores by default."""
     memory_limit: int | str | None = None
@@ -37,11 +44,32 @@ class ReadOptions:
         """Raise UserError for a value that can't be used."""
         check_kind("field", self.field, str, "the key of the text")
         check_kind("column", self.column, str, "the name of the text's column")
+        if self.document_separator is not None:
+            kind = "the text between two documents"
+            check_kind("document_separator", self.document_separator, str, kind)
+            unescape(self.document_separator)
         check_choice("errors", self.errors, ("strict", "replace"))
         check_choice("on_error", self.on_error, ("raise", "skip"))
         thread_count(self.n_threads)
         if (limit := self.memory_bytes) is not None:
             check_between("memory_limit", limit, 1, sys.maxsize)
+
+    @property
+    def separator(self) -> bytes:
+        """What separates the documents in a plain text file, without escapes; b"" for nothing."""
+        return unescape(self.document_separator or "").encode()
+
+    @property
+    def shown_separator(self) -> str:
+        """The separator in one line, for messages."""
+        return repr(self.separator.decode())[1:-1]
+
+    def for_tokenizer(self, special_tokens: Collection[str]) -> ReadOptions:
+        """Return these options with the default separator of a tokenizer that has these tokens."""
+        if self.document_separator is not None:
+            return self
+        separator = END_OF_TEXT if END_OF_TEXT in special_tokens else ""
+        return replace(self, document_separator=separator)
 
     @property
     def memory_bytes(self) -> int | None:

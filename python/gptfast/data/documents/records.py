@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-Record: TypeAlias = "tuple[int | str, bytes | Exception]"
-"""The place of a document, such as the number of its line, and its UTF-8, or why there is none.
+Record: TypeAlias = "tuple[int, bytes | Exception]"
+"""The number of a document's line, row or value, and its UTF-8, or why there is none.
 
 After a BadRecordError reading goes on; a DamagedFileError or an UnusableFileError is the last.
 """

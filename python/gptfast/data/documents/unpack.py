@@ -45,6 +45,8 @@ class Stream(io.RawIOBase):
         self._damage = damage
         self._head: bytes | None = None
         self._error: DamagedFileError | None = None
+        self.keeps_open: object = None
+        """What must not be closed as long as this stream is read."""
 
     def readable(self) -> bool:
         """Return True."""
@@ -99,6 +101,20 @@ class FileOnDisk(Stream):
         self.path = path
         self.position = 0
         """How many bytes have been read. (A tell() for each document takes longer than reading.)"""
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Go to an offset, and return it as a number of bytes from the beginning."""
+        self._head = b""
+        self.position = self._source.seek(offset, whence)
+        return self.position
+
+    def tell(self) -> int:
+        """Return the offset in bytes."""
+        return self.position - len(self._head or b"")
 
     def _fill(self, view: Any) -> int:
         try:
