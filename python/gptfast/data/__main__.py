@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from gptfast.cli import cli
+from gptfast.data.documents import ReadOptions
 from gptfast.data.hub import HubDataset
 from gptfast.data.options import DataConfig, Describe, Prepare
 from gptfast.data.prepare_shards import prepare_files
@@ -32,7 +33,10 @@ def run_describe(config: Describe) -> None:
     """Print sizes, the split and the overlap of val with train."""
     if config.copy is not None:
         print(f"stored as {add_local_copy(config.corpus, config.copy)}")
-    corpus = load_corpus(config.corpus)
+    options = ReadOptions(document_separator=config.document_separator)
+    corpus = load_corpus(config.corpus, options)
+    for note in corpus.notes:
+        print(note)
     train, val = split_documents(corpus.documents, config.val_fraction)
     print(f"{corpus.name}: sha256 {corpus.sha256}")
     for name, part in (("train", train), ("val", val)):
@@ -55,6 +59,7 @@ def run_prepare(config: Prepare) -> None:
         f"val: {report.val_documents:,} documents, {report.val_bytes:,} bytes, "
         f"{report.val_tokens:,} tokens, shards: {len(made.val_shards):,}\n"
         f"left out: {made.duplicates:,} duplicates, {made.skipped:,} that could not be read"
+        + (f" or encoded, named in {config.out / 'skipped.jsonl'}" if made.skipped else "")
     )
     if not report.val_documents:
         print(f"saved in {config.out}, without a val part to train with")

@@ -6,6 +6,8 @@ import errno
 import itertools
 import json
 import logging
+import re
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +31,7 @@ class HubDataset:
     """OWNER/NAME, or the path of a folder with the layout of a Hub data set."""
     config: str | None = None
     split: str = "train"
+    """A name, or slices as `datasets` writes them: train[:1%], train[1000:2000]+test."""
 
 
 def open_hub(dataset: HubDataset) -> Any:
@@ -65,8 +68,9 @@ def stream_to_files(
     """Write the texts in `column` to `folder`/00000.jsonl and so on; return the files in order.
 
     builder: from `open_hub`. Each line has the text under the key `column`. Existing files are
-    kept, and their documents are not streamed again. Raises UserError for an unknown split or
-    column or a damaged data set, OSError for a full disk or if the Hub fails.
+    kept, and their documents are not streamed again. A slice by percents or from the end of a split
+    streams it twice, unless the data set says how many rows it has. Raises UserError for an unknown
+    split or column or a damaged data set, OSError for a full disk or if the Hub fails.
     """
     folder.mkdir(exist_ok=True)
     ended = folder / "ended"
@@ -74,7 +78,7 @@ def stream_to_files(
     if ended.exists():
         return files
     with _in_one_line("the data set can't be streamed"):
-        rows = builder.as_streaming_dataset(split=split).select_columns([column])
+        rows = _rows(builder, split, column)
     texts = _texts(rows.skip(DOCUMENTS_PER_FILE * len(files)), column)
     written = sum(file.stat().st_size for file in files)
     with show_bytes("streaming", None, progress) as move:
@@ -87,6 +91,43 @@ def stream_to_files(
             move(written)
     write_text_atomically(ended, "")
     return files
+
+
+def row_of(line: bytes, dataset: HubDataset) -> bytes:
+    """Return a line of a log of what was skipped, with rows of the data set for lines of files."""
+    entry = json.loads(line)
+    if "line" not in entry:  # a file that can't be read any more
+        return line
+    row = int(Path(entry["file"]).stem) * DOCUMENTS_PER_FILE + entry["line"]
+    place = f"{entry['file']}, line {entry['line']}"
+    reason = entry["reason"].replace(place, f"{dataset.name}, {dataset.split}, row {row}")
+    named = {"file": dataset.name, "split": dataset.split, "row": row, "reason": reason}
+    return json.dumps(named).encode() + b"\n"
+
+
+def _rows(builder: Any, split: str, column: str) -> Any:
+    """Return the split, or the slices of splits, as a `datasets.IterableDataset` of one column."""
+
+    def whole(name: str) -> Any:
+        return builder.as_streaming_dataset(split=name).select_columns([column])
+
+    if "[" not in split and "+" not in split:
+        return whole(split)
+    from datasets import ReadInstruction, concatenate_datasets
+
+    names = {part.split("[")[0].strip() for part in split.split("+")}
+    if re.search(r"%|\[\s*-|:\s*-", split):
+        known = builder.info.splits or {}
+        sizes = {
+            name: known[name].num_examples if name in known else sum(1 for _ in whole(name))
+            for name in names
+        }
+    else:
+        sizes = dict.fromkeys(names, sys.maxsize)
+    slices = ReadInstruction.from_spec(split).to_absolute(sizes)
+    return concatenate_datasets(
+        [whole(part.splitname).skip(part.from_).take(part.to - part.from_) for part in slices]
+    )
 
 
 def _texts(rows: Iterable[dict[str, Any]], column: str) -> Iterator[Any]:

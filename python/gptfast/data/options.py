@@ -24,6 +24,9 @@ class Describe:
     """Your own copy of the named source, used instead of downloading it."""
     val_fraction: float = 0.1
     """Share of the corpus, at its end, that is kept for validation."""
+    document_separator: str | None = None
+    r"""Text between the documents inside a plain text file, with escapes such as \n\n\n; empty if
+    a file is one document. By default <|endoftext|>."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +43,7 @@ class Prepare:
     config: str | None = None
     """Which of the data set's configurations."""
     split: str = "train"
-    """Which of the data set's splits."""
+    """Which of the data set's splits, or a slice of one, such as 'train[:1%]'."""
     out: Path
     """Folder for the shards."""
     tokenizer: Path

@@ -15,12 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from gptfast.data.dataset import DataReport, Dataset, is_prepared, open_tokens
-from gptfast.data.shard import Shard, Tokens, write_shard
+from gptfast.data.documents import Place, ReadOptions
+from gptfast.data.shard import Shard, write_shard
 from gptfast.data.sources import cache_folder, load_corpus
 from gptfast.data.split import overlap, split_documents
 from gptfast.errors import UserError
 from gptfast.system.files import write_folder_atomically, write_text_atomically
 from gptfast.tokenizer import Tokenizer, load_tokenizer
+from gptfast.tokenizer.base import END_OF_TEXT, IdArray
 
 _FORMAT = 1  # increase when the content of the shards changes
 
@@ -31,12 +33,13 @@ def prepare(
     vocab_size: int,
     val_fraction: float,
     say: Callable[[str], None],
+    document_separator: str | None = None,
 ) -> Dataset:
     """Load the shards of a corpus, and make them if they aren't cached.
 
     tokenizer_name: 'bpe' (byte-level BPE with `vocab_size` ids, trained on the train part), 'char'
     (one id per distinct character), or the path of a folder with a tokenizer.json. say: called with
-    each progress message.
+    each progress message. document_separator: as in ReadOptions, for text files.
 
     A folder made by `gptfast data prepare` is opened with its own tokenizer and split, so
     tokenizer_name must be 'bpe' or the path of the same tokenizer. Raises UserError or
@@ -47,20 +50,28 @@ def prepare(
         return _open_prepared(folder, tokenizer_name)
     if (folder / "plan.json").is_file():
         _refuse_partly_prepared(folder)
-    corpus = load_corpus(corpus_name)
+    given = None if tokenizer_name in ("bpe", "char") else load_tokenizer(Path(tokenizer_name))
+    options = ReadOptions(document_separator=document_separator)
+    corpus = load_corpus(
+        corpus_name, options.for_tokenizer(given.special_tokens) if given else options
+    )
+    for note in corpus.notes:
+        say(note)
     train, val = split_documents(corpus.documents, val_fraction)
     if not (any(train) and any(val)):
         raise UserError(
             f"the corpus {corpus_name} is too short to be split into train and val: expected at "
             f"least a few thousand characters"
         )
-    given = None if tokenizer_name in ("bpe", "char") else load_tokenizer(Path(tokenizer_name))
+    # A character tokenizer needs an end of text only where there was one.
+    char_tokens = (END_OF_TEXT,) if corpus.is_split else ()
     made_from = {
         "format": _FORMAT,
         "corpus": corpus.sha256,
         "tokenizer": given.fingerprint if given else tokenizer_name,
         "vocab_size": vocab_size if tokenizer_name == "bpe" else None,
         "val_fraction": val_fraction,
+        "char_tokens": char_tokens if tokenizer_name == "char" else None,
     }
     key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
     folder = cache_folder() / "datasets" / key
@@ -70,9 +81,11 @@ def prepare(
         except (UserError, OSError, ValueError, TypeError):
             say(f"{folder} is damaged: making it again")
             shutil.rmtree(folder)
-    tokenizer = given or _train_tokenizer(tokenizer_name, vocab_size, train, val, say)
+    tokenizer = given or _train_tokenizer(tokenizer_name, vocab_size, char_tokens, train, val, say)
     say(f"encoding {corpus_name}")
-    ids = [[_encode(document, tokenizer) for document in part] for part in (train, val)]
+    # The last document of train and the first of val may be parts of the same.
+    val_places = corpus.places[len(corpus.documents) - len(val) :]
+    ids = [_encode(train, corpus.places, tokenizer), _encode(val, val_places, tokenizer)]
     report = DataReport(
         corpus_name, corpus.sha256,
         len(train), _n_bytes(train), sum(map(len, ids[0])),
@@ -133,13 +146,18 @@ def _read(folder: Path, corpus_name: str) -> Dataset:
 
 
 def _train_tokenizer(
-    name: str, vocab_size: int, train: Sequence[str], val: Sequence[str], say: Callable[[str], None]
+    name: str,
+    vocab_size: int,
+    char_tokens: Sequence[str],
+    train: Sequence[str],
+    val: Sequence[str],
+    say: Callable[[str], None],
 ) -> Tokenizer:
     if name == "char":
         from gptfast.tokenizer import CharTokenizer
 
         # Include val, because unknown characters can't be encoded.
-        return CharTokenizer.train("".join((*train, *val)))
+        return CharTokenizer.train("".join((*train, *val)), char_tokens)
     say(f"training a BPE tokenizer of {vocab_size:,} ids on {_n_bytes(train):,} bytes")
     from gptfast.tokenizer import BPETokenizer
 
@@ -149,12 +167,24 @@ def _train_tokenizer(
     return tokenizer
 
 
-def _encode(document: str, tokenizer: Tokenizer) -> Tokens:
-    """Return the document's ids, followed by the end-of-text token if the tokenizer has one."""
-    ids = tokenizer.encode_to_numpy(document)
-    if tokenizer.eot_token is None:
-        return ids
-    return np.append(ids, ids.dtype.type(tokenizer.eot_token))
+def _encode(
+    documents: Sequence[str], places: Sequence[Place | None], tokenizer: Tokenizer
+) -> list[IdArray]:
+    """Return the ids of each document, followed by the end-of-text token if there is one.
+
+    Raises UserError with the place of a document that can't be encoded.
+    """
+    encoded = []
+    for i, document in enumerate(documents):
+        try:
+            ids = tokenizer.encode_to_numpy(document)
+        except UserError as error:
+            where = places[i] if i < len(places) else None
+            raise UserError(f"{where}: {error}" if where else str(error)) from error
+        if tokenizer.eot_token is not None:
+            ids = np.append(ids, ids.dtype.type(tokenizer.eot_token))
+        encoded.append(ids)
+    return encoded
 
 
 def _n_bytes(documents: Sequence[str]) -> int:

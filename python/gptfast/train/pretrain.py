@@ -79,7 +79,14 @@ def prepare_corpora(config: TrainConfig, console: Console) -> Mixture:
         if parts and is_prepared(Path(corpus)):
             tokenizer = "bpe"  # use its own; Mixture.of raises if the tokenizers differ
         parts.append(
-            prepare(corpus, tokenizer, config.model.vocab_size, config.val_fraction, console.print)
+            prepare(
+                corpus,
+                tokenizer,
+                config.model.vocab_size,
+                config.val_fraction,
+                console.print,
+                config.document_separator,
+            )
         )
     return Mixture.of(parts, config.corpus_weights)
 

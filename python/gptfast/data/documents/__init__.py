@@ -5,7 +5,7 @@ those of a text file), and `cut` cuts documents into blocks of 256 KiB, which bo
 the size of a file. An error names the file and the line.
 """
 
-from gptfast.data.documents.block import Block
+from gptfast.data.documents.block import Block, Place
 from gptfast.data.documents.cut import BLOCK_BYTES
 from gptfast.data.documents.listing import Paths, find_files
 from gptfast.data.documents.options import ReadOptions
@@ -16,6 +16,7 @@ __all__ = [
     "BLOCK_BYTES",
     "Block",
     "Paths",
+    "Place",
     "ReadOptions",
     "ReadReport",
     "find_files",

@@ -34,7 +34,7 @@ class ReadOptions:
     """Whether bytes that aren't UTF-8 are an error or become U+FFFD."""
     on_error: Literal["raise", "skip"] = "raise"
     """What to do with a document that can't be read or encoded: stop, or leave it out, count it
-    and name it in a file beside the output."""
+    and name it in a file beside the shards."""
     n_threads: int | None = None
     """Threads to use; all cores by default."""
     memory_limit: int | str | None = None

@@ -96,18 +96,22 @@ class ReadReport:
 
         log: the file that names everything that was left out.
         """
-        lines = []
-        if self.split_files:
-            lines.append(
-                f"split {count(self.split_files, 'file')} into "
-                f"{count(self.split_documents, 'document')} at {options.shown_separator}"
-            )
-        if self.skipped:
-            lines.append(self.left_out() + (f"; all are named in {log}" if log else ""))
-        return lines + [f"warning: {warning}" for warning in self.warnings()]
+        left_out = self.left_out() + (f"; all are named in {log}" if log else "")
+        return [
+            *self.splits(options),
+            *([left_out] if self.skipped else []),
+            *(f"warning: {line}" for line in self.spells()),
+        ]
 
-    def warnings(self) -> list[str]:
-        """Return a line about special tokens that documents spell often, if there are any."""
+    def splits(self, options: ReadOptions) -> list[str]:
+        """Describe in one line how files were split, if any were."""
+        if not self.split_files:
+            return []
+        files, documents = count(self.split_files, "file"), count(self.split_documents, "document")
+        return [f"split {files} into {documents} at {options.shown_separator}"]
+
+    def spells(self) -> list[str]:
+        """Warn in one line of special tokens that documents spell often, if they do."""
         often = [
             f"{name} {n:,} times"
             for name, n in self.spelled.most_common()
