@@ -17,9 +17,11 @@ class SpelledTokens:
         unusual = [name for name in given if not re.fullmatch(_USUAL, name)]
         longest_first = sorted(unusual, key=len, reverse=True)
         self._pattern = re.compile(b"|".join([*map(re.escape, longest_first), _USUAL]))
-        self._beginnings = [b"<|", *unusual]
+        self._unusual = unusual
 
     def count(self, data: bytes, counter: Counter[str]) -> None:
         """Add the special tokens in `data`, a block of a document, to the counter."""
-        if any(beginning in data for beginning in self._beginnings):
+        # A single rare byte is searched for first, because that is many times as fast.
+        is_usual = b"|" in data and b"<|" in data
+        if is_usual or any(name in data for name in self._unusual):
             counter.update(found.decode() for found in self._pattern.findall(data))
