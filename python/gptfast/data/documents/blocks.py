@@ -46,9 +46,13 @@ class BlockMaker:
         self, where: str, unit: Literal["line", "row", "value"], records: Iterator[Record]
     ) -> Iterator[Block]:
         """Yield the blocks of documents that are read as a whole. unit: of their numbers."""
+        block_bytes = self.cutter.block_bytes
         for number, data in records:
             if isinstance(data, bytes):
-                yield from self._whole(Place(where, unit, number), data)
+                if len(data) <= block_bytes:
+                    yield Block(data, True, Place(where, unit, number))
+                else:
+                    yield from self._whole(Place(where, unit, number), data)
             elif isinstance(data, UnusableFileError):
                 self.bad(f"{where} {data}", where)
             elif not isinstance(data, DamagedFileError):

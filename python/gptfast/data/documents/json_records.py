@@ -14,6 +14,7 @@ from gptfast.data.documents.records import BadRecordError, Record
 from gptfast.data.documents.unpack import DamagedFileError
 
 _CHUNK_BYTES = 1 << 18
+_DECODER = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\n\r]*")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MAX_KEYS = 8
@@ -64,7 +65,7 @@ def json_lines(
         if not line:
             return
         text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-        if not text.strip():
+        if not text or text.isspace():
             continue
         try:
             if line is not rest:
@@ -76,7 +77,8 @@ def json_lines(
 
 def _value(line: bytes, errors: Literal["strict", "replace"]) -> Any:
     try:
-        return json.loads(line.rstrip().decode(errors=errors))
+        text = line.rstrip().decode(errors=errors)
+        value, end = _DECODER.raw_decode(text, len(text) - len(text.lstrip()))
     except UnicodeDecodeError as error:
         raise BadRecordError(f"is not UTF-8 text (byte {error.start} of the line)") from None
     except json.JSONDecodeError as error:
@@ -84,6 +86,9 @@ def _value(line: bytes, errors: Literal["strict", "replace"]) -> Any:
         raise BadRecordError(f"is broken JSON ({what}): expected an object") from None
     except (ValueError, RecursionError) as error:
         raise BadRecordError(f"can't be read as JSON ({error})") from None
+    if end != len(text):
+        raise BadRecordError(f"is broken JSON (Extra data, column {end + 1}): expected an object")
+    return value
 
 
 def _text_of(value: Any, field: str, errors: Literal["strict", "replace"]) -> bytes:
@@ -236,6 +241,3 @@ class _Values:
             parts.append(self._decoder.decode(data, final=self._ended))
             n_characters += len(parts[-1])
         self._text, self._at = "".join(parts), 0
-
-
-_DECODER = json.JSONDecoder()
