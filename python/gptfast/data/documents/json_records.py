@@ -103,8 +103,12 @@ def _text_of(value: Any, field: str, errors: Literal["strict", "replace"]) -> by
     try:
         return text.encode()
     except UnicodeEncodeError as error:
-        surrogate = f"U+{ord(text[error.start]):04X}"
-        raise BadRecordError(f"has the lone surrogate {surrogate}: expected characters") from None
+        code = ord(text[error.start])
+        is_byte = 0xDC80 <= code <= 0xDCFF  # which the decoder of _Values made of it
+        what = "is not UTF-8 text, or " if is_byte else ""
+        raise BadRecordError(
+            f"{what}has the lone surrogate U+{code:04X}: expected characters"
+        ) from None
 
 
 def _text_or_error(
