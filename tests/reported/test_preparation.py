@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from gptfast.cli import cli
 from gptfast.data import encode as encode_module
@@ -24,9 +27,12 @@ from gptfast.data.prepare import prepare
 from gptfast.data.prepare_shards import prepare_files
 from gptfast.data.train_tokenizer import train_tokenizer
 from gptfast.errors import UserError
+from gptfast.llm import LLM
 from gptfast.system import files as system_files
 from gptfast.tokenizer import BPETokenizer, CharTokenizer
 from gptfast.tokenizer.__main__ import main as tokenizer_command
+from gptfast.train.config import TrainConfig
+from gptfast.train.pretrain import prepare_corpora
 
 EOT = "<|endoftext|>"
 
@@ -354,6 +360,40 @@ def test_the_log_is_right_after_a_kill(
     assert first == second
 
 
+# ---- many small files ----------------------------------------------------------------------------
+
+
+# litgpt#1235: a flush to disk takes about 5 ms, and four of them were each file's 21 ms.
+def test_many_small_files_do_not_wait_for_the_disk_each(
+    tmp_path: Path, tokenizer: BPETokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, shards = tmp_path / "in", tmp_path / "shards"
+    source.mkdir()
+    paths = [source / f"{i:03}.txt" for i in range(300)]
+    for path, story in zip(paths, STORIES, strict=False):
+        path.write_text(story, encoding="utf-8")
+    waits, threads = [], []
+    start = threading.Thread.start
+    monkeypatch.setattr(os, "fsync", waits.append)
+    monkeypatch.setattr(threading.Thread, "start", lambda t: (threads.append(t), start(t)))
+    for path in paths:
+        encode_files(tokenizer, path, shards / f"{path.stem}.bin", ReadOptions(n_threads=2))
+    assert (waits, threads) == ([], [])
+    encode_files(tokenizer, paths[0], shards / "000.bin")  # which must not be lost, the old one
+    assert len(waits) == 2
+    for work in (
+        lambda: encode_files(tokenizer, source, tmp_path / "one.bin"),
+        lambda: prepare_files(tokenizer, source, tmp_path / "out", 0.1),
+        lambda: train_tokenizer(source, 300),
+        lambda: prepare(str(source), "bpe", 300, 0.1, lambda _: None),
+    ):
+        waits.clear()
+        threads.clear()
+        work()
+        assert len(waits) <= 16
+        assert len(threads) <= 16
+
+
 # ---- slices of a data set ------------------------------------------------------------------------
 
 
@@ -449,6 +489,24 @@ def test_of_few_documents_the_fraction_that_works_is_said(
     n_val = made.report.val_documents
     assert n_val == (1 if asked == "too few" else n - 1)
     assert f"puts {n_val} of {n} in val" in said
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_a_val_part_that_is_too_short_to_train_with_comes_with_a_fraction_that_is_not(
+    tmp_path: Path, n: int
+) -> None:
+    for i in range(n):
+        (tmp_path / f"{i}.txt").write_text("".join(STORIES[i::n][: 40 // n]), encoding="utf-8")
+    data = {"corpus": str(tmp_path / "*.txt"), "tokenizer": "char"}
+    size = {"block_size": 256, "n_layer": 1, "n_head": 1, "n_embd": 8}
+    with pytest.raises(UserError, match=r"the val part of .* or a larger --val-fraction,") as error:
+        LLM.train(**data, **size, val_fraction=0.05, verbose=False)
+    fraction = float(str(error.value).split("such as ")[1])
+    mixture = prepare_corpora(
+        TrainConfig(**data, val_fraction=fraction, out=tmp_path / "run"), Console(quiet=True)
+    )
+    assert len(mixture.parts[0].val) > 256
+    assert fraction < 0.5
 
 
 def test_a_single_document_can_be_divided(tmp_path: Path, tokenizer: BPETokenizer) -> None:

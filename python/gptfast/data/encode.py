@@ -23,7 +23,7 @@ from gptfast.data.documents import (
 from gptfast.data.documents.report import skip_log
 from gptfast.data.shard import Shard, TakeBack, is_shard, write_shard
 from gptfast.errors import UserError
-from gptfast.system.files import make_folder, remove_leftovers
+from gptfast.system.files import make_folder, names_of_leftovers, remove_leftovers
 from gptfast.tokenizer import BPETokenizer
 from gptfast.tokenizer.base import END_OF_TEXT, IdArray
 from gptfast.tokenizer.checks import as_path, check_kind
@@ -32,6 +32,10 @@ from gptfast.tokenizer.rust import thread_count
 _DEFAULT_MEMORY = 256 << 20
 _SMALLEST_BLOCK = 64 << 10
 _BLOCKS_PER_THREAD = 8  # per batch: enough that no thread waits long for the last block
+_SYNC_FROM = 1 << 20  # bytes of a new shard; a smaller one is quickly made again
+_folders: dict[Path, set[str]] = {}
+"""Folders that can be written to, and for which files killed processes left something in them. To
+find that out takes longer than to encode a page."""
 _BYTES_PER_OBJECT = 512  # rough cost in Python of a block and its ids, however small they are
 
 
@@ -62,13 +66,12 @@ def encode_files(
     files = find_files(paths)
     encoder = Encoder.plan(tokenizer, options, separator, report)
     _check_output(out, files)
-    remove_leftovers([out])
     total = sum(file.stat().st_size for file in files)
-    log = out.with_name(f"{out.name}.skipped.jsonl")
+    log = _log_of(out)
     with show_bytes("encoding", total, progress) as move, skip_log(log) as report.log:
         batches = encoder.encode(encoder.blocks(files), lambda: move(report.bytes_read))
         ids = ([array for block_ids, _ in batch for array in block_ids] for batch in batches)
-        shard = write_shard(out, ids, tokenizer)
+        shard = write_shard(out, ids, tokenizer, sync_from=_SYNC_FROM)
     if progress:
         for line in report.notes(options, log):
             print(line, file=sys.stderr)
@@ -76,7 +79,10 @@ def encode_files(
 
 
 def _check_output(out: Path, files: Sequence[Path]) -> None:
-    """Make the folder of `out`. Raises UserError if a file that is not a shard would be lost."""
+    """Make the folder of `out`, and delete what a killed process left of `out` there.
+
+    Raises UserError if a file that is not a shard would be lost.
+    """
     if out.is_dir():
         raise UserError(f"{out} is a folder: expected the name of the file to be written")
     if out.exists():
@@ -90,7 +96,17 @@ def _check_output(out: Path, files: Sequence[Path]) -> None:
                 f"{out} exists and is no token shard, so it is not replaced: choose another file "
                 f"to write to (out)"
             )
-    make_folder(out.parent)
+    folder = out.parent.absolute()
+    if folder not in _folders or not folder.is_dir():
+        make_folder(out.parent)
+        _folders[folder] = names_of_leftovers(folder)
+    paths = (out, _log_of(out))
+    if any(path.name in _folders[folder] for path in paths):
+        remove_leftovers(paths)
+
+
+def _log_of(out: Path) -> Path:
+    return out.with_name(f"{out.name}.skipped.jsonl")
 
 
 @dataclass(frozen=True)
@@ -165,13 +181,10 @@ class Encoder:
         batches = _batches(blocks, self.block_bytes * _BLOCKS_PER_THREAD * self.n_threads)
         document, n_ids, is_left_out = 0, 0, False
 
-        def read() -> list[Block]:
-            return next(batches, [])
-
         with ThreadPoolExecutor(1) as background:
-            reading = background.submit(read)
-            while batch := reading.result():
-                reading = background.submit(read)
+            batch, is_last = next(batches)  # of a small text, which is not worth a thread, the last
+            while batch:
+                reading = None if is_last else background.submit(next, batches)
                 encoded: list[tuple[list[IdArray | TakeBack], bool]] = []
                 for block, ids in zip(batch, self._ids(batch), strict=True):
                     if is_left_out:
@@ -188,11 +201,13 @@ class Encoder:
                         document, n_ids, is_left_out = document + 1, 0, False
                 yield encoded
                 update()
+                batch, is_last = ([], True) if reading is None else reading.result()
 
     def _ids(self, batch: Sequence[Block]) -> Sequence[IdArray | UserError]:
         """Encode the blocks; return the error of a block that can't be."""
+        n_threads = min(self.n_threads, len(batch))
         try:
-            return self.tokenizer.encode_batch_to_numpy([b.data for b in batch], self.n_threads)
+            return self.tokenizer.encode_batch_to_numpy([b.data for b in batch], n_threads)
         except UserError:  # which doesn't say of which block
             return [self._ids_of(block) for block in batch]
 
@@ -210,13 +225,13 @@ class Encoder:
         self.report.not_encoded.append(document)
 
 
-def _batches(blocks: Iterable[Block], batch_bytes: int) -> Iterator[list[Block]]:
+def _batches(blocks: Iterable[Block], batch_bytes: int) -> Iterator[tuple[list[Block], bool]]:
+    """Yield batches, each with whether it is the last, which may be empty."""
     batch, size = [], 0
     for block in blocks:
         batch.append(block)
         size += len(block.data) + _BYTES_PER_OBJECT
         if size >= batch_bytes:
-            yield batch
+            yield batch, False
             batch, size = [], 0
-    if batch:
-        yield batch
+    yield batch, True

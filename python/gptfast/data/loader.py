@@ -246,13 +246,13 @@ def windows(
     return _batch(_cut(tokens, starts, block_size), separator)
 
 
-def check_length(tokens: TokenSource, block_size: int, part: str) -> None:
-    """Raise UserError if the tokens are shorter than one window."""
+def check_length(tokens: TokenSource, block_size: int, part: str, advice: str = "") -> None:
+    """Raise UserError, which ends with `advice`, if the tokens are shorter than one window."""
     if len(tokens) <= block_size:
         raise UserError(
             f"the {part} has {len(tokens)} tokens, but one context of "
             f"block_size {block_size} needs {block_size + 1}: "
-            f"give a longer text or a smaller --block-size"
+            f"give a longer text or a smaller --block-size{advice}"
         )
 
 

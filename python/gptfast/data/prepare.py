@@ -47,6 +47,8 @@ def prepare(
     """
     folder = Path(corpus_name)
     if is_prepared(folder):
+        if document_separator is not None:
+            say(f"{folder} is prepared already: document_separator does not change its documents")
         return _open_prepared(folder, tokenizer_name)
     if (folder / "plan.json").is_file():
         _refuse_partly_prepared(folder)

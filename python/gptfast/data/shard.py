@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +24,7 @@ Tokens = NDArray[np.uint16] | NDArray[np.uint32]
 _MAGIC = b"GPTFAST\0"
 _VERSION = 1
 _SYNC_BYTES = 8 << 20
+_SMALL_BATCH = 1 << 14  # ids
 _HEADER = np.dtype(
     [
         ("magic", "S8"),
@@ -103,12 +104,17 @@ class TakeBack(NamedTuple):
 
 
 def write_shard(
-    path: Path, batches: Iterable[Sequence[IdArray | TakeBack]], tokenizer: Tokenizer
+    path: Path,
+    batches: Iterable[Sequence[IdArray | TakeBack]],
+    tokenizer: Tokenizer,
+    *,
+    sync_from: int = 0,
 ) -> Shard:
     """Write the arrays of ids, batch by batch, to a temporary file; then rename it to `path`.
 
     Another thread writes each batch while the next one is computed. If anything fails or is
-    interrupted, `path` stays as it was.
+    interrupted, `path` stays as it was. sync_from: as in `write_atomically`; `Shard.open` notices
+    if a power failure has cut a file short.
     """
     dtype = _id_dtype(tokenizer.n_vocab)
     header = np.zeros(1, dtype=_HEADER)
@@ -135,16 +141,22 @@ def write_shard(
                     os.fsync(file.fileno())
 
             file.write(bytes(_HEADER.itemsize))  # placeholder: the count is known only at the end
-            writing = background.submit(append, [])
+            writing: Future[None] | None = None
             for batch in batches:
+                if writing is not None:
+                    writing.result()
+                    writing = None
+                if sum(map(len, batch)) >= _SMALL_BATCH:
+                    writing = background.submit(append, batch)
+                else:  # not worth a thread
+                    append(batch)
+            if writing is not None:
                 writing.result()
-                writing = background.submit(append, batch)
-            writing.result()
             header["count"] = (file.tell() - _HEADER.itemsize) // dtype.itemsize
             file.seek(0)
             file.write(header.tobytes())
 
-    write_atomically(path, write)
+    write_atomically(path, write, sync_from)
     return Shard.open(path)
 
 

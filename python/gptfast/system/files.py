@@ -18,15 +18,20 @@ from pathlib import Path
 from gptfast.errors import UserError
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], None], sync_from: int = 0) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to disk, and rename it to `path`.
+
+    sync_from: bytes from which a file that replaces none is flushed. Each flush takes milliseconds.
+    After a power failure, a smaller new file may be missing or empty.
 
     Raises OSError. An error that names no file, or the temporary one, is changed to name `path`.
     """
     temporary = _temporary(path)
     try:
         write(temporary)
-        _sync(temporary)
+        is_synced = temporary.stat().st_size >= sync_from or path.exists()
+        if is_synced:
+            _sync(temporary)
         temporary.replace(path)
     except OSError as error:
         names_none = error.errno is not None and error.filename is None
@@ -35,7 +40,8 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         raise
     finally:
         temporary.unlink(missing_ok=True)
-    _sync(path.parent)
+    if is_synced:
+        _sync(path.parent)
 
 
 def write_text_atomically(path: Path, text: str) -> None:
@@ -97,12 +103,19 @@ def remove_leftovers(paths: Iterable[Path], *, sole_writer: bool = False) -> Non
     for path in paths:
         names[path.parent].add(path.name)
     for folder, wanted in names.items():
-        for found in folder.iterdir() if folder.is_dir() else ():
-            match = _TEMPORARY.fullmatch(found.name)
-            if not (match and match["name"] in wanted):
-                continue
-            if sole_writer or not _is_alive(int(match["pid"])):
-                found.unlink(missing_ok=True)
+        for match in _temporary_files(folder):
+            if match["name"] in wanted and (sole_writer or not _is_alive(int(match["pid"]))):
+                (folder / match[0]).unlink(missing_ok=True)
+
+
+def names_of_leftovers(folder: Path) -> set[str]:
+    """Return the names of the files for which there are temporary files in the folder."""
+    return {match["name"] for match in _temporary_files(folder)}
+
+
+def _temporary_files(folder: Path) -> list[re.Match[str]]:
+    found = os.listdir(folder) if folder.is_dir() else []
+    return [match for name in found if (match := _TEMPORARY.fullmatch(name))]
 
 
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.[0-9a-f]{8}\.tmp", re.DOTALL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -159,7 +160,7 @@ class Pretraining(NextToken):
         """Raise UserError if a val part is shorter than one window."""
         for part in data.parts:
             name = f"val part of {part.report.corpus}"
-            check_length(part.val, config.model.block_size, name)
+            check_length(part.val, config.model.block_size, name, _larger_fraction(config, part))
         self.config, self.data = config, data
         self.separator = document_separator(config, data)
 
@@ -189,6 +190,17 @@ class Pretraining(NextToken):
             each = f" ({', '.join(f'{x:.4f}' for x in losses)})"
         summary = f"val loss {loss:.4f}{each} nats/token, {bits:.3f} bits/byte"
         return Evaluation(loss, measured, summary)
+
+
+def _larger_fraction(config: TrainConfig, part: Dataset) -> str:
+    """Return advice for a val part shorter than one window: a val_fraction that is large enough."""
+    n_documents = part.report.train_documents + part.report.val_documents
+    # Between documents, the cut may be at half of the fraction; tokens differ in length.
+    needed = (2.2 if n_documents > 1 else 1.1) * (config.model.block_size + 1)
+    fraction = math.ceil(100 * needed / (len(part.train) + len(part.val))) / 100
+    if is_prepared(part.folder) or not config.val_fraction < fraction <= 0.5:
+        return ""
+    return f", or a larger --val-fraction, such as {fraction:g}"
 
 
 def document_separator(config: TrainConfig, data: Mixture) -> int | None:

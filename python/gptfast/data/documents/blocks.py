@@ -101,7 +101,7 @@ class BlockMaker:
             bad = utf8_error(block.data)
             if bad is None:
                 data = block.data if offset else block.data.removeprefix(codecs.BOM_UTF8)
-                yield Block(data, block.ends_document, place._replace(number=offset))
+                yield Block(data, block.ends_document, Place(file, "line", offset, lines))
                 offset += len(block.data)
                 continue
             if not damage:  # damage may cut a character in two, which is no error of its own

@@ -7,10 +7,10 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from gptfast.cli.units import count
 from gptfast.data.documents.block import Place
@@ -132,15 +132,24 @@ def skip_log(path: Path) -> Iterator[Callable[[str], object]]:
 
     Without any, an older file is deleted. After an error, or if killed, `path` stays as it was.
     """
-    with tempfile.TemporaryFile(dir=path.parent) as lines:
-        yield lambda line: lines.write(line.encode())
-        if lines.tell() == 0:
+    with ExitStack() as stack:
+        lines: IO[bytes] | None = None
+
+        def log(line: str) -> None:
+            nonlocal lines
+            if lines is None:
+                lines = stack.enter_context(tempfile.TemporaryFile(dir=path.parent))
+            lines.write(line.encode())
+
+        yield log
+        if lines is None:
             path.unlink(missing_ok=True)
             return
-        lines.seek(0)
+        finished = lines
+        finished.seek(0)
 
         def write(temporary: Path) -> None:
             with temporary.open("wb") as file:
-                shutil.copyfileobj(lines, file)
+                shutil.copyfileobj(finished, file)
 
         write_atomically(path, write)

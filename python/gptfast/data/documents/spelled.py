@@ -6,7 +6,11 @@ import re
 from collections import Counter
 from collections.abc import Collection
 
+from gptfast.data.documents.separator import rare_byte
+
 _USUAL = rb"<\|[A-Za-z0-9_]{2,30}\|>"
+
+_MAX_NAMES = 1000  # counted at a time
 
 
 class SpelledTokens:
@@ -17,11 +21,14 @@ class SpelledTokens:
         unusual = [name for name in given if not re.fullmatch(_USUAL, name)]
         longest_first = sorted(unusual, key=len, reverse=True)
         self._pattern = re.compile(b"|".join([*map(re.escape, longest_first), _USUAL]))
-        self._unusual = unusual
+        self._beginnings = [(rare_byte(name), name) for name in (b"<|", *unusual)]
 
     def count(self, data: bytes, counter: Counter[str]) -> None:
         """Add the special tokens in `data`, a block of a document, to the counter."""
-        # A single rare byte is searched for first, because that is many times as fast.
-        is_usual = b"|" in data and b"<|" in data
-        if is_usual or any(name in data for name in self._unusual):
-            counter.update(found.decode() for found in self._pattern.findall(data))
+        for byte, beginning in self._beginnings:
+            if byte in data and beginning in data:
+                counter.update(found.decode() for found in self._pattern.findall(data))
+                if len(counter) > _MAX_NAMES:
+                    for name, _ in counter.most_common()[_MAX_NAMES // 2 :]:
+                        del counter[name]
+                return
