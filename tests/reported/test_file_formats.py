@@ -26,7 +26,12 @@ from typing import Any
 import pytest
 
 from gptfast.data.documents import ReadOptions, ReadReport, find_files, notes, read_blocks
+from gptfast.data.encode import encode_files
+from gptfast.data.prepare_shards import prepare_files
+from gptfast.data.sources import load_corpus
+from gptfast.data.train_tokenizer import train_tokenizer
 from gptfast.errors import MissingFileError, UserError
+from gptfast.tokenizer import BPETokenizer
 
 TEXTS = ['one,\n"two"\tthree', "zwei ö 🙂", "a\u2028b|;c", "last"]
 
@@ -608,6 +613,39 @@ def test_standard_input(
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(UserError, match=r"standard input was given .*, but it is closed"):
         documents(name)
+
+
+@needs_dev_fd
+def test_every_command_reads_the_same(
+    tmp_path: Path, pipe: Callable[[bytes], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [f"Document {i} of {n * i} words." for i in range(40) for n in (7, 9)]
+    plain, c4 = tmp_path / "a.jsonl", tmp_path / "c4.json.gz"
+    plain.write_bytes(json_lines(texts))
+    c4.write_bytes(gzip.compress(json_lines(texts)))
+    tokenizer = BPETokenizer.train(texts, 300)
+    expected = encode_files(tokenizer, plain, tmp_path / "plain.bin").path.read_bytes()
+
+    def paths() -> Iterator[str | Path]:
+        yield c4
+        yield pipe(json_lines(texts))
+        with open(pipe(c4.read_bytes()), "rb") as stdin:
+            monkeypatch.setattr(sys, "stdin", stdin)
+            yield "-"
+
+    for path in paths():
+        assert train_tokenizer(path, 300).fingerprint == tokenizer.fingerprint
+        assert load_corpus(str(path)).documents == tuple(texts)
+        assert encode_files(tokenizer, path, tmp_path / "a.bin").path.read_bytes() == expected
+    made = [prepare_files(tokenizer, path, tmp_path / "out", 0.1).report for path in [plain]]
+    for path in paths():
+        out = tmp_path / f"out-{len(made)}"
+        made.append(prepare_files(tokenizer, path, out, 0.1).report)
+        assert made[-1].corpus_sha256 == made[0].corpus_sha256
+    # Another pipe with the same content is the same source.
+    prepare_files(tokenizer, pipe(json_lines(texts)), tmp_path / "out-2", 0.1)
+    with pytest.raises(UserError, match="another source"):
+        prepare_files(tokenizer, pipe(json_lines(texts[1:])), tmp_path / "out-2", 0.1)
 
 
 def test_a_named_pipe(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import hashlib
 import os
 import shutil
 import stat
@@ -13,15 +14,22 @@ from typing import BinaryIO
 
 from gptfast.errors import UserError
 
+_CHUNK_BYTES = 1 << 20
 _STDIN = ("-", "/dev/stdin")
 _copies: dict[tuple[str, int, int], Path] = {}
 _names: dict[Path, str] = {}
+_checksums: dict[Path, str] = {}
 _folder: list[str] = []
 
 
 def shown(path: Path) -> str:
     """Return how messages name a file: by the pipe's name if it is the copy of one."""
     return _names.get(path, str(path))
+
+
+def checksum_of_pipe(path: Path) -> str | None:
+    """Return the SHA-256 of a pipe's copy, in hexadecimal; None for any other file."""
+    return _checksums.get(path)
 
 
 def copy_of_pipe(path: Path) -> Path | None:
@@ -70,11 +78,14 @@ def _copy(pipe: BinaryIO, name: str) -> Path:
         _folder.append(tempfile.mkdtemp(prefix="gptfast-pipes-"))
         atexit.register(shutil.rmtree, _folder[0], ignore_errors=True)
     path = Path(_folder[0], f"{len(_names)}")
+    digest = hashlib.sha256()
     try:
         with path.open("wb") as file:
-            shutil.copyfileobj(pipe, file, 1 << 20)
+            while data := pipe.read(_CHUNK_BYTES):
+                digest.update(data)
+                file.write(data)
     except OSError as error:
         error.filename = error.filename or str(path)
         raise
-    _names[path] = name
+    _names[path], _checksums[path] = name, digest.hexdigest()
     return path

@@ -14,8 +14,8 @@ _SUFFIX = re.compile(r"\.[a-z][a-z0-9]*")  # unlike the end of train.00000-of-01
 _HIDDEN = (".", "__")
 # Files of a data set's folder that describe it. Hadoop, Spark and `datasets` write the last ones.
 _ABOUT = re.compile(
-    r"(readme|licen[cs]e|copying|notice|authors|changelog|contributing|code_of_conduct|security"
-    r"|citation)([._-].*)?|_success|_(committed|started)_.*|_(common_)?metadata"
+    r"readme([._-].*)?|(licen[cs]e|copying|notice|authors|changelog|contributing|code_of_conduct"
+    r"|security|citation)(\.(md|txt|rst|cff))?|_success|_(committed|started)_.*|_(common_)?metadata"
     r"|dataset_infos?\.json|dataset_dict\.json|state\.json",
     re.IGNORECASE,
 )
