@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bz2
 import csv
+import functools
 import gzip
 import io
 import json
@@ -95,6 +96,13 @@ def zipped(members: dict[str, bytes]) -> bytes:
         for name, data in members.items():
             archive.writestr(name, data)
     return file.getvalue()
+
+
+def encrypted() -> bytes:
+    data = bytearray(zipped({"a.txt": b"secret"}))
+    data[6] |= 1
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    return bytes(data)
 
 
 def zstd_module() -> Any:
@@ -292,6 +300,7 @@ BAD_RECORDS: dict[str, tuple[bytes, str, list[str]]] = {
         r"value 2 \(line 2\) ends inside a value: it is truncated",
         ["a"],
     ),
+    "trailing.json": (b'[{"text": "a"},]', r"value 2 \(line 1\) is broken JSON", ["a"]),
     "after.json": (b'[{"text": "a"}] {}', "has more after the end of its array", ["a"]),
     "strings.json": (b'["a"]', r"value 1 \(line 1\) has no string under .*, it is a string", []),
     "ragged.csv": (
@@ -520,6 +529,8 @@ NOT_TEXT: dict[str, tuple[bytes, str]] = {  # nanoGPT#711 #360 datasets#4077
     "page.jsonl": (b"<!DOCTYPE html>\n<html>", "is a web page, perhaps a server's error"),
     "a.tar": (b"no archive\n" * 99, "truncated or corrupt .*doesn't begin as a tar file"),
     "a.zip": (zipped({"a.txt": b"x" * 99})[:-9], "truncated or corrupt .*not a zip file"),
+    "secret.zip": (encrypted(), "has an encrypted member a.txt: unpack it first with `unzip`"),
+    "deep.gz": (functools.reduce(gzip.compress, [1] * 9, b"x"), "compressed more than 8 times"),
     "joined.tar": (2 * tar({"a.txt": b"a"}), "has more after its end: .*--ignore-zeros"),
     "short.tar": (tar({"a.txt": b"x" * 9999})[:3000], "member a.txt is truncated or corrupt"),
     "zeros.txt": (bytes(1000), "is binary data"),

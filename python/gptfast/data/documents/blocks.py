@@ -11,7 +11,7 @@ from typing import Literal
 from gptfast.data.documents.block import Block, Lines, Place
 from gptfast.data.documents.cut import Cutter, ReadInto, TooLongError, replacing
 from gptfast.data.documents.options import ReadOptions
-from gptfast.data.documents.records import Record, UnusableFileError
+from gptfast.data.documents.records import CONVERT, Record, UnusableFileError
 from gptfast.data.documents.report import ReadReport
 from gptfast.data.documents.separator import Piece, Separated
 from gptfast.data.documents.source import Source
@@ -107,9 +107,8 @@ class BlockMaker:
             if not damage:  # damage may cut a character in two, which is no error of its own
                 place = Place(file, "line", lines.at(offset + bad))
                 self.bad(
-                    f"{file} is not UTF-8 text (byte {offset + bad}, line {place.number}): convert "
-                    f"it, for example with `iconv -f WINDOWS-1252 -t UTF-8`, or set errors to "
-                    f"'replace'",
+                    f"{file} is not UTF-8 text (byte {offset + bad}, line {place.number}): "
+                    f"{CONVERT}",
                     place,
                 )
             is_whole = document.data is not None and document.is_separated

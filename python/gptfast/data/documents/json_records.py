@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from gptfast.data.documents.records import BadRecordError, Record
+from gptfast.data.documents.records import CONVERT, BadRecordError, Record
 from gptfast.data.documents.unpack import DamagedFileError
 
 _CHUNK_BYTES = 1 << 18
@@ -42,6 +42,8 @@ def find_field(value: Any, field: str) -> Any:
 
 def keys_of(value: dict[str, Any]) -> str:
     """Return a list of an object's first keys, for messages."""
+    if not value:
+        return "it has no keys"
     keys = [repr(key) for key in itertools.islice(value, _MAX_KEYS)]
     return f"its keys are {', '.join(keys)}{', ...' if len(value) > _MAX_KEYS else ''}"
 
@@ -80,7 +82,9 @@ def _value(line: bytes, errors: Literal["strict", "replace"]) -> Any:
         text = line.rstrip().decode(errors=errors)
         value, end = _DECODER.raw_decode(text, len(text) - len(text.lstrip()))
     except UnicodeDecodeError as error:
-        raise BadRecordError(f"is not UTF-8 text (byte {error.start} of the line)") from None
+        raise BadRecordError(
+            f"is not UTF-8 text (byte {error.start} of the line): {CONVERT}"
+        ) from None
     except json.JSONDecodeError as error:
         what = f"{error.msg}, column {error.colno}"
         raise BadRecordError(f"is broken JSON ({what}): expected an object") from None
@@ -207,12 +211,10 @@ class _Values:
                     self._move(end)
                     return value
             except json.JSONDecodeError as error:
-                is_cut = error.msg.startswith("Unterminated string") or (
-                    error.pos > len(self._text) - _LONGEST_CUT
-                )
-                if self._ended and is_cut:
+                is_string = error.msg.startswith("Unterminated string")
+                if self._ended and (is_string or error.pos >= len(self._text)):
                     raise BadRecordError("ends inside a value: it is truncated") from None
-                if not is_cut:
+                if self._ended or not (is_string or error.pos > len(self._text) - _LONGEST_CUT):
                     raise BadRecordError(f"is broken JSON ({error.msg})") from None
             except (ValueError, RecursionError) as error:
                 raise BadRecordError(f"can't be read as JSON ({error})") from None

@@ -10,6 +10,12 @@ Record: TypeAlias = "tuple[int, bytes | Exception]"
 After a BadRecordError reading goes on; a DamagedFileError or an UnusableFileError is the last.
 """
 
+CONVERT = (
+    "convert it from its encoding, for example with `iconv -f WINDOWS-1252 -t UTF-8`, or set "
+    "errors to 'replace'"
+)
+"""What to do about text that is not UTF-8."""
+
 
 class BadRecordError(Exception):
     """The document can't be used; the message says why, such as "is null: expected a string"."""

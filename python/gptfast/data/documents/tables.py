@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator
 from typing import Literal
 
-from gptfast.data.documents.records import BadRecordError, Record, UnusableFileError
+from gptfast.data.documents.records import CONVERT, BadRecordError, Record, UnusableFileError
 from gptfast.data.documents.unpack import DamagedFileError
 
 _LONGEST_FIELD = 1 << 28  # characters: what a quotation mark that is never closed may take
@@ -47,7 +47,8 @@ def table_rows(
         except BadRecordError as error:
             yield line, error
         except csv.Error as error:
-            yield line, BadRecordError(f"is no row of a table ({error})")
+            what = f'is no row of a table ({error}): put the field in ", and write "" for a " in it'
+            yield line, BadRecordError(what)
         except DamagedFileError as error:
             yield line, error
             return
@@ -71,4 +72,4 @@ def _text_of(row: list[str], header: list[str], column: str) -> bytes:
     try:
         return row[header.index(column)].encode()
     except UnicodeEncodeError:
-        raise BadRecordError("begins a row that is not UTF-8 text: convert the file") from None
+        raise BadRecordError(f"begins a row that is not UTF-8 text: {CONVERT}") from None
