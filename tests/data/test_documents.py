@@ -240,7 +240,7 @@ def test_damaged_archives_give_what_comes_before(tmp_path: Path, packing: str, d
         {
             "truncated": whole[:middle],
             "corrupt": whole[:middle] + bytes(100) + whole[middle + 100 :],
-            "foreign": b"no archive at all" * 10,
+            "foreign": bytes(range(1, 256)) * 10,
         }[damage]
     )
     with pytest.raises(
@@ -341,8 +341,9 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         read_blocks(tmp_path)
     with pytest.raises(UserError, match=r"errors is 'ignore': expected 'strict' or 'replace'"):
         ReadOptions(errors="ignore")  # type: ignore[arg-type]
-    for name, module in {"a.txt.zst": "backports", "a.parquet": "pyarrow"}.items():
-        (tmp_path / name).touch()
+    for name, module in {"a.txt.zst": "backports", "a.parquet": "pyarrow", "a.lz4": "lz4"}.items():
+        magic = {"backports": b"\x28\xb5\x2f\xfd", "pyarrow": b"PAR1", "lz4": b"\x04\x22\x4d\x18"}
+        (tmp_path / name).write_bytes(magic[module])
         monkeypatch.setitem(sys.modules, module, None)
         monkeypatch.setitem(sys.modules, "compression", None)
         with pytest.raises(

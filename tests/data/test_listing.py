@@ -45,8 +45,8 @@ def test_a_folder_in_a_folder_that_can_not_be_read_is_named(
 
 
 def test_folders_and_globs_are_listed_sorted(tmp_path: Path) -> None:
-    names = ["b.txt", "a.md", "deep/c.jsonl", "deep/d.PARQUET", "e.txt.gz", "f.jsonl.zst"]
-    for name in [*names, "x.bin", "y.json", "deep/z.parquet.gz", ".a.txt.1.tmp"]:
+    names = ["b.txt", "a.md", "deep/c.jsonl", "deep/d.PARQUET", "e.txt.gz", "f.jsonl.zst", "y.json"]
+    for name in [*names, "x.bin", "deep/z.bin.gz", ".a.txt.1.tmp"]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert find_files(tmp_path) == [tmp_path / name for name in sorted(names)]

@@ -59,7 +59,7 @@ def test_a_rotary_model_can_be_cast_as_transformers_model_can(
     """In a narrow dtype, the errors against float64 may not be larger than transformers'."""
     transformers = pytest.importorskip("transformers")
     ours = shaken(MODELS[kind])
-    stored = transformers.AutoConfig.for_model(**formats.describe(ours.config, eot_token=None))
+    stored = transformers.AutoConfig.for_model(**formats.describe(ours.config))
     theirs = transformers.AutoModelForCausalLM.from_config(stored).eval()
     weights = formats.to_stored(ours.config, ours.state_dict())
     theirs.load_state_dict(weights, strict=False)  # GPT-2's tied head has no tensor of its own
@@ -233,7 +233,7 @@ def test_wrong_arguments_of_a_model_are_named_in_one_line(
 
 @pytest.mark.parametrize("name", ["n_layer", "n_positions", "n_head", "vocab_size"])
 def test_a_whole_float_in_config_json_is_a_whole_number(name: str, tmp_path: Path) -> None:
-    stored = formats.describe(GPT2, eot_token=None)
+    stored = formats.describe(GPT2)
     path = tmp_path / "config.json"
     path.write_text(json.dumps(stored | {name: float(stored[name])}))
     assert read_config(path) == GPT2
@@ -251,7 +251,7 @@ def test_another_type_in_config_json_is_named_in_one_line(
     name: str, value: Any, tmp_path: Path
 ) -> None:
     path = tmp_path / "config.json"
-    path.write_text(json.dumps(formats.describe(GPT2, eot_token=None) | {name: value}))
+    path.write_text(json.dumps(formats.describe(GPT2) | {name: value}))
     with pytest.raises(UserError, match=r"is .*: expected (a whole number|a number|true or false)"):
         read_config(path)
 

@@ -390,7 +390,7 @@ def test_many_small_files_do_not_wait_for_the_disk_each(
         waits.clear()
         threads.clear()
         work()
-        assert len(waits) <= 16
+        assert len(waits) <= 20  # not for each of 300 files
         assert len(threads) <= 16
 
 

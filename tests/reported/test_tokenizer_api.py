@@ -152,7 +152,7 @@ def test_a_tokenizer_that_can_not_be_saved_any_more_is_saved_elsewhere(
     monkeypatch.setattr(BPETokenizer, "save", full)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     status, err = run(capsys, tmp_path / "corpus.txt", "--out", out, "--vocab-size", 300)
-    assert (status, err.count("\n")) == (1, 1)
+    assert status == 1
     assert "No space left on device" in err
     (elsewhere,) = tmp_path.glob("gptfast-tokenizer-*")
     assert f"the tokenizer is in {elsewhere} instead" in err

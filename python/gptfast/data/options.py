@@ -21,8 +21,8 @@ class Describe:
     """Fetch a corpus and describe it."""
 
     corpus: Annotated[str, tyro.conf.Positional, cli.PATH] = "shakespeare"
-    """'shakespeare', 'tinyshakespeare', or the path of a file, a folder or a glob: text, .jsonl or
-    .parquet."""
+    """'shakespeare', 'tinyshakespeare', or a file, a folder, a glob or - for standard input: text,
+    JSON, CSV, TSV or Parquet, also compressed, in tar or in zip."""
     copy: Path | None = None
     """Your own copy of the named source, used instead of downloading it."""
     val_fraction: float = 0.1
@@ -40,7 +40,8 @@ class Prepare:
     """
 
     files: Files = ()
-    """Text or .jsonl, also compressed as .gz or .zst, or .parquet files; folders of them; globs."""
+    """Text, JSON (lines or arrays), CSV, TSV or Parquet, also compressed (.gz, .zst, .bz2, .xz,
+    .lz4) and in .tar or .zip; folders of them, globs, pipes, - for standard input."""
     dataset: Annotated[str | None, cli.PATH] = None
     """Instead of files: OWNER/NAME of a data set on the Hub, or a folder laid out like one."""
     config: str | None = None

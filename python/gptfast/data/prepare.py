@@ -83,11 +83,6 @@ def prepare(
             say(f"{folder} is damaged: making it again")
             shutil.rmtree(folder)
     tokenizer = given or _train_tokenizer(tokenizer_name, vocab_size, char_tokens, train, val, say)
-    if tokenizer.eot_token is None and len(train) + len(val) > 2:
-        say(
-            "the tokenizer doesn't say which token ends a document (an eos_token in "
-            "tokenizer_config.json): the documents are not separated"
-        )
     say(f"encoding {corpus_name}")
     # The last document of train and the first of val may be parts of the same.
     val_places = corpus.places[len(corpus.documents) - len(val) :]
@@ -111,6 +106,17 @@ def prepare(
         if not folder.is_dir():  # if it exists, another process has just made it
             raise
     return _described(_read(folder, corpus_name), say)
+
+
+def _described(data: Dataset, say: Callable[[str], None]) -> Dataset:
+    """Return the data; say so if nothing separates its documents."""
+    n_documents = max(data.report.train_documents, data.report.val_documents)
+    if n_documents > 1 and data.tokenizer.eot_token is None:
+        say(
+            "the tokenizer doesn't say which token ends a document: the documents follow one "
+            "another without a separator (eos_token in tokenizer_config.json names one)"
+        )
+    return data
 
 
 def _described(data: Dataset, say: Callable[[str], None]) -> Dataset:

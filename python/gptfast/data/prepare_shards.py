@@ -28,6 +28,7 @@ import numpy as np
 
 from gptfast.data.dataset import DataReport, TokenShards, is_prepared
 from gptfast.data.documents import Paths, ReadOptions, ReadReport, find_files
+from gptfast.data.documents.pipes import checksum_of_pipe
 from gptfast.data.encode import END_OF_DOCUMENT, Encoder
 from gptfast.data.hashes import DUPLICATE, TRAIN, VAL, check_sides, route
 from gptfast.data.hub import HubDataset, open_hub, row_of, stream_to_files
@@ -127,6 +128,8 @@ def _finished_source(out: Path, dataset: HubDataset) -> Any:
 def _identity(file: Path) -> list[Any]:
     """Return what differs for another file, or after a change of this one."""
     stat = file.stat()
+    if checksum := checksum_of_pipe(file):
+        return ["pipe", stat.st_size, checksum]
     return [str(file.resolve()), stat.st_size, stat.st_mtime_ns]
 
 

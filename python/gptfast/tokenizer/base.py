@@ -17,7 +17,7 @@ import numpy.typing as npt
 from gptfast.errors import UserError
 from gptfast.system.files import make_folder, write_text_atomically
 from gptfast.tokenizer.added import AddedToken
-from gptfast.tokenizer.checks import as_path, check_codec_errors, check_kind, check_texts
+from gptfast.tokenizer.checks import as_path, check_codec_errors, check_kind, check_texts, id_list
 from gptfast.tokenizer.formats import add_named, read_tokenizer_json, tokenizer_json_path
 from gptfast.tokenizer.roles import (
     Roles,
@@ -340,13 +340,3 @@ class StreamDecoder:
         rest = self._utf8.decode(b"", final=True)
         self._utf8.reset()
         return rest
-
-
-def id_list(ids: Sequence[int] | npt.NDArray[Any]) -> list[int]:
-    """Return ids in a list, a NumPy array or a PyTorch tensor as a list of int.
-
-    Raises UserError for any other type.
-    """
-    if not isinstance(ids, Iterable) or isinstance(ids, (str, bytes)) or np.ndim(ids) == 0:
-        raise UserError(f"the ids are a {type(ids).__name__}: expected a list or array of ids")
-    return ids.tolist() if hasattr(ids, "tolist") else list(ids)

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from gptfast.errors import UserError
 from gptfast.tokenizer.added import AddedToken
-from gptfast.tokenizer.base import IdArray, Tokenizer, id_list
-from gptfast.tokenizer.checks import check_kind, check_names, check_no_path
+from gptfast.tokenizer.base import IdArray, Tokenizer
+from gptfast.tokenizer.checks import check_kind, check_names, check_no_path, id_list
 from gptfast.tokenizer.formats import field, simplified
 from gptfast.tokenizer.roles import Roles, checked, roles_of_trained
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import codecs
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from gptfast.errors import UserError, check_at_least
 
@@ -120,3 +123,13 @@ def shorten(value: Any) -> str:
     """Return a value's repr for an error message, cut to 80 characters."""
     shown = repr(value)
     return shown if len(shown) <= 80 else shown[:77] + "..."
+
+
+def id_list(ids: Sequence[int] | npt.NDArray[Any]) -> list[int]:
+    """Return ids in a list, a NumPy array or a PyTorch tensor as a list of int.
+
+    Raises UserError for any other type.
+    """
+    if not isinstance(ids, Iterable) or isinstance(ids, (str, bytes)) or np.ndim(ids) == 0:
+        raise UserError(f"the ids are a {type(ids).__name__}: expected a list or array of ids")
+    return ids.tolist() if hasattr(ids, "tolist") else list(ids)

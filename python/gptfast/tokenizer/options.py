@@ -24,7 +24,8 @@ class Train:
     """
 
     files: Files
-    """Text or .jsonl, also compressed as .gz or .zst, or .parquet files; folders of them; globs."""
+    """Text, JSON (lines or arrays), CSV, TSV or Parquet, also compressed (.gz, .zst, .bz2, .xz,
+    .lz4) and in .tar or .zip; folders of them, globs, pipes, - for standard input."""
     out: Path
     """Folder for tokenizer.json and tokenizer_config.json."""
     overwrite: bool = False
@@ -85,7 +86,7 @@ class Encode(_WithTokenizer):
     """
 
     files: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE")] = ()
-    """A text, .jsonl or .parquet file; text and .jsonl also compressed as .gz or .zst."""
+    """A file as for `train`, a pipe, or - for standard input."""
     out: Path | None = None
     """The shard to write."""
     text: str | None = None
@@ -119,9 +120,9 @@ class Audit(_WithTokenizer):
     """File with the characters and words that the naive tokenizers know, instead of those of the
     text; repeat the option for more."""
     field: str = "text"
-    """The key of the text in .jsonl files."""
+    """The key of the text in JSON; meta.text for the key text inside meta."""
     column: str = "text"
-    """The column of the text in .parquet files."""
+    """The column of the text in CSV, TSV and Parquet files."""
     out: Path | None = None
     """Folder for audit.json and audit.png."""
 

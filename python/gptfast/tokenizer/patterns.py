@@ -11,6 +11,7 @@ from typing import Any
 
 from gptfast.errors import UserError
 from gptfast.tokenizer.checks import shorten
+from gptfast.tokenizer.rust import RUST_ERRORS, rust_bpe, user_error
 
 
 def pattern_to_json(pattern: str) -> dict[str, Any]:
@@ -79,9 +80,6 @@ def pattern_from_json(pre_tokenizer: Any) -> str:
 
 
 def _to_oniguruma(pattern: str) -> str:
-    # Imported late: the module imports the tokenizers' interface, which imports this module.
-    from gptfast.tokenizer.rust import RUST_ERRORS, rust_bpe, user_error
-
     try:
         return rust_bpe().pattern_to_oniguruma(pattern)
     except RUST_ERRORS as error:
@@ -89,8 +87,6 @@ def _to_oniguruma(pattern: str) -> str:
 
 
 def _from_oniguruma(regex: str) -> str:
-    from gptfast.tokenizer.rust import RUST_ERRORS, rust_bpe, user_error
-
     try:
         return rust_bpe().pattern_from_oniguruma(regex)
     except RUST_ERRORS as error:

@@ -10,8 +10,7 @@ import numpy.typing as npt
 
 from gptfast.errors import UserError
 from gptfast.system.cpu import n_cores
-from gptfast.tokenizer.base import id_list
-from gptfast.tokenizer.checks import check_between
+from gptfast.tokenizer.checks import check_between, id_list
 
 if TYPE_CHECKING:
     from gptfast import _rust

@@ -58,8 +58,8 @@ class DataOptions:
     """The data to train on."""
 
     corpus: Annotated[str, cli.PATH] = "shakespeare"
-    """'shakespeare', 'tinyshakespeare', the path of a text file, a folder or a glob, or a folder
-    from `gptfast data prepare`."""
+    """'shakespeare', 'tinyshakespeare', a file, a folder or a glob as for `gptfast data prepare`, -
+    for standard input, or a folder that `gptfast data prepare` made."""
     mix_corpora: Annotated[tuple[str, ...], cli.PATH] = ()
     """Further corpora to mix with `corpus`, prepared with the same tokenizer."""
     corpus_weights: tuple[float, ...] = ()

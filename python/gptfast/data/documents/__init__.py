@@ -1,8 +1,12 @@
-"""Documents from files, streamed: plain text and JSON lines, compressed or not, and Parquet.
+"""Documents from files of many formats, streamed.
 
-`listing` finds the files, `unpack` decompresses them, `read` finds their documents (`separator`
-those of a text file), and `cut` cuts documents into blocks of 256 KiB, which bounds memory whatever
-the size of a file. An error names the file and the line.
+- `listing` finds the files, by the rules in `wanted`; `pipes` makes files of pipes.
+- `unpack` decompresses; `sniff` finds the format by the content, `foreign` what is no text.
+- `archives`, `json_records`, `tables` and `parquet` read what is no plain text.
+- `read` puts them together. `blocks` makes blocks of documents (`separator` finds those inside a
+  text file), cut by `cut` to 256 KiB, which bounds memory whatever the size of a file.
+
+An error names the file, the member of an archive, and the line.
 """
 
 from gptfast.data.documents.block import Block, Place

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from gptfast.data.documents.cut import BLOCK_BYTES, ReadInto, replacing
-from gptfast.data.documents.unpack import DamagedFileError, UnpackedFile
+from gptfast.data.documents.unpack import DamagedFileError, Stream
 
 
 class Lines:
     """Finds the lines of a text file. Counting them all along would slow down every good file."""
 
-    def __init__(self, path: Path, errors: Literal["strict", "replace"] = "strict") -> None:
-        """errors: "replace" if offsets count bytes that are not UTF-8 as U+FFFD."""
-        self._path, self._errors = path, errors
+    def __init__(
+        self, reopen: Callable[[], Stream], errors: Literal["strict", "replace"] = "strict"
+    ) -> None:
+        """reopen: reads the text from its beginning.
+
+        errors: "replace" if offsets count bytes that are not UTF-8 as U+FFFD.
+        """
+        self._reopen, self._errors = reopen, errors
         self._lock = threading.Lock()
         self._readinto: ReadInto | None = None
         self._offset = self._newlines = 0
@@ -27,7 +32,7 @@ class Lines:
         """
         with self._lock:
             if self._readinto is None or (offset is not None and offset < self._offset):
-                file = UnpackedFile(self._path)
+                file = self._reopen()
                 replace = self._errors == "replace"
                 self._readinto = replacing(file.readinto) if replace else file.readinto
                 self._offset = self._newlines = 0
@@ -47,9 +52,9 @@ class Place(NamedTuple):
     """Where a document, or a block of one, begins."""
 
     file: str
-    unit: Literal["line", "row"]
+    unit: Literal["line", "row", "value"]
     number: int
-    """Of the line or row, from 1; with `lines`, the offset in bytes instead."""
+    """Of the line, row or value, from 1; with `lines`, the offset in bytes instead."""
     lines: Lines | None = None
 
     def __str__(self) -> str:
@@ -57,7 +62,7 @@ class Place(NamedTuple):
         return f"{self.file}, {self.unit} {self.counted()}"
 
     def counted(self) -> int:
-        """Return the number of the line or row."""
+        """Return the number of the line, row or value."""
         return self.number if self.lines is None else self.lines.at(self.number)
 
 

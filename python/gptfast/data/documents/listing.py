@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+import functools
 import glob
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from gptfast.data.documents.names import endings, family_of
+from gptfast.data.documents.pipes import copy_of_pipe
+from gptfast.data.documents.unpack import HEAD_BYTES
+from gptfast.data.documents.wanted import (
+    LeftOut,
+    about_beside_data,
+    is_about,
+    is_data,
+    is_hidden,
+)
 from gptfast.errors import MissingFileError, UserError
 from gptfast.tokenizer.checks import as_path, check_kind
 
 Paths: TypeAlias = str | Path | Sequence[str | Path]
 
-FOLDER_SUFFIXES = (
-    *(".txt", ".txt.gz", ".txt.zst", ".md", ".md.gz", ".md.zst"),
-    *(".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet"),
-)
-"""Endings of the files read from a folder. A path or a glob can name any file."""
-
 
 def find_files(paths: Paths) -> list[Path]:
     """Return the files that paths name, each once; those of a folder or glob are sorted.
 
-    Folders are searched to any depth for files that end in one of FOLDER_SUFFIXES. Links are
-    followed, and no folder is entered twice. Raises MissingFileError if a path names no file,
-    UserError if no path is given, or a folder or link inside a folder can't be read.
+    A path of one file names it whatever it is. A pipe, or `-` for standard input, is copied to a
+    temporary file. Folders are searched to any depth for files whose names end as data does
+    (`names.FAMILIES`), and for others without a suffix that hold JSON lines, Parquet or an archive.
+    Links are followed, and no folder is entered twice.
+
+    Left out of folders and globs, and said once on stderr: hidden names, which begin with a dot or
+    two underscores; README and other files about the data, if data of another format lies beside
+    them or below; files of other kinds in a folder. Raises MissingFileError if a path names no
+    file, UserError if no path is given, or a folder or link inside a folder can't be read.
     """
     return list(dict.fromkeys(file for path in _path_list(paths) for file in _find(path)))
 
@@ -43,20 +54,45 @@ def _path_list(paths: Paths) -> list[Path]:
 
 
 def _find(path: Path) -> list[Path]:
+    if (copy := copy_of_pipe(path)) is not None:
+        return [copy]
     if path.is_file():
         return [path]
+    left_out = LeftOut(str(path))
     if path.is_dir():
-        found = sorted(_inside(path))
-        problem = f"no file in the folder {path} ends in one of {' '.join(FOLDER_SUFFIXES)}"
+        found = sorted(_inside(path, left_out))
+        problem = (
+            f"no file in the folder {path} ends in one of {endings()}, with or without that of a "
+            f"packing"
+        )
     else:
-        found = sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file())
+        found = sorted(_matches(path, left_out))
         problem = f"there is no {path}: expected a file, a folder, or a glob that matches files"
+    about = about_beside_data([str(file) for file in found])
+    for name in sorted(about):
+        left_out.add("about", os.path.basename(name))
     if not found:
-        raise MissingFileError(problem)
-    return found
+        sentence = left_out.sentence()
+        raise MissingFileError(problem + (f"; there are {sentence}" if sentence else ""))
+    left_out.say()
+    return [file for file in found if str(file) not in about]
 
 
-def _inside(folder: Path) -> Iterator[Path]:
+def _matches(pattern: Path, left_out: LeftOut) -> Iterator[Path]:
+    """Yield the files that a glob matches, without those that are hidden below its fixed part."""
+    parts = pattern.parts
+    first = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+    asks_for_hidden = any(is_hidden(part) for part in parts[first:])
+    for path in map(Path, glob.glob(str(pattern), recursive=True)):
+        if not path.is_file():
+            continue
+        if not asks_for_hidden and any(is_hidden(part) for part in path.parts[first:]):
+            left_out.add("hidden", str(path))
+        else:
+            yield path
+
+
+def _inside(folder: Path, left_out: LeftOut) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise UserError(
             f"the folder {error.filename} can't be read ({error.strerror}): change its "
@@ -70,12 +106,28 @@ def _inside(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         entered.add((stat.st_dev, stat.st_ino))
-        folders.sort()  # so that a folder with two names is always entered by the same one
-        for file in (Path(place, name) for name in names if name.lower().endswith(FOLDER_SUFFIXES)):
-            if os.path.isfile(file):
-                yield file
-            elif not os.path.exists(file):
+        for name in filter(is_hidden, (*folders, *names)):
+            left_out.add("hidden", name)
+        # Sorted so that a folder with two names is always entered by the same one.
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        for name in names:
+            if is_hidden(name):
+                continue
+            file = Path(place, name)
+            if family_of(name) and not os.path.exists(file):
                 raise UserError(
                     f"{file} is a broken link, or can't be accessed: repair it, or move it "
                     f"elsewhere"
                 )
+            if os.path.isfile(file) and is_data(name, functools.partial(_beginning, file)):
+                yield file
+            else:
+                left_out.add("about" if is_about(name) else "other", name)
+
+
+def _beginning(file: Path) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(HEAD_BYTES)
+    except OSError:
+        return b""

@@ -22,9 +22,9 @@ class ReadOptions:
     """How to read documents from files."""
 
     field: str = "text"
-    """The key of the text in .jsonl files."""
+    """The key of the text in JSON; meta.text for the key text inside meta."""
     column: str = "text"
-    """The column of the text in .parquet files and data sets."""
+    """The column of the text in CSV, TSV and Parquet files, and in data sets."""
     document_separator: str | None = None
     r"""Text between the documents inside a plain text file, with escapes such as \n\n\n; empty if
     a file is one document. By default the text of the tokenizer's end-of-text token."""

@@ -1,28 +1,38 @@
-"""Read the documents of text, JSON lines and Parquet files as blocks."""
+"""Read the documents of files of all formats as blocks."""
 
 from __future__ import annotations
 
-import codecs
 import dataclasses
-import io
-import itertools
-import json
-import re
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Literal
 
-from gptfast.data.documents.block import Block, Lines, Place
-from gptfast.data.documents.cut import BLOCK_BYTES, Cutter, ReadInto, TooLongError, replacing
+from gptfast.data.documents.archives import on_disk
+from gptfast.data.documents.block import Block
+from gptfast.data.documents.blocks import BlockMaker
+from gptfast.data.documents.cut import BLOCK_BYTES, Cutter
+from gptfast.data.documents.foreign import foreign, is_text, place_of_nul
+from gptfast.data.documents.json_records import json_lines, json_values
 from gptfast.data.documents.listing import Paths, find_files
+from gptfast.data.documents.names import PACKINGS, promised_format
+from gptfast.data.documents.notes import say_once
 from gptfast.data.documents.options import ReadOptions
+from gptfast.data.documents.parquet import parquet_rows
+from gptfast.data.documents.records import UnusableFileError
 from gptfast.data.documents.report import ReadReport
-from gptfast.data.documents.separator import Piece, Separated
+from gptfast.data.documents.sniff import Found, delimiter_of, format_of
+from gptfast.data.documents.source import Source
 from gptfast.data.documents.spelled import SpelledTokens
-from gptfast.data.documents.unpack import DamagedFileError, UnpackedFile
-from gptfast.errors import UserError
-from gptfast.tokenizer.rust import utf8_error
+from gptfast.data.documents.tables import table_rows
+from gptfast.data.documents.unpack import (
+    DamagedFileError,
+    FileOnDisk,
+    Stream,
+    unpack,
+)
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
+_MAX_DEPTH = 4  # of archives in archives
 
 
 def read_blocks(
@@ -36,10 +46,12 @@ def read_blocks(
 ) -> Iterator[Block]:
     """Read the non-empty documents of files, folders and globs, block by block.
 
-    A .jsonl file has a document on each line, a .parquet file one in each row; any other file is
-    one document, or several that `options.document_separator` separates (separator.py). Text and
-    .jsonl files may be compressed (.gz, .zst), and a byte order mark (U+FEFF) at their beginning is
-    dropped.
+    JSON has a document on each line or in each element of an array, a table (CSV, TSV, Parquet) one
+    in each row; any other text is one document, or several that `options.document_separator`
+    separates (separator.py). All may be compressed (gzip, zstd, bzip2, xz, lz4) and in tar or zip
+    archives. The content decides, and the suffix breaks ties. A byte order mark (U+FEFF) at the
+    beginning of a text is dropped. What a file's name doesn't promise, and what is left out of an
+    archive, is said once on stderr.
 
     safe_cut: returns the last position inside a part of a document where it may be cut, or 0 if
     there is none. Without it, each document is one block.
@@ -56,21 +68,20 @@ def read_blocks(
     options = options or ReadOptions()
     cutter = Cutter(safe_cut or (lambda data: 0), block_bytes, options.longest_uncut or (1 << 62))
     spelled = SpelledTokens(special_tokens)
-    return _Reader(options, cutter, spelled, report or ReadReport()).read(find_files(paths))
-
-
-class _BadDocumentError(Exception):
-    """The document can't be used; the message says why."""
+    report = report or ReadReport()
+    make = BlockMaker(options, cutter, report)
+    return _Reader(options, cutter, spelled, report, make).read(find_files(paths))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Reader:
-    """A method for each kind of file, and what they share."""
+    """Reads each file as what it is."""
 
     options: ReadOptions
     cutter: Cutter
     spelled: SpelledTokens
     report: ReadReport
+    make: BlockMaker
 
     def read(self, files: Sequence[Path]) -> Iterator[Block]:
         inside = False
@@ -84,173 +95,84 @@ class _Reader:
                 inside = not block.ends_document
 
     def _read_file(self, path: Path) -> Iterator[Block]:
-        before = self.report.bytes_read
-        if path.suffix.lower() == ".parquet":
-            yield from self._parquet(path)
-            self.report.bytes_read = before + path.stat().st_size
-            return
+        before, source = self.report.bytes_read, Source.of_file(path)
         try:
-            file = UnpackedFile(path)
+            file = FileOnDisk(path)
         except DamagedFileError as error:
-            self._bad(f"can't open {path} ({error}): check its permissions", str(path))
+            complaint = f"can't open {source.where} ({error}): check its permissions"
+            self.make.bad(complaint, source.where)
             return
-        unpacked_name = path.name.lower().removesuffix(".gz").removesuffix(".zst")
-        read = self._jsonl if unpacked_name.endswith(".jsonl") else self._text
         with file:
-            for block in read(path, file):
-                self.report.bytes_read = before + file.position()
+            for block in self._content(source, file):
+                self.report.bytes_read = before + file.position
                 yield block
+        self.report.bytes_read = before + path.stat().st_size
 
-    def _bad(self, complaint: str, place: Place | str) -> None:
-        """Leave out what is at `place`: a document, or the rest of a file."""
-        if self.options.on_error == "raise":
-            raise UserError(complaint)
-        self.report.skip(complaint, place)
-
-    def _text(self, path: Path, file: UnpackedFile) -> Iterator[Block]:
-        damage: list[DamagedFileError] = []
-
-        def readinto(view: memoryview) -> int:
-            try:
-                return file.readinto(view)
-            except DamagedFileError as error:
-                damage.append(error)
-                return 0
-
-        errors = self.options.errors
-        documents = Separated(
-            replacing(readinto) if errors == "replace" else readinto, self.options.separator
-        )
-        lines, n_documents = Lines(path, errors), 0
-        for document in documents:
-            n_documents += 1
-            yield from self._text_document(document, str(path), lines, damage)
-        if documents.found:
-            self.report.split_files += 1
-            self.report.split_documents += n_documents
-        if damage:
-            place = Place(str(path), "line", lines.at(None))
-            self._bad(_damaged(place, damage[0]), place)
-
-    def _text_document(
-        self, document: Piece, file: str, lines: Lines, damage: list[DamagedFileError]
-    ) -> Iterator[Block]:
-        offset = document.offset
-        place = Place(file, "line", offset, lines)
-        for block in (
-            self._cut(place, document.readinto)
-            if document.data is None
-            else self._whole(place, document.data)
-        ):
-            bad = utf8_error(block.data)
-            if bad is None:
-                data = block.data if offset else block.data.removeprefix(codecs.BOM_UTF8)
-                yield Block(data, block.ends_document, Place(file, "line", offset, lines))
-                offset += len(block.data)
-                continue
-            if not damage:  # damage may cut a character in two, which is no error of its own
-                place = Place(file, "line", lines.at(offset + bad))
-                self._bad(
-                    f"{file} is not UTF-8 text (byte {offset + bad}, line {place.number}): convert "
-                    f"it, or set errors to 'replace'",
-                    place,
-                )
-            is_whole = document.data is not None and document.is_separated
-            yield Block(b"" if is_whole else block.data[:bad], True, place)
-            break
-
-    def _jsonl(self, path: Path, file: UnpackedFile) -> Iterator[Block]:
-        lines = io.BufferedReader(file, BLOCK_BYTES)
-        longest, name = self.cutter.longest, str(path)
-        for number in itertools.count(1):
-            place = Place(name, "line", number)
-            try:
-                line = rest = lines.readline(longest)
-                while len(rest) == longest and not rest.endswith(b"\n"):
-                    rest = lines.readline(longest)
-            except DamagedFileError as error:
-                self._bad(_damaged(place, error), place)
-                return
-            if not line:
-                return
-            text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-            if not text.strip():
-                continue
-            try:
-                if line is not rest:
-                    raise _BadDocumentError(f"is longer than {longest:,} bytes")
-                data = self._value(text)
-            except _BadDocumentError as error:
-                self._bad(f"{place} {error}", place)
-            else:
-                yield from self._whole(place, data)
-
-    def _value(self, line: bytes) -> bytes:
-        """Return the text in a line of JSON."""
+    def _content(self, source: Source, packed: Stream, depth: int = 0) -> Iterator[Block]:
+        """Read a file, or a member of an archive, as what it is."""
+        where, options, make = source.where, self.options, self.make
         try:
-            value = json.loads(line.rstrip().decode(errors=self.options.errors))
-        except UnicodeDecodeError as error:
-            raise _BadDocumentError(f"is not UTF-8 text (byte {error.start} of the line)") from None
-        except json.JSONDecodeError as error:
-            what = f"{error.msg}, column {error.colno}"
-            raise _BadDocumentError(f"is broken JSON ({what}): expected an object") from None
-        except (ValueError, RecursionError) as error:
-            raise _BadDocumentError(f"can't be read as JSON ({error})") from None
-        text = value.get(self.options.field) if isinstance(value, dict) else None
-        if not isinstance(text, str):
-            raise _BadDocumentError(
-                f"has no string under {self.options.field!r}: expected an object with one"
-            )
-        if self.options.errors == "replace":
-            text = _SURROGATE.sub("\ufffd", text)
-        try:
-            return text.encode()
-        except UnicodeEncodeError as error:
-            surrogate = f"U+{ord(text[error.start]):04X}"
-            raise _BadDocumentError(
-                f"has the lone surrogate {surrogate}: expected characters"
-            ) from None
-
-    def _parquet(self, path: Path) -> Iterator[Block]:
-        from gptfast.data.documents.parquet import parquet_values
-
-        row, name = 0, str(path)
-        try:
-            for value in parquet_values(path, self.options.column):
-                row += 1
-                yield from self._row(Place(name, "row", row), value)
+            stream, name = unpack(packed, source.name, where, options.memory_bytes)
         except DamagedFileError as error:
-            self._bad(f"{path} can't be read as Parquet after row {row} ({error})", name)
-
-    def _row(self, place: Place, value: bytes | None) -> Iterator[Block]:
-        if value is None:
-            self._bad(f"{place} is null: expected a string", place)
+            make.damaged(where, 1, error)
             return
-        if self.options.errors == "replace":
-            value = value.decode(errors="replace").encode()
-        if (bad := utf8_error(value)) is not None:
-            self._bad(f"{place} is not UTF-8 text (byte {bad} of the value)", place)
+        except UnusableFileError as error:
+            make.bad(f"{where} {error}", where)
             return
-        yield from self._whole(place, value)
-
-    def _whole(self, place: Place, data: bytes) -> Iterator[Block]:
-        """Yield the blocks of a document that is already in memory."""
-        if len(data) <= self.cutter.block_bytes:
-            yield Block(data, True, place)
+        head = stream.look()
+        found = format_of(name, head, options.field, options.column)
+        if found.format == "tar" or found.format == "zip":
+            yield from self._archive(source, found.format, stream, depth)
+        elif found.format == "parquet":
+            plain = stream.path if isinstance(stream, FileOnDisk) else None
+            with nullcontext(plain) if plain else on_disk(stream) as file:
+                rows = parquet_rows(file, where, options.column, options.errors)
+                yield from make.of_records(where, "row", rows)
+        elif (what := foreign(name, head)) is not None:
+            make.bad(f"{where} {what}", where)
         else:
-            yield from self._cut(place, io.BytesIO(data).readinto)
+            yield from self._text(source, stream, name, found)
 
-    def _cut(self, place: Place, readinto: ReadInto) -> Iterator[Block]:
+    def _archive(
+        self, source: Source, kind: Literal["tar", "zip"], stream: Stream, depth: int
+    ) -> Iterator[Block]:
+        where, bad = source.where, self.make.bad
+        if depth == _MAX_DEPTH:
+            bad(f"{where} is an archive in {depth} others: unpack it first", where)
+            return
         try:
-            for data, ends_document in self.cutter.blocks(readinto):
-                yield Block(data, ends_document, place)
-        except TooLongError as error:
-            self._bad(f"{place} {error}", place)
-            yield Block(b"", True, place)
+            for inside, member in source.members(kind, stream):
+                yield from self._content(inside, member, depth + 1)
+        except DamagedFileError as error:
+            bad(f"{where} is truncated or corrupt ({error}): create or download it again", where)
+        except UnusableFileError as error:
+            bad(f"{where} {error}", where)
 
-
-def _damaged(place: Place, error: DamagedFileError) -> str:
-    return (
-        f"{place.file} is truncated or corrupt at line {place.number} ({error}): create or "
-        f"download it again"
-    )
+    def _text(self, source: Source, stream: Stream, name: str, found: Found) -> Iterator[Block]:
+        """Read text, JSON or a table."""
+        where, options, longest = source.where, self.options, self.cutter.longest
+        head = stream.look()
+        if head and (promised := promised_format(name)):
+            if promised not in PACKINGS.values() or not is_text(head):
+                error = DamagedFileError(f"it doesn't begin as a {promised} file does")
+                self.make.damaged(where, 1, error)
+                return
+            say_once(f"{where} is no {promised} file, and is read as the text that it is")
+        if found.note is not None:
+            say_once(f"{where} {found.note}", (found.format, source.folder))
+        if found.format == "json lines":
+            lines = json_lines(stream, options.field, options.errors, longest)
+            yield from self.make.of_records(where, "line", lines)
+        elif found.format == "json":
+            values = json_values(stream, options.field, options.errors, longest)
+            yield from self.make.of_records(where, "value", values)
+        elif found.format == "table":
+            delimiter = delimiter_of(name, head, options.column)
+            rows = table_rows(stream, options.column, options.errors, delimiter)
+            yield from self.make.of_records(where, "line", rows)
+        else:
+            if b"\x00" in head:
+                say_once(
+                    f"{where} has NUL characters, which are read as text: {place_of_nul(head)}"
+                )
+            yield from self.make.of_text(source, stream)

@@ -1,0 +1,130 @@
+"""The files in tar and zip archives, as streams, one after another in the order of the archive."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+from gptfast.data.documents.records import UnusableFileError
+from gptfast.data.documents.unpack import DamagedFileError, FileOnDisk, Stream
+from gptfast.data.documents.wanted import LeftOut, is_about, is_data, is_hidden
+
+_DAMAGE = (OSError, EOFError)
+
+# What is a zip file only by its packing, by a name that it contains.
+_DOCUMENTS = {
+    "word/document.xml": ("a Word file", "extract its text first with `pandoc -t plain`"),
+    "xl/workbook.xml": ("an Excel workbook", "save its sheet as CSV"),
+    "ppt/presentation.xml": ("a PowerPoint file", "extract its text first"),
+    "mimetype": (
+        "an OpenDocument file or an e-book",
+        "extract its text first with `pandoc -t plain`",
+    ),
+    "META-INF/MANIFEST.MF": ("a Java archive", "expected text"),
+}
+
+
+def tar_members(stream: Stream, left_out: LeftOut) -> Iterator[tuple[str, Stream]]:
+    """Yield the name and the content of each file of a tar that may hold data.
+
+    Members are read in one pass: each must be read before the next is asked for. Raises
+    DamagedFileError where the archive is truncated or corrupt, UnusableFileError if another follows
+    it in the file.
+    """
+    reader = io.BufferedReader(stream, 1 << 18)
+    try:
+        with tarfile.open(fileobj=reader, mode="r|", bufsize=tarfile.RECORDSIZE) as tar:
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # type: ignore[attr-defined]  # it grows with the archive
+                if member.isdir():
+                    continue
+                file = tar.extractfile(member) if member.isreg() else None
+                if file is None:
+                    left_out.add("other", member.name)  # a link or a device
+                else:
+                    content = Stream(file, (tarfile.TarError, *_DAMAGE))
+                    if _is_wanted(member.name, content, left_out):
+                        yield member.name, content
+    except (tarfile.TarError, *_DAMAGE) as error:
+        raise DamagedFileError(str(error) or type(error).__name__) from error
+    left_out.say()
+    while data := reader.read(1 << 20):
+        if data.strip(b"\x00"):
+            raise UnusableFileError(
+                "has more after its end: if archives were joined, unpack them first with "
+                "`tar --ignore-zeros -x`"
+            )
+
+
+def zip_members(stream: Stream, left_out: LeftOut) -> Iterator[tuple[str, Stream]]:
+    """Yield the name and the content of each file of a zip archive that may hold data.
+
+    Raises DamagedFileError for a damaged archive, UnusableFileError for an
+    encrypted one and for Word files and others that are zip archives of something else.
+    """
+    damage = (zipfile.BadZipFile, zlib.error, *_DAMAGE)
+    try:
+        with on_disk(stream) as file, zipfile.ZipFile(file) as archive:
+            members = [member for member in archive.infolist() if not member.is_dir()]
+            _check_zip([member.filename for member in members])
+            for member in members:
+                if member.flag_bits & 0x1:
+                    raise UnusableFileError(
+                        f"has an encrypted member {member.filename}: unpack it first with `unzip`"
+                    )
+                with Stream(archive.open(member), damage) as content:
+                    if _is_wanted(member.filename, content, left_out):
+                        yield member.filename, content
+            left_out.say()
+    except NotImplementedError as error:
+        raise UnusableFileError(
+            f"is packed in a way that can't be read ({error}): unpack it first with `7z x`"
+        ) from error
+    except damage as error:
+        raise DamagedFileError(str(error) or type(error).__name__) from error
+
+
+def _check_zip(names: list[str]) -> None:
+    for name, (what, remedy) in _DOCUMENTS.items():
+        if name in names:
+            raise UnusableFileError(f"is {what}: {remedy}")
+    if names and all(name.endswith(".npy") for name in names):
+        raise UnusableFileError("is an archive of NumPy arrays: decode ids to text first")
+    if any(name.endswith("/data.pkl") for name in names):
+        raise UnusableFileError("is a checkpoint of PyTorch: expected text")
+
+
+def _is_wanted(name: str, content: Stream, left_out: LeftOut) -> bool:
+    parts = name.replace("\\", "/").split("/")
+    if any(is_hidden(part) for part in parts):
+        left_out.add("hidden", name)
+    elif is_about(parts[-1]):
+        left_out.add("about", name)
+    elif not is_data(parts[-1], content.look):
+        left_out.add("other", name)
+    else:
+        return True
+    return False
+
+
+@contextmanager
+def on_disk(stream: Stream) -> Iterator[BinaryIO]:
+    """Open a file with the content of a stream, for a format that is read in any order.
+
+    It is the file itself, or a temporary one if the stream is compressed or in an archive.
+    """
+    if isinstance(stream, FileOnDisk):
+        stream.seek(0)
+        yield io.BufferedReader(stream)
+        return
+    with tempfile.TemporaryFile() as file:
+        shutil.copyfileobj(stream, file, 1 << 20)
+        file.seek(0)
+        yield file
