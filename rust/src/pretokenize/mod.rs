@@ -7,6 +7,7 @@ mod classes;
 mod custom_regex;
 mod dialect;
 mod gpt2;
+mod matcher;
 mod o200k;
 mod published;
 mod safe_cut;

@@ -13,7 +13,7 @@ mod escape;
 mod node;
 mod parser;
 
-pub(super) use self::node::{GroupKind, Node, Repeat};
+pub(super) use self::node::{Greed, GroupKind, Node, Repeat};
 use self::parser::Parser;
 
 /// How to read the text of a regular expression.

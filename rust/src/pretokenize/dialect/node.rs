@@ -118,7 +118,7 @@ impl Node {
     }
 
     /// The number of characters of every match, if all have as many.
-    pub(super) fn width(&self) -> Option<u32> {
+    pub(in super::super) fn width(&self) -> Option<u32> {
         match self {
             Node::Char { .. } => Some(1),
             Node::Empty | Node::Start | Node::End => Some(0),
