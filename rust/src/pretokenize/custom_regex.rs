@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use fancy_regex::{Regex, RegexInput};
 
 use super::Visitor;
+use super::cuts::Cuts;
 use super::dialect::{self, Dialect, Node, Refusal};
 use super::matcher::{Failure, Matcher};
 use crate::error::Error;
@@ -15,6 +16,8 @@ use crate::error::Error;
 pub struct CustomRegex {
     regex: Regex,
     tree: Node,
+    /// Where texts may be cut, if anywhere.
+    cuts: Option<Cuts>,
     /// Whether to search position by position, so that a long search in vain can be interrupted. An
     /// expression that needs no backtracking takes linear time, and one search is faster.
     by_position: bool,
@@ -28,15 +31,22 @@ impl CustomRegex {
     /// # Errors
     /// Fails if it is not valid, or if Oniguruma has no expression of the same meaning.
     pub(super) fn new(pattern: &str) -> Result<Self, Error> {
+        let parsed = dialect::parse(Dialect::FancyRegex, pattern);
         let regex = Regex::new(pattern).map_err(|error| {
+            let why = match &parsed {
+                Ok(_) => error.to_string(),
+                Err(refusal) => refusal.describe(pattern),
+            };
             Error::Pattern(format!(
                 "the split pattern {pattern:?} is neither \"gpt2\", \"cl100k\", \"o200k\", \"none\" \
-                 nor a valid regular expression: {error}"
+                 nor a valid regular expression: {why}"
             ))
         })?;
+        let tree = parsed.map_err(|refusal| refused(pattern, &refusal))?;
         Ok(CustomRegex {
             regex,
-            tree: Self::parse(Dialect::FancyRegex, pattern)?,
+            cuts: Cuts::new(&tree),
+            tree,
             by_position: regex_syntax::parse(pattern).is_err(),
             matcher: OnceLock::new(),
         })
@@ -44,16 +54,13 @@ impl CustomRegex {
 
     /// Translate a regular expression to one that means the same in both dialects.
     pub(super) fn common(dialect: Dialect, pattern: &str) -> Result<String, Error> {
-        Ok(Self::parse(dialect, pattern)?.text())
+        let tree = dialect::parse(dialect, pattern);
+        Ok(tree.map_err(|refusal| refused(pattern, &refusal))?.text())
     }
 
-    fn parse(dialect: Dialect, pattern: &str) -> Result<Node, Error> {
-        dialect::parse(dialect, pattern).map_err(|Refusal { at, message }| {
-            let position = pattern[..at].chars().count();
-            Error::Pattern(format!(
-                "the split pattern {pattern:?} has, at position {position}, {message}"
-            ))
-        })
+    /// Find the last place in `text` where a longer text may be cut.
+    pub(super) fn safe_cut(&self, text: &str) -> Option<usize> {
+        self.cuts.as_ref()?.last_in(text)
     }
 
     pub(super) fn as_str(&self) -> &str {
@@ -148,6 +155,13 @@ impl CustomRegex {
         }
         Ok(())
     }
+}
+
+fn refused(pattern: &str, refusal: &Refusal) -> Error {
+    let why = refusal.describe(pattern);
+    Error::Pattern(format!(
+        "the split pattern {pattern:?} can't be used: {why}"
+    ))
 }
 
 /// How long a regular expression may work on a text: about a hundred times as long as usual.

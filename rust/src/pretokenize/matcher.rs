@@ -42,8 +42,9 @@ enum Instruction {
     Accept,
 }
 
-#[derive(Debug)]
-struct CharSet {
+/// A set of characters.
+#[derive(Debug, Clone, Default)]
+pub(super) struct CharSet {
     ascii: u128,
     ranges: Vec<(char, char)>,
 }
@@ -218,7 +219,7 @@ fn compile_repeat(repeat: Repeat, child: &Node, program: &mut Vec<Instruction>) 
 }
 
 /// The set of an expression that is one character.
-fn only_set(node: &Node) -> Option<&ClassUnicode> {
+pub(super) fn only_set(node: &Node) -> Option<&ClassUnicode> {
     match node {
         Node::Char { set, .. } => Some(set),
         Node::Group(GroupKind::Plain, child) | Node::Folded { child, .. } => only_set(child),
@@ -227,7 +228,7 @@ fn only_set(node: &Node) -> Option<&ClassUnicode> {
 }
 
 impl CharSet {
-    fn new(set: &ClassUnicode) -> Self {
+    pub(super) fn new(set: &ClassUnicode) -> Self {
         let ranges: Vec<_> = set
             .iter()
             .map(|range| (range.start(), range.end()))
@@ -242,7 +243,7 @@ impl CharSet {
         CharSet { ascii, ranges }
     }
 
-    fn contains(&self, c: char) -> bool {
+    pub(super) fn contains(&self, c: char) -> bool {
         if c.is_ascii() {
             return self.ascii >> u32::from(c) & 1 == 1;
         }
@@ -407,4 +408,4 @@ impl<F: FnMut() -> Result<(), Error>> Search<'_, F> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

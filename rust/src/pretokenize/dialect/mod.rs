@@ -39,6 +39,12 @@ impl Refusal {
         let message = message.into();
         Err(Refusal { at, message })
     }
+
+    /// Describe it, with its place in `pattern` counted in characters.
+    pub(super) fn describe(&self, pattern: &str) -> String {
+        let position = pattern[..self.at].chars().count();
+        format!("at position {position}, {}", self.message)
+    }
 }
 
 /// Parse `text`. The tree writes itself in the common dialect.

@@ -9,7 +9,7 @@ fn matcher(pattern: &str) -> Matcher {
 }
 
 /// Expressions of all kinds, most of which both dialects share.
-fn some_patterns() -> impl Strategy<Value = String> {
+pub(in super::super) fn some_patterns() -> impl Strategy<Value = String> {
     let atoms = r"a|b|é| |[ab]|[^a]|\s|\S|\d|.|^|$|\b|(?i:k)|\p{Lu}";
     let atoms: Vec<&str> = atoms.split('|').collect();
     let atom = prop::sample::select(atoms).prop_map(String::from);
