@@ -11,6 +11,7 @@ from typing import Any
 from gptfast.errors import UserError
 from gptfast.tokenizer.checks import shorten
 
+
 def pattern_to_json(pattern: str) -> dict[str, Any]:
     """Return the `pre_tokenizer` of a byte-level `tokenizer.json` with this split pattern.
 

@@ -52,10 +52,12 @@ impl CustomRegex {
         })
     }
 
-    /// Translate a regular expression to one that means the same in both dialects.
-    pub(super) fn common(dialect: Dialect, pattern: &str) -> Result<String, Error> {
-        let tree = dialect::parse(dialect, pattern);
-        Ok(tree.map_err(|refusal| refused(pattern, &refusal))?.text())
+    /// Translate a regular expression of Oniguruma.
+    pub(super) fn from_oniguruma(pattern: &str) -> Result<String, Error> {
+        let tree = dialect::parse(Dialect::Oniguruma, pattern);
+        Ok(tree
+            .map_err(|refusal| refused(pattern, &refusal))?
+            .fancy_text())
     }
 
     /// Find the last place in `text` where a longer text may be cut.

@@ -78,7 +78,7 @@ impl Pattern {
     pub fn from_oniguruma(regex: &str) -> Result<Self, Error> {
         match published::published(Dialect::Oniguruma, regex) {
             Some(known) => Ok(known),
-            None => Pattern::new(&CustomRegex::common(Dialect::Oniguruma, regex)?),
+            None => Pattern::new(&CustomRegex::from_oniguruma(regex)?),
         }
     }
 
