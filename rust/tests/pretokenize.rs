@@ -9,15 +9,18 @@ use std::time::Duration;
 use common::cpu_time;
 use fancy_regex::Regex;
 use gptfast_rust::error::Error;
-use gptfast_rust::pretokenize::{CL100K_REGEX, GPT2_REGEX, O200K_REGEX, Pattern, SAFE_CUT_REACH};
+use gptfast_rust::pretokenize::{
+    CL100K_REGEX, GPT2_REGEX, O200K_REGEX, OLD_CL100K_REGEX, Pattern, SAFE_CUT_REACH,
+};
 use proptest::prelude::*;
 
-/// The scanners by name, with the regular expression that each implements.
-static SCANNERS: LazyLock<[(&str, Regex); 3]> = LazyLock::new(|| {
+/// The scanners by name or text, with the regular expression that each implements.
+static SCANNERS: LazyLock<[(&str, Regex); 4]> = LazyLock::new(|| {
     [
         ("gpt2", Regex::new(GPT2_REGEX).unwrap()),
         ("cl100k", Regex::new(CL100K_REGEX).unwrap()),
         ("o200k", Regex::new(O200K_REGEX).unwrap()),
+        (OLD_CL100K_REGEX, Regex::new(OLD_CL100K_REGEX).unwrap()),
     ]
 });
 
@@ -110,6 +113,11 @@ fn assert_cuts_every_code_point((name, regex): &(&str, Regex)) {
 #[test]
 fn gpt2_cuts_every_code_point_as_the_regex() {
     assert_cuts_every_code_point(&SCANNERS[0]);
+}
+
+#[test]
+fn old_cl100k_cuts_every_code_point_as_the_regex() {
+    assert_cuts_every_code_point(&SCANNERS[3]);
 }
 
 #[test]
@@ -254,7 +262,7 @@ fn safe_cut_by_hand() {
         assert_eq!(safe_cut(name, &far(SAFE_CUT_REACH - 2)), 1);
         assert_eq!(safe_cut(name, &far(SAFE_CUT_REACH - 1)), 0);
     }
-    for name in ["none", r"\p{L}+"] {
+    for name in ["none", r"(?<=ab)\p{L}+"] {
         assert_eq!(safe_cut(name, b"one two"), 0);
     }
 }

@@ -119,17 +119,6 @@ def _described(data: Dataset, say: Callable[[str], None]) -> Dataset:
     return data
 
 
-def _described(data: Dataset, say: Callable[[str], None]) -> Dataset:
-    """Return the data; say so if nothing separates its documents."""
-    n_documents = max(data.report.train_documents, data.report.val_documents)
-    if n_documents > 1 and data.tokenizer.eot_token is None:
-        say(
-            "the tokenizer doesn't say which token ends a document: the documents follow one "
-            "another without a separator (eos_token in tokenizer_config.json names one)"
-        )
-    return data
-
-
 def _refuse_partly_prepared(folder: Path) -> None:
     from gptfast.data.manifest import Plan
 

@@ -305,6 +305,14 @@ class BPETokenizer(Tokenizer):
         except RUST_ERRORS as error:
             raise user_error(error) from None
 
+    def release_memory(self) -> None:
+        """Free the memory that encoding keeps: the ids of recent pre-tokens.
+
+        Later calls fill it again. It takes at most 40 MB for each core, however many threads
+        encode.
+        """
+        self._bpe.release_memory()
+
     def decode_bytes(self, ids: Sequence[int] | npt.NDArray[Any]) -> bytes:
         """Return the concatenated bytes of the ids. The bytes of a special token are its name.
 

@@ -164,6 +164,11 @@ impl Bpe {
         id_list(py, &ids, &mut Signals::default())
     }
 
+    /// Free the memory that calls have left behind for later calls.
+    fn release_memory(&self, py: Python<'_>) {
+        py.detach(|| self.tokenizer.release_memory());
+    }
+
     /// The number of ids of text.
     fn count(&self, py: Python<'_>, text: Text) -> PyResult<usize> {
         let context = Context::default();

@@ -60,6 +60,12 @@ const LIMITS: Limits = Limits {
     overflow: 1 << 21,
 };
 
+/// The binary logarithm of the factor by which a table grows.
+const LOG2_GROWTH: u32 = 3;
+
+/// The size of the largest table in bytes.
+pub(super) const LARGEST_BYTES: usize = size_of::<Bucket>() << LIMITS.log2_buckets.1;
+
 /// The longest pre-token that is cached, in bytes.
 pub(super) const MAX_CACHED_BYTES: usize = 256;
 
@@ -91,21 +97,41 @@ impl Cache {
         })
     }
 
-    /// Grow if the table is a third full and not yet of the largest size. This invalidates all
-    /// [`HomeBucket`]s.
+    /// Whether the table is a third full and not yet of the largest size.
     #[inline(always)]
-    pub(super) fn grow_if_full(&mut self) {
-        if self.n_keys > (2usize << self.log2_buckets) / 3
+    pub(super) fn is_full(&self) -> bool {
+        self.n_keys > (2usize << self.log2_buckets) / 3
             && self.log2_buckets < self.limits.log2_buckets.1
-        {
-            self.grow();
-        }
     }
 
+    /// The size of the table in bytes.
+    pub(super) fn n_bytes(&self) -> usize {
+        size_of::<Bucket>() << self.log2_buckets
+    }
+
+    /// The size of the next larger table in bytes.
+    pub(super) fn larger_bytes(&self) -> usize {
+        self.n_bytes() << LOG2_GROWTH
+    }
+
+    /// Never grow, and keep an overflow of a size that suits the table.
+    pub(super) fn stay_small(&mut self) {
+        let smaller = self.limits.log2_buckets.1 - self.log2_buckets;
+        self.limits.log2_buckets.1 = self.log2_buckets;
+        self.limits.overflow = (self.limits.overflow >> smaller).max(1 << 15);
+    }
+
+    /// Whether [`Cache::stay_small`] was called.
+    pub(super) fn is_small(&self) -> bool {
+        self.limits.log2_buckets.1 < LIMITS.log2_buckets.1
+    }
+
+    /// Move to the next larger table. This invalidates all [`HomeBucket`]s.
     #[cold]
-    fn grow(&mut self) {
+    pub(super) fn grow(&mut self) {
         // If there is no memory for a larger table, keep this one.
-        let Ok(mut larger) = Cache::with_buckets(self.log2_buckets + 3, self.limits) else {
+        let Ok(mut larger) = Cache::with_buckets(self.log2_buckets + LOG2_GROWTH, self.limits)
+        else {
             return;
         };
         for bucket in self.table().buckets {

@@ -2,12 +2,13 @@
 
 use std::ops::Range;
 
+use super::budget::Reservation;
 use super::cache::{Cache, HomeBucket, MAX_CACHED_BYTES};
 use super::merger::{Merger, Rules};
 use super::packed_ids::{Id, LANES};
 use super::{Scratch, Tokenizer};
 use crate::error::Error;
-use crate::pretokenize::{BATCH_PIECES, Pattern, Visitor};
+use crate::pretokenize::{BATCH_PIECES, Visitor};
 use crate::util::context::Context;
 use crate::util::piece_key::{Key, MAX_SHORT, is_long, key_at, long_key};
 
@@ -17,8 +18,9 @@ pub(super) const BUFFER_IDS: usize = 2 * BATCH_PIECES * LANES;
 /// Encodes one text.
 pub(super) struct TextEncoder<'a, I, F> {
     rules: Rules<'a>,
-    pattern: &'a Pattern,
+    tokenizer: &'a Tokenizer,
     text: &'a [u8],
+    reservation: &'a mut Reservation,
     cache: &'a mut Cache,
     /// The keys of the current batch of pre-tokens, and where the cache keeps them.
     lookups: &'a mut [(Key, HomeBucket); BATCH_PIECES],
@@ -30,7 +32,9 @@ impl<I: Id, F: FnMut(&[I]) -> Result<(), Error>> Visitor for TextEncoder<'_, I, 
     #[inline(always)]
     fn pieces(&mut self, first_start: usize, ends: &[usize]) -> Result<(), Error> {
         self.output.context.check()?;
-        self.cache.grow_if_full();
+        if self.cache.is_full() {
+            self.tokenizer.grow(self.cache, self.reservation);
+        }
         if self.output.n > BUFFER_IDS / 2 {
             self.output.flush()?;
         }
@@ -70,6 +74,7 @@ impl<'a, I: Id, F: FnMut(&[I]) -> Result<(), Error>> TextEncoder<'a, I, F> {
         emit: F,
     ) -> Self {
         let Scratch {
+            reservation,
             cache,
             lookups,
             merger,
@@ -77,8 +82,9 @@ impl<'a, I: Id, F: FnMut(&[I]) -> Result<(), Error>> TextEncoder<'a, I, F> {
         } = scratch;
         TextEncoder {
             rules: tokenizer.vocab.rules(context),
-            pattern: &tokenizer.pattern,
+            tokenizer,
             text,
+            reservation,
             cache,
             lookups,
             merger,
@@ -94,8 +100,8 @@ impl<'a, I: Id, F: FnMut(&[I]) -> Result<(), Error>> TextEncoder<'a, I, F> {
     /// Encode the text; `text` is the same if it is UTF-8.
     pub(super) fn run(mut self, text: Option<&str>) -> Result<(), Error> {
         match text {
-            Some(text) => self.pattern.visit(text, &mut self)?,
-            None => self.pattern.visit_bytes(self.text, &mut self)?,
+            Some(text) => self.tokenizer.pattern.visit(text, &mut self)?,
+            None => self.tokenizer.pattern.visit_bytes(self.text, &mut self)?,
         }
         self.output.flush()
     }

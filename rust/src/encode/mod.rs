@@ -4,6 +4,7 @@
 //! [`crate::naive::encode`], and the module `merger` for the fast way). But most pre-tokens of a text
 //! have been seen before; everything else here is about remembering their ids.
 
+mod budget;
 mod cache;
 mod encoder;
 mod linked_tokens;
@@ -12,16 +13,18 @@ pub(crate) mod merger;
 mod packed_ids;
 pub mod special;
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
+use std::thread;
 
-use self::cache::{Cache, HomeBucket};
+use self::budget::{Budget, Reservation};
+use self::cache::{Cache, HomeBucket, LARGEST_BYTES};
 use self::encoder::{BUFFER_IDS, TextEncoder};
 use self::merger::Merger;
 use self::special::AddedTokens;
 use crate::error::Error;
 use crate::pretokenize::{BATCH_PIECES, Pattern};
 use crate::util::context::Context;
-use crate::util::memory::try_reserve;
+use crate::util::memory::{trim_malloc, try_reserve};
 use crate::util::piece_key::Key;
 use crate::vocab::Vocab;
 
@@ -31,6 +34,7 @@ pub struct Tokenizer {
     pattern: Pattern,
     /// Tokens that are found in any text, before it is cut by the pattern.
     added: Option<AddedTokens>,
+    budget: Arc<Budget>,
     /// Scratch memory that no thread is using. Nobody waits for these locks: a locked slot is skipped.
     /// So a process that is forked while another thread holds a lock can't hang on it.
     idle: [Mutex<Option<Box<Scratch>>>; MAX_IDLE],
@@ -40,6 +44,7 @@ const MAX_IDLE: usize = 64;
 
 /// The memory that one thread needs to encode.
 struct Scratch {
+    reservation: Reservation,
     cache: Cache,
     lookups: [(Key, HomeBucket); BATCH_PIECES],
     merger: Merger,
@@ -47,9 +52,11 @@ struct Scratch {
 }
 
 impl Scratch {
-    fn new() -> Result<Box<Self>, Error> {
+    fn new(budget: &Arc<Budget>) -> Result<Box<Self>, Error> {
+        let cache = Cache::new()?;
         Ok(Box::new(Scratch {
-            cache: Cache::new()?,
+            reservation: budget.reserve(cache.n_bytes()),
+            cache,
             lookups: [Default::default(); BATCH_PIECES],
             merger: Merger::default(),
             buffer: [0; BUFFER_IDS],
@@ -82,10 +89,13 @@ impl Sink for Vec<u32> {
 impl Tokenizer {
     /// Combine a vocabulary and a pattern.
     pub fn new(vocab: Vocab, pattern: Pattern) -> Self {
+        // More threads than cores are no faster, so there are as many caches of the largest size.
+        let n_cores = thread::available_parallelism().map_or(2, |n| n.get().max(2));
         Tokenizer {
             vocab,
             pattern,
             added: None,
+            budget: Budget::new(n_cores * LARGEST_BYTES),
             idle: std::array::from_fn(|_| Mutex::new(None)),
         }
     }
@@ -251,13 +261,46 @@ impl Tokenizer {
             .idle
             .iter()
             .find_map(|slot| slot.try_lock().ok()?.take());
-        idle.map_or_else(Scratch::new, Ok)
+        idle.map_or_else(|| Scratch::new(&self.budget), Ok)
     }
 
+    /// Keep the memory for the next call, unless its cache could not grow.
     fn return_scratch(&self, scratch: Box<Scratch>) {
+        if scratch.cache.is_small() {
+            return;
+        }
         let mut unlocked = self.idle.iter().filter_map(|slot| slot.try_lock().ok());
         if let Some(mut slot) = unlocked.find(|slot| slot.is_none()) {
             *slot = Some(scratch);
         }
     }
+
+    /// Make a full cache larger, if the budget allows it.
+    #[cold]
+    fn grow(&self, cache: &mut Cache, reservation: &mut Reservation) {
+        if !reservation.grow_to(cache.larger_bytes()) {
+            self.drop_idle();
+            if !reservation.grow_to(cache.larger_bytes()) {
+                return cache.stay_small();
+            }
+        }
+        cache.grow();
+    }
+
+    /// Free the memory that calls have left behind for later calls, which have to fill it again.
+    pub fn release_memory(&self) {
+        self.drop_idle();
+        trim_malloc();
+    }
+
+    fn drop_idle(&self) {
+        for slot in &self.idle {
+            if let Ok(mut slot) = slot.try_lock() {
+                *slot = None;
+            }
+        }
+    }
 }
+
+#[cfg(test)]
+mod tests;

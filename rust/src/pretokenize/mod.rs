@@ -5,8 +5,10 @@
 mod cl100k;
 mod classes;
 mod custom_regex;
+mod cuts;
 mod dialect;
 mod gpt2;
+mod matcher;
 mod o200k;
 mod published;
 mod safe_cut;
@@ -76,7 +78,7 @@ impl Pattern {
     pub fn from_oniguruma(regex: &str) -> Result<Self, Error> {
         match published::published(Dialect::Oniguruma, regex) {
             Some(known) => Ok(known),
-            None => Pattern::new(&CustomRegex::common(Dialect::Oniguruma, regex)?),
+            None => Pattern::new(&CustomRegex::from_oniguruma(regex)?),
         }
     }
 
@@ -220,19 +222,21 @@ impl Pattern {
     /// Return 0 if there is no safe place within the last [`SAFE_CUT_REACH`] bytes, or if none is known
     /// for the pattern.
     pub fn safe_cut(&self, bytes: &[u8]) -> usize {
-        match self {
+        let last_in = |text: &str| match self {
             Pattern::Gpt2 | Pattern::Cl100k | Pattern::O200k | Pattern::OldCl100k => {
-                // A cut is always within valid UTF-8, so it separates no run of invalid bytes.
-                let mut position = bytes.len().saturating_sub(SAFE_CUT_REACH);
-                let mut cut = 0;
-                for chunk in bytes[position..].utf8_chunks() {
-                    cut = safe_cut::last_in(chunk.valid()).map_or(cut, |at| position + at);
-                    position += chunk.valid().len() + chunk.invalid().len();
-                }
-                cut
+                safe_cut::last_in(text)
             }
-            Pattern::None | Pattern::Regex(_) => 0,
+            Pattern::None => None,
+            Pattern::Regex(custom) => custom.safe_cut(text),
+        };
+        // A cut is always within valid UTF-8, so it separates no run of invalid bytes.
+        let mut position = bytes.len().saturating_sub(SAFE_CUT_REACH);
+        let mut cut = 0;
+        for chunk in bytes[position..].utf8_chunks() {
+            cut = last_in(chunk.valid()).map_or(cut, |at| position + at);
+            position += chunk.valid().len() + chunk.invalid().len();
         }
+        cut
     }
 }
 

@@ -79,14 +79,8 @@ impl Parser<'_> {
             'z' => Escape::Node(Node::End),
             'Z' if self.is_oniguruma() => Escape::Node(self.trusted(r"(?=\n?\z)")),
             'Z' => Escape::Node(self.trusted(r"(?=\n*\z)")),
-            'b' if !self.rest().starts_with('{') => {
-                let edge = format!("(?:(?<=[{word}])(?![{word}])|(?<![{word}])(?=[{word}]))");
-                Escape::Node(self.trusted(&edge))
-            }
-            'B' if !self.rest().starts_with('{') => {
-                let inside = format!("(?:(?<=[{word}])(?=[{word}])|(?<![{word}])(?![{word}]))");
-                Escape::Node(self.trusted(&inside))
-            }
+            'b' if !self.rest().starts_with('{') => Escape::Node(self.trusted(&word_edge(word))),
+            'B' if !self.rest().starts_with('{') => Escape::Node(self.trusted(&no_word_edge(word))),
             'N' => Escape::Node(self.set(r"[^\n]")),
             'O' => Escape::Node(self.set(r"[\s\S]")),
             'R' => {
@@ -197,6 +191,29 @@ impl Parser<'_> {
             definition,
         })
     }
+}
+
+fn word_edge(word: &str) -> String {
+    format!("(?:(?<=[{word}])(?![{word}])|(?<![{word}])(?=[{word}]))")
+}
+
+fn no_word_edge(word: &str) -> String {
+    format!("(?:(?<=[{word}])(?=[{word}])|(?<![{word}])(?![{word}]))")
+}
+
+/// The escape of `fancy-regex` that `text` of the common dialect translates.
+pub(super) fn word_escape(text: &str) -> Option<&'static str> {
+    if !text.contains(WORD) {
+        return None;
+    }
+    let escapes = [
+        (r"\w", format!("[{WORD}]")),
+        (r"\W", format!("[^{WORD}]")),
+        (r"\b", word_edge(WORD)),
+        (r"\B", no_word_edge(WORD)),
+    ];
+    let known = escapes.into_iter().find(|(_, common)| common == text);
+    known.map(|(escape, _)| escape)
 }
 
 impl Set {

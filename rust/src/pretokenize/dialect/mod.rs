@@ -13,7 +13,7 @@ mod escape;
 mod node;
 mod parser;
 
-pub(super) use self::node::{GroupKind, Node, Repeat};
+pub(super) use self::node::{Greed, GroupKind, Node, Repeat};
 use self::parser::Parser;
 
 /// How to read the text of a regular expression.
@@ -38,6 +38,12 @@ impl Refusal {
     fn new<T>(at: usize, message: impl Into<String>) -> Result<T, Refusal> {
         let message = message.into();
         Err(Refusal { at, message })
+    }
+
+    /// Describe it, with its place in `pattern` counted in characters.
+    pub(super) fn describe(&self, pattern: &str) -> String {
+        let position = pattern[..self.at].chars().count();
+        format!("at position {position}, {}", self.message)
     }
 }
 

@@ -2,6 +2,9 @@
 
 use regex_syntax::hir::ClassUnicode;
 
+use super::Dialect;
+use super::escape::word_escape;
+
 /// A regular expression, or a part of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in super::super) enum Node {
@@ -76,31 +79,45 @@ impl Node {
     /// The text in the common dialect.
     pub(in super::super) fn text(&self) -> String {
         let mut text = String::new();
-        self.write(&mut text);
+        self.write(&mut text, Dialect::Oniguruma);
         text
     }
 
-    fn write(&self, out: &mut String) {
+    /// The text for `fancy-regex`, which has shorter and faster spellings of words.
+    pub(in super::super) fn fancy_text(&self) -> String {
+        let mut text = String::new();
+        self.write(&mut text, Dialect::FancyRegex);
+        text
+    }
+
+    fn write(&self, out: &mut String, dialect: Dialect) {
+        if dialect == Dialect::FancyRegex
+            && matches!(self, Node::Char { .. } | Node::Group(GroupKind::Plain, _))
+            && let Some(escape) = word_escape(&self.text())
+        {
+            out.push_str(escape);
+            return;
+        }
         match self {
             Node::Empty => {}
             Node::Char { text, .. } | Node::Folded { text, .. } => out.push_str(text),
             Node::Start => out.push_str(r"\A"),
             Node::End => out.push_str(r"\z"),
-            Node::Concat(nodes) => nodes.iter().for_each(|node| node.write(out)),
+            Node::Concat(nodes) => nodes.iter().for_each(|node| node.write(out, dialect)),
             Node::Alternatives(nodes) => {
                 for (i, node) in nodes.iter().enumerate() {
                     if i > 0 {
                         out.push('|');
                     }
-                    node.write(out);
+                    node.write(out, dialect);
                 }
             }
             Node::Group(kind, child) => {
                 out.push_str(kind.opening());
-                child.write(out);
+                child.write(out, dialect);
                 out.push(')');
             }
-            Node::Repeat(repeat, child) => repeat.write(child, out),
+            Node::Repeat(repeat, child) => repeat.write(child, out, dialect),
         }
     }
 
@@ -118,7 +135,7 @@ impl Node {
     }
 
     /// The number of characters of every match, if all have as many.
-    pub(super) fn width(&self) -> Option<u32> {
+    pub(in super::super) fn width(&self) -> Option<u32> {
         match self {
             Node::Char { .. } => Some(1),
             Node::Empty | Node::Start | Node::End => Some(0),
@@ -163,7 +180,7 @@ impl Node {
 
 impl Repeat {
     /// Write a repeated node. Only `*+`, `++` and `?+` are possessive in both dialects.
-    fn write(self, child: &Node, out: &mut String) {
+    fn write(self, child: &Node, out: &mut String, dialect: Dialect) {
         let quantifier = match (self.min, self.max) {
             (0, None) => "*".into(),
             (1, None) => "+".into(),
@@ -178,10 +195,10 @@ impl Repeat {
         }
         if matches!(child, Node::Repeat(..)) {
             out.push_str("(?:");
-            child.write(out);
+            child.write(out, dialect);
             out.push(')');
         } else {
-            child.write(out);
+            child.write(out, dialect);
         }
         out.push_str(&quantifier);
         out.push_str(match self.greed {

@@ -1,0 +1,411 @@
+//! Matching an expression where the crate `fancy-regex` gives up: in very long matches.
+//!
+//! The crate remembers a place to go back to for every character that a loop takes, and has room for a
+//! million of them. Here a loop over single characters, such as `\s+`, is one place, however long it is.
+
+use regex_syntax::hir::ClassUnicode;
+
+use super::dialect::{Greed, GroupKind, Node, Repeat};
+use crate::error::Error;
+
+/// The largest program, in instructions. Counts such as `{1000}` are unrolled.
+const MAX_PROGRAM: usize = 1 << 16;
+
+/// The most places to go back to: half a gigabyte.
+const MAX_PLACES: usize = 1 << 24;
+
+/// How often to ask whether to go on, in steps.
+const CHECK_STEPS: u64 = 1 << 16;
+
+/// An expression as a program.
+#[derive(Debug)]
+pub(super) struct Matcher {
+    program: Vec<Instruction>,
+}
+
+#[derive(Debug)]
+enum Instruction {
+    Char(CharSet),
+    /// A loop over single characters.
+    Run(CharSet, Repeat),
+    /// Go on at the first; if that fails, at the second.
+    Split(usize, usize),
+    Jump(usize),
+    Start,
+    End,
+    /// Match what follows up to [`Instruction::Accept`] by itself, then go on at `next`.
+    Group {
+        kind: GroupKind,
+        width: usize,
+        next: usize,
+    },
+    Accept,
+}
+
+/// A set of characters.
+#[derive(Debug, Clone, Default)]
+pub(super) struct CharSet {
+    ascii: u128,
+    ranges: Vec<(char, char)>,
+}
+
+/// A place to go back to.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    At {
+        pc: usize,
+        at: usize,
+    },
+    /// After a loop that may take less, down to `least`.
+    Less {
+        pc: usize,
+        least: usize,
+        at: usize,
+    },
+    /// At a lazy loop that may take more.
+    More {
+        pc: usize,
+        at: usize,
+        left: u32,
+    },
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) enum Failure {
+    TooManySteps,
+    Stopped(Error),
+}
+
+/// One search.
+struct Search<'a, F> {
+    program: &'a [Instruction],
+    text: &'a str,
+    n_steps: u64,
+    max_steps: u64,
+    /// Fails if the search is to end.
+    check: F,
+}
+
+impl Matcher {
+    /// Compile an expression; None if the program would be too long.
+    pub(super) fn new(tree: &Node) -> Option<Self> {
+        let mut program = Vec::new();
+        compile(tree, &mut program)?;
+        program.push(Instruction::Accept);
+        Some(Matcher { program })
+    }
+
+    /// Return where the match that begins at `start` ends.
+    ///
+    /// # Errors
+    /// Fails if `check` fails, or after steps in proportion to the length of the text.
+    pub(super) fn match_at(
+        &self,
+        text: &str,
+        start: usize,
+        check: impl FnMut() -> Result<(), Error>,
+    ) -> Result<Option<usize>, Failure> {
+        let mut search = Search {
+            program: &self.program,
+            text,
+            n_steps: 0,
+            max_steps: 1_000_000 + 100 * text.len() as u64,
+            check,
+        };
+        search.run(0, start)
+    }
+}
+
+fn compile(node: &Node, program: &mut Vec<Instruction>) -> Option<()> {
+    if program.len() > MAX_PROGRAM {
+        return None;
+    }
+    match node {
+        Node::Empty => {}
+        Node::Char { set, .. } => program.push(Instruction::Char(CharSet::new(set))),
+        Node::Start => program.push(Instruction::Start),
+        Node::End => program.push(Instruction::End),
+        Node::Concat(nodes) => {
+            for node in nodes {
+                compile(node, program)?;
+            }
+        }
+        Node::Alternatives(nodes) => {
+            let (last, others) = nodes.split_last()?;
+            let mut jumps = Vec::new();
+            for node in others {
+                let split = program.len();
+                program.push(Instruction::Split(split + 1, 0));
+                compile(node, program)?;
+                jumps.push(program.len());
+                program.push(Instruction::Jump(0));
+                program[split] = Instruction::Split(split + 1, program.len());
+            }
+            compile(last, program)?;
+            for jump in jumps {
+                program[jump] = Instruction::Jump(program.len());
+            }
+        }
+        Node::Group(GroupKind::Plain, child) | Node::Folded { child, .. } => {
+            compile(child, program)?;
+        }
+        Node::Group(kind, child) => {
+            group(*kind, program, |program| compile(child, program), child)?
+        }
+        Node::Repeat(repeat, child) => compile_repeat(*repeat, child, program)?,
+    }
+    Some(())
+}
+
+/// Add a group that is matched by itself.
+fn group(
+    kind: GroupKind,
+    program: &mut Vec<Instruction>,
+    body: impl FnOnce(&mut Vec<Instruction>) -> Option<()>,
+    child: &Node,
+) -> Option<()> {
+    let at = program.len();
+    program.push(Instruction::Accept);
+    body(program)?;
+    program.push(Instruction::Accept);
+    let width = child.width().unwrap_or(0) as usize;
+    let next = program.len();
+    program[at] = Instruction::Group { kind, width, next };
+    Some(())
+}
+
+fn compile_repeat(repeat: Repeat, child: &Node, program: &mut Vec<Instruction>) -> Option<()> {
+    if let Some(set) = only_set(child) {
+        program.push(Instruction::Run(CharSet::new(set), repeat));
+        return Some(());
+    }
+    if repeat.greed == Greed::Possessive {
+        let greedy = Repeat {
+            greed: Greed::Greedy,
+            ..repeat
+        };
+        let body = |program: &mut Vec<_>| compile_repeat(greedy, child, program);
+        return group(GroupKind::Atomic, program, body, child);
+    }
+    for _ in 0..repeat.min {
+        compile(child, program)?;
+    }
+    let split = |here: usize, end: usize| match repeat.greed {
+        Greed::Lazy => Instruction::Split(end, here + 1),
+        _ => Instruction::Split(here + 1, end),
+    };
+    match repeat.max {
+        None => {
+            let start = program.len();
+            program.push(Instruction::Accept);
+            compile(child, program)?;
+            program.push(Instruction::Jump(start));
+            program[start] = split(start, program.len());
+        }
+        Some(max) => {
+            let mut splits = Vec::new();
+            for _ in repeat.min..max {
+                splits.push(program.len());
+                program.push(Instruction::Accept);
+                compile(child, program)?;
+            }
+            for here in splits {
+                program[here] = split(here, program.len());
+            }
+        }
+    }
+    Some(())
+}
+
+/// The set of an expression that is one character.
+pub(super) fn only_set(node: &Node) -> Option<&ClassUnicode> {
+    match node {
+        Node::Char { set, .. } => Some(set),
+        Node::Group(GroupKind::Plain, child) | Node::Folded { child, .. } => only_set(child),
+        _ => None,
+    }
+}
+
+impl CharSet {
+    pub(super) fn new(set: &ClassUnicode) -> Self {
+        let ranges: Vec<_> = set
+            .iter()
+            .map(|range| (range.start(), range.end()))
+            .collect();
+        let mut ascii = 0;
+        for byte in 0..128u8 {
+            let c = char::from(byte);
+            if ranges.iter().any(|&(first, last)| first <= c && c <= last) {
+                ascii |= 1 << byte;
+            }
+        }
+        CharSet { ascii, ranges }
+    }
+
+    pub(super) fn contains(&self, c: char) -> bool {
+        if c.is_ascii() {
+            return self.ascii >> u32::from(c) & 1 == 1;
+        }
+        let after = self.ranges.partition_point(|&(first, _)| first <= c);
+        after > 0 && c <= self.ranges[after - 1].1
+    }
+
+    /// The end of the character at `at`, if it is in the set.
+    fn end(&self, text: &str, at: usize) -> Option<usize> {
+        let c = text[at..].chars().next()?;
+        self.contains(c).then(|| at + c.len_utf8())
+    }
+}
+
+impl<F: FnMut() -> Result<(), Error>> Search<'_, F> {
+    fn step(&mut self) -> Result<(), Failure> {
+        self.n_steps += 1;
+        if self.n_steps > self.max_steps {
+            return Err(Failure::TooManySteps);
+        }
+        if self.n_steps.is_multiple_of(CHECK_STEPS) {
+            (self.check)().map_err(Failure::Stopped)?;
+        }
+        Ok(())
+    }
+
+    /// Run the program from `pc` on up to [`Instruction::Accept`], and return where the match ends.
+    fn run(&mut self, mut pc: usize, mut at: usize) -> Result<Option<usize>, Failure> {
+        let program = self.program;
+        let mut places: Vec<Place> = Vec::new();
+        loop {
+            self.step()?;
+            let next = match &program[pc] {
+                Instruction::Accept => return Ok(Some(at)),
+                Instruction::Char(set) => set.end(self.text, at).map(|end| (pc + 1, end)),
+                Instruction::Start => (at == 0).then_some((pc + 1, at)),
+                Instruction::End => (at == self.text.len()).then_some((pc + 1, at)),
+                Instruction::Jump(to) => Some((*to, at)),
+                Instruction::Split(first, second) => {
+                    places.push(Place::At { pc: *second, at });
+                    Some((*first, at))
+                }
+                &Instruction::Group { kind, width, next } => {
+                    self.group(pc + 1, at, kind, width)?.map(|end| (next, end))
+                }
+                Instruction::Run(set, repeat) => self
+                    .loop_over(set, *repeat, at, pc, &mut places)?
+                    .map(|end| (pc + 1, end)),
+            };
+            if places.len() > MAX_PLACES {
+                return Err(Failure::TooManySteps);
+            }
+            let next = match next {
+                Some(next) => Some(next),
+                None => self.back(&mut places)?,
+            };
+            let Some(next) = next else {
+                return Ok(None);
+            };
+            (pc, at) = next;
+        }
+    }
+
+    /// Match the group that begins at `pc` by itself, and return where to go on.
+    fn group(
+        &mut self,
+        pc: usize,
+        at: usize,
+        kind: GroupKind,
+        width: usize,
+    ) -> Result<Option<usize>, Failure> {
+        let start = match kind {
+            GroupKind::Behind | GroupKind::NotBehind if width > 0 => self.text[..at]
+                .char_indices()
+                .rev()
+                .nth(width - 1)
+                .map(|(start, _)| start),
+            _ => Some(at),
+        };
+        let end = match start {
+            Some(start) => self.run(pc, start)?,
+            None => None,
+        };
+        Ok(match kind {
+            GroupKind::Plain | GroupKind::Atomic => end,
+            GroupKind::Ahead | GroupKind::Behind => end.map(|_| at),
+            GroupKind::NotAhead | GroupKind::NotBehind => end.is_none().then_some(at),
+        })
+    }
+
+    /// Take the characters of a loop, and remember how it could take fewer or more.
+    fn loop_over(
+        &mut self,
+        set: &CharSet,
+        repeat: Repeat,
+        start: usize,
+        pc: usize,
+        places: &mut Vec<Place>,
+    ) -> Result<Option<usize>, Failure> {
+        let mut at = start;
+        for _ in 0..repeat.min {
+            let Some(end) = set.end(self.text, at) else {
+                return Ok(None);
+            };
+            at = end;
+        }
+        let least = at;
+        let mut left = repeat.max.map_or(u32::MAX, |max| max - repeat.min);
+        if repeat.greed == Greed::Lazy {
+            places.push(Place::More { pc, at, left });
+            return Ok(Some(at));
+        }
+        while left > 0 {
+            let Some(end) = set.end(self.text, at) else {
+                break;
+            };
+            at = end;
+            left -= u32::from(repeat.max.is_some());
+            self.step()?;
+        }
+        if at > least && repeat.greed == Greed::Greedy {
+            places.push(Place::Less {
+                pc: pc + 1,
+                least,
+                at,
+            });
+        }
+        Ok(Some(at))
+    }
+
+    /// Go back to the last place.
+    fn back(&mut self, places: &mut Vec<Place>) -> Result<Option<(usize, usize)>, Failure> {
+        while let Some(place) = places.pop() {
+            self.step()?;
+            match place {
+                Place::At { pc, at } => return Ok(Some((pc, at))),
+                Place::Less { pc, least, at } => {
+                    let length = self.text[..at]
+                        .chars()
+                        .next_back()
+                        .map_or(1, char::len_utf8);
+                    let at = at - length;
+                    if at > least {
+                        places.push(Place::Less { pc, least, at });
+                    }
+                    return Ok(Some((pc, at)));
+                }
+                Place::More { pc, at, left } => {
+                    let Instruction::Run(set, repeat) = &self.program[pc] else {
+                        unreachable!("only loops take more");
+                    };
+                    if let Some(at) = set.end(self.text, at).filter(|_| left > 0) {
+                        let left = left - u32::from(repeat.max.is_some());
+                        places.push(Place::More { pc, at, left });
+                        return Ok(Some((pc + 1, at)));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;
