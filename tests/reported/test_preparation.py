@@ -360,6 +360,29 @@ def test_the_log_is_right_after_a_kill(
     assert first == second
 
 
+def test_what_was_done_before_a_broken_document_is_kept_when_it_is_skipped(
+    tmp_path: Path, pattern_tokenizer: BPETokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "_PART_BYTES", 1)
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for name, last in (("a", "fine"), ("b", "x" * 60)):
+        texts = [*(f"{name} {i}" for i in range(20)), last]
+        lines = [json.dumps({"text": text}) for text in texts]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
+    with pytest.raises(UserError, match=r"b\.jsonl, line 21 can't be encoded"):
+        prepare_files(pattern_tokenizer, folder, out, 0.4, progress=False)
+    before = [path.stat().st_ino for path in sorted(out.glob("*/00000.bin"))]
+    assert len(before) == 2
+    skip = ReadOptions(on_error="skip")
+    made = prepare_files(pattern_tokenizer, folder, out, 0.4, skip, progress=False)
+    assert [path.stat().st_ino for path in sorted(out.glob("*/00000.bin"))] == before
+    assert (made.skipped, made.report.train_documents + made.report.val_documents) == (1, 41)
+    # The other way round, what was skipped is missed.
+    with pytest.raises(UserError, match="made with another on_error"):
+        prepare_files(pattern_tokenizer, folder, out, 0.4, progress=False)
+
+
 # ---- many small files ----------------------------------------------------------------------------
 
 
