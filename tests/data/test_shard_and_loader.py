@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gptfast.data.batch import Batch
 from gptfast.data.loader import Loader, Prefetcher, windows
-from gptfast.data.shard import Shard, write_shard
+from gptfast.data.shard import Shard, TakeBack, write_shard
 from gptfast.errors import MissingFileError, UserError
 from gptfast.tokenizer import CharTokenizer
 
@@ -34,6 +34,15 @@ def test_a_shard_has_the_documented_layout(tmp_path: Path) -> None:
     assert shard == Shard(path, 3, np.dtype("<u2"), 6, TOKENIZER.fingerprint)
     assert shard.tokens(TOKENIZER).tolist() == [1, 2, 5]
     assert [p.name for p in tmp_path.iterdir()] == ["x.bin"]
+
+
+@pytest.mark.parametrize("size", [3, 100_000])  # written in this thread, and in another one
+def test_ids_may_be_taken_back(tmp_path: Path, size: int) -> None:
+    ids = np.arange(size, dtype=np.uint16) % 6
+    batches = [[ids, ids], [TakeBack(size + 1)], [TakeBack(0), ids[:2], TakeBack(1)], [ids[:1]]]
+    shard = write_shard(tmp_path / "x.bin", batches, TOKENIZER)
+    expected = [*ids[: size - 1].tolist(), 0, 0]
+    assert shard.tokens(TOKENIZER).tolist() == expected
 
 
 def test_damaged_and_foreign_shards_are_refused(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from gptfast.model import ModelConfig, build_model
 from gptfast.model.folder import save_description, save_weights
 from gptfast.sample.__main__ import SampleConfig
 from gptfast.sample.__main__ import main as sample
+from gptfast.system.files import cache_path
 from gptfast.tokenizer import BPETokenizer
 from gptfast.tokenizer.__main__ import main as tokenizer_command
 from gptfast.tokenizer.options import TokenizerConfig
@@ -57,6 +58,8 @@ def test_paths_that_no_shell_expands_are_expanded(
     assert config.mix_corpora == (f"{home}/z",)
     assert parse_config([f"--init-from={here}"]).init_from == model
     assert parse_config([]).corpus == "shakespeare"
+    monkeypatch.setenv("GPTFAST_CACHE", "~/cache")
+    assert cache_path() == Path(home, "cache")
 
     data: Any = ["prepare", "~/a.txt", "b~/~c.txt", "--out=~/d", "--tokenizer=~/t"]
     prepare: Any = cli.parse(DataConfig, data, "data").command
@@ -241,9 +244,12 @@ def test_doctor_prints_what_a_bug_report_needs(
     assert "triton" in out  # why kernels don't run
 
 
+@pytest.mark.parametrize(
+    ("seconds", "build"), [(0.01, "a release build"), (10.0, "built without --release?")]
+)
 def test_doctor_notices_a_rust_extension_that_is_not_optimized(
-    monkeypatch: pytest.MonkeyPatch,
+    seconds: float, build: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "a release build" in machine._rust_state()
-    monkeypatch.setattr(machine, "_MB_OF_A_DEBUG_BUILD", 1e6)
-    assert "built without --release?" in machine._rust_state()
+    clock = iter([0.0, seconds])
+    monkeypatch.setattr(machine.time, "perf_counter", lambda: next(clock))
+    assert machine._rust_state().startswith(f"loaded, {build}")

@@ -180,7 +180,12 @@ UNPROMISED: dict[str, tuple[Callable[[], bytes], str]] = {
     "lines": (json_lines, "JSON lines"),
     "lines.csv": (json_lines, "JSON lines"),
     "packed.txt": (lambda: gzip.compress(json_lines()), "JSON lines"),
-    "array.txt": (json_array, "a JSON array"),
+    "array.txt": (json_array, "holds JSON: "),
+    "array": (lambda: json_array(indent=1), "holds JSON: "),
+    "pretty.txt": (
+        lambda: b"\n".join(json.dumps({"text": t}, indent=1).encode() for t in TEXTS),
+        "holds JSON: ",
+    ),
     "table.txt": (table, "a table"),
     "table": (lambda: table("\t"), "a table"),
     "unpacked.jsonl.gz": (json_lines, "is no gzip file"),
@@ -202,12 +207,18 @@ def test_content_that_the_name_hides_is_said_once(
     assert len(said) <= 2
 
 
-def test_a_long_first_line_of_json_is_known(tmp_path: Path) -> None:
+def test_a_long_first_document_is_known(tmp_path: Path) -> None:
     texts = ["x" * 100_000, "y"]
-    (tmp_path / "a.txt").write_bytes(json_lines(texts))
-    assert documents(tmp_path / "a.txt") == texts
-    (tmp_path / "b.json").write_bytes(json.dumps([{"text": t} for t in texts]).encode())
-    assert documents(tmp_path / "b.json") == texts
+    objects = [{"id": 0, "text": t} for t in texts]
+    for name, data in {
+        "a.txt": json_lines(texts),
+        "b": json_lines(texts),
+        "c.json": json.dumps(objects).encode(),
+        "d.txt": json.dumps(objects).encode(),
+        "e": json.dumps(objects, indent=1).encode(),
+    }.items():
+        (tmp_path / name).write_bytes(data)
+        assert documents(tmp_path / name) == texts
 
 
 @pytest.mark.parametrize(
@@ -218,6 +229,8 @@ def test_a_long_first_line_of_json_is_known(tmp_path: Path) -> None:
         'a "quoted" text, no table\n',
         "text, more text\nand so on\n",
         '{"text": "only the first line"}\nis JSON\n',
+        '[{"text": broken}]\n',
+        "{\n  body { color: red }\n}\n",
         "PK is text, BZh too\n",
         "MZ\nORC\n",
         "text\n",
@@ -235,7 +248,12 @@ def test_json_without_the_field_is_text_only_in_a_text_file(
     line = '{"content": "x", "id": 1}\n'
     for name in ("a.txt", "a.json", "a"):
         (tmp_path / name).write_text(line)
+    (tmp_path / "b.txt").write_text(f"[{line}]")
+    (tmp_path / "c.txt").write_text(line + '{"text": "y"}\n')
     assert documents(tmp_path / "a.txt") == [line]
+    assert documents(tmp_path / "b.txt") == [f"[{line}]"]
+    with pytest.raises(UserError, match="line 1 has no string under 'text'"):
+        documents(tmp_path / "c.txt")
     assert "without a string under 'text' (its keys are 'content', 'id')" in capsys.readouterr().err
     for name in ("a.json", "a"):
         with pytest.raises(UserError, match=r"a[^ ]*, line 1 has no string under 'text': its keys"):

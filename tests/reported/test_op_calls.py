@@ -22,8 +22,8 @@ def randn(*shape, seed=0, dtype=torch.float64):
 
 HIDDEN, WEIGHT = randn(5, 3), randn(7, 3, seed=1)
 TARGETS = torch.tensor([0, 6, -100, 2, 3])
-Q, K, V = randn(1, 4, 5, 4), randn(1, 2, 5, 4, seed=1), randn(1, 2, 5, 4, seed=2)
-COS, SIN = randn(5, 2, dtype=torch.float32), randn(5, 2, seed=1, dtype=torch.float32)
+Q, K, V = randn(1, 4, 3, 4), randn(1, 2, 3, 4, seed=1), randn(1, 2, 3, 4, seed=2)
+COS, SIN = randn(3, 2, dtype=torch.float32), randn(3, 2, seed=1, dtype=torch.float32)
 X, GAIN, BIAS = randn(3, 6), randn(6, seed=1), randn(6, seed=2)
 
 
@@ -177,30 +177,25 @@ NUMBERS = {
     "ignore_index": lambda x: ops.linear_cross_entropy(HIDDEN, WEIGHT, TARGETS, ignore_index=x),
     "causal": lambda x: ops.attention(Q, K, V, causal=x),
 }
-WRONG = {
-    "parameter": torch.nn.Parameter(torch.tensor(0.5)),
-    "tensor": torch.tensor(0.5),
-    "text": "0.5",
-    "list": [0.5],
-    "array": np.ones((2, 2)),
-    "NaN": math.nan,
-    "infinity": -math.inf,
-}
+WRONG = (
+    torch.nn.Parameter(torch.tensor(0.5)),
+    torch.tensor(0.5),
+    "0.5",
+    [0.5],
+    np.ones((2, 2)),
+    math.nan,
+    math.inf,
+    -math.inf,
+)
 
 
-@pytest.mark.parametrize("value", WRONG.values(), ids=WRONG)
 @pytest.mark.parametrize("name", NUMBERS)
-def test_a_number_of_another_type_is_refused_by_name_in_one_line(name, value):
+def test_a_number_of_another_type_is_refused_by_name_in_one_line(name):
     """A parameter as scale lost its gradient silently."""
-    with pytest.raises(UserError, match=f"{name.split()[0]} is .*; expected") as raised:
-        NUMBERS[name](value)
-    assert "\n" not in str(raised.value)
-
-
-@pytest.mark.parametrize("name", [name for name in NUMBERS if name != "causal"])
-def test_a_bool_is_no_number(name):
-    with pytest.raises(UserError, match="is True; expected"):
-        NUMBERS[name](True)
+    for value in (*WRONG, 2 if name == "causal" else True):
+        with pytest.raises(UserError, match=f"{name.split()[0]} is .*; expected") as raised:
+            NUMBERS[name](value)
+        assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("value", [np.float32(0.5), np.float64(0.5), 0])
@@ -215,13 +210,13 @@ def test_numbers_of_numpy_and_whole_numbers_are_numbers(name, value):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: ops.attention(Q, K, V, cu_seqlens=[0, 5]), "cu_seqlens is a list; expected a T"),
-        (lambda: ops.attention(Q, K, V, cu_seqlens=np.array([0, 5])), "cu_seqlens is a ndarray"),
+        (lambda: ops.attention(Q, K, V, cu_seqlens=[0, 3]), "cu_seqlens is a list; expected a T"),
+        (lambda: ops.attention(Q, K, V, cu_seqlens=np.array([0, 3])), "cu_seqlens is a ndarray"),
         (lambda: ops.attention(Q, K, V, window=2.5), "window is 2.5; expected an int"),
         (lambda: ops.attention(Q, K, V, window=2.0), "window is 2.0; expected an int"),
         (lambda: ops.attention(Q, K, V, causal=1), "causal is 1; expected True or False"),
         (lambda: ops.attention(Q.numpy(), K, V), "q is a ndarray; expected a Tensor"),
-        (lambda: ops.decode_attention(Q, K, V, [5]), "lengths_B is a list; expected a Tensor"),
+        (lambda: ops.decode_attention(Q, K, V, [3]), "lengths_B is a list; expected a Tensor"),
         (lambda: ops.linear_cross_entropy([1.0], WEIGHT, TARGETS), "hidden is a list"),
         (lambda: ops.linear_cross_entropy(HIDDEN, WEIGHT, [1]), "targets is a list"),
         (lambda: ops.linear_cross_entropy(HIDDEN, WEIGHT, TARGETS, reduction=None), "is None"),

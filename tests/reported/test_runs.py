@@ -548,6 +548,17 @@ def test_frozen_weights_stay_as_they_are(
     assert memory(replace(whole, model=model.config)).gradients == 4 * (n_all - n_frozen)
 
 
+def test_a_frozen_router_chooses_as_before(config: TrainConfig) -> None:
+    experts = {"n_expert": 4, "n_expert_active": 2, "bias": False, "expert_balance": "bias"}
+    model = replace(config.model, **experts)
+    config = replace(config, model=model, freeze=("h.*",), keep_checkpoints=9)
+    train(config)
+    before, after = weights(config, 0), weights(config, 6)
+    assert any("bias" in name for name in before)  # the buffer that balances
+    changed = {name for name in before if not before[name].equal(after[name])}
+    assert changed == {"wte.weight", "wpe.weight", "ln_f.weight"}
+
+
 @pytest.mark.parametrize(
     ("patterns", "message"),
     [(("wte",), r"'wte', which no parameter's name matches: .*wte\.weight, .*h\.0\.attn"),

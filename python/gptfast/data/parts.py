@@ -59,8 +59,8 @@ def hash_parts(
     """Hash the documents of each part; `encoder.n_threads` parts at a time.
 
     The hashes are kept in `folder`, with logs of what could not be read. Those that are there
-    already are loaded. Raises the error of the first part, in order, that has one, when the parts
-    before it are complete.
+    already are loaded, unless they lack something and nothing may be skipped. Raises the error of
+    the first part, in order, that has one, when the parts before it are complete.
     """
     folder.mkdir(exist_ok=True)
     stop = threading.Event()
@@ -68,8 +68,10 @@ def hash_parts(
     def hash_part(part: Part, report: ReadReport) -> Hashes:
         path = folder / f"{part.name}.npz"
         if path.exists():
-            report.bytes_kept = part.size
-            return Hashes.load(path)
+            hashed = Hashes.load(path)
+            if not hashed.report.skipped or encoder.options.on_error == "skip":
+                report.bytes_kept = part.size
+                return hashed
         blocks = replace(encoder, report=report).blocks(part.files)
         with skip_log(log_of(part, folder)) as report.log:
             hashed = Hashes.of(_until(stop, blocks), report)

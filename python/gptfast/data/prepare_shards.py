@@ -61,8 +61,9 @@ def prepare_files(
     A document equal to an earlier one, byte for byte, is left out. About `val_fraction` of the
     others are val; 0 for no val. The token with the role eos follows each document. With
     `on_error="skip"`, `out`/skipped.jsonl names whatever could not be read or encoded. A run that
-    was killed resumes when it is called again with the same arguments. The result depends neither
-    on where it was killed nor on `options.n_threads`. A finished folder is left as it is; that
+    was killed resumes when it is called again with the same arguments, or one that met a broken
+    document with `on_error="skip"`. The result depends neither on where it was killed nor on
+    `options.n_threads`. A finished folder is left as it is; that
     needs no Hub.
 
     Raises UserError for arguments or files that can't be used, for a folder that holds anything
@@ -187,6 +188,8 @@ def _clean(out: Path, plan: Plan, manifest: Manifest) -> None:
 
 def _check_same(out: Path, earlier: Plan, plan: Plan) -> None:
     then, now = asdict(earlier), asdict(plan)
+    if (earlier.on_error, plan.on_error) == ("raise", "skip"):
+        del now["on_error"]  # whatever is there lacks nothing, and would be the same
     changed = [name for name in now if then[name] != now[name]]
     if changed:
         raise UserError(
@@ -205,8 +208,10 @@ def _make(
 ) -> Manifest:
     """Write all files of the folder but `data.json`, whose contents are returned."""
     parts = divide(files)
-    hash_inputs = {k: v for k, v in asdict(plan).items() if k != "val_fraction"}
-    hashes_folder = out / "work" / f"hashes-{_digest(hash_inputs)}"
+    inputs = {name: value for name, value in asdict(plan).items() if name != "on_error"}
+    encoded_folder = out / "work" / f"encoded-{_digest(inputs)}"
+    del inputs["val_fraction"]
+    hashes_folder = out / "work" / f"hashes-{_digest(inputs)}"
     hashed = hash_parts(parts, encoder, hashes_folder, progress)
     report = ReadReport.of_all(part.report for part in hashed)
     _say(report.notes(encoder.options), progress)
@@ -214,7 +219,6 @@ def _make(
     sizes = np.concatenate([part.sizes for part in hashed])
     routes = route(hashes, plan.val_fraction)
     check_sides(hashes, routes, plan.val_fraction)
-    encoded_folder = out / "work" / f"encoded-{_digest(asdict(plan))}"
     train, val, failed = encode_parts(parts, hashed, routes, encoder, out, encoded_folder, progress)
     _say(failed.notes(encoder.options), progress)
     skipped = report.skipped + failed.skipped

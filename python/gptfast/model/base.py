@@ -89,9 +89,9 @@ class LanguageModel(nn.Module):
             )
         device = next(self.parameters()).device
         if idx_BT.device != device:
+            hint = "load its weights" if device.type == "meta" else "move one of them with .to()"
             raise UserError(
-                f"{name}: the ids are on {idx_BT.device}, the model is on {device}; move one of "
-                f"them with .to()"
+                f"{name}: the ids are on {idx_BT.device}, the model is on {device}; {hint}"
             )
         if n_past + idx_BT.shape[1] > c.block_size:
             raise UserError(

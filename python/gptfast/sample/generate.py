@@ -96,6 +96,16 @@ def generate(
         new = seen if cache is None else [token]
 
 
+def stream_text(ids: Iterable[int], tokenizer: Tokenizer) -> Iterator[str]:
+    """Decode the ids as they arrive; yield text at character boundaries."""
+    decoder = tokenizer.stream_decoder()
+    for token in ids:
+        if text := decoder.feed(token):
+            yield text
+    if text := decoder.finish():
+        yield text
+
+
 @torch.no_grad()
 def check_weights(model: LanguageModel) -> None:
     """Raise UserError if a weight is NaN or infinite, which PyTorch's attention may hide.
@@ -111,16 +121,6 @@ def check_weights(model: LanguageModel) -> None:
                 f"the model's weights are damaged: {name} holds NaN or infinity; take those of "
                 f"another step or run"
             )
-
-
-def stream_text(ids: Iterable[int], tokenizer: Tokenizer) -> Iterator[str]:
-    """Decode the ids as they arrive; yield text at character boundaries."""
-    decoder = tokenizer.stream_decoder()
-    for token in ids:
-        if text := decoder.feed(token):
-            yield text
-    if text := decoder.finish():
-        yield text
 
 
 def default_prompt(tokenizer: Tokenizer) -> list[int]:

@@ -178,7 +178,7 @@ def cache_path() -> Path:
     """Return GPTFAST_CACHE if it is set, else the user's cache folder. It may not exist yet."""
     named = os.environ.get("GPTFAST_CACHE")
     if named:
-        return Path(named)
+        return Path(os.path.expanduser(named))
     import platformdirs  # imported late: a plain checkout may lack it
 
     return Path(platformdirs.user_cache_dir("gptfast"))

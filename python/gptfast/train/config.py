@@ -18,7 +18,7 @@ from gptfast.model.config import ModelConfig
 from gptfast.train.schedule import Schedule, lr_factor
 
 PRESETS = Path(__file__).parent / "presets"
-"""Folder with one JSON file per preset, which has the fields that differ from the defaults."""
+"""Folder with a JSON file per preset, which has the fields that differ from the defaults."""
 
 Dtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
 Parallel: TypeAlias = Literal["ddp", "fsdp"]

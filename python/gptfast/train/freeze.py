@@ -7,14 +7,15 @@ from fnmatch import fnmatchcase
 
 from gptfast.errors import UserError
 from gptfast.model.base import LanguageModel
+from gptfast.model.moe import MixtureOfExperts
 
 
 def freeze(model: LanguageModel, patterns: Sequence[str]) -> str:
     """Freeze the parameters that match any of the patterns; return a line that says how many.
 
-    A frozen parameter gets no gradient and no optimizer state. patterns: shell patterns of whole
-    names, such as `wte.weight` or `h.0.*`. Raises UserError if a pattern matches no parameter, or
-    if nothing is left to train.
+    A frozen parameter gets no gradient and no optimizer state, and experts behind a frozen router
+    are not balanced. patterns: shell patterns of whole names, such as `wte.weight` or `h.0.*`.
+    Raises UserError if a pattern matches no parameter, or if nothing is left to train.
     """
     parameters = dict(model.named_parameters())
     frozen: set[str] = set()
@@ -33,6 +34,9 @@ def freeze(model: LanguageModel, patterns: Sequence[str]) -> str:
         )
     for name in frozen:
         parameters[name].requires_grad_(False)
+    for module in model.modules():
+        if isinstance(module, MixtureOfExperts) and not module.router.weight.requires_grad:
+            module.balance_rate = 0.0  # balancing would change what a frozen router chooses
     n_frozen = sum(parameters[name].numel() for name in frozen)
     n_all = sum(p.numel() for p in parameters.values())
     return (

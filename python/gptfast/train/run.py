@@ -128,7 +128,10 @@ def announce(
     if older is not None:
         check_same_data(config.out, older, task.source.fingerprint)
         if is_finished(older, config):
-            console.print(f"{config.out} is trained already (--overwrite trains it again)")
+            console.print(
+                f"{config.out} is trained already (more --max-steps continue it, --overwrite "
+                f"trains it again)"
+            )
             return
         for line in describe_changes(older, config):
             console.print(line)

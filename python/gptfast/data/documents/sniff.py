@@ -51,25 +51,23 @@ def format_of(name: str, head: bytes, field: str, column: str) -> Found:
 
 
 def _text_format(family: str | None, text: str, *, is_cut: bool, field: str, column: str) -> Found:
-    first = text.lstrip()[:1]
-    if first == "{" and (objects := _objects(text, is_cut)):
-        # Where the name says nothing, any objects are JSON lines: a wrong field is an error then.
-        if family is None or all(isinstance(find_field(o, field), str) for o in objects):
-            note = f"holds JSON lines: each is a document, its text under {field!r}"
-            return Found("json lines", note)
+    if json_format := _json_in(text, is_cut):
+        objects = _objects_in(text, is_cut)
+        has_field = any(isinstance(find_field(o, field), str) for o in objects)
+        if not objects:
+            has_field = re.search(re.escape(json.dumps(field)) + r'\s*:\s*"', text) is not None
+        what = "JSON lines" if json_format == "json lines" else "JSON"
+        # Where the name says nothing, any objects are JSON: a wrong field is an error then.
+        if family is None or has_field:
+            note = f"holds {what}: each object is a document, its text under {field!r}"
+            return Found(json_format, note)
         if family == "text":
+            keys = f" ({keys_of(objects[0])})" if objects else ""
             note = (
-                f"holds JSON lines without a string under {field!r} ({keys_of(objects[0])}), and "
-                f"is read as text because of its name: if that is wrong, give another --field"
+                f"holds {what} without a string under {field!r}{keys}, and is read as text because "
+                f"of its name: if that is wrong, give another --field"
             )
             return Found("text", note)
-    if first == "{" and is_cut and "\n" not in text and _names_field(text, field):
-        return Found(
-            "json lines", f"holds JSON lines: each is a document, its text under {field!r}"
-        )
-    if first == "[" and _has_json_array(text, field):
-        note = f"holds a JSON array: each element is a document, its text under {field!r}"
-        return Found("json", note)
     if family == "table":
         return Found("table")
     if _has_table(text, column, is_cut):
@@ -81,8 +79,7 @@ def is_records(head: bytes) -> bool:
     """Return whether a file that no name describes holds data: JSON lines, Parquet, an archive."""
     if head.startswith((b"PAR1", b"PK\x03\x04")) or packing_of_content(head) or _is_tar("", head):
         return True
-    text = _text(head)
-    return text.lstrip()[:1] == "{" and bool(_objects(text, len(head) == HEAD_BYTES))
+    return _json_in(_text(head), len(head) == HEAD_BYTES) is not None
 
 
 def delimiter_of(name: str, head: bytes, column: str) -> str:
@@ -123,12 +120,40 @@ def _json_format(family: str, text: str) -> Format:
     return "json lines"
 
 
-def _names_field(text: str, field: str) -> bool:
-    """Return whether the beginning of a long line of JSON has the key, with a string."""
-    return re.search(re.escape(json.dumps(field)) + r'\s*:\s*"', text) is not None
+def _json_in(text: str, is_cut: bool) -> Literal["json", "json lines"] | None:
+    """Return how objects are laid out in a text, if it holds nothing else as far as it is seen."""
+    if re.match(r"\s*\{", text) is None:
+        return "json" if re.match(r"\s*\[\s*\{", text) and _begins(text, is_cut) else None
+    if _whole_lines(text, is_cut):
+        return "json lines"
+    if "\n" not in text.strip():
+        return "json lines" if is_cut and _begins(text, is_cut) else None
+    return (
+        "json"
+        if _parsed(text.lstrip().partition("\n")[0]) is None and _begins(text, is_cut)
+        else None
+    )
 
 
-def _objects(text: str, is_cut: bool) -> list[dict[str, Any]]:
+def _begins(text: str, is_cut: bool) -> bool:
+    """Return whether an object, or an array of them, begins here; its end may be cut off."""
+    return bool(_objects_in(text, is_cut)) or (
+        is_cut and re.match(r'\s*\[?\s*\{\s*"[^"]*"\s*:', text) is not None
+    )
+
+
+def _objects_in(text: str, is_cut: bool) -> list[dict[str, Any]]:
+    """Return the objects in the first lines, or else the one that the text begins with."""
+    if objects := _whole_lines(text, is_cut):
+        return objects
+    try:
+        value, _ = json.JSONDecoder().raw_decode(re.sub(r"^\s*\[?\s*", "", text))
+    except (ValueError, RecursionError):
+        return []
+    return [value] if isinstance(value, dict) else []
+
+
+def _whole_lines(text: str, is_cut: bool) -> list[dict[str, Any]]:
     """Return the objects in the first lines; an empty list if one of these holds something else."""
     lines = text.split("\n")
     if is_cut:
@@ -148,18 +173,6 @@ def _parsed(line: str) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
-
-
-def _has_json_array(text: str, field: str) -> bool:
-    """Return whether an array begins here, whose first element is an object with the field."""
-    begin = re.match(r"\s*\[\s*(?=\{)", text)
-    if begin is None:
-        return False
-    try:
-        value, _ = json.JSONDecoder().raw_decode(text, begin.end())
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(find_field(value, field), str)
 
 
 def _has_table(text: str, column: str, is_cut: bool) -> bool:

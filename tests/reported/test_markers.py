@@ -1,0 +1,171 @@
+"""Markers between documents inside a file, as users of other loaders met them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from stories import EOT, STORIES
+
+from gptfast.cli import cli
+from gptfast.data.__main__ import main as data_command
+from gptfast.data.documents import ReadOptions, ReadReport
+from gptfast.data.encode import encode_files
+from gptfast.data.manifest import Manifest
+from gptfast.data.prepare import prepare
+from gptfast.data.prepare_shards import prepare_files
+from gptfast.data.train_tokenizer import train_tokenizer
+from gptfast.tokenizer import BPETokenizer
+from gptfast.tokenizer.__main__ import main as tokenizer_command
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> BPETokenizer:
+    return BPETokenizer.train(STORIES, 300)
+
+
+def documents_in(path: Path, tokenizer: BPETokenizer, **options: Any) -> list[str]:
+    """What a shard holds, by its end-of-text ids."""
+    shard = encode_files(tokenizer, path, path.with_suffix(".bin"), ReadOptions(**options))
+    ids = shard.tokens(tokenizer)
+    ends = np.flatnonzero(ids == tokenizer.eot_token)
+    assert ends[-1] == len(ids) - 1
+    starts = [0, *(ends[:-1] + 1)]
+    return [tokenizer.decode(ids[i:j]) for i, j in zip(starts, ends, strict=True)]
+
+
+MARKED = {
+    "on a line of its own": f"\n{EOT}\n".join(STORIES),
+    "before and after everything": f"{EOT}\n" + f"\n{EOT}\n".join(STORIES) + f"\n{EOT}\n",
+    "inline": EOT.join(STORIES),
+    "with empty lines": f"\n\n{EOT}\n\n\n".join(STORIES) + "\n",
+    "on Windows": f"\n{EOT}\n".join(STORIES).replace("\n", "\r\n") + "\r\n",
+    "with blanks around it": f"\n {EOT} \n".join(STORIES),
+}
+
+
+# nanoGPT#308, minbpe#44, dolma#176, tokenizers#1345
+@pytest.mark.parametrize("layout", MARKED)
+def test_a_marker_between_documents_inside_a_file_divides_them(
+    tmp_path: Path, tokenizer: BPETokenizer, layout: str
+) -> None:
+    path = tmp_path / "stories.txt"
+    path.write_bytes(MARKED[layout].encode())
+    expected = [s.replace("\n", "\r\n") for s in STORIES] if "Windows" in layout else STORIES
+    assert documents_in(path, tokenizer) == expected
+
+
+def test_all_commands_find_the_marker_and_say_so_once(
+    tmp_path: Path, tokenizer: BPETokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, said = tmp_path / "stories.txt", f"split 1 file into 3,000 documents at {EOT}\n"
+    path.write_text(MARKED["inline"], encoding="utf-8")
+    tokenizer.save(tmp_path / "bpe")
+    of_files = ["--tokenizer", str(tmp_path / "bpe"), "--out"]
+    encode = ["encode", str(path), *of_files, str(tmp_path / "a.bin")]
+    assert cli.run(tokenizer_command, encode) == 0
+    assert capsys.readouterr().err == said
+    learn = ["train", str(path), "--vocab-size", "300", "--out", str(tmp_path / "t")]
+    assert cli.run(tokenizer_command, learn) == 0
+    assert capsys.readouterr().err == said
+    assert BPETokenizer.load(tmp_path / "t").fingerprint == tokenizer.fingerprint
+    out = tmp_path / "out"
+    assert cli.run(data_command, ["prepare", str(path), *of_files, str(out)]) == 0
+    assert capsys.readouterr().err == said
+    data = Manifest.read(out).report
+    assert data.train_documents + data.val_documents == 3000
+    logged: list[str] = []
+    for name in ("bpe", "char", str(tmp_path / "bpe")):
+        logged.clear()
+        corpus = prepare(str(path), name, 300, 0.1, logged.append)
+        assert logged.count(said[:-1]) == 1
+        report = corpus.report
+        assert report.train_documents + report.val_documents == 3000
+        # The mark is one id, with which each document ends, and nowhere spelled.
+        assert (corpus.val[:] == corpus.tokenizer.eot_token).sum() == report.val_documents
+        assert "|" not in corpus.tokenizer.decode(corpus.val.tolist()).replace(EOT, "")
+
+
+@pytest.mark.parametrize(
+    ("separator", "given"),
+    [
+        ("\n\n\n", r"\n\n\n"),
+        ("\n\n\n", "\n\n\n"),
+        ("---", "---"),
+        ("</s>", "</s>"),
+        ("※", r"\u203b"),
+    ],
+)
+def test_another_text_may_divide_documents(
+    tmp_path: Path, tokenizer: BPETokenizer, separator: str, given: str
+) -> None:
+    path = tmp_path / "stories.txt"
+    path.write_text(separator.join(STORIES[:50]), encoding="utf-8", newline="")
+    assert documents_in(path, tokenizer, document_separator=given) == STORIES[:50]
+    corpus = prepare(str(path), "char", 0, 0.5, lambda _: None, document_separator=given)
+    assert corpus.report.train_documents + corpus.report.val_documents == 50
+
+
+def test_without_a_separator_a_file_is_one_document(
+    tmp_path: Path, tokenizer: BPETokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "stories.txt"
+    path.write_text(MARKED["inline"], encoding="utf-8")
+    assert documents_in(path, tokenizer, document_separator="") == [MARKED["inline"]]
+    said = capsys.readouterr().err
+    assert said.startswith(f"warning: the documents spell {EOT} 2,999 times in ")
+    assert said.count("\n") == 1
+
+
+def test_a_marker_far_into_a_file_and_across_blocks_is_found(
+    tmp_path: Path, tokenizer: BPETokenizer
+) -> None:
+    long = [" ".join(STORIES[i : i + 1500]) for i in (0, 1500)]  # 80 kB each
+    documents = [*long, "x" * 262_100 + " a", *STORIES[:100], long[1]]
+    path = tmp_path / "stories.txt"
+    for before in range(14):  # so that a marker is at each place of the reader's buffer
+        shifted = ["y" * (before + 1), *documents]
+        path.write_text(EOT.join(shifted), encoding="utf-8")
+        report = ReadReport()
+        shard = encode_files(tokenizer, path, tmp_path / "x.bin", report=report, progress=False)
+        assert report.split_documents == len(shifted)
+        assert (shard.tokens(tokenizer) == tokenizer.eot_token).sum() == len(shifted)
+    assert documents_in(path, tokenizer) == shifted
+
+
+def test_equal_documents_of_a_file_are_duplicates(tmp_path: Path, tokenizer: BPETokenizer) -> None:
+    path = tmp_path / "stories.txt"
+    path.write_text(f"\n{EOT}\n".join(STORIES[:100] * 2), encoding="utf-8")
+    made = prepare_files(tokenizer, path, tmp_path / "out", 0.2, progress=False)
+    n_val = sum(
+        hashlib.blake2b(story.encode(), digest_size=16).digest()[:8] < bytes([0x33] * 8)
+        for story in STORIES[:100]
+    )
+    assert (made.report.train_documents, made.report.val_documents) == (100 - n_val, n_val)
+    assert made.duplicates == 100
+
+
+@pytest.mark.parametrize("name", [EOT, "<|im_start|>", "[SEP]"])
+def test_a_special_token_that_is_spelled_often_is_said(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = BPETokenizer.train(STORIES[:10], 260, special_tokens=[EOT, "[SEP]"])
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": f"{name} {s}"}) + "\n" for s in STORIES[:20]))
+    for run in (
+        lambda: encode_files(tokenizer, path, tmp_path / "a.bin"),
+        lambda: prepare_files(tokenizer, path, tmp_path / "out", 0.5),
+    ):
+        run()
+        said = capsys.readouterr().err
+        assert said.startswith(f"warning: the documents spell {name} 20 times in 0.00 MB, which ")
+        assert said.count("\n") == 1
+    with pytest.warns(UserWarning, match="the documents spell "):
+        train_tokenizer(path, 300, special_tokens=[EOT, "[SEP]"])
+    path.write_text(json.dumps({"text": f"{name} is a token. " + STORIES[0] * 10}))
+    encode_files(tokenizer, path, tmp_path / "a.bin")
+    assert capsys.readouterr().err == ""
