@@ -9,7 +9,7 @@ from gptfast.data.dataset import Mixture
 from gptfast.errors import MissingFileError, UserError
 from gptfast.model.base import LanguageModel
 from gptfast.model.config import ModelConfig
-from gptfast.model.folder import load_model, read_config
+from gptfast.model.folder import load_model, read_config, refuse_pickles
 from gptfast.tokenizer import load_tokenizer
 from gptfast.train.checkpoint import has_started
 from gptfast.train.config import TrainConfig
@@ -34,6 +34,7 @@ def with_init(config: TrainConfig) -> TrainConfig:
 
 def stored_config(folder: Path) -> ModelConfig:
     """Read a model folder's configuration. Raises MissingFileError or UserError."""
+    refuse_pickles(folder)
     path = folder / "config.json"
     if not path.is_file():
         raise MissingFileError(
