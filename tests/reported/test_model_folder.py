@@ -19,6 +19,7 @@ from gptfast.model import ModelConfig, build_model
 from gptfast.model.folder import load_model, save_description, save_weights
 from gptfast.tokenizer import BPETokenizer, CharTokenizer, Tokenizer, load_tokenizer
 from gptfast.tokenizer.roles import Roles
+from gptfast.train.init_from import stored_config
 
 transformers = pytest.importorskip("transformers")
 
@@ -170,19 +171,29 @@ def test_no_embedding_that_is_used_is_frozen_as_padding(tmp_path: Path, layout: 
     assert model.get_input_embeddings().padding_idx is None
 
 
-@pytest.mark.parametrize("has_config", [True, False])
+@pytest.mark.parametrize("missing", ["nothing", "config.json", "tokenizer.json"])
 @pytest.mark.parametrize(
-    "name", ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "consolidated.00.pth"]
+    ("name", "advice"),
+    [
+        ("pytorch_model.bin", "save_pretrained"),
+        ("pytorch_model-00001-of-00002.bin", "save_pretrained"),
+        ("consolidated.00.pth", "transformers' format"),
+        ("ckpt.pt", "gptfast import nanogpt"),
+    ],
 )
 def test_pickled_weights_are_refused_with_the_way_to_convert_them(
-    tmp_path: Path, name: str, has_config: bool
+    tmp_path: Path, name: str, advice: str, missing: str
 ) -> None:
     make(tmp_path, "llama", "cl100k")
-    if not has_config:
-        (tmp_path / "config.json").unlink()
+    (tmp_path / missing).unlink(missing_ok=True)
     (tmp_path / name).write_bytes(b"")
-    with pytest.raises(UserError) as error:
-        load_model(tmp_path)
-    assert f"{name} is a pickle" in str(error.value)
-    assert "save_pretrained" in str(error.value)
-    assert "\n" not in str(error.value)
+    for load in (load_model, stored_config):
+        with pytest.raises(UserError) as error:
+            load(tmp_path)
+        assert f"{name} is a pickle" in str(error.value)
+        assert advice in str(error.value)
+        assert "\n" not in str(error.value)
+    if missing == "nothing":
+        (tmp_path / "model.safetensors").touch()  # the other file doesn't matter
+        with pytest.raises(UserError, match="not a complete safetensors file"):
+            load_model(tmp_path)

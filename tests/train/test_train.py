@@ -82,7 +82,7 @@ def test_a_run_leaves_a_whole_model_folder(config: TrainConfig) -> None:
     names = {path.name for path in config.out.iterdir()}
     assert names == {
         "config.json", "generation_config.json", "metrics.jsonl", "model.safetensors", "run.json",
-        "tokenizer.json", "training",
+        "tokenizer.json", "tokenizer_config.json", "training",
     }  # fmt: skip
     assert steps_saved(config) == [8, 12]
     record = json.loads((config.out / "run.json").read_text())

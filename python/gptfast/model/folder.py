@@ -82,8 +82,8 @@ def load_model(
     file is damaged or doesn't fit the others.
     """
     folder = Path(folder)
+    refuse_pickles(folder)
     if not is_file(folder / "config.json"):
-        _refuse_pickles(folder)
         raise MissingFileError(
             f"no model in {folder}: expected a folder with config.json, model.safetensors and "
             f"tokenizer.json, as `python -m gptfast.train --out {folder}` writes"
@@ -174,7 +174,6 @@ def _files_of(path: Path) -> list[Path]:
         return [path]
     index = path.with_name(f"{path.name}.index.json")
     if not index.is_file():
-        _refuse_pickles(path.parent)
         raise MissingFileError(f"no weights at {path}: the training run has not saved any yet")
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
@@ -187,16 +186,25 @@ def _files_of(path: Path) -> list[Path]:
     return files
 
 
-def _refuse_pickles(folder: Path) -> None:
-    """Raise UserError if a folder has its weights in pickles, which may run code."""
-    patterns = ("pytorch_model*.bin", "consolidated*.pth", "*.pt", "*.pth", "*.ckpt")
-    found = [file for pattern in patterns for file in sorted(folder.glob(pattern))]
-    if found:
-        raise UserError(
-            f"{found[0]} is a pickle, which may run code, so gptfast doesn't load it: expected "
-            f"model.safetensors; convert it with transformers: AutoModelForCausalLM."
-            f"from_pretrained({str(folder)!r}).save_pretrained('converted')"
-        )
+_CONVERTERS = {
+    "pytorch_model*.bin": "transformers converts it: AutoModelForCausalLM.from_pretrained"
+    "({folder!r}).save_pretrained('converted'); copy tokenizer.json as well",
+    "consolidated*.pth": "take the folder of the same model in transformers' format",
+    "*.pt": "`gptfast import nanogpt {file} --out converted` converts nanoGPT's",
+}
+"""How to get safetensors from pickles, by the names of the latter."""
+
+
+def refuse_pickles(folder: Path) -> None:
+    """Raise UserError if a folder has its weights in pickles alone, which may run code."""
+    if any(folder.glob("model*.safetensors*")):
+        return
+    for pattern, advice in _CONVERTERS.items():
+        for file in sorted(folder.glob(pattern)):
+            raise UserError(
+                f"{file} is a pickle, which may run code, so gptfast doesn't load it: expected "
+                f"model.safetensors; {advice.format(folder=str(folder), file=file)}"
+            )
 
 
 def read_config(path: Path) -> ModelConfig:

@@ -11,7 +11,7 @@ from gptfast.data.dataset import Mixture
 from gptfast.errors import MissingFileError, UserError
 from gptfast.model.base import LanguageModel
 from gptfast.model.config import ModelConfig
-from gptfast.model.folder import load_model, read_config
+from gptfast.model.folder import load_model, read_config, refuse_pickles
 from gptfast.system.files import is_file
 from gptfast.tokenizer import load_tokenizer
 from gptfast.train.checkpoint import has_started
@@ -37,6 +37,7 @@ def with_init(config: TrainConfig) -> TrainConfig:
 
 def stored_config(folder: Path) -> ModelConfig:
     """Read a model folder's configuration. Raises MissingFileError or UserError."""
+    refuse_pickles(folder)
     path = folder / "config.json"
     if not is_file(path):
         raise MissingFileError(
