@@ -123,3 +123,17 @@ def test_a_trace_gives_the_models_results_for_other_shapes_too(name: str) -> Non
 def test_an_exported_model_gives_the_models_results() -> None:
     model, ids = shaken(LLAMA), some_ids()
     torch.testing.assert_close(torch.export.export(model, (ids,)).module()(ids), model(ids))
+
+
+def test_a_compiled_model_computes_no_table_again() -> None:
+    graphs: list[torch.fx.GraphModule] = []
+
+    def keep(graph: torch.fx.GraphModule, _: object) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    model, ids = shaken(LLAMA), some_ids()
+    torch.testing.assert_close(torch.compile(model, backend=keep, fullgraph=True)(ids), model(ids))
+    called = [str(node.target) for node in graphs[0].graph.nodes]
+    assert sum("rotation_cos" in name for name in called) == 1
+    assert not {"cos", "sin", "arange"} & set(called)
