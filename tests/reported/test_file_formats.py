@@ -547,6 +547,8 @@ NOT_TEXT: dict[str, tuple[bytes, str]] = {  # nanoGPT#711 #360 datasets#4077
     "page.jsonl": (b"<!DOCTYPE html>\n<html>", "is a web page, perhaps a server's error"),
     "a.tar": (b"no archive\n" * 99, "truncated or corrupt .*doesn't begin as a tar file"),
     "a.zip": (zipped({"a.txt": b"x" * 99})[:-9], "truncated or corrupt .*not a zip file"),
+    "cut.parquet.gz": (gzip.compress(b"PAR1" + os.urandom(999))[:500], "is truncated or corrupt"),
+    "cut.zip.gz": (gzip.compress(zipped({"a.txt": os.urandom(999)}))[:500], "truncated or corrupt"),
     "secret.zip": (encrypted(), "has an encrypted member a.txt: unpack it first with `unzip`"),
     "deep.gz": (functools.reduce(gzip.compress, [1] * 9, b"x"), "compressed more than 8 times"),
     "joined.tar": (2 * tar({"a.txt": b"a"}), "has more after its end: .*--ignore-zeros"),
