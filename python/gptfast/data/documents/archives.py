@@ -70,25 +70,32 @@ def zip_members(stream: Stream, left_out: LeftOut) -> Iterator[tuple[str, Stream
     encrypted one and for Word files and others that are zip archives of something else.
     """
     damage = (zipfile.BadZipFile, zlib.error, *_DAMAGE)
-    try:
-        with on_disk(stream) as file, zipfile.ZipFile(file) as archive:
-            members = [member for member in archive.infolist() if not member.is_dir()]
-            _check_zip([member.filename for member in members])
-            for member in members:
-                if member.flag_bits & 0x1:
-                    raise UnusableFileError(
-                        f"has an encrypted member {member.filename}: unpack it first with `unzip`"
-                    )
-                with Stream(archive.open(member), damage) as content:
-                    if _is_wanted(member.filename, content, left_out):
-                        yield member.filename, content
-            left_out.say()
-    except NotImplementedError as error:
-        raise UnusableFileError(
-            f"is packed in a way that can't be read ({error}): unpack it first with `7z x`"
-        ) from error
-    except damage as error:
-        raise DamagedFileError(str(error) or type(error).__name__) from error
+    with on_disk(stream) as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                yield from _members(archive, damage, left_out)
+        except NotImplementedError as error:
+            raise UnusableFileError(
+                f"is packed in a way that can't be read ({error}): unpack it first with `7z x`"
+            ) from error
+        except damage as error:
+            raise DamagedFileError(str(error) or type(error).__name__) from error
+    left_out.say()
+
+
+def _members(
+    archive: zipfile.ZipFile, damage: tuple[type[Exception], ...], left_out: LeftOut
+) -> Iterator[tuple[str, Stream]]:
+    members = [member for member in archive.infolist() if not member.is_dir()]
+    _check_zip([member.filename for member in members])
+    for member in members:
+        if member.flag_bits & 0x1:
+            raise UnusableFileError(
+                f"has an encrypted member {member.filename}: unpack it first with `unzip`"
+            )
+        with Stream(archive.open(member), damage) as content:
+            if _is_wanted(member.filename, content, left_out):
+                yield member.filename, content
 
 
 def _check_zip(names: list[str]) -> None:

@@ -124,14 +124,20 @@ class _Reader:
         if found.format == "tar" or found.format == "zip":
             yield from self._archive(source, found.format, stream, depth)
         elif found.format == "parquet":
-            plain = stream.path if isinstance(stream, FileOnDisk) else None
-            with nullcontext(plain) if plain else on_disk(stream) as file:
-                rows = parquet_rows(file, where, options.column, options.errors)
-                yield from make.of_records(where, "row", rows)
+            yield from self._parquet(where, stream)
         elif (what := foreign(name, head)) is not None:
             make.bad(f"{where} {what}", where)
         else:
             yield from self._text(source, stream, name, found)
+
+    def _parquet(self, where: str, stream: Stream) -> Iterator[Block]:
+        plain = stream.path if isinstance(stream, FileOnDisk) else None
+        try:
+            with nullcontext(plain) if plain else on_disk(stream) as file:
+                rows = parquet_rows(file, where, self.options.column, self.options.errors)
+                yield from self.make.of_records(where, "row", rows)
+        except DamagedFileError as error:  # of the packing
+            self.make.bad(_damaged(where, error), where)
 
     def _archive(
         self, source: Source, kind: Literal["tar", "zip"], stream: Stream, depth: int
@@ -144,7 +150,7 @@ class _Reader:
             for inside, member in source.members(kind, stream):
                 yield from self._content(inside, member, depth + 1)
         except DamagedFileError as error:
-            bad(f"{where} is truncated or corrupt ({error}): create or download it again", where)
+            bad(_damaged(where, error), where)
         except UnusableFileError as error:
             bad(f"{where} {error}", where)
 
@@ -176,3 +182,7 @@ class _Reader:
                     f"{where} has NUL characters, which are read as text: {place_of_nul(head)}"
                 )
             yield from self.make.of_text(source, stream)
+
+
+def _damaged(where: str, error: DamagedFileError) -> str:
+    return f"{where} is truncated or corrupt ({error}): create or download it again"

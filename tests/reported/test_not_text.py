@@ -1,0 +1,180 @@
+"""What users of other loaders ran into: files that are not text, and records that can't be read."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import os
+import pickle
+import struct
+from pathlib import Path
+
+import pytest
+from written import (
+    TEXTS,
+    documents,
+    encrypted,
+    json_lines,
+    table,
+    tar,
+    zipped,
+)
+
+from gptfast.data.documents import ReadReport
+from gptfast.errors import UserError
+
+
+def test_conversations_are_refused_with_the_keys_that_there_are(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"id": 1, "messages": [{"role": "user", "content": "hi"}]}\n')
+    with pytest.raises(UserError, match=r"keys are 'id', 'messages'; 'messages' .*--field"):
+        documents(path)
+    path.write_text('{"data": [{"text": "a"}], "version": 2}\n')
+    with pytest.raises(UserError, match=r"keys are 'data', 'version'; .*`jq -c '\.data\[\]'`"):
+        documents(path)
+
+
+BAD_RECORDS: dict[str, tuple[bytes, str, list[str]]] = {
+    "a.json": (
+        b'[{"text": "a"},\n {"text": 5},\n {"text": "b"}]',
+        r"a\.json, value 2 \(line 2\) has no string under 'text' but a number",
+        ["a", "b"],
+    ),
+    "bytes.json": (
+        b'[{"text": "a"}, {"text": "caf\xe9"}, {"text": "b"}]',
+        r"value 2 \(line 1\) is not UTF-8 text, or has the lone surrogate",
+        ["a", "b"],
+    ),
+    "comma.json": (
+        b'[{"text": "a"}\n {"text": "b"}]',
+        r"value 2 \(line 2\) is broken JSON \(expected , or \] before '\{'\), so what follows",
+        ["a"],
+    ),
+    "broken.json": (
+        b'[{"text": "a"},\n {"text": b}, {"text": "' + b"c" * 300 + b'"}]',
+        r"value 2 \(line 2\) is broken JSON \(Expecting value\), so what follows",
+        ["a"],
+    ),
+    "truncated.json": (
+        b'[{"text": "a"},\n {"text": "b',
+        r"value 2 \(line 2\) ends inside a value: it is truncated",
+        ["a"],
+    ),
+    "trailing.json": (b'[{"text": "a"},]', r"value 2 \(line 1\) is broken JSON", ["a"]),
+    "after.json": (b'[{"text": "a"}] {}', "has more after the end of its array", ["a"]),
+    "strings.json": (b'["a"]', r"value 1 \(line 1\) has no string under .*, it is a string", []),
+    "ragged.csv": (
+        b'id,text\n1,"a\n"\n2,b,c\n3,d\n',
+        r"ragged\.csv, line 4 begins a row of 3 columns: expected 2",
+        ["a\n", "d"],
+    ),
+    "bytes.csv": (
+        b"id,text\n1,a\n2,caf\xe9\n3,b\n",
+        r"bytes\.csv, line 3 begins a row that is not UTF-8",
+        ["a", "b"],
+    ),
+    "open.csv": (b'text,id\na,1\n"b,2\nc,3\n', "line 3 is no row of a table", ["a"]),
+    "header.csv": (b"id,body\n1,a\n", r"no column 'text' .* names 'id', 'body': .*--column", []),
+    "twice.csv": (b"text,text\n1,a\n", "more than one column 'text'", []),
+}
+
+
+@pytest.mark.parametrize("name", BAD_RECORDS)
+def test_bad_records_are_named_with_their_place(tmp_path: Path, name: str) -> None:
+    data, complaint, others = BAD_RECORDS[name]
+    for path, content in (
+        (tmp_path / name, data),
+        (tmp_path / "a.tar", tar({name: data})),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=complaint) as error:
+            documents(path)
+        assert path.name == name or f"a.tar, member {name}" in str(error.value)
+        report = ReadReport()
+        assert documents(path, report, on_error="skip") == others
+        assert report.skipped == 1
+
+
+HINDI = "यह हिन्दी में एक वाक्य है।\n" * 9
+NOT_TEXT: dict[str, tuple[bytes, str]] = {  # nanoGPT#711 #360 datasets#4077
+    "mark.txt": ("Hello\n".encode("utf-16"), r"UTF-16 text: .*`iconv -f UTF-16 -t UTF-8`"),
+    "le.txt": ("Hello\n".encode("utf-16-le"), r"UTF-16LE text, without .*iconv -f UTF-16LE -t"),
+    "be.txt": ("Grüße\n".encode("utf-16-be"), r"UTF-16BE text, without"),
+    "russian.txt": ("Привет, мир\n".encode("utf-16-le"), "UTF-16LE text, without"),
+    "chinese.txt": ("你好，世界。\n".encode("utf-16-be") * 9, "UTF-16BE text, without"),
+    "hindi.txt": (HINDI.encode("utf-16-le"), "UTF-16LE text, without"),
+    "u.jsonl": (json_lines().decode().encode("utf-16-le"), "UTF-16LE text"),
+    "u.csv": (table().decode().encode("utf-16"), "UTF-16 text"),
+    "u32.txt": ("Hello\n".encode("utf-32"), "UTF-32 text: .*iconv -f UTF-32 -t"),
+    "u32be.txt": ("Hello\n".encode("utf-32-be"), "UTF-32BE text, without"),
+    "latin.txt": ("café\n".encode("latin-1"), r"line 1\): .*`iconv -f WINDOWS-1252 -t UTF-8`"),
+    "a.json.gz": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+        r"a\.json\.gz is a Git LFS pointer, .*`git lfs pull`",
+    ),
+    "lfs.parquet": (b"version https://git-lfs.github.com/spec/v1\noid", "is a Git LFS pointer"),
+    "a.docx": (zipped({"word/document.xml": b"<w/>"}), "is a Word file: .*`pandoc"),
+    "word.txt": (zipped({"word/document.xml": b"<w/>"}), "is a Word file"),
+    "a.xlsx": (zipped({"xl/workbook.xml": b""}), "is an Excel workbook: save its sheet as CSV"),
+    "a.odt": (zipped({"mimetype": b"application/vnd.oasis.opendocument.text"}), "OpenDocument"),
+    "old.doc": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(99), "old Word.*libreoffice"),
+    "a.pdf": (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", "is a PDF file: .*`pdftotext`"),
+    "tokenizer.model": (
+        b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02\n\x0c\n\x03<s>\x15",
+        "is a SentencePiece model",
+    ),
+    "a.pkl": (pickle.dumps(TEXTS), "is a Python pickle"),
+    "a.sqlite": (b"SQLite format 3\x00" + bytes(84), "is an SQLite database: .*sqlite3 -csv"),
+    "a.arrow": (b"ARROW1\x00\x00" + bytes(50), "is an Arrow file: write it as Parquet"),
+    "png.txt": (b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", "is a PNG image"),
+    "jpg": (b"\xff\xd8\xff\xe0\x00\x10JFIF", "is a JPEG image"),
+    "ids.bin": (struct.pack("<400H", *range(1, 401)), "is binary data|UTF-16LE"),
+    "a.safetensors": (struct.pack("<Q", 60) + b'{"wte": {"dtype"', "is the weights of a model"),
+    "a.7z": (b"7z\xbc\xaf\x27\x1c\x00\x04", "is a 7-Zip archive: .*`7z x`"),
+    "page.jsonl": (b"<!DOCTYPE html>\n<html>", "is a web page, perhaps a server's error"),
+    "a.tar": (b"no archive\n" * 99, "truncated or corrupt .*doesn't begin as a tar file"),
+    "a.zip": (zipped({"a.txt": b"x" * 99})[:-9], "truncated or corrupt .*not a zip file"),
+    "cut.parquet.gz": (gzip.compress(b"PAR1" + os.urandom(999))[:500], "is truncated or corrupt"),
+    "cut.zip.gz": (gzip.compress(zipped({"a.txt": os.urandom(999)}))[:500], "truncated or corrupt"),
+    "secret.zip": (encrypted(), "has an encrypted member a.txt: unpack it first with `unzip`"),
+    "deep.gz": (functools.reduce(gzip.compress, [1] * 9, b"x"), "compressed more than 8 times"),
+    "joined.tar": (2 * tar({"a.txt": b"a"}), "has more after its end: .*--ignore-zeros"),
+    "short.tar": (tar({"a.txt": b"x" * 9999})[:3000], "member a.txt is truncated or corrupt"),
+    "zeros.txt": (bytes(1000), "is binary data"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NOT_TEXT)
+def test_what_is_not_text_is_named_as_what_it_is(tmp_path: Path, name: str) -> None:
+    data, complaint = NOT_TEXT[name]
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=complaint) as error:
+        documents(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+    report = ReadReport()
+    (tmp_path / "good.txt").write_text("good")
+    assert documents([path, tmp_path / "good.txt"], report, on_error="skip")[-1] == "good"
+    assert report.skipped == (2 if name == "short.tar" else 1)  # its last member, and the rest
+
+
+def test_a_few_nuls_in_a_text_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.txt").write_text("a text\nwith a\x00NUL, and more after it\n")
+    assert documents(tmp_path / "a.txt") == ["a text\nwith a\x00NUL, and more after it\n"]
+    assert "NUL characters, which are read as text: its first NUL is byte 13, in line 2" in (
+        capsys.readouterr().err
+    )
+
+
+def test_lines_in_members_of_archives(tmp_path: Path) -> None:
+    good = ("x" * 99 + "\n").encode() * 3000
+    data = good + b"caf\xe9\n"
+    for name, content in (
+        ("a.tar.gz", gzip.compress(tar({"b.txt": b"b\n", "a.txt": data}), 1)),
+        ("a.zip", zipped({"b.txt": b"b\n", "a.txt": data})),
+    ):
+        (tmp_path / name).write_bytes(content)
+        complaint = rf"{name}, member a\.txt is not UTF-8 text \(byte 300003, line 3001\)"
+        with pytest.raises(UserError, match=complaint):
+            documents(tmp_path / name)
