@@ -6,10 +6,11 @@
 //! both: constructs whose text has one meaning. Anything else is refused, with its place.
 //!
 //! - `node`: an expression as a tree, and its text in the common dialect;
-//! - `parser`, `escape`, `class`: from text to a tree.
+//! - `parser`, `group`, `class`, `escape`: from text to a tree.
 
 mod class;
 mod escape;
+mod group;
 mod node;
 mod parser;
 

@@ -30,7 +30,7 @@ pub(in super::super) fn some_patterns() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
     #[test]
     fn it_matches_what_fancy_regex_matches(pattern in some_patterns(), text in "[abékKA1 \n]{0,12}") {
         let (Ok(regex), Ok(tree)) = (Regex::new(&pattern), parse(Dialect::FancyRegex, &pattern)) else {
