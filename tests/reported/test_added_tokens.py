@@ -136,7 +136,8 @@ def test_added_tokens_are_in_shards(tmp_path: Path) -> None:
     theirs = in_tokenizers(FILES["cl100k"], find_special=False)
     text = "".join(texts(4000, 30))
     (tmp_path / "a.txt").write_text(text, encoding="utf-8", newline="")
-    options = ReadOptions(n_threads=2, memory_limit="40MB")  # blocks of the smallest size
+    limit = "40MB"  # for blocks of the smallest size
+    options = ReadOptions(n_threads=2, memory_limit=limit, document_separator="")
     shard = encode_files(ours, tmp_path / "a.txt", tmp_path / "a.bin", options, progress=False)
     ids = shard.tokens(ours).tolist()
     assert ids == [*theirs.encode(text).ids, theirs.token_to_id("<|endoftext|>")]

@@ -169,11 +169,8 @@ class BPETokenizer(Tokenizer):
 
     @property
     def pat_str(self) -> str:
-        """The pattern as the `pat_str` of a `tiktoken.Encoding`, which gives the same ids.
-
-        Raises UserError for a regular expression that can't be written as such.
-        """
-        return pat_str(self.pattern, self._bpe.regex)
+        """The pattern as the `pat_str` of a `tiktoken.Encoding`, which gives the same ids."""
+        return pat_str(self.pattern)
 
     @property
     def mergeable_ranks(self) -> dict[bytes, int]:

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import re
+from gptfast.tokenizer.patterns import to_oniguruma
 
-from gptfast.errors import UserError
-from gptfast.tokenizer.checks import shorten
-
-# Named groups, references to groups, conditions on them, \G, and comments (flag x).
-_NOT_TWICE = re.compile(r"\\[1-9kgGK]|\(\?(P?<[^=!]|P=|P>|\(|&|[a-z]*x|R|\d)")
+_NAMES = ("gpt2", "cl100k", "o200k", "none")
 
 
-def pat_str(pattern: str, regex: str) -> str:
-    r"""Return `regex`, what a pattern means, so that it also matches the text between its matches.
+def pat_str(pattern: str) -> str:
+    r"""Return the regular expression of a pattern, which also matches the text between its matches.
 
     tiktoken drops that text, which is a pre-token here. A pattern with a name leaves none. The end
     of the last match, `\G`, makes an empty match no match.
-
-    Raises UserError if a regular expression can't be written twice in one.
     """
-    if pattern != regex:
-        return regex
-    if _NOT_TWICE.search(regex.replace(r"\\", "")):
-        raise UserError(
-            f"the pattern {shorten(regex)} has a named group, a reference to a group, \\G, \\K or "
-            f"the flag x, so it can't be written for tiktoken: use an expression without"
-        )
-    return rf"(?>{regex})(?!\G)|(?s:.)+?(?=(?:{regex})|\z)"
+    # Written for a tokenizer.json, it means the same to tiktoken, and has no groups.
+    regex = to_oniguruma(pattern)
+    return regex if pattern in _NAMES else rf"(?>{regex})(?!\G)|(?s:.)+?(?=(?:{regex})|\z)"

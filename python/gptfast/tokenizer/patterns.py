@@ -29,7 +29,7 @@ def pattern_to_json(pattern: str) -> dict[str, Any]:
         return byte_level
     split = {
         "type": "Split",
-        "pattern": {"Regex": _to_oniguruma(pattern)},
+        "pattern": {"Regex": to_oniguruma(pattern)},
         "behavior": "Isolated",
         "invert": False,
     }
@@ -79,7 +79,8 @@ def pattern_from_json(pre_tokenizer: Any) -> str:
             )
 
 
-def _to_oniguruma(pattern: str) -> str:
+def to_oniguruma(pattern: str) -> str:
+    """Return the regular expression that means in Oniguruma what the pattern does."""
     try:
         return rust_bpe().pattern_to_oniguruma(pattern)
     except RUST_ERRORS as error:

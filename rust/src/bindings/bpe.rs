@@ -280,13 +280,6 @@ impl Bpe {
         self.tokenizer.pattern().as_str()
     }
 
-    /// The regular expression of the pattern, as tiktoken writes it. With a user's, the text between two
-    /// matches is a pre-token, too.
-    #[getter]
-    fn regex(&self) -> &str {
-        self.tokenizer.pattern().regex()
-    }
-
     /// The ordinary tokens and their ids, sorted by id.
     #[getter]
     fn ranks<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {

@@ -106,18 +106,6 @@ impl Pattern {
         }
     }
 
-    /// The regular expression whose matches are the pre-tokens; a user's may leave text between them.
-    pub fn regex(&self) -> &str {
-        match self {
-            Pattern::Gpt2 => GPT2_REGEX,
-            Pattern::Cl100k => CL100K_REGEX,
-            Pattern::O200k => O200K_REGEX,
-            Pattern::OldCl100k => OLD_CL100K_REGEX,
-            Pattern::None => "(?s:.+)",
-            Pattern::Regex(custom) => custom.as_str(),
-        }
-    }
-
     /// Whether splitting takes time in proportion to the length of the text. A user's regular expression
     /// may take seconds for a hundred bytes.
     pub fn is_linear(&self) -> bool {
