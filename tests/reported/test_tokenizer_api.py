@@ -23,7 +23,7 @@ from tricky_text import ATOMS
 
 BYTES = {bytes([byte]): byte for byte in range(256)}
 TEXT = "The king's 1234 Café\n\n  crows—don't!\t" + " ".join(ATOMS)
-PLAIN = TEXT.replace("<|endoftext|>", "")  # in a file, it would be two documents
+PLAIN = TEXT.replace("<|endoftext|>", "").replace("\0", "")  # one document, read without a note
 SPECIAL = ["<|endoftext|>", "<|end|>", "<|end|>of"]
 BPE = BPETokenizer.train([TEXT] * 3, 500, special_tokens=SPECIAL)
 CHARS = CharTokenizer.train(TEXT + "<|endofx>", ["<|endoftext|>", "<|end|>"])
