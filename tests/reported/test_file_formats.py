@@ -59,6 +59,10 @@ AS_PROMISED: dict[str, Callable[[], bytes]] = {
     "a.jsonl.xz": lambda: lzma.compress(json_lines()),
     "a.jsonl.lzma": lambda: lzma.compress(json_lines(), format=lzma.FORMAT_ALONE),
     "a.jsonl.bz2": lambda: bz2.compress(json_lines()[:40]) + bz2.compress(json_lines()[40:]),
+    "padded.jsonl.bz2": lambda: bz2.compress(json_lines()[:9]) + bz2.compress(json_lines()[9:])
+    + bytes(512),
+    "padded.jsonl.xz": lambda: lzma.compress(json_lines()[:40]) + bytes(8)
+    + lzma.compress(json_lines()[40:]) + bytes(4),
     "a.jsonl.lz4": lambda: lz4(json_lines()[:40]) + lz4(json_lines()[40:]),
     "a.zip": lambda: zipped({"x/a.jsonl": json_lines()}),
     "in-a-zip.zip": lambda: zipped({"a.zip": zipped({"a.csv": table()})}),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import functools
 import gzip
+import lzma
 import os
 import pickle
 import struct
@@ -157,6 +159,38 @@ def test_what_is_not_text_is_named_as_what_it_is(tmp_path: Path, name: str) -> N
     (tmp_path / "good.txt").write_text("good")
     assert documents([path, tmp_path / "good.txt"], report, on_error="skip")[-1] == "good"
     assert report.skipped == (2 if name == "short.tar" else 1)  # its last member, and the rest
+
+
+A, B = json_lines(TEXTS[:2]), json_lines(TEXTS[2:])
+TAR = tar({f"{i}.txt": b"a text" for i in range(30)})  # 1 kB for each: header and content
+ENDS_EARLY: dict[str, tuple[bytes, int, str]] = {
+    "gzip-after.jsonl.xz": (lzma.compress(A) + gzip.compress(B), 2, "corrupt at line 3"),
+    "text-after.jsonl.xz": (lzma.compress(A) + B, 2, "corrupt at line 3"),
+    "cut.jsonl.xz": (lzma.compress(A) + lzma.compress(B)[:20], 2, "corrupt at line 3"),
+    "broken.jsonl.bz2": (bz2.compress(A) + b"BZx" + bz2.compress(B)[3:], 2, "corrupt at line 3"),
+    "text-after.jsonl.bz2": (bz2.compress(A) + B, 2, "corrupt at line 3"),
+    "text-after.jsonl.gz": (gzip.compress(A) + B, 2, "corrupt at line 3"),
+    "at-a-header.tar": (TAR[:10240], 10, "before its end is marked"),
+    "in-a-header.tar": (TAR[:10300], 10, "truncated header"),
+    "at-a-header.tgz": (gzip.compress(TAR[:20480]), 20, "before its end is marked"),
+    "header.tar": (TAR[:7168] + b"x" * 512 + TAR[7680:], 7, "corrupt .*header"),
+    "last-header.tar": (TAR[:29696] + b"x" * 512 + TAR[30208:], 29, "corrupt .*header"),
+    "zeros.tar": (TAR[:3072] + bytes(512) + TAR[3072:], 3, "has more after its end"),
+    "joined.zip": (zipped({"a.txt": b"a"}) + zipped({"b.txt": b"b"}), 0, "more before or after"),
+    "empty-first.zip": (zipped({}) + zipped({"b.txt": b"b"}), 0, "more before or after"),
+    "text-after.zip": (zipped({"a.txt": b"a"}) + B, 0, "more before or after its archive"),
+}
+
+
+@pytest.mark.parametrize("name", ENDS_EARLY)
+def test_what_follows_a_false_end_is_not_lost_unsaid(tmp_path: Path, name: str) -> None:
+    data, n_documents, complaint = ENDS_EARLY[name]
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(UserError, match=rf"{name} .*{complaint}"):
+        documents(tmp_path / name)
+    report = ReadReport()
+    assert len(documents(tmp_path / name, report, on_error="skip")) == n_documents
+    assert report.skipped == 1
 
 
 def test_a_few_nuls_in_a_text_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import tarfile
 import tempfile
@@ -31,6 +32,22 @@ _DOCUMENTS = {
 }
 
 
+class _Header(tarfile.TarInfo):
+    """A header of a tar. Where there is none, `tarfile` itself takes it for the archive's end."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> _Header:
+        """Return the next header. Raise EOFHeaderError for a block of zeros, which ends a tar."""
+        try:
+            return super().fromtarfile(tarfile_)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.EmptyHeaderError as error:  # type: ignore[attr-defined]
+            raise tarfile.ReadError("it ends before its end is marked") from error
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(str(error)) from error
+
+
 def tar_members(stream: Stream, left_out: LeftOut) -> Iterator[tuple[str, Stream]]:
     """Yield the name and the content of each file of a tar that may hold data.
 
@@ -40,7 +57,7 @@ def tar_members(stream: Stream, left_out: LeftOut) -> Iterator[tuple[str, Stream
     """
     reader = io.BufferedReader(stream, 1 << 18)
     try:
-        with tarfile.open(fileobj=reader, mode="r|", bufsize=tarfile.RECORDSIZE) as tar:
+        with tarfile.open(fileobj=reader, mode="r|", tarinfo=_Header) as tar:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # it grows with the archive
                 if member.isdir():
@@ -52,15 +69,16 @@ def tar_members(stream: Stream, left_out: LeftOut) -> Iterator[tuple[str, Stream
                     content = Stream(file, (tarfile.TarError, *_DAMAGE))
                     if _is_wanted(member.name, content, left_out):
                         yield member.name, content
+            assert tar.fileobj is not None  # as it is not closed
+            while data := tar.fileobj.read(1 << 20):
+                if data.strip(b"\x00"):
+                    raise UnusableFileError(
+                        "has more after its end: if archives were joined, unpack them first with "
+                        "`tar --ignore-zeros -x`"
+                    )
     except (tarfile.TarError, *_DAMAGE) as error:
         raise DamagedFileError(str(error) or type(error).__name__) from error
     left_out.say()
-    while data := reader.read(1 << 20):
-        if data.strip(b"\x00"):
-            raise UnusableFileError(
-                "has more after its end: if archives were joined, unpack them first with "
-                "`tar --ignore-zeros -x`"
-            )
 
 
 def zip_members(stream: Stream, left_out: LeftOut) -> Iterator[tuple[str, Stream]]:
@@ -73,6 +91,7 @@ def zip_members(stream: Stream, left_out: LeftOut) -> Iterator[tuple[str, Stream
     with on_disk(stream) as file:
         try:
             with zipfile.ZipFile(file) as archive:
+                _check_alone(archive, file)
                 yield from _members(archive, damage, left_out)
         except NotImplementedError as error:
             raise UnusableFileError(
@@ -96,6 +115,16 @@ def _members(
         with Stream(archive.open(member), damage) as content:
             if _is_wanted(member.filename, content, left_out):
                 yield member.filename, content
+
+
+def _check_alone(archive: zipfile.ZipFile, file: BinaryIO) -> None:
+    """Raise UnusableFileError if the file has more before or after the archive."""
+    first = min((member.header_offset for member in archive.infolist()), default=archive.start_dir)
+    file.seek(-22 - len(archive.comment), os.SEEK_END)
+    if first > 0 or file.read(4) != b"PK\x05\x06":
+        raise UnusableFileError(
+            "has more before or after its archive: if archives were joined, give them one by one"
+        )
 
 
 def _check_zip(names: list[str]) -> None:

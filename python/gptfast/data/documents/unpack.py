@@ -175,11 +175,43 @@ def _gzip(stream: Stream, where: str, memory_limit: int | None) -> Stream:
 
 
 def _bzip2(stream: Stream, where: str, memory_limit: int | None) -> Stream:
-    return Stream(bz2.BZ2File(_buffered(stream)), (OSError, EOFError))
+    return Stream(_Joined(stream, bz2.BZ2Decompressor), (OSError, EOFError))
 
 
 def _xz(stream: Stream, where: str, memory_limit: int | None) -> Stream:
-    return Stream(lzma.LZMAFile(_buffered(stream)), (lzma.LZMAError, EOFError))
+    return Stream(_Joined(stream, lzma.LZMADecompressor), (lzma.LZMAError, EOFError))
+
+
+class _Joined:
+    """Decompresses streams that follow one another, with padding of NULs between them or not.
+
+    bz2.BZ2File and lzma.LZMAFile take anything else after a stream as the end of the file.
+    """
+
+    def __init__(self, file: Stream, new: Callable[[], Any]) -> None:
+        """Read from `file`. new: returns a decompressor for one stream, as bz2 and lzma have."""
+        self._file, self._new, self._one = file, new, new()
+
+    def read1(self, n_bytes: int) -> bytes:
+        """Return at most `n_bytes`, none at the end. Raise EOFError where a stream is cut off."""
+        while True:
+            if self._one.eof:
+                packed = self._one.unused_data.lstrip(b"\x00")
+                while not packed:
+                    if not (data := self._file.read(_BUFFER_BYTES)):
+                        return b""
+                    packed = data.lstrip(b"\x00")
+                self._one = self._new()
+            elif not self._one.needs_input:
+                packed = b""
+            elif not (packed := self._file.read(_BUFFER_BYTES) or b""):
+                raise EOFError("it ends before its end is marked")
+            if unpacked := self._one.decompress(packed, n_bytes):
+                return bytes(unpacked)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
 
 def _lz4(stream: Stream, where: str, memory_limit: int | None) -> Stream:
