@@ -42,8 +42,8 @@ def test_files_that_are_no_data_are_left_out_and_counted(
     said = capsys.readouterr().err.splitlines()
     assert said == [
         f"note: left out of {tmp_path}: 5 hidden files and folders (.git, .gitattributes, "
-        f"__MACOSX, ...), 4 files about the data (LICENSE.txt, README.md, _SUCCESS, ...), 1 file "
-        f"of another kind (model.bin); a file that is named itself is read"
+        f"__MACOSX, ...), 4 files about the data or backups (LICENSE.txt, README.md, "
+        f"_SUCCESS, ...), 1 file of another kind (model.bin); a file that is named itself is read"
     ]
     find_files(f"{tmp_path}/**/*.txt")
     assert "2 hidden files and folders" in capsys.readouterr().err
@@ -54,11 +54,62 @@ def test_files_that_are_no_data_are_left_out_and_counted(
     assert find_files(f"{tmp_path}/__*/*.txt") == [tmp_path / "__MACOSX/x.txt"]
 
 
-def test_notes_of_ones_own_are_data(tmp_path: Path) -> None:
-    for name in ("README.md", "a.md", "b/README.md"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(name)
-    assert documents(tmp_path) == ["README.md", "a.md", "b/README.md"]
+ABOUT = (
+    *(
+        "README.txt",
+        "readme",
+        "README_de.md",
+        "LICENSE",
+        "LICENSE-MIT.txt",
+        "NOTICE",
+        "CITATION.cff",
+    ),
+    *("CHANGELOG.md", "dataset_infos.json", "dataset_dict.json", "config.json", "metadata.json"),
+    *("croissant.json", "state.json", "README.md.gz", "a.bin.skipped.jsonl"),
+    *("train.jsonl~", "train.jsonl.~1~", "#train.jsonl#", "train.bak", "a.tmp"),
+)
+DATA = (
+    *("readmes.jsonl", "license-texts.csv", "config.jsonl", "my-config.json", "authors-of-old.txt"),
+    *("README-corpus.parquet", "notices.txt", "_a.txt", "train#1.jsonl", "#1.txt"),
+)
+
+
+def test_files_about_the_data_are_known_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in (*ABOUT, *DATA):
+        (tmp_path / name).write_bytes(json_lines())
+    assert [file.name for file in find_files(tmp_path)] == sorted(DATA)
+    assert f"{len(ABOUT)} files about the data or backups (" in capsys.readouterr().err
+    for name in DATA:
+        (tmp_path / name).unlink()
+    assert find_files(tmp_path / "train.jsonl~") == [tmp_path / "train.jsonl~"]
+    # Without anything else, they are the data.
+    assert tmp_path / "README.txt" in find_files(tmp_path)
+    assert find_files(f"{tmp_path}/*.bak") == [tmp_path / "train.bak"]
+
+
+def test_work_of_spark_and_delta_is_hidden(tmp_path: Path) -> None:
+    names = ("_temporary/0/part-0.json", "_delta_log/0.json", "part-0.json")
+    for name in names:
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(json_lines())
+    (tmp_path / "a.tar").write_bytes(tar(dict.fromkeys(names, json_lines())))
+    assert documents(tmp_path / "in") == documents(f"{tmp_path}/in/**/*.json") == TEXTS
+    assert documents(tmp_path / "a.tar") == TEXTS
+    assert documents(tmp_path / "in/_delta_log") == TEXTS  # named itself
+
+
+def test_a_file_with_several_names_is_read_once(tmp_path: Path) -> None:
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "snapshots/main/data").mkdir(parents=True)
+    for name, data in (("data/a.jsonl", json_lines()), ("config.json", b"{}")):
+        (tmp_path / "blobs" / Path(name).stem).write_bytes(data)
+        (tmp_path / "snapshots/main" / name).symlink_to(tmp_path / "blobs" / Path(name).stem)
+    assert find_files(tmp_path) == [tmp_path / "snapshots/main/data/a.jsonl"]
+    assert documents(tmp_path) == TEXTS
+    named = [tmp_path / "blobs/a", tmp_path, tmp_path / "snapshots/../blobs/a"]
+    assert find_files(named) == [tmp_path / "blobs/a"]
 
 
 def test_hidden_members_of_archives_are_left_out_and_counted(
@@ -76,8 +127,8 @@ def test_hidden_members_of_archives_are_left_out_and_counted(
         assert documents(tmp_path / name) == TEXTS
         assert capsys.readouterr().err == (
             f"note: left out of {tmp_path / name}: 2 hidden files and folders (__MACOSX/data/._a."
-            f"jsonl, data/.DS_Store), 1 file about the data (README.md), 1 file of another kind "
-            f"(data/image.png); a file that is named itself is read\n"
+            f"jsonl, data/.DS_Store), 1 file about the data or backup (README.md), 1 file of "
+            f"another kind (data/image.png); a file that is named itself is read\n"
         )
 
 

@@ -139,7 +139,7 @@ def _check_zip(names: list[str]) -> None:
 
 def _is_wanted(name: str, content: Stream, left_out: LeftOut) -> bool:
     parts = name.replace("\\", "/").split("/")
-    if any(is_hidden(part) for part in parts):
+    if is_hidden(parts):
         left_out.add("hidden", name)
     elif is_about(parts[-1]):
         left_out.add("about", name)

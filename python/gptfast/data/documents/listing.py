@@ -12,13 +12,7 @@ from typing import TypeAlias
 from gptfast.data.documents.names import endings, family_of
 from gptfast.data.documents.pipes import copy_of_pipe
 from gptfast.data.documents.unpack import HEAD_BYTES
-from gptfast.data.documents.wanted import (
-    LeftOut,
-    about_beside_data,
-    is_about,
-    is_data,
-    is_hidden,
-)
+from gptfast.data.documents.wanted import LeftOut, is_about, is_data, is_hidden
 from gptfast.errors import MissingFileError, UserError
 from gptfast.tokenizer.checks import as_path, check_kind
 
@@ -33,12 +27,27 @@ def find_files(paths: Paths) -> list[Path]:
     (`names.FAMILIES`), and for others without a suffix that hold JSON lines, Parquet or an archive.
     Links are followed, and no folder is entered twice.
 
-    Left out of folders and globs, and said once on stderr: hidden names, which begin with a dot or
-    two underscores; README and other files about the data, if data of another format lies beside
-    them or below; files of other kinds in a folder. Raises MissingFileError if a path names no
-    file, UserError if no path is given, or a folder or link inside a folder can't be read.
+    Left out of folders and globs, and said once on stderr: hidden names (`wanted.is_hidden`);
+    README, backups and other files about the data (`wanted.is_about`), unless there is nothing
+    else; files of other kinds in a folder. Raises MissingFileError if a path names no file,
+    UserError if no path is given, or a folder or link inside a folder can't be read.
     """
-    return list(dict.fromkeys(file for path in _path_list(paths) for file in _find(path)))
+    return _each_once([file for path in _path_list(paths) for file in _find(path)])
+
+
+def _each_once(files: list[Path]) -> list[Path]:
+    """Return the files without those that are an earlier one by another name, such as a link."""
+    folder_of = functools.cache(os.path.realpath)
+
+    def resolved(file: Path) -> str:
+        if file.is_symlink():
+            return os.path.realpath(file)
+        return os.path.join(folder_of(file.parent), file.name)
+
+    names: dict[str, Path] = {}
+    for file in files:
+        names.setdefault(resolved(file), file)
+    return list(names.values())
 
 
 def _path_list(paths: Paths) -> list[Path]:
@@ -68,25 +77,29 @@ def _find(path: Path) -> list[Path]:
     else:
         found = sorted(_matches(path, left_out))
         problem = f"there is no {path}: expected a file, a folder, or a glob that matches files"
-    about = about_beside_data([str(file) for file in found])
-    for name in sorted(about):
-        left_out.add("about", os.path.basename(name))
+    # The links go first: in a cache of the Hub, they tell more than the names of its blobs.
+    found = sorted(_each_once(sorted(found, key=lambda file: not file.is_symlink())))
+    data = [file for file in found if not is_about(file.name)]
+    if data:
+        for file in found:
+            if is_about(file.name):
+                left_out.add("about", file.name)
     if not found:
         sentence = left_out.sentence()
         raise MissingFileError(problem + (f"; there are {sentence}" if sentence else ""))
     left_out.say()
-    return [file for file in found if str(file) not in about]
+    return data or found
 
 
 def _matches(pattern: Path, left_out: LeftOut) -> Iterator[Path]:
     """Yield the files that a glob matches, without those that are hidden below its fixed part."""
     parts = pattern.parts
     first = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
-    asks_for_hidden = any(is_hidden(part) for part in parts[first:])
+    asks_for_hidden = is_hidden(parts[first:] or ("",))
     for path in map(Path, glob.glob(str(pattern), recursive=True)):
         if not path.is_file():
             continue
-        if not asks_for_hidden and any(is_hidden(part) for part in path.parts[first:]):
+        if not asks_for_hidden and is_hidden(path.parts[first:]):
             left_out.add("hidden", str(path))
         else:
             yield path
@@ -106,12 +119,13 @@ def _inside(folder: Path, left_out: LeftOut) -> Iterator[Path]:
             folders.clear()
             continue
         entered.add((stat.st_dev, stat.st_ino))
-        for name in filter(is_hidden, (*folders, *names)):
+        hidden = {name for name in folders if is_hidden((name, ""))}
+        for name in (*hidden, *(name for name in names if is_hidden((name,)))):
             left_out.add("hidden", name)
         # Sorted so that a folder with two names is always entered by the same one.
-        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        folders[:] = sorted(name for name in folders if name not in hidden)
         for name in names:
-            if is_hidden(name):
+            if is_hidden((name,)):
                 continue
             file = Path(place, name)
             if family_of(name) and not os.path.exists(file):

@@ -44,11 +44,16 @@ def suffix_of(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
-def family_of(name: str) -> str | None:
-    """Return the key of FAMILIES that a name ends in, whatever its packing; None for no such."""
+def bare_name(name: str) -> str:
+    """Return the name without the endings of all its packings."""
     while packing_of(name):
         name = unpacked_name(name)
-    return _FAMILY_OF.get(suffix_of(name))
+    return name
+
+
+def family_of(name: str) -> str | None:
+    """Return the key of FAMILIES that a name ends in, whatever its packing; None for no such."""
+    return _FAMILY_OF.get(suffix_of(bare_name(name)))
 
 
 def promised_format(name: str) -> str:

@@ -4,31 +4,40 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from pathlib import PurePath
 
-from gptfast.data.documents.names import family_of, packing_of, suffix_of, unpacked_name
+from gptfast.data.documents.names import bare_name, family_of, suffix_of
 from gptfast.data.documents.notes import say_once
 from gptfast.data.documents.sniff import is_records
 
 _SUFFIX = re.compile(r"\.[a-z][a-z0-9]*")  # unlike the end of train.00000-of-01024
-_HIDDEN = (".", "__")
 # Files of a data set's folder that describe it. Hadoop, Spark and `datasets` write the last ones.
 _ABOUT = re.compile(
-    r"readme([._-].*)?|(licen[cs]e|copying|notice|authors|changelog|contributing|code_of_conduct"
-    r"|security|citation)(\.(md|txt|rst|cff))?|_success|_(committed|started)_.*|_(common_)?metadata"
-    r"|dataset_infos?\.json|dataset_dict\.json|state\.json",
+    r"(readme|licen[cs]es?)([._-].*)?|(copying|notice|authors|changelog|contributing"
+    r"|code_of_conduct|security|citation)(\.(md|markdown|txt|text|rst|cff|bib|html))?"
+    r"|(dataset_infos?|dataset_dict|config|metadata|croissant|state)\.json"
+    r"|_success|_(committed|started)_.*|_(common_)?metadata",
     re.IGNORECASE,
 )
+_BACKUP = re.compile(r".*(~|\.bak|\.swp|\.tmp)|#.*#|.*\.skipped\.jsonl", re.IGNORECASE)
+_DESCRIBED = ("json lines", "table", "parquet", "tar", "zip")  # readme-texts.jsonl is data
 
 
-def is_hidden(name: str) -> bool:
-    """Return whether a file's or a folder's name begins with a dot or two underscores."""
-    return name.startswith(_HIDDEN) and name not in (".", "..")
+def is_hidden(parts: Sequence[str]) -> bool:
+    """Return whether a path has a hidden name.
+
+    It begins with a dot or two underscores; that of a folder, all but the last of `parts`, also
+    with one, as in Spark's _temporary.
+    """
+    return any(name[:1] in "._" and name not in (".", "..", "") for name in parts[:-1]) or (
+        parts[-1].startswith((".", "__")) and parts[-1] not in (".", "..")
+    )
 
 
 def is_about(name: str) -> bool:
-    """Return whether a name is that of a file which describes a data set or a program."""
-    return _ABOUT.fullmatch(name) is not None
+    """Return whether a file's name says that it describes data or programs, or is a backup."""
+    if _BACKUP.fullmatch(name):
+        return True
+    return _ABOUT.fullmatch(bare_name(name)) is not None and family_of(name) not in _DESCRIBED
 
 
 def is_data(name: str, look: Callable[[], bytes]) -> bool:
@@ -36,11 +45,9 @@ def is_data(name: str, look: Callable[[], bytes]) -> bool:
 
     look: returns the first bytes, of which a name without suffix says nothing.
     """
-    while packing_of(name):
-        name = unpacked_name(name)
     if family_of(name) is not None:
         return True
-    return not _SUFFIX.fullmatch(suffix_of(name)) and is_records(look())
+    return not _SUFFIX.fullmatch(suffix_of(bare_name(name))) and is_records(look())
 
 
 class LeftOut:
@@ -62,7 +69,7 @@ class LeftOut:
         """Return what was left out, or None for nothing."""
         kinds = {
             "hidden": ("hidden file or folder", "hidden files and folders"),
-            "about": ("file about the data", "files about the data"),
+            "about": ("file about the data or backup", "files about the data or backups"),
             "other": ("file of another kind", "files of other kinds"),
         }
         parts = [
@@ -80,26 +87,3 @@ class LeftOut:
     def _shown(self, kind: str) -> str:
         names = sorted(self._names[kind])
         return ", ".join(names) + (", ..." if self._counts[kind] > len(names) else "")
-
-
-def about_beside_data(names: Sequence[str]) -> set[str]:
-    """Return those of the paths that describe data of another format at or below their folder."""
-    about = [name for name in names if is_about(PurePath(name).name)]
-    if not about:
-        return set()
-    families: dict[str, set[str | None]] = {}
-    for name in set(names).difference(about):
-        for folder in map(str, PurePath(name).parents):
-            families.setdefault(folder, set()).add(_format_of(name))
-    return {
-        name
-        for name in about
-        if families.get(str(PurePath(name).parent), set()) - {_format_of(name)}
-    }
-
-
-def _format_of(name: str) -> str | None:
-    """Return the family of a name, with markdown as a family of its own."""
-    while packing_of(name):
-        name = unpacked_name(name)
-    return "markdown" if suffix_of(name) in (".md", ".markdown") else family_of(name)
