@@ -98,6 +98,7 @@ def test_bad_records_are_named_with_their_place(tmp_path: Path, name: str) -> No
 
 
 HINDI = "यह हिन्दी में एक वाक्य है।\n" * 9
+JAPANESE = "国境の長いトンネルを抜けると雪国であった。夜の底が白くなった。信号所に汽車が止まった。"
 NOT_TEXT: dict[str, tuple[bytes, str]] = {  # nanoGPT#711 #360 datasets#4077
     "mark.txt": ("Hello\n".encode("utf-16"), r"UTF-16 text: .*`iconv -f UTF-16 -t UTF-8`"),
     "le.txt": ("Hello\n".encode("utf-16-le"), r"UTF-16LE text, without .*iconv -f UTF-16LE -t"),
@@ -105,6 +106,25 @@ NOT_TEXT: dict[str, tuple[bytes, str]] = {  # nanoGPT#711 #360 datasets#4077
     "russian.txt": ("Привет, мир\n".encode("utf-16-le"), "UTF-16LE text, without"),
     "chinese.txt": ("你好，世界。\n".encode("utf-16-be") * 9, "UTF-16BE text, without"),
     "hindi.txt": (HINDI.encode("utf-16-le"), "UTF-16LE text, without"),
+    "japanese.txt": (((JAPANESE * 4 + "\n") * 9).encode("utf-16-le"), "is UTF-16LE text, without"),
+    "japanese-line.txt": (JAPANESE.encode("utf-16-be"), "is UTF-16BE text, without"),
+    "hiragana.txt": ("むかしむかしあるところに、おじいさんが。".encode("utf-16-be"), "UTF-16BE"),
+    "thai.txt": ("วันนี้อากาศดีมากเราจึงไปเดินเล่น".encode("utf-16-le"), "is UTF-16LE text"),
+    "arabic.txt": ("فيالبدءكانالكلمة".encode("utf-16-be"), "is UTF-16BE text"),
+    "korean.txt": ("대한민국은민주공화국이다".encode("utf-16-le"), "is UTF-16LE text"),
+    "english.txt": ("The end".encode("utf-16-be"), "is UTF-16BE text"),
+    "gpt2.bin": (struct.pack("<999H", *range(0, 49950, 50)), "is binary data"),
+    "hive.txt": (b"abcdef\x01bcdefgh\x01cccccc\n" * 50, "is binary data"),
+    "controls.txt": (bytes([1, 2, 6, 127, 16]) * 99, "is binary data: .*80% of its first bytes"),
+    "a.jsonl.br": (b"\x8b\x02\x80{}\n\x03", "compressed by Brotli: .*`brotli -d`"),
+    "a.msgpack": (b"\x82\xa4text\xa1a\xa2id\x01", "is MessagePack"),
+    "a.txt.dvc": (b"outs:\n- md5: 4d7a\n  size: 12\n  path: a.txt\n", "is a DVC pointer"),
+    "hawser.txt": (b"version https://hawser.github.com/spec/v1\noid 4d7a\n", "Git LFS pointer"),
+    "page.txt.gz": (b"<html><h1>403</h1>", "begin as a gzip file does, but as a server's error"),
+    "s3.txt.zst": (
+        b'<?xml version="1.0"?>\n<Error><Code>AccessDenied</Code></Error>', "server's error message"
+    ),
+    "answer.txt.gz": (b'{"message": "Not Found"}', "server's error message"),
     "u.jsonl": (json_lines().decode().encode("utf-16-le"), "UTF-16LE text"),
     "u.csv": (table().decode().encode("utf-16"), "UTF-16 text"),
     "u32.txt": ("Hello\n".encode("utf-32"), "UTF-32 text: .*iconv -f UTF-32 -t"),
@@ -130,10 +150,10 @@ NOT_TEXT: dict[str, tuple[bytes, str]] = {  # nanoGPT#711 #360 datasets#4077
     "a.arrow": (b"ARROW1\x00\x00" + bytes(50), "is an Arrow file: write it as Parquet"),
     "png.txt": (b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", "is a PNG image"),
     "jpg": (b"\xff\xd8\xff\xe0\x00\x10JFIF", "is a JPEG image"),
-    "ids.bin": (struct.pack("<400H", *range(1, 401)), "is binary data|UTF-16LE"),
+    "ids.bin": (struct.pack("<400H", *range(1, 401)), "is binary data"),
     "a.safetensors": (struct.pack("<Q", 60) + b'{"wte": {"dtype"', "is the weights of a model"),
     "a.7z": (b"7z\xbc\xaf\x27\x1c\x00\x04", "is a 7-Zip archive: .*`7z x`"),
-    "page.jsonl": (b"<!DOCTYPE html>\n<html>", "is a web page, perhaps a server's error"),
+    "page.jsonl": (b"<!DOCTYPE html>\n<html>", "is a web page or XML, perhaps a server's error"),
     "a.tar": (b"no archive\n" * 99, "truncated or corrupt .*doesn't begin as a tar file"),
     "a.zip": (zipped({"a.txt": b"x" * 99})[:-9], "truncated or corrupt .*not a zip file"),
     "cut.parquet.gz": (gzip.compress(b"PAR1" + os.urandom(999))[:500], "is truncated or corrupt"),
@@ -199,6 +219,30 @@ def test_a_few_nuls_in_a_text_are_said(tmp_path: Path, capsys: pytest.CaptureFix
     assert "NUL characters, which are read as text: its first NUL is byte 13, in line 2" in (
         capsys.readouterr().err
     )
+
+
+def test_nuls_far_in_a_text_are_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    english = "English\n".encode("utf-16-le") * 40_000
+    (tmp_path / "a.txt").write_bytes(b"x" * 99_999 + b"\n" + english)
+    assert len(documents(tmp_path / "a.txt")) == 1
+    said = capsys.readouterr().err
+    assert said.count("note:") == 1
+    assert "its first NUL is byte 100001, in line 2" in said
+
+
+def test_markup_that_is_read_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, data in {
+        "a.html": b"<!DOCTYPE html>\n<html>",
+        "dump.xml.bz2": bz2.compress(b'<mediawiki xmlns="x">\n<page>'),
+        "page.txt": b"<html>",
+    }.items():
+        (tmp_path / name).write_bytes(data)
+        assert len(documents(tmp_path / name)) == 1
+        assert f"{name} is a web page or XML, and its markup is read as text" in (
+            capsys.readouterr().err
+        )
 
 
 def test_lines_in_members_of_archives(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ class Lines:
 
         errors: "replace" if offsets count bytes that are not UTF-8 as U+FFFD.
         """
+        self.has_nul = False
+        """Whether a NUL has been found in the text, which is said once."""
         self._reopen, self._errors = reopen, errors
         self._lock = threading.Lock()
         self._readinto: ReadInto | None = None

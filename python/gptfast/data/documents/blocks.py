@@ -10,6 +10,7 @@ from typing import Literal
 
 from gptfast.data.documents.block import Block, Lines, Place
 from gptfast.data.documents.cut import Cutter, ReadInto, TooLongError, replacing
+from gptfast.data.documents.notes import say_once
 from gptfast.data.documents.options import ReadOptions
 from gptfast.data.documents.records import CONVERT, Record, UnusableFileError
 from gptfast.data.documents.report import ReadReport
@@ -100,6 +101,14 @@ class BlockMaker:
         ):
             bad = utf8_error(block.data)
             if bad is None:
+                if b"\x00" in block.data and not lines.has_nul:
+                    lines.has_nul = True
+                    line = lines.at(at := offset + block.data.index(0))
+                    say_once(
+                        f"{file} has NUL characters, which are read as text: its first NUL is byte "
+                        f"{at}, in line {line}; if it is a text with NULs by mistake, remove them "
+                        f"with `tr -d '\\000'`"
+                    )
                 data = block.data if offset else block.data.removeprefix(codecs.BOM_UTF8)
                 yield Block(data, block.ends_document, Place(file, "line", offset, lines))
                 offset += len(block.data)

@@ -12,7 +12,7 @@ from gptfast.data.documents.archives import on_disk
 from gptfast.data.documents.block import Block
 from gptfast.data.documents.blocks import BlockMaker
 from gptfast.data.documents.cut import BLOCK_BYTES, Cutter
-from gptfast.data.documents.foreign import foreign, is_text, place_of_nul
+from gptfast.data.documents.foreign import foreign, is_markup, is_text
 from gptfast.data.documents.json_records import json_lines, json_values
 from gptfast.data.documents.listing import Paths, find_files
 from gptfast.data.documents.names import PACKINGS, promised_format
@@ -159,8 +159,10 @@ class _Reader:
         where, options, longest = source.where, self.options, self.cutter.longest
         head = stream.look()
         if head and (promised := promised_format(name)):
-            if promised not in PACKINGS.values() or not is_text(head):
-                error = DamagedFileError(f"it doesn't begin as a {promised} file does")
+            is_answer = found.format == "text" and head.lstrip()[:1] in (b"<", b"{")  # a server's
+            if promised not in PACKINGS.values() or is_answer or not is_text(head):
+                but = ", but as a server's error message" if is_answer else ""
+                error = DamagedFileError(f"it doesn't begin as a {promised} file does{but}")
                 self.make.damaged(where, 1, error)
                 return
             say_once(f"{where} is no {promised} file, and is read as the text that it is")
@@ -177,10 +179,8 @@ class _Reader:
             rows = table_rows(stream, options.column, options.errors, delimiter)
             yield from self.make.of_records(where, "line", rows)
         else:
-            if b"\x00" in head:
-                say_once(
-                    f"{where} has NUL characters, which are read as text: {place_of_nul(head)}"
-                )
+            if is_markup(head):
+                say_once(f"{where} is a web page or XML, and its markup is read as text")
             yield from self.make.of_text(source, stream)
 
 
