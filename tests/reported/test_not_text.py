@@ -138,6 +138,13 @@ NOT_TEXT: dict[str, tuple[bytes, str]] = {  # nanoGPT#711 #360 datasets#4077
     "a.docx": (zipped({"word/document.xml": b"<w/>"}), "is a Word file: .*`pandoc"),
     "word.txt": (zipped({"word/document.xml": b"<w/>"}), "is a Word file"),
     "a.xlsx": (zipped({"xl/workbook.xml": b""}), "is an Excel workbook: save its sheet as CSV"),
+    "a.xlsb": (zipped({"xl/workbook.bin": b""}), "is an Excel workbook"),
+    "a.pages": (zipped({"Index/Document.iwa": b"", "preview.jpg": b""}), "is a Pages, Numbers"),
+    "images.zip": (
+        zipped({"a.jpg": b"", "README.md": b"x", ".b": b""}),
+        r"no files to read but 1 hidden .*1 file about .*1 file of another kind \(a\.jpg\)",
+    ),
+    "images.tar": (tar({"a.jpg": b""}), "no files to read but 1 file of another kind"),
     "a.odt": (zipped({"mimetype": b"application/vnd.oasis.opendocument.text"}), "OpenDocument"),
     "old.doc": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(99), "old Word.*libreoffice"),
     "a.pdf": (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", "is a PDF file: .*`pdftotext`"),
@@ -158,7 +165,7 @@ NOT_TEXT: dict[str, tuple[bytes, str]] = {  # nanoGPT#711 #360 datasets#4077
     "a.zip": (zipped({"a.txt": b"x" * 99})[:-9], "truncated or corrupt .*not a zip file"),
     "cut.parquet.gz": (gzip.compress(b"PAR1" + os.urandom(999))[:500], "is truncated or corrupt"),
     "cut.zip.gz": (gzip.compress(zipped({"a.txt": os.urandom(999)}))[:500], "truncated or corrupt"),
-    "secret.zip": (encrypted(), "has an encrypted member a.txt: unpack it first with `unzip`"),
+    "secret.zip": (encrypted(), r"secret\.zip, member a\.txt is encrypted: unpack .*`7z x`"),
     "deep.gz": (functools.reduce(gzip.compress, [1] * 9, b"x"), "compressed more than 8 times"),
     "joined.tar": (2 * tar({"a.txt": b"a"}), "has more after its end: .*--ignore-zeros"),
     "short.tar": (tar({"a.txt": b"x" * 9999})[:3000], "member a.txt is truncated or corrupt"),
@@ -219,6 +226,20 @@ def test_a_few_nuls_in_a_text_are_said(tmp_path: Path, capsys: pytest.CaptureFix
     assert "NUL characters, which are read as text: its first NUL is byte 13, in line 2" in (
         capsys.readouterr().err
     )
+
+
+def test_a_member_that_is_encrypted_does_not_end_its_archive(tmp_path: Path) -> None:
+    data = bytearray(zipped({"a.txt": b"a", "b.txt": b"secret", "c.txt": b"c"}))
+    for magic, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = -1
+        for _ in range(2):  # the second member
+            at = data.index(magic, at + 1)
+        data[at + flags] |= 1
+    (tmp_path / "a.zip").write_bytes(data)
+    report = ReadReport()
+    assert documents(tmp_path / "a.zip", report, on_error="skip") == ["a", "c"]
+    assert report.skipped == 1
+    assert "a.zip, member b.txt is encrypted" in report.complaints[0]
 
 
 def test_nuls_far_in_a_text_are_said_once(

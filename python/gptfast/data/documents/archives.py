@@ -9,9 +9,9 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 from gptfast.data.documents.records import UnusableFileError
 from gptfast.data.documents.unpack import DamagedFileError, FileOnDisk, Stream
@@ -23,6 +23,8 @@ _DAMAGE = (OSError, EOFError)
 _DOCUMENTS = {
     "word/document.xml": ("a Word file", "extract its text first with `pandoc -t plain`"),
     "xl/workbook.xml": ("an Excel workbook", "save its sheet as CSV"),
+    "xl/workbook.bin": ("an Excel workbook", "save its sheet as CSV"),
+    "Index/Document.iwa": ("a Pages, Numbers or Keynote file", "export its text first"),
     "ppt/presentation.xml": ("a PowerPoint file", "extract its text first"),
     "mimetype": (
         "an OpenDocument file or an e-book",
@@ -48,7 +50,11 @@ class _Header(tarfile.TarInfo):
             raise tarfile.ReadError(str(error)) from error
 
 
-def tar_members(stream: Stream, left_out: LeftOut) -> Iterator[tuple[str, Stream]]:
+Members: TypeAlias = "Iterator[tuple[str, Stream | UnusableFileError]]"
+"""Names of the files in an archive, each with its content, or why it can't be read."""
+
+
+def tar_members(stream: Stream, left_out: LeftOut) -> Members:
     """Yield the name and the content of each file of a tar that may hold data.
 
     Members are read in one pass: each must be read before the next is asked for. Raises
@@ -67,7 +73,7 @@ def tar_members(stream: Stream, left_out: LeftOut) -> Iterator[tuple[str, Stream
                     left_out.add("other", member.name)  # a link or a device
                 else:
                     content = Stream(file, (tarfile.TarError, *_DAMAGE))
-                    if _is_wanted(member.name, content, left_out):
+                    if _is_wanted(member.name, content.look, left_out):
                         yield member.name, content
             assert tar.fileobj is not None  # as it is not closed
             while data := tar.fileobj.read(1 << 20):
@@ -78,14 +84,14 @@ def tar_members(stream: Stream, left_out: LeftOut) -> Iterator[tuple[str, Stream
                     )
     except (tarfile.TarError, *_DAMAGE) as error:
         raise DamagedFileError(str(error) or type(error).__name__) from error
-    left_out.say()
 
 
-def zip_members(stream: Stream, left_out: LeftOut) -> Iterator[tuple[str, Stream]]:
-    """Yield the name and the content of each file of a zip archive that may hold data.
+def zip_members(stream: Stream, left_out: LeftOut) -> Members:
+    """Yield the name of each file of a zip archive that may hold data, and its content or an error.
 
-    Raises DamagedFileError for a damaged archive, UnusableFileError for an
-    encrypted one and for Word files and others that are zip archives of something else.
+    The error is that of an encrypted member, or of one that is packed in an unknown way. Raises
+    DamagedFileError for a damaged archive, UnusableFileError for Word files and others that are zip
+    archives of something else.
     """
     damage = (zipfile.BadZipFile, zlib.error, *_DAMAGE)
     with on_disk(stream) as file:
@@ -93,27 +99,26 @@ def zip_members(stream: Stream, left_out: LeftOut) -> Iterator[tuple[str, Stream
             with zipfile.ZipFile(file) as archive:
                 _check_alone(archive, file)
                 yield from _members(archive, damage, left_out)
-        except NotImplementedError as error:
-            raise UnusableFileError(
-                f"is packed in a way that can't be read ({error}): unpack it first with `7z x`"
-            ) from error
         except damage as error:
             raise DamagedFileError(str(error) or type(error).__name__) from error
-    left_out.say()
 
 
 def _members(
     archive: zipfile.ZipFile, damage: tuple[type[Exception], ...], left_out: LeftOut
-) -> Iterator[tuple[str, Stream]]:
+) -> Members:
     members = [member for member in archive.infolist() if not member.is_dir()]
     _check_zip([member.filename for member in members])
     for member in members:
-        if member.flag_bits & 0x1:
-            raise UnusableFileError(
-                f"has an encrypted member {member.filename}: unpack it first with `unzip`"
-            )
-        with Stream(archive.open(member), damage) as content:
-            if _is_wanted(member.filename, content, left_out):
+        try:
+            content = Stream(archive.open(member), damage)
+        except RuntimeError as error:  # NotImplementedError of a method of packing, too
+            name, is_encrypted = member.filename, member.flag_bits & 0x1
+            what = "encrypted" if is_encrypted else f"packed in an unknown way ({error})"
+            if _is_wanted(name, lambda: b"", left_out):
+                yield name, UnusableFileError(f"is {what}: unpack it first with `7z x`")
+            continue
+        with content:
+            if _is_wanted(member.filename, content.look, left_out):
                 yield member.filename, content
 
 
@@ -137,13 +142,13 @@ def _check_zip(names: list[str]) -> None:
         raise UnusableFileError("is a checkpoint of PyTorch: expected text")
 
 
-def _is_wanted(name: str, content: Stream, left_out: LeftOut) -> bool:
+def _is_wanted(name: str, look: Callable[[], bytes], left_out: LeftOut) -> bool:
     parts = name.replace("\\", "/").split("/")
     if is_hidden(parts):
         left_out.add("hidden", name)
     elif is_about(parts[-1]):
         left_out.add("about", name)
-    elif not is_data(parts[-1], content.look):
+    elif not is_data(parts[-1], look):
         left_out.add("other", name)
     else:
         return True

@@ -43,7 +43,12 @@ def copy_of_pipe(path: Path) -> Path | None:
     if name in _STDIN:
         if sys.stdin is None or sys.stdin.closed:
             raise UserError(f"standard input was given ({name}), but it is closed")
-        descriptor = sys.stdin.fileno()
+        try:
+            descriptor = sys.stdin.fileno()
+        except OSError as error:  # as in a notebook
+            raise UserError(
+                f"standard input was given ({name}), but there is none here: name a file"
+            ) from error
         if os.isatty(descriptor):
             raise UserError(
                 f"standard input was given ({name}), but it is a terminal: pipe a text into the "

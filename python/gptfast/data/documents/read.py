@@ -148,7 +148,10 @@ class _Reader:
             return
         try:
             for inside, member in source.members(kind, stream):
-                yield from self._content(inside, member, depth + 1)
+                if isinstance(member, UnusableFileError):
+                    bad(f"{inside.where} {member}", inside.where)
+                else:
+                    yield from self._content(inside, member, depth + 1)
         except DamagedFileError as error:
             bad(_damaged(where, error), where)
         except UnusableFileError as error:
