@@ -195,6 +195,27 @@ def test_nested_columns_of_parquet(tmp_path: Path) -> None:
         documents(path, column="meta.body")
 
 
+@pytest.mark.parametrize(
+    ("rows", "texts"),
+    [
+        # As text: IANA's text/tab-separated-values knows no quotation.
+        ('1\t"Open quote\n2\tclose here"\n3\tthird\n', ['"Open quote', 'close here"', "third"]),
+        ('1\t"Hello" he said\n2\tb\n', ['"Hello" he said', "b"]),
+        ('1\t"Hello" and "bye"\n', ['"Hello" and "bye"']),
+        ('1\t5" disk\n2\t"\n', ['5" disk', '"']),
+        ('1\t"never closed\n2\tb\n' + "3\tc\n" * 999, ['"never closed', "b", *["c"] * 999]),
+        # Quoted, as by pandas and Excel.
+        ('1\t"say ""hi"""\r\n2\t"b"\r\n', ['say "hi"', "b"]),
+        ('1\t"one\ntwo"\n2\tb\n', ["one\ntwo", "b"]),
+        ('1\t"one\n\ntwo\nthree ""3"""\n2\tb\n', ['one\n\ntwo\nthree "3"', "b"]),
+        ('"1"\t"a\tb"\n', ["a\tb"]),
+    ],
+)
+def test_quotation_marks_between_tabs(tmp_path: Path, rows: str, texts: list[str]) -> None:
+    (tmp_path / "a.tsv").write_bytes(b"id\ttext\n" + rows.encode())
+    assert documents(tmp_path / "a.tsv") == texts
+
+
 def test_large_fields_and_values_are_read_whole(tmp_path: Path) -> None:
     texts = ['"' + "x\n" * 400_000, "y"]
     file = io.StringIO(newline="")
@@ -261,6 +282,11 @@ def test_large_windows_of_zstd(
     path.write_bytes(header + block + data)
     assert documents(path) == TEXTS
     assert "takes 2,147 MB of memory to read" in capsys.readouterr().err
+    with pytest.raises(UserError, match="more than the memory_limit of 300,000,000"):
+        documents(path, memory_limit="300MB")
+    # As pzstd writes it: a frame to skip goes first.
+    path.write_bytes(b"\x50\x2a\x4d\x18\x04\x00\x00\x00size" + path.read_bytes())
+    assert documents(path) == TEXTS
     with pytest.raises(UserError, match="more than the memory_limit of 300,000,000"):
         documents(path, memory_limit="300MB")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import sys
 import threading
@@ -227,12 +228,32 @@ def test_every_command_reads_the_same(
         prepare_files(tokenizer, pipe(json_lines(texts[1:])), tmp_path / "out-2", 0.1)
 
 
-def test_a_named_pipe(tmp_path: Path) -> None:
+def test_a_named_pipe_is_read_anew(tmp_path: Path) -> None:
     path = tmp_path / "fifo"
     os.mkfifo(path)
-    writer = threading.Thread(target=path.write_bytes, args=[json_lines()], daemon=True)
-    writer.start()
-    assert documents(path) == TEXTS
+    for texts in (TEXTS, TEXTS[:2]):
+        writer = threading.Thread(target=path.write_bytes, args=[json_lines(texts)], daemon=True)
+        writer.start()
+        assert documents(path) == texts
+        writer.join()
+
+
+def test_standard_input_of_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("text"))
+    with pytest.raises(UserError, match=r"standard input was given \(-\), but there is none here"):
+        documents("-")
+
+
+def test_what_is_neither_file_nor_folder_is_named() -> None:
+    with pytest.raises(UserError, match="/dev/null is neither a file, a folder nor a pipe"):
+        documents("/dev/null")
+
+
+def test_a_name_of_two_lines_is_one_line_in_messages(tmp_path: Path) -> None:
+    (tmp_path / "a\nb.jsonl").write_text("{")
+    with pytest.raises(UserError, match=r"a\\nb\.jsonl, line 1 is broken JSON") as error:
+        documents(tmp_path)
+    assert "\n" not in str(error.value)
 
 
 def test_what_is_not_there_is_still_missing(tmp_path: Path) -> None:

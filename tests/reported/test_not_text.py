@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import functools
 import gzip
+import json
 import lzma
 import os
 import pickle
@@ -20,6 +21,7 @@ from written import (
     table,
     tar,
     zipped,
+    zstd_module,
 )
 
 from gptfast.data.documents import ReadReport
@@ -75,7 +77,8 @@ BAD_RECORDS: dict[str, tuple[bytes, str, list[str]]] = {
         r"bytes\.csv, line 3 begins a row that is not UTF-8",
         ["a", "b"],
     ),
-    "open.csv": (b'text,id\na,1\n"b,2\nc,3\n', "line 3 is no row of a table", ["a"]),
+    "open.csv": (b'text,id\na,1\n"b,2\nc,3\n', "line 3 is no row .*the lines up to 4", ["a"]),
+    "quoted.tsv": (b'text\tid\n"a"b" c"\tc\td\ne\t1\n', "line 2 is no row of a table", ["e"]),
     "header.csv": (b"id,body\n1,a\n", r"no column 'text' .* names 'id', 'body': .*--column", []),
     "twice.csv": (b"text,text\n1,a\n", "more than one column 'text'", []),
 }
@@ -240,6 +243,15 @@ def test_a_member_that_is_encrypted_does_not_end_its_archive(tmp_path: Path) -> 
     assert documents(tmp_path / "a.zip", report, on_error="skip") == ["a", "c"]
     assert report.skipped == 1
     assert "a.zip, member b.txt is encrypted" in report.complaints[0]
+
+
+def test_a_dictionary_of_zstd_is_named(tmp_path: Path) -> None:
+    module = zstd_module()
+    lines = [json.dumps({"text": f"document {i} of {i * 7} words"}).encode() for i in range(500)]
+    dictionary = module.train_dict(lines, 2000)
+    (tmp_path / "a.jsonl.zst").write_bytes(module.compress(lines[0], zstd_dict=dictionary))
+    with pytest.raises(UserError, match=r"compressed with a dictionary: .*`zstd -d -D"):
+        documents(tmp_path / "a.jsonl.zst")
 
 
 def test_nuls_far_in_a_text_are_said_once(

@@ -67,6 +67,8 @@ def _find(path: Path) -> list[Path]:
         return [copy]
     if path.is_file():
         return [path]
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is neither a file, a folder nor a pipe: expected one")
     left_out = LeftOut(str(path))
     if path.is_dir():
         found = sorted(_inside(path, left_out))

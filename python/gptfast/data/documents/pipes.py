@@ -23,8 +23,8 @@ _folder: list[str] = []
 
 
 def shown(path: Path) -> str:
-    """Return how messages name a file: by the pipe's name if it is the copy of one."""
-    return _names.get(path, str(path))
+    """Return how messages name a file, in one line: by the pipe's name if it is the copy of one."""
+    return _names.get(path, str(path)).replace("\n", "\\n")
 
 
 def checksum_of_pipe(path: Path) -> str | None:
@@ -45,7 +45,7 @@ def copy_of_pipe(path: Path) -> Path | None:
             raise UserError(f"standard input was given ({name}), but it is closed")
         try:
             descriptor = sys.stdin.fileno()
-        except OSError as error:  # as in a notebook
+        except (OSError, AttributeError) as error:  # as in a notebook
             raise UserError(
                 f"standard input was given ({name}), but there is none here: name a file"
             ) from error
@@ -69,7 +69,9 @@ def copy_of_pipe(path: Path) -> Path | None:
     with open(source, "rb") as pipe:
         info = os.fstat(source)
         key = (name, info.st_dev, info.st_ino)
-        if key not in _copies:
+        # A pipe of the shell can be read once only; one with a name of its own has a new writer.
+        is_new = name != "standard input" and not name.startswith(("/dev/fd/", "/proc/"))
+        if is_new or key not in _copies:
             _copies[key] = _copy(pipe, name)
     return _copies[key]
 

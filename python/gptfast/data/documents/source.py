@@ -51,7 +51,7 @@ class Source:
         left_out = LeftOut(self.where)
         number = -1
         for number, (name, member) in enumerate(_members(kind, stream, left_out)):
-            where = f"{self.where}, member {name}"
+            where = f"{self.where}, member {name}".replace("\n", "\\n")
             if isinstance(member, UnusableFileError):
                 yield Source(where, name, self.where, self.reopen), member
                 continue

@@ -234,7 +234,12 @@ def _zstd(stream: Stream, where: str, memory_limit: int | None) -> Stream:
             from backports import zstd
     except ImportError as error:
         raise needs_library(where, error) from error
-    window = _zstd_window(stream.look())
+    frame = _zstd_frame(stream.look())
+    if _has_dictionary(frame):
+        raise UnusableFileError(
+            "is compressed with a dictionary: unpack it first with `zstd -d -D DICTIONARY`"
+        )
+    window = _zstd_window(frame)
     if memory_limit is not None and window > max(memory_limit, _USUAL_WINDOW):
         raise UnusableFileError(
             f"takes {window:,} bytes of memory to read, the window of its zstd, more than the "
@@ -247,12 +252,27 @@ def _zstd(stream: Stream, where: str, memory_limit: int | None) -> Stream:
     return Stream(file, (OSError, EOFError, zstd.ZstdError))
 
 
-def _zstd_window(head: bytes) -> int:
-    """Return the bytes that the first frame looks back over (RFC 8878, section 3.1.1.1.2)."""
-    if len(head) < 6 or not head.startswith(b"\x28\xb5\x2f\xfd") or head[4] & 0x20:
+def _zstd_frame(head: bytes) -> bytes:
+    """Return the beginning of the first frame with content (RFC 8878, section 3.1)."""
+    while _SKIPPABLE.match(head):
+        head = head[8 + int.from_bytes(head[4:8], "little") :]
+    return head if len(head) >= 6 and head.startswith(b"\x28\xb5\x2f\xfd") else b""
+
+
+def _has_dictionary(frame: bytes) -> bool:
+    """Return whether the frame names a dictionary, without which it can't be read."""
+    if not frame:
+        return False
+    at = 5 if frame[4] & 0x20 else 6
+    return any(frame[at : at + (0, 1, 2, 4)[frame[4] & 3]])
+
+
+def _zstd_window(frame: bytes) -> int:
+    """Return the bytes that the frame looks back over (RFC 8878, section 3.1.1.1.2)."""
+    if not frame or frame[4] & 0x20:
         return 0  # a frame without a window descriptor holds its whole content
-    base = 1 << (10 + (head[5] >> 3))
-    return base + (base >> 3) * (head[5] & 7)
+    base = 1 << (10 + (frame[5] >> 3))
+    return base + (base >> 3) * (frame[5] & 7)
 
 
 _UNPACKERS: dict[str, Callable[[Stream, str, int | None], Stream]] = {

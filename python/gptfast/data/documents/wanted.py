@@ -86,4 +86,6 @@ class LeftOut:
 
     def _shown(self, kind: str) -> str:
         names = sorted(self._names[kind])
-        return ", ".join(names) + (", ..." if self._counts[kind] > len(names) else "")
+        return ", ".join(names).replace("\n", "\\n") + (
+            ", ..." if self._counts[kind] > len(names) else ""
+        )
