@@ -38,6 +38,13 @@ AS_PROMISED: dict[str, Callable[[], bytes]] = {
     "one-after-another.json": lambda: b"\n".join(
         json.dumps({"text": t}, indent=1).encode() for t in TEXTS
     ),
+    "on-one-line.json": lambda: "".join(json.dumps({"text": t}) for t in TEXTS).encode(),
+    "one-then-pretty.json": lambda: b"".join(
+        json.dumps({"text": t}, indent=i or None).encode() + b"\n" for i, t in enumerate(TEXTS)
+    ),
+    "long-then-break.json": lambda: b"\n".join(
+        json.dumps({"id": "x" * 80_000, "text": t}).encode().replace(b", ", b",\n") for t in ["a"]
+    ).replace(b'"a"', json.dumps(TEXTS[0]).encode()) + b"\n" + json_lines(TEXTS[1:]),
     "lines.ndjson": json_lines,
     "array.jsonl": lambda: json_array(indent=2),
     "a.csv": table,
@@ -120,6 +127,30 @@ def test_content_that_the_name_hides_is_said_once(
     assert len(said) <= 2
 
 
+@pytest.mark.parametrize(
+    ("data", "note"),
+    [
+        (b"id,body\n1,a\n2,b\n", "looks like a table without a column 'text'"),
+        (b"id\tbody\n1\ta\n2\tb\n", "(its columns are 'id', 'body')"),
+        (b'["a", "b"]\n', "holds JSON without a string under 'text'"),
+        (b"[\n1,\n2]", "holds JSON without a string under 'text'"),
+    ],
+)
+def test_records_without_the_text_are_no_text_unsaid(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], data: bytes, note: str
+) -> None:
+    for name in ("a.txt", "a.txt.gz", "o.gz", "o"):
+        path = tmp_path / name / name
+        path.parent.mkdir()
+        path.write_bytes(gzip.compress(data) if ".gz" in name else data)
+        if "JSON" in note and name[0] == "o":
+            with pytest.raises(UserError, match=r"value 1 .* has no string under 'text'"):
+                documents(path)
+        else:
+            assert documents(path) == [data.decode()]
+            assert note in capsys.readouterr().err
+
+
 def test_a_long_first_document_is_known(tmp_path: Path) -> None:
     texts = ["x" * 100_000, "y"]
     objects = [{"id": 0, "text": t} for t in texts]
@@ -144,6 +175,13 @@ def test_a_long_first_document_is_known(tmp_path: Path) -> None:
         '{"text": "only the first line"}\nis JSON\n',
         '[{"text": broken}]\n',
         "{\n  body { color: red }\n}\n",
+        "|text|id|\n|---|---|\n|a|1|\n",
+        "text|id\n---|---\na|1\n",
+        "text | id\n--- | ---\na | 1\n",
+        "text,verse\nfoo,bar\n",
+        "[]\n",
+        '{"text": "a"} and more\n',
+        '["a", "b"] and more\n',
         "PK is text, BZh too\n",
         "MZ\nORC\n",
         "text\n",

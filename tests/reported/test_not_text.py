@@ -65,6 +65,22 @@ BAD_RECORDS: dict[str, tuple[bytes, str, list[str]]] = {
         ["a"],
     ),
     "trailing.json": (b'[{"text": "a"},]', r"value 2 \(line 1\) is broken JSON", ["a"]),
+    "deep.json": (
+        b'[{"text": "a"}, {"n": ' + b"[" * 99_999 + b'"]"' + b"]" * 99_999 + b'}, {"text": "b"}]',
+        r"value 2 \(line 1\) can't be read as JSON \(it is nested too deeply\)",
+        ["a", "b"],
+    ),
+    "deep.jsonl": (
+        b'{"text": "a"}\n' + b"[" * 99_999 + b'\n{"text": "b"}\n',
+        r"line 2 can't be read as JSON \(it is nested too deeply\)",
+        ["a", "b"],
+    ),
+    "lines.json": (
+        b'{"text": "' + b"a" * 80_000 + b'"}\n{"text": "b\n{"text": "c"}\n',
+        r"value 2 \(line 2\) is broken JSON",
+        ["a" * 80_000, "c"],
+    ),
+    "first-line.json": (b'{"text": "b\n{"text": "c"}\n', "line 1 is broken JSON", ["c"]),
     "after.json": (b'[{"text": "a"}] {}', "has more after the end of its array", ["a"]),
     "strings.json": (b'["a"]', r"value 1 \(line 1\) has no string under .*, it is a string", []),
     "ragged.csv": (
@@ -229,6 +245,13 @@ def test_a_few_nuls_in_a_text_are_said(tmp_path: Path, capsys: pytest.CaptureFix
     assert "NUL characters, which are read as text: its first NUL is byte 13, in line 2" in (
         capsys.readouterr().err
     )
+
+
+def test_a_number_of_thousands_of_digits_is_no_obstacle(tmp_path: Path) -> None:
+    value = b'{"n": ' + b"9" * 5000 + b', "text": "a"}'
+    for name, data in (("a.json", b"[" + value + b"]"), ("a.jsonl", value), ("a.txt", value)):
+        (tmp_path / name).write_bytes(data)
+        assert documents(tmp_path / name) == ["a"]
 
 
 def test_a_member_that_is_encrypted_does_not_end_its_archive(tmp_path: Path) -> None:

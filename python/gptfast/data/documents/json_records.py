@@ -15,6 +15,9 @@ from gptfast.data.documents.unpack import DamagedFileError
 
 _CHUNK_BYTES = 1 << 18
 _DECODER = json.JSONDecoder()
+_FLOAT_DECODER = json.JSONDecoder(parse_int=float)
+_TOO_DEEP = "can't be read as JSON (it is nested too deeply)"
+_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[][{}"]', re.DOTALL)
 _SPACE = re.compile(r"[ \t\n\r]*")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MAX_KEYS = 8
@@ -77,10 +80,20 @@ def json_lines(
             yield number, error
 
 
+def _decoded(text: str, at: int) -> tuple[Any, int]:
+    """Return the value that begins at an index, and where it ends. Raises as json does."""
+    try:
+        return _DECODER.raw_decode(text, at)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # an integer of more digits than int() takes
+        return _FLOAT_DECODER.raw_decode(text, at)
+
+
 def _value(line: bytes, errors: Literal["strict", "replace"]) -> Any:
     try:
         text = line.rstrip().decode(errors=errors)
-        value, end = _DECODER.raw_decode(text, len(text) - len(text.lstrip()))
+        value, end = _decoded(text, len(text) - len(text.lstrip()))
     except UnicodeDecodeError as error:
         raise BadRecordError(
             f"is not UTF-8 text (byte {error.start} of the line): {CONVERT}"
@@ -88,8 +101,8 @@ def _value(line: bytes, errors: Literal["strict", "replace"]) -> Any:
     except json.JSONDecodeError as error:
         what = f"{error.msg}, column {error.colno}"
         raise BadRecordError(f"is broken JSON ({what}): expected an object") from None
-    except (ValueError, RecursionError) as error:
-        raise BadRecordError(f"can't be read as JSON ({error})") from None
+    except RecursionError:
+        raise BadRecordError(_TOO_DEEP) from None
     if end != len(text):
         raise BadRecordError(f"is broken JSON (Extra data, column {end + 1}): expected an object")
     return value
@@ -97,11 +110,9 @@ def _value(line: bytes, errors: Literal["strict", "replace"]) -> Any:
 
 def _text_of(value: Any, field: str, errors: Literal["strict", "replace"]) -> bytes:
     """Return the text under the field as UTF-8."""
-    text = value.get(field) if isinstance(value, dict) else None
+    text = find_field(value, field)
     if not isinstance(text, str):
-        text = find_field(value, field)
-        if not isinstance(text, str):
-            raise BadRecordError(_no_text(value, text, field))
+        raise BadRecordError(_no_text(value, text, field))
     if errors == "replace":
         text = _SURROGATE.sub("\ufffd", text)
     try:
@@ -113,15 +124,6 @@ def _text_of(value: Any, field: str, errors: Literal["strict", "replace"]) -> by
         raise BadRecordError(
             f"{what}has the lone surrogate U+{code:04X}: expected characters"
         ) from None
-
-
-def _text_or_error(
-    value: Any, field: str, errors: Literal["strict", "replace"], where: str
-) -> bytes | BadRecordError:
-    try:
-        return _text_of(value, field, errors)
-    except BadRecordError as error:
-        return BadRecordError(f"{where}{error}")
 
 
 def _no_text(value: Any, found: Any, field: str) -> str:
@@ -159,7 +161,13 @@ def json_values(
     number = 0
     try:
         for number, line, value in values.read():
-            yield number, _text_or_error(value, field, errors, f"(line {line}) ")
+            try:
+                if isinstance(value, BadRecordError):
+                    raise value
+                text: bytes | BadRecordError = _text_of(value, field, errors)
+            except BadRecordError as error:
+                text = BadRecordError(f"(line {line}) {error}")
+            yield number, text
     except BadRecordError as error:
         line = values.line
         yield number + 1, BadRecordError(f"(line {line}) {error}, so what follows can't be read")
@@ -201,12 +209,29 @@ class _Values:
                 self._move(self._at + 1)
                 self._next_character()
             line = self.line
-            yield number, line, self._value()
+            try:
+                value = self._value()
+            except BadRecordError as error:
+                if is_array or not self._skip_to_object():
+                    raise
+                value = error
+            yield number, line, value
+
+    def _skip_to_object(self) -> bool:
+        """Go on to the next line that begins with {; return whether there is one."""
+        while (at := self._text.find("\n{", self._at)) < 0:
+            if self._ended:
+                return False
+            self._move(max(self._at, len(self._text) - 1))
+            self._fill()
+        self._move(at + 1)
+        return True
 
     def _value(self) -> Any:
+        """Return the next value, or a BadRecordError for one that is left out."""
         while True:
             try:
-                value, end = _DECODER.raw_decode(self._text, self._at)
+                value, end = _decoded(self._text, self._at)
                 if end < len(self._text) or self._ended:  # else it may be half a number
                     self._move(end)
                     return value
@@ -216,8 +241,12 @@ class _Values:
                     raise BadRecordError("ends inside a value: it is truncated") from None
                 if self._ended or not (is_string or error.pos > len(self._text) - _LONGEST_CUT):
                     raise BadRecordError(f"is broken JSON ({error.msg})") from None
-            except (ValueError, RecursionError) as error:
-                raise BadRecordError(f"can't be read as JSON ({error})") from None
+            except RecursionError:
+                if end := _end_of_nested(self._text, self._at):
+                    self._move(end)
+                    return BadRecordError(_TOO_DEEP)
+                if self._ended:
+                    raise BadRecordError("ends inside a value: it is truncated") from None
             if len(self._text) - self._at > self._longest:
                 raise BadRecordError(f"has a value of more than {self._longest:,} characters")
             self._fill()
@@ -247,3 +276,15 @@ class _Values:
             parts.append(self._decoder.decode(data, final=self._ended))
             n_characters += len(parts[-1])
         self._text, self._at = "".join(parts), 0
+
+
+def _end_of_nested(text: str, at: int) -> int:
+    """Return where the array or the object that begins at an index ends; 0 if it is cut off."""
+    depth = 0
+    for token in _BRACKETS.finditer(text, at):
+        if token[0] == '"':
+            return 0
+        depth += (token[0] in "[{") - (token[0] in "]}")
+        if depth == 0:
+            return token.end()
+    return 0
