@@ -133,6 +133,7 @@ def test_content_that_the_name_hides_is_said_once(
         (b"id,body\n1,a\n2,b\n", "looks like a table without a column 'text'"),
         (b"id\tbody\n1\ta\n2\tb\n", "(its columns are 'id', 'body')"),
         (b'["a", "b"]\n', "holds JSON without a string under 'text'"),
+        (b'{"text": "a"}\n{"text": "b\n', "begins with JSON but holds something else"),
         (b"[\n1,\n2]", "holds JSON without a string under 'text'"),
     ],
 )
@@ -143,7 +144,7 @@ def test_records_without_the_text_are_no_text_unsaid(
         path = tmp_path / name / name
         path.parent.mkdir()
         path.write_bytes(gzip.compress(data) if ".gz" in name else data)
-        if "JSON" in note and name[0] == "o":
+        if "holds JSON" in note and name[0] == "o":
             with pytest.raises(UserError, match=r"value 1 .* has no string under 'text'"):
                 documents(path)
         else:
@@ -252,6 +253,11 @@ def test_nested_columns_of_parquet(tmp_path: Path) -> None:
 def test_quotation_marks_between_tabs(tmp_path: Path, rows: str, texts: list[str]) -> None:
     (tmp_path / "a.tsv").write_bytes(b"id\ttext\n" + rows.encode())
     assert documents(tmp_path / "a.tsv") == texts
+
+
+def test_quotation_marks_around_lines_of_one_column(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_bytes(b'text\n"a\nb"\n"c"\nd\n')
+    assert documents(tmp_path / "a.tsv") == ["a\nb", "c", "d"]
 
 
 def test_large_fields_and_values_are_read_whole(tmp_path: Path) -> None:

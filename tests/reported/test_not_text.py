@@ -163,6 +163,10 @@ NOT_TEXT: dict[str, tuple[bytes, str]] = {  # nanoGPT#711 #360 datasets#4077
         zipped({"a.jpg": b"", "README.md": b"x", ".b": b""}),
         r"no files to read but 1 hidden .*1 file about .*1 file of another kind \(a\.jpg\)",
     ),
+    "0.tar": (b"", "it has 0 bytes"),
+    "0.zip": (b"", "it has 0 bytes"),
+    "0.parquet": (b"", "it has 0 bytes"),
+    "0.tar.gz": (gzip.compress(b""), "it has 0 bytes"),
     "images.tar": (tar({"a.jpg": b""}), "no files to read but 1 file of another kind"),
     "a.odt": (zipped({"mimetype": b"application/vnd.oasis.opendocument.text"}), "OpenDocument"),
     "old.doc": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(99), "old Word.*libreoffice"),
@@ -252,6 +256,14 @@ def test_a_number_of_thousands_of_digits_is_no_obstacle(tmp_path: Path) -> None:
     for name, data in (("a.json", b"[" + value + b"]"), ("a.jsonl", value), ("a.txt", value)):
         (tmp_path / name).write_bytes(data)
         assert documents(tmp_path / name) == ["a"]
+
+
+def test_a_member_that_is_corrupt_does_not_end_its_archive(tmp_path: Path) -> None:
+    data = zipped({"a.txt": b"a", "b.txt": b"b", "c.txt": b"c"})
+    (tmp_path / "a.zip").write_bytes(data.replace(b"b.txt", b"x.txt", 1))
+    report = ReadReport()
+    assert documents(tmp_path / "a.zip", report, on_error="skip") == ["a", "c"]
+    assert report.skipped == 1
 
 
 def test_a_member_that_is_encrypted_does_not_end_its_archive(tmp_path: Path) -> None:

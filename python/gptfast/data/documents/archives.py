@@ -89,7 +89,7 @@ def tar_members(stream: Stream, left_out: LeftOut) -> Members:
 def zip_members(stream: Stream, left_out: LeftOut) -> Members:
     """Yield the name of each file of a zip archive that may hold data, and its content or an error.
 
-    The error is that of an encrypted member, or of one that is packed in an unknown way. Raises
+    The error is that of a member that is encrypted, corrupt or packed in an unknown way. Raises
     DamagedFileError for a damaged archive, UnusableFileError for Word files and others that are zip
     archives of something else.
     """
@@ -111,9 +111,9 @@ def _members(
     for member in members:
         try:
             content = Stream(archive.open(member), damage)
-        except RuntimeError as error:  # NotImplementedError of a method of packing, too
+        except (RuntimeError, zipfile.BadZipFile) as error:  # also of an unknown packing
             name, is_encrypted = member.filename, member.flag_bits & 0x1
-            what = "encrypted" if is_encrypted else f"packed in an unknown way ({error})"
+            what = "encrypted" if is_encrypted else f"corrupt or packed in an unknown way ({error})"
             if _is_wanted(name, lambda: b"", left_out):
                 yield name, UnusableFileError(f"is {what}: unpack it first with `7z x`")
             continue

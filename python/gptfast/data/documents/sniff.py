@@ -55,7 +55,8 @@ def format_of(name: str, head: bytes, field: str, column: str) -> Found:
 
 
 def _text_format(family: str | None, text: str, *, is_cut: bool, field: str, column: str) -> Found:
-    if (layout := _layout(text, is_cut)).is_whole:
+    layout = _layout(text, is_cut)
+    if layout.is_whole:
         objects = [value for value in layout.values if isinstance(value, dict)]
         has_field = any(isinstance(find_field(value, field), str) for value in objects)
         if not layout.values:
@@ -74,6 +75,8 @@ def _text_format(family: str | None, text: str, *, is_cut: bool, field: str, col
             return Found("text", note)
     if family == "table":
         return Found("table")
+    if layout.values and isinstance(layout.values[0], dict) and not layout.is_whole:
+        return Found("text", "begins with JSON but holds something else, and is read as text")
     names = _names_of_table(text, column, is_cut)
     if column in names:
         return Found("table", f"holds a table: each row is a document, its text under {column!r}")

@@ -105,6 +105,8 @@ class _TabRows:
         opens = any(field.startswith('"') and not field.endswith('"') for field in fields)
         if not opens or self._next is None:
             return True
+        if len(fields) == 1:  # where each line is such a row
+            return False
         return len(self._next.split("\t")) == len(fields)
 
     def _quoted(self, line: str) -> list[str]:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gptfast.data.documents.names import packing_of, unpacked_name
+from gptfast.data.documents.names import promised_format, unpacked_name
 from gptfast.data.documents.notes import say_once
 from gptfast.data.documents.records import UnusableFileError
 from gptfast.errors import UserError
@@ -131,7 +131,7 @@ def unpack(
     """Return the decompressed stream, and the name without the endings of the packings.
 
     name: of the file. where: how messages name it. memory_limit: bytes that the window of a .zst
-    file may take. Raises DamagedFileError for a file of 0 bytes whose name promises a packing,
+    file may take. Raises DamagedFileError for a file of 0 bytes whose name promises more,
     UnusableFileError for a window beyond the limit, UserError if a library is missing.
     """
     for _ in range(_MAX_LAYERS):
@@ -152,7 +152,7 @@ def packing_of_content(head: bytes) -> str:
 
 
 def _packing(head: bytes, name: str) -> str:
-    promised = packing_of(name)
+    promised = promised_format(name)
     if promised and not head:
         raise DamagedFileError("it has 0 bytes, but even an archive of nothing has a header")
     if promised == "lz4" and _SKIPPABLE.match(head):  # a frame that zstd allows, too
