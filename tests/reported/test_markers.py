@@ -110,6 +110,73 @@ def test_another_text_may_divide_documents(
     assert corpus.report.train_documents + corpus.report.val_documents == 50
 
 
+@pytest.mark.parametrize("by", ["encode_files", "prepare_files", "train_tokenizer", "prepare"])
+@pytest.mark.parametrize(
+    ("text", "given"),
+    [
+        ("\n\n".join(STORIES[:50]), r"\n\n\n"),
+        ("\r\n\r\n".join(STORIES[:50]), r"\n\n"),
+        (EOT.join(STORIES[:50]), "<|end|>"),
+    ],
+)
+def test_a_separator_that_is_never_found_is_said(
+    tmp_path: Path,
+    tokenizer: BPETokenizer,
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+    given: str,
+    by: str,
+) -> None:
+    for name in ("a.txt", "b.txt", "c.jsonl", "empty.txt"):
+        content = text if name in ("a.txt", "b.txt") else ""
+        (tmp_path / name).write_text(content, encoding="utf-8", newline="")
+    (tmp_path / "c.jsonl").write_text('{"text": "one"}\n{"text": "two"}')
+    files, options = str(tmp_path / "*.*"), ReadOptions(document_separator=given)
+    if by == "encode_files":
+        encode_files(tokenizer, files, tmp_path / "out.bin", options)
+        said = capsys.readouterr().err
+    elif by == "prepare_files":
+        prepare_files(tokenizer, files, tmp_path / "out", 0, options)
+        said = capsys.readouterr().err
+    elif by == "train_tokenizer":
+        with pytest.warns(UserWarning, match="the document") as warned:
+            train_tokenizer(files, 300, options=options)
+        said = "\n".join(f"warning: {w.message}" for w in warned)
+    else:
+        lines: list[str] = []
+        prepare(files, "bpe", 300, 0.3, lines.append, given)
+        said = "\n".join(lines)
+    assert f"warning: the document separator {given} is nowhere in 2 text files, and each" in said
+    assert (r"\r\n)" in said) == ("n" in given and "<" not in given)
+
+
+def test_a_separator_that_some_files_lack_is_said_and_the_usual_one_may_be_missing(
+    tmp_path: Path, tokenizer: BPETokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name, text in (("a", "one---two"), ("b", "three"), ("c", "four")):
+        (tmp_path / "in" / f"{name}.txt").write_text(text)
+    for given, said in (
+        ("---", "split 1 file into 2 documents at ---; 2 text files without it stayed whole\n"),
+        ("", ""),
+        (None, ""),
+    ):
+        options = ReadOptions(document_separator=given)
+        encode_files(tokenizer, tmp_path / "in", tmp_path / "out.bin", options)
+        assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize("given", [r"\n", r"\n\n", r"\r\n", r"\n---\n"])
+@pytest.mark.parametrize("n_long", [0, 300_000])
+def test_a_line_break_of_windows_beside_a_separator_belongs_to_it(
+    tmp_path: Path, tokenizer: BPETokenizer, given: str, n_long: int
+) -> None:
+    path, documents = tmp_path / "a.txt", ["one", "two " * n_long + "x", "three"]
+    between = {r"\n\n": "\r\n\n", r"\n---\n": "\r\n---\n"}.get(given, "\r\n")
+    path.write_text(between.join(documents) + "\r\n", encoding="utf-8", newline="")
+    assert documents_in(path, tokenizer, document_separator=given) == documents
+
+
 def test_without_a_separator_a_file_is_one_document(
     tmp_path: Path, tokenizer: BPETokenizer, capsys: pytest.CaptureFixture[str]
 ) -> None:

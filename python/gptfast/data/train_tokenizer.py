@@ -77,7 +77,8 @@ def train_tokenizer(
     if progress:
         for line in report.splits(options):
             print(line, file=sys.stderr)
-    for warning in ([report.left_out()] if report.skipped else []) + report.spells():
+    left_out = [report.left_out()] if report.skipped else []
+    for warning in left_out + report.unsplit(options) + report.spells():
         warnings.warn(warning, stacklevel=2)
     return tokenizer
 

@@ -67,7 +67,7 @@ def run_train(config: Train) -> None:
         config.min_frequency,
         roles=roles,
         tie=config.tie,
-        options=read,
+        options=config.read,
     )
     seconds = time.perf_counter() - start
     _save(tokenizer, config.out)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from gptfast.data.documents.separator import unescape
 from gptfast.errors import UserError
@@ -38,6 +38,9 @@ class ReadOptions:
     memory_limit: int | str | None = None
     """Memory to stay below while working on the text: bytes, or a size such as 600MB or 2GB."""
 
+    separator_is_given: ClassVar[bool] = True
+    """Whether a separator is the user's own, which should be found."""
+
     def __post_init__(self) -> None:
         """Raise UserError for a value that can't be used."""
         check_kind("field", self.field, str, "the key of the text")
@@ -69,7 +72,8 @@ class ReadOptions:
         """
         if self.document_separator is not None:
             return self
-        return replace(self, document_separator=(eos or "").replace("\\", "\\\\"))
+        given = vars(self) | {"document_separator": (eos or "").replace("\\", "\\\\")}
+        return _WithDefaultSeparator(**given)
 
     @property
     def memory_bytes(self) -> int | None:
@@ -88,3 +92,10 @@ class ReadOptions:
     def longest_uncut(self) -> int | None:
         """The most bytes in a row without a place to cut that fit the limit; None for any."""
         return None if self.memory_bytes is None else self.memory_bytes // _LONGEST_SHARE
+
+
+@dataclass(frozen=True, kw_only=True)
+class _WithDefaultSeparator(ReadOptions):
+    """Options whose separator is a tokenizer's, which a file need not have."""
+
+    separator_is_given: ClassVar[bool] = False

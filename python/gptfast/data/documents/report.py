@@ -45,6 +45,8 @@ class ReadReport:
     """Text files with a document separator."""
     split_documents: int = 0
     """Documents in those files."""
+    whole_files: int = 0
+    """Text files without one."""
     spelled: Counter[str] = field(default_factory=Counter)
     """How often documents spell special tokens, which are encoded as ordinary text."""
     log: Callable[[str], object] | None = field(default=None, repr=False, compare=False)
@@ -100,7 +102,7 @@ class ReadReport:
         return [
             *self.splits(options),
             *([left_out] if self.skipped else []),
-            *(f"warning: {line}" for line in self.spells()),
+            *(f"warning: {line}" for line in (*self.unsplit(options), *self.spells())),
         ]
 
     def splits(self, options: ReadOptions) -> list[str]:
@@ -108,7 +110,22 @@ class ReadReport:
         if not self.split_files:
             return []
         files, documents = count(self.split_files, "file"), count(self.split_documents, "document")
-        return [f"split {files} into {documents} at {options.shown_separator}"]
+        split = f"split {files} into {documents} at {options.shown_separator}"
+        if self.whole_files and options.separator_is_given:
+            split += f"; {count(self.whole_files, 'text file')} without it stayed whole"
+        return [split]
+
+    def unsplit(self, options: ReadOptions) -> list[str]:
+        """Warn in one line if the separator that the user gave is in none of the text files."""
+        separator = options.separator
+        if self.split_files or not (self.whole_files and separator and options.separator_is_given):
+            return []
+        hint = r" (lines from Windows end in \r\n)" if b"\n" in separator else ""
+        return [
+            f"the document separator {options.shown_separator} is nowhere in "
+            f"{count(self.whole_files, 'text file')}, and each is one document: give the text that "
+            f"is between your documents{hint}"
+        ]
 
     def spells(self) -> list[str]:
         """Warn in one line of special tokens that documents spell often, if they do."""
