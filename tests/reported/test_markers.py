@@ -236,3 +236,26 @@ def test_a_special_token_that_is_spelled_often_is_said(
     path.write_text(json.dumps({"text": f"{name} is a token. " + STORIES[0] * 10}))
     encode_files(tokenizer, path, tmp_path / "a.bin")
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["</s>", "<s>", "<eos>", "<EOS>", "[EOS]", "[SEP]", "<bos>"])
+def test_a_marker_of_another_tokenizer_is_said_where_it_is_spelled_often(
+    tmp_path: Path, tokenizer: BPETokenizer, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert name not in tokenizer.special_tokens
+    (tmp_path / "a.txt").write_text(f"\n{name}\n".join(STORIES[:50]), encoding="utf-8")
+    encode_files(tokenizer, tmp_path / "a.txt", tmp_path / "a.bin")
+    assert f"warning: the documents spell {name} 49 times in " in capsys.readouterr().err
+
+
+# A tokenizer's own are counted when a text is trained on, as when it is prepared.
+@pytest.mark.parametrize("name", ["</s>", "%%%", "<|endoftext|>"])
+def test_a_corpus_to_train_on_that_spells_a_special_token_is_said(
+    tmp_path: Path, name: str
+) -> None:
+    BPETokenizer.train(STORIES[:10], 260, special_tokens=[name]).save(tmp_path / "bpe")
+    lines = [json.dumps({"text": f"{story} {name}"}) + "\n" for story in STORIES[:60]]
+    (tmp_path / "a.jsonl").write_text("".join(lines))
+    said: list[str] = []
+    prepare(str(tmp_path / "a.jsonl"), str(tmp_path / "bpe"), 0, 0.1, said.append)
+    assert any(f"warning: the documents spell {name} 60 times in " in line for line in said)

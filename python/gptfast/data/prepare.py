@@ -55,7 +55,9 @@ def prepare(
         _refuse_partly_prepared(folder)
     given = None if tokenizer_name in ("bpe", "char") else load_tokenizer(Path(tokenizer_name))
     options = ReadOptions(document_separator=document_separator)
-    corpus = load_corpus(corpus_name, options.separated_by(given.roles.eos) if given else options)
+    if given:
+        options = options.separated_by(given.roles.eos)
+    corpus = load_corpus(corpus_name, options, given.special_tokens if given else ())
     for note in corpus.notes:
         say(note)
     train, val = split_documents(corpus.documents, val_fraction)
