@@ -146,6 +146,34 @@ def test_a_character_that_a_tokenizer_lacks_is_named_with_its_file(tmp_path: Pat
         prepare(str(tmp_path / "in"), str(tmp_path / "char"), 0, 0.3, lambda _: None)
 
 
+@pytest.mark.parametrize("bad", ["val", "train", "all"])
+def test_a_side_of_which_nothing_can_be_encoded_is_refused_with_a_fraction_that_works(
+    tmp_path: Path, pattern_tokenizer: BPETokenizer, bad: str
+) -> None:
+    def place(text: str) -> float:
+        digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
+        return int.from_bytes(digest[:8], "big") / 2**64
+
+    good = [text for i in range(40) if (place(text := f"the king {i}") >= 0.2) == (bad == "val")]
+    words = ("x" * 60 + f" {i}" for i in range(100))
+    broken = next(text for text in words if (place(text) < 0.2) == (bad == "val"))
+    texts = [broken] if bad == "all" else [*good, broken]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    out, skip = tmp_path / "out", ReadOptions(on_error="skip")
+    if bad == "all":
+        with pytest.raises(UserError, match="no document could be encoded"):
+            prepare_files(pattern_tokenizer, tmp_path / "a.jsonl", out, 0, skip, progress=False)
+        return
+    found = f"of {len(good)} different documents {0 if bad == 'val' else len(good)} are in val"
+    with pytest.raises(UserError, match=f"{found} .*the (small|larg)est fraction") as error:
+        prepare_files(pattern_tokenizer, tmp_path / "a.jsonl", out, 0.2, skip, progress=False)
+    fraction = float(str(error.value).split("--val-fraction ")[1].split(",")[0])
+    made = prepare_files(pattern_tokenizer, tmp_path / "a.jsonl", out, fraction, skip)
+    n_train, n_val = made.report.train_documents, made.report.val_documents
+    assert (n_train + n_val, made.skipped) == (len(good), 1)
+    assert min(n_train, n_val) >= 1
+
+
 class Killed(BaseException):
     pass
 
