@@ -1,6 +1,7 @@
 """Documents from files of many formats, streamed.
 
-- `listing` finds the files, by the rules in `wanted`; `pipes` makes files of pipes.
+- `listing` finds the files, by the rules in `wanted`, without what is our `own`; `pipes` makes
+  files of pipes.
 - `unpack` decompresses; `sniff` finds the format by the content, `foreign` what is no text.
 - `archives`, `json_records`, `tables` and `parquet` read what is no plain text.
 - `read` puts them together. `blocks` makes blocks of documents (`separator` finds those inside a

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from gptfast.data.documents.names import endings, family_of
+from gptfast.data.documents.own import Own
 from gptfast.data.documents.pipes import copy_of_pipe
 from gptfast.data.documents.unpack import HEAD_BYTES
 from gptfast.data.documents.wanted import (
@@ -35,8 +36,9 @@ def find_files(paths: Paths) -> list[Path]:
 
     Left out of folders and globs, and said once on stderr: hidden names, which begin with a dot or
     two underscores; README and other files about the data, if data of another format lies beside
-    them or below; files of other kinds in a folder. Raises MissingFileError if a path names no
-    file, UserError if no path is given, or a folder or link inside a folder can't be read.
+    them or below; files of other kinds in a folder; and what gptfast wrote there itself, such as
+    the output of an earlier run. Raises MissingFileError if a path names no file, UserError if no
+    path is given, or a folder or link inside a folder can't be read.
     """
     return list(dict.fromkeys(file for path in _path_list(paths) for file in _find(path)))
 
@@ -58,28 +60,29 @@ def _find(path: Path) -> list[Path]:
         return [copy]
     if path.is_file():
         return [path]
-    left_out = LeftOut(str(path))
+    left_out, own = LeftOut(str(path)), Own()
     if path.is_dir():
-        found = sorted(_inside(path, left_out))
+        found = sorted(_inside(path, left_out, own))
         problem = (
             f"no file in the folder {path} ends in one of {endings()}, with or without that of a "
             f"packing"
         )
     else:
-        found = sorted(_matches(path, left_out))
+        found = sorted(_matches(path, left_out, own))
         problem = f"there is no {path}: expected a file, a folder, or a glob that matches files"
     about = about_beside_data([str(file) for file in found])
     for name in sorted(about):
         left_out.add("about", os.path.basename(name))
     if not found:
-        sentence = left_out.sentence()
+        sentence = ", ".join(filter(None, (left_out.sentence(), own.sentence())))
         raise MissingFileError(problem + (f"; there are {sentence}" if sentence else ""))
     left_out.say()
+    own.say(str(path))
     return [file for file in found if str(file) not in about]
 
 
-def _matches(pattern: Path, left_out: LeftOut) -> Iterator[Path]:
-    """Yield the files that a glob matches, without those that are hidden below its fixed part."""
+def _matches(pattern: Path, left_out: LeftOut, own: Own) -> Iterator[Path]:
+    """Yield the files that a glob matches, but not what is hidden or own below its fixed part."""
     parts = pattern.parts
     first = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
     asks_for_hidden = any(is_hidden(part) for part in parts[first:])
@@ -88,11 +91,11 @@ def _matches(pattern: Path, left_out: LeftOut) -> Iterator[Path]:
             continue
         if not asks_for_hidden and any(is_hidden(part) for part in path.parts[first:]):
             left_out.add("hidden", str(path))
-        else:
+        elif not own.holds(path, first):
             yield path
 
 
-def _inside(folder: Path, left_out: LeftOut) -> Iterator[Path]:
+def _inside(folder: Path, left_out: LeftOut, own: Own) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise UserError(
             f"the folder {error.filename} can't be read ({error.strerror}): change its "
@@ -109,11 +112,16 @@ def _inside(folder: Path, left_out: LeftOut) -> Iterator[Path]:
         for name in filter(is_hidden, (*folders, *names)):
             left_out.add("hidden", name)
         # Sorted so that a folder with two names is always entered by the same one.
-        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        n_outer = len(Path(place).parts)
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not (is_hidden(name) or own.holds(Path(place, name), n_outer))
+        )
         for name in names:
-            if is_hidden(name):
-                continue
             file = Path(place, name)
+            if is_hidden(name) or own.holds(file, n_outer):
+                continue
             if family_of(name) and not os.path.exists(file):
                 raise UserError(
                     f"{file} is a broken link, or can't be accessed: repair it, or move it "
