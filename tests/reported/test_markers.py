@@ -13,14 +13,18 @@ from stories import EOT, STORIES
 
 from gptfast.cli import cli
 from gptfast.data.__main__ import main as data_command
-from gptfast.data.documents import ReadOptions, ReadReport
+from gptfast.data.documents import ReadOptions, ReadReport, TextOptions
 from gptfast.data.encode import encode_files
 from gptfast.data.manifest import Manifest
 from gptfast.data.prepare import prepare
 from gptfast.data.prepare_shards import prepare_files
 from gptfast.data.train_tokenizer import train_tokenizer
+from gptfast.evaluate.__main__ import main as evaluate_command
+from gptfast.ladder.__main__ import LadderConfig
 from gptfast.tokenizer import BPETokenizer
 from gptfast.tokenizer.__main__ import main as tokenizer_command
+from gptfast.tokenizer.options import Audit
+from gptfast.train.__main__ import main as train_command
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +110,8 @@ def test_another_text_may_divide_documents(
     path = tmp_path / "stories.txt"
     path.write_text(separator.join(STORIES[:50]), encoding="utf-8", newline="")
     assert documents_in(path, tokenizer, document_separator=given) == STORIES[:50]
-    corpus = prepare(str(path), "char", 0, 0.5, lambda _: None, document_separator=given)
+    options = ReadOptions(document_separator=given)
+    corpus = prepare(str(path), "char", 0, 0.5, lambda _: None, options)
     assert corpus.report.train_documents + corpus.report.val_documents == 50
 
 
@@ -144,10 +149,72 @@ def test_a_separator_that_is_never_found_is_said(
         said = "\n".join(f"warning: {w.message}" for w in warned)
     else:
         lines: list[str] = []
-        prepare(files, "bpe", 300, 0.3, lines.append, given)
+        prepare(files, "bpe", 300, 0.3, lines.append, options)
         said = "\n".join(lines)
     assert f"warning: the document separator {given} is nowhere in 2 text files, and each" in said
     assert (r"\r\n)" in said) == ("n" in given and "<" not in given)
+
+
+TEXTS = [f"the king {i} was a fool" for i in range(40)]
+TINY = [
+    *("--block-size", "8", "--n-layer", "1", "--n-head", "1", "--n-embd", "8", "--batch-size", "1"),
+    *("--max-steps", "1", "--warmup-steps", "0", "--dtype", "float32", "--tokenizer", "char"),
+]
+
+
+# Every command that takes files has the options that its errors name.
+@pytest.mark.parametrize(
+    ("name", "content", "options"),
+    [
+        ("a.csv", "id,story\n" + "".join(f"{i},{t}\n" for i, t in enumerate(TEXTS)),
+         ["--column", "story"]),
+        ("a.jsonl", "".join(json.dumps({"meta": {"story": t}}) + "\n" for t in TEXTS),
+         ["--field", "meta.story"]),
+        ("a.txt", "---".join(TEXTS), ["--document-separator", "---"]),
+    ],
+)  # fmt: skip
+def test_every_command_that_takes_files_reads_them_in_the_same_way(
+    tmp_path: Path,
+    name: str,
+    content: str,
+    options: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path, run = str(tmp_path / name), tmp_path / "run"
+    Path(path).write_text(content)
+    assert cli.run(data_command, ["describe", path, *options]) == 0
+    sha256 = capsys.readouterr().out.split("sha256 ")[1].split("\n")[0]
+    digest = hashlib.sha256()
+    for text in TEXTS:
+        digest.update(len(text).to_bytes(8, "little") + text.encode())
+    assert sha256 == digest.hexdigest()
+    train = ["--corpus", path, "--out", str(run), *TINY]
+    if name != "a.txt":
+        assert cli.run(data_command, ["describe", path]) == 2
+        assert cli.run(train_command, train) == 2
+        assert capsys.readouterr().err.count(f"{options[0]} names another") == 2
+    assert cli.run(train_command, [*train, *options]) == 0
+    record = json.loads((run / "run.json").read_text())
+    assert record["data"]["corpus_sha256"] == sha256
+    # The checksum decides what may be resumed, not how the options are spelled.
+    same = {"---": r"\x2d--"}.get(options[1], options[1])
+    resume = [*train, "--resume", "--max-steps", "2", options[0]]
+    assert cli.run(train_command, [*resume, same]) == 0
+    capsys.readouterr()
+    assert cli.run(train_command, [*resume, "king"]) == 2
+    capsys.readouterr()
+    # A run's own reading is the default of `evaluate`.
+    loss = json.loads((run / "run.json").read_text())["result"]["val_loss"]
+    measure = ["--model", str(run), "--corpus", path]
+    for given in ([], options):
+        assert cli.run(evaluate_command, [*measure, *given]) == 0
+        said = capsys.readouterr().out
+        assert f"loss {loss:.4f} nats/token" in said
+        assert ("as the model's run did" in said) == (given == [])
+    assert cli.run(evaluate_command, [*measure, options[0], "nowhere"]) == 2
+    # The other commands parse the same options.
+    for config in (LadderConfig, Audit):
+        assert issubclass(config, TextOptions)
 
 
 def test_a_separator_that_some_files_lack_is_said_and_the_usual_one_may_be_missing(

@@ -214,8 +214,7 @@ def run_audit(config: Audit) -> None:
         tokenizers[name] = _bpe(open_tokenizer(path, pattern), path)
     if config.out is not None:
         make_folder(config.out)
-    read = ReadOptions(field=config.field, column=config.column)
-    read = read.separated_by(next(iter(tokenizers.values())).roles.eos)
+    read = config.to_read().separated_by(next(iter(tokenizers.values())).roles.eos)
     texts = _texts(config.files, read) if config.files else [probe(kind) for kind in KINDS]
     learned_from = _texts(config.learned_from, read) if config.learned_from else None
     result = audit(tokenizers, texts, learned_from)

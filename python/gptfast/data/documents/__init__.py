@@ -13,7 +13,7 @@ An error names the file, the member of an archive, and the line.
 from gptfast.data.documents.block import Block, Place
 from gptfast.data.documents.cut import BLOCK_BYTES
 from gptfast.data.documents.listing import Paths, find_files
-from gptfast.data.documents.options import ReadOptions
+from gptfast.data.documents.options import ReadOptions, TextOptions
 from gptfast.data.documents.read import read_blocks
 from gptfast.data.documents.report import ReadReport
 
@@ -24,6 +24,7 @@ __all__ = [
     "Place",
     "ReadOptions",
     "ReadReport",
+    "TextOptions",
     "find_files",
     "read_blocks",
 ]

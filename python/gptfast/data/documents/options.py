@@ -18,8 +18,8 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReadOptions:
-    """How to read documents from files."""
+class TextOptions:
+    """Where the text is in files."""
 
     field: str = "text"
     """The key of the text in JSON; meta.text for the key text inside meta."""
@@ -28,6 +28,27 @@ class ReadOptions:
     document_separator: str | None = None
     r"""Text between the documents inside a plain text file, with escapes such as \n\n\n; empty if
     a file is one document. By default the text of the tokenizer's end-of-text token."""
+
+    def __post_init__(self) -> None:
+        """Raise UserError for a value that can't be used."""
+        check_kind("field", self.field, str, "the key of the text")
+        check_kind("column", self.column, str, "the name of the text's column")
+        if self.document_separator is not None:
+            kind = "the text between two documents"
+            check_kind("document_separator", self.document_separator, str, kind)
+            unescape(self.document_separator)
+
+    def to_read(self) -> ReadOptions:
+        """Return the options for reading that have these, and defaults."""
+        return ReadOptions(
+            field=self.field, column=self.column, document_separator=self.document_separator
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions(TextOptions):
+    """How to read documents from files."""
+
     errors: Literal["strict", "replace"] = "strict"
     """Whether bytes that aren't UTF-8 are an error or become U+FFFD."""
     on_error: Literal["raise", "skip"] = "raise"
@@ -43,12 +64,7 @@ class ReadOptions:
 
     def __post_init__(self) -> None:
         """Raise UserError for a value that can't be used."""
-        check_kind("field", self.field, str, "the key of the text")
-        check_kind("column", self.column, str, "the name of the text's column")
-        if self.document_separator is not None:
-            kind = "the text between two documents"
-            check_kind("document_separator", self.document_separator, str, kind)
-            unescape(self.document_separator)
+        super().__post_init__()
         check_choice("errors", self.errors, ("strict", "replace"))
         check_choice("on_error", self.on_error, ("raise", "skip"))
         thread_count(self.n_threads)
