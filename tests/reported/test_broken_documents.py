@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from stories import EOT
 
+from gptfast.cli import cli
 from gptfast.data import encode as encode_module
 from gptfast.data import parts
 from gptfast.data.documents import ReadOptions
@@ -23,6 +24,7 @@ from gptfast.data.train_tokenizer import train_tokenizer
 from gptfast.errors import UserError
 from gptfast.system import files as system_files
 from gptfast.tokenizer import BPETokenizer, CharTokenizer
+from gptfast.tokenizer.__main__ import main as tokenizer_command
 
 # On a long word.
 GIVES_UP = r"(?:(?:\w|x)+)+(?=y)|\s+|\S"
@@ -172,6 +174,23 @@ def test_a_side_of_which_nothing_can_be_encoded_is_refused_with_a_fraction_that_
     n_train, n_val = made.report.train_documents, made.report.val_documents
     assert (n_train + n_val, made.skipped) == (len(good), 1)
     assert min(n_train, n_val) >= 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_warning_that_is_an_error_does_not_lose_a_tokenizer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = " ".join(f"word{i:07}" for i in range(600_000))
+    made = BPETokenizer.train(words, 300, memory_limit=64_000_000, n_threads=1, progress=False)
+    assert made.n_vocab == 300
+    assert "warning: " in capsys.readouterr().err
+    (tmp_path / "a.jsonl").write_text('{"text": "a fool"}\nbroken\n{"txt": 1}\n{"text": "a king"}')
+    command = ["train", str(tmp_path / "a.jsonl"), "--vocab-size", "260", "--on-error", "skip"]
+    assert cli.run(tokenizer_command, [*command, "--out", str(tmp_path / "bpe")]) == 0
+    assert BPETokenizer.load(tmp_path / "bpe").n_vocab == 260
+    log = tmp_path / "bpe" / "tokenizer.skipped.jsonl"
+    assert f"; all are named in {log}\n" in capsys.readouterr().err
+    assert logged(log) == [("a.jsonl", "line", 2), ("a.jsonl", "line", 3)]
 
 
 class Killed(BaseException):

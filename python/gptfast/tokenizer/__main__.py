@@ -68,6 +68,7 @@ def run_train(config: Train) -> None:
         roles=roles,
         tie=config.tie,
         options=config.read,
+        log=config.out / "tokenizer.skipped.jsonl",
     )
     seconds = time.perf_counter() - start
     _save(tokenizer, config.out)

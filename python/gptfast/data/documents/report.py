@@ -87,21 +87,21 @@ class ReadReport:
             total.spelled.update(report.spelled)
         return total
 
-    def left_out(self) -> str:
-        """Describe in one line what was skipped."""
+    def left_out(self, log: Path | None = None) -> str:
+        """Describe in one line what was skipped. log: the file that names all of it."""
         first = f", first: {self.complaints[0]}" if self.complaints else ""
         what = "read or encoded" if self.not_encoded else "read"
-        return f"left out {self.skipped:,} that could not be {what}{first}"
+        named = f"; all are named in {log}" if log else ""
+        return f"left out {self.skipped:,} that could not be {what}{first}{named}"
 
     def notes(self, options: ReadOptions, log: Path | None = None) -> list[str]:
         """Return what to tell the user, in lines: how files were split, what was left out.
 
         log: the file that names everything that was left out.
         """
-        left_out = self.left_out() + (f"; all are named in {log}" if log else "")
         return [
             *self.splits(options),
-            *([left_out] if self.skipped else []),
+            *([self.left_out(log)] if self.skipped else []),
             *(f"warning: {line}" for line in (*self.unsplit(options), *self.spells())),
         ]
 
