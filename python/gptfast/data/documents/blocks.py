@@ -59,7 +59,8 @@ class BlockMaker:
                 place = Place(where, unit, number)
                 self.bad(f"{place} {data}", place)
             elif unit == "row":
-                self.bad(f"{where} can't be read as Parquet after row {number} ({data})", where)
+                after = f" after row {number}" if number else ""
+                self.bad(f"{where} can't be read as Parquet{after} ({data})", where)
             else:
                 self.damaged(where, number, data)
 
