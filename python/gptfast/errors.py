@@ -3,6 +3,9 @@
 Any other exception that reaches the user is a bug and keeps its traceback.
 """
 
+import sys
+import warnings
+
 
 class UserError(ValueError):
     """Invalid input. The message says what was given, what was expected and what to do. Exit 2."""
@@ -22,3 +25,14 @@ def check_at_least(name: str, value: object, smallest: int, why: str = "") -> No
         raise UserError(f"{name} is {value!r}: expected a whole number")
     if value < smallest:
         raise UserError(f"{name} is {value}: expected at least {smallest:,}{why}")
+
+
+def warn_after_work(message: str, stacklevel: int = 1) -> None:
+    """Warn, but print the warning where a filter makes an error of it, which would lose the work.
+
+    stacklevel: 1 for the caller's line, as for `warnings.warn`.
+    """
+    try:
+        warnings.warn(message, stacklevel=stacklevel + 1)
+    except UserWarning:
+        print(f"warning: {message}", file=sys.stderr)

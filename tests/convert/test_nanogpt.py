@@ -166,6 +166,16 @@ def test_a_bpe_may_have_fewer_ids_than_the_padded_vocabulary(
     model, tokenizer = load_model(out)
     assert model.config.vocab_size == 320
     assert tokenizer.encode("a rose") == bpe.encode("a rose")
+    # A rank file says nothing of its pattern.
+    bpe.to_tiktoken(tmp_path / "bpe.tiktoken")
+    words[-1] = str(tmp_path / "bpe.tiktoken")
+    other = ["--out", str(tmp_path / "other")]
+    monkeypatch.setattr(sys, "argv", ["gptfast", "import", *words, *other])
+    assert gptfast() == 2
+    assert "pattern" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["gptfast", "import", *words, *other, "--pattern", "gpt2"])
+    assert gptfast() == 0
+    assert load_model(tmp_path / "other")[1].encode("a rose") == bpe.encode("a rose")
 
 
 class Hostile:

@@ -21,6 +21,8 @@ def split_by_hand(text: str, mark: str) -> list[str]:
     pieces = text.split(mark)
     if len(pieces) == 1:
         return [text]
+    if mark[0] == "\n":  # of which a line break of Windows is a part as a whole
+        pieces[:-1] = [piece.removesuffix("\r") for piece in pieces[:-1]]
     after = [re.sub(r"\A(?:[ \t]*\r?\n)*", "", piece) for piece in pieces[1:]]
     trimmed = [re.sub(r"\r?\n[ \t\r\n]*\Z", "", piece) for piece in [pieces[0], *after]]
     return [piece for piece in trimmed if piece.strip(" \t\r\n")]
@@ -43,7 +45,7 @@ def separate(data: bytes, mark: bytes, size: int) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "mark", [EOT, "\n\n\n", "</s>", "ab", "aab", "\n##\n", "=" * 9, "日本", "x"]
+    "mark", [EOT, "\n\n\n", "</s>", "ab", "aab", "\n##\n", "\n", "=" * 9, "日本", "x"]
 )
 def test_documents_are_those_of_a_split_of_the_whole_text(
     mark: str, monkeypatch: pytest.MonkeyPatch

@@ -13,14 +13,18 @@ from stories import EOT, STORIES
 
 from gptfast.cli import cli
 from gptfast.data.__main__ import main as data_command
-from gptfast.data.documents import ReadOptions, ReadReport
+from gptfast.data.documents import ReadOptions, ReadReport, TextOptions
 from gptfast.data.encode import encode_files
 from gptfast.data.manifest import Manifest
 from gptfast.data.prepare import prepare
 from gptfast.data.prepare_shards import prepare_files
 from gptfast.data.train_tokenizer import train_tokenizer
+from gptfast.evaluate.__main__ import main as evaluate_command
+from gptfast.ladder.__main__ import LadderConfig
 from gptfast.tokenizer import BPETokenizer
 from gptfast.tokenizer.__main__ import main as tokenizer_command
+from gptfast.tokenizer.options import Audit
+from gptfast.train.__main__ import main as train_command
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +110,138 @@ def test_another_text_may_divide_documents(
     path = tmp_path / "stories.txt"
     path.write_text(separator.join(STORIES[:50]), encoding="utf-8", newline="")
     assert documents_in(path, tokenizer, document_separator=given) == STORIES[:50]
-    corpus = prepare(str(path), "char", 0, 0.5, lambda _: None, document_separator=given)
+    options = ReadOptions(document_separator=given)
+    corpus = prepare(str(path), "char", 0, 0.5, lambda _: None, options)
     assert corpus.report.train_documents + corpus.report.val_documents == 50
+
+
+@pytest.mark.parametrize("by", ["encode_files", "prepare_files", "train_tokenizer", "prepare"])
+@pytest.mark.parametrize(
+    ("text", "given"),
+    [
+        ("\n\n".join(STORIES[:50]), r"\n\n\n"),
+        ("\r\n\r\n".join(STORIES[:50]), r"\n\n"),
+        (EOT.join(STORIES[:50]), "<|end|>"),
+    ],
+)
+def test_a_separator_that_is_never_found_is_said(
+    tmp_path: Path,
+    tokenizer: BPETokenizer,
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+    given: str,
+    by: str,
+) -> None:
+    for name in ("a.txt", "b.txt", "c.jsonl", "empty.txt"):
+        content = text if name in ("a.txt", "b.txt") else ""
+        (tmp_path / name).write_text(content, encoding="utf-8", newline="")
+    (tmp_path / "c.jsonl").write_text('{"text": "one"}\n{"text": "two"}')
+    files, options = str(tmp_path / "*.*"), ReadOptions(document_separator=given)
+    if by == "encode_files":
+        encode_files(tokenizer, files, tmp_path / "out.bin", options)
+        said = capsys.readouterr().err
+    elif by == "prepare_files":
+        prepare_files(tokenizer, files, tmp_path / "out", 0, options)
+        said = capsys.readouterr().err
+    elif by == "train_tokenizer":
+        with pytest.warns(UserWarning, match="the document") as warned:
+            train_tokenizer(files, 300, options=options)
+        said = "\n".join(f"warning: {w.message}" for w in warned)
+    else:
+        lines: list[str] = []
+        prepare(files, "bpe", 300, 0.3, lines.append, options)
+        said = "\n".join(lines)
+    assert f"warning: the document separator {given} is nowhere in 2 text files, and each" in said
+    assert (r"\r\n)" in said) == ("n" in given and "<" not in given)
+
+
+TEXTS = [f"the king {i} was a fool" for i in range(40)]
+TINY = [
+    *("--block-size", "8", "--n-layer", "1", "--n-head", "1", "--n-embd", "8", "--batch-size", "1"),
+    *("--max-steps", "1", "--warmup-steps", "0", "--dtype", "float32", "--tokenizer", "char"),
+]
+
+
+# Every command that takes files has the options that its errors name.
+@pytest.mark.parametrize(
+    ("name", "content", "options"),
+    [
+        ("a.csv", "id,story\n" + "".join(f"{i},{t}\n" for i, t in enumerate(TEXTS)),
+         ["--column", "story"]),
+        ("a.jsonl", "".join(json.dumps({"meta": {"story": t}}) + "\n" for t in TEXTS),
+         ["--field", "meta.story"]),
+        ("a.txt", "---".join(TEXTS), ["--document-separator", "---"]),
+    ],
+)  # fmt: skip
+def test_every_command_that_takes_files_reads_them_in_the_same_way(
+    tmp_path: Path,
+    name: str,
+    content: str,
+    options: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path, run = str(tmp_path / name), tmp_path / "run"
+    Path(path).write_text(content)
+    assert cli.run(data_command, ["describe", path, *options]) == 0
+    sha256 = capsys.readouterr().out.split("sha256 ")[1].split("\n")[0]
+    digest = hashlib.sha256()
+    for text in TEXTS:
+        digest.update(len(text).to_bytes(8, "little") + text.encode())
+    assert sha256 == digest.hexdigest()
+    train = ["--corpus", path, "--out", str(run), *TINY]
+    if name != "a.txt":
+        assert cli.run(data_command, ["describe", path]) == 2
+        assert cli.run(train_command, train) == 2
+        assert capsys.readouterr().err.count(f"{options[0]} names another") == 2
+    assert cli.run(train_command, [*train, *options]) == 0
+    record = json.loads((run / "run.json").read_text())
+    assert record["data"]["corpus_sha256"] == sha256
+    # The checksum decides what may be resumed, not how the options are spelled.
+    same = {"---": r"\x2d--"}.get(options[1], options[1])
+    resume = [*train, "--resume", "--max-steps", "2", options[0]]
+    assert cli.run(train_command, [*resume, same]) == 0
+    capsys.readouterr()
+    assert cli.run(train_command, [*resume, "king"]) == 2
+    capsys.readouterr()
+    # A run's own reading is the default of `evaluate`.
+    loss = json.loads((run / "run.json").read_text())["result"]["val_loss"]
+    measure = ["--model", str(run), "--corpus", path]
+    for given in ([], options):
+        assert cli.run(evaluate_command, [*measure, *given]) == 0
+        said = capsys.readouterr().out
+        assert f"loss {loss:.4f} nats/token" in said
+        assert ("as the model's run did" in said) == (given == [])
+    assert cli.run(evaluate_command, [*measure, options[0], "nowhere"]) == 2
+    # The other commands parse the same options.
+    for config in (LadderConfig, Audit):
+        assert issubclass(config, TextOptions)
+
+
+def test_a_separator_that_some_files_lack_is_said_and_the_usual_one_may_be_missing(
+    tmp_path: Path, tokenizer: BPETokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name, text in (("a", "one---two"), ("b", "three"), ("c", "four")):
+        (tmp_path / "in" / f"{name}.txt").write_text(text)
+    for given, said in (
+        ("---", "split 1 file into 2 documents at ---; 2 text files without it stayed whole\n"),
+        ("", ""),
+        (None, ""),
+    ):
+        options = ReadOptions(document_separator=given)
+        encode_files(tokenizer, tmp_path / "in", tmp_path / "out.bin", options)
+        assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize("given", [r"\n", r"\n\n", r"\r\n", r"\n---\n"])
+@pytest.mark.parametrize("n_long", [0, 300_000])
+def test_a_line_break_of_windows_beside_a_separator_belongs_to_it(
+    tmp_path: Path, tokenizer: BPETokenizer, given: str, n_long: int
+) -> None:
+    path, documents = tmp_path / "a.txt", ["one", "two " * n_long + "x", "three"]
+    between = {r"\n\n": "\r\n\n", r"\n---\n": "\r\n---\n"}.get(given, "\r\n")
+    path.write_text(between.join(documents) + "\r\n", encoding="utf-8", newline="")
+    assert documents_in(path, tokenizer, document_separator=given) == documents
 
 
 def test_without_a_separator_a_file_is_one_document(
@@ -169,3 +303,26 @@ def test_a_special_token_that_is_spelled_often_is_said(
     path.write_text(json.dumps({"text": f"{name} is a token. " + STORIES[0] * 10}))
     encode_files(tokenizer, path, tmp_path / "a.bin")
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["</s>", "<s>", "<eos>", "<EOS>", "[EOS]", "[SEP]", "<bos>"])
+def test_a_marker_of_another_tokenizer_is_said_where_it_is_spelled_often(
+    tmp_path: Path, tokenizer: BPETokenizer, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert name not in tokenizer.special_tokens
+    (tmp_path / "a.txt").write_text(f"\n{name}\n".join(STORIES[:50]), encoding="utf-8")
+    encode_files(tokenizer, tmp_path / "a.txt", tmp_path / "a.bin")
+    assert f"warning: the documents spell {name} 49 times in " in capsys.readouterr().err
+
+
+# A tokenizer's own are counted when a text is trained on, as when it is prepared.
+@pytest.mark.parametrize("name", ["</s>", "%%%", "<|endoftext|>"])
+def test_a_corpus_to_train_on_that_spells_a_special_token_is_said(
+    tmp_path: Path, name: str
+) -> None:
+    BPETokenizer.train(STORIES[:10], 260, special_tokens=[name]).save(tmp_path / "bpe")
+    lines = [json.dumps({"text": f"{story} {name}"}) + "\n" for story in STORIES[:60]]
+    (tmp_path / "a.jsonl").write_text("".join(lines))
+    said: list[str] = []
+    prepare(str(tmp_path / "a.jsonl"), str(tmp_path / "bpe"), 0, 0.1, said.append)
+    assert any(f"warning: the documents spell {name} 60 times in " in line for line in said)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -14,14 +15,14 @@ from rich.console import Console
 from stories import EOT, STORIES
 
 from gptfast.data import hub
-from gptfast.data.documents import ReadOptions
+from gptfast.data.documents import ReadOptions, find_files
 from gptfast.data.encode import encode_files
 from gptfast.data.hub import HubDataset
-from gptfast.data.manifest import open_prepared
+from gptfast.data.manifest import Manifest, open_prepared
 from gptfast.data.prepare import prepare
 from gptfast.data.prepare_shards import prepare_files
 from gptfast.data.train_tokenizer import train_tokenizer
-from gptfast.errors import UserError
+from gptfast.errors import MissingFileError, UserError
 from gptfast.llm import LLM
 from gptfast.tokenizer import BPETokenizer
 from gptfast.train.config import TrainConfig
@@ -65,6 +66,61 @@ def test_many_small_files_do_not_wait_for_the_disk_each(
         work()
         assert len(waits) <= 20  # not for each of 300 files
         assert len(threads) <= 16
+
+
+# ---- output among the sources --------------------------------------------------------------------
+
+
+def test_output_inside_the_source_folder_is_no_source(
+    tmp_path: Path, tokenizer: BPETokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n{"txt": "c"}\n')
+    (tmp_path / "data.json").write_text('{"text": "of a user"}')
+    (tmp_path / "deep" / "train").mkdir(parents=True)
+    (tmp_path / "deep" / "train" / "config.json").write_text('{"text": "of a user"}')
+    expected = find_files(tmp_path)
+    assert [path.name for path in expected] == ["a.jsonl", "data.json", "config.json"]
+    skip = ReadOptions(on_error="skip")
+    for paths in (str(tmp_path), f"{tmp_path}/**/*.json*"):
+        for _ in "12":  # the second run finds what the first wrote
+            encode_files(tokenizer, paths, tmp_path / "lg.bin", skip)
+            made = prepare_files(tokenizer, paths, tmp_path / "deep" / "out", 0, skip)
+            assert made.report.train_documents == 3  # of which two are equal
+        assert [find_files(p) for p in (paths, f"{tmp_path}/deep/out/data.json")] == [
+            expected, [tmp_path / "deep" / "out" / "data.json"],
+        ]  # fmt: skip
+        assert (tmp_path / "lg.bin.skipped.jsonl").is_file()
+        said = [line for line in capsys.readouterr().err.splitlines() if "gptfast wrote" in line]
+        assert len(said) == 1
+        assert "lg.bin.skipped.jsonl" in said[0]
+        shutil.rmtree(tmp_path / "deep" / "out")
+        (tmp_path / "lg.bin.skipped.jsonl").unlink()
+        (tmp_path / "lg.bin").unlink()
+
+
+def test_a_preparation_that_was_killed_inside_its_source_folder_resumes(
+    tmp_path: Path, tokenizer: BPETokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": "b"}')
+    with monkeypatch.context() as context:
+        context.setattr(Manifest, "write", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare_files(tokenizer, tmp_path, tmp_path / "out", 0)
+    assert (tmp_path / "out" / "plan.json").is_file()
+    made = prepare_files(tokenizer, tmp_path, tmp_path / "out", 0)
+    assert made.report.train_documents == 2
+    with pytest.raises(MissingFileError, match=r"what gptfast wrote itself \("):
+        prepare_files(tokenizer, tmp_path / "out", tmp_path / "other", 0)
+
+
+def test_a_run_inside_its_source_folder_resumes(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("".join(STORIES[:200]), encoding="utf-8")
+    size = {"block_size": 8, "n_layer": 1, "n_head": 1, "n_embd": 8, "batch_size": 1}
+    run = {"out": tmp_path / "run", "tokenizer": "char", "verbose": False, "dtype": "float32"}
+    for steps in (1, 2):
+        LLM.train(tmp_path, max_steps=steps, warmup_steps=0, resume=steps == 2, **run, **size)
+    assert (tmp_path / "run" / "metrics.jsonl").is_file()
+    assert find_files(tmp_path) == [tmp_path / "a.txt"]
 
 
 # ---- slices of a data set ------------------------------------------------------------------------

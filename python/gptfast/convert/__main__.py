@@ -34,6 +34,8 @@ class Config:
     tokenizer: Path | None = None
     """The tokenizer of any other: a folder with a tokenizer.json, a tokenizer.json, or a tiktoken
     rank file, such as GPT-2's."""
+    pattern: str | None = None
+    """The pattern of a rank file other than GPT-2's, cl100k's or o200k's."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -44,6 +46,8 @@ def main(argv: Sequence[str]) -> int:
             "a checkpoint says nothing of its tokenizer: give either --meta, the meta.pkl of a "
             "model of characters, or --tokenizer, such as a folder with GPT-2's tokenizer.json"
         )
+    if config.meta is not None and config.pattern is not None:
+        raise UserError("--pattern was given with --meta: expected it with a rank file alone")
     if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
         raise UserError(f"{config.out} already holds something: choose another --out")
     # These import PyTorch, which --help doesn't need.
@@ -56,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
     if config.meta is not None:
         tokenizer = load_characters(config.meta)
     elif config.tokenizer is not None:
-        tokenizer = open_tokenizer(config.tokenizer)
+        tokenizer = open_tokenizer(config.tokenizer, config.pattern)
     if tokenizer.n_vocab > model.config.vocab_size:
         raise UserError(
             f"the tokenizer has {tokenizer.n_vocab} ids, but the model only "

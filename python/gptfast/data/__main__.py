@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from gptfast.cli import cli
 from gptfast.cli.printing import lossy_output
-from gptfast.data.documents import ReadOptions
 from gptfast.data.hub import HubDataset
 from gptfast.data.options import DataConfig, Describe, Prepare
 from gptfast.data.prepare_shards import prepare_files
@@ -35,8 +34,7 @@ def run_describe(config: Describe) -> None:
     """Print sizes, the split and the overlap of val with train."""
     if config.copy is not None:
         print(f"stored as {add_local_copy(config.corpus, config.copy)}")
-    options = ReadOptions(document_separator=config.document_separator)
-    corpus = load_corpus(config.corpus, options)
+    corpus = load_corpus(config.corpus, config.to_read())
     for note in corpus.notes:
         print(note)
     train, val = split_documents(corpus.documents, config.val_fraction)

@@ -97,10 +97,13 @@ def route(hashes: NDArray[np.uint8], val_fraction: float) -> NDArray[np.uint8]:
 def check_sides(hashes: NDArray[np.uint8], routes: NDArray[np.uint8], val_fraction: float) -> None:
     """Raise UserError, with a val_fraction that works, if all documents are train, or all val.
 
-    val_fraction: 0 if no document is to be val. hashes, routes: as for `route`.
+    val_fraction: 0 if no document is to be val. hashes, routes: as for `route`. Documents
+    that can't be encoded don't count.
     """
-    kept = routes != DUPLICATE
+    kept = (routes == TRAIN) | (routes == VAL)
     n_val, n = int((routes == VAL).sum()), int(kept.sum())
+    if n == 0 and len(routes):
+        raise UserError("no document could be encoded: expected text that suits the tokenizer")
     if n == 0:
         raise UserError("there is no text in the files: expected at least two documents")
     if n_val < n and (n_val or val_fraction == 0):

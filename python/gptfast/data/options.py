@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from gptfast.cli import cli
-from gptfast.data.documents import ReadOptions
+from gptfast.data.documents import ReadOptions, TextOptions
 
 Files = Annotated[
     tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILES..."), cli.PATH
@@ -17,7 +17,7 @@ Files = Annotated[
 
 
 @dataclass(frozen=True)
-class Describe:
+class Describe(TextOptions):
     """Fetch a corpus and describe it."""
 
     corpus: Annotated[str, tyro.conf.Positional, cli.PATH] = "shakespeare"
@@ -27,9 +27,6 @@ class Describe:
     """Your own copy of the named source, used instead of downloading it."""
     val_fraction: float = 0.1
     """Share of the corpus, at its end, that is kept for validation."""
-    document_separator: str | None = None
-    r"""Text between the documents inside a plain text file, with escapes such as \n\n\n; empty if
-    a file is one document. By default <|endoftext|>."""
 
 
 @dataclass(frozen=True, kw_only=True)

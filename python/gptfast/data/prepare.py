@@ -34,13 +34,13 @@ def prepare(
     vocab_size: int,
     val_fraction: float,
     say: Callable[[str], None],
-    document_separator: str | None = None,
+    options: ReadOptions | None = None,
 ) -> Dataset:
     """Load the shards of a corpus, and make them if they aren't cached.
 
     tokenizer_name: 'bpe' (byte-level BPE with `vocab_size` ids, trained on the train part), 'char'
     (one id per distinct character), or the path of a folder with a tokenizer.json. say: called with
-    each progress message. document_separator: as in ReadOptions, for text files.
+    each progress message. options: how to read the files.
 
     A folder made by `gptfast data prepare` is opened with its own tokenizer and split, so
     tokenizer_name must be 'bpe' or the path of the same tokenizer. Raises UserError or
@@ -48,14 +48,19 @@ def prepare(
     """
     folder = Path(corpus_name)
     if is_prepared(folder):
-        if document_separator is not None:
-            say(f"{folder} is prepared already: document_separator does not change its documents")
+        if options not in (None, ReadOptions()):
+            say(
+                f"{folder} is prepared already: field, column and document_separator do not change "
+                f"its documents"
+            )
         return _open_prepared(folder, tokenizer_name)
     if (folder / "plan.json").is_file():
         _refuse_partly_prepared(folder)
     given = None if tokenizer_name in ("bpe", "char") else load_tokenizer(Path(tokenizer_name))
-    options = ReadOptions(document_separator=document_separator)
-    corpus = load_corpus(corpus_name, options.separated_by(given.roles.eos) if given else options)
+    options = options or ReadOptions()
+    if given:
+        options = options.separated_by(given.roles.eos)
+    corpus = load_corpus(corpus_name, options, given.special_tokens if given else ())
     for note in corpus.notes:
         say(note)
     train, val = split_documents(corpus.documents, val_fraction)

@@ -63,8 +63,7 @@ def prepare_files(
     `on_error="skip"`, `out`/skipped.jsonl names whatever could not be read or encoded. A run that
     was killed resumes when it is called again with the same arguments, or one that met a broken
     document with `on_error="skip"`. The result depends neither on where it was killed nor on
-    `options.n_threads`. A finished folder is left as it is; that
-    needs no Hub.
+    `options.n_threads`. A finished folder is left as it is; that needs no Hub.
 
     Raises UserError for arguments or files that can't be used, for a folder that holds anything
     else or that another run is writing to, and if all documents would be train, or all val.
@@ -221,6 +220,16 @@ def _make(
     check_sides(hashes, routes, plan.val_fraction)
     train, val, failed = encode_parts(parts, hashed, routes, encoder, out, encoded_folder, progress)
     _say(failed.notes(encoder.options), progress)
+    if failed.skipped:
+        try:
+            check_sides(hashes, routes, plan.val_fraction)
+        except UserError:
+            for shard in (
+                *train,
+                *val,
+            ):  # so that another fraction may be tried, in the same folder
+                shard.path.unlink()
+            raise
     skipped = report.skipped + failed.skipped
     if skipped:
         folders = (hashes_folder, encoded_folder)

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import urllib.request
 import zipfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,18 +71,23 @@ def cache_folder() -> Path:
     return folder
 
 
-def load_corpus(name: str, options: ReadOptions | None = None) -> Corpus:
+def load_corpus(
+    name: str, options: ReadOptions | None = None, special_tokens: Collection[str] = ()
+) -> Corpus:
     """Load 'shakespeare', 'tinyshakespeare', or the documents of a file, a folder or a glob.
 
     `read_blocks` describes the supported files. By default, `<|endoftext|>` separates documents
-    inside a text file. Raises MissingFileError if the corpus can't be
-    found or downloaded, UserError if it contains no text or can't be read.
+    inside a text file. `notes` warns if the documents often spell one of `special_tokens`.
+
+    Raises MissingFileError if the corpus can't be found or downloaded, UserError if it contains no
+    text or can't be read.
     """
     if name == "shakespeare":
         corpus = Corpus(name, tuple(document for document in _shakespeare() if document))
     else:
         files = [_tinyshakespeare()] if name == "tinyshakespeare" else _find_corpus(name)
-        corpus = _read(name, files, (options or ReadOptions()).separated_by(END_OF_TEXT))
+        options = (options or ReadOptions()).separated_by(END_OF_TEXT)
+        corpus = _read(name, files, options, special_tokens)
     if not any(document.strip() for document in corpus.documents):
         raise UserError(f"the corpus {name} holds no text: expected at least one non-empty file")
     return corpus
@@ -203,9 +209,13 @@ def _find_corpus(name: str) -> list[Path]:
         raise MissingFileError(f"no corpus {name!r}: it is not {sources}, and {error}") from None
 
 
-def _read(name: str, files: list[Path], options: ReadOptions) -> Corpus:
+def _read(
+    name: str, files: list[Path], options: ReadOptions, special_tokens: Collection[str]
+) -> Corpus:
     report = ReadReport()
-    blocks = list(read_blocks(files, options, report=report))  # each of them a document
+    blocks = list(  # each of them a document
+        read_blocks(files, options, special_tokens=special_tokens, report=report)
+    )
     return Corpus(
         name,
         tuple(block.data.decode() for block in blocks),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Literal
 
 from gptfast.cli.progress import TrainingProgress
 from gptfast.data.documents import Block, Paths, ReadOptions, ReadReport, read_blocks
-from gptfast.errors import UserError
+from gptfast.data.documents.report import skip_log
+from gptfast.errors import UserError, warn_after_work
 from gptfast.tokenizer import BPETokenizer
 from gptfast.tokenizer.roles import END_OF_TEXT, Roles, roles_of_trained
 
@@ -28,6 +30,7 @@ def train_tokenizer(
     tie: Literal["bytes", "huggingface"] = "bytes",
     options: ReadOptions | None = None,
     progress: bool | TrainingProgress = True,
+    log: Path | None = None,
 ) -> BPETokenizer:
     """Learn a vocabulary from the documents of files, folders and globs.
 
@@ -35,7 +38,8 @@ def train_tokenizer(
     the text may be larger than memory. Text files are split into documents at the end-of-text
     token, if it is one of the special tokens, or at `options.document_separator`. `progress` also
     says on stderr how they were split. A warning says how much could not be read, if
-    `options.on_error` is "skip", and which special tokens the documents spell often.
+    `options.on_error` is "skip", and which special tokens the documents spell often. The file
+    `log`, if one is given, names whatever was left out; without any, there is no such file.
 
     Raises UserError for arguments or files that can't be used, MissingFileError if a path names no
     file.
@@ -57,18 +61,19 @@ def train_tokenizer(
     leaves_out = options.on_error == "skip" and pattern not in _NEVER_GIVE_UP
     texts = _splittable(blocks(), single_bytes, report) if leaves_out else blocks()
     try:
-        tokenizer = BPETokenizer.train(
-            (block.data for block in texts),
-            vocab_size,
-            pattern,
-            special_tokens,
-            min_frequency,
-            roles=roles,
-            tie=tie,
-            n_threads=options.n_threads,
-            memory_limit=options.memory_bytes,
-            progress=progress,
-        )
+        with skip_log(log) if log else nullcontext() as report.log:
+            tokenizer = BPETokenizer.train(
+                (block.data for block in texts),
+                vocab_size,
+                pattern,
+                special_tokens,
+                min_frequency,
+                roles=roles,
+                tie=tie,
+                n_threads=options.n_threads,
+                memory_limit=options.memory_bytes,
+                progress=progress,
+            )
     except UserError as error:
         if "gave up" in str(error):  # which doesn't say on which document
             for _ in _splittable(blocks(), single_bytes, None):
@@ -77,8 +82,9 @@ def train_tokenizer(
     if progress:
         for line in report.splits(options):
             print(line, file=sys.stderr)
-    for warning in ([report.left_out()] if report.skipped else []) + report.spells():
-        warnings.warn(warning, stacklevel=2)
+    left_out = [report.left_out(log)] if report.skipped else []
+    for warning in left_out + report.unsplit(options) + report.spells():
+        warn_after_work(warning, stacklevel=2)
     return tokenizer
 
 

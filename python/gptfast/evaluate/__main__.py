@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from gptfast.cli import cli
 from gptfast.errors import UserError
+
+if TYPE_CHECKING:
+    from gptfast.data.documents import ReadOptions
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,13 @@ class EvaluateConfig:
     """The part of the corpus to measure on."""
     val_fraction: float = 0.1
     """Share at the end of the corpus that is its val part. A prepared folder has its own split."""
+    field: str | None = None
+    """The key of the text in JSON. By default that of the run which trained the model."""
+    column: str | None = None
+    """The column of the text in CSV, TSV and Parquet files. By default that of the run."""
+    document_separator: str | None = None
+    """Text between the documents inside a plain text file, as for `gptfast train`. By default that
+    of the run."""
     mask_documents: bool = False
     """Prevent documents in the same window from seeing each other, as for `gptfast train`."""
     batch_size: int = 8
@@ -56,7 +66,10 @@ def main(argv: Sequence[str]) -> int:
     model.to(resolve_device(config.device))
     console = cli.console()
     vocab_size = tokenizer.n_vocab
-    data = prepare(config.corpus, str(config.model), vocab_size, config.val_fraction, console.print)
+    read = _read_options(config, console.print)
+    data = prepare(
+        config.corpus, str(config.model), vocab_size, config.val_fraction, console.print, read
+    )
     separator = tokenizer.eot_token if config.mask_documents else None
     if config.mask_documents and separator is None:
         raise UserError("mask_documents: the tokenizer has no end-of-text token that separates")
@@ -84,6 +97,32 @@ def main(argv: Sequence[str]) -> int:
         f"{part} of {report.corpus}"
     )
     return 0
+
+
+def _read_options(config: EvaluateConfig, say: Callable[[str], None]) -> ReadOptions | None:
+    """Return how to read the corpus: as the options say, otherwise as the model's run read its own.
+
+    None for a folder that is prepared already, if nothing was given.
+    """
+    from gptfast.data.dataset import is_prepared
+    from gptfast.data.documents import ReadOptions
+    from gptfast.train.record import read_record
+    from gptfast.train.resume import READING
+
+    asked = {name: getattr(config, name) for name in READING}
+    given = {name: value for name, value in asked.items() if value is not None}
+    of_run: dict[str, Any] = {}
+    if (config.model / "run.json").is_file() and not is_prepared(Path(config.corpus)):
+        settings = read_record(config.model)["config"]
+        usual = asdict(ReadOptions())
+        of_run = {
+            name: settings[name]
+            for name in READING
+            if name not in given and settings.get(name, usual[name]) != usual[name]
+        }
+    for name, value in of_run.items():
+        say(f"reading {config.corpus} with {name} {value!r}, as the model's run did")
+    return ReadOptions(**of_run, **given) if of_run or given else None
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from gptfast.cli import cli
 from gptfast.cli.printing import lossy_output
+from gptfast.data.documents import TextOptions
 from gptfast.data.loader import check_length
 from gptfast.errors import UserError
 from gptfast.ladder.report import RungResult, print_table, save
@@ -33,7 +34,7 @@ SAMPLE_CHARACTERS = 200
 
 
 @dataclass(frozen=True)
-class LadderConfig:
+class LadderConfig(TextOptions):
     """Which text to train on, and where to put the results."""
 
     corpus: Annotated[str, cli.PATH] = "shakespeare"
@@ -52,6 +53,7 @@ class LadderConfig:
     """Replace the rungs in `out`; overrides --resume."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.max_steps is not None and self.max_steps < 1:
             raise UserError(f"max_steps is {self.max_steps}: expected at least 1")
 
@@ -98,7 +100,10 @@ def climb_all(config: LadderConfig, console: Console, argv: Sequence[str]) -> in
 
 def check_corpus(config: LadderConfig) -> None:
     """Raise UserError if the text is too short for one of the rungs."""
-    settings = [rung_config(r, config.corpus, config.out, config.seed) for r in rungs(config.full)]
+    settings = [
+        rung_config(rung, config.corpus, config.out, config.seed, config)
+        for rung in rungs(config.full)
+    ]
     (data,) = prepare_corpora(settings[0], Console(quiet=True)).parts  # the same for all
     longest = max(rung.model.block_size for rung in settings)
     check_length(data.val, longest, f"val part of {config.corpus}")
@@ -124,7 +129,7 @@ def forget(older: Sequence[Rung], folder: Path) -> None:
 
 def climb(rung: Rung, config: LadderConfig, command: str, console: Console) -> RungResult | None:
     """Train one rung into its model folder. Return None if a signal ended it."""
-    train_config = rung_config(rung, config.corpus, config.out, config.seed)
+    train_config = rung_config(rung, config.corpus, config.out, config.seed, config)
     if config.max_steps is not None:
         fewer = min(train_config.max_steps, config.max_steps)
         train_config = replace(train_config, max_steps=fewer)

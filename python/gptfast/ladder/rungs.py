@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from gptfast.data.documents import TextOptions
 from gptfast.train.config import TrainConfig
 
 CONTEXT = 64
@@ -90,8 +91,15 @@ def rungs(full: bool) -> tuple[Rung, ...]:
     return (*_LOWER, _FULL if full else _SCALED)
 
 
-def rung_config(rung: Rung, corpus: str, folder: Path, seed: int) -> TrainConfig:
-    """Return the configuration that trains a rung into folder/NAME."""
+def rung_config(
+    rung: Rung, corpus: str, folder: Path, seed: int, text: TextOptions | None = None
+) -> TrainConfig:
+    """Return the configuration that trains a rung into folder/NAME.
+
+    text: how to read the corpus.
+    """
     model = replace(TrainConfig.model, **_MODEL | rung.model)
     settings = _COMMON | rung.settings
+    for field in fields(TextOptions) if text else ():
+        settings[field.name] = getattr(text, field.name)
     return TrainConfig(corpus=corpus, out=folder / rung.name, seed=seed, model=model, **settings)

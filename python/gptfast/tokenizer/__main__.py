@@ -67,7 +67,8 @@ def run_train(config: Train) -> None:
         config.min_frequency,
         roles=roles,
         tie=config.tie,
-        options=read,
+        options=config.read,
+        log=config.out / "tokenizer.skipped.jsonl",
     )
     seconds = time.perf_counter() - start
     _save(tokenizer, config.out)
@@ -214,8 +215,7 @@ def run_audit(config: Audit) -> None:
         tokenizers[name] = _bpe(open_tokenizer(path, pattern), path)
     if config.out is not None:
         make_folder(config.out)
-    read = ReadOptions(field=config.field, column=config.column)
-    read = read.separated_by(next(iter(tokenizers.values())).roles.eos)
+    read = config.to_read().separated_by(next(iter(tokenizers.values())).roles.eos)
     texts = _texts(config.files, read) if config.files else [probe(kind) for kind in KINDS]
     learned_from = _texts(config.learned_from, read) if config.learned_from else None
     result = audit(tokenizers, texts, learned_from)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from gptfast.errors import UserError
+from gptfast.errors import UserError, warn_after_work
 from gptfast.tokenizer import formats
 from gptfast.tokenizer.added import AddedToken, all_added, special
 from gptfast.tokenizer.base import AllowedSpecial, IdArray, Tokenizer
@@ -111,7 +110,7 @@ class BPETokenizer(Tokenizer):
             tie, n_threads, memory_limit, progress,
         )  # fmt: skip
         for line in left_out:
-            warnings.warn(line, stacklevel=2)
+            warn_after_work(line, stacklevel=2)
         tokenizer = cls.__new__(cls)
         tokenizer._bpe, tokenizer._roles = trained, roles
         tokenizer._added_tokens = tuple(AddedToken(*t) for t in trained.special_tokens.items())

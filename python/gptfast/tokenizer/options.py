@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from gptfast.cli import cli
-from gptfast.data.documents import ReadOptions
+from gptfast.data.documents import ReadOptions, TextOptions
 from gptfast.data.options import Files
 from gptfast.tokenizer.base import Tokenizer
 from gptfast.tokenizer.published import open_tokenizer
@@ -109,7 +109,7 @@ class Decode(_WithTokenizer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Audit(_WithTokenizer):
+class Audit(TextOptions, _WithTokenizer):
     """Measure a BPE on text: compression, fertility, use of its tokens, splits of numbers."""
 
     files: Files = ()
@@ -119,10 +119,6 @@ class Audit(_WithTokenizer):
     learned_from: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, cli.PATH] = ()
     """File with the characters and words that the naive tokenizers know, instead of those of the
     text; repeat the option for more."""
-    field: str = "text"
-    """The key of the text in JSON; meta.text for the key text inside meta."""
-    column: str = "text"
-    """The column of the text in CSV, TSV and Parquet files."""
     out: Path | None = None
     """Folder for audit.json and audit.png."""
 

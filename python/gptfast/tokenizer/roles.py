@@ -48,6 +48,8 @@ _WELL_KNOWN = {
     "unk": ("<unk>", "[UNK]"),
     "end_of_turn": ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>"),
 }  # fmt: skip
+BOUNDARIES = (*_WELL_KNOWN["bos"], *_WELL_KNOWN["eos"], *_WELL_KNOWN["end_of_turn"])
+"""Well-known names of the tokens between documents, or between messages."""
 _KEYS = {
     "bos": "bos_token", "eos": "eos_token", "pad": "pad_token", "unk": "unk_token",
     "end_of_turn": "end_of_turn",

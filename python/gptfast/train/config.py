@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 from gptfast.cli import cli
+from gptfast.data.documents.options import TextOptions
 from gptfast.errors import UserError
 from gptfast.model.config import ModelConfig
 from gptfast.train.schedule import Schedule, lr_factor
@@ -54,7 +55,7 @@ class RunOptions:
 
 
 @dataclass(frozen=True)
-class DataOptions:
+class DataOptions(TextOptions):
     """The data to train on."""
 
     corpus: Annotated[str, cli.PATH] = "shakespeare"
@@ -65,9 +66,6 @@ class DataOptions:
     corpus_weights: tuple[float, ...] = ()
     """Weights of `corpus` and of each of `mix_corpora` in the tokens trained on, in any unit. By
     default, each corpus is weighted by its size."""
-    document_separator: str | None = None
-    r"""Text between the documents inside a plain text file, with escapes such as \n\n\n; empty if
-    a file is one document. By default the text of the tokenizer's end-of-text token."""
     mask_documents: bool = False
     """Prevent documents in the same window from seeing each other. Needs an end-of-text token."""
     val_fraction: float = 0.1
@@ -242,6 +240,7 @@ class TrainConfig(RunConfig, DataOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        DataOptions.__post_init__(self)
         if self.tokenizer == "bpe" and self.model.vocab_size < 257:
             raise UserError(
                 f"vocab_size is {self.model.vocab_size}: a byte-level BPE tokenizer needs at least "

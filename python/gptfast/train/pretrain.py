@@ -92,7 +92,7 @@ def prepare_corpora(config: TrainConfig, console: Console) -> Mixture:
                 config.model.vocab_size,
                 config.val_fraction,
                 console.print,
-                config.document_separator,
+                config.to_read(),
             )
         )
     return Mixture.of(parts, config.corpus_weights)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from gptfast.data.documents import TextOptions
 from gptfast.data.sources import NAMED_SOURCES
 from gptfast.errors import UserError
 from gptfast.train.checkpoint import newest_step
@@ -25,6 +26,9 @@ dropout's random numbers, and the tokens that experts balance over."""
 PATHS = ("corpus", "mix_corpora", "init_from", "tokenizer")
 """Settings that may name the same files in another way. Checksums decide whether they do."""
 
+READING = tuple(field.name for field in fields(TextOptions))
+"""Settings by which files are read. Checksums of the text decide whether it is the same."""
+
 _NAMES = (*NAMED_SOURCES, "bpe", "char")
 """Values of the settings in PATHS that are no paths."""
 
@@ -34,7 +38,7 @@ def check_changes(older: dict[str, Any], config: RunConfig) -> None:
     refused = [
         f"{name}={then!r}"
         for name, (then, now) in changed(older, config).items()
-        if name not in CHANGEABLE and not (name in PATHS and _are_paths(then, now))
+        if name not in (*CHANGEABLE, *READING) and not (name in PATHS and _are_paths(then, now))
     ]
     if refused:
         raise UserError(

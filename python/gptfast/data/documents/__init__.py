@@ -1,6 +1,7 @@
 """Documents from files of many formats, streamed.
 
-- `listing` finds the files, by the rules in `wanted`; `pipes` makes files of pipes.
+- `listing` finds the files, by the rules in `wanted`, without what is our `own`; `pipes` makes
+  files of pipes.
 - `unpack` decompresses; `sniff` finds the format by the content, `foreign` what is no text.
 - `archives`, `json_records`, `tables` and `parquet` read what is no plain text.
 - `read` puts them together. `blocks` makes blocks of documents (`separator` finds those inside a
@@ -12,7 +13,7 @@ An error names the file, the member of an archive, and the line.
 from gptfast.data.documents.block import Block, Place
 from gptfast.data.documents.cut import BLOCK_BYTES
 from gptfast.data.documents.listing import Paths, find_files
-from gptfast.data.documents.options import ReadOptions
+from gptfast.data.documents.options import ReadOptions, TextOptions
 from gptfast.data.documents.read import read_blocks
 from gptfast.data.documents.report import ReadReport
 
@@ -23,6 +24,7 @@ __all__ = [
     "Place",
     "ReadOptions",
     "ReadReport",
+    "TextOptions",
     "find_files",
     "read_blocks",
 ]

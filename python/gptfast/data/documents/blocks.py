@@ -82,11 +82,13 @@ class BlockMaker:
         )
         lines, n_documents = Lines(source.unpacked, errors), 0
         for document in documents:
-            n_documents += 1
+            n_documents += document.data != b""  # as of an empty file
             yield from self._text_document(document, source.where, lines, damage)
         if documents.found:
             self.report.split_files += 1
             self.report.split_documents += n_documents
+        elif n_documents:
+            self.report.whole_files += 1
         if damage:
             self.damaged(source.where, lines.at(None), damage[0])
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from gptfast.data.documents.names import endings, family_of
+from gptfast.data.documents.own import Own
 from gptfast.data.documents.pipes import copy_of_pipe
 from gptfast.data.documents.unpack import HEAD_BYTES
 from gptfast.data.documents.wanted import LeftOut, is_about, is_data, is_hidden
@@ -29,8 +30,9 @@ def find_files(paths: Paths) -> list[Path]:
 
     Left out of folders and globs, and said once on stderr: hidden names (`wanted.is_hidden`);
     README, backups and other files about the data (`wanted.is_about`), unless there is nothing
-    else; files of other kinds in a folder. Raises MissingFileError if a path names no file,
-    UserError if no path is given, or a folder or link inside a folder can't be read.
+    else; what gptfast wrote there itself, such as the output of an earlier run; files of other
+    kinds in a folder. Raises MissingFileError if a path names no file, UserError if no path is
+    given, or a folder or link inside a folder can't be read.
     """
     return _each_once([file for path in _path_list(paths) for file in _find(path)])
 
@@ -69,15 +71,15 @@ def _find(path: Path) -> list[Path]:
         return [path]
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is neither a file, a folder nor a pipe: expected one")
-    left_out = LeftOut(str(path))
+    left_out, own = LeftOut(str(path)), Own()
     if path.is_dir():
-        found = sorted(_inside(path, left_out))
+        found = sorted(_inside(path, left_out, own))
         problem = (
             f"no file in the folder {path} ends in one of {endings()}, with or without that of a "
             f"packing"
         )
     else:
-        found = sorted(_matches(path, left_out))
+        found = sorted(_matches(path, left_out, own))
         problem = f"there is no {path}: expected a file, a folder, or a glob that matches files"
     # The links go first: in a cache of the Hub, they tell more than the names of its blobs.
     found = sorted(_each_once(sorted(found, key=lambda file: not file.is_symlink())))
@@ -87,14 +89,15 @@ def _find(path: Path) -> list[Path]:
             if is_about(file.name):
                 left_out.add("about", file.name)
     if not found:
-        sentence = left_out.sentence()
+        sentence = ", ".join(filter(None, (left_out.sentence(), own.sentence())))
         raise MissingFileError(problem + (f"; there are {sentence}" if sentence else ""))
     left_out.say()
+    own.say(str(path))
     return data or found
 
 
-def _matches(pattern: Path, left_out: LeftOut) -> Iterator[Path]:
-    """Yield the files that a glob matches, without those that are hidden below its fixed part."""
+def _matches(pattern: Path, left_out: LeftOut, own: Own) -> Iterator[Path]:
+    """Yield the files that a glob matches, but not what is hidden or own below its fixed part."""
     parts = pattern.parts
     first = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
     asks_for_hidden = is_hidden(parts[first:] or ("",))
@@ -103,11 +106,11 @@ def _matches(pattern: Path, left_out: LeftOut) -> Iterator[Path]:
             continue
         if not asks_for_hidden and is_hidden(path.parts[first:]):
             left_out.add("hidden", str(path))
-        else:
+        elif not own.holds(path, first):
             yield path
 
 
-def _inside(folder: Path, left_out: LeftOut) -> Iterator[Path]:
+def _inside(folder: Path, left_out: LeftOut, own: Own) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise UserError(
             f"the folder {error.filename} can't be read ({error.strerror}): change its "
@@ -125,11 +128,16 @@ def _inside(folder: Path, left_out: LeftOut) -> Iterator[Path]:
         for name in (*hidden, *(name for name in names if is_hidden((name,)))):
             left_out.add("hidden", name)
         # Sorted so that a folder with two names is always entered by the same one.
-        folders[:] = sorted(name for name in folders if name not in hidden)
+        n_outer = len(Path(place).parts)
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not (name in hidden or own.holds(Path(place, name), n_outer))
+        )
         for name in names:
-            if is_hidden((name,)):
-                continue
             file = Path(place, name)
+            if is_hidden((name,)) or own.holds(file, n_outer):
+                continue
             if family_of(name) and not os.path.exists(file):
                 raise UserError(
                     f"{file} is a broken link, or can't be accessed: repair it, or move it "

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from gptfast.data.documents.separator import unescape
 from gptfast.errors import UserError
@@ -18,8 +18,8 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReadOptions:
-    """How to read documents from files."""
+class TextOptions:
+    """Where the text is in files."""
 
     field: str = "text"
     """The key of the text in JSON; meta.text for the key text inside meta."""
@@ -28,6 +28,27 @@ class ReadOptions:
     document_separator: str | None = None
     r"""Text between the documents inside a plain text file, with escapes such as \n\n\n; empty if
     a file is one document. By default the text of the tokenizer's end-of-text token."""
+
+    def __post_init__(self) -> None:
+        """Raise UserError for a value that can't be used."""
+        check_kind("field", self.field, str, "the key of the text")
+        check_kind("column", self.column, str, "the name of the text's column")
+        if self.document_separator is not None:
+            kind = "the text between two documents"
+            check_kind("document_separator", self.document_separator, str, kind)
+            unescape(self.document_separator)
+
+    def to_read(self) -> ReadOptions:
+        """Return the options for reading that have these, and defaults."""
+        return ReadOptions(
+            field=self.field, column=self.column, document_separator=self.document_separator
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions(TextOptions):
+    """How to read documents from files."""
+
     errors: Literal["strict", "replace"] = "strict"
     """Whether bytes that aren't UTF-8 are an error or become U+FFFD."""
     on_error: Literal["raise", "skip"] = "raise"
@@ -38,14 +59,12 @@ class ReadOptions:
     memory_limit: int | str | None = None
     """Memory to stay below while working on the text: bytes, or a size such as 600MB or 2GB."""
 
+    separator_is_given: ClassVar[bool] = True
+    """Whether a separator is the user's own, which should be found."""
+
     def __post_init__(self) -> None:
         """Raise UserError for a value that can't be used."""
-        check_kind("field", self.field, str, "the key of the text")
-        check_kind("column", self.column, str, "the name of the text's column")
-        if self.document_separator is not None:
-            kind = "the text between two documents"
-            check_kind("document_separator", self.document_separator, str, kind)
-            unescape(self.document_separator)
+        super().__post_init__()
         check_choice("errors", self.errors, ("strict", "replace"))
         check_choice("on_error", self.on_error, ("raise", "skip"))
         thread_count(self.n_threads)
@@ -69,7 +88,8 @@ class ReadOptions:
         """
         if self.document_separator is not None:
             return self
-        return replace(self, document_separator=(eos or "").replace("\\", "\\\\"))
+        given = vars(self) | {"document_separator": (eos or "").replace("\\", "\\\\")}
+        return _WithDefaultSeparator(**given)
 
     @property
     def memory_bytes(self) -> int | None:
@@ -88,3 +108,10 @@ class ReadOptions:
     def longest_uncut(self) -> int | None:
         """The most bytes in a row without a place to cut that fit the limit; None for any."""
         return None if self.memory_bytes is None else self.memory_bytes // _LONGEST_SHARE
+
+
+@dataclass(frozen=True, kw_only=True)
+class _WithDefaultSeparator(ReadOptions):
+    """Options whose separator is a tokenizer's, which a file need not have."""
+
+    separator_is_given: ClassVar[bool] = False

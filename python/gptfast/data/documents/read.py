@@ -57,7 +57,7 @@ def read_blocks(
     there is none. Without it, each document is one block.
     block_bytes: maximum size of a block, unless there is no place to cut. A longer stretch that
     can't be cut, or a longer line of JSON, is an error beyond `options.longest_uncut` bytes.
-    special_tokens: names that `report.spelled` counts, beside whatever looks like `<|name|>`.
+    special_tokens: names that `report.spelled` counts, beside those that SpelledTokens knows.
     report: is updated while reading.
 
     With `on_error="skip"`, errors are counted and logged by `report`, and what is broken is left

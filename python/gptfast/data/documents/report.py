@@ -45,6 +45,8 @@ class ReadReport:
     """Text files with a document separator."""
     split_documents: int = 0
     """Documents in those files."""
+    whole_files: int = 0
+    """Text files without one."""
     spelled: Counter[str] = field(default_factory=Counter)
     """How often documents spell special tokens, which are encoded as ordinary text."""
     log: Callable[[str], object] | None = field(default=None, repr=False, compare=False)
@@ -85,22 +87,22 @@ class ReadReport:
             total.spelled.update(report.spelled)
         return total
 
-    def left_out(self) -> str:
-        """Describe in one line what was skipped."""
+    def left_out(self, log: Path | None = None) -> str:
+        """Describe in one line what was skipped. log: the file that names all of it."""
         first = f", first: {self.complaints[0]}" if self.complaints else ""
         what = "read or encoded" if self.not_encoded else "read"
-        return f"left out {self.skipped:,} that could not be {what}{first}"
+        named = f"; all are named in {log}" if log else ""
+        return f"left out {self.skipped:,} that could not be {what}{first}{named}"
 
     def notes(self, options: ReadOptions, log: Path | None = None) -> list[str]:
         """Return what to tell the user, in lines: how files were split, what was left out.
 
         log: the file that names everything that was left out.
         """
-        left_out = self.left_out() + (f"; all are named in {log}" if log else "")
         return [
             *self.splits(options),
-            *([left_out] if self.skipped else []),
-            *(f"warning: {line}" for line in self.spells()),
+            *([self.left_out(log)] if self.skipped else []),
+            *(f"warning: {line}" for line in (*self.unsplit(options), *self.spells())),
         ]
 
     def splits(self, options: ReadOptions) -> list[str]:
@@ -108,7 +110,22 @@ class ReadReport:
         if not self.split_files:
             return []
         files, documents = count(self.split_files, "file"), count(self.split_documents, "document")
-        return [f"split {files} into {documents} at {options.shown_separator}"]
+        split = f"split {files} into {documents} at {options.shown_separator}"
+        if self.whole_files and options.separator_is_given:
+            split += f"; {count(self.whole_files, 'text file')} without it stayed whole"
+        return [split]
+
+    def unsplit(self, options: ReadOptions) -> list[str]:
+        """Warn in one line if the separator that the user gave is in none of the text files."""
+        separator = options.separator
+        if self.split_files or not (self.whole_files and separator and options.separator_is_given):
+            return []
+        hint = r" (lines from Windows end in \r\n)" if b"\n" in separator else ""
+        return [
+            f"the document separator {options.shown_separator} is nowhere in "
+            f"{count(self.whole_files, 'text file')}, and each is one document: give the text that "
+            f"is between your documents{hint}"
+        ]
 
     def spells(self) -> list[str]:
         """Warn in one line of special tokens that documents spell often, if they do."""

@@ -126,7 +126,10 @@ class Separated:
             self._fill()
             at = self._find()
         if at >= 0:
-            self._ready, self._next = self._before_line_breaks(at), at + len(self._separator)
+            self._next = at + len(self._separator)
+            if self._separator[0] == 0x0A and at > self._start and self._buffer[at - 1] == 0x0D:
+                at -= 1  # all of a line break of Windows belongs to the separator
+            self._ready = self._before_line_breaks(at)
         elif self._is_last:
             self._ready = self._before_line_breaks(self._end) if self.found else self._end
         elif self._separator:  # of which the last bytes may be the beginning

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Collection
 
 from gptfast.data.documents.separator import rare_byte
+from gptfast.tokenizer.roles import BOUNDARIES
 
 _USUAL = rb"<\|[A-Za-z0-9_]{2,30}\|>"
 
@@ -14,10 +15,15 @@ _MAX_NAMES = 1000  # counted at a time
 
 
 class SpelledTokens:
-    """Finds special tokens in text: those given, and whatever looks like `<|name|>`."""
+    """Finds special tokens in text.
+
+    Those given, whatever looks like `<|name|>`, and the well-known names of tokens that begin or
+    end a document or a turn, such as `</s>`, which a corpus for another tokenizer may spell.
+    """
 
     def __init__(self, names: Collection[str] = ()) -> None:
-        given = [name.encode() for name in names if name]
+        known = dict.fromkeys((*names, *BOUNDARIES, "[CLS]", "[SEP]"))
+        given = [name.encode() for name in known if name]
         unusual = [name for name in given if not re.fullmatch(_USUAL, name)]
         longest_first = sorted(unusual, key=len, reverse=True)
         self._pattern = re.compile(b"|".join([*map(re.escape, longest_first), _USUAL]))
