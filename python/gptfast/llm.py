@@ -20,10 +20,10 @@ from gptfast.errors import UserError, check_at_least
 from gptfast.model import LanguageModel
 from gptfast.model.config import ModelConfig, RopeScaling
 from gptfast.model.device import resolve_device
+from gptfast.model.finite import check_weights
 from gptfast.model.folder import load_model
 from gptfast.sample.config import SamplingConfig
 from gptfast.sample.generate import (
-    check_weights,
     default_prompt,
     generate,
     stream_text,

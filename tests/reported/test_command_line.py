@@ -133,9 +133,58 @@ def test_a_prompt_can_come_from_a_file(
     assert capsys.readouterr().out.startswith(text)
 
 
+def test_every_sample_begins_with_the_prompt(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--model", str(model), "--prompt", "the crow", "--n-samples", "3"]
+    assert cli.run(sample, [*command, "--temperature", "0", "--max-new-tokens", "9"]) == 0
+    samples = capsys.readouterr().out.split("\n---\n")
+    assert len(samples) == 3
+    assert samples[0].startswith("the crow")
+    assert {text.rstrip("\n") for text in samples} == {samples[0].rstrip("\n")}
+
+
+@pytest.mark.parametrize("text", ["日本", "the crow é", "~ ☃"])
+def test_a_text_is_read_as_utf8_in_every_locale(text: str) -> None:
+    """Where Python reads arguments as ASCII, as with LC_ALL=C, each byte becomes a surrogate."""
+    given = text.encode().decode("ascii", "surrogateescape")
+    config = cli.parse(SampleConfig, [f"--model=/{given}", f"--prompt={given}"], "sample")
+    assert config.prompt == text
+    assert config.model == Path(f"/{given}")  # by which this Python finds the file
+    tokens: Any = ["train", "a", "--out=b", f"--special-tokens={given}"]
+    assert cli.parse(TokenizerConfig, tokens, "tokenizer").command.special_tokens == (text,)
+    compared: Any = ["audit", "--tokenizer=t", f"--against=n={given}"]
+    assert cli.parse(TokenizerConfig, compared, "tokenizer").command.against == (f"n={given}",)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize(
+    ("writes", "code"), [(True, 0), (False, 1)], ids=["a shard", "ids, which would be lost"]
+)
+def test_a_shard_that_is_written_outlasts_what_is_printed(
+    writes: bool,
+    code: int,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "a.txt").write_text("the crow\n", encoding="utf-8")
+    shard = [str(tmp_path / "a.txt"), "--out", str(tmp_path / "a.bin")]
+    encode = ["encode", "--tokenizer", str(model), *(shard if writes else ["--text", "crow"])]
+    with monkeypatch.context() as patch, open("/dev/full", "w", encoding="utf-8") as lost:
+        patch.setattr(sys, "stdout", lost)
+        assert cli.run(tokenizer_command, encode) == code
+    assert (tmp_path / "a.bin").exists() == writes
+    error = capsys.readouterr().err
+    assert error.startswith("note: output was dropped" if writes else "error: ")
+    assert error.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--prompt-file", ""], "prompt_file is empty: expected a UTF-8 file, or - for"),
         (["--prompt-file", "{tmp}/none"], "there is no file {tmp}/none: expected a text"),
         (["--prompt-file", "{tmp}"], "{tmp} is a folder: expected a text file"),
         (["--prompt-file", "{tmp}/utf16"], "{tmp}/utf16 is not UTF-8 text (byte 0): convert it"),

@@ -592,3 +592,27 @@ def test_a_model_is_measured_without_training(
     assert cli.run(evaluate_command, [*measure, "--part", "all"]) == 0
     # Every character but the first of each part.
     assert f"over {len(TEXT) - 2:,} tokens, the whole of" in capsys.readouterr().out
+
+
+def test_a_loss_that_is_no_number_is_an_error(
+    config: TrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(config)
+    path = config.out / "model.safetensors"
+    good = load_file(path)
+    measure = ["--model", str(config.out), "--corpus", config.corpus]
+    again = ["--corpus", config.corpus, "--out", f"{config.out}2", "--init-from", str(config.out)]
+    again += ["--batch-size", "4"]
+    for damage in (math.nan, math.inf, -math.inf):
+        damaged = {name: tensor.clone() for name, tensor in good.items()}
+        (name,) = (name for name in damaged if name.endswith("wte.weight"))
+        damaged[name][0, 0] = damage
+        save_file(damaged, path, {"format": "pt"})
+        for command, arguments in ((evaluate_command, measure), (train_command, again)):
+            assert cli.run(command, arguments) == 2
+            error = capsys.readouterr().err
+            assert "the model's weights are damaged: wte.weight holds NaN or infinity" in error
+            assert error.count("\n") == 1
+    save_file({name: tensor * 1e30 for name, tensor in good.items()}, path, {"format": "pt"})
+    assert cli.run(evaluate_command, measure) == 2
+    assert "though the model's weights are finite" in capsys.readouterr().err

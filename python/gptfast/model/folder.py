@@ -21,10 +21,10 @@ from safetensors.torch import load as load_bytes
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from gptfast.cli.printing import escaped
 from gptfast.errors import MissingFileError, UserError
 from gptfast.model import LanguageModel, ModelConfig, build_model, formats
 from gptfast.model.config import RopeScaling
+from gptfast.system.escape import escaped
 from gptfast.system.files import is_file, write_atomically, write_text_atomically
 from gptfast.tokenizer import Tokenizer, load_tokenizer
 

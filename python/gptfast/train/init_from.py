@@ -11,6 +11,7 @@ from gptfast.data.dataset import Mixture
 from gptfast.errors import MissingFileError, UserError
 from gptfast.model.base import LanguageModel
 from gptfast.model.config import ModelConfig
+from gptfast.model.finite import check_weights
 from gptfast.model.folder import load_model, read_config, refuse_pickles
 from gptfast.system.files import is_file
 from gptfast.tokenizer import load_tokenizer
@@ -131,8 +132,13 @@ def weights_sha256(folder: Path) -> str:
 
 
 def copy_weights(folder: Path, model: LanguageModel) -> None:
-    """Load a folder's weights into `model`, without learned positions beyond its context."""
-    state = load_model(folder)[0].state_dict()
+    """Load a folder's weights into `model`, without learned positions beyond its context.
+
+    Raises UserError for weights that are not finite, as training would blame the computation.
+    """
+    loaded, _ = load_model(folder)
+    check_weights(loaded)
+    state = loaded.state_dict()
     if "wpe.weight" in state:
         state["wpe.weight"] = state["wpe.weight"][: model.config.block_size]
     model.load_state_dict(state)
