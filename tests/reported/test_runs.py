@@ -26,12 +26,12 @@ from safetensors.torch import load_file, save_file
 from gptfast.cli import cli
 from gptfast.errors import RunError, UserError
 from gptfast.evaluate.__main__ import main as evaluate_command
-from gptfast.model import ModelConfig
-from gptfast.model.folder import load_model
+from gptfast.model import ModelConfig, build_model
+from gptfast.model.folder import load_model, save_weights
 from gptfast.system.files import write_atomically, write_text_atomically
 from gptfast.system.signals import stop_signal
 from gptfast.train import __main__ as train_module
-from gptfast.train import recovery, room
+from gptfast.train import checkpoint, recovery, room
 from gptfast.train.__main__ import main as train_command
 from gptfast.train.config import TrainConfig
 from gptfast.train.loop import Result, Trainer
@@ -297,22 +297,26 @@ def limit(n_bytes: int) -> Iterator[None]:
 
 @pytest.mark.parametrize(
     ("how", "again"),
-    [("limit", {}), ("limit", {"overwrite": True}), ("disk", {"overwrite": True}),
-     ("quota", {"resume": True, "max_steps": 9})],
+    [("limit", {}), ("limit", {"overwrite": True}),
+     ("disk", {"overwrite": True, "max_steps": 15, "keep_checkpoints": 5}),
+     ("quota", {"resume": True, "max_steps": 15, "keep_checkpoints": 5})],
 )  # fmt: skip
 def test_a_run_that_can_save_nothing_ends_before_its_first_step(
     how: str, again: dict[str, Any], config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(config)  # which fills the cache
     config = replace(config, out=config.out if again else config.out.with_name("new"))
+    if again:
+        (config.out / "notes").write_bytes(bytes(10**6))  # the user's, which nothing deletes
     files = {path: path.read_bytes() for path in config.out.rglob("*") if path.is_file()}
     saved = config.out.with_name("run") / "training" / "step-00000006"
-    needed = sum(  # the best weights, too
-        path.stat().st_size for path in (*saved.glob("*.*t*"), saved / "model.safetensors")
-        if path.suffix != ".json"
-    )  # fmt: skip
+    best, optimizer = (
+        (saved / name).stat().st_size for name in ("model.safetensors", "optimizer.pt")
+    )
+    # Those that are kept and one that is written, beside the best weights.
+    n_checkpoints = again.get("keep_checkpoints", 2) + 1
+    needed = n_checkpoints * (best + optimizer) + best
     monkeypatch.setattr(Trainer, "step", fail_to_step)
-    monkeypatch.setattr(room, "_size_of", lambda _: 1_000)
     if how == "disk":
         disk = type("Disk", (), {"total": 10**6, "free": 3_000})
         monkeypatch.setattr(room.shutil, "disk_usage", lambda _: disk)
@@ -321,16 +325,58 @@ def test_a_run_that_can_save_nothing_ends_before_its_first_step(
     with limit(5_000 if how == "limit" else 2**40), pytest.raises(RunError) as caught:
         train(config, **again)
     message = str(caught.value)
-    assert message.startswith(f"nothing could be saved in {config.out}")
+    start = "nothing could be" if how == "limit" else "the run could not be"
+    assert message.startswith(f"{start} saved in {config.out}")
     stated = int(message.partition(" need ")[2].split()[0].replace(",", ""))
     assert stated == pytest.approx(needed, rel=0.5)  # headers and random states weigh little
     if how == "limit":
         assert "may write files of 5,000 bytes only" in message
     if how == "disk":
-        available = "4,000" if "overwrite" in again else "3,000"
-        assert f"but {available} are available" in message
+        own = [*config.out.glob("training/step-*/*"), config.out / "model.safetensors"]
+        available = 3_000 + sum(path.stat().st_size for path in own)
+        assert f"but {available:,} are available: free some space, or give --keep" in message
     assert "\n" not in message
     assert {p: p.read_bytes() for p in config.out.rglob("*") if p.is_file()} == files
+
+
+def test_a_disk_that_holds_one_checkpoint_fewer_loses_an_old_one_not_the_end(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = checkpoint.write_folder_atomically
+
+    def write_two(path: Path, fill: Callable[[Path], None]) -> None:
+        """As on a disk that fills up during the run, and has no room for a third."""
+
+        def fill_or_fail(folder: Path) -> None:
+            fill(folder)
+            if len([*path.parent.glob("step-*")]) == 2:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        write(path, fill_or_fail)
+
+    whole = replace(config, out=config.out.with_name("whole"))
+    train(whole)
+    monkeypatch.setattr(checkpoint, "write_folder_atomically", write_two)
+    result, printed = train(config)
+    assert result is not None
+    steps = sorted(path.name for path in (config.out / "training").glob("step-*"))
+    assert steps == ["step-00000003", "step-00000006"]
+    assert_equal(weights(config, 6), weights(whole, 6))
+    assert "the disk is full" in printed
+    assert "the older checkpoint" in printed
+    assert "step-00000000 is deleted" in printed
+
+
+def test_what_cant_be_written_is_said_by_the_systems_own_words(tmp_path: Path) -> None:
+    model = build_model(ModelConfig(64, block_size=16, n_layer=1, n_head=2, n_embd=16))
+    too_large = os.strerror(errno.EFBIG)
+    with limit(5_000):
+        with pytest.raises(OSError, match=too_large) as caught:
+            save_weights(model, tmp_path / "model.safetensors")
+        assert caught.value.errno == errno.EFBIG
+        with pytest.raises(OSError, match=too_large) as caught:
+            checkpoint._save_torch(model.state_dict(), tmp_path / "optimizer.pt")
+        assert caught.value.errno == errno.EFBIG
 
 
 def over_quota(*_: object) -> None:

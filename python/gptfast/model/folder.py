@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +52,9 @@ def save_weights(
     try:
         write_atomically(path, lambda p: save_file(tensors, p, metadata={"format": "pt"}))
     except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is not None:  # so that a full disk is known as one
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
         raise OSError(f"can't write {path}: {error}") from error
 
 

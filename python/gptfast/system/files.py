@@ -18,6 +18,9 @@ from pathlib import Path
 
 from gptfast.errors import UserError
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Numbers of the errors that say that a disk or a quota is full."""
+
 
 def write_atomically(path: Path, write: Callable[[Path], None], sync_from: int = 0) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to disk, and rename it to `path`.
@@ -81,7 +84,7 @@ def make_folder(folder: Path, advice: str = "choose another") -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL:
             raise
         raise UserError(
             f"{folder} can't be written to ({error.strerror}): expected a folder, or a place where "
