@@ -32,6 +32,8 @@ from gptfast.system.files import write_atomically, write_text_atomically
 from gptfast.system.signals import stop_signal
 from gptfast.train import __main__ as train_module
 from gptfast.train import checkpoint, recovery, room
+from gptfast.train import pretrain as pretrain_module
+from gptfast.train import run as run_module
 from gptfast.train.__main__ import main as train_command
 from gptfast.train.config import TrainConfig
 from gptfast.train.loop import Result, Trainer
@@ -43,6 +45,7 @@ FLAGS = [
     "--batch-size=4", "--max-steps=4", "--eval-interval=2", "--eval-windows=4", "--warmup-steps=2",
     "--dtype=float32",
 ]  # fmt: skip
+SIGNALS = ("SIGHUP", "SIGTERM", "SIGINT")
 TEXT = "The crow sees the moon.\nWho hears the river? The king, the fool.\n" * 60
 
 
@@ -102,7 +105,7 @@ def permissions(path: Path) -> int:
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
 @pytest.mark.parametrize("mask", [0o022, 0o002, 0o027, 0o077])
-def test_the_modes_of_new_files_follow_the_umask(mask: int, tmp_path: Path) -> None:
+def test_the_modes_of_files_follow_the_umask(mask: int, tmp_path: Path) -> None:
     def write(path: Path) -> None:
         path.unlink(missing_ok=True)
         path.touch(mode=0o600)  # as a library that writes by way of a temporary file
@@ -110,9 +113,9 @@ def test_the_modes_of_new_files_follow_the_umask(mask: int, tmp_path: Path) -> N
     with umask(mask):
         write_atomically(tmp_path / "new", write)
         assert permissions(tmp_path / "new") == 0o666 & ~mask
-        (tmp_path / "new").chmod(0o640)
+        (tmp_path / "new").chmod(0o600)  # as an older version of a library made it
         write_text_atomically(tmp_path / "new", "")
-        assert permissions(tmp_path / "new") == 0o640  # as its owner made it
+        assert permissions(tmp_path / "new") == 0o666 & ~mask
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
@@ -262,6 +265,52 @@ def test_a_closed_terminal_saves_the_run(
         assert train(config)[0] is None
     assert train(config, resume=True)[0] is not None
     assert_equal(weights(config, 6), weights(replace(config, out=config.out.with_name("whole")), 6))
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("before", ["check_room", "record_start", "training_flops", "finish"])
+def test_a_signal_outside_the_steps_saves_the_run_too(
+    number: str, before: str, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(config, max_steps=2, eval_interval=2)
+    owner = Trainer if before == "finish" else run_module
+    call = getattr(owner, before)
+
+    def signal_and_call(*arguments: Any) -> Any:
+        signal.raise_signal(getattr(signal, number))
+        return call(*arguments)
+
+    handlers = [signal.getsignal(getattr(signal, name)) for name in SIGNALS]
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, before, signal_and_call)
+        assert train(config)[0] is None
+    assert [signal.getsignal(getattr(signal, name)) for name in SIGNALS] == handlers
+    saved = max(path.name for path in (config.out / "training").glob("step-*"))
+    assert saved == ("step-00000002" if before == "finish" else "step-00000000")
+    result, _ = train(config, resume=True)
+    assert result is not None
+    assert result.steps == 2
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_while_the_data_is_prepared_ends_the_run_in_one_line(
+    number: str,
+    config: TrainConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(
+        pretrain_module,
+        "prepare_corpora",
+        lambda *_: signal.raise_signal(getattr(signal, number)),
+    )
+    arguments = [*FLAGS, "--corpus", config.corpus, "--out", str(config.out)]
+    assert cli.run(train_command, arguments) == 130
+    said = f"interrupted while the data is prepared: nothing in {config.out} has changed\n"
+    assert capsys.readouterr().err == f"error: {said}"
+    assert list(config.out.iterdir()) == []
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")

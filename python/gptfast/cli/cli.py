@@ -63,8 +63,8 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = No
             what = str(error).strip().split("\n")[0]
             return _fail(f"out of memory: take a smaller model or batch ({what})", 1)
         raise
-    except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+    except KeyboardInterrupt as error:
+        return _fail(str(error) or "interrupted", 130)
 
 
 @contextlib.contextmanager
