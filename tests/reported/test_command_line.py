@@ -18,9 +18,11 @@ from gptfast.doctor.__main__ import main as doctor
 from gptfast.errors import UserError
 from gptfast.model import ModelConfig, build_model
 from gptfast.model.folder import save_description, save_weights
+from gptfast.ops import backends
 from gptfast.sample.__main__ import SampleConfig
 from gptfast.sample.__main__ import main as sample
 from gptfast.system.files import cache_path
+from gptfast.system.threads import limit_spinning
 from gptfast.tokenizer import BPETokenizer
 from gptfast.tokenizer.__main__ import main as tokenizer_command
 from gptfast.tokenizer.options import TokenizerConfig
@@ -302,3 +304,43 @@ def test_doctor_notices_a_rust_extension_that_is_not_optimized(
     clock = iter([0.0, seconds])
     monkeypatch.setattr(machine.time, "perf_counter", lambda: next(clock))
     assert machine._rust_state().startswith(f"loaded, {build}")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("/tmp/rv", "~"),
+        ("/tmp/rv/x y", "~/x y"),
+        ("/a:/tmp/rv/b:/tmp/rv", "/a:~/b:~"),
+        ("/data/tmp/rv/x", "/data/tmp/rv/x"),
+        ("/tmp/rv2/x", "/tmp/rv2/x"),
+        ("https://user:pw@host/x", "https://***@host/x"),
+        ("http://pw@host:80,https://host/a@b", "http://***@host:80,https://host/a@b"),
+    ],
+)
+def test_doctor_shows_neither_the_home_folder_nor_a_password(
+    text: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/tmp/rv")
+    monkeypatch.setenv("USERPROFILE", "/tmp/rv")
+    monkeypatch.setenv("HF_HOME", text)
+    assert f"HF_HOME={shown}" in machine._environment()
+
+
+def test_doctor_shows_what_the_user_has_set_and_cuts_nothing_off(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    limit_spinning()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert not any(entry.startswith("GOMP_") for entry in machine._environment())
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    assert "GOMP_SPINCOUNT=7" in machine._environment()
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setattr("gptfast.doctor.__main__.describe_machine", lambda: iter(()))
+    assert cli.run(doctor, []) == 0
+    out = capsys.readouterr().out
+    assert "…" not in out
+    for op, backend, reason in backends():
+        assert f"  {op}, {backend}: {reason or 'runs'}\n" in out
