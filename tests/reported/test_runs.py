@@ -528,23 +528,29 @@ def test_a_longer_run_is_the_one_that_was_long_from_the_start(
     result, printed = train(config, max_steps=9, resume=True)
     assert result is not None
     assert result.steps == 9
-    assert "the learning rates are 100.00% of their peaks, as before" in printed
+    assert f"after step {6 if finished else 4}, learning_rate is 0.001, as before and" in printed
     assert_equal(weights(config, 9), weights(whole, 9))
     assert train(config, max_steps=9, resume=True)[0] == result  # not repeated
 
 
 @pytest.mark.parametrize(
-    ("schedule", "before", "after"),
+    ("schedule", "before", "after", "peak"),
     [  # 12 steps after 2 of warm-up, then 24; at step 6
-        ("linear", 1 - 4 / 10, 1 - 4 / 22),
-        ("cosine", (1 + math.cos(math.pi * 4 / 10)) / 2, (1 + math.cos(math.pi * 4 / 22)) / 2),
-        ("wsd", 1 - (6 - 4) / (12 - 4), 1.0),  # decays from a third of the steps on
+        ("linear", 1 - 4 / 10, 1 - 4 / 22, 1e-3),
+        (
+            "cosine",
+            (1 + math.cos(math.pi * 4 / 10)) / 2,
+            (1 + math.cos(math.pi * 4 / 22)) / 2,
+            1e-4,
+        ),
+        ("wsd", 1 - (6 - 4) / (12 - 4), 1.0, 6e-3),  # decays from a third of the steps on
     ],
 )
 def test_what_happens_to_the_learning_rate_is_said(
     schedule: Any,
     before: float,
     after: float,
+    peak: float,
     config: TrainConfig,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -552,10 +558,12 @@ def test_what_happens_to_the_learning_rate_is_said(
     with monkeypatch.context() as patch:
         hang_up_in_step(5, patch)
         train(config)
-    _, printed = train(config, max_steps=24, resume=True)
+    assert (config.learning_rate, config.matrix_learning_rate) == (1e-3, 0.02)  # the old peaks
+    _, printed = train(config, max_steps=24, learning_rate=peak, resume=True)
     assert (
-        f"the schedule {schedule!r} now ends at step 24: after step 6, the learning rates are "
-        f"{after:.2%} of their peaks, instead of {before:.2%}"
+        f"after step 6, learning_rate is {peak * after:.3g}, not {1e-3 * before:.3g} and "
+        f"matrix_learning_rate is {0.02 * after:.3g}, not {0.02 * before:.3g}; the schedule "
+        f"{schedule!r} ends at step 24"
     ) in printed
 
 
