@@ -13,7 +13,7 @@ import tyro
 from gptfast.cli import cli
 from gptfast.cli.path import PATH
 from gptfast.errors import UserError
-from gptfast.sample.config import SamplingConfig
+from gptfast.sample.config import SamplingConfig, check_seed
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,7 @@ class SampleConfig:
     """'auto' (CUDA if there is one), 'cpu', 'cuda' or 'cuda:1'."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**63:
-            raise UserError(f"seed is {self.seed}: expected 0 to 2^63 - 1")
+        check_seed(self.seed)
         for name in ("max_new_tokens", "n_samples"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: expected at least 1")
