@@ -493,7 +493,7 @@ def test_another_text_under_another_path_is_refused(config: TrainConfig) -> None
 
 
 def test_the_weights_decide_what_a_run_was_started_from_not_their_path(
-    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(config)
     start = config.out.rename(config.out.with_name("start"))
@@ -508,6 +508,10 @@ def test_the_weights_decide_what_a_run_was_started_from_not_their_path(
     assert cli.run(train_command, [*from_start, "--init-from", "./sub/../start"]) == 2
     start.rename("gone")
     assert cli.run(train_command, [*from_start, "--init-from", "start"]) == 0
+    capsys.readouterr()
+    assert cli.run(train_command, [*from_start, "--init-from", "elsewhere"]) == 2
+    error = capsys.readouterr().err
+    assert f"the run in {config.out} has a copy of what it needs: give --init-from start" in error
 
 
 # ---- --resume with more steps, other evaluations, another dtype ----------------------------------

@@ -104,7 +104,17 @@ def started_from(config: TrainConfig) -> dict[str, Any]:
     record = read_record(config.out)
     then = record["config"]
     if config.tokenizer not in ("bpe", "char", then.get("tokenizer")):
-        own, given = load_tokenizer(config.out), load_tokenizer(Path(config.tokenizer))
+        option, before = ("--tokenizer", then.get("tokenizer"))
+        if folder is not None:
+            option, before = ("--init-from", then["init_from"])
+        try:
+            given = load_tokenizer(Path(config.tokenizer))
+        except MissingFileError as error:
+            raise MissingFileError(
+                f"{error}; the run in {config.out} has a copy of what it needs: give {option} "
+                f"{before} as at its start, whether that still exists or not"
+            ) from error
+        own = load_tokenizer(config.out)
         if own.fingerprint != given.fingerprint:
             raise UserError(
                 f"the tokenizer in {config.tokenizer} is not the one that the run in {config.out} "
