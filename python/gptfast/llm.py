@@ -20,10 +20,10 @@ from gptfast.errors import UserError, check_at_least
 from gptfast.model import LanguageModel
 from gptfast.model.config import ModelConfig, RopeScaling
 from gptfast.model.device import resolve_device
+from gptfast.model.finite import check_weights
 from gptfast.model.folder import load_model
-from gptfast.sample.config import SamplingConfig
+from gptfast.sample.config import SamplingConfig, check_seed
 from gptfast.sample.generate import (
-    check_weights,
     default_prompt,
     generate,
     stream_text,
@@ -166,9 +166,7 @@ class LLM:
     ) -> Iterator[str]:
         """Yield the text that `generate` returns, piece by piece as the model writes it."""
         check_at_least("max_new_tokens", max_new_tokens, 1)
-        check_at_least("seed", seed, 0)
-        if seed >= 2**63:
-            raise UserError(f"seed is {seed}: expected 0 to 2^63 - 1")
+        check_seed(seed)
         sampling = SamplingConfig(temperature, top_k, top_p, min_p)
         ids = generate(
             self.model.eval(),

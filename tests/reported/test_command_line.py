@@ -18,9 +18,11 @@ from gptfast.doctor.__main__ import main as doctor
 from gptfast.errors import UserError
 from gptfast.model import ModelConfig, build_model
 from gptfast.model.folder import save_description, save_weights
+from gptfast.ops import backends
 from gptfast.sample.__main__ import SampleConfig
 from gptfast.sample.__main__ import main as sample
 from gptfast.system.files import cache_path
+from gptfast.system.threads import limit_spinning
 from gptfast.tokenizer import BPETokenizer
 from gptfast.tokenizer.__main__ import main as tokenizer_command
 from gptfast.tokenizer.options import TokenizerConfig
@@ -133,9 +135,58 @@ def test_a_prompt_can_come_from_a_file(
     assert capsys.readouterr().out.startswith(text)
 
 
+def test_every_sample_begins_with_the_prompt(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--model", str(model), "--prompt", "the crow", "--n-samples", "3"]
+    assert cli.run(sample, [*command, "--temperature", "0", "--max-new-tokens", "9"]) == 0
+    samples = capsys.readouterr().out.split("\n---\n")
+    assert len(samples) == 3
+    assert samples[0].startswith("the crow")
+    assert {text.rstrip("\n") for text in samples} == {samples[0].rstrip("\n")}
+
+
+@pytest.mark.parametrize("text", ["日本", "the crow é", "~ ☃"])
+def test_a_text_is_read_as_utf8_in_every_locale(text: str) -> None:
+    """Where Python reads arguments as ASCII, as with LC_ALL=C, each byte becomes a surrogate."""
+    given = text.encode().decode("ascii", "surrogateescape")
+    config = cli.parse(SampleConfig, [f"--model=/{given}", f"--prompt={given}"], "sample")
+    assert config.prompt == text
+    assert config.model == Path(f"/{given}")  # by which this Python finds the file
+    tokens: Any = ["train", "a", "--out=b", f"--special-tokens={given}"]
+    assert cli.parse(TokenizerConfig, tokens, "tokenizer").command.special_tokens == (text,)
+    compared: Any = ["audit", "--tokenizer=t", f"--against=n={given}"]
+    assert cli.parse(TokenizerConfig, compared, "tokenizer").command.against == (f"n={given}",)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize(
+    ("writes", "code"), [(True, 0), (False, 1)], ids=["a shard", "ids, which would be lost"]
+)
+def test_a_shard_that_is_written_outlasts_what_is_printed(
+    writes: bool,
+    code: int,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "a.txt").write_text("the crow\n", encoding="utf-8")
+    shard = [str(tmp_path / "a.txt"), "--out", str(tmp_path / "a.bin")]
+    encode = ["encode", "--tokenizer", str(model), *(shard if writes else ["--text", "crow"])]
+    with monkeypatch.context() as patch, open("/dev/full", "w", encoding="utf-8") as lost:
+        patch.setattr(sys, "stdout", lost)
+        assert cli.run(tokenizer_command, encode) == code
+    assert (tmp_path / "a.bin").exists() == writes
+    error = capsys.readouterr().err
+    assert error.startswith("note: output was dropped" if writes else "error: ")
+    assert error.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--prompt-file", ""], "prompt_file is empty: expected a UTF-8 file, or - for"),
         (["--prompt-file", "{tmp}/none"], "there is no file {tmp}/none: expected a text"),
         (["--prompt-file", "{tmp}"], "{tmp} is a folder: expected a text file"),
         (["--prompt-file", "{tmp}/utf16"], "{tmp}/utf16 is not UTF-8 text (byte 0): convert it"),
@@ -253,3 +304,43 @@ def test_doctor_notices_a_rust_extension_that_is_not_optimized(
     clock = iter([0.0, seconds])
     monkeypatch.setattr(machine.time, "perf_counter", lambda: next(clock))
     assert machine._rust_state().startswith(f"loaded, {build}")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("/tmp/rv", "~"),
+        ("/tmp/rv/x y", "~/x y"),
+        ("/a:/tmp/rv/b:/tmp/rv", "/a:~/b:~"),
+        ("/data/tmp/rv/x", "/data/tmp/rv/x"),
+        ("/tmp/rv2/x", "/tmp/rv2/x"),
+        ("https://user:pw@host/x", "https://***@host/x"),
+        ("http://pw@host:80,https://host/a@b", "http://***@host:80,https://host/a@b"),
+    ],
+)
+def test_doctor_shows_neither_the_home_folder_nor_a_password(
+    text: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/tmp/rv")
+    monkeypatch.setenv("USERPROFILE", "/tmp/rv")
+    monkeypatch.setenv("HF_HOME", text)
+    assert f"HF_HOME={shown}" in machine._environment()
+
+
+def test_doctor_shows_what_the_user_has_set_and_cuts_nothing_off(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    limit_spinning()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert not any(entry.startswith("GOMP_") for entry in machine._environment())
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    assert "GOMP_SPINCOUNT=7" in machine._environment()
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setattr("gptfast.doctor.__main__.describe_machine", lambda: iter(()))
+    assert cli.run(doctor, []) == 0
+    out = capsys.readouterr().out
+    assert "…" not in out
+    for op, backend, reason in backends():
+        assert f"  {op}, {backend}: {reason or 'runs'}\n" in out

@@ -26,12 +26,14 @@ from safetensors.torch import load_file, save_file
 from gptfast.cli import cli
 from gptfast.errors import RunError, UserError
 from gptfast.evaluate.__main__ import main as evaluate_command
-from gptfast.model import ModelConfig
-from gptfast.model.folder import load_model
+from gptfast.model import ModelConfig, build_model
+from gptfast.model.folder import load_model, save_weights
 from gptfast.system.files import write_atomically, write_text_atomically
 from gptfast.system.signals import stop_signal
 from gptfast.train import __main__ as train_module
-from gptfast.train import recovery, room
+from gptfast.train import checkpoint, recovery, room
+from gptfast.train import pretrain as pretrain_module
+from gptfast.train import run as run_module
 from gptfast.train.__main__ import main as train_command
 from gptfast.train.config import TrainConfig
 from gptfast.train.loop import Result, Trainer
@@ -43,6 +45,7 @@ FLAGS = [
     "--batch-size=4", "--max-steps=4", "--eval-interval=2", "--eval-windows=4", "--warmup-steps=2",
     "--dtype=float32",
 ]  # fmt: skip
+SIGNALS = ("SIGHUP", "SIGTERM", "SIGINT")
 TEXT = "The crow sees the moon.\nWho hears the river? The king, the fool.\n" * 60
 
 
@@ -102,7 +105,7 @@ def permissions(path: Path) -> int:
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
 @pytest.mark.parametrize("mask", [0o022, 0o002, 0o027, 0o077])
-def test_the_modes_of_new_files_follow_the_umask(mask: int, tmp_path: Path) -> None:
+def test_the_modes_of_files_follow_the_umask(mask: int, tmp_path: Path) -> None:
     def write(path: Path) -> None:
         path.unlink(missing_ok=True)
         path.touch(mode=0o600)  # as a library that writes by way of a temporary file
@@ -110,9 +113,9 @@ def test_the_modes_of_new_files_follow_the_umask(mask: int, tmp_path: Path) -> N
     with umask(mask):
         write_atomically(tmp_path / "new", write)
         assert permissions(tmp_path / "new") == 0o666 & ~mask
-        (tmp_path / "new").chmod(0o640)
+        (tmp_path / "new").chmod(0o600)  # as an older version of a library made it
         write_text_atomically(tmp_path / "new", "")
-        assert permissions(tmp_path / "new") == 0o640  # as its owner made it
+        assert permissions(tmp_path / "new") == 0o666 & ~mask
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
@@ -265,6 +268,52 @@ def test_a_closed_terminal_saves_the_run(
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("before", ["check_room", "record_start", "training_flops", "finish"])
+def test_a_signal_outside_the_steps_saves_the_run_too(
+    number: str, before: str, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(config, max_steps=2, eval_interval=2)
+    owner = Trainer if before == "finish" else run_module
+    call = getattr(owner, before)
+
+    def signal_and_call(*arguments: Any) -> Any:
+        signal.raise_signal(getattr(signal, number))
+        return call(*arguments)
+
+    handlers = [signal.getsignal(getattr(signal, name)) for name in SIGNALS]
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, before, signal_and_call)
+        assert train(config)[0] is None
+    assert [signal.getsignal(getattr(signal, name)) for name in SIGNALS] == handlers
+    saved = max(path.name for path in (config.out / "training").glob("step-*"))
+    assert saved == ("step-00000002" if before == "finish" else "step-00000000")
+    result, _ = train(config, resume=True)
+    assert result is not None
+    assert result.steps == 2
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_while_the_data_is_prepared_ends_the_run_in_one_line(
+    number: str,
+    config: TrainConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(
+        pretrain_module,
+        "prepare_corpora",
+        lambda *_: signal.raise_signal(getattr(signal, number)),
+    )
+    arguments = [*FLAGS, "--corpus", config.corpus, "--out", str(config.out)]
+    assert cli.run(train_command, arguments) == 130
+    said = f"interrupted while the data is prepared: nothing in {config.out} has changed\n"
+    assert capsys.readouterr().err == f"error: {said}"
+    assert list(config.out.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
 def test_nohup_still_ignores_a_closed_terminal() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -297,22 +346,26 @@ def limit(n_bytes: int) -> Iterator[None]:
 
 @pytest.mark.parametrize(
     ("how", "again"),
-    [("limit", {}), ("limit", {"overwrite": True}), ("disk", {"overwrite": True}),
-     ("quota", {"resume": True, "max_steps": 9})],
+    [("limit", {}), ("limit", {"overwrite": True}),
+     ("disk", {"overwrite": True, "max_steps": 15, "keep_checkpoints": 5}),
+     ("quota", {"resume": True, "max_steps": 15, "keep_checkpoints": 5})],
 )  # fmt: skip
 def test_a_run_that_can_save_nothing_ends_before_its_first_step(
     how: str, again: dict[str, Any], config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(config)  # which fills the cache
     config = replace(config, out=config.out if again else config.out.with_name("new"))
+    if again:
+        (config.out / "notes").write_bytes(bytes(10**6))  # the user's, which nothing deletes
     files = {path: path.read_bytes() for path in config.out.rglob("*") if path.is_file()}
     saved = config.out.with_name("run") / "training" / "step-00000006"
-    needed = sum(  # the best weights, too
-        path.stat().st_size for path in (*saved.glob("*.*t*"), saved / "model.safetensors")
-        if path.suffix != ".json"
-    )  # fmt: skip
+    best, optimizer = (
+        (saved / name).stat().st_size for name in ("model.safetensors", "optimizer.pt")
+    )
+    # Those that are kept and one that is written, beside the best weights.
+    n_checkpoints = again.get("keep_checkpoints", 2) + 1
+    needed = n_checkpoints * (best + optimizer) + best
     monkeypatch.setattr(Trainer, "step", fail_to_step)
-    monkeypatch.setattr(room, "_size_of", lambda _: 1_000)
     if how == "disk":
         disk = type("Disk", (), {"total": 10**6, "free": 3_000})
         monkeypatch.setattr(room.shutil, "disk_usage", lambda _: disk)
@@ -321,16 +374,58 @@ def test_a_run_that_can_save_nothing_ends_before_its_first_step(
     with limit(5_000 if how == "limit" else 2**40), pytest.raises(RunError) as caught:
         train(config, **again)
     message = str(caught.value)
-    assert message.startswith(f"nothing could be saved in {config.out}")
+    start = "nothing could be" if how == "limit" else "the run could not be"
+    assert message.startswith(f"{start} saved in {config.out}")
     stated = int(message.partition(" need ")[2].split()[0].replace(",", ""))
     assert stated == pytest.approx(needed, rel=0.5)  # headers and random states weigh little
     if how == "limit":
         assert "may write files of 5,000 bytes only" in message
     if how == "disk":
-        available = "4,000" if "overwrite" in again else "3,000"
-        assert f"but {available} are available" in message
+        own = [*config.out.glob("training/step-*/*"), config.out / "model.safetensors"]
+        available = 3_000 + sum(path.stat().st_size for path in own)
+        assert f"but {available:,} are available: free some space, or give --keep" in message
     assert "\n" not in message
     assert {p: p.read_bytes() for p in config.out.rglob("*") if p.is_file()} == files
+
+
+def test_a_disk_that_holds_one_checkpoint_fewer_loses_an_old_one_not_the_end(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = checkpoint.write_folder_atomically
+
+    def write_two(path: Path, fill: Callable[[Path], None]) -> None:
+        """As on a disk that fills up during the run, and has no room for a third."""
+
+        def fill_or_fail(folder: Path) -> None:
+            fill(folder)
+            if len([*path.parent.glob("step-*")]) == 2:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        write(path, fill_or_fail)
+
+    whole = replace(config, out=config.out.with_name("whole"))
+    train(whole)
+    monkeypatch.setattr(checkpoint, "write_folder_atomically", write_two)
+    result, printed = train(config)
+    assert result is not None
+    steps = sorted(path.name for path in (config.out / "training").glob("step-*"))
+    assert steps == ["step-00000003", "step-00000006"]
+    assert_equal(weights(config, 6), weights(whole, 6))
+    assert "the disk is full" in printed
+    assert "the older checkpoint" in printed
+    assert "step-00000000 is deleted" in printed
+
+
+def test_what_cant_be_written_is_said_by_the_systems_own_words(tmp_path: Path) -> None:
+    model = build_model(ModelConfig(64, block_size=16, n_layer=1, n_head=2, n_embd=16))
+    too_large = os.strerror(errno.EFBIG)
+    with limit(5_000):
+        with pytest.raises(OSError, match=too_large) as caught:
+            save_weights(model, tmp_path / "model.safetensors")
+        assert caught.value.errno == errno.EFBIG
+        with pytest.raises(OSError, match=too_large) as caught:
+            checkpoint._save_torch(model.state_dict(), tmp_path / "optimizer.pt")
+        assert caught.value.errno == errno.EFBIG
 
 
 def over_quota(*_: object) -> None:
@@ -398,7 +493,7 @@ def test_another_text_under_another_path_is_refused(config: TrainConfig) -> None
 
 
 def test_the_weights_decide_what_a_run_was_started_from_not_their_path(
-    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(config)
     start = config.out.rename(config.out.with_name("start"))
@@ -413,6 +508,10 @@ def test_the_weights_decide_what_a_run_was_started_from_not_their_path(
     assert cli.run(train_command, [*from_start, "--init-from", "./sub/../start"]) == 2
     start.rename("gone")
     assert cli.run(train_command, [*from_start, "--init-from", "start"]) == 0
+    capsys.readouterr()
+    assert cli.run(train_command, [*from_start, "--init-from", "elsewhere"]) == 2
+    error = capsys.readouterr().err
+    assert f"the run in {config.out} has a copy of what it needs: give --init-from start" in error
 
 
 # ---- --resume with more steps, other evaluations, another dtype ----------------------------------
@@ -433,23 +532,29 @@ def test_a_longer_run_is_the_one_that_was_long_from_the_start(
     result, printed = train(config, max_steps=9, resume=True)
     assert result is not None
     assert result.steps == 9
-    assert "the learning rates are 100.00% of their peaks, as before" in printed
+    assert f"after step {6 if finished else 4}, learning_rate is 0.001, as before and" in printed
     assert_equal(weights(config, 9), weights(whole, 9))
     assert train(config, max_steps=9, resume=True)[0] == result  # not repeated
 
 
 @pytest.mark.parametrize(
-    ("schedule", "before", "after"),
+    ("schedule", "before", "after", "peak"),
     [  # 12 steps after 2 of warm-up, then 24; at step 6
-        ("linear", 1 - 4 / 10, 1 - 4 / 22),
-        ("cosine", (1 + math.cos(math.pi * 4 / 10)) / 2, (1 + math.cos(math.pi * 4 / 22)) / 2),
-        ("wsd", 1 - (6 - 4) / (12 - 4), 1.0),  # decays from a third of the steps on
+        ("linear", 1 - 4 / 10, 1 - 4 / 22, 1e-3),
+        (
+            "cosine",
+            (1 + math.cos(math.pi * 4 / 10)) / 2,
+            (1 + math.cos(math.pi * 4 / 22)) / 2,
+            1e-4,
+        ),
+        ("wsd", 1 - (6 - 4) / (12 - 4), 1.0, 6e-3),  # decays from a third of the steps on
     ],
 )
 def test_what_happens_to_the_learning_rate_is_said(
     schedule: Any,
     before: float,
     after: float,
+    peak: float,
     config: TrainConfig,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -457,10 +562,12 @@ def test_what_happens_to_the_learning_rate_is_said(
     with monkeypatch.context() as patch:
         hang_up_in_step(5, patch)
         train(config)
-    _, printed = train(config, max_steps=24, resume=True)
+    assert (config.learning_rate, config.matrix_learning_rate) == (1e-3, 0.02)  # the old peaks
+    _, printed = train(config, max_steps=24, learning_rate=peak, resume=True)
     assert (
-        f"the schedule {schedule!r} now ends at step 24: after step 6, the learning rates are "
-        f"{after:.2%} of their peaks, instead of {before:.2%}"
+        f"after step 6, learning_rate is {peak * after:.3g}, not {1e-3 * before:.3g} and "
+        f"matrix_learning_rate is {0.02 * after:.3g}, not {0.02 * before:.3g}; the schedule "
+        f"{schedule!r} ends at step 24"
     ) in printed
 
 
@@ -592,3 +699,27 @@ def test_a_model_is_measured_without_training(
     assert cli.run(evaluate_command, [*measure, "--part", "all"]) == 0
     # Every character but the first of each part.
     assert f"over {len(TEXT) - 2:,} tokens, the whole of" in capsys.readouterr().out
+
+
+def test_a_loss_that_is_no_number_is_an_error(
+    config: TrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(config)
+    path = config.out / "model.safetensors"
+    good = load_file(path)
+    measure = ["--model", str(config.out), "--corpus", config.corpus]
+    again = ["--corpus", config.corpus, "--out", f"{config.out}2", "--init-from", str(config.out)]
+    again += ["--batch-size", "4"]
+    for damage in (math.nan, math.inf, -math.inf):
+        damaged = {name: tensor.clone() for name, tensor in good.items()}
+        (name,) = (name for name in damaged if name.endswith("wte.weight"))
+        damaged[name][0, 0] = damage
+        save_file(damaged, path, {"format": "pt"})
+        for command, arguments in ((evaluate_command, measure), (train_command, again)):
+            assert cli.run(command, arguments) == 2
+            error = capsys.readouterr().err
+            assert "the model's weights are damaged: wte.weight holds NaN or infinity" in error
+            assert error.count("\n") == 1
+    save_file({name: tensor * 1e30 for name, tensor in good.items()}, path, {"format": "pt"})
+    assert cli.run(evaluate_command, measure) == 2
+    assert "though the model's weights are finite" in capsys.readouterr().err

@@ -981,10 +981,10 @@ def test_a_roll_back_knows_whose_weights_the_best_are(
     save, roll_back = recovery.save_checkpoint, recovery.Recovery.roll_back
     rolled_back = []
 
-    def save_but_one(folder: Path, state: checkpoint.State, keep: int) -> None:
+    def save_but_one(folder: Path, state: checkpoint.State, *options: Any) -> None:
         if state.progress.step == 8:
             raise OSError("no space left on device")
-        save(folder, state, keep)
+        save(folder, state, *options)
 
     def roll_back_and_note(recovery: recovery.Recovery, bad: BadStep) -> None:
         roll_back(recovery, bad)
@@ -1077,10 +1077,10 @@ def test_a_run_that_goes_on_knows_whose_weights_the_best_are(
         found.append((trainer.state.progress.best_val_loss, trainer.state.progress.best_step))
         announce(trainer)
 
-    def save_but_one(folder: Path, state: checkpoint.State, keep: int) -> None:
+    def save_but_one(folder: Path, state: checkpoint.State, *options: Any) -> None:
         if state.progress.step == 8:
             raise Killed
-        checkpoint.save_checkpoint(folder, state, keep)
+        checkpoint.save_checkpoint(folder, state, *options)
 
     monkeypatch.setattr(loop.Trainer, "announce", note_and_announce)
     with monkeypatch.context() as patch:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_type_hints
 
+from gptfast.cli.path import PATH
 from gptfast.cli.printing import LossyStream, escape_unprintable, one_line
 from gptfast.errors import MissingFileError, RunError, UserError
 
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 T = TypeVar("T")
-
-PATH = object()
-"""Marks a field that is text, but may be a path: `corpus: Annotated[str, cli.PATH]`."""
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -65,8 +63,8 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = No
             what = str(error).strip().split("\n")[0]
             return _fail(f"out of memory: take a smaller model or batch ({what})", 1)
         raise
-    except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+    except KeyboardInterrupt as error:
+        return _fail(str(error) or "interrupted", 130)
 
 
 @contextlib.contextmanager
@@ -97,7 +95,8 @@ class ArgumentParser(argparse.ArgumentParser):
 def parse(configuration: type[T], argv: Sequence[str], prog: str, default: T | None = None) -> T:
     """Fill a dataclass from command-line arguments. --help exits the process.
 
-    Paths that begin with ~ are expanded, because no shell does so in `--out=~/x`.
+    Paths that begin with ~ are expanded, because no shell does so in `--out=~/x`. Other texts are
+    UTF-8, whatever the locale.
     Raises UserError for wrong flags, and whatever UserError the dataclass raises for bad values.
     """
     import tyro  # imported late: takes a quarter of a second
@@ -114,7 +113,7 @@ def parse(configuration: type[T], argv: Sequence[str], prog: str, default: T | N
                 config=(tyro.conf.OmitArgPrefixes,),
                 **defaults,
             )
-            return with_homes(parsed)
+            return with_values(parsed)
     except SystemExit as end:
         if not end.code:
             raise
@@ -152,26 +151,41 @@ def path(given: str) -> Path:
     return Path(os.path.expanduser(given))
 
 
-def with_homes(config: T) -> T:
-    """Return a dataclass whose paths are expanded, in its fields and in those of its fields."""
+def with_values(config: T) -> T:
+    """Return a dataclass whose paths are expanded and whose texts are decoded.
+
+    The fields of its fields are, too.
+    """
     hints = get_type_hints(type(config), include_extras=True)
     changed: dict[str, Any] = {}
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
         value = getattr(config, field.name)
         is_marked = PATH in getattr(hints[field.name], "__metadata__", ())
         if dataclasses.is_dataclass(value):
-            changed[field.name] = with_homes(value)
+            changed[field.name] = with_values(value)
         elif isinstance(value, tuple):
-            changed[field.name] = tuple(_with_home(element, is_marked) for element in value)
+            changed[field.name] = tuple(_value(element, is_marked) for element in value)
         else:
-            changed[field.name] = _with_home(value, is_marked)
+            changed[field.name] = _value(value, is_marked)
     return dataclasses.replace(config, **changed)  # type: ignore[type-var]
 
 
-def _with_home(value: Any, is_marked: bool) -> Any:
+def _value(value: Any, is_path: bool) -> Any:
     if isinstance(value, Path):
         return path(str(value))
-    return os.path.expanduser(value) if is_marked and isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return os.path.expanduser(value) if is_path else _decoded(value)
+
+
+def _decoded(text: str) -> str:
+    """Return a text argument as UTF-8, if Python has read it with the locale's encoding instead.
+
+    Bytes that are not UTF-8 remain the lone surrogates that Python made of them.
+    """
+    with contextlib.suppress(UnicodeError):
+        return os.fsencode(text).decode()
+    return text
 
 
 def parse_groups(

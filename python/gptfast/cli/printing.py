@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
 
+from gptfast.system.escape import escaped
+
 
 def escape_unprintable() -> None:
     """Let standard output and error escape the characters that their encoding lacks.
@@ -32,14 +34,6 @@ def one_line(text: str) -> str:
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
     )
-
-
-def escaped(text: str, encoding: str = "utf-8") -> str:
-    r"""Return the text with the characters that the encoding lacks as escapes, such as \xe9.
-
-    UTF-8 lacks the surrogates by which Python names files whose names are not UTF-8.
-    """
-    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 class LossyStream:

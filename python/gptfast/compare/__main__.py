@@ -11,6 +11,7 @@ from typing import Annotated
 import tyro
 
 from gptfast.cli import cli
+from gptfast.cli.printing import lossy_output
 from gptfast.compare.report import Run, differences, plot, read_run, side_by_side
 from gptfast.errors import MissingFileError, UserError
 from gptfast.model.folder import load_model
@@ -46,12 +47,13 @@ def main(argv: Sequence[str]) -> int:
         config.out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"can't write {config.out} ({error}): choose another --out") from error
-    console = cli.console()
-    console.print(differences(runs), soft_wrap=False)
-    write_atomically(config.out, lambda path: plot(runs, path))
-    if config.sample_tokens:
-        console.print(side_by_side([(run.name, _sample(run, config)) for run in runs]))
-    console.print(f"\nthe curves are in {config.out}")
+    with lossy_output():
+        console = cli.console()
+        console.print(differences(runs), soft_wrap=False)
+        write_atomically(config.out, lambda path: plot(runs, path))
+        if config.sample_tokens:
+            console.print(side_by_side([(run.name, _sample(run, config)) for run in runs]))
+        console.print(f"\nthe curves are in {config.out}")
     return 0
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from gptfast.cli.printing import escaped
 from gptfast.errors import MissingFileError
+from gptfast.system.escape import escaped
 from gptfast.tokenizer import load_tokenizer
 from gptfast.train.record import read_record
 from gptfast.train.resume import flat

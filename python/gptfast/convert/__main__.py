@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from gptfast.cli import cli
+from gptfast.cli.printing import lossy_output
 from gptfast.errors import UserError
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ def main(argv: Sequence[str]) -> int:
         )
     save_description(config.out, model.config, tokenizer)
     save_weights(model, config.out / "model.safetensors")
-    print(f"{config.out}: {model.n_parameters():,} parameters, {tokenizer.n_vocab} ids")
+    with lossy_output():
+        print(f"{config.out}: {model.n_parameters():,} parameters, {tokenizer.n_vocab} ids")
     return 0
 
 

@@ -8,19 +8,17 @@ from typing import Annotated
 
 import tyro
 
-from gptfast.cli import cli
+from gptfast.cli.path import PATH
 from gptfast.data.documents import ReadOptions, TextOptions
 
-Files = Annotated[
-    tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILES..."), cli.PATH
-]
+Files = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILES..."), PATH]
 
 
 @dataclass(frozen=True)
 class Describe(TextOptions):
     """Fetch a corpus and describe it."""
 
-    corpus: Annotated[str, tyro.conf.Positional, cli.PATH] = "shakespeare"
+    corpus: Annotated[str, tyro.conf.Positional, PATH] = "shakespeare"
     """'shakespeare', 'tinyshakespeare', or a file, a folder, a glob or - for standard input: text,
     JSON, CSV, TSV or Parquet, also compressed, in tar or in zip."""
     copy: Path | None = None
@@ -39,7 +37,7 @@ class Prepare:
     files: Files = ()
     """Text, JSON (lines or arrays), CSV, TSV or Parquet, also compressed (.gz, .zst, .bz2, .xz,
     .lz4) and in .tar or .zip; folders of them, globs, pipes, - for standard input."""
-    dataset: Annotated[str | None, cli.PATH] = None
+    dataset: Annotated[str | None, PATH] = None
     """Instead of files: OWNER/NAME of a data set on the Hub, or a folder laid out like one."""
     config: str | None = None
     """Which of the data set's configurations."""

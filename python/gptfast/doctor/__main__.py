@@ -9,7 +9,6 @@ import sys
 from collections.abc import Sequence
 
 import torch
-from rich.table import Table
 
 from gptfast import ops
 from gptfast.cli import cli
@@ -31,10 +30,9 @@ def main(argv: Sequence[str]) -> int:
         console.print(line)
     console.print(f"beside other programs: {_sharing()}")
     console.print(f"amx: {cpu.notice or _amx_state()}")
-    table = Table("op", "backend", "state", title="kernels: what 'auto' runs here, uncompiled")
-    for op, backend, reason in ops.backends():
-        table.add_row(op, backend, "runs" if reason is None else reason)
-    console.print(table, soft_wrap=False)
+    console.print("kernels: what 'auto' runs here, uncompiled")
+    for op, backend, reason in ops.backends():  # no table, which a narrow terminal would cut
+        console.print(f"  {op}, {backend}: {'runs' if reason is None else reason}")
     for line in _rules():
         console.print(line)
     return 0

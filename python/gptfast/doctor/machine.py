@@ -5,6 +5,7 @@ from __future__ import annotations
 import locale
 import os
 import platform
+import re
 import shutil
 import sys
 import time
@@ -14,12 +15,13 @@ from pathlib import Path
 import torch
 
 from gptfast import __version__
-from gptfast.cli.units import gib
+from gptfast.cli.units import count, gib
 from gptfast.errors import UserError
 from gptfast.system.cpu import n_cores
 from gptfast.system.files import cache_path
 from gptfast.system.machine import commit, hardware, version_of
 from gptfast.system.memory import total_memory
+from gptfast.system.threads import SPINNING
 from gptfast.train.precision import resolve_dtype
 
 PACKAGES = (
@@ -57,7 +59,8 @@ def describe_machine() -> Iterator[str]:
     yield f"cpu: {found['cpu']}, {_cpu_flags()}"
     yield (
         f"cores: {n_cores()} of {os.cpu_count()} may be used; PyTorch has "
-        f"{torch.get_num_threads()} threads and uses {torch.backends.cpu.get_cpu_capability()}"
+        f"{count(torch.get_num_threads(), 'thread')} and uses "
+        f"{torch.backends.cpu.get_cpu_capability()}"
     )
     memory = total_memory(torch.device("cpu"))
     yield f"memory: {gib(memory) if memory else 'unknown'}{_memory_limit()}"
@@ -128,10 +131,13 @@ def _devices(found: dict[str, object]) -> Iterator[str]:
 
 
 def _environment() -> list[str]:
+    """Return the variables that matter, without secrets and what gptfast itself has set."""
     return [
-        f"{name}={_without_home(value)}"
+        f"{name}={_private(value)}"
         for name, value in sorted(os.environ.items())
-        if name.startswith(PREFIXES) and not any(part in name.upper() for part in _SECRET)
+        if name.startswith(PREFIXES)
+        and not any(part in name.upper() for part in _SECRET)
+        and (name, value) != SPINNING
     ]
 
 
@@ -141,9 +147,12 @@ def _cache() -> str:
     what = "" if path.is_dir() else ", not made yet"
     writable = "" if os.access(existing, os.W_OK) else ", not writable"
     free = shutil.disk_usage(existing).free
-    return f"{_without_home(str(path))}{what}{writable}, {gib(free)} free"
+    return f"{_private(str(path))}{what}{writable}, {gib(free)} free"
 
 
-def _without_home(text: str) -> str:
-    home = os.path.expanduser("~")
-    return text.replace(home, "~") if len(home) > 1 else text
+def _private(text: str) -> str:
+    """Return a path or a value with ~ for the home folder, and *** for a password in an address."""
+    text = re.sub(r"(?<=://)[^/\s@]+@", "***@", text)
+    home = os.path.expanduser("~").rstrip("/")
+    begin, end = r"(?<![^\s:;,=])", r"(?![^\s:;,/])"
+    return re.sub(f"{begin}{re.escape(home)}{end}", "~", text) if home else text

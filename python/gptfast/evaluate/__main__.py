@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from gptfast.cli import cli
+from gptfast.cli.path import PATH
 from gptfast.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,9 +27,9 @@ class EvaluateConfig:
 
     model: Path
     """The model folder, such as runs/shakespeare."""
-    corpus: Annotated[str, cli.PATH] = "shakespeare"
-    """'shakespeare', 'tinyshakespeare', the path of a text file, a folder or a glob, or a folder
-    from `gptfast data prepare`."""
+    corpus: Annotated[str, PATH] = "shakespeare"
+    """'shakespeare', 'tinyshakespeare', a file, a folder or a glob as for `gptfast data prepare`, -
+    for standard input, or a folder that `gptfast data prepare` made."""
     part: Literal["val", "train", "all"] = "val"
     """The part of the corpus to measure on."""
     val_fraction: float = 0.1
@@ -58,11 +60,13 @@ def main(argv: Sequence[str]) -> int:
     from gptfast.data.loader import EvalWindows
     from gptfast.data.prepare import prepare
     from gptfast.model.device import resolve_device
+    from gptfast.model.finite import check_weights
     from gptfast.model.folder import load_model
     from gptfast.system.threads import share_cores
     from gptfast.train.evaluate import bits_per_byte, evaluate
 
     model, tokenizer = load_model(config.model)
+    check_weights(model)
     model.to(resolve_device(config.device))
     console = cli.console()
     vocab_size = tokenizer.n_vocab
@@ -90,6 +94,11 @@ def main(argv: Sequence[str]) -> int:
             n_bytes += size
             n_tokens += len(tokens)
     loss = nats / n_predicted
+    if not math.isfinite(loss):
+        raise UserError(
+            f"the loss is {loss}, though the model's weights are finite: its logits overflow, so "
+            f"the weights are too large; take those of another step or run"
+        )
     bits = bits_per_byte(loss, n_bytes / n_tokens)
     part = "whole" if config.part == "all" else f"{config.part} part"
     console.print(

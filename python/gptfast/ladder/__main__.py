@@ -13,6 +13,7 @@ from typing import Annotated
 from rich.console import Console
 
 from gptfast.cli import cli
+from gptfast.cli.path import PATH
 from gptfast.cli.printing import lossy_output
 from gptfast.data.documents import TextOptions
 from gptfast.data.loader import check_length
@@ -37,7 +38,7 @@ SAMPLE_CHARACTERS = 200
 class LadderConfig(TextOptions):
     """Which text to train on, and where to put the results."""
 
-    corpus: Annotated[str, cli.PATH] = "shakespeare"
+    corpus: Annotated[str, PATH] = "shakespeare"
     """'shakespeare', 'tinyshakespeare', or the path of a text file, a folder or a glob."""
     out: Path = Path("runs/ladder")
     """Folder for ladder.json, ladder.md, ladder.png, and a model folder for every rung."""

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,10 +23,10 @@ from safetensors.torch import load as load_bytes
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from gptfast.cli.printing import escaped
 from gptfast.errors import MissingFileError, UserError
 from gptfast.model import LanguageModel, ModelConfig, build_model, formats
 from gptfast.model.config import RopeScaling
+from gptfast.system.escape import escaped
 from gptfast.system.files import is_file, write_atomically, write_text_atomically
 from gptfast.tokenizer import Tokenizer, load_tokenizer
 
@@ -50,6 +52,9 @@ def save_weights(
     try:
         write_atomically(path, lambda p: save_file(tensors, p, metadata={"format": "pt"}))
     except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is not None:  # so that a full disk is known as one
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
         raise OSError(f"can't write {path}: {error}") from error
 
 

@@ -11,8 +11,9 @@ from typing import Annotated
 import tyro
 
 from gptfast.cli import cli
+from gptfast.cli.path import PATH
 from gptfast.errors import UserError
-from gptfast.sample.config import SamplingConfig
+from gptfast.sample.config import SamplingConfig, check_seed
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class SampleConfig:
     """Text to continue. If it is longer than the model's context, the model sees its end. Without a
     prompt, the model continues a line break; to begin a document, give --prompt '<|endoftext|>'
     --allow-special."""
-    prompt_file: Path | None = None
+    prompt_file: Annotated[str | None, PATH, tyro.conf.arg(metavar="FILE")] = None
     """A UTF-8 file with the prompt, line break at its end included; - for standard input."""
     allow_special: bool = False
     """Read special tokens such as <|endoftext|> in the prompt as tokens, not as ordinary text."""
@@ -42,13 +43,14 @@ class SampleConfig:
     """'auto' (CUDA if there is one), 'cpu', 'cuda' or 'cuda:1'."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**63:
-            raise UserError(f"seed is {self.seed}: expected 0 to 2^63 - 1")
+        check_seed(self.seed)
         for name in ("max_new_tokens", "n_samples"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: expected at least 1")
         if self.prompt and self.prompt_file is not None:
             raise UserError("both --prompt and --prompt-file were given: expected one of them")
+        if self.prompt_file == "":
+            raise UserError("prompt_file is empty: expected a UTF-8 file, or - for standard input")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -60,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
     from gptfast.sample.generate import default_prompt, generate, stream_text
     from gptfast.system.threads import share_cores
 
-    text = config.prompt if config.prompt_file is None else cli.read_text(config.prompt_file)
+    text = config.prompt if config.prompt_file is None else cli.read_text(Path(config.prompt_file))
     model, tokenizer = load_model(config.model)
     model.to(resolve_device(config.device))
     allowed = frozenset(tokenizer.special_tokens) if config.allow_special else frozenset[str]()
@@ -92,8 +94,8 @@ def main(argv: Sequence[str]) -> int:
                 stop_tokens=tokenizer.stop_tokens,
                 n_vocab=tokenizer.n_vocab,
             )
-            for text in stream_text(ids, tokenizer):
-                print(text, end="", flush=True)
+            for piece in stream_text(ids, tokenizer):
+                print(piece, end="", flush=True)
             print()
     return 0
 

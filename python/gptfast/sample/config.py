@@ -55,6 +55,13 @@ def check_min_p(p: float) -> None:
         raise UserError(f"min_p is {p}: expected 0 <= min_p <= 1")
 
 
+def check_seed(seed: int) -> None:
+    """Raise UserError unless the seed is a whole number from 0 to 2^63 - 1."""
+    _check_type("seed", seed, Integral)
+    if not 0 <= seed < 2**63:
+        raise UserError(f"seed is {seed}: expected 0 to 2^63 - 1")
+
+
 def _check_type(name: str, value: object, kind: type) -> None:
     if not isinstance(value, kind) or isinstance(value, bool):
         expected = "a whole number" if kind is Integral else "a number"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gptfast.errors import UserError
 from gptfast.model import LanguageModel
+from gptfast.model.finite import check_weights
 from gptfast.sample.config import SamplingConfig, check_min_p, check_top_k, check_top_p
 from gptfast.tokenizer import Tokenizer
 
@@ -104,23 +105,6 @@ def stream_text(ids: Iterable[int], tokenizer: Tokenizer) -> Iterator[str]:
             yield text
     if text := decoder.finish():
         yield text
-
-
-@torch.no_grad()
-def check_weights(model: LanguageModel) -> None:
-    """Raise UserError if a weight is NaN or infinite, which PyTorch's attention may hide.
-
-    This reads every weight once, as the model does for every token.
-    """
-    sums = torch.stack([p.sum(dtype=torch.float32) for p in model.parameters()])
-    if sums.isfinite().all():
-        return
-    for name, parameter in model.named_parameters():
-        if not parameter.isfinite().all():
-            raise UserError(
-                f"the model's weights are damaged: {name} holds NaN or infinity; take those of "
-                f"another step or run"
-            )
 
 
 def default_prompt(tokenizer: Tokenizer) -> list[int]:

@@ -18,6 +18,9 @@ from pathlib import Path
 
 from gptfast.errors import UserError
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Numbers of the errors that say that a disk or a quota is full."""
+
 
 def write_atomically(path: Path, write: Callable[[Path], None], sync_from: int = 0) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to disk, and rename it to `path`.
@@ -25,13 +28,14 @@ def write_atomically(path: Path, write: Callable[[Path], None], sync_from: int =
     sync_from: bytes from which a file that replaces none is flushed. Each flush takes milliseconds.
     After a power failure, a smaller new file may be missing or empty.
 
-    A new file has the permissions that the umask leaves, whatever `write` gives it. A file that is
-    replaced keeps its own. Raises OSError. An error that names no file, or the temporary one, is
-    changed to name `path`.
+    The file has the permissions that the umask leaves a new one, whatever `write` gives it and an
+    older one had. Raises OSError. An error that names no file, or the temporary one, is changed to
+    name `path`.
     """
     temporary = _temporary(path)
     try:
-        mode = _permissions(path, temporary)
+        temporary.touch()
+        mode = stat.S_IMODE(temporary.stat().st_mode)
         write(temporary)
         is_synced = temporary.stat().st_size >= sync_from or path.exists()
         if is_synced:
@@ -81,7 +85,7 @@ def make_folder(folder: Path, advice: str = "choose another") -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL:
             raise
         raise UserError(
             f"{folder} can't be written to ({error.strerror}): expected a folder, or a place where "
@@ -138,15 +142,6 @@ _TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.[0-9a-f]{8}\.tmp", re.DO
 def _temporary(path: Path) -> Path:
     """Return a unique temporary name, because several threads may write the same file."""
     return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-
-
-def _permissions(path: Path, temporary: Path) -> int:
-    """Create `temporary`; return the permissions for `path`: those it has, or a new file's."""
-    temporary.touch()
-    try:
-        return stat.S_IMODE(path.stat().st_mode)
-    except OSError:  # it is new, or a link to nothing
-        return stat.S_IMODE(temporary.stat().st_mode)
 
 
 def _is_alive(pid: int) -> bool:

@@ -23,9 +23,10 @@ from pathlib import Path
 
 from gptfast.system.cpu import n_cores
 
-_SPIN_COUNT = "20000"
-"""Rounds that a thread spins before it sleeps, fewer than libgomp's default: enough on idle
-cores, and less to burn until `share_cores` notices a busy one."""
+SPINNING = ("GOMP_SPINCOUNT", "20000")
+"""The variable and the value that `limit_spinning` sets: the rounds that a thread spins before it
+sleeps. They are fewer than libgomp's default: enough on idle cores, and less to burn until
+`share_cores` notices a busy one."""
 _INTERVAL = 0.5
 """Seconds between measurements of how busy the cores are."""
 _BUSY, _IDLE = 0.25, 0.1
@@ -36,7 +37,7 @@ the second."""
 def limit_spinning() -> None:
     """Set libgomp's spin count, unless the user has set a policy. Call before PyTorch loads."""
     if not any(name in os.environ for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")):
-        os.environ["GOMP_SPINCOUNT"] = _SPIN_COUNT
+        os.environ[SPINNING[0]] = SPINNING[1]
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from gptfast.audit import CHARACTERS, WORDS, audit
@@ -14,12 +15,13 @@ from gptfast.audit.compression import bytes_per_token
 from gptfast.audit.probes import KINDS, probe
 from gptfast.audit.report import print_audit, save
 from gptfast.cli import cli
-from gptfast.cli.printing import escaped, lossy_output
+from gptfast.cli.printing import lossy_output
 from gptfast.data.documents import ReadOptions, ReadReport, find_files, read_blocks
 from gptfast.data.encode import encode_files
 from gptfast.data.shard import Shard
 from gptfast.data.train_tokenizer import train_tokenizer
 from gptfast.errors import RunError, UserError
+from gptfast.system.escape import escaped
 from gptfast.system.files import make_folder
 from gptfast.tokenizer import BPETokenizer, Tokenizer
 from gptfast.tokenizer.options import Audit, Decode, Encode, Show, TokenizerConfig, Train
@@ -38,11 +40,13 @@ def main(argv: Sequence[str]) -> int:
             with lossy_output():
                 run_train(config)
         case Encode() as config:
-            run_encode(config)
+            with lossy_output() if config.out else nullcontext():  # ids alone must not be lost
+                run_encode(config)
         case Decode() as config:
             run_decode(config)
         case Audit() as config:
-            run_audit(config)
+            with lossy_output() if config.out else nullcontext():
+                run_audit(config)
         case Show() as config:
             run_show(config)
     return 0

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from gptfast.cli import cli
+from gptfast.cli.path import PATH
 from gptfast.data.documents import ReadOptions, TextOptions
 from gptfast.data.options import Files
 from gptfast.tokenizer.base import Tokenizer
@@ -114,9 +114,9 @@ class Audit(TextOptions, _WithTokenizer):
 
     files: Files = ()
     """The text, which must fit into memory: files as for `train`; else the built-in texts."""
-    against: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    against: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, PATH] = ()
     """NAME=PATH of a tokenizer to compare with; repeat the option for more."""
-    learned_from: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, cli.PATH] = ()
+    learned_from: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, PATH] = ()
     """File with the characters and words that the naive tokenizers know, instead of those of the
     text; repeat the option for more."""
     out: Path | None = None

@@ -27,11 +27,10 @@ def main(argv: Sequence[str]) -> int:
     """Train as the arguments say. Return 0, or 130 if a signal ended the run early."""
     config = parse_config(argv)
     with lossy_output():
-        return train(config, argv)
+        return _train(config, argv)
 
 
-def train(config: TrainConfig, argv: Sequence[str]) -> int:
-    """Train and print how it went. Return 0, or 130 if a signal ended the run early."""
+def _train(config: TrainConfig, argv: Sequence[str]) -> int:
     console = cli.console()
     if cpu.notice:
         console.print(f"note: {cpu.notice}")

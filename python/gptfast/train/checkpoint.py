@@ -28,6 +28,7 @@ from gptfast.errors import UserError
 from gptfast.model import LanguageModel
 from gptfast.model.folder import FILES, load_weights, save_weights
 from gptfast.system.files import (
+    FULL,
     add_folder,
     remove_leftovers,
     write_folder_atomically,
@@ -112,11 +113,12 @@ class State:
         return seconds
 
 
-def save_checkpoint(folder: Path, state: State, keep: int) -> None:
+def save_checkpoint(folder: Path, state: State, keep: int, log: Callable[[str], None]) -> None:
     """Write folder/training/step-N, and keep only the `keep` newest checkpoints.
 
-    Every process must call this; rank 0 collects the state of all processes and writes it. Raises
-    OSError, for instance if the disk is full.
+    Every process must call this; rank 0 collects the state of all processes and writes it. On a
+    full disk, only the newest checkpoint is kept, and `log` is called with a line for each of the
+    others. Raises OSError if that doesn't help.
     """
     model_state = full_state(state.model)
     optimizer_state = full_optimizer_state(state.model, state.optimizers)
@@ -135,19 +137,46 @@ def save_checkpoint(folder: Path, state: State, keep: int) -> None:
             "scaler": state.scaler.state_dict(),
             "random": random_states,
         }
-        try:
-            torch.save(rest, temporary / "optimizer.pt")
-        except RuntimeError as error:  # PyTorch raises this for a full disk
-            raise OSError(str(error).split("\n")[0]) from error
+        _save_torch(rest, temporary / "optimizer.pt")
         described = {"progress": asdict(state.progress), "source": state.source.state_dict()}
         write_text_atomically(temporary / "state.json", json.dumps(described, indent=2))
         checksums = {name: _sha256(temporary / name) for name in _CHECKSUMMED}
         write_text_atomically(temporary / "checksums.json", json.dumps(checksums, indent=2))
 
     add_folder(training)
-    write_folder_atomically(path, write)
+    _write_or_make_room(folder, lambda: write_folder_atomically(path, write), log)
     for old in _checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
+
+
+def _save_torch(content: object, path: Path) -> None:
+    """Write a file of PyTorch's. Raises OSError."""
+    with path.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # raised after an OSError, which says more
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
+def _write_or_make_room(
+    folder: Path, write: Callable[[], None], log: Callable[[str], None]
+) -> None:
+    """Call `write`; if the disk is full, delete all checkpoints but the newest and call it again.
+
+    The newest stays, and the others stay as well if it is damaged. Raises OSError.
+    """
+    try:
+        write()
+    except OSError as error:
+        *older, newest = _checkpoints(folder) or [folder]
+        if error.errno not in FULL or not older or _damage(newest) is not None:
+            raise
+        for path in older:
+            log(f"the disk is full ({error}): the older checkpoint {path} is deleted")
+            shutil.rmtree(path)
+        write()
 
 
 def load_checkpoint(folder: Path, state: State, log: Callable[[str], None]) -> bool:
@@ -210,14 +239,20 @@ def save_skipped(folder: Path, skipped: list[int]) -> None:
 
 
 def save_best(
-    folder: Path, model: LanguageModel, weights: dict[str, Tensor], val_loss: float, step: int
+    folder: Path,
+    model: LanguageModel,
+    weights: dict[str, Tensor],
+    val_loss: float,
+    step: int,
+    log: Callable[[str], None],
 ) -> None:
     """Write `weights`, the full state of the model, to model.safetensors.
 
-    Then write training/best.json with the val loss, the step and a checksum. Raises OSError, for
-    instance if the disk is full.
+    Then write training/best.json with the val loss, the step and a checksum. On a full disk, make
+    room as `save_checkpoint` does. Raises OSError if that doesn't help.
     """
-    save_weights(model, folder / "model.safetensors", weights)
+    path = folder / "model.safetensors"
+    _write_or_make_room(folder, lambda: save_weights(model, path, weights), log)
     make_best_record(folder, val_loss, step)
 
 

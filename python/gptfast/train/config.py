@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from gptfast.cli import cli
+from gptfast.cli.path import PATH
 from gptfast.data.documents.options import TextOptions
 from gptfast.errors import UserError
 from gptfast.model.config import ModelConfig
@@ -58,10 +58,10 @@ class RunOptions:
 class DataOptions(TextOptions):
     """The data to train on."""
 
-    corpus: Annotated[str, cli.PATH] = "shakespeare"
+    corpus: Annotated[str, PATH] = "shakespeare"
     """'shakespeare', 'tinyshakespeare', a file, a folder or a glob as for `gptfast data prepare`, -
     for standard input, or a folder that `gptfast data prepare` made."""
-    mix_corpora: Annotated[tuple[str, ...], cli.PATH] = ()
+    mix_corpora: Annotated[tuple[str, ...], PATH] = ()
     """Further corpora to mix with `corpus`, prepared with the same tokenizer."""
     corpus_weights: tuple[float, ...] = ()
     """Weights of `corpus` and of each of `mix_corpora` in the tokens trained on, in any unit. By
@@ -73,7 +73,7 @@ class DataOptions(TextOptions):
     init_from: Path | None = None
     """A model folder to start from: its weights, configuration and tokenizer. Give lower learning
     rates than for training from scratch."""
-    tokenizer: Annotated[str, cli.PATH] = "bpe"
+    tokenizer: Annotated[str, PATH] = "bpe"
     """'bpe' or 'char' (trained on the corpus), or a folder with a tokenizer.json."""
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from gptfast.errors import UserError
 from gptfast.model.base import LanguageModel
 from gptfast.model.moe import MixtureOfExperts
+
+_EXAMPLES = 5
+"""Number of names in an error."""
 
 
 def freeze(model: LanguageModel, patterns: Sequence[str]) -> str:
@@ -24,7 +27,7 @@ def freeze(model: LanguageModel, patterns: Sequence[str]) -> str:
         if not matched:
             raise UserError(
                 f"freeze has {pattern!r}, which no parameter's name matches: expected a pattern of "
-                f"names such as {', '.join(_examples(parameters))}"
+                f"names such as {', '.join([*parameters][:_EXAMPLES])}"
             )
         frozen |= matched
     if len(frozen) == len(parameters):
@@ -42,8 +45,3 @@ def freeze(model: LanguageModel, patterns: Sequence[str]) -> str:
     return (
         f"frozen: {len(frozen)} of {len(parameters)} tensors, {n_frozen:,} of {n_all:,} parameters"
     )
-
-
-def _examples(names: Iterable[str]) -> list[str]:
-    """Return the names with the numbers of later blocks left out, which repeat the first's."""
-    return [name for name in names if not name.startswith("h.") or name.startswith("h.0.")]

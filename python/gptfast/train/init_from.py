@@ -11,6 +11,7 @@ from gptfast.data.dataset import Mixture
 from gptfast.errors import MissingFileError, UserError
 from gptfast.model.base import LanguageModel
 from gptfast.model.config import ModelConfig
+from gptfast.model.finite import check_weights
 from gptfast.model.folder import load_model, read_config, refuse_pickles
 from gptfast.system.files import is_file
 from gptfast.tokenizer import load_tokenizer
@@ -103,7 +104,17 @@ def started_from(config: TrainConfig) -> dict[str, Any]:
     record = read_record(config.out)
     then = record["config"]
     if config.tokenizer not in ("bpe", "char", then.get("tokenizer")):
-        own, given = load_tokenizer(config.out), load_tokenizer(Path(config.tokenizer))
+        option, before = ("--tokenizer", then.get("tokenizer"))
+        if folder is not None:
+            option, before = ("--init-from", then["init_from"])
+        try:
+            given = load_tokenizer(Path(config.tokenizer))
+        except MissingFileError as error:
+            raise MissingFileError(
+                f"{error}; the run in {config.out} has a copy of what it needs: give {option} "
+                f"{before} as at its start, whether that still exists or not"
+            ) from error
+        own = load_tokenizer(config.out)
         if own.fingerprint != given.fingerprint:
             raise UserError(
                 f"the tokenizer in {config.tokenizer} is not the one that the run in {config.out} "
@@ -131,8 +142,13 @@ def weights_sha256(folder: Path) -> str:
 
 
 def copy_weights(folder: Path, model: LanguageModel) -> None:
-    """Load a folder's weights into `model`, without learned positions beyond its context."""
-    state = load_model(folder)[0].state_dict()
+    """Load a folder's weights into `model`, without learned positions beyond its context.
+
+    Raises UserError for weights that are not finite, as training would blame the computation.
+    """
+    loaded, _ = load_model(folder)
+    check_weights(loaded)
+    state = loaded.state_dict()
     if "wpe.weight" in state:
         state["wpe.weight"] = state["wpe.weight"][: model.config.block_size]
     model.load_state_dict(state)

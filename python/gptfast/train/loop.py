@@ -17,7 +17,7 @@ from gptfast.errors import RunError
 from gptfast.model.base import LanguageModel
 from gptfast.model.folder import load_weights
 from gptfast.system.memory import peak_memory
-from gptfast.system.signals import stop_signal
+from gptfast.system.signals import Stop
 from gptfast.train.checkpoint import Clock, State
 from gptfast.train.config import RunConfig
 from gptfast.train.display import Display
@@ -78,40 +78,43 @@ class Trainer:
         self.recovery = Recovery(config, self.state, metrics, display)
         self.interval_tokens, self.interval_seconds = 0, 0.0
 
-    def run(self) -> Result | None:
+    def run(self, stop: Stop) -> Result | None:
         """Train to the end, from the newest checkpoint in config.out if there is one.
 
-        After SIGINT, SIGTERM or SIGHUP, save a checkpoint and return None. Raises RunError if steps
-        keep going wrong, or if the last checkpoint can't be saved.
+        stop: the flag that a signal sets; the run then saves a checkpoint and returns None. Raises
+        RunError if steps keep going wrong, or if the last checkpoint can't be saved.
         """
         config, state = self.config, self.state
         self.recovery.resume_or_begin()
         self.announce()
         checkpoint_interval = config.checkpoint_interval or config.eval_interval
-        with stop_signal() as stop:
-            while True:
-                step = state.progress.step
-                is_last = step == config.max_steps
-                # All processes must leave the loop at the same step, so they ask one another.
-                if self.world.any(stop.is_wanted) and not is_last:
-                    self.recovery.save(must=True)
-                    return None
-                try:
-                    # Before the step, so that step 0 measures the untrained model.
-                    is_evaluated = is_last or step % config.eval_interval == 0
-                    if is_evaluated:
-                        self.evaluate()
-                    if is_evaluated or step % checkpoint_interval == 0:
-                        self.recovery.save(must=is_last)
-                    if is_last:
-                        break
-                    self.display.sample(step, state.model)
-                    state.lap()
-                    self.step()
-                except BadStep as bad:
-                    self.recovery.roll_back(bad)
-                    self.interval_tokens, self.interval_seconds = 0, 0.0
-        return self.finish()
+        while True:
+            step = state.progress.step
+            is_last = step == config.max_steps
+            # All processes must leave the loop at the same step, so they ask one another.
+            if self.world.any(stop.is_wanted) and not is_last:
+                self.recovery.save(must=True)
+                return None
+            try:
+                # Before the step, so that step 0 measures the untrained model.
+                is_evaluated = is_last or step % config.eval_interval == 0
+                if is_evaluated:
+                    self.evaluate()
+                if is_evaluated or step % checkpoint_interval == 0:
+                    self.recovery.save(must=is_last)
+                if is_last:
+                    break
+                self.display.sample(step, state.model)
+                state.lap()
+                self.step()
+            except BadStep as bad:
+                self.recovery.roll_back(bad)
+                self.interval_tokens, self.interval_seconds = 0, 0.0
+        try:
+            with stop.at_once():
+                return self.finish()
+        except KeyboardInterrupt:  # the last step is saved
+            return None
 
     def close(self) -> None:
         """End the thread that draws batches."""

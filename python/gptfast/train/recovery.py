@@ -81,7 +81,9 @@ class Recovery:
         """
         self.state.lap()
         try:
-            save_checkpoint(self.config.out, self.state, self.config.keep_checkpoints)
+            save_checkpoint(
+                self.config.out, self.state, self.config.keep_checkpoints, self.display.message
+            )
         except OSError as error:
             what = f"can't save the checkpoint of step {self.state.progress.step} ({error})"
             if self.state.progress.step == 0:
@@ -99,7 +101,14 @@ class Recovery:
         failed = False
         if state.world.is_main:
             try:
-                save_best(self.config.out, state.model, weights, val_loss, state.progress.step)
+                save_best(
+                    self.config.out,
+                    state.model,
+                    weights,
+                    val_loss,
+                    state.progress.step,
+                    self.display.message,
+                )
             except OSError as error:
                 failed = True
                 self.display.message(

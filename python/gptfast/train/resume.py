@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ CHANGEABLE = (
 another machine, or to rescue a failed run. The learning rates and max_steps change what is learned.
 The others change only when the run gives up, what it measures, and how it is computed: rounding,
 dropout's random numbers, and the tokens that experts balance over."""
+
+_PEAKS = ("learning_rate", "matrix_learning_rate")
 
 PATHS = ("corpus", "mix_corpora", "init_from", "tokenizer")
 """Settings that may name the same files in another way. Checksums decide whether they do."""
@@ -96,18 +99,35 @@ def check_same_data(folder: Path, older: dict[str, Any], fingerprint: str) -> No
 
 
 def describe_changes(older: dict[str, Any], config: RunConfig) -> list[str]:
-    """Return a line for each changed setting, and one about the learning rate's new course."""
+    """Return a line for each changed setting, and one about the learning rates' new course."""
     changes = changed(older, config)
     lines = [
         f"continuing with {name} {now} instead of {then}" for name, (then, now) in changes.items()
     ]
     done = newest_step(config.out)
-    if "max_steps" in changes and done is not None:
-        before = replace(config, max_steps=older["config"]["max_steps"]).lr_factor(done)
-        after = config.lr_factor(done)
-        was = "as before" if abs(before - after) < 1e-4 else f"instead of {before:.2%}"
+    if done is not None and not changes.keys().isdisjoint(("max_steps", *_PEAKS)):
+        then = {name: older["config"][name] for name in ("max_steps", *_PEAKS)}
+        before, after = (
+            _learning_rates(replace(config, **then), done),
+            _learning_rates(config, done),
+        )
+        rates = [
+            f"{name} is {after[name]:.3g}, "
+            + (
+                "as before"
+                if math.isclose(before[name], after[name])
+                else f"not {before[name]:.3g}"
+            )
+            for name in after
+        ]
         lines.append(
-            f"the schedule {config.schedule!r} now ends at step {config.max_steps}: after step "
-            f"{done}, the learning rates are {after:.2%} of their peaks, {was}"
+            f"after step {done}, {' and '.join(rates)}; the schedule {config.schedule!r} ends at "
+            f"step {config.max_steps}"
         )
     return lines
+
+
+def _learning_rates(config: RunConfig, step: int) -> dict[str, float]:
+    """Return the learning rates at a step that the optimizer uses, by the names of their peaks."""
+    used = _PEAKS if config.optimizer == "muon" else _PEAKS[:1]
+    return {name: getattr(config, name) * config.lr_factor(step) for name in used}

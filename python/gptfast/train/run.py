@@ -24,6 +24,7 @@ from gptfast.ops import use_backend
 from gptfast.system.files import make_folder
 from gptfast.system.locking import folder_lock
 from gptfast.system.memory import keep_freed_memory
+from gptfast.system.signals import Stop, stop_signal
 from gptfast.system.threads import share_cores
 from gptfast.train.checkpoint import (
     Clock,
@@ -65,7 +66,8 @@ def run(
 
     command: recorded in run.json. write_sample: writes samples during training; None means no
     samples. With config.resume, a finished run is not repeated, and its result is returned. Returns
-    None if a signal ended the run early. Raises UserError, MissingFileError or RunError.
+    None if a signal ended the run early, after a checkpoint was saved. Raises UserError,
+    MissingFileError or RunError, and KeyboardInterrupt for a signal while the data is prepared.
     """
     check_trackers(config.log_to)
     console = console or Console(quiet=True)
@@ -76,7 +78,9 @@ def run(
         console.quiet = console.quiet or not world.is_main
         config.micro_batches(world.size)  # raises if the batch can't be divided evenly
         interval = sample_interval(config, world, console) if write_sample else 0
-        with world.main_first():  # the other processes find the data prepared
+        stop = stack.enter_context(stop_signal())
+        early = f"interrupted while the data is prepared: nothing in {config.out} has changed"
+        with stop.at_once(early), world.main_first():  # the other processes find it prepared
             older = guard_folder(config, stack) if world.is_main else None
             task = prepare(config, console)
         (older, *_) = world.gather(older)
@@ -94,7 +98,7 @@ def run(
         world.gather(None)  # an older run is now deleted, so no process can load it
         sampler = Sampler(write_sample, task.tokenizer, interval) if write_sample else None
         display = Display(config.max_steps, console, world, training_flops(model), sampler)
-        result = train(config, task, model, display, world, clock)
+        result = train(config, task, model, display, world, clock, stop)
         if result is not None and world.is_main:
             write_record(config, command, task, result, older, world.size)
         return result
@@ -107,6 +111,7 @@ def train(
     display: Display,
     world: World,
     clock: Clock,
+    stop: Stop,
 ) -> Result | None:
     """Run the training loop, and close its files and threads."""
     with (
@@ -116,7 +121,7 @@ def train(
             Trainer(config, model, task.source, task.objective, display, metrics, world, clock)
         ) as trainer,
     ):
-        return trainer.run()
+        return trainer.run(stop)
 
 
 def announce(
