@@ -161,6 +161,38 @@ def test_a_scale_of_any_sign_is_the_definitions(scale, causal, backend):
         torch.testing.assert_close(dropped, expected)  # by the path for dropout on the CPU
 
 
+# ---- tracing -------------------------------------------------------------------------------------
+
+
+def keys_and_queries(T, S):
+    return randn(2, 4, T, 4), randn(2, 2, S, 4, seed=1), randn(2, 2, S, 4, seed=2)
+
+
+# PyTorch's remarks: torch.jit is old, and the checks of shapes are not part of the trace.
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:`torch.jit")
+@pytest.mark.parametrize("window", [None, 1, 8, 2**70])
+@pytest.mark.parametrize("backend", [None, "reference"])
+def test_a_trace_of_attention_serves_other_lengths_with_its_window(window, backend):
+    def short(*qkv):
+        return ops.attention(*qkv, window=window, backend=backend)
+
+    def decode(q, k, v, lengths):
+        return ops.decode_attention(q, k, v, lengths, window=window, backend=backend)
+
+    T = S = 4
+    traced = torch.jit.trace(short, keys_and_queries(T, S))
+    decoded = torch.jit.trace(decode, (*keys_and_queries(2, S), torch.tensor([3, 4])))
+    for n in (1, 3, 16):
+        q, k, v = keys_and_queries(n, n)
+        ahead = torch.arange(n) - torch.arange(n)[:, None]
+        seen = (ahead <= 0) & (ahead > -min(window or n, n))
+        expected = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=True)
+        torch.testing.assert_close(traced(q, k, v), expected)
+        if n > 1:
+            actual = decoded(q[:, :, -2:], k, v, torch.tensor([n, n]))
+            torch.testing.assert_close(actual, expected[:, :, -2:])
+
+
 # ---- wrong arguments -----------------------------------------------------------------------------
 
 

@@ -305,7 +305,7 @@ def attention(
     q_BHTD, k_BGSD, v_BGSD = autocast(q_BHTD, k_BGSD, v_BGSD)
     check_qkv("attention", q_BHTD, k_BGSD, v_BGSD)
     check_bool("attention", "causal", causal)
-    window = checked_window("attention", window, max(q_BHTD.shape[2], k_BGSD.shape[2]))
+    window = checked_window("attention", window)
     scale = checked_scale("attention", scale)
     dropout_p = as_float("attention", "dropout_p", dropout_p)
     _check_options(q_BHTD, k_BGSD, dropout_p, cu_seqlens)

@@ -89,14 +89,16 @@ def check_alike(op: str, **tensors: Tensor) -> None:
             )
 
 
-def checked_window(op: str, window: int | None, n_keys: int) -> int | None:
-    """Return the window, at most n_keys. Raise UserError if it hides a query's own key."""
+def checked_window(op: str, window: int | None) -> int | None:
+    """Return the window, at most 2^30. Raise UserError if it hides a query's own key."""
     if window is None:
         return None
     window = as_int(op, "window", window)
     if window < 1:
         raise UserError(f"{op}: window is {window}; expected at least 1, or None for all keys")
-    return min(window, n_keys)  # so that sums in the kernels fit into 32 bits
+    # The kernels add positions to the window in 32 bits. The limit doesn't depend on the number of
+    # keys, which torch.jit.trace would keep as a constant.
+    return min(window, 2**30)
 
 
 def checked_scale(op: str, scale: float | None) -> float | None:
