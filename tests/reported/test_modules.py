@@ -177,6 +177,17 @@ def test_no_uninitialised_buffer_is_left_after_loading(
     copy.deepcopy(later)  # a model that has trained can be copied, too
 
 
+@EVERY_MODEL
+def test_logits_depend_on_the_state_alone(config: ModelConfig) -> None:
+    """Other loaders fill buffers outside of the state, such as counts, with anything."""
+    model, ids = shaken(config), some_ids()
+    later = copy.deepcopy(model).to_empty(device="cpu")
+    for buffer in later.buffers():
+        buffer.fill_(float("nan"))
+    later.load_state_dict(model.state_dict())
+    assert torch.equal(later(ids), model(ids))
+
+
 @pytest.mark.parametrize("config", [GPT2, LLAMA, MIXTRAL, SPEEDRUN], ids=str)
 @pytest.mark.usefixtures("empty_is_nan")
 def test_init_weights_sets_every_weight(config: ModelConfig) -> None:
