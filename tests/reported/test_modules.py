@@ -267,6 +267,24 @@ def test_another_type_in_config_json_is_named_in_one_line(
         read_config(path)
 
 
+@pytest.mark.parametrize(
+    "value",
+    [10**400, pytest.param(-(10**5000), id="too many digits for repr"), "2.5", True, [10**5], None],
+)
+@pytest.mark.parametrize("field", ["n_layer", "norm_eps"])
+def test_a_wrong_number_in_a_configuration_is_named_in_one_line(field: str, value: Any) -> None:
+    with pytest.raises(UserError, match=f"{field} is .*: expected a") as raised:
+        replace(GPT2, **{field: value})
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.0, "2", True, None, 10**400, torch.tensor(2)])
+def test_a_wrong_size_of_a_cache_is_named_in_one_line(size: Any) -> None:
+    with pytest.raises(UserError, match=r"batch_size is .*: expected a") as raised:
+        build_model(GPT2).new_cache(size)
+    assert "\n" not in str(raised.value)
+
+
 @EVERY_MODEL
 def test_the_summed_loss_is_pytorchs(config: ModelConfig) -> None:
     model, ids = shaken(config), some_ids()

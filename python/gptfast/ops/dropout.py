@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gptfast.errors import UserError
-from gptfast.ops.checks import as_float, check_tensors
+from gptfast.ops.checks import check_tensors, checked_float
 from gptfast.ops.operator import is_traced, is_transformed
 
 _LEVELS = 2**16
@@ -37,7 +37,7 @@ def dropout(x: Tensor, p: float) -> Tensor:
     check_tensors("dropout", x=x)
     if not x.is_floating_point():
         raise UserError(f"dropout: x is {x.dtype}; expected a floating dtype")
-    p = as_float("dropout", "p", p)
+    p = checked_float("dropout", "p", p)
     if not 0 <= p < 1:
         raise UserError(f"dropout: p is {p}; expected 0 <= p < 1")
     if p == 0:

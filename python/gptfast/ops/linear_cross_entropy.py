@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gptfast.errors import UserError
+from gptfast.errors import UserError, as_int64
 from gptfast.ops.checks import (
     Reduction,
-    as_int,
     check_alike,
     check_reduction,
     check_targets,
@@ -200,7 +199,7 @@ def linear_cross_entropy(
     hidden, weight = autocast(hidden, weight)
     _check(hidden, weight)
     softcap = checked_softcap(op, softcap)
-    ignore_index = as_int(op, "ignore_index", ignore_index)
+    ignore_index = as_int64(f"{op}: ignore_index", ignore_index)
     check_targets(op, targets, hidden.shape[:-1], hidden.device, len(weight), ignore_index)
     chosen = choose(
         work(hidden, weight), backend, hidden.device, lambda name: why_not(name, hidden)

@@ -50,8 +50,8 @@ class Operator:
                 level.key() != TransformType.Vmap for level in levels
             ):
                 raise UserError(
-                    f"{self.name}: this backend has no rule for torch.func and forward mode AD; "
-                    f"use backend='reference' there"
+                    f"{self.name}: this backend has no rule for torch.func and forward mode AD: "
+                    f'compute in `with gptfast.ops.use_backend("reference"):`'
                 )
             return self.registered(*inputs)
         return (self.registered if is_watched(inputs) else self._short)(*inputs)
