@@ -28,7 +28,8 @@ def build(config: ModelConfig) -> MixtureOfExperts:
 @pytest.mark.parametrize("n_active", [2, 3, 5])
 @pytest.mark.parametrize("activation", ["swiglu", "gelu", "gelu_exact", "relu2"])
 def test_each_token_gets_the_weighted_sum_of_its_experts(n_active: int, activation: str) -> None:
-    moe = build(replace(CONFIG, n_expert_active=n_active, activation=activation))
+    config = replace(CONFIG, n_expert_active=n_active, activation=activation)
+    moe = build(replace(config, expert_balance="bias"))
     moe.bias_E.copy_(torch.tensor([0.3, -0.2, 0.0, 0.1, 0.0]))
     x = torch.randn(3, 7, 16)
     expected = torch.zeros_like(x)

@@ -259,7 +259,7 @@ def test_a_second_derivative_is_refused():
     hidden.requires_grad_()
     loss = linear_cross_entropy(hidden, weight, targets, backend="torch")
     (gradient,) = torch.autograd.grad(loss, hidden, create_graph=True)
-    with pytest.raises(UserError, match="has no second derivative; use backend='reference'"):
+    with pytest.raises(UserError, match=r"has no second derivative: .*use_backend"):
         gradient.sum().backward()
 
 
@@ -460,5 +460,5 @@ def test_a_second_derivative_of_the_tokens_losses_is_refused():
     hidden.requires_grad_()
     losses = linear_cross_entropy(hidden, weight, targets, reduction="none", backend="torch")
     (gradient,) = torch.autograd.grad(losses.sum(), hidden, create_graph=True)
-    with pytest.raises(UserError, match="has no second derivative; use backend='reference'"):
+    with pytest.raises(UserError, match=r"has no second derivative: .*use_backend"):
         gradient.sum().backward()

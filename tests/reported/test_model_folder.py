@@ -15,7 +15,7 @@ import tokenizers
 import torch
 
 from gptfast.errors import UserError
-from gptfast.model import ModelConfig, build_model
+from gptfast.model import ModelConfig, build_model, formats
 from gptfast.model.folder import load_model, save_description, save_weights
 from gptfast.tokenizer import BPETokenizer, CharTokenizer, Tokenizer, load_tokenizer
 from gptfast.tokenizer.roles import Roles
@@ -179,6 +179,8 @@ def test_no_embedding_that_is_used_is_frozen_as_padding(tmp_path: Path, layout: 
         ("pytorch_model-00001-of-00002.bin", "save_pretrained"),
         ("consolidated.00.pth", "transformers' format"),
         ("ckpt.pt", "gptfast import nanogpt"),
+        ("model.pth", "transformers' format"),
+        ("last.ckpt", "transformers' format"),
     ],
 )
 def test_pickled_weights_are_refused_with_the_way_to_convert_them(
@@ -197,3 +199,118 @@ def test_pickled_weights_are_refused_with_the_way_to_convert_them(
         (tmp_path / "model.safetensors").touch()  # the other file doesn't matter
         with pytest.raises(UserError, match="not a complete safetensors file"):
             load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("tf_model.h5", "is a model for TensorFlow: expected model.safetensors; take"),
+        ("flax_model.msgpack", "is a model for Flax"),
+        ("model.gguf", "is a model for llama.cpp"),
+        ("tiny-Q4_K_M.gguf", "is a model for llama.cpp"),
+        ("adapter_model.safetensors", "is an adapter, .* merge it into its model"),
+        ("adapter_model.bin", "is an adapter"),
+        ("pytorch_model.bin.index.json", "is an index of pickles"),
+        ("consolidated.safetensors", "is weights in Mistral's own format"),
+        ("weights.safetensors", "no weights at .*: there is weights.safetensors; .* or rename it"),
+        ("README.md", "no weights at .*: copy or fetch the file"),
+        ("run.json", "no weights at .*: the training run has not saved any yet"),
+    ],
+)
+def test_what_is_there_instead_of_weights_is_named(tmp_path: Path, name: str, message: str) -> None:
+    make(tmp_path, "llama", "cl100k")
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(UserError, match=message) as error:
+        load_model(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_link_or_folder_in_the_place_of_weights_is_named(tmp_path: Path) -> None:
+    weights = make(tmp_path, "llama", "cl100k") / "model.safetensors"
+    weights.symlink_to("../blobs/abc")
+    with pytest.raises(UserError, match=r"it is a link to \.\./blobs/abc, which does not exist"):
+        load_model(tmp_path)
+    weights.unlink()
+    weights.mkdir()
+    with pytest.raises(UserError, match=r"it is a folder; expected a safetensors file"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
+def test_a_file_of_a_model_instead_of_its_folder_is_named(tmp_path: Path, file: str) -> None:
+    folder = make(tmp_path, "llama", "cl100k")
+    (folder / "model.safetensors").touch()
+    for load in (load_model, stored_config):
+        with pytest.raises(UserError, match=f"{file} is a file: expected the folder of a model"):
+            load(folder / file)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7\nsize 9\n", "git lfs pull"),
+        (b"<!DOCTYPE html>\n<html>", "it is a web page"),
+        (b"", "it is empty"),
+        (b"PK\x03\x04\x00\x00\x08\x08\x00\x00", "it is a pickle of PyTorch"),
+        (b"\x40\0\0\0\0\0\0\0{", "incomplete|too small|truncated|[Hh]eader"),
+    ],
+)
+@pytest.mark.parametrize(
+    "file", ["model.safetensors", "model.safetensors.index.json", "config.json"]
+)
+def test_another_content_of_a_file_is_named(
+    tmp_path: Path, file: str, content: bytes, message: str
+) -> None:
+    make(tmp_path, "llama", "cl100k")
+    (tmp_path / file).write_bytes(content)
+    if content.startswith(b"\x40") and file != "model.safetensors":
+        message = "it is damaged JSON"
+    with pytest.raises(UserError, match=f"{file} is not .*: .*({message})") as error:
+        load_model(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+OURS = replace(GPT2, positions="none")
+GONE = object()
+
+
+@pytest.mark.parametrize(
+    ("layout", "name", "value", "message"),
+    [
+        ("gpt2", "vocab_size", GONE, "vocab_size is missing"),
+        ("llama", "hidden_size", GONE, "hidden_size is missing"),
+        ("llama", "model_type", GONE, "model_type is missing"),
+        ("llama", "model_type", ["llama"], r"describes a \['llama'\] model"),
+        ("llama", "num_attention_heads", 0, "num_attention_heads is 0: expected more than 0"),
+        ("llama", "num_attention_heads", "2", "num_attention_heads is '2': expected a number"),
+        ("llama", "max_position_embeddings", None, "max_position_embeddings is None: expected a n"),
+        ("llama", "rope_parameters", {"rope_type": "yarn"}, "factor is missing"),
+        ("llama", "rope_parameters", {"rope_type": "yarn", "factor": 0}, "factor is 0: expected"),
+        ("llama", "rope_parameters", [1], "a value has another type"),
+        ("mixtral", "num_experts_per_tok", [2], r"num_experts_per_tok is \[2\]: expected a number"),
+        ("mixtral", "router_aux_loss_coef", "x", "router_aux_loss_coef is 'x': expected a number"),
+        ("gptfast", "gptfast", GONE, "gptfast is missing"),
+        ("gptfast", "gptfast", [1], "gptfast is a list: expected an object"),
+        ("gptfast", "gptfast", {"n_layer": 2}, "vocab_size is missing"),
+        ("gptfast", "gptfast", {"vocab_size": 9, "n_layers": 2}, "it has n_layers, which"),
+    ],
+)
+def test_a_fault_in_config_json_is_named_by_its_key(
+    tmp_path: Path, layout: str, name: str, value: object, message: str
+) -> None:
+    stored = formats.describe(LAYOUTS.get(layout, OURS)) | {name: value}
+    assert stored["model_type"] == layout or name == "model_type"
+    if value is GONE:
+        del stored[name]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    with pytest.raises(UserError, match=message) as error:
+        load_model(tmp_path)
+    assert "Error" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["[1]", "3", "null", '"llama"'])
+def test_a_config_json_without_settings_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=r"it holds a .*: expected an object"):
+        load_model(tmp_path)

@@ -177,6 +177,17 @@ def test_no_uninitialised_buffer_is_left_after_loading(
     copy.deepcopy(later)  # a model that has trained can be copied, too
 
 
+@EVERY_MODEL
+def test_logits_depend_on_the_state_alone(config: ModelConfig) -> None:
+    """Other loaders fill buffers outside of the state, such as counts, with anything."""
+    model, ids = shaken(config), some_ids()
+    later = copy.deepcopy(model).to_empty(device="cpu")
+    for buffer in later.buffers():
+        buffer.fill_(float("nan"))
+    later.load_state_dict(model.state_dict())
+    assert torch.equal(later(ids), model(ids))
+
+
 @pytest.mark.parametrize("config", [GPT2, LLAMA, MIXTRAL, SPEEDRUN], ids=str)
 @pytest.mark.usefixtures("empty_is_nan")
 def test_init_weights_sets_every_weight(config: ModelConfig) -> None:
@@ -254,6 +265,24 @@ def test_another_type_in_config_json_is_named_in_one_line(
     path.write_text(json.dumps(formats.describe(GPT2) | {name: value}))
     with pytest.raises(UserError, match=r"is .*: expected (a whole number|a number|true or false)"):
         read_config(path)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [10**400, pytest.param(-(10**5000), id="too many digits for repr"), "2.5", True, [10**5], None],
+)
+@pytest.mark.parametrize("field", ["n_layer", "norm_eps"])
+def test_a_wrong_number_in_a_configuration_is_named_in_one_line(field: str, value: Any) -> None:
+    with pytest.raises(UserError, match=f"{field} is .*: expected a") as raised:
+        replace(GPT2, **{field: value})
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.0, "2", True, None, 10**400, torch.tensor(2)])
+def test_a_wrong_size_of_a_cache_is_named_in_one_line(size: Any) -> None:
+    with pytest.raises(UserError, match=r"batch_size is .*: expected a") as raised:
+        build_model(GPT2).new_cache(size)
+    assert "\n" not in str(raised.value)
 
 
 @EVERY_MODEL

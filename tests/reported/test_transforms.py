@@ -109,15 +109,49 @@ def test_dropout_follows_the_randomness_of_vmap(randomness: str) -> None:
 
 
 # PyTorch's remarks: torch.jit is old, and the checks of shapes are not part of the trace.
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:`torch.jit")
+TRACING = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:`torch.jit")
+
+
+@TRACING
 @pytest.mark.parametrize("name", ["llama", "speedrun", "mixtral", "average"])
 def test_a_trace_gives_the_models_results_for_other_shapes_too(name: str) -> None:
-    model, ids, fewer = shaken(MODELS[name]), some_ids(), some_ids(3, 7)
-    traced = torch.jit.trace(model, ids, check_trace=False)
-    torch.testing.assert_close(traced(fewer), model(fewer))
-    if name == "llama":
-        traced = torch.jit.trace(model, (ids, ids), check_trace=False)
-        torch.testing.assert_close(traced(fewer, fewer), model(fewer, fewer))
+    """Texts shorter and longer than the traced one, and than a sliding window of 5."""
+    model = shaken(MODELS[name])
+    traced = torch.jit.trace(model, some_ids(2, 4))
+    for ids in (some_ids(3, 11), some_ids(1, 3)):
+        torch.testing.assert_close(traced(ids), model(ids))
+
+
+@TRACING
+@pytest.mark.parametrize(
+    ("name", "train", "with_grad"),
+    [("gpt2", False, True), ("gpt2", True, False), ("mixtral", True, True)],
+)
+def test_a_traced_loss_has_the_models_gradients(name: str, train: bool, with_grad: bool) -> None:
+    """PyTorch checks a trace under no_grad, so both traces have to be one."""
+    model, ids = shaken(MODELS[name]).train(train), some_ids(3, 7)
+    with torch.set_grad_enabled(with_grad):
+        traced = torch.jit.trace(model, (some_ids(), some_ids()))
+    actual, expected = traced(ids, ids), model(ids, ids)
+    torch.testing.assert_close(actual, expected)
+    parameters = list(model.parameters())
+    torch.testing.assert_close(
+        torch.autograd.grad(actual, parameters), torch.autograd.grad(expected, parameters)
+    )
+
+
+@TRACING
+@pytest.mark.parametrize("name", ["mixtral", "speedrun"])
+def test_a_model_with_dropout_can_be_traced(name: str) -> None:
+    model = shaken(replace(MODELS[name], dropout=0.4, ngram_dropout=0.4)).train()
+    traced = torch.jit.trace(model, (some_ids(), some_ids()), check_trace=False)  # it is random
+    ids = some_ids(3, 7)
+    torch.manual_seed(1)
+    losses = torch.stack([traced(ids, ids) for _ in range(30)])
+    expected = torch.stack([model(ids, ids) for _ in range(30)])
+    assert losses.std() > 0
+    assert abs(losses.mean() - expected.mean()) < 4 * expected.std() / 15**0.5
+    losses.sum().backward()
 
 
 def test_an_exported_model_gives_the_models_results() -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from numbers import Real
 from typing import Literal, get_args
 
-from gptfast.errors import UserError
+from gptfast.errors import UserError, as_float, as_int64, check_bool
 
 Architecture = Literal["bigram", "average", "head", "multihead", "gpt"]
 Norm = Literal["layernorm", "rmsnorm"]
@@ -15,8 +14,6 @@ Positions = Literal["learned", "rotary", "none"]
 RopeScaling = Literal["none", "ntk", "yarn"]
 Activation = Literal["gelu", "gelu_exact", "swiglu", "relu2"]
 ExpertBalance = Literal["loss", "bias"]
-
-_EXPECTED = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 
 
 @dataclass(frozen=True)
@@ -168,15 +165,15 @@ class ModelConfig:
         for field in fields(self):
             kind, _, optional = field.type.partition(" | ")
             value = getattr(self, field.name)
-            if kind not in _EXPECTED or (optional and value is None):
+            if optional and value is None:
                 continue
-            is_number = isinstance(value, Real) and not isinstance(value, bool)
-            is_whole = is_number and abs(value) < 2**63 and value == int(value)
-            fits = {"int": is_whole, "float": is_number, "bool": isinstance(value, bool)}
-            if not fits[kind]:
-                raise UserError(f"{field.name} is {value!r}: expected {_EXPECTED[kind]}")
-            if kind != "bool":
-                object.__setattr__(self, field.name, (int if kind == "int" else float)(value))
+            if kind == "bool":
+                check_bool(field.name, value)
+            elif kind == "int":
+                whole = int(value) if isinstance(value, float) and value.is_integer() else value
+                object.__setattr__(self, field.name, as_int64(field.name, whole))
+            elif kind == "float":
+                object.__setattr__(self, field.name, as_float(field.name, value))
 
     def _check_choices(self) -> None:
         choices = {"architecture": Architecture, "norm": Norm, "positions": Positions,

@@ -1,10 +1,9 @@
 """Read and write a model folder, in the layout that Hugging Face users expect.
 
 A folder has config.json, model.safetensors, tokenizer.json, tokenizer_config.json and
-generation_config.json. A model
-that GPT-2's, Llama's, Mistral's or Mixtral's format can express is stored in that format
-(model/formats/): `transformers` loads the folder, and this module loads folders of these formats
-that `transformers` saved. No file is a pickle.
+generation_config.json. A model that GPT-2's, Llama's, Mistral's or Mixtral's format can express is
+stored in that format (model/formats/): `transformers` loads the folder, and this module loads
+folders of these formats that `transformers` saved. No file is a pickle.
 """
 
 from __future__ import annotations
@@ -170,7 +169,26 @@ def _read(file: Path) -> dict[str, Tensor]:
                 return load_bytes(opened.read())
         return load_file(file)
     except SafetensorError as error:
-        raise UserError(f"{file} is not a complete safetensors file ({error})") from error
+        what = _what_it_is(file) or str(error)
+        raise UserError(f"{file} is not a complete safetensors file: {what}") from error
+
+
+_BEGINNINGS = (
+    (b"version https://git-lfs", "it is a Git LFS pointer; run `git lfs pull` in its folder"),
+    (b"PK\x03\x04", "it is a pickle of PyTorch, which may run code; fetch safetensors"),
+    (b"GGUF", "it is a GGUF file; fetch safetensors"),
+    (b"<", "it is a web page; download the file itself"),
+)
+"""How a file of another kind begins, what it is, and what to do."""
+
+
+def _what_it_is(file: Path) -> str | None:
+    """Return what a file of another kind is, and what to do; None if its beginning doesn't tell."""
+    with file.open("rb") as opened:
+        head = opened.read(32)
+    if not head:
+        return "it is empty; fetch or write it again"
+    return next((what for magic, what in _BEGINNINGS if head.startswith(magic)), None)
 
 
 def _files_of(path: Path) -> list[Path]:
@@ -179,36 +197,73 @@ def _files_of(path: Path) -> list[Path]:
         return [path]
     index = path.with_name(f"{path.name}.index.json")
     if not index.is_file():
-        raise MissingFileError(f"no weights at {path}: the training run has not saved any yet")
+        raise MissingFileError(f"no weights at {path}: {_why_none(path)}")
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         files = [path.with_name(name) for name in sorted(names)]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{index} is not an index of weights ({error!r})") from error
+        what = _what_it_is(index) or _in_words(error)
+        raise UserError(f"{index} is not an index of weights: {what}") from error
     for file in files:
         if not file.is_file():
             raise MissingFileError(f"no {file.name} in {path.parent}, but {index} lists it")
     return files
 
 
-_CONVERTERS = {
-    "pytorch_model*.bin": "transformers converts it: AutoModelForCausalLM.from_pretrained"
-    "({folder!r}).save_pretrained('converted'); copy tokenizer.json as well",
-    "consolidated*.pth": "take the folder of the same model in transformers' format",
-    "*.pt": "`gptfast import nanogpt {file} --out converted` converts nanoGPT's",
-}
-"""How to get safetensors from pickles, by the names of the latter."""
+def _why_none(path: Path) -> str:
+    """Return why there is no weights file, and what to do."""
+    if path.is_symlink():
+        return f"it is a link to {path.readlink()}, which does not exist; fetch that file"
+    if path.is_dir():
+        return "it is a folder; expected a safetensors file"
+    if (path.parent / "run.json").exists():
+        return "the training run has not saved any yet"
+    others = sorted(file.name for file in path.parent.glob("*.safetensors"))
+    if others:
+        return f"there is {others[0]}; fetch the files that transformers saves, or rename it"
+    return "copy or fetch the file from where the model is from"
+
+
+_CONVERT = (
+    "transformers converts it: AutoModelForCausalLM.from_pretrained({folder!r})"
+    ".save_pretrained('converted'); copy tokenizer.json as well"
+)
+_TAKE_OTHER = "take the folder of the same model in transformers' format, with safetensors"
+_PICKLE = "a pickle, which may run code, so gptfast doesn't load it"
+_OTHER_WEIGHTS = (
+    ("pytorch_model*.bin", _PICKLE, _CONVERT),
+    ("pytorch_model.bin.index.json", "an index of pickles, which may run code", _TAKE_OTHER),
+    ("consolidated*.pth", _PICKLE, _TAKE_OTHER),
+    ("consolidated*.safetensors", "weights in Mistral's own format", _TAKE_OTHER),
+    ("*.pt", _PICKLE, "`gptfast import nanogpt {file} --out converted` converts nanoGPT's"),
+    ("*.pth", _PICKLE, _TAKE_OTHER),
+    ("*.ckpt", _PICKLE, _TAKE_OTHER),
+    ("adapter_model.*", "an adapter, which is no model alone", "merge it into its model with "
+     "peft's merge_and_unload, and save that"),
+    ("*.gguf", "a model for llama.cpp", _TAKE_OTHER),
+    ("tf_model*.h5", "a model for TensorFlow", _TAKE_OTHER),
+    ("flax_model*.msgpack", "a model for Flax", _TAKE_OTHER),
+    ("*.onnx", "a model for ONNX", _TAKE_OTHER),
+)  # fmt: skip
+"""Weights in other files than safetensors: their names, what they are, and what to do."""
 
 
 def refuse_pickles(folder: Path) -> None:
-    """Raise UserError if a folder has its weights in pickles alone, which may run code."""
+    """Raise UserError if a folder has its weights in pickles or other foreign files alone.
+
+    Raises it for a file instead of a folder, too.
+    """
+    if folder.is_file():
+        raise UserError(
+            f"{folder} is a file: expected the folder of a model, such as {folder.parent}"
+        )
     if any(folder.glob("model*.safetensors*")):
         return
-    for pattern, advice in _CONVERTERS.items():
+    for pattern, what, advice in _OTHER_WEIGHTS:
         for file in sorted(folder.glob(pattern)):
             raise UserError(
-                f"{file} is a pickle, which may run code, so gptfast doesn't load it: expected "
-                f"model.safetensors; {advice.format(folder=str(folder), file=file)}"
+                f"{file} is {what}: expected model.safetensors; "
+                f"{advice.format(folder=str(folder), file=file)}"
             )
 
 
@@ -219,7 +274,21 @@ def read_config(path: Path) -> ModelConfig:
     except UserError as error:
         raise UserError(f"{path} can't be used: {error}") from error
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
-        raise UserError(f"{path} is not a model's configuration ({error!r})") from error
+        what = _what_it_is(path) or _in_words(error)
+        raise UserError(f"{path} is not a model's configuration: {what}") from error
+
+
+def _in_words(error: Exception) -> str:
+    """Return what is wrong with a JSON file whose use raised `error`."""
+    match error:
+        case UnicodeError():
+            return "it is not in UTF-8"
+        case ValueError():
+            return f"it is damaged JSON ({error})"
+        case KeyError():
+            return f"{error.args[0]} is missing"
+        case _:
+            return "a value has another type than expected"
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -33,7 +33,8 @@ class MixtureOfExperts(nn.Module):
     too little load (Wang et al., 2024, "Auxiliary-Loss-Free Load Balancing"; DeepSeek-V3).
     """
 
-    bias_E: Tensor
+    bias_E: Tensor | None
+    """Added to the scores for the choice; None unless the balance is 'bias'."""
     chosen_E: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
@@ -48,8 +49,8 @@ class MixtureOfExperts(nn.Module):
         self.c_proj = nn.Parameter(torch.empty(E, C, width))
         self.dropout = Dropout(config.dropout)
         zeros_E = torch.zeros(E, dtype=torch.float32, device=device_with_values())
-        self.register_buffer("bias_E", zeros_E, persistent=self.balance == "bias")
-        self.register_buffer("chosen_E", zeros_E.clone(), persistent=False)
+        self.register_buffer("bias_E", zeros_E.clone() if self.balance == "bias" else None)
+        self.register_buffer("chosen_E", zeros_E, persistent=False)
         self.balance_loss: Tensor | None = None
         """Weighted balancing loss of the first training forward pass since the reset to None."""
 
@@ -84,9 +85,10 @@ class MixtureOfExperts(nn.Module):
         # differentiable, and the bias affects only the choice.
         logits_ME = self.router(x_MC)
         scores_ME = logits_ME.to(torch.promote_types(x_MC.dtype, torch.float32)).softmax(-1)
-        experts_MK = (scores_ME + self.bias_E.to(x_MC.device)).topk(self.n_active).indices
+        biased_ME = scores_ME if self.bias_E is None else scores_ME + self.bias_E.to(x_MC.device)
+        experts_MK = biased_ME.topk(self.n_active).indices
         weights_MK = scores_ME.gather(1, experts_MK)
-        all_E = torch.arange(len(self.bias_E), device=x_MC.device)
+        all_E = torch.arange(scores_ME.size(1), device=x_MC.device)
         chosen_E = (experts_MK[..., None] == all_E).sum((0, 1))
         if self.training:
             if not is_transformed():  # torch.func has no place to keep counts
@@ -104,7 +106,7 @@ class MixtureOfExperts(nn.Module):
     def end_step(self) -> Tensor:
         """Return each expert's share of the choices since the last call, (E,); update the bias."""
         share_E = self.chosen_E / self.chosen_E.sum()
-        if self.balance == "bias":
+        if self.bias_E is not None:
             self.bias_E += self.balance_rate * (share_E.mean() - share_E).sign()
         self.chosen_E.zero_()
         return share_E

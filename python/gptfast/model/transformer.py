@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from gptfast import ops
+from gptfast.errors import as_int64, check_at_least
 from gptfast.model.attention import CausalSelfAttention
 from gptfast.model.base import LanguageModel
 from gptfast.model.config import ModelConfig
@@ -195,7 +196,8 @@ class GPT(LanguageModel):
         return self._logits_of(self.hidden(idx_BT, cache)[:, -1])
 
     def new_cache(self, batch_size: int) -> KVCache:
-        """Return an empty cache with the model's device and dtype."""
+        """Return an empty cache with the model's device and dtype. Raise UserError for no batch."""
+        check_at_least("batch_size", as_int64("batch_size", batch_size), 1)
         c, weight = self.config, self.wte.weight
         return KVCache(
             c.n_layer, batch_size, c.key_value_heads, c.block_size, c.head_width,

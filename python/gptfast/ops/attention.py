@@ -11,14 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gptfast.errors import UserError
+from gptfast.errors import UserError, check_bool
 from gptfast.ops.blockwise import blockwise_attention
 from gptfast.ops.checks import (
-    as_float,
-    check_bool,
     check_cu_seqlens,
     check_qkv,
     check_tensors,
+    checked_float,
     checked_scale,
     checked_window,
 )
@@ -304,10 +303,10 @@ def attention(
     check_tensors("attention", q=q_BHTD, k=k_BGSD, v=v_BGSD)
     q_BHTD, k_BGSD, v_BGSD = autocast(q_BHTD, k_BGSD, v_BGSD)
     check_qkv("attention", q_BHTD, k_BGSD, v_BGSD)
-    check_bool("attention", "causal", causal)
-    window = checked_window("attention", window, max(q_BHTD.shape[2], k_BGSD.shape[2]))
+    check_bool("attention: causal", causal)
+    window = checked_window("attention", window)
     scale = checked_scale("attention", scale)
-    dropout_p = as_float("attention", "dropout_p", dropout_p)
+    dropout_p = checked_float("attention", "dropout_p", dropout_p)
     _check_options(q_BHTD, k_BGSD, dropout_p, cu_seqlens)
     chosen = choose(
         work(q_BHTD, k_BGSD, v_BGSD, window is not None or cu_seqlens is not None, dropout_p),

@@ -1,13 +1,12 @@
 """Input checks that several ops share. A failed check raises UserError, which names the op."""
 
 import math
-from numbers import Integral, Real
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from gptfast.errors import UserError
+from gptfast.errors import UserError, as_float, as_int64
 from gptfast.ops.operator import is_transformed, is_watched
 
 Reduction = Literal["mean", "sum", "none"]
@@ -24,42 +23,19 @@ def check_tensors(op: str, **values: object) -> None:
             )
 
 
-def as_float(op: str, name: str, value: object) -> float:
+def checked_float(op: str, name: str, value: object) -> float:
     """Return a number as a float. Raise UserError for other types.
 
     A tensor is refused, because the op would take its value and leave it without a gradient.
     """
-    if type(value) is not float:
-        if isinstance(value, Tensor):
-            raise UserError(
-                f"{op}: {name} is a {type(value).__name__}, which would get no gradient; expected "
-                f"a float, such as {name}.item()"
-            )
-        if not isinstance(value, Real) or isinstance(value, bool):
-            raise UserError(f"{op}: {name} is {_shown(value)}; expected a number")
-        return float(value)
-    return value
-
-
-def as_int(op: str, name: str, value: object) -> int:
-    """Return a whole number as an int. Raise UserError for other types, such as 2.0."""
-    if isinstance(value, int) and not isinstance(value, bool):
+    if type(value) is float:
         return value
-    if not isinstance(value, Integral) or isinstance(value, bool):
-        raise UserError(f"{op}: {name} is {_shown(value)}; expected an int")
-    return int(value)
-
-
-def check_bool(op: str, name: str, value: object) -> None:
-    """Raise UserError unless the value is True or False."""
-    if not isinstance(value, bool):
-        raise UserError(f"{op}: {name} is {_shown(value)}; expected True or False")
-
-
-def _shown(value: object) -> str:
-    """Return the value as Python spells it, or its type where that takes more than a line."""
-    spelled = repr(value)
-    return spelled if len(spelled) <= 40 and "\n" not in spelled else f"a {type(value).__name__}"
+    if isinstance(value, Tensor):
+        raise UserError(
+            f"{op}: {name} is a {type(value).__name__}, which would get no gradient: expected a "
+            f"number, such as {name}.item()"
+        )
+    return as_float(f"{op}: {name}", value)
 
 
 def check_qkv(op: str, q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor) -> None:
@@ -89,21 +65,23 @@ def check_alike(op: str, **tensors: Tensor) -> None:
             )
 
 
-def checked_window(op: str, window: int | None, n_keys: int) -> int | None:
-    """Return the window, at most n_keys. Raise UserError if it hides a query's own key."""
+def checked_window(op: str, window: int | None) -> int | None:
+    """Return the window, at most 2^30. Raise UserError if it hides a query's own key."""
     if window is None:
         return None
-    window = as_int(op, "window", window)
+    window = as_int64(f"{op}: window", window)
     if window < 1:
         raise UserError(f"{op}: window is {window}; expected at least 1, or None for all keys")
-    return min(window, n_keys)  # so that sums in the kernels fit into 32 bits
+    # The kernels add positions to the window in 32 bits. The limit doesn't depend on the number of
+    # keys, which torch.jit.trace would keep as a constant.
+    return min(window, 2**30)
 
 
 def checked_scale(op: str, scale: float | None) -> float | None:
     """Return the scale. Raise UserError unless it is None or a finite number."""
     if scale is None:
         return None
-    scale = as_float(op, "scale", scale)
+    scale = checked_float(op, "scale", scale)
     if not -math.inf < scale < math.inf:
         raise UserError(f"{op}: scale is {scale}; expected a finite number, or None for 1/sqrt(D)")
     return scale
@@ -113,7 +91,7 @@ def checked_softcap(op: str, softcap: float | None) -> float | None:
     """Return the soft cap. Raise UserError unless it is None or a positive finite number."""
     if softcap is None:
         return None
-    softcap = as_float(op, "softcap", softcap)
+    softcap = checked_float(op, "softcap", softcap)
     if not 0 < softcap < math.inf:
         raise UserError(f"{op}: softcap is {softcap}; expected more than 0, or None for no cap")
     return softcap

@@ -123,7 +123,7 @@ def decode_attention(
     check_tensors("decode_attention", q=q_BHTD, k=k_BGSD, v=v_BGSD)
     q_BHTD, k_BGSD, v_BGSD = autocast(q_BHTD, k_BGSD, v_BGSD)
     check_qkv("decode_attention", q_BHTD, k_BGSD, v_BGSD)
-    window = checked_window("decode_attention", window, k_BGSD.shape[2])
+    window = checked_window("decode_attention", window)
     scale = checked_scale("decode_attention", scale)
     _check(q_BHTD, k_BGSD, v_BGSD, lengths_B)
     chosen = choose(
@@ -149,7 +149,7 @@ def decode_attention(
         v_BGSD,
         attn_mask=~_mask(q_BHTD, k_BGSD, lengths_B, window) if needs_mask else None,
         scale=scale,
-        enable_gqa=q_BHTD.shape[1] != k_BGSD.shape[1],
+        enable_gqa=bool(q_BHTD.shape[1] != k_BGSD.shape[1]),
     )
 
 

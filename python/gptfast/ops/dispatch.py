@@ -180,7 +180,8 @@ def no_second_derivative(op: str) -> Callable[..., NoReturn]:
 
     def refuse(*_: object) -> NoReturn:
         raise UserError(
-            f"{op}: this backend has no second derivative; use backend='reference' there"
+            f"{op}: this backend has no second derivative: compute the loss and its gradients in "
+            f'`with gptfast.ops.use_backend("reference"):`'
         )
 
     return refuse

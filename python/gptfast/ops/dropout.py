@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gptfast.errors import UserError
-from gptfast.ops.checks import as_float, check_tensors
-from gptfast.ops.operator import is_transformed
+from gptfast.ops.checks import check_tensors, checked_float
+from gptfast.ops.operator import is_traced, is_transformed
 
 _LEVELS = 2**16
 
@@ -21,7 +21,8 @@ def dropout(x: Tensor, p: float) -> Tensor:
 
     "Dropout: A Simple Way to Prevent Neural Networks from Overfitting", Srivastava et al. 2014,
     with PyTorch's scaling. On the CPU, p is rounded to a multiple of 2^-16, at most 1 - 2^-16.
-    Under torch.compile and in the transforms of torch.func, PyTorch's own dropout runs instead.
+    Under torch.compile, torch.jit.trace and the transforms of torch.func, PyTorch's own dropout
+    runs instead.
 
     Args:
         x: any shape, any floating dtype.
@@ -36,12 +37,12 @@ def dropout(x: Tensor, p: float) -> Tensor:
     check_tensors("dropout", x=x)
     if not x.is_floating_point():
         raise UserError(f"dropout: x is {x.dtype}; expected a floating dtype")
-    p = as_float("dropout", "p", p)
+    p = checked_float("dropout", "p", p)
     if not 0 <= p < 1:
         raise UserError(f"dropout: p is {p}; expected 0 <= p < 1")
     if p == 0:
         return x
-    if x.device.type != "cpu" or torch.compiler.is_compiling() or is_transformed():
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or is_traced() or is_transformed():
         return F.dropout(x, p)
     return (x * draw_kept(x.shape, p)).mul_(kept_scale(p))
 

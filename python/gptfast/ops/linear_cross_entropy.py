@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gptfast.errors import UserError
+from gptfast.errors import UserError, as_int64
 from gptfast.ops.checks import (
     Reduction,
-    as_int,
     check_alike,
     check_reduction,
     check_targets,
@@ -22,7 +21,7 @@ from gptfast.ops.checks import (
 )
 from gptfast.ops.dispatch import autocast, choose, no_second_derivative, why_not_triton
 from gptfast.ops.logit_chunks import capped, in_chunks, losses, scaled
-from gptfast.ops.operator import is_transformed, operator
+from gptfast.ops.operator import is_traced, is_transformed, operator
 from gptfast.ops.rules import Work, training_and_dtype
 from gptfast.ops.token_losses import token_losses
 
@@ -200,7 +199,7 @@ def linear_cross_entropy(
     hidden, weight = autocast(hidden, weight)
     _check(hidden, weight)
     softcap = checked_softcap(op, softcap)
-    ignore_index = as_int(op, "ignore_index", ignore_index)
+    ignore_index = as_int64(f"{op}: ignore_index", ignore_index)
     check_targets(op, targets, hidden.shape[:-1], hidden.device, len(weight), ignore_index)
     chosen = choose(
         work(hidden, weight), backend, hidden.device, lambda name: why_not(name, hidden)
@@ -220,8 +219,10 @@ def linear_cross_entropy(
     if reduction == "none":
         losses_M: Tensor = token_losses(*inputs, use_triton)
         return losses_M.view(targets.shape)
-    needs_dhidden, needs_dweight = (  # vmap hides whether a tensor requires a gradient
-        torch.is_grad_enabled() and (x.requires_grad or is_transformed()) for x in (hidden, weight)
+    # vmap hides whether a tensor requires a gradient. A trace may be called with or without one.
+    needs_dhidden, needs_dweight = (
+        is_traced() or (torch.is_grad_enabled() and (x.requires_grad or is_transformed()))
+        for x in (hidden, weight)
     )
     loss_sum, _, _ = _linear_cross_entropy(*inputs, needs_dhidden, needs_dweight, use_triton)
     return loss_sum if reduction == "sum" else _mean(loss_sum, targets_M, ignore_index)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gptfast.errors import UserError
-from gptfast.ops.checks import as_float, check_tensors
+from gptfast.ops.checks import check_tensors, checked_float
 from gptfast.ops.dispatch import choose, no_second_derivative, why_not_triton
 from gptfast.ops.operator import operator
 from gptfast.ops.rules import Work, training_and_dtype
@@ -225,7 +225,7 @@ def _pick(
     backend: str | None,
 ) -> Tensor:
     _check(op, x, weight, bias)
-    eps = as_float(op, "eps", eps)
+    eps = checked_float(op, "eps", eps)
     if not 0 <= eps < math.inf:
         raise UserError(f"{op}: eps is {eps}; expected 0 or more, such as 1e-5")
     chosen = choose(work(op, x, weight, bias), backend, x.device, lambda name: why_not(name, x))

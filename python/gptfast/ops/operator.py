@@ -50,8 +50,8 @@ class Operator:
                 level.key() != TransformType.Vmap for level in levels
             ):
                 raise UserError(
-                    f"{self.name}: this backend has no rule for torch.func and forward mode AD; "
-                    f"use backend='reference' there"
+                    f"{self.name}: this backend has no rule for torch.func and forward mode AD: "
+                    f'compute in `with gptfast.ops.use_backend("reference"):`'
                 )
             return self.registered(*inputs)
         return (self.registered if is_watched(inputs) else self._short)(*inputs)
@@ -111,6 +111,11 @@ def is_transformed() -> bool:
 is_transformed._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
+def is_traced() -> bool:
+    """Return whether torch.jit.trace records this."""
+    return torch._C._get_tracing_state() is not None
+
+
 def is_watched(inputs: tuple[Any, ...]) -> bool:
     """Return whether a call is traced, inside a dispatch mode, or has tensor subclasses.
 
@@ -119,7 +124,7 @@ def is_watched(inputs: tuple[Any, ...]) -> bool:
     """
     return (
         torch.compiler.is_compiling()
-        or torch._C._get_tracing_state() is not None
+        or is_traced()
         or torch._C._len_torch_dispatch_stack() > 0
         or any(
             isinstance(x, Tensor)

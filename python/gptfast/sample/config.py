@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from numbers import Integral, Real
 
-from gptfast.errors import UserError
+from gptfast.errors import UserError, as_float, check_at_least
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class SamplingConfig:
     """Draw from tokens at least this many times as likely as the likeliest."""
 
     def __post_init__(self) -> None:
-        _check_type("temperature", self.temperature, Real)
+        as_float("temperature", self.temperature)
         if not 0 <= self.temperature < math.inf:
             raise UserError(f"temperature is {self.temperature}: expected 0 or more, and finite")
         if self.top_k is not None:
@@ -36,33 +35,24 @@ class SamplingConfig:
 
 def check_top_k(k: int) -> None:
     """Raise UserError unless k is a whole number of at least 1."""
-    _check_type("top_k", k, Integral)
-    if k < 1:
-        raise UserError(f"top_k is {k}: expected at least 1")
+    check_at_least("top_k", k, 1)
 
 
 def check_top_p(p: float) -> None:
     """Raise UserError unless 0 < p <= 1."""
-    _check_type("top_p", p, Real)
+    as_float("top_p", p)
     if not 0.0 < p <= 1.0:
         raise UserError(f"top_p is {p}: expected 0 < top_p <= 1")
 
 
 def check_min_p(p: float) -> None:
     """Raise UserError unless 0 <= p <= 1."""
-    _check_type("min_p", p, Real)
+    as_float("min_p", p)
     if not 0.0 <= p <= 1.0:
         raise UserError(f"min_p is {p}: expected 0 <= min_p <= 1")
 
 
 def check_seed(seed: int) -> None:
     """Raise UserError unless the seed is a whole number from 0 to 2^63 - 1."""
-    _check_type("seed", seed, Integral)
-    if not 0 <= seed < 2**63:
+    if not 0 <= as_int("seed", seed) < 2**63:
         raise UserError(f"seed is {seed}: expected 0 to 2^63 - 1")
-
-
-def _check_type(name: str, value: object, kind: type) -> None:
-    if not isinstance(value, kind) or isinstance(value, bool):
-        expected = "a whole number" if kind is Integral else "a number"
-        raise UserError(f"{name} is {value!r}: expected {expected}")

@@ -9,7 +9,7 @@ FORMATS. Each is imported on first use.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -87,15 +87,27 @@ def parse(stored: Stored) -> ModelConfig:
     Raises UserError for a model that gptfast can't compute. Raises KeyError, TypeError or another
     exception if `stored` is not a valid config.json.
     """
+    if not isinstance(stored, Mapping):
+        raise UserError(f"it holds a {type(stored).__name__}: expected an object with model_type")
     name = stored["model_type"]
     if name == OURS:
-        return ModelConfig(**stored["gptfast"])
-    if name not in FORMATS:
+        return _parse_ours(stored["gptfast"])
+    if not isinstance(name, str) or name not in FORMATS:
         raise UserError(
             f"it describes a {name!r} model: gptfast reads {', '.join(map(repr, FORMATS))} "
             f"and its own format"
         )
     return _format(name).parse(stored)
+
+
+def _parse_ours(settings: Any) -> ModelConfig:
+    names = {field.name for field in fields(ModelConfig)}
+    if not isinstance(settings, Mapping):
+        raise UserError(f"gptfast is a {type(settings).__name__}: expected an object")
+    for name in settings:
+        if name not in names:
+            raise UserError(f"it has {name}, which this version of gptfast does not know")
+    return ModelConfig(**{"vocab_size": settings["vocab_size"], **settings})
 
 
 def to_stored(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

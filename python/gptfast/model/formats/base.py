@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gptfast.errors import UserError
+from gptfast.errors import UserError, as_float
 from gptfast.model.config import ModelConfig
 
 Stored = Mapping[str, Any]
@@ -53,6 +53,13 @@ def spelled_shortest(config: ModelConfig) -> ModelConfig:
     if config.hidden_width == replace(config, n_hidden=None).hidden_width:
         config = replace(config, n_hidden=None)
     return config
+
+
+def positive(stored: Stored, key: str) -> Any:
+    """Return the number that config.json has under `key`. Raise UserError unless it is above 0."""
+    if as_float(key, stored[key]) <= 0:
+        raise UserError(f"{key} is {stored[key]}: expected more than 0")
+    return stored[key]
 
 
 def refuse_others(stored: Stored, known: dict[str, tuple[Any, ...]]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from gptfast.model.config import ModelConfig
-from gptfast.model.formats.base import Format, Stored, refuse_others, spelled_shortest
+from gptfast.model.formats.base import Format, Stored, positive, refuse_others, spelled_shortest
 
 NAMES = {
     "wte": ["model.embed_tokens"],
@@ -60,11 +60,11 @@ class Llama(Format):
 
     def parse(self, stored: Stored) -> ModelConfig:
         """Return the configuration; see `Format.parse`."""
-        heads = stored["num_attention_heads"]
+        heads, width = positive(stored, "num_attention_heads"), positive(stored, "hidden_size")
         bias = stored.get("attention_bias", False)
         known = {
             "hidden_act": ("silu",),
-            "head_dim": (None, stored["hidden_size"] // heads),
+            "head_dim": (None, width // heads),
             "mlp_bias": (bias,),
         }
         refuse_others(stored, known)
@@ -75,7 +75,7 @@ class Llama(Format):
             block_size=stored["max_position_embeddings"],
             n_layer=stored["num_hidden_layers"],
             n_head=heads,
-            n_embd=stored["hidden_size"],
+            n_embd=width,
             dropout=stored.get("attention_dropout", 0.0),
             n_kv_head=stored.get("num_key_value_heads"),
             norm="rmsnorm",
@@ -125,11 +125,11 @@ def _rope(stored: Stored) -> dict[str, Any]:
     }
     # "type" is the key's old name.
     scaling = rope.get("rope_type", rope.get("type", "default"))
-    block_size = stored["max_position_embeddings"]
+    block_size = positive(stored, "max_position_embeddings")
     rope = {"original_max_position_embeddings": block_size} | rope | {"rope_type": scaling}
     known = {"rope_type": ("default", "yarn"), "attention_factor": (None,), "truncate": (True,),
              "beta_fast": (None, 32), "beta_slow": (None, 1), "mscale": (None,)}  # fmt: skip
     if scaling == "yarn":
-        known["original_max_position_embeddings"] = (round(block_size / rope["factor"]),)
+        known["original_max_position_embeddings"] = (round(block_size / positive(rope, "factor")),)
     refuse_others(rope, known)
     return rope

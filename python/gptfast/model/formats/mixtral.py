@@ -6,8 +6,9 @@ import re
 from dataclasses import replace
 from typing import Any
 
+from gptfast.errors import as_float
 from gptfast.model.config import ModelConfig
-from gptfast.model.formats.base import Stored, refuse_others
+from gptfast.model.formats.base import Stored, positive, refuse_others
 from gptfast.model.formats.llama import Llama, Mistral
 
 EXPERT_NAMES = {"mlp.c_fc": ("w1", "w3"), "mlp.c_proj": ("w2",)}
@@ -33,13 +34,14 @@ class Mixtral(Mistral):
     def parse(self, stored: Stored) -> ModelConfig:
         """Return the configuration; see `Format.parse`."""
         refuse_others(stored, {"router_jitter_noise": (0.0, None)})
-        n_active = stored["num_experts_per_tok"]
+        n_active = positive(stored, "num_experts_per_tok")
+        coefficient = as_float("router_aux_loss_coef", stored.get("router_aux_loss_coef", 0.001))
         return replace(
             Llama.parse(self, stored),
             sliding_window=stored.get("sliding_window"),
             n_expert=stored["num_local_experts"],
             n_expert_active=n_active,
-            expert_balance_rate=round(stored.get("router_aux_loss_coef", 0.001) * n_active, 12),
+            expert_balance_rate=round(coefficient * n_active, 12),
         )
 
     def names(self, name: str, config: ModelConfig) -> list[str]:
