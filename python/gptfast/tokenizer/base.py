@@ -105,7 +105,7 @@ class Tokenizer(ABC):
 
     def role_id(self, role: str) -> int | None:
         """Return the id of the token that plays a role, such as "pad"; None if none does."""
-        name = getattr(self.roles, role)
+        name = self.roles.one_each()[role]
         return next((token.id for token in self.added_tokens if token.name == name), None)
 
     @cached_property
@@ -118,9 +118,9 @@ class Tokenizer(ABC):
 
     @property
     def stop_tokens(self) -> frozenset[int]:
-        """The ids at which sampling stops: the end of a text, and the end of a turn."""
-        ids = (self.role_id("eos"), self.role_id("end_of_turn"))
-        return frozenset(token_id for token_id in ids if token_id is not None)
+        """The ids at which sampling stops: the roles eos, end_of_turn and stop."""
+        names = {self.roles.eos, self.roles.end_of_turn, *self.roles.stop}
+        return frozenset(token.id for token in self.added_tokens if token.name in names)
 
     def encode(self, text: str, allowed_special: AllowedSpecial = frozenset()) -> list[int]:
         """Return the ids of `text`, with the allowed special tokens as single ids.
