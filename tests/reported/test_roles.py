@@ -261,6 +261,43 @@ def test_a_named_token_that_is_missing_is_said(tmp_path: Path) -> None:
     assert tokenizer.roles.pad == "</s>"
 
 
+ORDINARY = BPETokenizer.train(TEXT, 280, progress=False)
+
+
+# `transformers` loads these: "!" and so on are what text needs, and stay ordinary tokens.
+@pytest.mark.parametrize("role", ["pad", "unk", "eos"])
+@pytest.mark.parametrize("name", ["!", "Ġthe", "Ċ", "he"])
+@pytest.mark.parametrize("older", [False, True])
+def test_an_ordinary_token_plays_no_role(tmp_path: Path, role: str, name: str, older: bool) -> None:
+    ours, data = ORDINARY, ORDINARY.to_json()
+    assert ours.token_to_id(name) is not None
+    if older:
+        (tmp_path / "vocab.json").write_text(json.dumps(data["model"]["vocab"]))
+        merges = [" ".join(pair) for pair in data["model"]["merges"]]
+        (tmp_path / "merges.txt").write_text("\n".join(merges), encoding="utf-8")
+    else:
+        (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({f"{role}_token": name}))
+    with pytest.warns(
+        UserWarning, match=f"{name!r} is named as {role}, but .* no such added token"
+    ):
+        loaded = BPETokenizer.from_hf(tmp_path)
+    assert loaded.to_json() == data
+    assert loaded.roles.eos == (None if role == "eos" else "<|endoftext|>")
+    entry = {"content": name, "id": ours.token_to_id(name), "special": True}
+    data["added_tokens"].append(entry)  # as `transformers` saves it
+    with pytest.raises(UserError, match=f"added_tokens has {name!r} as special, but it is also"):
+        BPETokenizer.from_json(data)
+
+
+def test_an_ordinary_character_plays_no_role(tmp_path: Path) -> None:
+    ours = CharTokenizer.train(TEXT, ["</s>"])
+    ours.save(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"pad_token": "k"}))
+    with pytest.warns(UserWarning, match="'k' is named as pad, but .* no such added token"):
+        assert load_tokenizer(tmp_path).to_json() == ours.to_json()
+
+
 def test_damaged_files_are_named(tmp_path: Path) -> None:
     for name in ("tokenizer_config.json", "special_tokens_map.json", "config.json"):
         (tmp_path / "tokenizer.json").write_text(json.dumps(FOREIGN))

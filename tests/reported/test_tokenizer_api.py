@@ -358,6 +358,19 @@ def test_special_tokens_are_left_out_of_text_as_in_hugging_face(
     assert tokenizer.decode(ids) == "<|endoftext|>The king<|end|>'s<|end|><|endoftext|>"
     with pytest.raises(UserError, match="id 1000000 at position 3 "):
         tokenizer.decode([ids[0], 5, ids[0], 10**6], skip_special_tokens=True)
+    for shaped in ([[65]], [[[65]]], [[[65, 1], [2, 3]]]):
+        for skip in (False, True):
+            with pytest.raises(UserError) as raised:
+                tokenizer.decode(np.array(shaped), skip_special_tokens=skip)
+            assert "\n" not in str(raised.value)
+            with pytest.raises(UserError, match=r"^batch\[0\]: "):
+                tokenizer.decode_batch(np.array([shaped]), skip_special_tokens=skip)
+    for values in (["a"], [1.5], [None], [{}], [-1], [2**70]):
+        bad: Any = values
+        with pytest.raises(UserError):
+            tokenizer.decode(bad, skip_special_tokens=True)
+    marked = [np.int64(token_id) for token_id in ids]
+    assert tokenizer.decode(marked, skip_special_tokens=True) == "The king's"
 
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)

@@ -210,10 +210,9 @@ class Tokenizer(ABC):
 
     def _decode_ordinary(self, ids: Sequence[int] | npt.NDArray[Any]) -> bytes:
         all_ids, special = id_list(ids), set(self.special_tokens.values())
-        try:
-            return self.decode_bytes([token_id for token_id in all_ids if token_id not in special])
-        except UserError:
-            return self.decode_bytes(all_ids)  # raises with the position among all ids
+        data = self.decode_bytes(all_ids)  # checks every id
+        ordinary = [token_id for token_id in map(int, all_ids) if token_id not in special]
+        return data if len(ordinary) == len(all_ids) else self.decode_bytes(ordinary)
 
     def decode_batch(
         self,

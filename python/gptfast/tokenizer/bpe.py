@@ -169,7 +169,16 @@ class BPETokenizer(Tokenizer):
 
     @property
     def pat_str(self) -> str:
-        """The pattern as the `pat_str` of a `tiktoken.Encoding`, which gives the same ids."""
+        """The pattern as the `pat_str` of a `tiktoken.Encoding`, which gives the same ids.
+
+        Raises UserError if an added token isn't special: tiktoken finds only special ones.
+        """
+        for token in self.added_tokens:
+            if not token.special:
+                raise UserError(
+                    f"the added token {token.name!r} is not special, and tiktoken finds only "
+                    f"special tokens in text: expected a tokenizer without such tokens"
+                )
         return pat_str(self.pattern)
 
     @property

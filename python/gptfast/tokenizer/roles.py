@@ -166,7 +166,7 @@ def roles_beside(folder: Path, tokens: Sequence[AddedToken]) -> Roles:
             _warn_left_out(folder, f"{name!r} is named as {role}, but tokenizer.json has no such")
     for token_id in ids.get("eos", []) if len(ids.get("eos", [])) > 1 else []:
         if token_id not in name_of:
-            _warn_left_out(folder, f"{token_id} is an id of eos, but of no added")
+            _warn_left_out(folder, f"{token_id} is an id of eos, but of no")
     known = {role: name if name in has else None for role, name in names.items()}
     ends = [name for name in [*stop, *by_id["eos"]] if name in has]
     others = [name for name in ends if name not in (known["eos"], known["end_of_turn"])]
@@ -174,7 +174,7 @@ def roles_beside(folder: Path, tokens: Sequence[AddedToken]) -> Roles:
 
 
 def _warn_left_out(folder: Path, what: str) -> None:
-    warnings.warn(f"{folder}: {what} token: it is left out", stacklevel=3)
+    warnings.warn(f"{folder}: {what} added token: it is left out", stacklevel=3)
 
 
 def _stops_beside(folder: Path) -> list[str]:
