@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 
 from gptfast.cli import cli
 from gptfast.data.encode import encode_files
@@ -296,6 +297,53 @@ def test_an_ordinary_character_plays_no_role(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"pad_token": "k"}))
     with pytest.warns(UserWarning, match="'k' is named as pad, but .* no such added token"):
         assert load_tokenizer(tmp_path).to_json() == ours.to_json()
+
+
+@pytest.mark.parametrize(
+    ("names", "roles", "unk"),
+    [
+        (["<unk>"], None, "<unk>"),
+        (["</s>", "[UNK]"], None, "[UNK]"),
+        (["<other>"], Roles(unk="<other>"), "<other>"),
+        (["<unk>", "<other>"], Roles(unk="<other>"), "<other>"),
+    ],
+)
+def test_characters_that_can_not_be_encoded_are_unk_as_in_tokenizers(
+    tmp_path: Path, names: list[str], roles: Roles | None, unk: str
+) -> None:
+    ours = CharTokenizer.train("abc \n", names, roles)
+    assert ours.roles.unk == unk
+    ours.save(tmp_path)
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    copies = (ours, load_tokenizer(tmp_path), pickle.loads(pickle.dumps(ours)))
+    for text in ("abz", "z", "é e\u0301\r\n", "🦀日本", "", "abc", f"zz{unk}a{names[0]}z", "\0"):
+        expected = theirs.encode(text).ids
+        for one in copies:
+            assert one.encode(text, "all") == one.encode_batch([text], allowed_special="all")[0]
+            assert one.encode(text, "all") == expected
+        theirs.encode_special_tokens = True
+        assert ours.encode_ordinary(text) == theirs.encode(text).ids
+        assert ours.encode_to_numpy(text).dtype == np.uint16
+        assert ours.count(text) == len(text)
+        theirs.encode_special_tokens = False
+    assert ours.token_to_id("z") is None
+    with pytest.raises(UserError, match="U\\+D83E"):
+        ours.encode("z\ud83e")
+    assert all(one.roles == ours.roles for one in copies)
+
+
+def test_only_the_file_says_what_is_unk(tmp_path: Path) -> None:
+    ours = CharTokenizer.train("abc", ["<unk>"], Roles())
+    ours.save(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"unk_token": "<unk>"}))
+    for loaded in (load_tokenizer(tmp_path), CharTokenizer.from_json(ours.to_json())):
+        assert (loaded.roles.unk, loaded.fingerprint) == (None, ours.fingerprint)
+        with pytest.raises(UserError, match="'z'"):
+            loaded.encode("z")
+    data = ours.to_json()
+    data["model"]["unk_token"] = "[UNK]"
+    with pytest.raises(UserError, match=r"unk is '\[UNK\]': expected one of"):
+        CharTokenizer.from_json(data)
 
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:
