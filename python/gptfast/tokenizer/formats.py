@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from gptfast.errors import MissingFileError, UserError
 from gptfast.tokenizer.added import AddedToken, check_found_alike
 from gptfast.tokenizer.checks import as_path, shorten
-from gptfast.tokenizer.foreign import what_no_json_is
+from gptfast.tokenizer.foreign import what_lies_there, what_no_json_is
 from gptfast.tokenizer.patterns import pattern_from_json, pattern_to_json
 
 T = TypeVar("T")
@@ -21,12 +21,11 @@ T = TypeVar("T")
 def tokenizer_json_path(folder_or_file: str | Path) -> Path:
     """Return the path, or `tokenizer.json` in it if it is a folder. Raises MissingFileError."""
     path = as_path("folder_or_file", folder_or_file)
-    if path.is_dir():
-        path = path / "tokenizer.json"
+    folder, path = path, path / "tokenizer.json" if path.is_dir() else path
     if not path.is_file():
-        raise MissingFileError(
-            f"there is no {path}: expected a tokenizer.json or a folder that has one"
-        )
+        what = what_lies_there(folder) if folder.is_dir() else None
+        why = f"; {what}" if what else ": expected a tokenizer.json or a folder that has one"
+        raise MissingFileError(f"there is no {path}{why}")
     return path
 
 
