@@ -256,6 +256,21 @@ def test_one_bad_list_of_ids_is_named(tokenizer: Tokenizer) -> None:
         lambda path: "C:\\data\\wiki.txt",
         lambda path: "wiki.txt",
         lambda path: "data/*.parquet",
+        lambda path: ["/nope/a.txt", "/nope/b.txt"],
+        lambda path: (f"books/{n}.jsonl" for n in range(100)),
+        lambda path: "my corpus.txt",
+        lambda path: ["my corpus.txt", "another one.TXT"],
+        lambda path: "/path/with space/x.txt",
+        lambda path: "/my data/corpus",
+        lambda path: "C:\\my data\\corpus\\",
+        lambda path: "book.pdf",
+        lambda path: "/data/corpus",
+        lambda path: "/data/",
+        lambda path: "./data",
+        lambda path: "../corpus",
+        lambda path: "~/corpus",
+        lambda path: "/data/*",
+        lambda path: "data.tar.gz",
     ],
 )
 def test_a_path_is_no_text_to_learn_from(wrap: Any, tmp_path: Path) -> None:
@@ -268,7 +283,10 @@ def test_a_path_is_no_text_to_learn_from(wrap: Any, tmp_path: Path) -> None:
 def test_what_only_resembles_a_path_is_a_text(tmp_path: Path) -> None:
     path = tmp_path / "wiki.txt"
     path.write_text("some text")
-    for texts in (".", "/", "a/b", "see a/b.txt", "x\n", "either/or.", [str(path), "a text"]):
+    sentences = ("He said so. See book.pdf.", "/* a comment */ int x;", "// so/", "/s", "// a/b c")
+    lists = (["/nope/a.txt", "a text"], ["wiki.txt is a file", "and so on"])
+    one = (".", "/", "a/b", "see a/b.txt", "x\n", "either/or.", "1.5", "e.g.", "data/corpus\n")
+    for texts in (*one, *sentences, *lists, [str(path), "a text"]):
         assert BPETokenizer.train(texts, 300).n_vocab > 256
     # Names of files are learned from bytes, and what is in them by its own function.
     assert BPETokenizer.train(str(path).encode(), 300).n_vocab > 256
