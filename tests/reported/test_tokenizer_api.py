@@ -218,10 +218,28 @@ def test_one_bad_text_to_learn_from_is_named(bad: Any) -> None:
             BPETokenizer.train(texts, 300)
 
 
-def test_bytes_are_no_text_that_may_hold_special_tokens() -> None:
-    texts: list[Any] = ["a", b"<|end|>"]
-    with pytest.raises(UserError, match=r"^texts\[1\] is bytes: expected a str"):
-        BPE.encode_batch(texts, allowed_special="all")
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+def test_bytes_are_no_text(tokenizer: Tokenizer) -> None:
+    data: Any = b"<|end|>"
+    for encode in (
+        tokenizer.encode,
+        tokenizer.encode_ordinary,
+        lambda data: tokenizer.encode(data, "all"),
+        lambda data: tokenizer.encode(data, {"<|end|>"}),
+    ):
+        with pytest.raises(UserError, match=r"^text is a bytes: expected a str"):
+            encode(data)
+    for allowed in ((), "all", {"<|end|>"}):
+        for texts in (["a", data], ("a", data, b"")):
+            with pytest.raises(UserError, match=r"^texts\[1\](:.*)? is (a )?bytes: expected a str"):
+                tokenizer.encode_batch(texts, allowed_special=allowed)
+
+
+def test_bytes_are_encoded_where_they_are_asked_for() -> None:
+    ids = BPE.encode_ordinary("The king")
+    assert BPE.encode_bytes(b"The king") == BPE.encode_to_numpy(b"The king").tolist() == ids
+    assert BPE.encode_batch_to_numpy([b"The king"])[0].tolist() == ids
+    assert BPE.count(b"The king") == len(ids)
 
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)

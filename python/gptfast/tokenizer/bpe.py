@@ -14,7 +14,7 @@ from gptfast.errors import UserError
 from gptfast.tokenizer import formats
 from gptfast.tokenizer.added import AddedToken, all_added, special
 from gptfast.tokenizer.base import AllowedSpecial, IdArray, Tokenizer
-from gptfast.tokenizer.checks import check_kind, check_names, check_texts, shorten
+from gptfast.tokenizer.checks import check_kind, check_names, check_texts, kind_of, shorten
 from gptfast.tokenizer.hf_folder import read_hf
 from gptfast.tokenizer.pat_str import pat_str
 from gptfast.tokenizer.ranks import read_encoding, write_tiktoken
@@ -216,8 +216,11 @@ class BPETokenizer(Tokenizer):
     def encode_ordinary(self, text: str) -> list[int]:
         """Return the ids of `text`. Special tokens in it are encoded as ordinary text.
 
-        Raises UserError for a lone surrogate, and if a regular expression gives up on the text.
+        Raises UserError for bytes (`encode_bytes` takes them), for a lone surrogate, and if a
+        regular expression gives up on the text.
         """
+        if not isinstance(text, str):
+            raise UserError(f"text is {kind_of(text)}: expected a str; encode_bytes takes bytes")
         try:
             return self._bpe.encode_ordinary(text)
         except RUST_ERRORS as error:
@@ -264,6 +267,11 @@ class BPETokenizer(Tokenizer):
         """
         check_texts(texts, n_threads)
         allowed = self._allowed(allowed_special)
+        if bytes in map(type, texts):
+            i = next(i for i, text in enumerate(texts) if isinstance(text, bytes))
+            raise UserError(
+                f"texts[{i}] is bytes: expected a str; encode_batch_to_numpy takes bytes"
+            )
         try:
             if allowed == set():
                 return self._bpe.encode_batch(texts, thread_count(n_threads))

@@ -33,7 +33,7 @@ _LIKE_A_PATH = re.compile(
 def check_kind(name: str, value: object, kind: type | tuple[type, ...], expected: str) -> None:
     """Raise UserError unless the argument `name` is a `kind`, which `expected` describes."""
     if not isinstance(value, kind):
-        raise UserError(f"{name} is {_kind_of(value)}: expected {expected}")
+        raise UserError(f"{name} is {kind_of(value)}: expected {expected}")
 
 
 def check_between(name: str, value: int, smallest: int, largest: int, why: str = "") -> None:
@@ -125,7 +125,8 @@ def as_path(name: str, value: str | Path) -> Path:
     return Path(value)
 
 
-def _kind_of(value: object) -> str:
+def kind_of(value: object) -> str:
+    """Return what a value of the wrong type is, for an error message."""
     return "None" if value is None else f"a {type(value).__name__}"
 
 
