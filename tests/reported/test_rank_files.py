@@ -18,6 +18,7 @@ from tiktoken_ext import openai_public
 
 from gptfast.errors import MissingFileError, UserError
 from gptfast.tokenizer import BPETokenizer, get_encoding, load_tokenizer
+from gptfast.tokenizer.formats import spelling_of
 from gptfast.tokenizer.published import open_tokenizer
 from gptfast.tokenizer.ranks import PUBLISHED
 from tricky_text import ATOMS
@@ -373,6 +374,43 @@ def test_encodings_in_tiktokens_cache(
     cached.write_bytes(b"\n".join(LINES))
     with pytest.raises(UserError, match="does not hold the ranks of p50k_edit: expected the file"):
         get_encoding("p50k_edit")
+
+
+@pytest.mark.usefixtures("no_ranks")
+def test_gpt2_in_tiktokens_cache(tmp_path: Path, shared_data: Path) -> None:
+    """There tiktoken keeps vocab.bpe, as its checksum proves, and never a rank file."""
+    folder = tmp_path / "temporary" / "data-gym-cache"
+    folder.mkdir(parents=True)
+    read = mock.patch("tiktoken.load.read_file_cached", side_effect=KeyboardInterrupt)
+    with read as reading, pytest.raises(KeyboardInterrupt):
+        openai_public.gpt2()
+    address, checksum = reading.call_args.args
+    ranks = shared_data / "gpt2.tiktoken"
+    merges = BPETokenizer.from_tiktoken(ranks).merges
+    lines = [f"{spelling_of(left)} {spelling_of(right)}\n" for left, right in merges]
+    data = "".join(["#version: 0.2\n", *lines]).encode()
+    assert hashlib.sha256(data).hexdigest() == checksum
+    cached = folder / hashlib.sha1(address.encode()).hexdigest()
+    cached.write_bytes(data)
+    assert_equal(get_encoding("gpt2"), theirs("gpt2", ranks))
+    cached.write_bytes(data[:-20])
+    with pytest.raises(UserError, match="does not hold the ranks of gpt2: expected the file"):
+        get_encoding("gpt2")
+
+
+@pytest.mark.parametrize("name", tiktoken.list_encoding_names())
+def test_every_encoding_of_tiktoken_is_known(name: str) -> None:
+    with (
+        mock.patch.object(openai_public, "load_tiktoken_bpe", return_value={}),
+        mock.patch.object(openai_public, "data_gym_to_mergeable_bpe_ranks", return_value={}),
+    ):
+        published = getattr(openai_public, name)()
+    special, ours = published["special_tokens"], PUBLISHED[name].special_tokens
+    twice = {"<|reserved_200018|>"} if name == "o200k_harmony" else set()
+    assert ours == {token: i for token, i in special.items() if token not in twice}
+    assert set(ours.values()) == set(special.values())  # every id has a name
+    plain = BPETokenizer(RANKS, PUBLISHED[name].pattern, ours)
+    assert plain.pattern == BPETokenizer(RANKS, published["pat_str"]).pattern
 
 
 @pytest.mark.parametrize("name", ["gpt4", "", None, 5, "GPT2"])
