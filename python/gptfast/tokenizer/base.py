@@ -135,14 +135,15 @@ class Tokenizer(ABC):
         """Return the names that are allowed; None for all. Raises UserError for an unknown one."""
         if isinstance(allowed_special, str) and allowed_special == "all":
             return None
-        names = allowed_special if isinstance(allowed_special, (Set, list, tuple)) else [None]
-        if not names:
+        # A str that isn't "all" is no collection of names, and the keys of a dict are none.
+        is_collection = isinstance(allowed_special, (Set, list, tuple))
+        if is_collection and not allowed_special:
             return set()
-        special_tokens = self.special_tokens
-        if not all(isinstance(name, str) and name in special_tokens for name in names):
+        known = self.special_tokens
+        if not (is_collection and all(isinstance(n, str) and n in known for n in allowed_special)):
             raise UserError(
                 f"allowed_special is {allowed_special!r}: expected 'all' or a set of some of "
-                f"{sorted(special_tokens)}"
+                f"{sorted(known)}"
             )
         return set(allowed_special)
 
