@@ -20,12 +20,17 @@ _SUFFIX = (
     r"|7z|rar|pdf|docx?|rtf|odt|epub|warc|wet)"
 )
 _NAME = r"[^\s/\\]+( [^\s/\\]+){0,2}"  # of a folder or file: up to three words
-# A file's name of a kind that may hold text; a path without spaces that has a suffix; a path that
-# begins as only paths do.
+_ROOT = r"(~|\.{1,2}|[A-Za-z]:|\\)"
 _LIKE_A_PATH = re.compile(
-    rf"{_NAME}{_SUFFIX}|(?=\S*[/\\])\S*[\w*](\.[A-Za-z]\w{{1,7}}|{_SUFFIX})|"
-    rf"(~|\.{{1,2}}|[A-Za-z]:)?[/\\](?=[\w.~*])({_NAME}[/\\])+({_NAME})?|"
-    rf"(~|\.{{1,2}}|[A-Za-z]:)[/\\][\w.~*]{_NAME}",
+    "|".join(
+        [
+            rf"{_NAME}{_SUFFIX}",  # the name of a file of a kind that may hold text
+            rf"(?=\S*[/\\])\S*[\w*](\.[A-Za-z]\w{{1,7}}|{_SUFFIX})",  # no spaces, and a suffix
+            rf"{_ROOT}?[/\\](?=[\w.~*])({_NAME}[/\\])+({_NAME})?",  # two parts after the root
+            rf"{_ROOT}[/\\](?=[\w.~*]){_NAME}",
+            r"[a-z][a-z\d]+://\S+",
+        ]
+    ),
     re.IGNORECASE,
 )
 
