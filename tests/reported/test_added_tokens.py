@@ -203,3 +203,32 @@ def test_an_added_token_that_merges_make_has_their_id(special: bool) -> None:
     assert ours.n_vocab == theirs.get_vocab_size()
     again = BPETokenizer.from_json(ours.to_json())
     assert (again.merges, again.added_tokens) == (ours.merges, ours.added_tokens)
+
+
+def test_tiktoken_gets_no_added_token_that_it_would_not_find() -> None:
+    ours = BPETokenizer.from_json(FILES["gpt2"])
+    with pytest.raises(UserError, match=r"the added token '<think>' is not special.*tiktoken") as e:
+        ours.pat_str  # noqa: B018
+    assert "\n" not in str(e.value)
+    assert BPETokenizer.train(SAMPLE, 330, progress=False).pat_str
+
+
+@pytest.mark.parametrize(
+    ("name", "token_id", "spelled"),
+    [(" the", 258, "Ġthe"), (" ", 32, "Ġ"), ("é", 259, "Ã©"), ("he", 257, None)],
+)
+@pytest.mark.parametrize("special", [False, True])
+def test_one_id_has_one_spelling(
+    name: str, token_id: int, spelled: str | None, special: bool
+) -> None:
+    merges = {b" t": 256, b"he": 257, b" the": 258, "é".encode(): 259}
+    ranks = {bytes([byte]): byte for byte in range(256)} | merges
+    added = [AddedToken(name, token_id, special)]
+    if spelled is None and not special:
+        ours = BPETokenizer(ranks, added_tokens=added)
+        vocab = ours.to_json()["model"]["vocab"]
+        assert len(set(vocab.values())) == len(vocab) == ours.n_vocab
+        return
+    complaint = "token" if special else f"id {token_id} .*is spelled {spelled!r}"
+    with pytest.raises(UserError, match=complaint):
+        BPETokenizer(ranks, added_tokens=added)

@@ -42,14 +42,19 @@ PATTERNS = {
     "gpt2": "gpt2", "cl100k": "cl100k", "o200k": "o200k", "none": "none",
     "regex": r"\p{L}+|\p{N}{1,3}|\s+|[^\s\p{L}\p{N}]+",
 }  # fmt: skip
-ROLES = Roles(bos="<s>", eos="</s>", pad="<pad>", end_of_turn="<turn>")
+ROLES = Roles(bos="<s>", eos="</s>", pad="<pad>", end_of_turn="<turn>", stop=("<call>",))
 TOKENIZERS: dict[str, Tokenizer] = {
     **{
         name: BPETokenizer.train([TEXT] * 3, 330, pattern, progress=False)
         for name, pattern in PATTERNS.items()
     },
     "roles": BPETokenizer.train(
-        TEXT, 300, "cl100k", ["<turn>", "<pad>", "<s>", "</s>"], roles=ROLES, progress=False
+        TEXT,
+        300,
+        "cl100k",
+        ["<turn>", "<pad>", "<s>", "</s>", "<call>"],
+        roles=ROLES,
+        progress=False,
     ),
     "char": CharTokenizer.train(TEXT),
     "char with an end": CharTokenizer.train(TEXT, ["<|endoftext|>"]),
@@ -131,12 +136,12 @@ def test_a_pipeline_writes_text(tmp_path: Path, tokenizer: str) -> None:
     save_weights(build_model(config), folder / "model.safetensors")
     pipeline = transformers.pipeline("text-generation", model=str(folder))
     made = pipeline.model.generation_config
-    bos, eos, pad, turn = (
+    bos, eos, pad, turn, call = (
         TOKENIZERS[tokenizer].special_tokens.get(name)
-        for name in ("<s>", "</s>", "<pad>", "<turn>")
+        for name in ("<s>", "</s>", "<pad>", "<turn>", "<call>")
     )
     assert (made.bos_token_id, made.pad_token_id) == (bos, pad)
-    assert made.eos_token_id == (None if eos is None else sorted([eos, turn]))
+    assert made.eos_token_id == (None if eos is None else sorted([eos, turn, call]))
     (written,) = pipeline("The baker", max_new_tokens=3, max_length=None)
     assert written["generated_text"].startswith("The baker")
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import codecs
 import gzip
 import hashlib
 import json
+import pickle
 from pathlib import Path
 from unittest import mock
 
@@ -16,6 +18,7 @@ from tiktoken_ext import openai_public
 
 from gptfast.errors import MissingFileError, UserError
 from gptfast.tokenizer import BPETokenizer, get_encoding, load_tokenizer
+from gptfast.tokenizer.formats import spelling_of
 from gptfast.tokenizer.published import open_tokenizer
 from gptfast.tokenizer.ranks import PUBLISHED
 from tricky_text import ATOMS
@@ -98,6 +101,23 @@ TEKKEN = {"config": {"pattern": "."}, "vocab": [{"rank": 0, "token_bytes": "AA==
         ("AA== 0\n".encode("utf-16"), "is UTF-16 text: convert it with `iconv"),
         ("AA== 0\n".encode("utf-16-be"), "is UTF-16 text"),
         ("AA== 0\n".encode("utf-16-le"), "is UTF-16 text"),
+        ("AA== 0\n".encode("utf-32"), "is UTF-32 text: convert it with `iconv -f utf-32"),
+        ("AA== 0\n".encode("utf-32-be"), "is UTF-32 text"),
+        ("AA== 0\n".encode("utf-32-le"), "is UTF-32 text"),
+        (codecs.BOM_UTF32_BE + "AA== 0\n".encode("utf-32-be"), "is UTF-32 text"),
+        (b'{"text": "a"}\n{"text": "b"}\n', "is JSON lines, such as documents"),
+        (b'{"text": "a"}\r\n{"text": "b"', "is JSON, and damaged"),
+        (b"[1, 2]\n[3]", "is JSON lines"),
+        (b"GGUF\3\0\0\0\1\0\0\0\0\0\0\0", "is a GGUF file, which holds weights: give the tok"),
+        (pickle.dumps({b"a": 0}), "is a Python pickle, which may run code"),
+        (pickle.dumps([1], protocol=2), "is a Python pickle"),
+        (b"%PDF-1.7\n%\xe2\xe3", "is a PDF file"),
+        (b"AA== 0\n" + bytes(20), "is binary data: give a tokenizer's file"),
+        (b"404: Not Found", "is a server's error message: download the file again"),
+        (b"Entry not found", "is a server's error message"),
+        (b"Repository not found\n", "is a server's error message"),
+        (b"Invalid username or password.", "is a server's error message"),
+        (b'{"data":{"x":1}}', "is JSON that holds no ranks"),
         (b"\n<!DOCTYPE html><html>", "is a web page: download the file itself"),
         (b"<?xml version='1.0'?><Error><Code>BlobNotFound</Code>", "is a web page"),
         (b"[PAD]\n[UNK]\nthe\n", "is a WordPiece vocab.txt"),
@@ -161,6 +181,10 @@ def test_a_bad_line_is_named_by_its_number(path: Path, line: bytes, complaint: s
         (json.dumps(TEKKEN).encode(), "is a tekken.json"),
         (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
         (b'{"a": 0, "b": 1}', "is a vocab.json"),
+        (b'{"text": "a"}\n{"text": "b"}\n', "is JSON lines"),
+        (b"[PAD]\n[UNK]\nthe\n", "is a WordPiece vocab.txt"),
+        (b"404: Not Found", "is a server's error message"),
+        (b"GGUF\3\0\0\0", "is a GGUF file"),
     ],
 )
 def test_the_same_files_are_named_by_whatever_opens_a_tokenizer(
@@ -173,9 +197,56 @@ def test_the_same_files_are_named_by_whatever_opens_a_tokenizer(
 
 
 def test_a_rank_file_is_no_tokenizer_json(path: Path) -> None:
-    path.write_bytes(b"\n".join(LINES))
-    with pytest.raises(UserError, match="is a tiktoken rank file: give it to BPETok"):
-        load_tokenizer(path)
+    for data in (
+        b"\n".join(LINES),
+        b"\xef\xbb\xbf" + b"\n".join(LINES),
+        b"\n".join(line.replace(b" ", b"\t") for line in LINES),
+        b"\r\n \r\n" + b"\r\n".join(LINES),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(UserError, match="is a tiktoken rank file: give it to BPETok"):
+            load_tokenizer(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "what"),
+    [
+        ("tokenizer.model", SENTENCEPIECE, "is a SentencePiece model"),
+        ("spiece.model", SENTENCEPIECE, "is a SentencePiece model"),
+        ("tokenizer.model", b"\n".join(LINES), "is a tiktoken rank file"),  # Llama 3's name
+        ("tekken.json", json.dumps(TEKKEN).encode(), "is a tekken.json"),
+        ("qwen.tiktoken", b"\n".join(LINES), "is a tiktoken rank file: give it to BPETok"),
+        ("vocab.txt", b"[PAD]\n[UNK]\nthe\n", "is a WordPiece vocab.txt"),
+        ("vocab.json", b'{"a": 0}', "is a vocab.json"),
+        ("merges.txt", b"#version: 0.2\n", "is a merges.txt"),
+        ("tokenizer.json.gz", gzip.compress(b"{}"), "is compressed by gzip"),
+        ("model.gguf", b"GGUF\3\0\0\0", "is a GGUF file"),
+    ],
+)
+def test_a_folder_is_told_as_what_lies_there(
+    tmp_path: Path, name: str, data: bytes, what: str
+) -> None:
+    (tmp_path / "README.md").write_text("not this one")
+    (tmp_path / name).write_bytes(data)
+    for load in (load_tokenizer, open_tokenizer, BPETokenizer.from_hf, BPETokenizer.load):
+        with pytest.raises(MissingFileError) as raised:
+            load(tmp_path)
+        message = str(raised.value)
+        assert message.startswith(f"there is no {tmp_path / 'tokenizer.json'}; {tmp_path / name} ")
+        assert what in message
+        assert "\n" not in message
+
+
+def test_a_folder_of_the_older_kind_is_told(tmp_path: Path) -> None:
+    (tmp_path / "vocab.json").write_text('{"a": 0}')
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    with pytest.raises(
+        MissingFileError, match=r"has a vocab\.json and a merges\.txt: give it to BPE"
+    ):
+        load_tokenizer(tmp_path)
+    (tmp_path / "x").mkdir()
+    with pytest.raises(MissingFileError, match=r"x/tokenizer\.json: expected a tok"):
+        load_tokenizer(tmp_path / "x")
 
 
 def test_a_folder_is_no_rank_file(tmp_path: Path) -> None:
@@ -303,6 +374,43 @@ def test_encodings_in_tiktokens_cache(
     cached.write_bytes(b"\n".join(LINES))
     with pytest.raises(UserError, match="does not hold the ranks of p50k_edit: expected the file"):
         get_encoding("p50k_edit")
+
+
+@pytest.mark.usefixtures("no_ranks")
+def test_gpt2_in_tiktokens_cache(tmp_path: Path, shared_data: Path) -> None:
+    """There tiktoken keeps vocab.bpe, as its checksum proves, and never a rank file."""
+    folder = tmp_path / "temporary" / "data-gym-cache"
+    folder.mkdir(parents=True)
+    read = mock.patch("tiktoken.load.read_file_cached", side_effect=KeyboardInterrupt)
+    with read as reading, pytest.raises(KeyboardInterrupt):
+        openai_public.gpt2()
+    address, checksum = reading.call_args.args
+    ranks = shared_data / "gpt2.tiktoken"
+    merges = BPETokenizer.from_tiktoken(ranks).merges
+    lines = [f"{spelling_of(left)} {spelling_of(right)}\n" for left, right in merges]
+    data = "".join(["#version: 0.2\n", *lines]).encode()
+    assert hashlib.sha256(data).hexdigest() == checksum
+    cached = folder / hashlib.sha1(address.encode()).hexdigest()
+    cached.write_bytes(data)
+    assert_equal(get_encoding("gpt2"), theirs("gpt2", ranks))
+    cached.write_bytes(data[:-20])
+    with pytest.raises(UserError, match="does not hold the ranks of gpt2: expected the file"):
+        get_encoding("gpt2")
+
+
+@pytest.mark.parametrize("name", tiktoken.list_encoding_names())
+def test_every_encoding_of_tiktoken_is_known(name: str) -> None:
+    with (
+        mock.patch.object(openai_public, "load_tiktoken_bpe", return_value={}),
+        mock.patch.object(openai_public, "data_gym_to_mergeable_bpe_ranks", return_value={}),
+    ):
+        published = getattr(openai_public, name)()
+    special, ours = published["special_tokens"], PUBLISHED[name].special_tokens
+    twice = {"<|reserved_200018|>"} if name == "o200k_harmony" else set()
+    assert ours == {token: i for token, i in special.items() if token not in twice}
+    assert set(ours.values()) == set(special.values())  # every id has a name
+    plain = BPETokenizer(RANKS, PUBLISHED[name].pattern, ours)
+    assert plain.pattern == BPETokenizer(RANKS, published["pat_str"]).pattern
 
 
 @pytest.mark.parametrize("name", ["gpt4", "", None, 5, "GPT2"])

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 
 from gptfast.cli import cli
 from gptfast.data.encode import encode_files
@@ -92,6 +93,7 @@ def test_roles_are_settings() -> None:
     # As for GPT-2, eos also begins a text and fills up a batch, unless another token does.
     assert asdict(bpe("</s>").roles) == {
         "bos": "</s>", "eos": "</s>", "pad": "</s>", "unk": None, "end_of_turn": None,
+        "stop": (),
     }  # fmt: skip
 
 
@@ -171,6 +173,72 @@ def test_models_of_dialogues_stop_at_both_ends(tmp_path: Path) -> None:
     assert loaded.stop_tokens == {ids["<|im_end|>"], ids["<|endoftext|>"]}
 
 
+# What `transformers` stops at: every id in eos_token_id, whatever eos_token is.
+@pytest.mark.parametrize(
+    ("names", "eos_token", "listed", "eos"),
+    [
+        (["<|end_of_text|>", "<|eot_id|>"], "<|eot_id|>", [0, 1], "<|eot_id|>"),  # Llama 3's
+        (["<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"], "<|eot_id|>", [0, 1, 2], "<|eot_id|>"),
+        (["<x>", "<|im_end|>", "<|eot_id|>"], None, [0, 1], "<x>"),
+        (["</s>", "<|im_end|>"], None, [1, 0], "</s>"),  # Qwen's
+        (["<|endoftext|>", "<|im_end|>"], "<|im_end|>", [1, 0], "<|im_end|>"),  # pad, too
+        (["</s>", "<eos>", "<end>"], None, [0, 1, 2], "</s>"),
+        (["</s>", "<x>"], "</s>", [1], "</s>"),  # one id, but another one
+        (["</s>", "<x>"], "<x>", [1, 1], "<x>"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["bpe", "char"])
+def test_all_listed_ends_are_stops_and_survive(
+    tmp_path: Path, names: list[str], eos_token: str | None, listed: list[int], eos: str, kind: str
+) -> None:
+    from gptfast.model import ModelConfig
+    from gptfast.model.folder import save_description
+
+    made = bpe(*names) if kind == "bpe" else CharTokenizer.train(TEXT, names)
+    ids = [made.special_tokens[names[i]] for i in listed]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(made.to_json()))
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
+    if eos_token is not None:
+        config = {"eos_token": eos_token, "pad_token": names[0]}
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    loaded = load_tokenizer(tmp_path)
+    stops = {*ids, made.special_tokens[eos]}
+    assert (loaded.roles.eos, loaded.stop_tokens >= stops) == (eos, True)
+    loaded.save(tmp_path / "alone")
+    assert load_tokenizer(tmp_path / "alone").roles == loaded.roles
+    assert pickle.loads(pickle.dumps(loaded)).roles == loaded.roles
+    save_description(tmp_path / "model", ModelConfig(loaded.n_vocab, "gpt", 8, 1, 1, 8), loaded)
+    written = json.loads((tmp_path / "model" / "generation_config.json").read_text())
+    written = written["eos_token_id"]
+    assert set(written if isinstance(written, list) else [written]) == loaded.stop_tokens
+    again = load_tokenizer(tmp_path / "model")
+    assert (again.roles, again.fingerprint) == (loaded.roles, loaded.fingerprint)
+
+
+def test_a_listed_end_that_is_no_added_token_is_said(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps(FOREIGN))
+    config = {"eos_token_id": [ID_OF["</s>"], 10]}
+    (tmp_path / "generation_config.json").write_text(json.dumps(config))
+    with pytest.warns(UserWarning, match="10 is an id of eos, but of no added token: it is left"):
+        assert load_tokenizer(tmp_path).stop_tokens == {ID_OF["</s>"]}
+    (tmp_path / "generation_config.json").write_text("{}")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"stop": ["<x>", "<s>", 5]}))
+    with pytest.warns(UserWarning, match=r"'<x>' is named as stop, but tokenizer\.json has no"):
+        assert load_tokenizer(tmp_path).stop_tokens == {ID_OF["</s>"], ID_OF["<s>"]}
+
+
+def test_further_stops_are_settings() -> None:
+    for tokenizer in (
+        bpe("</s>", "<a>", "<b>", roles=Roles(eos="</s>", stop=("<a>", "<b>"))),
+        CharTokenizer.train(TEXT, ["</s>", "<a>", "<b>"], Roles(eos="</s>", stop=("<a>", "<b>"))),
+    ):
+        assert tokenizer.stop_tokens == set(tokenizer.special_tokens.values())
+    with pytest.raises(UserError, match="stop is '<c>': expected one of the special tokens"):
+        bpe("</s>", roles=Roles(eos="</s>", stop=("<c>",)))
+    with pytest.raises(UserError, match="stop is a str: expected a list of str"):
+        bpe("</s>", roles=Roles(eos="</s>", stop="</s>"))  # type: ignore[arg-type]
+
+
 def test_a_token_that_only_other_files_name_is_a_special_one(tmp_path: Path) -> None:
     # `transformers` adds it when it loads the folder.
     data = copy.deepcopy(FOREIGN)
@@ -182,6 +250,7 @@ def test_a_token_that_only_other_files_name_is_a_special_one(tmp_path: Path) -> 
     assert tokenizer.special_tokens == ID_OF
     assert asdict(tokenizer.roles) == {
         "bos": "<s>", "eos": "</s>", "pad": "<turn>", "unk": "<unk>", "end_of_turn": None,
+        "stop": (),
     }  # fmt: skip
 
 
@@ -191,6 +260,90 @@ def test_a_named_token_that_is_missing_is_said(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"'\[PAD\]' is named as pad, but tokenizer\.json has no"):
         tokenizer = load_tokenizer(tmp_path)
     assert tokenizer.roles.pad == "</s>"
+
+
+ORDINARY = BPETokenizer.train(TEXT, 280, progress=False)
+
+
+# `transformers` loads these: "!" and so on are what text needs, and stay ordinary tokens.
+@pytest.mark.parametrize("role", ["pad", "unk", "eos"])
+@pytest.mark.parametrize("name", ["!", "Ġthe", "Ċ", "he"])
+@pytest.mark.parametrize("older", [False, True])
+def test_an_ordinary_token_plays_no_role(tmp_path: Path, role: str, name: str, older: bool) -> None:
+    ours, data = ORDINARY, ORDINARY.to_json()
+    assert ours.token_to_id(name) is not None
+    if older:
+        (tmp_path / "vocab.json").write_text(json.dumps(data["model"]["vocab"]))
+        merges = [" ".join(pair) for pair in data["model"]["merges"]]
+        (tmp_path / "merges.txt").write_text("\n".join(merges), encoding="utf-8")
+    else:
+        (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({f"{role}_token": name}))
+    with pytest.warns(
+        UserWarning, match=f"{name!r} is named as {role}, but .* no such added token"
+    ):
+        loaded = BPETokenizer.from_hf(tmp_path)
+    assert loaded.to_json() == data
+    assert loaded.roles.eos == (None if role == "eos" else "<|endoftext|>")
+    entry = {"content": name, "id": ours.token_to_id(name), "special": True}
+    data["added_tokens"].append(entry)  # as `transformers` saves it
+    with pytest.raises(UserError, match=f"added_tokens has {name!r} as special, but it is also"):
+        BPETokenizer.from_json(data)
+
+
+def test_an_ordinary_character_plays_no_role(tmp_path: Path) -> None:
+    ours = CharTokenizer.train(TEXT, ["</s>"])
+    ours.save(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"pad_token": "k"}))
+    with pytest.warns(UserWarning, match="'k' is named as pad, but .* no such added token"):
+        assert load_tokenizer(tmp_path).to_json() == ours.to_json()
+
+
+@pytest.mark.parametrize(
+    ("names", "roles", "unk"),
+    [
+        (["<unk>"], None, "<unk>"),
+        (["</s>", "[UNK]"], None, "[UNK]"),
+        (["<other>"], Roles(unk="<other>"), "<other>"),
+        (["<unk>", "<other>"], Roles(unk="<other>"), "<other>"),
+    ],
+)
+def test_characters_that_can_not_be_encoded_are_unk_as_in_tokenizers(
+    tmp_path: Path, names: list[str], roles: Roles | None, unk: str
+) -> None:
+    ours = CharTokenizer.train("abc \n", names, roles)
+    assert ours.roles.unk == unk
+    ours.save(tmp_path)
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    copies = (ours, load_tokenizer(tmp_path), pickle.loads(pickle.dumps(ours)))
+    for text in ("abz", "z", "é e\u0301\r\n", "🦀日本", "", "abc", f"zz{unk}a{names[0]}z", "\0"):
+        expected = theirs.encode(text).ids
+        for one in copies:
+            assert one.encode(text, "all") == one.encode_batch([text], allowed_special="all")[0]
+            assert one.encode(text, "all") == expected
+        theirs.encode_special_tokens = True
+        assert ours.encode_ordinary(text) == theirs.encode(text).ids
+        assert ours.encode_to_numpy(text).dtype == np.uint16
+        assert ours.count(text) == len(text)
+        theirs.encode_special_tokens = False
+    assert ours.token_to_id("z") is None
+    with pytest.raises(UserError, match="U\\+D83E"):
+        ours.encode("z\ud83e")
+    assert all(one.roles == ours.roles for one in copies)
+
+
+def test_only_the_file_says_what_is_unk(tmp_path: Path) -> None:
+    ours = CharTokenizer.train("abc", ["<unk>"], Roles())
+    ours.save(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"unk_token": "<unk>"}))
+    for loaded in (load_tokenizer(tmp_path), CharTokenizer.from_json(ours.to_json())):
+        assert (loaded.roles.unk, loaded.fingerprint) == (None, ours.fingerprint)
+        with pytest.raises(UserError, match="'z'"):
+            loaded.encode("z")
+    data = ours.to_json()
+    data["model"]["unk_token"] = "[UNK]"
+    with pytest.raises(UserError, match=r"unk is '\[UNK\]': expected one of"):
+        CharTokenizer.from_json(data)
 
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:

@@ -218,10 +218,28 @@ def test_one_bad_text_to_learn_from_is_named(bad: Any) -> None:
             BPETokenizer.train(texts, 300)
 
 
-def test_bytes_are_no_text_that_may_hold_special_tokens() -> None:
-    texts: list[Any] = ["a", b"<|end|>"]
-    with pytest.raises(UserError, match=r"^texts\[1\] is bytes: expected a str"):
-        BPE.encode_batch(texts, allowed_special="all")
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+def test_bytes_are_no_text(tokenizer: Tokenizer) -> None:
+    data: Any = b"<|end|>"
+    for encode in (
+        tokenizer.encode,
+        tokenizer.encode_ordinary,
+        lambda data: tokenizer.encode(data, "all"),
+        lambda data: tokenizer.encode(data, {"<|end|>"}),
+    ):
+        with pytest.raises(UserError, match=r"^text is a bytes: expected a str"):
+            encode(data)
+    for allowed in ((), "all", {"<|end|>"}):
+        for texts in (["a", data], ("a", data, b"")):
+            with pytest.raises(UserError, match=r"^texts\[1\](:.*)? is (a )?bytes: expected a str"):
+                tokenizer.encode_batch(texts, allowed_special=allowed)
+
+
+def test_bytes_are_encoded_where_they_are_asked_for() -> None:
+    ids = BPE.encode_ordinary("The king")
+    assert BPE.encode_bytes(b"The king") == BPE.encode_to_numpy(b"The king").tolist() == ids
+    assert BPE.encode_batch_to_numpy([b"The king"])[0].tolist() == ids
+    assert BPE.count(b"The king") == len(ids)
 
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)
@@ -256,6 +274,23 @@ def test_one_bad_list_of_ids_is_named(tokenizer: Tokenizer) -> None:
         lambda path: "C:\\data\\wiki.txt",
         lambda path: "wiki.txt",
         lambda path: "data/*.parquet",
+        lambda path: ["/nope/a.txt", "/nope/b.txt"],
+        lambda path: (f"books/{n}.jsonl" for n in range(100)),
+        lambda path: "my corpus.txt",
+        lambda path: ["my corpus.txt", "another one.TXT"],
+        lambda path: "/path/with space/x.txt",
+        lambda path: "/my data/corpus",
+        lambda path: "C:\\my data\\corpus\\",
+        lambda path: "book.pdf",
+        lambda path: "/data/corpus",
+        lambda path: "/data/",
+        lambda path: "./data",
+        lambda path: "../corpus",
+        lambda path: "~/x",
+        lambda path: "\\\\server\\share",
+        lambda path: "hf://datasets/wiki/text",
+        lambda path: "/data/*",
+        lambda path: "data.tar.gz",
     ],
 )
 def test_a_path_is_no_text_to_learn_from(wrap: Any, tmp_path: Path) -> None:
@@ -268,7 +303,10 @@ def test_a_path_is_no_text_to_learn_from(wrap: Any, tmp_path: Path) -> None:
 def test_what_only_resembles_a_path_is_a_text(tmp_path: Path) -> None:
     path = tmp_path / "wiki.txt"
     path.write_text("some text")
-    for texts in (".", "/", "a/b", "see a/b.txt", "x\n", "either/or.", [str(path), "a text"]):
+    sentences = ("He said so. See book.pdf.", "/* a comment */ int x;", "// so/", "/s", "// a/b c")
+    lists = (["/nope/a.txt", "a text"], ["wiki.txt is a file", "and so on"])
+    one = (".", "/", "a/b", "see a/b.txt", "x\n", "either/or.", "1.5", "e.g.", "data/corpus\n")
+    for texts in (*one, *sentences, *lists, [str(path), "a text"]):
         assert BPETokenizer.train(texts, 300).n_vocab > 256
     # Names of files are learned from bytes, and what is in them by its own function.
     assert BPETokenizer.train(str(path).encode(), 300).n_vocab > 256
@@ -358,6 +396,19 @@ def test_special_tokens_are_left_out_of_text_as_in_hugging_face(
     assert tokenizer.decode(ids) == "<|endoftext|>The king<|end|>'s<|end|><|endoftext|>"
     with pytest.raises(UserError, match="id 1000000 at position 3 "):
         tokenizer.decode([ids[0], 5, ids[0], 10**6], skip_special_tokens=True)
+    for shaped in ([[65]], [[[65]]], [[[65, 1], [2, 3]]]):
+        for skip in (False, True):
+            with pytest.raises(UserError) as raised:
+                tokenizer.decode(np.array(shaped), skip_special_tokens=skip)
+            assert "\n" not in str(raised.value)
+            with pytest.raises(UserError, match=r"^batch\[0\]: "):
+                tokenizer.decode_batch(np.array([shaped]), skip_special_tokens=skip)
+    for values in (["a"], [1.5], [None], [{}], [-1], [2**70]):
+        bad: Any = values
+        with pytest.raises(UserError):
+            tokenizer.decode(bad, skip_special_tokens=True)
+    marked = [np.int64(token_id) for token_id in ids]
+    assert tokenizer.decode(marked, skip_special_tokens=True) == "The king's"
 
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)

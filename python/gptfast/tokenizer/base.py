@@ -105,7 +105,7 @@ class Tokenizer(ABC):
 
     def role_id(self, role: str) -> int | None:
         """Return the id of the token that plays a role, such as "pad"; None if none does."""
-        name = getattr(self.roles, role)
+        name = self.roles.one_each()[role]
         return next((token.id for token in self.added_tokens if token.name == name), None)
 
     @cached_property
@@ -118,9 +118,9 @@ class Tokenizer(ABC):
 
     @property
     def stop_tokens(self) -> frozenset[int]:
-        """The ids at which sampling stops: the end of a text, and the end of a turn."""
-        ids = (self.role_id("eos"), self.role_id("end_of_turn"))
-        return frozenset(token_id for token_id in ids if token_id is not None)
+        """The ids at which sampling stops: the roles eos, end_of_turn and stop."""
+        names = {self.roles.eos, self.roles.end_of_turn, *self.roles.stop}
+        return frozenset(token.id for token in self.added_tokens if token.name in names)
 
     def encode(self, text: str, allowed_special: AllowedSpecial = frozenset()) -> list[int]:
         """Return the ids of `text`, with the allowed special tokens as single ids.
@@ -135,14 +135,15 @@ class Tokenizer(ABC):
         """Return the names that are allowed; None for all. Raises UserError for an unknown one."""
         if isinstance(allowed_special, str) and allowed_special == "all":
             return None
-        names = allowed_special if isinstance(allowed_special, (Set, list, tuple)) else [None]
-        if not names:
+        # A str that isn't "all" is no collection of names, and the keys of a dict are none.
+        is_collection = isinstance(allowed_special, (Set, list, tuple))
+        if is_collection and not allowed_special:
             return set()
-        special_tokens = self.special_tokens
-        if not all(isinstance(name, str) and name in special_tokens for name in names):
+        known = self.special_tokens
+        if not (is_collection and all(isinstance(n, str) and n in known for n in allowed_special)):
             raise UserError(
                 f"allowed_special is {allowed_special!r}: expected 'all' or a set of some of "
-                f"{sorted(special_tokens)}"
+                f"{sorted(known)}"
             )
         return set(allowed_special)
 
@@ -210,10 +211,9 @@ class Tokenizer(ABC):
 
     def _decode_ordinary(self, ids: Sequence[int] | npt.NDArray[Any]) -> bytes:
         all_ids, special = id_list(ids), set(self.special_tokens.values())
-        try:
-            return self.decode_bytes([token_id for token_id in all_ids if token_id not in special])
-        except UserError:
-            return self.decode_bytes(all_ids)  # raises with the position among all ids
+        data = self.decode_bytes(all_ids)  # checks every id
+        ordinary = [token_id for token_id in map(int, all_ids) if token_id not in special]
+        return data if len(ordinary) == len(all_ids) else self.decode_bytes(ordinary)
 
     def decode_batch(
         self,

@@ -13,7 +13,7 @@ from gptfast.errors import UserError, warn_after_work
 from gptfast.tokenizer import formats
 from gptfast.tokenizer.added import AddedToken, all_added, special
 from gptfast.tokenizer.base import AllowedSpecial, IdArray, Tokenizer
-from gptfast.tokenizer.checks import check_kind, check_names, check_texts, shorten
+from gptfast.tokenizer.checks import check_kind, check_names, check_texts, kind_of, shorten
 from gptfast.tokenizer.hf_folder import read_hf
 from gptfast.tokenizer.pat_str import pat_str
 from gptfast.tokenizer.ranks import read_encoding, write_tiktoken
@@ -168,7 +168,16 @@ class BPETokenizer(Tokenizer):
 
     @property
     def pat_str(self) -> str:
-        """The pattern as the `pat_str` of a `tiktoken.Encoding`, which gives the same ids."""
+        """The pattern as the `pat_str` of a `tiktoken.Encoding`, which gives the same ids.
+
+        Raises UserError if an added token isn't special: tiktoken finds only special ones.
+        """
+        for token in self.added_tokens:
+            if not token.special:
+                raise UserError(
+                    f"the added token {token.name!r} is not special, and tiktoken finds only "
+                    f"special tokens in text: expected a tokenizer without such tokens"
+                )
         return pat_str(self.pattern)
 
     @property
@@ -206,8 +215,11 @@ class BPETokenizer(Tokenizer):
     def encode_ordinary(self, text: str) -> list[int]:
         """Return the ids of `text`. Special tokens in it are encoded as ordinary text.
 
-        Raises UserError for a lone surrogate, and if a regular expression gives up on the text.
+        Raises UserError for bytes (`encode_bytes` takes them), for a lone surrogate, and if a
+        regular expression gives up on the text.
         """
+        if not isinstance(text, str):
+            raise UserError(f"text is {kind_of(text)}: expected a str; encode_bytes takes bytes")
         try:
             return self._bpe.encode_ordinary(text)
         except RUST_ERRORS as error:
@@ -254,6 +266,11 @@ class BPETokenizer(Tokenizer):
         """
         check_texts(texts, n_threads)
         allowed = self._allowed(allowed_special)
+        if bytes in map(type, texts):
+            i = next(i for i, text in enumerate(texts) if isinstance(text, bytes))
+            raise UserError(
+                f"texts[{i}] is bytes: expected a str; encode_batch_to_numpy takes bytes"
+            )
         try:
             if allowed == set():
                 return self._bpe.encode_batch(texts, thread_count(n_threads))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,8 +27,9 @@ _N_CODE_POINTS = 0x110000
 class CharTokenizer(Tokenizer):
     """One id per character, in the order of `chars`, then the special tokens.
 
-    A character is a code point. Text with a character that is not in `chars` can't be encoded.
-    `roles` says which special token ends a document, and so on; None recognizes well-known names.
+    A character is a code point. One that is not in `chars` gets the id of the token with the role
+    unk; without such a token, text that has it can't be encoded. `roles` also says which special
+    token ends a document, and so on; None recognizes well-known names.
     Raises UserError if an element of `chars` isn't one character, a token is given twice, or a role
     is not a special token's.
     """
@@ -90,7 +93,7 @@ class CharTokenizer(Tokenizer):
     def encode_ordinary(self, text: str) -> list[int]:
         """Return the ids of `text`. Special tokens in it are encoded as ordinary text.
 
-        Raises UserError if a character isn't in the vocabulary.
+        Raises UserError if a character isn't in the vocabulary, and no token has the role unk.
         """
         ids: list[int] = self.encode_to_numpy(text).tolist()
         return ids
@@ -101,6 +104,10 @@ class CharTokenizer(Tokenizer):
         code_points = np.frombuffer(text.encode("utf-32-le", errors="surrogatepass"), np.uint32)
         ids = self._id_of[code_points]
         is_unknown = ids == self.n_vocab
+        if (unk := self.role_id("unk")) is not None:
+            is_surrogate = (code_points & 0xFFFFF800) == 0xD800  # which is no character
+            ids[is_unknown & ~is_surrogate] = unk
+            is_unknown &= is_surrogate
         if is_unknown.any():
             position = int(is_unknown.argmax())
             char = text[position]
@@ -121,10 +128,9 @@ class CharTokenizer(Tokenizer):
         longest_first = sorted(names, key=len, reverse=True)
         any_special = "|".join(re.escape(name) for name in longest_first)
         ids = []
+        # re.split alternates between other text and matches of the group.
         for i, part in enumerate(re.split(f"({any_special})", text)):
-            is_special = (
-                i % 2 == 1
-            )  # re.split alternates between other text and matches of the group
+            is_special = i % 2 == 1
             ids += [self._special_tokens[part]] if is_special else self.encode_ordinary(part)
         return ids
 
@@ -181,23 +187,40 @@ class CharTokenizer(Tokenizer):
             },
             "post_processor": None,
             "decoder": {"type": "Fuse"},
-            # No token is empty, so there is no unknown token: unknown text is an error, as here.
-            "model": {"type": "WordLevel", "vocab": chars | self._special_tokens, "unk_token": ""},
+            "model": {
+                "type": "WordLevel",
+                "vocab": chars | self._special_tokens,
+                # No token is empty: without the role, unknown text is an error, as here.
+                "unk_token": self._roles.unk or "",
+            },
         }
 
     @classmethod
     def from_json(cls, data: dict[str, Any], roles: Roles | None = None) -> Self:
         """Return the tokenizer whose `to_json()` is `data`. Raises UserError if there is none.
 
-        roles: None to recognize well-known names of special tokens.
+        roles: None to recognize well-known names of special tokens. The file itself says which one
+        has the role unk.
         """
         data = simplified(data)
         names = [AddedToken.from_json(token).name for token in field(data, "added_tokens", list)]
         chars = [token for token in field(data, "model.vocab", dict) if token not in names]
         tokenizer = cls(chars, names, roles)
+        tokenizer._take_unk(data)
         if tokenizer.to_json() != data:
             raise UserError("expected the tokenizer.json of a character tokenizer, as it was saved")
         return tokenizer
+
+    @classmethod
+    def _from_file(cls, path: Path, data: dict[str, Any]) -> Self:
+        tokenizer = super()._from_file(path, data)
+        tokenizer._take_unk(data)
+        return tokenizer
+
+    def _take_unk(self, data: dict[str, Any]) -> None:
+        """Take the role unk from a `tokenizer.json`, where it decides ids, as for `tokenizers`."""
+        roles = replace(self._roles, unk=field(data, "model.unk_token", str) or None)
+        self._roles = checked(roles, self.added_tokens)
 
 
 def _is_surrogate(char: str) -> bool:

@@ -15,16 +15,30 @@ import numpy.typing as npt
 from gptfast.errors import UserError, check_at_least
 
 _LONGEST_PATH = 4096
-_LIKE_A_FILE = re.compile(  # a separator and a suffix, or a suffix of text files
-    r"(?=\S*[/\\])\S*[\w*]\.[A-Za-z]\w{1,7}|"
-    r"\S*[\w*]\.(txt|jsonl?|csv|tsv|parquet|gz|zst|xz|bz2|zip)"
+_SUFFIX = (
+    r"\.(txt|text|md|rst|html?|xml|jsonl?|ndjson|csv|tsv|parquet|arrow|tar|gz|tgz|zst|xz|bz2|lz4|zip"
+    r"|7z|rar|pdf|docx?|rtf|odt|epub|warc|wet)"
+)
+_NAME = r"[^\s/\\]+( [^\s/\\]+){0,2}"  # of a folder or file: up to three words
+_ROOT = r"(~|\.{1,2}|[A-Za-z]:|\\)"
+_LIKE_A_PATH = re.compile(
+    "|".join(
+        [
+            rf"{_NAME}{_SUFFIX}",  # the name of a file of a kind that may hold text
+            rf"(?=\S*[/\\])\S*[\w*](\.[A-Za-z]\w{{1,7}}|{_SUFFIX})",  # no spaces, and a suffix
+            rf"{_ROOT}?[/\\](?=[\w.~*])({_NAME}[/\\])+({_NAME})?",  # two parts after the root
+            rf"{_ROOT}[/\\](?=[\w.~*]){_NAME}",
+            r"[a-z][a-z\d]+://\S+",
+        ]
+    ),
+    re.IGNORECASE,
 )
 
 
 def check_kind(name: str, value: object, kind: type | tuple[type, ...], expected: str) -> None:
     """Raise UserError unless the argument `name` is a `kind`, which `expected` describes."""
     if not isinstance(value, kind):
-        raise UserError(f"{name} is {_kind_of(value)}: expected {expected}")
+        raise UserError(f"{name} is {kind_of(value)}: expected {expected}")
 
 
 def check_between(name: str, value: int, smallest: int, largest: int, why: str = "") -> None:
@@ -67,19 +81,20 @@ def check_texts(texts: object, n_threads: int | None) -> None:
 
 
 def check_no_path(text: object) -> None:
-    """Raise UserError if the only text to learn from is a path, or looks like that of a file."""
-    is_short = isinstance(text, str) and len(text) <= _LONGEST_PATH
-    if names_a_file(text) or (is_short and _LIKE_A_FILE.fullmatch(str(text))):
+    """Raise UserError if the only text to learn from is a path, or looks like one."""
+    if is_path(text):
         raise path_error(text)
 
 
-def names_a_file(text: object) -> bool:
-    """Return whether a text is the path of a file or folder that exists, or a Path."""
+def is_path(text: object) -> bool:
+    """Return whether a text is a Path, names a file or folder that exists, or looks like a path."""
     if isinstance(text, Path):
         return True
     # A text such as "." or "/" is more likely to be a text.
     if not isinstance(text, str) or len(text) > _LONGEST_PATH or re.search(r"\w", text) is None:
         return False
+    if _LIKE_A_PATH.fullmatch(text):
+        return True
     try:
         return os.path.exists(text)
     except ValueError:  # NUL, or what the file system can't encode
@@ -115,7 +130,8 @@ def as_path(name: str, value: str | Path) -> Path:
     return Path(value)
 
 
-def _kind_of(value: object) -> str:
+def kind_of(value: object) -> str:
+    """Return what a value of the wrong type is, for an error message."""
     return "None" if value is None else f"a {type(value).__name__}"
 
 

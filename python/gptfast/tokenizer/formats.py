@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from gptfast.errors import MissingFileError, UserError
 from gptfast.tokenizer.added import AddedToken, check_found_alike
 from gptfast.tokenizer.checks import as_path, shorten
-from gptfast.tokenizer.foreign import what_no_json_is
+from gptfast.tokenizer.foreign import what_lies_there, what_no_json_is
 from gptfast.tokenizer.patterns import pattern_from_json, pattern_to_json
 
 T = TypeVar("T")
@@ -21,12 +21,11 @@ T = TypeVar("T")
 def tokenizer_json_path(folder_or_file: str | Path) -> Path:
     """Return the path, or `tokenizer.json` in it if it is a folder. Raises MissingFileError."""
     path = as_path("folder_or_file", folder_or_file)
-    if path.is_dir():
-        path = path / "tokenizer.json"
+    folder, path = path, path / "tokenizer.json" if path.is_dir() else path
     if not path.is_file():
-        raise MissingFileError(
-            f"there is no {path}: expected a tokenizer.json or a folder that has one"
-        )
+        what = what_lies_there(folder) if folder.is_dir() else None
+        why = f"; {what}" if what else ": expected a tokenizer.json or a folder that has one"
+        raise MissingFileError(f"there is no {path}{why}")
     return path
 
 
@@ -48,17 +47,27 @@ def add_named(data: dict[str, Any], names: Iterable[str | None]) -> dict[str, An
     """Return a `tokenizer.json` in which those of the names that have an id are added tokens.
 
     A folder's other files may name tokens that its vocabulary has, but its added tokens lack.
-    `transformers` adds them as special ones.
+    `transformers` adds them as special ones. Those that ordinary text needs stay as they are.
     """
+    added = data.get("added_tokens", [])
     match data:
-        case {"model": {"vocab": dict(vocab)}} if isinstance(data.get("added_tokens", []), list):
-            added = data.get("added_tokens", [])
+        case {"model": {"vocab": dict(vocab)} as model} if isinstance(added, list):
             known = {token.get("content") for token in added if isinstance(token, dict)}
-            new = sorted(name for name in set(names) - known if name is not None and name in vocab)
+            wanted = {name for name in names if name is not None and name in vocab}
+            new = sorted(wanted - known - _ordinary(model))
             tokens = [AddedToken(name, vocab[name]).to_json() for name in new]
             return data | {"added_tokens": added + tokens}
         case _:
             return data
+
+
+def _ordinary(model: dict[str, Any]) -> set[str]:
+    """Return the spellings of single bytes or characters, and of the tokens that merges make."""
+    if model.get("type") != "BPE":
+        return {token for token in model["vocab"] if len(token) == 1}
+    merges = model.get("merges")
+    pairs = map(_pair, merges if isinstance(merges, list) else [])
+    return {"".join(pair) for pair in pairs if _is_pair(pair)} | set(_CHAR_TO_BYTE)
 
 
 def simplified(data: dict[str, Any]) -> dict[str, Any]:
@@ -204,12 +213,18 @@ def bpe_to_json(
 def check_spelling(tokens: Iterable[AddedToken], ranks: Mapping[bytes, int]) -> None:
     """Raise UserError if an added and an ordinary token have the same spelling in the file.
 
-    They may if they are the same bytes with the same id, and the added token isn't special.
+    They may if they are the same bytes with the same id, and the added token isn't special. One id
+    can't have two spellings.
     """
     for token in tokens:
         name = token.name
         spelled = token_spelled(name)
         is_same = spelled == name.encode() and ranks.get(spelled) == token.id and not token.special
+        if spelled != name.encode() and ranks.get(name.encode()) == token.id:
+            raise UserError(
+                f"the added token {name!r} has the id {token.id} of an ordinary token, which is "
+                f"spelled {spelling_of(name.encode())!r} in tokenizer.json: expected another id"
+            )
         if spelled in ranks and not is_same:
             raise UserError(
                 f"the special token {name!r} and the token {spelled!r} have the same spelling in "
@@ -252,13 +267,16 @@ def bpe_from_json(
         )
     added = [AddedToken.from_json(token) for token in field(data, "added_tokens", list)]
     vocab = field(data, "model.vocab", dict)
-    # Hugging Face wrote each merge as one string before 2024. The alphabet has no space, so this is
-    # unambiguous.
-    merges = [m.split(" ") if isinstance(m, str) else m for m in field(data, "model.merges", list)]
-    merged = {"".join(m) for m in merges if _is_pair(m)} | set(_CHAR_TO_BYTE)
+    merges = [_pair(merge) for merge in field(data, "model.merges", list)]
     check_found_alike(data["added_tokens"], vocab)
-    shared = [token.name for token in added if not token.special and token.name in merged]
-    names = {token.name for token in added}.difference(shared)
+    ordinary = _ordinary(model)
+    for token in added:
+        if token.special and token.name in ordinary:
+            raise UserError(
+                f"added_tokens has {token.name!r} as special, but it is also a token of ordinary "
+                f"text: expected special to be false, or no such entry"
+            )
+    names = {token.name for token in added} - ordinary
     ranks = {_from_alphabet(t): i for t, i in vocab.items() if t not in names}
     return ranks, merges, pattern_from_json(data.get("pre_tokenizer")), added
 
@@ -277,6 +295,12 @@ def same_merges(listed: list[Any], merges: Sequence[tuple[bytes, bytes]]) -> boo
     pairs, made = {(left, right) for left, right in ours}, {left + right for left, right in ours}
     is_known = all(left + right in made for left, right in listed)
     return is_known and [pair for pair in listed if tuple(pair) in pairs] == ours
+
+
+def _pair(merge: Any) -> Any:
+    # Hugging Face wrote each merge as one string before 2024. The alphabet has no space, so this is
+    # unambiguous.
+    return merge.split(" ") if isinstance(merge, str) else merge
 
 
 def _is_pair(merge: Any) -> bool:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -59,12 +59,12 @@ class Train:
             pad=self.pad_token,
             end_of_turn=self.end_of_turn_token,
         )
-        named = [name for name in asdict(given).values() if name is not None]
+        named: dict[str, Any] = {
+            r: name for r, name in given.one_each().items() if name is not None
+        }
         default = () if self.eos_token else (END_OF_TEXT,)
-        names = tuple(dict.fromkeys([*(self.special_tokens or default), *named]))
-        by_name = roles_of_trained(self.special_tokens or names)
-        roles = {role: name or getattr(by_name, role) for role, name in asdict(given).items()}
-        return names, Roles(**roles)
+        names = tuple(dict.fromkeys([*(self.special_tokens or default), *named.values()]))
+        return names, replace(roles_of_trained(self.special_tokens or names), **named)
 
 
 @dataclass(frozen=True, kw_only=True)

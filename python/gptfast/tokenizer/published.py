@@ -11,10 +11,12 @@ from gptfast.errors import MissingFileError, UserError
 from gptfast.system.files import cache_path
 from gptfast.tokenizer import BPETokenizer, Tokenizer, load_tokenizer
 from gptfast.tokenizer.checks import as_path, check_choice
-from gptfast.tokenizer.ranks import PUBLISHED, KnownRanks, read_tiktoken, sha256_of
+from gptfast.tokenizer.ranks import PUBLISHED, KnownRanks, read_merges, read_tiktoken, sha256_of
 
 # tiktoken names a file in its cache by the SHA-1 of the address that it came from.
 _ADDRESS = "https://openaipublic.blob.core.windows.net/encodings/"
+# For "gpt2", it keeps the merges that GPT-2 was published with, not the rank file.
+_GPT2_MERGES = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/vocab.bpe"
 
 
 def open_tokenizer(path: str | Path, pattern: str | None = None) -> Tokenizer:
@@ -60,7 +62,8 @@ def get_encoding(name: str) -> BPETokenizer:
     check_choice("name", name, PUBLISHED)
     known = PUBLISHED[name]
     path = _find(name, known)
-    ranks = read_tiktoken(path)
+    data = path.read_bytes()
+    ranks = read_merges(data) if data.startswith(b"#version") else read_tiktoken(path)
     if sha256_of(ranks) != known.sha256:
         raise UserError(
             f"{path} does not hold the ranks of {name}: expected the file {known.file} with the "
@@ -74,9 +77,11 @@ def _find(name: str, known: KnownRanks) -> Path:
     ours = cache_path() / "ranks"
     named = [os.environ.get(name) for name in ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR")]
     tiktokens = Path(tempfile.gettempdir(), "data-gym-cache")
-    cached = hashlib.sha1(f"{_ADDRESS}{known.file}".encode(), usedforsecurity=False).hexdigest()
+    files = [known.file, f"{name}.tiktoken", _cached(f"{_ADDRESS}{known.file}")]
+    if known is PUBLISHED["gpt2"]:
+        files.append(_cached(_GPT2_MERGES))
     for folder in [*(Path(folder) for folder in named if folder), ours, tiktokens]:
-        for file in (known.file, f"{name}.tiktoken", cached):
+        for file in files:
             if (folder / file).is_file():
                 return folder / file
     raise MissingFileError(
@@ -84,3 +89,8 @@ def _find(name: str, known: KnownRanks) -> Path:
         f"{_ADDRESS}{known.file} (SHA-256 {known.sha256}) into {ours}, or let TIKTOKEN_CACHE_DIR "
         f"name the folder that has it"
     )
+
+
+def _cached(address: str) -> str:
+    """Return the name of a file in tiktoken's cache."""
+    return hashlib.sha1(address.encode(), usedforsecurity=False).hexdigest()

@@ -5,15 +5,16 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gptfast.errors import MissingFileError, UserError
 from gptfast.system.files import make_folder, write_text_atomically
 from gptfast.tokenizer.checks import as_path, shorten
 from gptfast.tokenizer.foreign import what_it_is
+from gptfast.tokenizer.formats import byte_level_alphabet, token_spelled
+from gptfast.tokenizer.roles import END_OF_TEXT
 
-_END_OF_TEXT = "<|endoftext|>"
 _LINE = "expected a token in base64, a space and its rank"
 
 
@@ -32,16 +33,38 @@ _GPT2 = KnownRanks(
     "r50k_base.tiktoken",
     "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930",
     "gpt2",
-    {_END_OF_TEXT: 50256},
+    {END_OF_TEXT: 50256},
 )
 # GPT-2's ranks, and runs of spaces from 50,257 on.
 _P50K = KnownRanks(
     "p50k_base.tiktoken",
     "94b5ca7dff4d00767bc256fdd1b27e5b17361d7b8a5f968547f9f23eb70d2069",
     "gpt2",
-    {_END_OF_TEXT: 50256},
+    {END_OF_TEXT: 50256},
 )
+_O200K = KnownRanks(
+    "o200k_base.tiktoken",
+    "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
+    "o200k",
+    {END_OF_TEXT: 199999, "<|endofprompt|>": 200018},
+)
+_HARMONY = {
+    "<|startoftext|>": 199998, "<|return|>": 200002, "<|constrain|>": 200003,
+    "<|channel|>": 200005, "<|start|>": 200006, "<|end|>": 200007, "<|message|>": 200008,
+    "<|call|>": 200012,
+}  # fmt: skip
 _FILL_IN_THE_MIDDLE = ["<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>"]
+
+
+def _with_reserved(special_tokens: dict[str, int]) -> dict[str, int]:
+    """Return the special tokens of harmony, which has a name for every id up to 201,087.
+
+    tiktoken also calls 200018 `<|reserved_200018|>`. An id has one name here: `<|endofprompt|>`.
+    """
+    named = special_tokens | _HARMONY
+    reserved = set(range(200_000, 201_088)).difference(named.values())
+    return named | {f"<|reserved_{token_id}|>": token_id for token_id in sorted(reserved)}
+
 
 PUBLISHED = {
     "gpt2": _GPT2,
@@ -51,26 +74,22 @@ PUBLISHED = {
         _P50K.file,
         _P50K.sha256,
         _P50K.pattern,
-        {_END_OF_TEXT: 50256} | dict(zip(_FILL_IN_THE_MIDDLE, range(50281, 50284), strict=True)),
+        {END_OF_TEXT: 50256} | dict(zip(_FILL_IN_THE_MIDDLE, range(50281, 50284), strict=True)),
     ),
     "cl100k_base": KnownRanks(
         "cl100k_base.tiktoken",
         "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",
         "cl100k",
         {
-            _END_OF_TEXT: 100257,
+            END_OF_TEXT: 100257,
             **dict(zip(_FILL_IN_THE_MIDDLE, range(100258, 100261), strict=True)),
             "<|endofprompt|>": 100276,
         },
     ),
-    "o200k_base": KnownRanks(
-        "o200k_base.tiktoken",
-        "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
-        "o200k",
-        {_END_OF_TEXT: 199999, "<|endofprompt|>": 200018},
-    ),
+    "o200k_base": _O200K,
+    "o200k_harmony": replace(_O200K, special_tokens=_with_reserved(_O200K.special_tokens)),
 }
-"""The encodings that tiktoken publishes, by name."""
+"""The encodings that tiktoken publishes, by name. Several have the same ranks."""
 
 
 def known_ranks(ranks: dict[bytes, int]) -> KnownRanks | None:
@@ -101,7 +120,7 @@ def read_encoding(
         pattern = known.pattern
     if special_tokens is None:
         next_id = max(ranks.values()) + 1
-        special_tokens = known.special_tokens if known else {_END_OF_TEXT: next_id}
+        special_tokens = known.special_tokens if known else {END_OF_TEXT: next_id}
     return ranks, pattern, special_tokens
 
 
@@ -139,6 +158,18 @@ def read_tiktoken(path: str | Path) -> dict[bytes, int]:
         line_of_token[token] = number
         token_of_rank[rank] = token
     return {token: rank for rank, token in token_of_rank.items()}
+
+
+def read_merges(data: bytes) -> dict[bytes, int]:
+    """Return the ranks of GPT-2's vocab.bpe, whose lines after the first are merges in order.
+
+    The single bytes come first, in the order of GPT-2's alphabet.
+    """
+    alphabet = byte_level_alphabet()
+    tokens = [bytes([byte]) for byte in sorted(alphabet, key=alphabet.__getitem__)]
+    lines = data.decode(errors="replace").splitlines()[1:]
+    merged = (token_spelled("".join(line.split())) for line in lines)
+    return {token: rank for rank, token in enumerate([*tokens, *filter(None, merged)])}
 
 
 def _parse_rank(line: bytes, where: str) -> tuple[bytes, int]:

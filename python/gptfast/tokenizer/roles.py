@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gptfast.errors import UserError
 from gptfast.tokenizer.added import AddedToken, special
-from gptfast.tokenizer.checks import check_kind
+from gptfast.tokenizer.checks import check_kind, check_names
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -25,7 +25,7 @@ class Roles:
 
     bos: begins a text. eos: follows each document; sampling stops at it. pad: fills up the shorter
     texts of a batch. unk: stands for what can't be encoded. end_of_turn: ends a message of a
-    dialogue; sampling stops at it, too.
+    dialogue; sampling stops at it, too. stop: further tokens at which sampling stops.
 
     A tokenizer takes eos for bos and pad if they are None, as GPT-2's does.
     """
@@ -35,9 +35,15 @@ class Roles:
     pad: str | None = None
     unk: str | None = None
     end_of_turn: str | None = None
+    stop: tuple[str, ...] = ()
+
+    def one_each(self) -> dict[str, str | None]:
+        """Return the names of the roles that at most one token plays: all but `stop`."""
+        return {role: getattr(self, role) for role in _KEYS}
 
 
-# The names by which a bare `tokenizer.json` is understood, each where only one of its row is there.
+# Well-known names by role, by which a bare `tokenizer.json` is understood. A tokenizer that has two
+# names of the same role leaves the role open.
 _WELL_KNOWN = {
     "bos": ("<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "<｜begin▁of▁sentence｜>"),
     "eos": (
@@ -54,13 +60,15 @@ _KEYS = {
     "bos": "bos_token", "eos": "eos_token", "pad": "pad_token", "unk": "unk_token",
     "end_of_turn": "end_of_turn",
 }  # fmt: skip
-"""The keys of the roles in tokenizer_config.json; `transformers` knows all but the last."""
+"""The keys of these roles in tokenizer_config.json; `transformers` knows all but the last."""
+_STOP_KEY = "stop"
 
 
 def recognized(names: Collection[str]) -> Roles:
     """Return the roles of special tokens by their well-known names."""
     found = {role: [n for n in known if n in names] for role, known in _WELL_KNOWN.items()}
-    return _filled(Roles(**{role: n[0] for role, n in found.items() if len(n) == 1}))
+    only: dict[str, Any] = {role: names[0] for role, names in found.items() if len(names) == 1}
+    return _filled(replace(Roles(), **only))
 
 
 def roles_of_trained(names: Sequence[str]) -> Roles:
@@ -82,13 +90,15 @@ def checked(roles: Roles | None, tokens: Sequence[AddedToken]) -> Roles:
     if roles is None:
         return recognized(special(tokens))
     check_kind("roles", roles, Roles, "a Roles or None")
+    check_names("stop", roles.stop)
     names = [token.name for token in tokens]
-    for role, name in vars(roles).items():
+    played = [*roles.one_each().items(), *(("stop", name) for name in roles.stop)]
+    for role, name in played:
         if name is not None and name not in names:
             raise UserError(
                 f"{role} is {name!r}: expected one of the special tokens {sorted(names)}, or None"
             )
-    return _filled(roles)
+    return _filled(replace(roles, stop=tuple(roles.stop)))
 
 
 def _filled(roles: Roles) -> Roles:
@@ -106,12 +116,14 @@ def tokenizer_config(roles: Roles, max_length: int | None) -> str:
     """
     content: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        **{_KEYS[role]: name for role, name in asdict(roles).items() if role != "end_of_turn"},
+        **{_KEYS[role]: n for role, n in roles.one_each().items() if role != "end_of_turn"},
         "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", "attention_mask"],
     }
     if roles.end_of_turn is not None:
         content[_KEYS["end_of_turn"]] = roles.end_of_turn
+    if roles.stop:
+        content[_STOP_KEY] = list(roles.stop)
     if max_length is not None:
         content["model_max_length"] = max_length
     return json.dumps(content, ensure_ascii=False, indent=2) + "\n"
@@ -137,27 +149,39 @@ def roles_beside(folder: Path, tokens: Sequence[AddedToken]) -> Roles:
     """Return the roles that the files of a folder give to the tokens of its `tokenizer.json`.
 
     What `names_beside` leaves open is told by the ids in generation_config.json or config.json, and
-    else by well-known names. Warns of tokens that the tokenizer doesn't have.
+    else by well-known names. If eos has several ids, all are stops. Warns of each that is left out,
+    because the tokenizer has no such added token.
     """
-    names = names_beside(folder)
-    ids = _ids_beside(folder)
+    names, ids = names_beside(folder), _ids_beside(folder)
     name_of = {token.id: token.name for token in tokens}
-    for role in (field.name for field in fields(Roles)):
+    by_id = {role: [name_of[i] for i in ids.get(role, []) if i in name_of] for role in _KEYS}
+    well_known = recognized(special(tokens)).one_each()
+    for role in _KEYS:
         if role not in names:
-            by_id = [name_of[i] for i in ids.get(role, []) if i in name_of]
-            # Models of dialogues stop at several tokens.
-            by_id = [n for n in by_id if n not in _WELL_KNOWN["end_of_turn"]] or by_id
-            names[role] = by_id[0] if by_id else getattr(recognized(special(tokens)), role)
-    known = set(name_of.values())
-    for role, name in names.items():
-        if name is not None and name not in known:
-            warnings.warn(
-                f"{folder}: {name!r} is named as {role}, but tokenizer.json has no such token: it "
-                f"is left out",
-                stacklevel=2,
-            )
-            names[role] = None
-    return _filled(Roles(**names))
+            # Models of dialogues list several ends, of which one ends a turn.
+            ends = [name for name in by_id[role] if name not in _WELL_KNOWN["end_of_turn"]]
+            names[role] = next(iter(ends or by_id[role]), well_known[role])
+    stop = _stops_beside(folder)
+    has = set(name_of.values())
+    for role, name in [*names.items(), *(("stop", name) for name in stop)]:
+        if name is not None and name not in has:
+            _warn_left_out(folder, f"{name!r} is named as {role}, but tokenizer.json has no such")
+    for token_id in ids.get("eos", []) if len(ids.get("eos", [])) > 1 else []:
+        if token_id not in name_of:
+            _warn_left_out(folder, f"{token_id} is an id of eos, but of no")
+    known = {role: name if name in has else None for role, name in names.items()}
+    ends = [name for name in [*stop, *by_id["eos"]] if name in has]
+    others = [name for name in ends if name not in (known["eos"], known["end_of_turn"])]
+    return _filled(Roles(**known, stop=tuple(dict.fromkeys(others))))
+
+
+def _warn_left_out(folder: Path, what: str) -> None:
+    warnings.warn(f"{folder}: {what} added token: it is left out", stacklevel=3)
+
+
+def _stops_beside(folder: Path) -> list[str]:
+    listed = _read(folder / "tokenizer_config.json").get(_STOP_KEY)
+    return [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
 
 
 def _ids_beside(folder: Path) -> dict[str, list[int]]:

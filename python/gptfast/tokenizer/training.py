@@ -14,7 +14,7 @@ from gptfast.tokenizer.checks import (
     check_choice,
     check_kind,
     check_no_path,
-    names_a_file,
+    is_path,
     path_error,
 )
 from gptfast.tokenizer.formats import byte_level_alphabet, token_spelled
@@ -58,7 +58,7 @@ def train_bpe(
     check_choice("tie", tie, _ALPHABETS)
     if not (isinstance(progress, bool) or callable(progress)):
         raise UserError(f"progress is {progress!r}: expected True, False or a function")
-    check_no_path(texts[0] if isinstance(texts, (list, tuple)) and len(texts) == 1 else texts)
+    check_no_path(texts)
     check_kind("texts", texts, Iterable, "texts to learn from")
     if isinstance(texts, Mapping):  # whose keys alone would be learned from
         raise UserError(f"texts is a {type(texts).__name__}: expected a list of texts")
@@ -92,12 +92,12 @@ def _forbidden(special_tokens: Sequence[str]) -> list[bytes]:
 
 
 def _no_paths(texts: Iterable[str | bytes]) -> Iterator[str | bytes]:
-    """Yield the texts. Raises UserError if all of the first ones name files that exist."""
+    """Yield the texts. Raises UserError if all of the first ones are paths."""
     iterator = iter(texts)
     first: list[str | bytes] = []
     for text in iterator:
         first.append(text)
-        if not names_a_file(text):
+        if not is_path(text):
             break
         if len(first) == _LOOKED_AT:
             raise path_error(first[0])
