@@ -284,3 +284,11 @@ def test_what_takes_too_many_steps_is_refused_in_our_words() -> None:
     with pytest.raises(UserError, match="gave up on the text after byte 0: one match") as raised:
         tokenizer.encode("words and more " * 20_000)
     assert not any(word in str(raised.value) for word in ("\n", "Error", "stack", "Max"))
+
+
+@pytest.mark.parametrize("regex", [OLD_CL100K, QWEN, r"\S+|\s+"])
+def test_an_expression_that_leaves_no_text_moves_to_tiktoken_as_it_is(regex: str) -> None:
+    tokenizer = BPETokenizer(BYTES, regex)
+    assert tokenizer.pat_str == regex
+    pieces = tokenizer.pretokenize(NASTY)
+    assert tiktoken_pieces(regex, NASTY) == pieces

@@ -9,6 +9,7 @@ use super::Visitor;
 use super::cuts::Cuts;
 use super::dialect::{self, Dialect, Node, Refusal};
 use super::matcher::{Failure, Matcher};
+use super::sure;
 use crate::error::Error;
 
 /// A regular expression written by a user.
@@ -73,6 +74,11 @@ impl CustomRegex {
     /// An expression that means the same in Oniguruma.
     pub(super) fn to_oniguruma(&self) -> String {
         self.tree.text()
+    }
+
+    /// Whether the matches are known to leave out no character of any text.
+    pub(super) fn matches_everything(&self) -> bool {
+        sure::matches_everything(&self.tree)
     }
 
     /// Only a search by position can go on where the crate gives up.
