@@ -102,6 +102,10 @@ def sequence_of(key: str, members: str) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+def fused(data: dict[str, Any]) -> None:
+    data["decoder"] = {"type": "Sequence", "decoders": [data["decoder"], {"type": "Fuse"}]}
+
+
 def nest(data: dict[str, Any]) -> None:
     parts = data["pre_tokenizer"]["pretokenizers"]
     wrapped = [{"type": "Sequence", "pretokenizers": [part]} for part in parts]
@@ -131,11 +135,25 @@ NO_TEMPLATE = {
 }  # fmt: skip
 
 
+# A Split that drops what these do not match drops nothing.
+EVERYTHING = [
+    LLAMA3,
+    r"\S+|\s+",
+    r"[^\s]+|\s+",
+    r".|\n",
+    r"\w+|\W+",
+    r"\p{N}{1,3}|\p{L}+|\s+|[^\s\p{L}\p{N}]+",
+    r"(?i:'s|'t)|[^\r\n\p{L}\p{N}]?\p{L}++|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s++(?!\S)|\s+",
+    r"\p{N}{1,2}+|\P{N}",  # any number of them in Oniguruma
+]
+
+
 @pytest.mark.parametrize(
     "change",
     [
         sequence_of("normalizer", "normalizers"),
         sequence_of("decoder", "decoders"),
+        fused,
         sequence_of("pre_tokenizer", "pretokenizers"),
         sequence_of("post_processor", "processors"),
         put(post_processor=NO_TEMPLATE),
@@ -144,6 +162,8 @@ NO_TEMPLATE = {
         split(invert=True),
         in_model(ignore_merges=False),
         byte_level(trim_offsets=False),
+        *(split(pattern={"String": string}) for string in (" ", "e", "", "\n", "+(", "a\x85\t字")),
+        *(split(behavior="Removed", invert=True, pattern={"Regex": regex}) for regex in EVERYTHING),
     ],
 )
 def test_another_spelling_of_the_same(
@@ -235,7 +255,19 @@ PREPEND = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "�
         (put(pre_tokenizer={"type": "Metaspace", "replacement": "▁"}), "Metaspace"),
         (put(pre_tokenizer=BYTE_LEVEL | {"add_prefix_space": True}), "add_prefix_space True"),
         (split(behavior="MergedWithPrevious"), "MergedWithPrevious"),
+        (byte_level(add_prefix_space=True), "a ByteLevel with add_prefix_space True"),
+        (put(pre_tokenizer={"type": "Sequence", "pretokenizers": [SPLIT, DIGITS]}), "a Digits"),
+        (
+            put(pre_tokenizer={"type": "Sequence", "pretokenizers": [BYTE_LEVEL, BYTE_LEVEL]}),
+            "ByteLevel, ByteLevel",  # writes each byte twice
+        ),
+        (put(decoder={"type": "Sequence", "decoders": [{"type": "Fuse"}, BYTE_LEVEL]}), "Sequence"),
+        (put(pre_tokenizer=None), "pre_tokenizer is None"),
+        (split(behavior="Contiguous", pattern={"Regex": r"\s+|\S+"}), "behavior Contiguous"),
         (split(behavior="Removed", invert=False), "behavior Removed"),
+        (split(behavior="Removed", invert=True, pattern={"String": " "}), "drops what"),
+        (split(behavior="Removed", invert=True, pattern={"Regex": r"a*|[\s\S]"}), "drops what"),
+        (split(behavior="Removed", invert=True, pattern={"Regex": r"."}), "drops what"),
         (split(behavior="Removed", invert=True, pattern={"Regex": r"\w+| "}), "drops what"),
         (
             split(behavior="Removed", invert=True, pattern={"Regex": LLAMA3.removesuffix(r"|\s+")}),

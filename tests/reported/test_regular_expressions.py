@@ -267,6 +267,7 @@ LONG = 1_000_000
         (r"\s+(?!\S)|\s+|\S+", "\t" * LONG + "b", [LONG - 1, 1, 1]),
         (r" ?\p{L}+(?!\d)|.", "é" * LONG, [LONG]),
         (r"(?:a|b)+(?!c)|.", "ab" * LONG, [2 * LONG]),
+        (r"(?:a|b)++|.", "ab" * LONG, [2 * LONG]),
         (r"\S+?(?=,)|,|[^,]+", "x" * LONG + ",", [LONG, 1]),
         (CL100K, " " * LONG, [LONG]),
     ],
@@ -276,3 +277,18 @@ def test_a_run_of_a_million_characters_is_encoded(
 ) -> None:
     pieces = BPETokenizer(BYTES, regex).pretokenize(text)
     assert [len(piece) for piece in pieces] == expected
+
+
+def test_what_takes_too_many_steps_is_refused_in_our_words() -> None:
+    tokenizer = BPETokenizer(BYTES, r"(?:[^\s]+\s?)+(?=!)|.")
+    with pytest.raises(UserError, match="gave up on the text after byte 0: one match") as raised:
+        tokenizer.encode("words and more " * 20_000)
+    assert not any(word in str(raised.value) for word in ("\n", "Error", "stack", "Max"))
+
+
+@pytest.mark.parametrize("regex", [OLD_CL100K, QWEN, r"\S+|\s+"])
+def test_an_expression_that_leaves_no_text_moves_to_tiktoken_as_it_is(regex: str) -> None:
+    tokenizer = BPETokenizer(BYTES, regex)
+    assert tokenizer.pat_str == regex
+    pieces = tokenizer.pretokenize(NASTY)
+    assert tiktoken_pieces(regex, NASTY) == pieces

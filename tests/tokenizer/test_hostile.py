@@ -505,7 +505,7 @@ ENDLESS = {
     """,
     "a pattern that backtracks over few bytes": r"""
         single_bytes = {bytes([byte]): byte for byte in range(256)}
-        tokenizer = BPETokenizer(single_bytes, r"(?=(a|aa|aaa){11}(b)\2)x|a")
+        tokenizer = BPETokenizer(single_bytes, r"(?=(?:a|aa|aaa){11}(?>b))x|a")
         print("ready", flush=True)
         tokenizer.encode_ordinary("a" * 800)
     """,

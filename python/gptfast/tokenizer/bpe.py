@@ -15,7 +15,7 @@ from gptfast.tokenizer.added import AddedToken, all_added, special
 from gptfast.tokenizer.base import AllowedSpecial, IdArray, Tokenizer
 from gptfast.tokenizer.checks import check_kind, check_names, check_texts, kind_of, shorten
 from gptfast.tokenizer.hf_folder import read_hf
-from gptfast.tokenizer.pat_str import pat_str
+from gptfast.tokenizer.patterns import pat_str
 from gptfast.tokenizer.ranks import read_encoding, write_tiktoken
 from gptfast.tokenizer.roles import END_OF_TEXT, Roles, checked, roles_of_trained
 from gptfast.tokenizer.rust import RUST_ERRORS, ids_for_rust, rust_bpe, thread_count, user_error

@@ -254,7 +254,7 @@ def bpe_from_json(
         ("model.continuing_subword_prefix", model.get("continuing_subword_prefix"), (None, "")),
         ("model.end_of_word_suffix", model.get("end_of_word_suffix"), (None, "")),
         ("normalizer", data.get("normalizer"), (None,)),
-        ("decoder.type", _type_of(data.get("decoder")), ("ByteLevel",)),
+        ("decoder.type", _decoder_type(data.get("decoder")), ("ByteLevel",)),
     ]
     for name, value, allowed in wanted:
         if value not in allowed:
@@ -305,6 +305,15 @@ def _pair(merge: Any) -> Any:
 
 def _is_pair(merge: Any) -> bool:
     return isinstance(merge, list) and len(merge) == 2 and all(isinstance(m, str) for m in merge)
+
+
+def _decoder_type(decoder: Any) -> Any:
+    match decoder:
+        # ByteLevel makes one text of all tokens, so nothing is left to fuse.
+        case {"type": "Sequence", "decoders": [{"type": "ByteLevel"}, {"type": "Fuse"}]}:
+            return "ByteLevel"
+        case _:
+            return _type_of(decoder)
 
 
 def _type_of(component: Any) -> Any:

@@ -6,7 +6,6 @@ text as the pattern does here.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from gptfast.errors import UserError
@@ -43,40 +42,55 @@ def pattern_from_json(pre_tokenizer: Any) -> str:
     patterns here can't express.
     """
     match pre_tokenizer:
-        case {"type": "ByteLevel", "add_prefix_space": False}:
-            # A missing `use_regex` means True in the format.
-            return "gpt2" if pre_tokenizer.get("use_regex", True) else "none"
-        case {
-            "type": "Sequence",
-            "pretokenizers": [
-                {"type": "Split", "pattern": {"Regex": str(regex)}} as split,
-                {"type": "ByteLevel", "add_prefix_space": False} as byte_level,
-            ],
-        }:
-            pattern = _from_oniguruma(regex)
-            _check_split(split, regex, pattern)
+        case {"type": "Sequence", "pretokenizers": [*parts]}:
+            pass
+        case _:
+            parts = [pre_tokenizer]
+    for part in parts:
+        _check_part(part)
+    match [part["type"] for part in parts]:
+        case ["ByteLevel"]:
+            return "gpt2" if _uses_regex(parts[0]) else "none"
+        case ["Split", "ByteLevel"]:
+            pattern = _pattern_of_split(parts[0])
             # GPT-2's pattern leaves its own pre-tokens whole, so it may be applied twice.
-            if byte_level.get("use_regex", True) and pattern != "gpt2":
+            if _uses_regex(parts[1]) and pattern != "gpt2":
                 raise UserError(
                     "pre_tokenizer has a ByteLevel with use_regex after a Split: expected "
                     "use_regex to be false"
                 )
             return pattern
-        case {"type": "ByteLevel", "add_prefix_space": prefix}:
+        case kinds:
             raise UserError(
-                f"pre_tokenizer is a ByteLevel with add_prefix_space {prefix}: expected False"
+                f"pre_tokenizer is a Sequence of {', '.join(kinds)}: expected one ByteLevel, alone "
+                f"or after one Split"
             )
-        case {"type": "Sequence", "pretokenizers": [*parts]}:
-            kinds = [part.get("type") if isinstance(part, dict) else part for part in parts]
+
+
+def _check_part(part: Any) -> None:
+    """Raise UserError unless this is a Split, or a ByteLevel that adds nothing."""
+    match part:
+        case {"type": "Split"} | {"type": "ByteLevel", "add_prefix_space": False}:
+            return
+        case {"type": "ByteLevel"}:
             raise UserError(
-                f"pre_tokenizer is a Sequence of {', '.join(map(str, kinds))}: expected one Split "
-                f"by a regular expression, then ByteLevel without prefix space"
+                f"pre_tokenizer has a ByteLevel with add_prefix_space "
+                f"{part.get('add_prefix_space')}: expected False"
             )
         case _:
+            kind = f"has a {part['type']}" if _has_type(part) else f"is {shorten(part)}"
             raise UserError(
-                f"pre_tokenizer is {shorten(pre_tokenizer)}: expected ByteLevel without prefix "
-                f"space, alone or after a Split by a regular expression"
+                f"pre_tokenizer {kind}: expected ByteLevel without prefix space, alone or after a "
+                f"Split"
             )
+
+
+def _has_type(part: Any) -> bool:
+    return isinstance(part, dict) and isinstance(part.get("type"), str)
+
+
+def _uses_regex(byte_level: dict[str, Any]) -> bool:
+    return bool(byte_level.get("use_regex", True))  # missing, it means True in the format
 
 
 def to_oniguruma(pattern: str) -> str:
@@ -87,63 +101,50 @@ def to_oniguruma(pattern: str) -> str:
         raise user_error(error) from None
 
 
-def _from_oniguruma(regex: str) -> str:
-    try:
-        return rust_bpe().pattern_from_oniguruma(regex)
-    except RUST_ERRORS as error:
-        raise user_error(error) from None
+def pat_str(pattern: str) -> str:
+    r"""Return the regular expression of a pattern for tiktoken, which keeps only its matches.
+
+    So it also matches the text between two matches, which is a pre-token here. The end of the last
+    match, `\G`, makes an empty match no match.
+    """
+    # Written for a tokenizer.json, it means the same to tiktoken, and has no groups.
+    regex = to_oniguruma(pattern)
+    if rust_bpe().pattern_matches_everything(pattern):
+        return regex
+    return rf"(?>{regex})(?!\G)|(?s:.)+?(?=(?:{regex})|\z)"
 
 
-def _check_split(split: dict[str, Any], regex: str, pattern: str) -> None:
-    """Raise UserError unless a Split keeps each match, and each text between two, as a pre-token.
+def _pattern_of_split(split: dict[str, Any]) -> str:
+    """Return the pattern of a Split that makes a pre-token of each match and each text between two.
 
     Removed and inverted, it drops what the expression doesn't match. That is the same if the
-    expression matches everything.
+    expression matches everything. Raises UserError for any other.
     """
+    match split.get("pattern"):
+        case {"Regex": str(regex)}:
+            pass
+        case {"String": str(text)}:
+            regex = "".join(c if c == " " or c.isalnum() else rf"\x{{{ord(c):x}}}" for c in text)
+        case other:
+            raise UserError(
+                f"pre_tokenizer has a Split by {shorten(other)}: expected a Regex or a String"
+            )
+    try:
+        pattern = rust_bpe().pattern_from_oniguruma(regex)
+        keeps_all = rust_bpe().pattern_matches_everything(pattern)
+    except RUST_ERRORS as error:
+        raise user_error(error) from None
     behavior, invert = split.get("behavior"), split.get("invert", False)
     if behavior == "Isolated":  # inverted or not: matches and the rest are treated alike
-        return
+        return pattern
     if behavior != "Removed" or not invert:
         raise UserError(
             f"pre_tokenizer has a Split with behavior {behavior} and invert {invert}: expected "
             f"Isolated"
         )
-    if not (pattern in ("gpt2", "cl100k", "o200k") or _matches_everything(regex)):
+    if not keeps_all:
         raise UserError(
-            f"pre_tokenizer has a Split that drops what {shorten(regex)} does not match: expected "
-            f"the behavior Isolated, which keeps it"
+            f"pre_tokenizer has a Split that drops what {shorten(regex)} does not match, which may "
+            f"be some text: expected the behavior Isolated, which keeps it"
         )
-
-
-# Alternatives by which an expression matches any letter, number, white space and other character,
-# wherever it begins: they look neither ahead nor behind.
-_EVERYTHING = (
-    {r"\p{L}+", r" ?\p{L}+", r"[^\r\n\p{L}\p{N}]?\p{L}+", r"\p{L}"},
-    {r"\p{N}+", r" ?\p{N}+", r"\p{N}{1,3}", r"\p{N}"},
-    {r"\s+", r"\s"},
-    {f" ?[^\\s\\p{{L}}\\p{{N}}]{rest}" for rest in ("+", "", r"+[\r\n]*", r"+[\r\n/]*")},
-)
-
-
-def _matches_everything(regex: str) -> bool:
-    """Return whether an expression is known to leave no character unmatched in any text."""
-    alternatives = _top_level_alternatives(regex)
-    return all(known & alternatives for known in _EVERYTHING)
-
-
-def _top_level_alternatives(regex: str) -> set[str]:
-    """Split an expression at each | that is in no group, class or escape.
-
-    Return nothing for an expression with nested classes.
-    """
-    alternatives, depth, in_class = [""], 0, False
-    for part in re.findall(r"\\.|.", regex, re.DOTALL):
-        if part == "|" and depth == 0 and not in_class:
-            alternatives.append("")
-            continue
-        if part == "[" and in_class:
-            return set()  # a class in a class
-        alternatives[-1] += part
-        in_class = part == "[" or (in_class and part != "]")
-        depth += 0 if in_class else (part == "(") - (part == ")")
-    return set(alternatives)
+    return pattern

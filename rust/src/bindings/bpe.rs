@@ -113,6 +113,13 @@ impl Bpe {
         Ok(pattern.as_str().to_owned())
     }
 
+    /// Whether the matches of a split pattern are known to leave out no character of any text.
+    #[staticmethod]
+    fn pattern_matches_everything(pattern: &str) -> PyResult<bool> {
+        let pattern = Pattern::new(pattern).map_err(to_py_err)?;
+        Ok(pattern.matches_everything())
+    }
+
     /// The pre-tokens of text. Their concatenation is text.
     fn pretokenize<'py>(&self, py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyList>> {
         let context = Context::default();

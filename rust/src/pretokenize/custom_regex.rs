@@ -9,6 +9,7 @@ use super::Visitor;
 use super::cuts::Cuts;
 use super::dialect::{self, Dialect, Node, Refusal};
 use super::matcher::{Failure, Matcher};
+use super::sure;
 use crate::error::Error;
 
 /// A regular expression written by a user.
@@ -46,8 +47,9 @@ impl CustomRegex {
         Ok(CustomRegex {
             regex,
             cuts: Cuts::new(&tree),
+            // `regex_syntax` refuses what needs backtracking, but takes `x++` for `(?:x+)+`.
+            by_position: tree.is_possessive() || regex_syntax::parse(pattern).is_err(),
             tree,
-            by_position: regex_syntax::parse(pattern).is_err(),
             matcher: OnceLock::new(),
         })
     }
@@ -74,6 +76,11 @@ impl CustomRegex {
         self.tree.text()
     }
 
+    /// Whether the matches are known to leave out no character of any text.
+    pub(super) fn matches_everything(&self) -> bool {
+        sure::matches_everything(&self.tree)
+    }
+
     /// Only a search by position can go on where the crate gives up.
     fn matcher(&self) -> Option<&Matcher> {
         let make = || Matcher::new(&self.tree).map(Arc::new);
@@ -92,20 +99,21 @@ impl CustomRegex {
         text: &str,
         visitor: &mut impl Visitor,
     ) -> Result<(), Error> {
-        let gave_up = |done: usize, why: String| {
+        let gave_up = |done: usize, why: &str| {
             Error::Pattern(format!(
                 "the split pattern {:?} gave up on the text after byte {done}: {why}; use a pattern that \
                  backtracks less, or shorter texts",
                 self.regex.as_str()
             ))
         };
+        let too_many_steps = |done: usize| gave_up(done, "one match took too many steps");
         let start = Instant::now();
         let mut done = 0;
         let mut position = 0;
         let check = |done: usize, visitor: &mut _| {
             Visitor::pieces(visitor, done, &[])?;
             if start.elapsed() > limit {
-                return Err(gave_up(done, format!("it took longer than {limit:?}")));
+                return Err(gave_up(done, &format!("it took longer than {limit:?}")));
             }
             Ok(())
         };
@@ -119,14 +127,12 @@ impl CustomRegex {
                 .anchored(self.by_position);
             let found = match self.regex.find_input(input) {
                 Ok(found) => found.map(|found| (found.start(), found.end())),
-                Err(error) => {
-                    let matcher = self
-                        .matcher()
-                        .ok_or_else(|| gave_up(done, error.to_string()))?;
+                Err(_) => {
+                    let matcher = self.matcher().ok_or_else(|| too_many_steps(done))?;
                     let end = matcher.match_at(text, position, || check(done, visitor));
                     let end = end.map_err(|failure| match failure {
                         Failure::Stopped(error) => error,
-                        Failure::TooManySteps => gave_up(done, error.to_string()),
+                        Failure::TooManySteps => too_many_steps(done),
                     })?;
                     end.map(|end| (position, end))
                 }
@@ -188,6 +194,11 @@ mod tests {
             (".*[^A-Z]|[A-Z]", true),
             // Each attempt does the same here, and none is a match.
             ("(?=.*[a-z])A", false),
+            // Each attempt takes all letters, and goes back.
+            ("(?:A|B)++c", false),
+            ("(?:A|B){1,}+c", false),
+            ("(?:[^b]|B)*+c", false),
+            ("(?>(?:A|B)+)c", false),
         ] {
             let custom = CustomRegex::new(pattern).unwrap();
             let text = "A".repeat(100_000);

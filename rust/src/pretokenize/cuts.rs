@@ -5,8 +5,9 @@
 //! two changes nothing before it. If a match surely begins with the next one, and no look-behind could
 //! have found the one before, it changes nothing after it either.
 
-use super::dialect::{Greed, GroupKind, Node};
+use super::dialect::{GroupKind, Node};
 use super::matcher::{CharSet, only_set};
+use super::sure::sure_sets;
 
 /// A set of [`Reader::sets`], as bits.
 type Bits = u128;
@@ -46,7 +47,7 @@ impl Cuts {
     pub(super) fn new(tree: &Node) -> Option<Self> {
         let mut reader = Reader::default();
         reader.part(tree)?;
-        reader.add_sure(tree);
+        reader.sure = sure_sets(tree).iter().map(CharSet::new).collect();
         if reader.sure.is_empty() {
             return None;
         }
@@ -184,47 +185,6 @@ impl Reader {
                 }
             }
         })
-    }
-
-    /// Find characters with which an alternative matches whatever follows them.
-    fn add_sure(&mut self, node: &Node) {
-        match node {
-            Node::Alternatives(nodes) => nodes.iter().for_each(|node| self.add_sure(node)),
-            Node::Group(GroupKind::Plain, child) => self.add_sure(child),
-            Node::Concat(nodes) => self.add_sure_of(nodes),
-            node => self.add_sure_of(std::slice::from_ref(node)),
-        }
-    }
-
-    /// Of characters and loops over characters one after another, all but one can match nothing. That one
-    /// then matches a single character, unless a possessive loop before it takes the character.
-    fn add_sure_of(&mut self, nodes: &[Node]) {
-        let mut items = Vec::new();
-        for node in nodes {
-            items.push(match node {
-                Node::Char { set, .. } => (set, 1, false),
-                Node::Repeat(repeat, child) => match &**child {
-                    Node::Char { set, .. } if repeat.max != Some(0) => {
-                        (set, repeat.min, repeat.greed == Greed::Possessive)
-                    }
-                    _ => return,
-                },
-                _ => return,
-            });
-        }
-        for (i, &(set, min, _)) in items.iter().enumerate() {
-            let others_are_optional = items
-                .iter()
-                .enumerate()
-                .all(|(j, item)| j == i || item.1 == 0);
-            if min <= 1 && others_are_optional {
-                let mut sure = set.clone();
-                for (before, ..) in items[..i].iter().filter(|item| item.2) {
-                    sure.difference(before);
-                }
-                self.sure.push(CharSet::new(&sure));
-            }
-        }
     }
 }
 

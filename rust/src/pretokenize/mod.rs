@@ -14,6 +14,7 @@ mod published;
 mod safe_cut;
 mod shared;
 mod simd;
+mod sure;
 mod visitor;
 
 pub use self::cl100k::CL100K_REGEX;
@@ -103,6 +104,14 @@ impl Pattern {
             Pattern::OldCl100k => OLD_CL100K_REGEX,
             Pattern::None => "none",
             Pattern::Regex(custom) => custom.as_str(),
+        }
+    }
+
+    /// Whether the matches are known to leave out no character of any text. Those of a scanner do not.
+    pub fn matches_everything(&self) -> bool {
+        match self {
+            Pattern::Regex(custom) => custom.matches_everything(),
+            _ => true,
         }
     }
 

@@ -154,6 +154,20 @@ impl Node {
         }
     }
 
+    /// Whether it contains a possessive loop.
+    pub(in super::super) fn is_possessive(&self) -> bool {
+        match self {
+            Node::Empty | Node::Start | Node::End | Node::Char { .. } => false,
+            Node::Concat(nodes) | Node::Alternatives(nodes) => {
+                nodes.iter().any(Node::is_possessive)
+            }
+            Node::Group(_, child) | Node::Folded { child, .. } => child.is_possessive(),
+            Node::Repeat(repeat, child) => {
+                repeat.greed == Greed::Possessive || child.is_possessive()
+            }
+        }
+    }
+
     /// Whether it contains a look-around or `\z`.
     pub(super) fn looks_around(&self) -> bool {
         match self {
