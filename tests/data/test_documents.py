@@ -169,7 +169,7 @@ def test_parquet_rows_that_cannot_be_used(tmp_path: Path) -> None:
         documents(null)
     whole = path.read_bytes()
     path.write_bytes(whole[:-10])
-    with pytest.raises(UserError, match=r"bytes\.parquet can't be read as Parquet after row 0"):
+    with pytest.raises(UserError, match=r"bytes\.parquet can't be read as Parquet \("):
         documents(path)
     assert documents(path, null, on_error="skip", report=report) == ["a", "b"]
 
