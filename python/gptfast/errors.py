@@ -58,7 +58,6 @@ def check_at_least(name: str, value: object, smallest: int, why: str = "") -> No
         raise UserError(f"{name} is {_shown(value)}: expected at least {smallest:,}{why}")
 
 
-
 def warn_after_work(message: str, stacklevel: int = 1) -> None:
     """Warn, but print the warning where a filter makes an error of it, which would lose the work.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from gptfast.errors import UserError, as_float, check_at_least
+from gptfast.errors import UserError, as_float, as_int, check_at_least
 
 
 @dataclass(frozen=True)

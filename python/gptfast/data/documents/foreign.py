@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections import Counter
 
-from gptfast.data.documents.names import bare_name, family_of, suffix_of
+from gptfast.data.documents.names import bare_name, family_of, promised_format, suffix_of
 from gptfast.data.documents.unpack import HEAD_BYTES
 from gptfast.tokenizer.rust import utf8_error
 
@@ -90,8 +90,11 @@ def foreign(name: str, head: bytes) -> str | None:
             return "is the weights of a model (safetensors): expected text"
         if suffix_of(bare_name(name)) in _BINARY_SUFFIXES:
             return _BINARY_SUFFIXES[suffix_of(bare_name(name))]
-    if _CONTROL.search(head) and (binary := _with_control_characters(head)) is not None:
-        return binary
+    # What a name promises to be packed is damaged, if it isn't.
+    if _CONTROL.search(head) and not promised_format(name):
+        binary = _with_control_characters(head)
+        if binary is not None:
+            return binary
     if is_markup(head) and family_of(name) not in (None, "text"):
         return "is a web page or XML, perhaps a server's error message: download it again"
     return None
