@@ -35,7 +35,10 @@ class Own:
         for n in range(n_outer, len(path.parts)):
             folder, name = Path(*path.parts[:n]), path.parts[n]
             if folder not in self._names:
-                self._names[folder] = own_names(folder, os.listdir(folder))
+                try:
+                    self._names[folder] = own_names(folder, os.listdir(folder))
+                except OSError:  # a folder whose files can be read, but not listed
+                    self._names[folder] = set()
             if name in self._names[folder]:
                 self.found[folder / name] = None
                 return True
