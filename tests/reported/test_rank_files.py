@@ -219,7 +219,7 @@ def test_a_rank_file_is_no_tokenizer_json(path: Path) -> None:
         ("vocab.txt", b"[PAD]\n[UNK]\nthe\n", "is a WordPiece vocab.txt"),
         ("vocab.json", b'{"a": 0}', "is a vocab.json"),
         ("merges.txt", b"#version: 0.2\n", "is a merges.txt"),
-        ("tokenizer.json.gz", gzip.compress(b"{}"), "is compressed by gzip"),
+        ("tokenizer.json.gz", gzip.compress(b"{}", mtime=0), "is compressed by gzip"),
         ("model.gguf", b"GGUF\3\0\0\0", "is a GGUF file"),
     ],
 )
