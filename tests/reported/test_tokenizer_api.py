@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import tiktoken
 import tokenizers
 
 from gptfast.cli import cli, progress
+from gptfast.data.prepare import prepare
 from gptfast.data.train_tokenizer import train_tokenizer
 from gptfast.errors import UserError
 from gptfast.tokenizer import BPETokenizer, CharTokenizer, Tokenizer, bpe_reference
@@ -298,6 +300,13 @@ def test_a_path_is_no_text_to_learn_from(wrap: Any, tmp_path: Path) -> None:
     path.write_text("some text")
     with pytest.raises(UserError, match=r"is a path, not a text.*train_tokenizer learns from"):
         BPETokenizer.train(wrap(path), 300)
+
+
+def test_documents_that_are_addresses_are_learned_from(tmp_path: Path) -> None:
+    lines = [json.dumps({"text": f"https://example.org/{n}.html"}) for n in range(60)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    data = prepare(str(tmp_path / "a.jsonl"), "bpe", 270, 0.1, lambda _: None)
+    assert data.tokenizer.decode(data.train[:9].tolist()).startswith("https:")
 
 
 def test_what_only_resembles_a_path_is_a_text(tmp_path: Path) -> None:

@@ -178,7 +178,8 @@ def _train_tokenizer(
     say(f"training a BPE tokenizer of {vocab_size:,} ids on {_n_bytes(train):,} bytes")
     from gptfast.tokenizer import BPETokenizer
 
-    tokenizer = BPETokenizer.train(train, vocab_size)
+    # As bytes, because a document may be an address, which `train` would take for a path.
+    tokenizer = BPETokenizer.train(map(str.encode, train), vocab_size)
     if tokenizer.n_vocab < vocab_size:
         say(f"the text has no more pairs to merge: the tokenizer has {tokenizer.n_vocab:,} ids")
     return tokenizer
