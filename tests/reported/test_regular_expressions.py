@@ -292,3 +292,9 @@ def test_an_expression_that_leaves_no_text_moves_to_tiktoken_as_it_is(regex: str
     assert tokenizer.pat_str == regex
     pieces = tokenizer.pretokenize(NASTY)
     assert tiktoken_pieces(regex, NASTY) == pieces
+
+
+@pytest.mark.parametrize("regex", [r"(?:\p{L}{1000}){1000}", r"(?<=(?:a{1000}){1000})b|."])
+def test_what_is_too_large_is_refused_in_our_words(regex: str) -> None:
+    with pytest.raises(UserError, match=r"it is too large .*; use smaller counts$"):
+        BPETokenizer(BYTES, regex)

@@ -33,9 +33,9 @@ impl CustomRegex {
     /// Fails if it is not valid, or if Oniguruma has no expression of the same meaning.
     pub(super) fn new(pattern: &str) -> Result<Self, Error> {
         let parsed = dialect::parse(Dialect::FancyRegex, pattern);
-        let regex = Regex::new(pattern).map_err(|error| {
+        let regex = Regex::new(pattern).map_err(|_| {
             let why = match &parsed {
-                Ok(_) => error.to_string(),
+                Ok(_) => "it is too large when its counts are written out; use smaller counts".into(),
                 Err(refusal) => refusal.describe(pattern),
             };
             Error::Pattern(format!(
