@@ -66,7 +66,7 @@ ABOUT = (
         "CITATION.cff",
     ),
     *("CHANGELOG.md", "dataset_infos.json", "dataset_dict.json", "config.json", "metadata.json"),
-    *("croissant.json", "state.json", "README.md.gz", "a.bin.skipped.jsonl"),
+    *("croissant.json", "state.json", "README.md.gz"),
     *("train.jsonl~", "train.jsonl.~1~", "#train.jsonl#", "train.bak", "a.tmp"),
 )
 DATA = (

@@ -77,9 +77,9 @@ def test_output_inside_the_source_folder_is_no_source(
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n{"txt": "c"}\n')
     (tmp_path / "data.json").write_text('{"text": "of a user"}')
     (tmp_path / "deep" / "train").mkdir(parents=True)
-    (tmp_path / "deep" / "train" / "config.json").write_text('{"text": "of a user"}')
+    (tmp_path / "deep" / "train" / "texts.json").write_text('{"text": "of a user"}')
     expected = find_files(tmp_path)
-    assert [path.name for path in expected] == ["a.jsonl", "data.json", "config.json"]
+    assert [path.name for path in expected] == ["a.jsonl", "data.json", "texts.json"]
     skip = ReadOptions(on_error="skip")
     for paths in (str(tmp_path), f"{tmp_path}/**/*.json*"):
         for _ in "12":  # the second run finds what the first wrote

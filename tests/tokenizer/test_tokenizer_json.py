@@ -221,7 +221,7 @@ def drop_a_byte(data: dict[str, Any]) -> None:
         (set_field("post_processor", {"type": "TemplateProcessing"}), "post_processor"),
         (set_field("decoder", None), "decoder.type is None"),
         (set_field("pre_tokenizer", None), "pre_tokenizer is None"),
-        (set_field("pre_tokenizer.add_prefix_space", True), "pre_tokenizer is"),
+        (set_field("pre_tokenizer.add_prefix_space", True), "add_prefix_space True"),
         (set_field("added_tokens", [{"content": "<|x|>"}]), "added_tokens has"),
         (set_field("added_tokens", {}), "added_tokens is"),
         (swap_merges, "model.merges do not match"),

@@ -18,7 +18,7 @@ _ABOUT = re.compile(
     r"|_success|_(committed|started)_.*|_(common_)?metadata",
     re.IGNORECASE,
 )
-_BACKUP = re.compile(r".*(~|\.bak|\.swp|\.tmp)|#.*#|.*\.skipped\.jsonl", re.IGNORECASE)
+_BACKUP = re.compile(r".*(~|\.bak|\.swp|\.tmp)|#.*#", re.IGNORECASE)
 _DESCRIBED = ("json lines", "table", "parquet", "tar", "zip")  # readme-texts.jsonl is data
 
 
