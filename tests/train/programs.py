@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from gptfast.data.batch import Batch
 from gptfast.model import GPT
+from gptfast.system.signals import Stop
 from gptfast.train.__main__ import main
 from gptfast.train.distributed import join_world
 from gptfast.train.loop import Trainer
@@ -68,8 +69,8 @@ def train_and_count_threads(arguments: list[str]) -> int:
 
     train = Trainer.run
 
-    def train_and_count(trainer: Trainer) -> object:
-        result = train(trainer)
+    def train_and_count(trainer: Trainer, stop: Stop) -> object:
+        result = train(trainer, stop)
         print_count("in")
         return result
 
