@@ -6,8 +6,9 @@ which takes seconds.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from gptfast.system.lazy import import_name
 
 if TYPE_CHECKING:
     from gptfast.model.base import LanguageModel
@@ -26,8 +27,4 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-    globals()[name] = value  # later accesses skip this function
-    return value
+    return import_name(__name__, _MODULES, name)

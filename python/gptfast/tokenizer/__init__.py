@@ -5,11 +5,11 @@ Nothing here needs PyTorch or reads a corpus; `gptfast.data` turns files into id
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptfast.errors import UserError
+from gptfast.system.lazy import import_name
 from gptfast.tokenizer.added import AddedToken
 from gptfast.tokenizer.base import Tokenizer
 from gptfast.tokenizer.foreign import what_json_is
@@ -36,11 +36,7 @@ _MODULES = {"BPETokenizer": "bpe", "CharTokenizer": "char", "get_encoding": "pub
 
 def __getattr__(name: str) -> Any:
     """Import what is not always needed when it is first used."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-    globals()[name] = value  # later accesses skip this function
-    return value
+    return import_name(__name__, _MODULES, name)
 
 
 def load_tokenizer(folder_or_file: str | Path) -> Tokenizer:
