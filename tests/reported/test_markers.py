@@ -43,7 +43,7 @@ def documents_in(path: Path, tokenizer: BPETokenizer, **options: Any) -> list[st
 
 
 MARKED = {
-    "on a line of its own": f"\n{EOT}\n".join(STORIES),
+    "on a separate line": f"\n{EOT}\n".join(STORIES),
     "before and after everything": f"{EOT}\n" + f"\n{EOT}\n".join(STORIES) + f"\n{EOT}\n",
     "inline": EOT.join(STORIES),
     "with empty lines": f"\n\n{EOT}\n\n\n".join(STORIES) + "\n",

@@ -62,7 +62,7 @@ def test_a_rotary_model_can_be_cast_as_transformers_model_can(
     stored = transformers.AutoConfig.for_model(**formats.describe(ours.config))
     theirs = transformers.AutoModelForCausalLM.from_config(stored).eval()
     weights = formats.to_stored(ours.config, ours.state_dict())
-    theirs.load_state_dict(weights, strict=False)  # GPT-2's tied head has no tensor of its own
+    theirs.load_state_dict(weights, strict=False)  # GPT-2's tied head is not stored
     ids = some_ids(4)
     with torch.no_grad():
         exact = copy.deepcopy(theirs).double()(ids).logits

@@ -105,7 +105,7 @@ def is_transformed() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
-# torch.compile calls this while tracing, inside of its own transforms, and keeps the result. It
+# torch.compile calls this while tracing, inside its transforms, and keeps the result. It
 # guards both states. The decorator torch.compiler.assume_constant_result sets the same attribute,
 # but would import the whole compiler here.
 is_transformed._dynamo_marked_constant = True  # type: ignore[attr-defined]

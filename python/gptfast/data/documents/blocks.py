@@ -116,7 +116,7 @@ class BlockMaker:
                 yield Block(data, block.ends_document, Place(file, "line", offset, lines))
                 offset += len(block.data)
                 continue
-            if not damage:  # damage may cut a character in two, which is no error of its own
+            if not damage:  # a character cut in two by damage is not another error
                 place = Place(file, "line", lines.at(offset + bad))
                 self.bad(
                     f"{file} is not UTF-8 text (byte {offset + bad}, line {place.number}): "

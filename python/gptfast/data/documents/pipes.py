@@ -69,7 +69,7 @@ def copy_of_pipe(path: Path) -> Path | None:
     with open(source, "rb") as pipe:
         info = os.fstat(source)
         key = (name, info.st_dev, info.st_ino)
-        # A pipe of the shell can be read once only; one with a name of its own has a new writer.
+        # A shell's pipe can be read only once. A named pipe may have a new writer.
         is_new = name != "standard input" and not name.startswith(("/dev/fd/", "/proc/"))
         if is_new or key not in _copies:
             _copies[key] = _copy(pipe, name)
