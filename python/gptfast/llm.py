@@ -181,7 +181,8 @@ class LLM:
             )
             for prompt in prompts
         ]
-        return generate_batch(self.model.eval(), self.tokenizer, requests, n=n)
+        written = generate_batch(self.model.eval(), self.tokenizer, requests, n=n)
+        return [text for of_prompt in written for text in of_prompt]
 
     def _request(
         self,

@@ -58,17 +58,18 @@ def generate_batch(
     *,
     n: int = 1,
     n_slots: int = 8,
-) -> list[Generation]:
-    """Return n continuations of each request: continuation j of request i is element i * n + j.
+) -> list[list[Generation]]:
+    """Return n continuations of each of the requests.
 
     The prompts may have unequal lengths; each is computed once. n_slots: most texts that grow at
     once. Raises UserError as `generate` does.
     """
     engine = Engine(model, tokenizer, n_slots=n_slots, max_waiting=n * len(requests))
-    generations = [one for request in requests for one in engine.submit(request, n)]
-    for generation in generations:
-        for _ in _steps(engine, generation):
-            pass
+    generations = [engine.submit(request, n) for request in requests]
+    for of_request in generations:
+        for generation in of_request:
+            for _ in _steps(engine, generation):
+                pass
     return generations
 
 
