@@ -7,7 +7,7 @@ Legend: B running texts, V vocabulary, T tokens of a prompt.
 from __future__ import annotations
 
 import math
-from collections import defaultdict, deque
+from collections import deque
 from functools import cache
 
 import torch
@@ -18,7 +18,7 @@ from gptfast.model import LanguageModel
 from gptfast.model.finite import check_weights
 from gptfast.sample.processors import EndOfText
 from gptfast.sample.request import FinishReason, Generation, Prefix, Request, checked_prompt
-from gptfast.sample.sampling import TokenLogprob, distribution, draw, is_greedy, token_logprobs
+from gptfast.sample.sampling import TokenLogprob, draw_each, token_logprobs
 from gptfast.sample.speculate import Speculation
 from gptfast.tokenizer import Tokenizer
 
@@ -199,30 +199,23 @@ class Engine:
     def _write(self, batch: list[Generation], logits_BV: Tensor) -> None:
         """Draw a token for each text of the batch and append it."""
         raw_BV = logits_BV[:, : self._n_vocab]
-        logits_BV = raw_BV
-        largest = []
+        logits_BV, largest = raw_BV, None
         if any(generation._processors for generation in batch):
             largest = raw_BV.amax(dim=-1).tolist()
             logits_BV = torch.stack([*map(self._processed, batch, raw_BV.float())])
-        largest_B, token_B = logits_BV.max(dim=-1)
-        groups = defaultdict(list)
-        for i, generation in enumerate(batch):
-            if not is_greedy(generation.request.sampling):
-                groups[generation.request.sampling].append(i)
-        for sampling, members in groups.items():
-            generators = [batch[i]._generator for i in members]
-            if len(members) == len(batch):
-                token_B = draw(distribution(logits_BV, sampling), generators)
-            else:
-                token_B[members] = draw(distribution(logits_BV[members], sampling), generators)
-        largest, tokens = largest or largest_B.tolist(), token_B.tolist()
+        samplings = [generation.request.sampling for generation in batch]
+        generators = [generation._generator for generation in batch]
+        token_B, largest_B = draw_each(logits_BV, samplings, generators)
+        tokens, processed = token_B.tolist(), largest_B.tolist()
         logprobs = self._logprobs(batch, raw_BV, tokens)
         for i, generation in enumerate(batch):
-            if not math.isfinite(largest[i]):  # a NaN is the largest of all
+            if not math.isfinite((largest or processed)[i]):  # a NaN is the largest of all
                 generation.error = UserError(
                     f"the model can't continue the text: its logits are NaN or infinite, though "
                     f"its weights are finite; {raw_BV.dtype} may be too narrow, try model.float()"
                 )
+            elif generation.error is None and not math.isfinite(processed[i]):
+                generation.error = UserError("the logits processors allow no token")
             if generation.error is not None:
                 self._finish(generation, "error")
             elif generation._is_complete:
@@ -231,18 +224,21 @@ class Engine:
                 self._append(generation, tokens[i], logprobs.get(i))
 
     def _processed(self, generation: Generation, logits_V: Tensor) -> Tensor:
-        """Return the logits (V,) after the processors. What one raises ends the text alone."""
+        """Return the logits (V,) after the processors. What one raises ends this text alone."""
+        changed_V, name = logits_V, ""
         try:
             for processor in generation._processors:
-                logits_V = processor(generation._context, logits_V)
-            if logits_V.max() == -math.inf:
-                raise ValueError("no token is allowed")
+                name = getattr(processor, "__name__", type(processor).__name__)
+                changed_V = processor(generation._context, changed_V)
+                if changed_V.shape != logits_V.shape:
+                    raise ValueError(f"its logits are {tuple(changed_V.shape)}")
         except EndOfText:
             generation._is_complete = True
+            return logits_V
         except Exception as error:
-            name = type(processor).__name__
             generation.error = UserError(f"the logits processor {name} failed: {error}")
-        return logits_V
+            return logits_V
+        return changed_V
 
     def _logprobs(
         self, batch: list[Generation], raw_BV: Tensor, tokens: list[int]
