@@ -24,7 +24,9 @@ from gptfast.model.finite import check_weights
 from gptfast.model.folder import load_model
 from gptfast.sample.config import SamplingConfig, SamplingOptions
 from gptfast.sample.generate import default_prompt, generate_batch, stream, write_sample
+from gptfast.sample.processors import LogitsProcessor
 from gptfast.sample.request import Generation, Request
+from gptfast.sample.speculate import Draft
 from gptfast.system import cpu
 from gptfast.tokenizer import Tokenizer
 from gptfast.train.__main__ import parse_config
@@ -131,16 +133,21 @@ class LLM:
         max_new_tokens: int = 300,
         stop: str | Sequence[str] = (),
         seed: int = 1337,
+        processors: Sequence[LogitsProcessor] = (),
+        draft: Draft | None = None,
         **sampling: Unpack[SamplingOptions],
     ) -> str:
         """Return text that follows the prompt, without it. The same seed writes the same text.
 
         stop: a text, or several; the first to appear ends the text before it. sampling: fields of
-        `SamplingConfig`, such as temperature=0.5. The end-of-text token ends the text, too. The
-        model is in evaluation mode afterwards. Raises UserError for impossible options.
+        `SamplingConfig`, such as temperature=0.5. processors: change the logits, such as
+        `Grammar(llm.tokenizer, schema, "json_schema")` (sample/grammar.py). draft: makes the text
+        faster and changes nothing else, such as `PromptLookup()` or `DraftModel(small.model)`
+        (sample/speculate.py). The end-of-text token ends the text, too. The model is in evaluation
+        mode afterwards. Raises UserError for impossible options.
         """
-        request = self._request(prompt, max_new_tokens, stop, seed, sampling)
-        return "".join(stream(self.model.eval(), self.tokenizer, request))
+        request = self._request(prompt, max_new_tokens, stop, seed, sampling, processors)
+        return "".join(stream(self.model.eval(), self.tokenizer, request, draft))
 
     def stream(
         self,
@@ -149,11 +156,13 @@ class LLM:
         max_new_tokens: int = 300,
         stop: str | Sequence[str] = (),
         seed: int = 1337,
+        processors: Sequence[LogitsProcessor] = (),
+        draft: Draft | None = None,
         **sampling: Unpack[SamplingOptions],
     ) -> Iterator[str]:
         """Yield the text that `generate` returns, piece by piece as the model writes it."""
-        request = self._request(prompt, max_new_tokens, stop, seed, sampling)
-        return stream(self.model.eval(), self.tokenizer, request)
+        request = self._request(prompt, max_new_tokens, stop, seed, sampling, processors)
+        return stream(self.model.eval(), self.tokenizer, request, draft)
 
     def generate_batch(
         self,
@@ -164,6 +173,7 @@ class LLM:
         stop: str | Sequence[str] = (),
         seed: int = 1337,
         top_logprobs: int | None = None,
+        processors: Sequence[LogitsProcessor] = (),
         **sampling: Unpack[SamplingOptions],
     ) -> list[Generation]:
         """Return n continuations of each prompt: continuation j of prompt i is element i * n + j.
@@ -176,7 +186,7 @@ class LLM:
             raise UserError("prompts is a text: expected several, such as [text]")
         requests = [
             replace(
-                self._request(prompt, max_new_tokens, stop, seed, sampling),
+                self._request(prompt, max_new_tokens, stop, seed, sampling, processors),
                 top_logprobs=top_logprobs,
             )
             for prompt in prompts
@@ -191,6 +201,7 @@ class LLM:
         stop: str | Sequence[str],
         seed: int,
         sampling: SamplingOptions,
+        processors: Sequence[LogitsProcessor],
     ) -> Request:
         check_at_least("max_new_tokens", max_new_tokens, 1)
         return Request(
@@ -200,6 +211,7 @@ class LLM:
             seed,
             self.tokenizer.stop_tokens,
             (stop,) if isinstance(stop, str) else tuple(stop),
+            tuple(processors),
         )
 
     def loss(self, text: str) -> Loss:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +14,17 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
+from gptfast import LLM
+from gptfast.cli import cli
 from gptfast.model import GPT, LanguageModel, ModelConfig, build_model
+from gptfast.model.folder import save_description, save_weights
+from gptfast.sample.__main__ import main
 from gptfast.sample.config import SamplingConfig
 from gptfast.sample.engine import Engine
+from gptfast.sample.grammar import Grammar
 from gptfast.sample.request import Request
 from gptfast.sample.speculate import DraftModel, PromptLookup, Speculation
+from gptfast.tokenizer import CharTokenizer
 
 V = 24
 
@@ -175,3 +183,32 @@ def test_speculation_rests_where_it_does_not_pay(
     else:
         assert clock.now < 1.03 * n_tokens
         assert 0 < clock.n_guessed < 60
+
+
+def test_the_commands_and_llm_take_drafts_and_grammars(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = CharTokenizer.train("abcdefghijklmnopqrstuvw\n")
+    assert tokenizer.n_vocab == V
+    llm, smaller = LLM(small(0), tokenizer), small(1)
+    plain = llm.generate("abc", max_new_tokens=30)
+    for draft in (PromptLookup(), DraftModel(smaller)):
+        assert llm.generate("abc", max_new_tokens=30, draft=draft) == plain
+    vowels = Grammar(tokenizer, "[aeiou]{7}", "regex")
+    (text,) = llm.generate_batch(["b"], processors=[vowels])
+    assert re.fullmatch("[aeiou]{7}", text.text)
+    for name, model in (("model", llm.model), ("small", smaller)):
+        save_description(tmp_path / name, model.config, tokenizer)
+        save_weights(model, tmp_path / name / "model.safetensors")
+    command = ["--model", str(tmp_path / "model"), "--prompt", "abc", "--max-new-tokens", "30"]
+    outputs = []
+    for options in ([], ["--prompt-lookup"], ["--draft", str(tmp_path / "small")]):
+        assert main([*command, *options]) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs == [f"abc{plain}\n"] * 3
+    assert main([*command, "--regex", "w{3}"]) == 0
+    assert capsys.readouterr().out == "abcwww\n"
+    other = CharTokenizer.train("other letters\n")
+    save_description(tmp_path / "small", ModelConfig(V, "gpt", 24, 1, 2, 16), other)
+    assert cli.run(main, [*command, "--draft", str(tmp_path / "small")]) == 2
+    assert "has another tokenizer" in capsys.readouterr().err

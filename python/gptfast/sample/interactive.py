@@ -10,6 +10,7 @@ from itertools import count
 from gptfast.model import LanguageModel
 from gptfast.sample.generate import stream
 from gptfast.sample.request import Request
+from gptfast.sample.speculate import Draft
 from gptfast.tokenizer import Tokenizer
 
 HELP = """Type a text, and the model continues it. Enter alone: go on. Ctrl-C: stop the text.
@@ -21,6 +22,7 @@ def converse(
     tokenizer: Tokenizer,
     request: Request,
     encode: Callable[[str], list[int]],
+    draft: Draft | None,
 ) -> None:
     """Continue one text after another until standard input ends.
 
@@ -43,7 +45,7 @@ def converse(
             continue
         asked = replace(request, prompt=encode(text), seed=request.seed + i)
         with suppress(KeyboardInterrupt):  # Ctrl-C ends the text, not the program
-            for piece in stream(model, tokenizer, asked):
+            for piece in stream(model, tokenizer, asked, draft):
                 text += piece
                 print(piece, end="", flush=True)
         print()
