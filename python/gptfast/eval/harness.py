@@ -27,6 +27,11 @@ try:
 except ImportError as error:
     raise UserError(f'--tasks needs a library ({error}): pip install "gptfast[eval]"') from error
 
+SEED = 1234
+"""The harness's own default, by which it draws examples for a prompt, and we tokens."""
+BOOTSTRAP = 100
+"""Draws for the standard error of a measure that is no mean, such as F1."""
+
 Pair = tuple[Any, list[int], list[int]]
 """What a request was made of, the ids of its context, and those of its continuation."""
 
@@ -136,7 +141,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
             prompt,
             n_new,
             sampling=sampling,
-            seed=1234,
+            seed=SEED,
             stop_tokens=self._tokenizer.stop_tokens,
             n_vocab=self._tokenizer.n_vocab,
         ):
@@ -162,7 +167,7 @@ def run_tasks(
 
     Raises MissingFileError for a missing file, and UserError for one that the harness can't use.
     """
-    from lm_eval import simple_evaluate
+    from lm_eval import evaluate
     from lm_eval.tasks import TaskManager
 
     for name in ("lm_eval", "datasets"):
@@ -175,17 +180,20 @@ def run_tasks(
         try:
             # The tasks of a group are in files beside its own.
             beside = [file.parent] if re.search(rb"(?m)^group:", file.read_bytes()) else None
-            found = simple_evaluate(
-                asked,
-                tasks=[str(file)],
-                task_manager=TaskManager(include_path=beside, include_defaults=False),
-                limit=limit,
-                bootstrap_iters=0,
-                log_samples=False,
+            manager = TaskManager(include_path=beside, include_defaults=False)
+            loaded = manager.load([str(file)])
+            for task in loaded["tasks"].values():
+                if task.get_config("num_fewshot") is None:
+                    task.set_config(key="num_fewshot", value=0)
+                task.set_fewshot_seed(seed=SEED)
+            found = evaluate(
+                asked, loaded, limit=limit, bootstrap_iters=BOOTSTRAP, log_samples=False
             )
-        except (UserError, OSError, MemoryError):
+        except (UserError, MemoryError):
             raise
-        except Exception as error:  # the harness and the libraries under it raise of all kinds
+        except Exception as error:  # the harness and the libraries under it raise all kinds
+            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+                raise
             what = one_line(f"{type(error).__name__}: {error}")
             raise UserError(f"{file} is no task that can be evaluated: {what}") from error
         for task, values in found["results"].items():
