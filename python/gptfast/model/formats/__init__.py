@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from gptfast.errors import UserError
-from gptfast.model.config import ModelConfig
+from gptfast.model.config import ModelConfig, Precision
 from gptfast.model.formats.base import Format, Stored, spelled_shortest
 
 FORMATS = {
@@ -38,6 +38,7 @@ __all__ = [
     "format_of",
     "from_stored",
     "parse",
+    "precision_of",
     "to_stored",
     "why_not_transformers",
 ]
@@ -96,12 +97,26 @@ def describe(
     bos: int | None = None,
     eos: int | None = None,
     pad: int | None = None,
+    precision: Precision | None = None,
 ) -> dict[str, Any]:
-    """Return the content of config.json; bos, eos and pad are the ids of the tokens' roles."""
+    """Return the content of config.json; bos, eos and pad are the ids of the tokens' roles.
+
+    precision: what the model was quantized to. Weights in blocks need gptfast's own format:
+    `transformers` would skip an unknown quantization, and load random weights.
+    """
+    if precision in ("int8", "int4"):
+        quantization = {"quant_method": OURS, "precision": precision}
+        return {
+            "model_type": OURS,
+            "gptfast": asdict(config),
+            "quantization_config": quantization,
+        }
+    dtype = {} if precision is None else {"dtype": "bfloat16", "gptfast_precision": precision}
     name = format_of(config)
     if name == OURS:
-        return {"model_type": name, "gptfast": asdict(config)}
+        return {"model_type": name, "gptfast": asdict(config), **dtype}
     return {
+        **dtype,
         "model_type": name,
         "architectures": [_format(name).architecture],
         **_format(name).describe(config),
@@ -110,6 +125,26 @@ def describe(
         # transformers' Llama never trains the embedding of this token, so it can't be eos.
         "pad_token_id": pad if pad != eos else None,
     }
+
+
+def precision_of(stored: Stored) -> Precision | None:
+    """Return what the model of a config.json was quantized to; None for float weights.
+
+    Raises UserError for another project's quantization.
+    """
+    quantization = stored.get("quantization_config")
+    if quantization is None:
+        return "bf16" if stored.get("gptfast_precision") == "bf16" else None
+    if quantization["quant_method"] != OURS:
+        raise UserError(
+            f"its weights are quantized by {quantization['quant_method']!r}: gptfast reads float "
+            f"weights and its own quantization; take the folder that it was made from"
+        )
+    for precision in get_args(Precision):
+        if precision == quantization["precision"]:
+            known: Precision = precision
+            return known
+    raise UserError(f"its precision is {quantization['precision']!r}: expected 'int8' or 'int4'")
 
 
 def parse(stored: Stored) -> ModelConfig:
