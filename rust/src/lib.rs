@@ -50,6 +50,7 @@ pub mod vocab;
 
 pub use self::util::context::Context;
 pub use self::util::cpu;
+pub use self::util::memory::large_vec;
 
 /// The extension module `gptfast._rust`.
 #[cfg(feature = "python")]

@@ -16,7 +16,7 @@ pub struct Activations {
     floats: Vec<f32>,
     blocks: Vec<[i8; BLOCK]>,
     scales: Vec<f32>,
-    sums: Vec<i32>,
+    minus_sums: Vec<i32>,
 }
 
 impl Activations {
@@ -30,7 +30,7 @@ impl Activations {
             floats: Vec::new(),
             blocks: Vec::new(),
             scales: Vec::new(),
-            sums: Vec::new(),
+            minus_sums: Vec::new(),
         }
     }
 
@@ -49,11 +49,11 @@ impl Activations {
         let n = x.len() / BLOCK;
         self.blocks.resize(n, [0; BLOCK]);
         self.scales.resize(n, 0.0);
-        self.sums.resize(n, 0);
+        self.minus_sums.resize(n, 0);
         let per_vector = self.columns / BLOCK;
         for (i, block) in x.as_chunks::<BLOCK>().0.iter().enumerate() {
             let to = i % per_vector * self.vectors + i / per_vector;
-            (self.blocks[to], self.scales[to], self.sums[to]) = quantize(block);
+            (self.blocks[to], self.scales[to], self.minus_sums[to]) = quantize(block);
         }
     }
 
@@ -72,13 +72,13 @@ impl Activations {
         &self.floats[vector * self.columns..][..self.columns]
     }
 
-    /// Block `block` of every vector: the integers, the scales, and the sums of the integers.
+    /// Block `block` of every vector: the integers, the scales, and the sums of the integers times -1.
     pub(super) fn blocks(&self, block: usize) -> (&[[i8; BLOCK]], &[f32], &[i32]) {
         let at = block * self.vectors..(block + 1) * self.vectors;
         (
             &self.blocks[at.clone()],
             &self.scales[at.clone()],
-            &self.sums[at],
+            &self.minus_sums[at],
         )
     }
 
@@ -87,7 +87,7 @@ impl Activations {
     }
 }
 
-/// Return integers, their scale and their sum.
+/// Return integers, their scale and their sum times -1.
 #[inline(always)]
 fn quantize(x: &[f32; BLOCK]) -> ([i8; BLOCK], f32, i32) {
     // The bits of magnitudes ascend with them, and those of infinity and NaN are the largest.
@@ -105,6 +105,6 @@ fn quantize(x: &[f32; BLOCK]) -> ([i8; BLOCK], f32, i32) {
     // Near 1.5 * 2^23 the floating-point numbers are the integers, so the sum is rounded to the nearest
     // one, ties to even. Its lowest 8 bits are those of the rounded value.
     let q = x.map(|x| (x * inverse + 12_582_912.0).to_bits() as i8);
-    let sum = q.iter().map(|&q| i32::from(q)).sum();
-    (q, largest / 127.0, sum)
+    let sum: i32 = q.iter().map(|&q| i32::from(q)).sum();
+    (q, largest / 127.0, -sum)
 }

@@ -5,6 +5,9 @@
 pub enum Level {
     /// What every processor has.
     Portable,
+    /// AVX-512 with F, BW, DQ, VL and VNNI, and FMA.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
 }
 
 impl Level {
@@ -15,6 +18,15 @@ impl Level {
 
     /// All levels that this processor has, slowest first.
     pub fn available() -> &'static [Level] {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vnni")
+        {
+            return &[Level::Portable, Level::Avx512];
+        }
         &[Level::Portable]
     }
 }

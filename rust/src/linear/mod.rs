@@ -30,6 +30,8 @@ pub mod naive;
 mod output;
 mod parallel;
 mod portable;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
 
 pub use self::activations::Activations;
 pub use self::level::Level;
@@ -74,6 +76,9 @@ pub unsafe fn multiply_at(
     assert_eq!(x.is_quantized(), matrix.is_quantized());
     assert_eq!((out.vectors(), out.rows()), (x.vectors(), matrix.rows()));
     match level {
+        // SAFETY: the caller promises it.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { x86_64::avx512(matrix, rows, x, out) },
         // SAFETY: the caller promises it.
         Level::Portable => unsafe { portable::multiply(matrix, rows, x, out) },
     }
