@@ -61,6 +61,8 @@ mod _rust {
     #[pymodule_export]
     use crate::bindings::cpu::amx_state;
     #[pymodule_export]
+    use crate::bindings::linear::multiply;
+    #[pymodule_export]
     use crate::bindings::text::utf8_error;
 
     #[pymodule_init]

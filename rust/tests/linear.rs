@@ -157,7 +157,8 @@ proptest! {
                 let expected = if some.contains(&(i % rows)) { all.to_bits() } else { f32::NAN.to_bits() };
                 prop_assert_eq!(part.to_bits(), expected, "{}, rows {:?}, value {}", what, some, i);
             }
-            if matrix.is_quantized() {
+            // Levels of x86-64 multiply and add floats in one rounding; the portable code can't.
+            if matrix.is_quantized() || level != Level::Portable {
                 let first = first.get_or_insert_with(|| bits(&out));
                 prop_assert_eq!(&*first, &bits(&out), "{}", what);
             }

@@ -5,7 +5,10 @@
 pub enum Level {
     /// What every processor has.
     Portable,
-    /// AVX-512 with F, BW, DQ, VL and VNNI, and FMA.
+    /// AVX2 with FMA and F16C.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// AVX-512 with F, BW, DQ, VL and VNNI.
     #[cfg(target_arch = "x86_64")]
     Avx512,
 }
@@ -19,13 +22,20 @@ impl Level {
     /// All levels that this processor has, slowest first.
     pub fn available() -> &'static [Level] {
         #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx512vnni")
+        if is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c")
         {
-            return &[Level::Portable, Level::Avx512];
+            // Require AVX2 for AVX-512 too: a virtual machine may advertise AVX-512 alone.
+            if is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512vnni")
+            {
+                return &[Level::Portable, Level::Avx2, Level::Avx512];
+            }
+            return &[Level::Portable, Level::Avx2];
         }
         &[Level::Portable]
     }

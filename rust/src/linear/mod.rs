@@ -7,7 +7,8 @@
 //! The fastest instructions that the processor has are chosen at run time ([`Level`]). A product of
 //! one row and one vector is computed in the same order of operations whatever the other rows and
 //! vectors are, and whatever thread computes it. So a vector's result never depends on its neighbours,
-//! bit by bit. Blocks also have the same results at every level.
+//! bit by bit. Blocks also have the same results at every level, and floats at all that fuse
+//! multiplication and addition.
 //!
 //! ```
 //! use gptfast_rust::linear::{Activations, Matrix, Weights, multiply_parallel};
@@ -76,6 +77,9 @@ pub unsafe fn multiply_at(
     assert_eq!(x.is_quantized(), matrix.is_quantized());
     assert_eq!((out.vectors(), out.rows()), (x.vectors(), matrix.rows()));
     match level {
+        // SAFETY: the caller promises it.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { x86_64::avx2(matrix, rows, x, out) },
         // SAFETY: the caller promises it.
         #[cfg(target_arch = "x86_64")]
         Level::Avx512 => unsafe { x86_64::avx512(matrix, rows, x, out) },

@@ -6,10 +6,12 @@
 //! of the product is known from the sum of the activations.
 
 use std::arch::x86_64::*;
-use std::ops::Range;
 
-use crate::linear::blocks::{BLOCK, Q4_0_BYTES, Q8_0_BYTES};
-use crate::linear::{Activations, Matrix, Output, TILE, Weights, portable};
+use crate::linear::Activations;
+use crate::linear::blocks::{Q4_0_BYTES, Q8_0_BYTES};
+
+/// The rows that are computed together.
+const ROWS: usize = 16;
 
 /// A format of blocks.
 pub trait Blocks {
@@ -18,13 +20,11 @@ pub trait Blocks {
     /// The binary logarithm of the offset of unsigned weights.
     const OFFSET_BITS: u32;
 
-    /// Return the bytes.
-    fn bytes<'a>(weights: Weights<'a>) -> &'a [u8];
-
     /// Load a block of each of 16 rows, which are `stride` bytes apart: as unsigned weights, transposed.
     ///
     /// # Safety
-    /// The processor must have the instructions of `Level::Avx512`, and `first` be a block with 15 more in its column.
+    /// The processor must have the instructions of `Level::Avx512`, and `first` be a block with 15 more
+    /// in its column.
     unsafe fn load(first: *const u8, stride: usize) -> [__m512i; 8];
 }
 
@@ -34,13 +34,6 @@ pub struct Q4_0;
 impl Blocks for Q8_0 {
     const BYTES: usize = Q8_0_BYTES;
     const OFFSET_BITS: u32 = 7;
-
-    fn bytes<'a>(weights: Weights<'a>) -> &'a [u8] {
-        match weights {
-            Weights::Q8_0(bytes) => bytes,
-            _ => unreachable!("the caller matched the kind"),
-        }
-    }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
@@ -74,13 +67,6 @@ impl Blocks for Q8_0 {
 impl Blocks for Q4_0 {
     const BYTES: usize = Q4_0_BYTES;
     const OFFSET_BITS: u32 = 3;
-
-    fn bytes<'a>(weights: Weights<'a>) -> &'a [u8] {
-        match weights {
-            Weights::Q4_0(bytes) => bytes,
-            _ => unreachable!("the caller matched the kind"),
-        }
-    }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
@@ -129,11 +115,12 @@ fn transpose(a: __m512i, b: __m512i, c: __m512i, d: __m512i) -> [__m512i; 4] {
 /// Return the scales of a block of each of 16 rows.
 ///
 /// # Safety
-/// The processor must have the instructions of `Level::Avx512`, and `first` be a block with 15 more in its column.
+/// The processor must have the instructions of `Level::Avx512`, and `first` be a block with 15 more
+/// in its column.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 unsafe fn scales(first: *const u8, stride: usize) -> __m512 {
-    let mut bits = [0u16; TILE];
+    let mut bits = [0u16; ROWS];
     for (row, bits) in bits.iter_mut().enumerate() {
         // SAFETY: the block of this row begins with its scale.
         *bits = unsafe { first.add(row * stride).cast::<u16>().read_unaligned() };
@@ -142,65 +129,27 @@ unsafe fn scales(first: *const u8, stride: usize) -> __m512 {
     _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(bits.as_ptr().cast()) })
 }
 
-/// The vectors whose sums are kept at a time, in the nearest cache.
-const BATCH: usize = 64;
-
-/// # Safety
-/// The processor must have the instructions of `Level::Avx512`. Nothing else may access these rows of
-/// `out` meanwhile.
-pub unsafe fn blocks<B: Blocks>(
-    matrix: &Matrix,
-    rows: Range<usize>,
-    x: &Activations,
-    out: &Output,
-) {
-    if matrix.rows() < TILE {
-        // SAFETY: the caller promises it. The results are the same.
-        return unsafe { portable::multiply(matrix, rows, x, out) };
-    }
-    let stride = matrix.columns() / BLOCK * B::BYTES;
-    let bytes = B::bytes(matrix.weights());
-    assert_eq!(bytes.len(), matrix.rows() * stride);
-    let mut sums = [[0.0; TILE]; BATCH];
-    for row in rows.clone().step_by(TILE) {
-        let end = rows.end.min(row + TILE);
-        // The last tile begins earlier, and its first rows are not stored.
-        let first = row.min(matrix.rows() - TILE);
-        for start in (0..x.vectors()).step_by(BATCH) {
-            let vectors = start..x.vectors().min(start + BATCH);
-            let sums = &mut sums[..vectors.len()];
-            // SAFETY: there are 16 rows from `first` on, and the caller promises the rest.
-            unsafe { tile::<B>(&bytes[first * stride..], stride, x, start, sums) };
-            for (vector, sums) in vectors.zip(sums) {
-                // SAFETY: the caller promises it.
-                let to = unsafe { out.of(vector, row..end) };
-                to.copy_from_slice(&sums[row - first..end - first]);
-            }
-        }
-    }
-}
-
 /// Compute the products of 16 rows and as many vectors, from number `start` on, as there are `sums`.
 ///
 /// # Safety
 /// The processor must have the instructions of `Level::Avx512`, and `bytes` 16 rows of `stride` bytes.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn tile<B: Blocks>(
+pub unsafe fn tile<B: Blocks>(
     bytes: &[u8],
     stride: usize,
     x: &Activations,
     start: usize,
-    sums: &mut [[f32; TILE]],
+    sums: &mut [[f32; ROWS]],
 ) {
-    sums.fill([0.0; TILE]);
+    sums.fill([0.0; ROWS]);
     for block in 0..stride / B::BYTES {
         let first = bytes[block * B::BYTES..].as_ptr();
         // The next tile lies behind this one. Prefetching it in the order of addresses reads memory
         // at full speed, which 16 rows at a time would not.
         let next = bytes
             .as_ptr()
-            .wrapping_add(TILE * (stride + block * B::BYTES));
-        for line in 0..(TILE * B::BYTES).div_ceil(64) {
+            .wrapping_add(ROWS * (stride + block * B::BYTES));
+        for line in 0..(ROWS * B::BYTES).div_ceil(64) {
             _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(64 * line).cast());
         }
         // SAFETY: the block is in the first row of 16.
