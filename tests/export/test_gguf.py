@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -272,6 +273,16 @@ def test_a_file_that_exists_is_kept(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="exists already"):
         export_gguf(tmp_path / "m", file)
     assert file.read_bytes() == before
+
+
+def test_a_folder_whose_name_is_not_utf8_gives_a_name_that_is(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    try:
+        small_models.write_folder(folder, GPT(GPT2), plain_tokenizer())
+    except OSError:
+        pytest.skip("this file system takes only names in UTF-8")
+    export_gguf(folder, tmp_path / "a.gguf")
+    assert read(tmp_path / "a.gguf")[0]["general.name"] == r"caf\udce9"
 
 
 def test_a_weight_beyond_float16_is_refused(tmp_path: Path) -> None:

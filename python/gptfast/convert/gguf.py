@@ -44,7 +44,7 @@ def load_gguf(path: Path) -> Loaded:
     such file, UserError if it is damaged, if gptfast can't compute its model or lacks its
     tokenizer, or if the package `gguf` is not installed.
     """
-    gguf = _package()
+    gguf = layout.package()
     file = read_gguf(path, gguf)
     try:
         tokenizer = vocabulary.from_metadata(file.metadata)
@@ -59,14 +59,6 @@ def load_gguf(path: Path) -> Loaded:
     template = file.metadata.get("tokenizer.chat_template")
     template = template if isinstance(template, str) else None
     return Loaded(model, state, tokenizer, template, _notes(file))
-
-
-def _package() -> Any:
-    try:
-        import gguf
-    except ImportError as error:
-        raise UserError(f'GGUF needs a library ({error}): pip install "gptfast[gguf]"') from error
-    return gguf
 
 
 def _on_meta(config: ModelConfig) -> GPT:

@@ -27,6 +27,7 @@ from gptfast.model.folder import load_model
 from gptfast.model.formats import gguf as layout
 from gptfast.model.formats.gguf_tensors import to_gguf
 from gptfast.ops.quantized_blocks import quantize_blocks
+from gptfast.system.escape import escaped
 from gptfast.system.files import write_atomically
 from gptfast.tokenizer import CharTokenizer, Tokenizer
 from gptfast.tokenizer import gguf as vocabulary
@@ -45,7 +46,7 @@ def export_gguf(folder: Path, out: Path, kind: str = "auto") -> None:
     llama.cpp can't compute the model or can't have its tokenizer, if `out` exists, or if the
     package `gguf` is not installed.
     """
-    gguf = _package()
+    gguf = layout.package()
     if out.exists():
         raise UserError(f"{out} exists already: choose another --out, or delete it first")
     if not out.parent.is_dir():
@@ -65,7 +66,7 @@ def export_gguf(folder: Path, out: Path, kind: str = "auto") -> None:
     metadata = {
         "general.architecture": layout.architecture_of(config),
         "general.type": "model",
-        "general.name": folder.resolve().name,
+        "general.name": escaped(folder.resolve().name),
         "general.file_type": FILE_TYPES[kind],
         "general.quantization_version": gguf.GGML_QUANT_VERSION,
         **layout.to_metadata(config),
@@ -93,14 +94,6 @@ def export_gguf(folder: Path, out: Path, kind: str = "auto") -> None:
         print(f"{out}: {size:,.2f} MB, {n_tokens:,} ids, tensors by type: {listed}")
         for note in notes:
             print(f"note: {note}")
-
-
-def _package() -> Any:
-    try:
-        import gguf
-    except ImportError as error:
-        raise UserError(f'GGUF needs a library ({error}): pip install "gptfast[gguf]"') from error
-    return gguf
 
 
 def _kind(folder: Path, model: GPT, wanted: str) -> str:

@@ -38,6 +38,15 @@ _NOWHERE = {
 """The fields that neither architecture has, and what they are without them."""
 
 
+def package() -> Any:
+    """Return the package `gguf`. Raises UserError if it is not installed."""
+    try:
+        import gguf
+    except ImportError as error:
+        raise UserError(f'GGUF needs a library ({error}): pip install "gptfast[gguf]"') from error
+    return gguf
+
+
 def architecture_of(config: ModelConfig) -> str:
     """Return "llama" for rotary positions, else "gpt2". Ask `why_not` first."""
     return "llama" if config.positions == "rotary" else "gpt2"
