@@ -40,6 +40,7 @@ __all__ = [
     "parse",
     "precision_of",
     "to_stored",
+    "why_not_transformers",
 ]
 
 
@@ -58,6 +59,29 @@ def format_of(config: ModelConfig) -> str:
         if _expresses(_format(name), config):
             return name
     return OURS
+
+
+def why_not_transformers(config: ModelConfig) -> str | None:
+    """Return in a sentence why no class of `transformers` computes this model; None if one does.
+
+    The sentence names the fields of ModelConfig that the closest class lacks.
+    """
+    if config.architecture != "gpt":
+        return f"architecture is {config.architecture!r}: transformers has only transformers"
+    if format_of(config) != OURS:
+        return None
+    wanted, lacks = asdict(spelled_shortest(config)), {}
+    for name in FORMATS:
+        try:
+            had = asdict(_format(name).parse(_format(name).describe(config)))
+        except UserError:  # for instance, Mixtral's format of a model without experts
+            continue
+        # The width of the MLP may be spelled in two ways, and every format has it.
+        differ = [f for f, value in wanted.items() if had[f] != value and f != "n_hidden"]
+        lacks[_format(name).architecture] = differ
+    closest = min(lacks, key=lambda architecture: len(lacks[architecture]))
+    listed = ", ".join(f"{field} {wanted[field]!r}" for field in lacks[closest])
+    return f"{closest}, the closest, lacks {listed}"
 
 
 def _expresses(format: Format, config: ModelConfig) -> bool:
