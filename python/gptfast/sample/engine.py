@@ -7,9 +7,8 @@ Legend: B running texts, V vocabulary, T tokens of a prompt.
 from __future__ import annotations
 
 import math
-from collections import defaultdict, deque
+from collections import deque
 from functools import cache
-from operator import index
 
 import torch
 from torch import Tensor
@@ -17,9 +16,8 @@ from torch import Tensor
 from gptfast.errors import RunError, UserError, check_at_least
 from gptfast.model import LanguageModel
 from gptfast.model.finite import check_weights
-from gptfast.sample.config import check_seed
-from gptfast.sample.request import FinishReason, Generation, Prefix, Request
-from gptfast.sample.sampling import TokenLogprob, distribution, draw, is_greedy, token_logprobs
+from gptfast.sample.request import FinishReason, Generation, Prefix, Request, checked_prompt
+from gptfast.sample.sampling import TokenLogprob, draw_each, token_logprobs
 from gptfast.tokenizer import Tokenizer
 
 
@@ -50,7 +48,6 @@ class Engine:
         self._n_vocab = model.config.vocab_size if tokenizer is None else tokenizer.n_vocab
         self._token_bytes = None if tokenizer is None else cache(tokenizer.token_bytes)
         self._cache = model.new_cache(n_slots)
-        self._device = self._cache.ids_BT.device
         self._slots: list[Generation | None] = [None] * n_slots
         self._waiting: deque[Generation] = deque()
 
@@ -75,7 +72,9 @@ class Engine:
         Continuation i has the seed `request.seed + i`. Raises UserError for an impossible request,
         and QueueFullError if there is no room for all n.
         """
-        prompt = self._checked_prompt(request)
+        prompt = checked_prompt(request, self._n_vocab)
+        if request.stop and self._token_bytes is None:
+            raise UserError("stop strings need a tokenizer: give the engine one")
         check_at_least("n", n, 1)
         n_places = len(self._slots) + self._max_waiting
         if n > n_places:
@@ -86,32 +85,9 @@ class Engine:
                 f"for {n} more; try again later"
             )
         prefix = Prefix(prompt, n)
-        new = [Generation(request, request.seed + i, prefix, self._device) for i in range(n)]
+        new = [Generation(request, request.seed + i, prefix) for i in range(n)]
         self._waiting.extend(new)
         return new
-
-    def _checked_prompt(self, request: Request) -> list[int]:
-        """Return the ids of the prompt. Raise UserError if the request is impossible."""
-        try:
-            prompt = [index(token) for token in request.prompt]
-        except TypeError as error:
-            raise UserError(
-                f"the prompt is a {type(request.prompt).__name__} ({error}): expected token ids, "
-                f"for instance from tokenizer.encode_ordinary(text)"
-            ) from error
-        if not prompt:
-            raise UserError("the prompt is empty: expected at least one token to continue")
-        for token in (min(prompt), max(prompt), *dict(request.sampling.logit_bias)):
-            if not 0 <= token < self._n_vocab:
-                raise UserError(f"a token id is {token}; expected 0 to {self._n_vocab - 1}")
-        check_at_least("max_new_tokens", request.max_new_tokens, 0)
-        check_seed(request.seed)
-        check_at_least("top_logprobs", request.top_logprobs or 0, 0)
-        if "" in request.stop:
-            raise UserError("a stop string is empty: expected at least one character")
-        if request.stop and self._token_bytes is None:
-            raise UserError("stop strings need a tokenizer: give the engine one")
-        return prompt
 
     def cancel(self, generation: Generation) -> None:
         """End a text. Its slot is free before the next step."""
@@ -191,43 +167,41 @@ class Engine:
     def _write(self, batch: list[Generation], logits_BV: Tensor) -> None:
         """Draw a token for each text of the batch and append it."""
         raw_BV = logits_BV[:, : self._n_vocab]
-        logits_BV = raw_BV
-        largest = []
+        logits_BV, largest = raw_BV, None
         if any(generation._processors for generation in batch):
             largest = raw_BV.amax(dim=-1).tolist()
             logits_BV = torch.stack([*map(self._processed, batch, raw_BV.float())])
-        largest_B, token_B = logits_BV.max(dim=-1)
-        groups = defaultdict(list)
-        for i, generation in enumerate(batch):
-            if not is_greedy(generation.request.sampling):
-                groups[generation.request.sampling].append(i)
-        for sampling, members in groups.items():
-            generators = [batch[i]._generator for i in members]
-            token_B[members] = draw(distribution(logits_BV[members], sampling), generators)
-        largest, tokens = largest or largest_B.tolist(), token_B.tolist()
+        samplings = [generation.request.sampling for generation in batch]
+        generators = [generation._generator for generation in batch]
+        token_B, largest_B = draw_each(logits_BV, samplings, generators)
+        tokens, processed = token_B.tolist(), largest_B.tolist()
         logprobs = self._logprobs(batch, raw_BV, tokens)
         for i, generation in enumerate(batch):
-            if not math.isfinite(largest[i]):  # a NaN is the largest of all
+            if not math.isfinite((largest or processed)[i]):  # a NaN is the largest of all
                 generation.error = UserError(
                     f"the model can't continue the text: its logits are NaN or infinite, though "
                     f"its weights are finite; {raw_BV.dtype} may be too narrow, try model.float()"
                 )
+            elif generation.error is None and not math.isfinite(processed[i]):
+                generation.error = UserError("the logits processors allow no token")
             if generation.error is not None:
                 self._finish(generation, "error")
             else:
                 self._append(generation, tokens[i], logprobs.get(i))
 
     def _processed(self, generation: Generation, logits_V: Tensor) -> Tensor:
-        """Return the logits (V,) after the processors. What one raises ends the text alone."""
+        """Return the logits (V,) after the processors. What one raises ends this text alone."""
+        changed_V, name = logits_V, ""
         try:
             for processor in generation._processors:
-                logits_V = processor(generation._context, logits_V)
-            if logits_V.max() == -math.inf:
-                raise ValueError("no token is allowed")
+                name = getattr(processor, "__name__", type(processor).__name__)
+                changed_V = processor(generation._context, changed_V)
+                if changed_V.shape != logits_V.shape:
+                    raise ValueError(f"its logits are {tuple(changed_V.shape)}")
         except Exception as error:
-            name = type(processor).__name__
             generation.error = UserError(f"the logits processor {name} failed: {error}")
-        return logits_V
+            return logits_V
+        return changed_V
 
     def _logprobs(
         self, batch: list[Generation], raw_BV: Tensor, tokens: list[int]
