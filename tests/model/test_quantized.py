@@ -175,6 +175,15 @@ def test_what_needs_float_weights_refuses_blocks(tmp_path: Path) -> None:
         load_float_model(folder, "an export")
 
 
+def test_onnx_is_written_of_float_weights_only(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    from gptfast.export.onnx import export_onnx
+
+    folder = save(tmp_path / "m", quantize(model_of(GPT2), "int8"), "int8")
+    with pytest.raises(UserError, match="is in int8: an ONNX file needs float weights"):
+        export_onnx(folder, tmp_path / "m.onnx")
+
+
 def test_what_can_not_be_quantized_is_refused() -> None:
     with pytest.raises(UserError, match="the model is in int8 already"):
         quantize(quantize(model_of(GPT2), "int8"), "int4")

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from gptfast.errors import UserError
 from gptfast.model import GPT, LanguageModel
 from gptfast.model.finite import check_weights
-from gptfast.model.folder import load_model
+from gptfast.model.folder import load_float_model
 from gptfast.model.kv_cache import NewTokens
 from gptfast.ops.attention import attention_weights, weighted_sum
 from gptfast.system.files import make_folder, write_atomically
@@ -99,13 +99,13 @@ def export_onnx(folder: Path, out: Path) -> None:
         ) from error
     if out.exists():
         raise UserError(f"{out} exists: choose another --out")
-    model, tokenizer = load_model(folder)
+    model, tokenizer = load_float_model(folder, "an ONNX file")
     if (what := why_not(model)) is not None:
         raise UserError(f"{folder} can't be written as ONNX: {what}")
     check_weights(model)
     make_folder(out.parent)
     assert isinstance(model, GPT)
-    write(model.float(), tokenizer.n_vocab, out)
+    write(model, tokenizer.n_vocab, out)
     print(f"{out}: {out.stat().st_size / 1e6:,.1f} MB, {model.n_parameters():,} parameters")
 
 
