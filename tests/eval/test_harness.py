@@ -103,7 +103,7 @@ def test_generated_text_ends_before_the_first_stop_string(
     asked: HarnessModel, model: GPT, tokenizer: BPETokenizer
 ) -> None:
     prompt = tokenizer.encode("The crow")
-    ids = list(generate(model, prompt, 10, sampling=GREEDY, seed=0, n_vocab=tokenizer.n_vocab))
+    ids = list(generate(model, prompt, 10, sampling=GREEDY, seed=0))
     whole = tokenizer.decode(ids)
     stop = whole[3:5]
     options = [{"until": ["@@", stop, ""], "max_gen_toks": 10}, {"until": [], "max_gen_toks": 4}]

@@ -17,7 +17,8 @@ from gptfast.errors import MissingFileError, UserError
 from gptfast.eval.report import Section
 from gptfast.model import LanguageModel
 from gptfast.sample.config import SamplingConfig
-from gptfast.sample.generate import default_prompt, generate
+from gptfast.sample.generate import default_prompt, generate_batch
+from gptfast.sample.request import Request
 from gptfast.tokenizer import Tokenizer
 
 try:
@@ -122,34 +123,25 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Return what the model writes after each context, up to the first of the stop strings."""
-        return [self._written(*request.args) for request in requests]
+        asked = [self._request(*request.args) for request in requests]
+        written = generate_batch(self.model, self._tokenizer, asked, n_slots=self.batch_size)
+        return [generation.text for (generation,) in written]
 
-    def _written(self, context: str, options: dict[str, Any]) -> str:
+    def _request(self, context: str, options: dict[str, Any]) -> Request:
+        """Return what to write after a context, of which the beginning may be left out for room."""
         wanted = normalize_gen_kwargs(options)
-        until = [text for text in wanted["until"] if text]
+        n_new = int(wanted["max_gen_toks"])
+        room = max(1, self.model.config.block_size - n_new)
+        prompt = (self.tok_encode(context) or [self.prefix_token_id])[-room:]
         sampling = SamplingConfig(
             temperature=float(wanted["temperature"]) if wanted["do_sample"] else 0.0,
             top_k=wanted.get("top_k"),
             top_p=wanted.get("top_p"),
         )
-        n_new = int(wanted["max_gen_toks"])
-        room = max(1, self.model.config.block_size - n_new)
-        prompt = (self.tok_encode(context) or [self.prefix_token_id])[-room:]
-        ids: list[int] = []
-        for token in generate(
-            self.model,
-            prompt,
-            n_new,
-            sampling=sampling,
-            seed=SEED,
-            stop_tokens=self._tokenizer.stop_tokens,
-            n_vocab=self._tokenizer.n_vocab,
-        ):
-            ids.append(token)
-            if any(stop in self._tokenizer.decode(ids) for stop in until):
-                break
-        text = self._tokenizer.decode(ids)
-        return text[: min([len(text), *(text.index(stop) for stop in until if stop in text)])]
+        stop = tuple(text for text in wanted["until"] if text)
+        return Request(
+            prompt, n_new, sampling, SEED, stop_tokens=self._tokenizer.stop_tokens, stop=stop
+        )
 
 
 def run_tasks(

@@ -33,7 +33,7 @@ class LanguageModel(nn.Module):
     quantized: str | None = None
     """'int8' or 'int4' if the matrices are stored in blocks (model/quantized.py)."""
     n_quantized = 0
-    """Number of weights that are stored in blocks."""
+    """Number of parameters of such a model, of which none is trainable."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

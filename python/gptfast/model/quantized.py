@@ -122,6 +122,7 @@ def quantize(
 ) -> LanguageModel:
     """Store a GPT's weights in another precision, in place; return it in evaluation mode.
 
+    In int8 and int4, no parameter requires a gradient.
     Matrices whose rows don't divide into blocks of 32 stay float32; `float_matrices` names them. On
     the meta device, the model gets its modules without values. The quantizer is not asked for bf16.
 
@@ -136,12 +137,10 @@ def quantize(
         raise UserError(f"the model is in {model.quantized} already: expected one in float32")
     if precision == "bf16":
         return model.bfloat16().eval()
-    n_parameters = model.n_parameters()
+    model.quantized, model.n_quantized = precision, model.n_parameters()
     for name, weight in list(_matrices(model)):
         _replace(model, name, weight, precision, quantizer)
-    model.quantized = precision
-    model.n_quantized += n_parameters - model.n_parameters()
-    return model.eval()
+    return model.requires_grad_(False).eval()
 
 
 def _replace(

@@ -7,7 +7,7 @@ Legend: B running texts, V vocabulary, T tokens of a prompt.
 from __future__ import annotations
 
 import math
-from collections import defaultdict, deque
+from collections import deque
 from functools import cache
 
 import torch
@@ -17,7 +17,7 @@ from gptfast.errors import RunError, UserError, check_at_least
 from gptfast.model import LanguageModel
 from gptfast.model.finite import check_weights
 from gptfast.sample.request import FinishReason, Generation, Prefix, Request, checked_prompt
-from gptfast.sample.sampling import TokenLogprob, distribution, draw, is_greedy, token_logprobs
+from gptfast.sample.sampling import TokenLogprob, draw_each, token_logprobs
 from gptfast.tokenizer import Tokenizer
 
 
@@ -44,8 +44,9 @@ class Engine:
         check_at_least("max_waiting", max_waiting, 0)
         check_weights(model)
         self._model, self._max_waiting = model, max_waiting
-        # The tokenizer's ids; the model may have more as padding.
-        self._n_vocab = model.config.vocab_size if tokenizer is None else tokenizer.n_vocab
+        self._n_vocab = model.config.vocab_size
+        if tokenizer is not None:  # the model may have more rows, as padding
+            self._n_vocab = min(self._n_vocab, tokenizer.n_vocab)
         self._token_bytes = None if tokenizer is None else cache(tokenizer.token_bytes)
         self._cache = model.new_cache(n_slots)
         self._slots: list[Generation | None] = [None] * n_slots
@@ -138,14 +139,13 @@ class Engine:
                 generation = self._waiting[0]
                 admitted[generation] = self._read_prompt(generation, row)
                 self._waiting.popleft()
-                self._slots[row], generation._row = generation, row
+                self._slots[row], generation._row, generation._prefix = generation, row, None
         return admitted
 
     def _read_prompt(self, generation: Generation, row: int) -> Tensor:
         """Fill a row of the cache with the prompt; return the logits (V,) after it."""
         prefix, request = generation._prefix, generation.request
         assert prefix is not None
-        generation._prefix = None
         if prefix.row is not None and prefix.logits_V is not None:
             self._cache.load(row, prefix.row)
             generation.prompt_logprobs = prefix.logprobs
@@ -155,9 +155,8 @@ class Engine:
         logits = self._model.prefill(seen, self._cache, row, all_logits=request.prompt_logprobs)
         if request.prompt_logprobs:
             logits_TV, logits = logits[:-1, : self._n_vocab], logits[-1]
-            known = token_logprobs(
-                logits_TV, seen[1:], [request.top_logprobs or 0] * len(logits_TV)
-            )
+            n_top = [request.top_logprobs or 0] * len(logits_TV)
+            known = token_logprobs(logits_TV, seen[1:], n_top)
             generation.prompt_logprobs = [None] * (len(prefix.prompt) - len(known)) + known
         if prefix.n > 1:
             prefix.row, prefix.logits_V = self._cache.save(row), logits
@@ -167,46 +166,41 @@ class Engine:
     def _write(self, batch: list[Generation], logits_BV: Tensor) -> None:
         """Draw a token for each text of the batch and append it."""
         raw_BV = logits_BV[:, : self._n_vocab]
-        logits_BV = raw_BV
-        largest = []
+        logits_BV, largest = raw_BV, None
         if any(generation._processors for generation in batch):
             largest = raw_BV.amax(dim=-1).tolist()
             logits_BV = torch.stack([*map(self._processed, batch, raw_BV.float())])
-        largest_B, token_B = logits_BV.max(dim=-1)
-        groups = defaultdict(list)
-        for i, generation in enumerate(batch):
-            if not is_greedy(generation.request.sampling):
-                groups[generation.request.sampling].append(i)
-        for sampling, members in groups.items():
-            generators = [batch[i]._generator for i in members]
-            if len(members) == len(batch):
-                token_B = draw(distribution(logits_BV, sampling), generators)
-            else:
-                token_B[members] = draw(distribution(logits_BV[members], sampling), generators)
-        largest, tokens = largest or largest_B.tolist(), token_B.tolist()
+        samplings = [generation.request.sampling for generation in batch]
+        generators = [generation._generator for generation in batch]
+        token_B, largest_B = draw_each(logits_BV, samplings, generators)
+        tokens, processed = token_B.tolist(), largest_B.tolist()
         logprobs = self._logprobs(batch, raw_BV, tokens)
         for i, generation in enumerate(batch):
-            if not math.isfinite(largest[i]):  # a NaN is the largest of all
+            if not math.isfinite((largest or processed)[i]):  # a NaN is the largest of all
                 generation.error = UserError(
                     f"the model can't continue the text: its logits are NaN or infinite, though "
                     f"its weights are finite; {raw_BV.dtype} may be too narrow, try model.float()"
                 )
+            elif generation.error is None and not math.isfinite(processed[i]):
+                generation.error = UserError("the logits processors allow no token")
             if generation.error is not None:
                 self._finish(generation, "error")
             else:
                 self._append(generation, tokens[i], logprobs.get(i))
 
     def _processed(self, generation: Generation, logits_V: Tensor) -> Tensor:
-        """Return the logits (V,) after the processors. What one raises ends the text alone."""
+        """Return the logits (V,) after the processors. What one raises ends this text alone."""
+        changed_V, name = logits_V, ""
         try:
             for processor in generation._processors:
-                logits_V = processor(generation._context, logits_V)
-            if logits_V.max() == -math.inf:
-                raise ValueError("no token is allowed")
+                name = getattr(processor, "__name__", type(processor).__name__)
+                changed_V = processor(generation._context, changed_V)
+                if changed_V.shape != logits_V.shape:
+                    raise ValueError(f"its logits are {tuple(changed_V.shape)}")
         except Exception as error:
-            name = type(processor).__name__
             generation.error = UserError(f"the logits processor {name} failed: {error}")
-        return logits_V
+            return logits_V
+        return changed_V
 
     def _logprobs(
         self, batch: list[Generation], raw_BV: Tensor, tokens: list[int]

@@ -11,7 +11,7 @@ use crate::linear::{Activations, Matrix, Output, multiply};
 pub const TILE: usize = 16;
 
 /// Matrices of fewer bytes are multiplied on one thread: starting another would take longer.
-const MIN_BYTES: usize = 1 << 20;
+const MIN_BYTES: usize = 2 << 20;
 
 /// Return the rows that thread `part` of `parts` computes.
 pub fn share(rows: usize, part: usize, parts: usize) -> Range<usize> {

@@ -35,49 +35,58 @@ impl Float for u16 {
     }
 }
 
+/// The bytes of weights that all vectors use before the next ones are read: they stay in the second
+/// cache.
+const ROWS_BYTES: usize = 256 << 10;
+
 /// # Safety
 /// The processor must have the instructions of `Level::Avx512`. Nothing else may access these rows of
 /// `out` meanwhile.
 pub unsafe fn floats<W: Float>(weights: &[W], rows: Range<usize>, x: &Activations, out: &Output) {
-    let mut row = rows.start;
-    // SAFETY: the caller promises it.
-    unsafe {
-        while row + 4 <= rows.end {
-            all_vectors::<W, 4>(weights, row, x, out);
-            row += 4;
-        }
-        while row < rows.end {
-            all_vectors::<W, 1>(weights, row, x, out);
-            row += 1;
+    let row_bytes = (x.columns() * size_of::<W>()).max(1);
+    let n_rows = (ROWS_BYTES / row_bytes).max(4) / 4 * 4;
+    for start in rows.clone().step_by(n_rows) {
+        let rows = start..rows.end.min(start + n_rows);
+        for vector in (0..x.vectors()).step_by(6) {
+            // SAFETY: the caller promises it.
+            unsafe {
+                match x.vectors() - vector {
+                    1 => some::<W, 1>(weights, rows.clone(), x, vector, out),
+                    2 => some::<W, 2>(weights, rows.clone(), x, vector, out),
+                    3 => some::<W, 3>(weights, rows.clone(), x, vector, out),
+                    4 => some::<W, 4>(weights, rows.clone(), x, vector, out),
+                    5 => some::<W, 5>(weights, rows.clone(), x, vector, out),
+                    _ => some::<W, 6>(weights, rows.clone(), x, vector, out),
+                }
+            }
         }
     }
 }
 
+/// Multiply some rows by V vectors.
+///
 /// # Safety
 /// As for `floats`.
-unsafe fn all_vectors<W: Float, const R: usize>(
+unsafe fn some<W: Float, const V: usize>(
     weights: &[W],
-    row: usize,
+    rows: Range<usize>,
     x: &Activations,
+    vector: usize,
     out: &Output,
 ) {
-    let mut vector = 0;
-    while vector < x.vectors() {
-        // SAFETY: the caller promises it.
-        vector += unsafe {
-            match x.vectors() - vector {
-                1 => tile::<W, R, 1>(weights, row, x, vector, out),
-                2 => tile::<W, R, 2>(weights, row, x, vector, out),
-                3 => tile::<W, R, 3>(weights, row, x, vector, out),
-                4 => tile::<W, R, 4>(weights, row, x, vector, out),
-                5 => tile::<W, R, 5>(weights, row, x, vector, out),
-                _ => tile::<W, R, 6>(weights, row, x, vector, out),
-            }
-        };
+    let fours = rows.len() / 4 * 4;
+    // SAFETY: the caller promises it.
+    unsafe {
+        for row in (rows.start..rows.start + fours).step_by(4) {
+            tile::<W, 4, V>(weights, row, x, vector, out);
+        }
+        for row in rows.start + fours..rows.end {
+            tile::<W, 1, V>(weights, row, x, vector, out);
+        }
     }
 }
 
-/// Multiply R rows by V vectors, and return V.
+/// Multiply R rows by V vectors.
 ///
 /// # Safety
 /// As for `floats`.
@@ -88,7 +97,7 @@ unsafe fn tile<W: Float, const R: usize, const V: usize>(
     x: &Activations,
     vector: usize,
     out: &Output,
-) -> usize {
+) {
     let columns = x.columns();
     let mut w = [&weights[..0]; R];
     for r in 0..R {
@@ -99,28 +108,29 @@ unsafe fn tile<W: Float, const R: usize, const V: usize>(
         *of_x = x.floats(vector + v);
     }
     let mut sums = [[_mm512_setzero_ps(); V]; R];
-    let mut add = |i: usize, mask: u16| {
+    // The next tile lies behind this one. Prefetching it in the order of addresses reads memory at full
+    // speed, which several rows at a time would not.
+    let line = 64 / size_of::<W>();
+    for i in (0..columns).step_by(16) {
+        if i.is_multiple_of(line) {
+            for r in 0..R {
+                let next = w[0].as_ptr().wrapping_add(R * (columns + i) + line * r);
+                _mm_prefetch::<_MM_HINT_T1>(next.cast());
+            }
+        }
+        let mask = (u16::MAX as usize >> 16usize.saturating_sub(columns - i)) as u16;
         let mut x = [_mm512_setzero_ps(); V];
         for v in 0..V {
             // SAFETY: the values from i on whose bits are set are within the columns.
             x[v] = unsafe { f32::load(of_x[v].as_ptr().add(i), mask) };
         }
         for r in 0..R {
-            let next = w[r].as_ptr().wrapping_add(R * columns + i);
-            _mm_prefetch::<_MM_HINT_T0>(next.cast());
             // SAFETY: as above.
             let w = unsafe { W::load(w[r].as_ptr().add(i), mask) };
             for v in 0..V {
                 sums[r][v] = _mm512_fmadd_ps(w, x[v], sums[r][v]);
             }
         }
-    };
-    let whole = columns / 16 * 16;
-    for i in (0..whole).step_by(16) {
-        add(i, u16::MAX);
-    }
-    if whole < columns {
-        add(whole, (1 << (columns - whole)) - 1);
     }
     for (r, sums) in sums.iter().enumerate() {
         for (v, &sum) in sums.iter().enumerate() {
@@ -128,7 +138,6 @@ unsafe fn tile<W: Float, const R: usize, const V: usize>(
             unsafe { out.of(vector + v, row + r..row + r + 1)[0] = sum_of(sum) };
         }
     }
-    V
 }
 
 /// Return the sum of 16 values, added in a fixed order.
