@@ -10,13 +10,15 @@ from gptfast import __version__
 COMMANDS = {
     "train": "train a GPT and its tokenizer, and write a model folder",
     "sample": "generate text with a trained model",
-    "evaluate": "measure the loss of a model on a corpus",
+    "eval": "judge a model: loss, bits per byte, another model, tasks, repetition",
+    "quantize": "make a model smaller and faster: int8, int4 or bfloat16",
     "tokenizer": "train a tokenizer, encode and decode with it, audit it, show its tokens",
     "plan": "predict the parameters, memory, tokens and time of a training run",
     "compare": "show how runs differ: settings, curves, samples",
     "ladder": "train the rungs from bigram to GPT and compare them",
     "bench": "check and measure the kernels on this GPU, and let 'auto' use the fastest",
-    "import": "convert a nanoGPT checkpoint to a model folder",
+    "export": "write a model as GGUF, as one HTML page, as ONNX",
+    "import": "convert a nanoGPT checkpoint or a GGUF file to a model folder",
     "data": "describe a corpus; prepare token shards from files or the Hub",
     "doctor": "print what a bug report needs: versions, machine, kernels",
 }

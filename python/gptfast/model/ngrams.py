@@ -39,7 +39,9 @@ class NGramEmbedding(nn.Module):
         boundaries, as in `ops.attention`; no n-gram crosses a boundary.
         """
         rows = self.rows(ids_BT, cache, cu_seqlens)
-        if is_transformed():  # forward mode AD lacks embedding_bag
+        if isinstance(self.weight, nn.Module):  # it holds the table in blocks (model/quantized.py)
+            sum_MC = self.weight(rows).sum(1)
+        elif is_transformed():  # forward mode AD lacks embedding_bag
             sum_MC = F.embedding(rows, self.weight).sum(1)
         else:
             sum_MC = F.embedding_bag(rows, self.weight, mode="sum")
@@ -57,7 +59,7 @@ class NGramEmbedding(nn.Module):
             padded = F.pad(ids_BT, (n_before, 0), value=self.no_token)
             past_BT = _tokens_before(ids_BT, cu_seqlens)
         else:
-            padded = torch.cat((cache.ids_before(n_before, self.no_token), ids_BT), dim=1)
+            padded = torch.cat((cache.ids_before(n_before), ids_BT), dim=1)
             past_BT = cache.position_BT
         hash_BT = ids_BT
         rows = []

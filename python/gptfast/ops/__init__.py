@@ -13,10 +13,11 @@ import torch
 
 from gptfast.ops.attention import attention
 from gptfast.ops.decode_attention import decode_attention
-from gptfast.ops.dispatch import BACKENDS, preference, set_backend, use_backend
+from gptfast.ops.dispatch import offered, preference, set_backend, use_backend
 from gptfast.ops.dropout import dropout
 from gptfast.ops.linear_cross_entropy import linear_cross_entropy
 from gptfast.ops.norm import layer_norm, rms_norm
+from gptfast.ops.quantized_linear import quantized_linear
 from gptfast.ops.rotary import rotary
 from gptfast.ops.rules import Work
 
@@ -27,6 +28,7 @@ __all__ = [
     "dropout",
     "layer_norm",
     "linear_cross_entropy",
+    "quantized_linear",
     "rms_norm",
     "rotary",
     "set_backend",
@@ -37,8 +39,8 @@ __all__ = [
 def backends() -> list[tuple[str, str, str | None]]:
     """Return (op, backend, reason) for every op and backend, for GPT-2's shapes on this machine.
 
-    The calls are uncompiled and train, except for `decode_attention`. The reason is None for the
-    backend that `auto` chooses, and one sentence for every other backend.
+    The calls are uncompiled and train, except for `decode_attention` and `quantized_linear`. The
+    reason is None for the backend that `auto` chooses, and one sentence for every other backend.
     """
     on_cuda = torch.cuda.is_available()
     device = torch.device("cuda" if on_cuda else "cpu")
@@ -48,9 +50,16 @@ def backends() -> list[tuple[str, str, str | None]]:
     cached = q.detach()
     new = cached[:, :, :1]
     # The functions imported above shadow their modules.
-    attention_, decode_, norm_, loss_, rotary_ = (
+    attention_, decode_, norm_, loss_, quantized_, rotary_ = (
         import_module(f"gptfast.ops.{name}")
-        for name in ("attention", "decode_attention", "norm", "linear_cross_entropy", "rotary")
+        for name in (
+            "attention",
+            "decode_attention",
+            "norm",
+            "linear_cross_entropy",
+            "quantized_linear",
+            "rotary",
+        )
     )
     ops: list[tuple[Work, Callable[[str], str | None]]] = [
         (attention_.work(q, q, q, False, 0.0), lambda b: attention_.why_not(b, q)),
@@ -60,13 +69,14 @@ def backends() -> list[tuple[str, str, str | None]]:
         ),
         (norm_.work("layer_norm", x), lambda b: norm_.why_not(b, x)),
         (loss_.work(x, x), lambda b: loss_.why_not(b, x)),
+        (quantized_.work(cached), lambda b: quantized_.why_not(b, cached)),
         (norm_.work("rms_norm", x), lambda b: norm_.why_not(b, x)),
         (rotary_.work(q, q), lambda b: rotary_.why_not(b, q)),
     ]
     rows = []
     for work, why_not in ops:
         chosen = next(b for b in preference(work, device) if why_not(b) is None)
-        for backend in BACKENDS:
+        for backend in offered(work.op):
             reason = why_not(backend) or f"could run, but auto takes {chosen}"
             rows.append((work.op, backend, None if backend == chosen else reason))
     return rows
