@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from gptfast import ops
@@ -198,7 +197,7 @@ class GPT(LanguageModel):
     def new_cache(self, batch_size: int) -> KVCache:
         """Return an empty cache with the model's device and dtype. Raise UserError for no batch."""
         check_at_least("batch_size", as_int64("batch_size", batch_size), 1)
-        c, weight = self.config, self.wte.weight
+        c, weight = self.config, self.ln_f.weight
         return KVCache(
             c.n_layer, batch_size, c.key_value_heads, c.block_size, c.head_width,
             device=weight.device, dtype=weight.dtype,
@@ -222,6 +221,7 @@ class GPT(LanguageModel):
             moe.chosen_E.zero_()
 
     def _logits_of(self, hidden: Tensor) -> Tensor:
-        logits = F.linear(hidden, self.head_VC)
+        head = self.wte.logits if self.config.tie_embeddings else self.lm_head
+        logits: Tensor = head(hidden)
         cap = self.config.logit_softcap
         return logits if cap is None else cap * torch.tanh(logits / cap)
