@@ -16,13 +16,25 @@ const description = JSON.parse(byId("description").textContent);
 const tokenizer = buildTokenizer(description.tokenizer);
 const { config, n_vocab, stop_tokens, start } = description;
 
+// Let the browser draw and handle what the user did. A message comes back sooner than a timer.
+const channel = new MessageChannel();
+function pause() {
+  return new Promise((resolve) => {
+    channel.port1.onmessage = resolve;
+    channel.port2.postMessage(null);
+  });
+}
+
 // ---- load the weights: one element of the page for each -------------------------------------------
 
 const weights = new Map();
-for (const script of document.querySelectorAll("script[data-name]")) {
+const scripts = [...document.querySelectorAll("script[data-name]")];
+for (const script of scripts) {
   const { name, type, shape } = script.dataset;
   weights.set(name, decodeWeights(script.textContent, type, shape.split(" ").map(Number)));
   script.remove(); // its text takes more memory than the weights
+  byId("speed").textContent = `Loading ${weights.size} of ${scripts.length} tensors`;
+  await pause();
 }
 const session = new Session(new GPT(config, weights), n_vocab);
 
@@ -60,15 +72,6 @@ function settings() {
 }
 
 // ---- work -----------------------------------------------------------------------------------------
-
-// Let the browser draw and handle what the user did. A message comes back sooner than a timer.
-const channel = new MessageChannel();
-function pause() {
-  return new Promise((resolve) => {
-    channel.port1.onmessage = resolve;
-    channel.port2.postMessage(null);
-  });
-}
 
 // Let the model see all of the text. Return false if other work began meanwhile.
 async function catchUp(mine) {
