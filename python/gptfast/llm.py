@@ -23,12 +23,8 @@ from gptfast.model.device import resolve_device
 from gptfast.model.finite import check_weights
 from gptfast.model.folder import load_model
 from gptfast.sample.config import SamplingConfig, check_seed
-from gptfast.sample.generate import (
-    default_prompt,
-    generate,
-    stream_text,
-    write_sample,
-)
+from gptfast.sample.generate import default_prompt, stream, write_sample
+from gptfast.sample.request import Request
 from gptfast.system import cpu
 from gptfast.tokenizer import Tokenizer
 from gptfast.train.__main__ import parse_config
@@ -168,16 +164,14 @@ class LLM:
         check_at_least("max_new_tokens", max_new_tokens, 1)
         check_seed(seed)
         sampling = SamplingConfig(temperature, top_k, top_p, min_p)
-        ids = generate(
-            self.model.eval(),
+        request = Request(
             self.tokenizer.encode_ordinary(prompt) or default_prompt(self.tokenizer),
             max_new_tokens,
-            sampling=sampling,
-            seed=seed,
-            stop_tokens=self.tokenizer.stop_tokens,
-            n_vocab=self.tokenizer.n_vocab,
+            sampling,
+            seed,
+            self.tokenizer.stop_tokens,
         )
-        return stream_text(ids, self.tokenizer)
+        return stream(self.model.eval(), self.tokenizer, request)
 
     def loss(self, text: str) -> Loss:
         """Return how well the model predicts a text, each token but the first once.

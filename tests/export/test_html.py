@@ -24,7 +24,8 @@ from gptfast.model import LanguageModel, ModelConfig, build_model
 from gptfast.model.folder import load_model, save_description, save_weights
 from gptfast.model.quantized import quantize
 from gptfast.sample.config import SamplingConfig
-from gptfast.sample.generate import filter_logits, generate
+from gptfast.sample.generate import generate
+from gptfast.sample.sampling import distribution
 from gptfast.tokenizer import AddedToken, BPETokenizer, CharTokenizer, Tokenizer
 from gptfast.web import page as web
 from tricky_text import ATOMS
@@ -97,9 +98,9 @@ def rounded(model: LanguageModel) -> LanguageModel:
     return model
 
 
-def greedy(model: LanguageModel, prompt: list[int], n_vocab: int, n: int) -> list[int]:
+def greedy(model: LanguageModel, prompt: list[int], tokenizer: Tokenizer, n: int) -> list[int]:
     sampling = SamplingConfig(temperature=0)
-    return list(generate(model, prompt, n, sampling=sampling, seed=0, n_vocab=n_vocab))
+    return list(generate(model, prompt, n, sampling=sampling, seed=0, tokenizer=tokenizer))
 
 
 def opened(open_page: Open, file: Path, **options: Any) -> Visit:
@@ -145,7 +146,7 @@ def test_a_page_writes_what_python_writes(
     written = write(visit.page, 50, temperature=0)
     ids = tokenizer.encode(prompt)
     model = rounded(load_model(folder)[0])
-    assert written == ids + greedy(model, ids, tokenizer.n_vocab, 50)
+    assert written == ids + greedy(model, ids, tokenizer, 50)
     assert len(set(written)) > 8  # not one token over and over
     assert (visit.errors, visit.requests) == ([], [])
 
@@ -156,7 +157,7 @@ def test_four_bits(open_page: Open, tmp_path: Path, tokenizer: BPETokenizer) -> 
     visit = opened(open_page, tmp_path / "page.html")
     ids = tokenizer.encode("The")
     with ops.use_backend("reference"):
-        expected = ids + greedy(model, ids, tokenizer.n_vocab, 30)
+        expected = ids + greedy(model, ids, tokenizer, 30)
     assert write(visit.page, 30, temperature=0) == expected
 
 
@@ -210,7 +211,7 @@ def test_samplers_agree(chromium: Browser) -> None:
     page.close()
     for case, probabilities in zip(cases, found, strict=True):
         sampling = SamplingConfig(case["temperature"], case.get("topK"))
-        expected = filter_logits(logits / sampling.temperature, sampling).softmax(-1)
+        expected = distribution(logits, sampling)
         torch.testing.assert_close(torch.tensor(probabilities), expected)
     assert top == logits.topk(4).indices.tolist()
     # Chi-square with 3 degrees of freedom: above 16.3 once in a thousand seeds, and this is one.

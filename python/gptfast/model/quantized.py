@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from gptfast import ops
 from gptfast.errors import UserError
 from gptfast.model.base import LanguageModel
+from gptfast.model.kv_cache import NewTokens
 from gptfast.model.transformer import GPT
 from gptfast.ops.quantized_blocks import (
     BLOCK,
@@ -86,9 +87,11 @@ class QuantizedTable(Blocks):
 class QuantizedEmbedding(Blocks):
     """The token embedding (V, C) in blocks, which serve as a tied head, too."""
 
-    def forward(self, ids_BT: Tensor, start: int = 0, cu_seqlens: Tensor | None = None) -> Tensor:
-        """Return (B, T, C) for the tokens from `start` on. Only their rows become floats."""
-        return dequantize_blocks(self.blocks[ids_BT[:, start:]], self.kind)
+    def forward(
+        self, ids_BT: Tensor, cache: NewTokens | None = None, cu_seqlens: Tensor | None = None
+    ) -> Tensor:
+        """Return (B, T, C) for ids (B, T). Only their rows become floats."""
+        return dequantize_blocks(self.blocks[ids_BT], self.kind)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return (..., V) for hidden (..., C), with the table as the output matrix."""

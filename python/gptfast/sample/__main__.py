@@ -59,7 +59,8 @@ def main(argv: Sequence[str]) -> int:
     # Imported late: PyTorch takes two seconds, which `--help` and a wrong flag don't need.
     from gptfast.model.device import resolve_device
     from gptfast.model.folder import load_model
-    from gptfast.sample.generate import default_prompt, generate, stream_text
+    from gptfast.sample.generate import default_prompt, stream
+    from gptfast.sample.request import Request
     from gptfast.system.threads import share_cores
 
     text = config.prompt if config.prompt_file is None else cli.read_text(Path(config.prompt_file))
@@ -85,16 +86,14 @@ def main(argv: Sequence[str]) -> int:
             if i:
                 print("\n---")
             print(text, end="", flush=True)
-            ids = generate(
-                model,
+            request = Request(
                 prompt,
                 config.max_new_tokens,
-                sampling=config.sampling,
-                seed=config.seed + i,
-                stop_tokens=tokenizer.stop_tokens,
-                n_vocab=tokenizer.n_vocab,
+                config.sampling,
+                config.seed + i,
+                tokenizer.stop_tokens,
             )
-            for piece in stream_text(ids, tokenizer):
+            for piece in stream(model, tokenizer, request):
                 print(piece, end="", flush=True)
             print()
     return 0
