@@ -338,8 +338,14 @@ def test_hostile_names_and_tokens_are_shown_as_text(open_page: Open, tmp_path: P
     assert page.locator("#prompt").input_value() == f"</textarea>{bad}"
     assert page.locator("#text").evaluate("e => e.textContent").startswith(f"</textarea>{bad}")
     assert page.locator("img").count() == 0
+    # Even a script that got into the page would not run.
+    trap = "<a id=trap onclick=document.title='broken'>"
+    page.evaluate("trap => document.body.insertAdjacentHTML('beforeend', trap)", trap)
+    page.locator("#trap").dispatch_event("click")
     assert page.title().startswith("<img")
-    assert (visit.errors, visit.requests) == ([], [])
+    assert visit.requests == []
+    assert len(visit.errors) == 1
+    assert "Content Security Policy" in visit.errors[0]
 
 
 def test_a_record_tells_no_path(tmp_path: Path, tokenizer: BPETokenizer) -> None:

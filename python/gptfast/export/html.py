@@ -18,6 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
+from gptfast.cli.printing import lossy_output
 from gptfast.errors import UserError
 from gptfast.model import LanguageModel, ModelConfig
 from gptfast.model.finite import check_weights
@@ -25,7 +26,7 @@ from gptfast.model.folder import load_model
 from gptfast.model.positions import rotary_settings
 from gptfast.model.quantized import Blocks, QuantizedEmbedding, QuantizedLinear, quantize
 from gptfast.sample.generate import default_prompt
-from gptfast.system.files import write_atomically
+from gptfast.system.files import make_folder, write_atomically
 from gptfast.tokenizer import BPETokenizer, CharTokenizer, Tokenizer
 from gptfast.train.record import read_record
 from gptfast.web import page
@@ -45,7 +46,8 @@ def export_html(folder: Path, out: Path, prompt: str = "") -> None:
     Raises UserError or MissingFileError if the page can't have the model or the prompt.
     """
     if out.exists():
-        raise UserError(f"{out} exists already: choose another --out")
+        raise UserError(f"{out} exists already: choose another --out, or delete it first")
+    make_folder(out.parent)
     model, tokenizer = load_model(folder)
     record = read_record(folder) if (folder / "run.json").is_file() else None
     check_page(model, tokenizer, prompt)
@@ -59,6 +61,8 @@ def export_html(folder: Path, out: Path, prompt: str = "") -> None:
             file=sys.stderr,
         )
     write_atomically(out, lambda temporary: _write(temporary, content))
+    with lossy_output():
+        print(f"{out}: {len(content) / 1e6:,.1f} MB, {model.n_parameters():,} parameters")
 
 
 def check_page(model: LanguageModel, tokenizer: Tokenizer, prompt: str) -> None:
@@ -87,6 +91,7 @@ def build_page(
         "start": default_prompt(tokenizer),
     }
     rows = facts(model, tokenizer, record)
+    script = f"\n{page.inline('page.js')}\n"
     return page.fill(
         page.read("model.html"),
         {
@@ -99,7 +104,8 @@ def build_page(
                 f"      <div><dt>{html.escape(term)}</dt><dd>{html.escape(value)}</dd></div>"
                 for term, value in rows.items()
             ),
-            "scripts": page.inline("page.js"),
+            "script": script,
+            "script_hash": page.script_hash(script),
             "description": page.json_for_html(json.dumps(description)),
             "weights": "\n".join(_elements(model)),
         },

@@ -6,6 +6,8 @@ so the names that they define must differ.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,6 +47,12 @@ def fill(template: str, fields: Mapping[str, str]) -> str:
     `json_for_html`. Raises KeyError for a name that is missing.
     """
     return _FIELD.sub(lambda match: fields[match[1]], template)
+
+
+def script_hash(script: str) -> str:
+    """Return what a Content-Security-Policy allows this text of a `<script>`, and no other, by."""
+    digest = hashlib.sha256(script.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode()}"
 
 
 def json_for_html(text: str) -> str:
