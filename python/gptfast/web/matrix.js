@@ -1,13 +1,13 @@
-// Weights: matrices of small whole numbers in blocks of 32, as GGUF's Q8_0 and Q4_0 store them, or of
-// float32.
+// Weights: matrices of small whole numbers in blocks of 32, as GGUF's Q8_0 and Q4_0 store them, or
+// of float32.
 //
 // Both kinds offer the two things that a language model does with a matrix (rows, columns):
 // look up a row, as an embedding does, and multiply it by a vector, as a linear layer does.
 
 const BLOCK = 32; // values that share a scale
-// A block is a float16 scale d, then the values q: in Q8_0, an int8 for each, and a weight is d * q. In
-// Q4_0, four bits for each, and a weight is d * (q - 8); byte i has value i in its low half and value
-// i + 16 in its high half.
+// A block is a float16 scale d, then the values q: in Q8_0, an int8 for each, and a weight is d *
+// q. In Q4_0, four bits for each, and a weight is d * (q - 8); byte i has value i in its low half
+// and value i + 16 in its high half.
 const BLOCK_BYTES = { q8_0: 2 + 32, q4_0: 2 + 16 };
 
 export class QuantizedMatrix {
@@ -36,10 +36,12 @@ export class QuantizedMatrix {
   // Return a row as float32, (columns).
   row(index) {
     const start = index * this.columns;
-    return Float32Array.from(
-      { length: this.columns },
-      (_, column) => this.values[start + column] * this.scales[(start + column - (column % BLOCK)) / BLOCK],
-    );
+    const row = new Float32Array(this.columns);
+    for (let column = 0; column < this.columns; column++) {
+      const at = start + column;
+      row[column] = this.values[at] * this.scales[Math.floor(at / BLOCK)];
+    }
+    return row;
   }
 
   // Write the products of rows `first`, `first + 1`, ... with x (columns) into `out`.
@@ -105,7 +107,8 @@ function bytesOf(base64) {
   return bytes;
 }
 
-// Return the number that 16 bits stand for: 1 for the sign, 5 for the exponent, 10 for the fraction.
+// Return the number that 16 bits stand for: 1 for the sign, 5 for the exponent, 10 for the
+// fraction.
 function float16(bits) {
   const sign = bits & 0x8000 ? -1 : 1;
   const exponent = (bits >> 10) & 0x1f;

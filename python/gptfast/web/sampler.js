@@ -1,8 +1,8 @@
 // How the next token is drawn from the logits (gptfast's sample/).
 
-// Return the probabilities (V) from which a token is drawn. The temperature divides the logits: below
-// 1 samples are safer, above 1 more varied; 0 takes the likeliest. topK keeps the k likeliest tokens
-// and those that tie with the last of them; null keeps all.
+// Return the probabilities (V) from which a token is drawn. The temperature divides the logits:
+// below 1 samples are safer, above 1 more varied; 0 takes the likeliest. topK keeps the k likeliest
+// tokens and those that tie with the last of them; null keeps all.
 export function distribution(logits, { temperature = 1, topK = null } = {}) {
   const largest = logits.reduce((a, b) => Math.max(a, b));
   if (temperature === 0) {
@@ -44,8 +44,9 @@ export function likeliest(values, n) {
 }
 
 // Return a number from 0 to 1 for the token at a position. It depends on the seed and the position
-// alone, so the same seed gives the same text, however often one stops and goes on. It is SplitMix's
-// idea ("Fast splittable pseudorandom number generators", Steele et al., 2014): count, then scramble.
+// alone, so the same seed gives the same text, however often one stops and goes on. It is
+// SplitMix's idea ("Fast splittable pseudorandom number generators", Steele et al., 2014): count,
+// then scramble.
 export function random(seed, position) {
   let bits = Math.imul(seed ^ 0x9e3779b9, 0x85ebca6b) + Math.imul(position + 1, 0x9e3779b9);
   for (let round = 0; round < 2; round++) {
