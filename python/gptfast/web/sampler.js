@@ -4,18 +4,22 @@
 // below 1 samples are safer, above 1 more varied; 0 takes the likeliest. topK keeps the k likeliest
 // tokens and those that tie with the last of them; null keeps all.
 export function distribution(logits, { temperature = 1, topK = null } = {}) {
-  const largest = logits.reduce((a, b) => Math.max(a, b));
+  let largest = -Infinity;
+  for (const logit of logits) largest = Math.max(largest, logit);
   if (temperature === 0) {
     const only = new Float64Array(logits.length);
     only[logits.indexOf(largest)] = 1;
     return only;
   }
   const kth = topK === null || topK >= logits.length ? -Infinity : logits.slice().sort().at(-topK);
-  const weights = Float64Array.from(logits, (logit) =>
-    logit < kth ? 0 : Math.exp((logit - largest) / temperature),
-  );
-  const sum = weights.reduce((a, b) => a + b);
-  return weights.map((weight) => weight / sum);
+  const probabilities = new Float64Array(logits.length);
+  let sum = 0;
+  for (let id = 0; id < logits.length; id++) {
+    if (logits[id] >= kth) probabilities[id] = Math.exp((logits[id] - largest) / temperature);
+    sum += probabilities[id];
+  }
+  for (let id = 0; id < logits.length; id++) probabilities[id] /= sum;
+  return probabilities;
 }
 
 // Return the id that a number from 0 to 1 falls on, if each id takes as much room as it is likely.
