@@ -161,6 +161,24 @@ def test_four_bits(open_page: Open, tmp_path: Path, tokenizer: BPETokenizer) -> 
     assert write(visit.page, 30, temperature=0) == expected
 
 
+def test_characters(open_page: Open, tmp_path: Path) -> None:
+    tokenizer = CharTokenizer(sorted({*"Ada, é🦀\n<script>"}))
+    model = lively_model(replace(SMALL, vocab_size=tokenizer.n_vocab))
+    save(tmp_path / "model", model, tokenizer)
+    export_html(tmp_path / "model", tmp_path / "page.html")
+    visit = opened(open_page, tmp_path / "page.html")
+    page = visit.page
+    # Without a prompt, the model continues a line break, as `gptfast sample` does.
+    ids = tokenizer.encode("\n")
+    assert write(page, 20, temperature=0) == ids + greedy(rounded(model), ids, tokenizer, 20)
+    page.locator("#prompt").fill("Aβ")
+    assert "β" in page.get_by_role("alert").inner_text()
+    page.locator("#prompt").fill("é🦀")
+    assert page.get_by_role("alert").count() == 0
+    assert ids_of(page) == tokenizer.encode("é🦀")
+    assert visit.errors == []
+
+
 def test_tokenizers_agree(chromium: Browser, tokenizer: BPETokenizer) -> None:
     rng = random.Random(0)
     texts = ["", *("".join(rng.choices(ATOMS, k=rng.randint(1, 12))) for _ in range(400))]

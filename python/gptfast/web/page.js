@@ -8,7 +8,7 @@ import { buildTokenizer, textsOf } from "./tokenizer.js";
 import { Bars, HeadGrid, percent, spell, TokenText } from "./view.js";
 
 const N_BARS = 10;
-const FRAME = 12; // milliseconds of computing before the browser may draw and listen
+const FRAME = 24; // milliseconds of computing before the browser may draw and listen
 const ALL_SURPRISE = 10; // bits from which on a token is shown as wholly surprising
 
 const byId = (id) => document.getElementById(id);
