@@ -10,7 +10,8 @@ from gptfast import __version__
 COMMANDS = {
     "train": "train a GPT and its tokenizer, and write a model folder",
     "sample": "generate text with a trained model",
-    "evaluate": "measure the loss of a model on a corpus",
+    "eval": "judge a model: loss, bits per byte, another model, tasks, repetition",
+    "quantize": "make a model smaller and faster: int8, int4 or bfloat16",
     "tokenizer": "train a tokenizer, encode and decode with it, audit it, show its tokens",
     "plan": "predict the parameters, memory, tokens and time of a training run",
     "compare": "show how runs differ: settings, curves, samples",
