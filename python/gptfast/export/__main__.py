@@ -22,7 +22,7 @@ def main(argv: Sequence[str]) -> int:
         case Html() as config:
             from gptfast.export.html import export_html
 
-            export_html(config.folder, config.out)
+            export_html(config.folder, config.out, config.prompt)
         case Onnx() as config:
             from gptfast.export.onnx import export_onnx
 

@@ -31,7 +31,9 @@ class Html:
     folder: Folder
     """The model folder, such as runs/shakespeare."""
     out: Path
-    """The file to write, such as my-gpt.html."""
+    """The file to write, such as my-gpt.html. It must not exist yet."""
+    prompt: str = ""
+    """The text that is in the prompt at first."""
 
 
 @dataclass(frozen=True, kw_only=True)
