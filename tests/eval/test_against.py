@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from judged import TEXTS, save, shaken
 
-from conftest import TEXTS, save, shaken
 from gptfast.cli import cli
 from gptfast.eval import against
 from gptfast.eval.__main__ import main

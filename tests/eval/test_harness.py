@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from judged import STORY, TEXTS
 
-from conftest import STORY, TEXTS
 from gptfast.model import GPT
 from gptfast.sample.config import SamplingConfig
 from gptfast.sample.generate import generate

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from judged import TEXTS
 
-from conftest import TEXTS
 from gptfast.cli import cli
 from gptfast.eval.__main__ import main
 from gptfast.eval.repetition import distinct, longest_repeat, measures, seq_rep, stretches

@@ -12,8 +12,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from judged import STORY, TEXTS, save
 
-from conftest import STORY, TEXTS, save
 from gptfast.cli import cli
 from gptfast.errors import UserError
 from gptfast.eval.__main__ import main
