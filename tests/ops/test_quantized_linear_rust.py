@@ -117,6 +117,12 @@ def test_float_weights_have_the_rounding_of_float32(kind, columns):
     assert (abs(out - expected) <= bound).all()
 
 
+def read_only():
+    array = np.ones((1, 2), np.float32)
+    array.flags.writeable = False
+    return array
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -126,7 +132,7 @@ def test_float_weights_have_the_rounding_of_float32(kind, columns):
         ({"weights": np.ones((3, 2), np.float32).T}, ValueError, "not C-contiguous"),
         ({"x": np.ones(3, np.float32)}, TypeError, "ndarray"),
         ({"out": np.ones((2, 2), np.float32)}, ValueError, "x has 1 vectors, and out has room for"),
-        ({"out": np.broadcast_to(np.float32(1), (1, 2))}, ValueError, "out is read-only"),
+        ({"out": read_only()}, ValueError, "out is read-only"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(change, error, message):
