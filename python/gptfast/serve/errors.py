@@ -28,6 +28,8 @@ class ApiError(Exception):
         self.headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
         if status == 401:
             self.headers["WWW-Authenticate"] = "Bearer"
+        if status in (408, 413):  # the rest of the body is not read
+            self.headers["Connection"] = "close"
 
     def body(self) -> dict[str, Any]:
         """Return the JSON object that OpenAI's clients expect."""

@@ -23,8 +23,8 @@ class Server(uvicorn.Server):
     """A uvicorn that drains when it is told to stop.
 
     After the first SIGTERM or SIGINT, requests that were accepted are finished and others get 503.
-    When all are answered, or after `drain_seconds`, which cuts off the rest with an error, the
-    server ends. A second signal ends it at once.
+    The server ends when all are answered. After `drain_seconds`, or at a second signal, those that
+    are left get an error.
     """
 
     def __init__(self, app: Starlette, service: Service, drain_seconds: float) -> None:
@@ -45,12 +45,12 @@ class Server(uvicorn.Server):
         self._deadline: float | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to drain or, if that has begun, end at once."""
-        if self._service.is_draining:
+        """Begin to drain; at the second signal, end that; at the third, drop all connections."""
+        if self.should_exit:
             super().handle_exit(sig, frame)
-        else:
-            self._service.is_draining = True
-            self._deadline = time.monotonic() + self._drain_seconds
+        is_second = self._service.is_draining
+        self._service.is_draining = True
+        self._deadline = time.monotonic() + (0 if is_second else self._drain_seconds)
 
     async def on_tick(self, counter: int) -> bool:
         """Return whether to end. uvicorn calls this every tenth of a second."""
