@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from browser import chromium as chromium
+from browser import open_page as open_page
+
 # How long an example takes says more about the machine's other work than about the code.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")

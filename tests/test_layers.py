@@ -20,7 +20,7 @@ FLOOR = {
     "audit": 4, "bench": 4, "convert": 4, "eval": 4, "export": 4, "serve": 4,
 }  # fmt: skip
 # Used by every floor, and importing none; system/cpu.py alone asks _rust what the CPU is.
-GROUND = {"errors", "system", "cli", "__version__"}
+GROUND = {"errors", "system", "cli", "web", "__version__"}
 # Doors open onto every room: commands are where the rooms meet.
 DOORS = {"__main__", "__init__", "compare", "doctor", "evaluate", "ladder", "llm", "plan"}
 # A room's own command, and its options.

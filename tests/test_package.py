@@ -40,7 +40,7 @@ def test_a_wheel_built_from_the_sdist_is_complete(tmp_path: Path) -> None:
         packed = {name for name in archive.namelist() if name.startswith("gptfast/")}
     in_tree = {
         f"gptfast/{path.relative_to(ROOT / 'python' / 'gptfast').as_posix()}"
-        for pattern in ("*.py", "*.pyi", "*.json", "py.typed")
+        for pattern in ("*.py", "*.pyi", "*.json", "*.js", "*.css", "*.html", "py.typed")
         for path in (ROOT / "python" / "gptfast").rglob(pattern)
     }
     # rglob does not follow the symlink to kernels/.

@@ -17,7 +17,8 @@ COMMANDS = {
     "compare": "show how runs differ: settings, curves, samples",
     "ladder": "train the rungs from bigram to GPT and compare them",
     "bench": "check and measure the kernels on this GPU, and let 'auto' use the fastest",
-    "import": "convert a nanoGPT checkpoint to a model folder",
+    "export": "write a model as GGUF, as one HTML page, as ONNX",
+    "import": "convert a nanoGPT checkpoint or a GGUF file to a model folder",
     "data": "describe a corpus; prepare token shards from files or the Hub",
     "doctor": "print what a bug report needs: versions, machine, kernels",
 }

@@ -14,12 +14,14 @@ from gptfast.ops import (
     dispatch,
     layer_norm,
     linear_cross_entropy,
+    quantized_linear,
     rms_norm,
     rotary,
     set_backend,
     use_backend,
 )
 from gptfast.ops.dispatch import BACKENDS
+from gptfast.ops.quantized_blocks import quantize_blocks
 
 q = torch.randn(1, 2, 5, 8, generator=torch.Generator().manual_seed(0))
 OPS = {
@@ -29,9 +31,14 @@ OPS = {
     "linear_cross_entropy": lambda **kwargs: linear_cross_entropy(
         q[0, 0], q[0, 1], torch.arange(5), **kwargs
     ),
+    "quantized_linear": lambda **kwargs: quantized_linear(
+        torch.ones(2, 32), quantize_blocks(torch.eye(3, 32), "q8_0"), "q8_0", **kwargs
+    ),
     "rms_norm": lambda **kwargs: rms_norm(q, **kwargs),
     "rotary": lambda **kwargs: rotary(q, q, q[0, 0, :, :4], q[0, 1, :, :4], **kwargs)[0],
 }
+
+WITH_KERNEL = [op for op in OPS if "triton" in dispatch.offered(op)]
 
 
 @pytest.fixture
@@ -43,16 +50,22 @@ def notices(monkeypatch, caplog):
 
 @pytest.mark.parametrize("op", OPS)
 def test_an_unknown_backend_is_refused(op):
-    with pytest.raises(UserError, match=f"{op}: backend is 'cuda'; use 'auto' or one of .*'torch'"):
+    with pytest.raises(UserError, match=f"{op}: backend is 'cuda'; use 'auto' or .*'reference'"):
         OPS[op](backend="cuda")
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", WITH_KERNEL)
 def test_a_backend_asked_for_by_name_never_falls_back(op):
     with pytest.raises(UserError, match=r"TRITON_INTERPRET=1|not installed"):
         OPS[op](backend="triton")
-    with pytest.raises(UserError, match="PyTorch has no rotary embedding"):
-        OPS["rotary"](backend="torch")
+
+
+def test_a_backend_that_the_op_lacks_is_refused_by_name_but_not_as_the_default():
+    for op, lacking in (("rotary", "torch"), ("quantized_linear", "triton")):
+        with pytest.raises(UserError, match=f"{op}: backend is '{lacking}'; use 'auto' or one of"):
+            OPS[op](backend=lacking)
+        with use_backend(lacking):
+            assert torch.equal(OPS[op](), OPS[op](backend="auto"))
 
 
 @pytest.fixture
@@ -75,7 +88,7 @@ def test_auto_says_once_why_it_falls_back(notices):
 
 def test_the_ordinary_path_says_nothing(notices):
     for op in OPS:
-        usual = "reference" if op in dispatch.ONLY_OURS else "torch"
+        usual = "torch" if "torch" in dispatch.offered(op) else "reference"
         assert torch.equal(OPS[op](), OPS[op](backend=usual))
     assert notices() == []
 
@@ -89,7 +102,7 @@ def test_the_notice_does_not_break_a_compiled_graph(notices):
 
 def test_backends_names_one_choice_for_each_op():
     rows = backends()
-    assert [row[:2] for row in rows] == [(op, name) for op in OPS for name in dispatch.BACKENDS]
+    assert [row[:2] for row in rows] == [(op, name) for op in OPS for name in dispatch.offered(op)]
     for op in OPS:
         assert [reason for name, _, reason in rows if name == op].count(None) == 1
 
@@ -133,7 +146,7 @@ def _auto():
 
 
 @pytest.mark.usefixtures("_auto")
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", WITH_KERNEL)
 def test_an_op_without_a_backend_takes_the_default(op, monkeypatch):
     asked = []
     monkeypatch.setattr(dispatch, "TRITON_INSTALLED", False)

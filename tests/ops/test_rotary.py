@@ -165,7 +165,7 @@ def test_a_mistake_about_the_frequencies_is_named(arguments, message):
 
 
 def test_pytorch_has_no_op_for_it():
-    with pytest.raises(UserError, match=r"'torch' can't serve .* PyTorch has no rotary embedding"):
+    with pytest.raises(UserError, match=r"rotary: backend is 'torch'; use .*'triton'"):
         rotary(X, X, TABLE, TABLE, backend="torch")
     work = Work("rotary", "training, half", 1)
     assert preference(work, torch.device("cpu")) == ("reference",)

@@ -30,6 +30,10 @@ class LanguageModel(nn.Module):
     """
 
     config: ModelConfig
+    quantized: str | None = None
+    """'int8' or 'int4' if the matrices are stored in blocks (model/quantized.py)."""
+    n_quantized = 0
+    """Number of weights that are stored in blocks."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -177,8 +181,8 @@ class LanguageModel(nn.Module):
         """Discard the statistics gathered by forward passes since the last `end_step`."""
 
     def n_parameters(self) -> int:
-        """Return the number of trainable parameters. Tied parameters count once."""
-        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+        """Return the number of trainable and of quantized parameters. Tied ones count once."""
+        return self.n_quantized + sum(p.numel() for p in self.parameters() if p.requires_grad)
 
     def __repr__(self) -> str:
         """Return one line with the non-default settings and the number of parameters.
@@ -190,4 +194,5 @@ class LanguageModel(nn.Module):
             for field in fields(self.config)
             if field.name != "architecture" and getattr(self.config, field.name) != field.default
         )
-        return f"{type(self).__name__}({settings}; {self.n_parameters():,} parameters)"
+        kind = f"; {self.quantized}" if self.quantized else ""
+        return f"{type(self).__name__}({settings}{kind}; {self.n_parameters():,} parameters)"

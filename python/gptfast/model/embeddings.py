@@ -1,13 +1,14 @@
 """The input of the first block: the sum of token, n-gram and position embeddings.
 
 To add an embedding, write a module with the same forward and add it to `build_embeddings`.
-Legend: B batch, T time, C channels (n_embd).
+Legend: B batch, T time, C channels (n_embd), V vocabulary.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from gptfast.model.config import ModelConfig
 from gptfast.model.kv_cache import NewTokens
@@ -41,6 +42,10 @@ class TokenEmbedding(nn.Embedding):
     ) -> Tensor:
         """Return (B, T, C)."""
         return super().forward(ids_BT)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return (..., V) for hidden (..., C), with the table as the output matrix."""
+        return F.linear(hidden, self.weight)
 
 
 class PositionEmbedding(nn.Embedding):

@@ -71,9 +71,8 @@ class MixtureOfExperts(nn.Module):
         tokens = order // self.n_active
         ends_E = chosen_E.cumsum(0).int()
         # Copy every token once for each of its K experts: (M, C) -> (M K, C).
-        rows, c_fc, c_proj = autocast(x_MC[tokens], self.c_fc, self.c_proj)
-        hidden = activate(_grouped_product(rows, c_fc.mT, ends_E), self.activation)
-        out = _grouped_product(hidden, c_proj.mT, ends_E) * weights_MK.flatten()[order, None]
+        hidden = activate(_grouped_product(x_MC[tokens], self.c_fc, ends_E), self.activation)
+        out = _grouped_product(hidden, self.c_proj, ends_E) * weights_MK.flatten()[order, None]
         # Sum the K weighted results of each token: (M K, C) -> (M, C).
         out_MC = torch.zeros_like(x_MC).index_add(0, tokens, out.to(x_MC.dtype))
         out_BTC: Tensor = self.dropout(out_MC.view_as(x_BTC))
@@ -112,9 +111,16 @@ class MixtureOfExperts(nn.Module):
         return share_E
 
 
-def _grouped_product(rows: Tensor, weights: Tensor, ends_E: Tensor) -> Tensor:
-    """Multiply the rows of each expert, which end at `ends_E`, by the expert's matrix."""
+def _grouped_product(rows: Tensor, weights: Tensor | nn.Module, ends_E: Tensor) -> Tensor:
+    """Multiply the rows of each expert, which end at `ends_E`, by the expert's matrix.
+
+    weights: (E, outputs, inputs), or the module that holds them in blocks (model/quantized.py).
+    """
+    if isinstance(weights, nn.Module):
+        product: Tensor = weights(rows, ends_E)
+        return product
+    rows, weights = autocast(rows, weights)
     if rows.dtype == torch.float64:  # PyTorch's grouped product lacks it
         parts = rows.tensor_split(ends_E[:-1].long().cpu())
-        return torch.cat([part @ weight for part, weight in zip(parts, weights, strict=True)])
-    return F.grouped_mm(rows, weights, offs=ends_E)
+        return torch.cat([part @ weight.T for part, weight in zip(parts, weights, strict=True)])
+    return F.grouped_mm(rows, weights.mT, offs=ends_E)

@@ -39,7 +39,9 @@ class NGramEmbedding(nn.Module):
         boundaries, as in `ops.attention`; no n-gram crosses a boundary.
         """
         rows = self.rows(ids_BT, cache, cu_seqlens)
-        if is_transformed():  # forward mode AD lacks embedding_bag
+        if isinstance(self.weight, nn.Module):  # it holds the table in blocks (model/quantized.py)
+            sum_MC = self.weight(rows).sum(1)
+        elif is_transformed():  # forward mode AD lacks embedding_bag
             sum_MC = F.embedding(rows, self.weight).sum(1)
         else:
             sum_MC = F.embedding_bag(rows, self.weight, mode="sum")

@@ -53,23 +53,31 @@ class Rotation(nn.Module):
 def rotation(config: ModelConfig) -> tuple[Tensor, Tensor]:
     """Return cos and sin for every position of the context, (block_size, P) each, float32.
 
+    They are scaled by the second of `rotary_settings`.
+    """
+    frequencies_P, scale = rotary_settings(config)
+    cos_TP, sin_TP = rotary_tables(torch.arange(config.block_size), frequencies_P)
+    return cos_TP * scale, sin_TP * scale
+
+
+def rotary_settings(config: ModelConfig) -> tuple[Tensor, float]:
+    """Return the angle of each pair between adjacent positions, (P,) float64, and a scale.
+
+    The scale multiplies queries and keys, so it scales the logits by its square.
+
     config.rope_scaling is 'none', 'ntk' or 'yarn'. 'ntk' uses a larger base, which makes the
     slowest pair turn rope_factor times slower and keeps the fastest ("NTK-aware scaled RoPE",
     bloc97, 2023). 'yarn' is "YaRN" (Peng et al., 2023).
     """
     D, theta, factor = config.head_width, config.rope_theta, config.rope_factor
-    positions_T = torch.arange(config.block_size)
     if config.rope_scaling == "ntk":
         theta *= factor ** (D / (D - 2)) if D > 2 else 1.0  # a single pair is the fastest one
     frequencies_P = rotary_frequencies(D, theta)
     if config.rope_scaling != "yarn":
-        return rotary_tables(positions_T, frequencies_P)
+        return frequencies_P, 1.0
     trained_context = round(config.block_size / factor)
-    frequencies_P = yarn_frequencies(frequencies_P, theta, factor, trained_context)
-    cos_TP, sin_TP = rotary_tables(positions_T, frequencies_P)
-    # This factor scales queries and keys, so it scales the logits by its square (YaRN, eq. 22).
-    temperature = 0.1 * math.log(factor) + 1
-    return cos_TP * temperature, sin_TP * temperature
+    temperature = 0.1 * math.log(factor) + 1  # YaRN, eq. 22
+    return yarn_frequencies(frequencies_P, theta, factor, trained_context), temperature
 
 
 def yarn_frequencies(

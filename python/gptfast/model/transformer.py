@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from gptfast import ops
@@ -217,6 +216,7 @@ class GPT(LanguageModel):
             moe.chosen_E.zero_()
 
     def _logits_of(self, hidden: Tensor) -> Tensor:
-        logits = F.linear(hidden, self.head_VC)
+        head = self.wte.logits if self.config.tie_embeddings else self.lm_head
+        logits: Tensor = head(hidden)
         cap = self.config.logit_softcap
         return logits if cap is None else cap * torch.tanh(logits / cap)

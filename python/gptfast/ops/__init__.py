@@ -13,10 +13,11 @@ import torch
 
 from gptfast.ops.attention import attention
 from gptfast.ops.decode_attention import decode_attention
-from gptfast.ops.dispatch import BACKENDS, preference, set_backend, use_backend
+from gptfast.ops.dispatch import offered, preference, set_backend, use_backend
 from gptfast.ops.dropout import dropout
 from gptfast.ops.linear_cross_entropy import linear_cross_entropy
 from gptfast.ops.norm import layer_norm, rms_norm
+from gptfast.ops.quantized_linear import quantized_linear
 from gptfast.ops.rotary import rotary
 from gptfast.ops.rules import Work
 
@@ -27,6 +28,7 @@ __all__ = [
     "dropout",
     "layer_norm",
     "linear_cross_entropy",
+    "quantized_linear",
     "rms_norm",
     "rotary",
     "set_backend",
@@ -48,9 +50,16 @@ def backends() -> list[tuple[str, str, str | None]]:
     cached = q.detach()
     new = cached[:, :, :1]
     # The functions imported above shadow their modules.
-    attention_, decode_, norm_, loss_, rotary_ = (
+    attention_, decode_, norm_, loss_, quantized_, rotary_ = (
         import_module(f"gptfast.ops.{name}")
-        for name in ("attention", "decode_attention", "norm", "linear_cross_entropy", "rotary")
+        for name in (
+            "attention",
+            "decode_attention",
+            "norm",
+            "linear_cross_entropy",
+            "quantized_linear",
+            "rotary",
+        )
     )
     ops: list[tuple[Work, Callable[[str], str | None]]] = [
         (attention_.work(q, q, q, False, 0.0), lambda b: attention_.why_not(b, q)),
@@ -60,13 +69,14 @@ def backends() -> list[tuple[str, str, str | None]]:
         ),
         (norm_.work("layer_norm", x), lambda b: norm_.why_not(b, x)),
         (loss_.work(x, x), lambda b: loss_.why_not(b, x)),
+        (quantized_.work(x), quantized_.why_not),
         (norm_.work("rms_norm", x), lambda b: norm_.why_not(b, x)),
         (rotary_.work(q, q), lambda b: rotary_.why_not(b, q)),
     ]
     rows = []
     for work, why_not in ops:
         chosen = next(b for b in preference(work, device) if why_not(b) is None)
-        for backend in BACKENDS:
+        for backend in offered(work.op):
             reason = why_not(backend) or f"could run, but auto takes {chosen}"
             rows.append((work.op, backend, None if backend == chosen else reason))
     return rows

@@ -26,8 +26,11 @@ from gptfast.ops.rules import Work, fastest
 from gptfast.ops.versions import TRITON_VERSION, release
 
 BACKENDS = ("triton", "torch", "reference")
-# Ops without a fused op in PyTorch.
-ONLY_OURS = ("rotary",)
+_USUAL = ("triton", "torch", "reference")
+_OTHERS = {
+    "rotary": ("triton", "reference"),  # PyTorch has no such op
+    "quantized_linear": ("torch", "reference"),
+}
 # Ops that torch.compile fuses with their surroundings if they consist of PyTorch's operators.
 FUSED_BY_COMPILER = ("layer_norm", "rms_norm", "rotary")
 
@@ -56,8 +59,8 @@ if release(torch.__version__) < OLDEST_TORCH:
 def set_backend(name: str) -> None:
     """Set the default backend of the process: "auto", "triton", "torch" or "reference".
 
-    With "torch", ops without a fused op in PyTorch use "reference". Raises UserError for an unknown
-    name.
+    An op without the backend uses "reference" with "torch", and otherwise what "auto" chooses.
+    Raises UserError for an unknown name.
     """
     global _default
     if name not in ("auto", *BACKENDS):
@@ -79,6 +82,11 @@ def use_backend(name: str) -> Iterator[None]:
         set_backend(before)
 
 
+def offered(op: str) -> tuple[str, ...]:
+    """Return the backends that an op has, in the order in which `auto` tries them by default."""
+    return _OTHERS.get(op, _USUAL)
+
+
 def choose(
     work: Work, backend: str | None, device: torch.device, why_not: Callable[[str], str | None]
 ) -> str:
@@ -90,7 +98,9 @@ def choose(
     """
     op = work.op
     if backend is None:
-        backend = "reference" if _default == "torch" and op in ONLY_OURS else _default
+        backend = _default
+        if backend != "auto" and backend not in offered(op):
+            backend = "reference" if backend == "torch" else "auto"
     if backend == "auto" and is_transformed():
         return "reference"
     if backend == "auto":
@@ -101,8 +111,8 @@ def choose(
         chosen = next(name for name in others if why_not(name) is None)
         _notice_once(f"{op}: using backend {chosen!r} instead of {first!r}: {reason}")
         return chosen
-    if backend not in BACKENDS:
-        raise UserError(f"{op}: backend is {backend!r}; use 'auto' or one of {BACKENDS}")
+    if backend not in offered(op):
+        raise UserError(f"{op}: backend is {backend!r}; use 'auto' or one of {offered(op)}")
     reason = why_not(backend)
     if reason is not None:
         raise UserError(f"{op}: backend {backend!r} can't serve these inputs: {reason}")
@@ -116,13 +126,13 @@ def preference(work: Work, device: torch.device) -> tuple[str, ...]:
     Under torch.compile, ops that the compiler fuses leave out the kernels, because the rules were
     measured without fusion.
     """
-    theirs = () if work.op in ONLY_OURS else ("torch",)
+    names = offered(work.op)
     is_fused = work.op in FUSED_BY_COMPILER and torch.compiler.is_compiling()
     if device.type != "cuda" or is_fused:
-        return (*theirs, "reference")
-    if theirs and fastest(work, device) == "triton":
-        return ("triton", "torch", "reference")
-    return (*theirs, "triton", "reference")
+        return tuple(name for name in names if name != "triton")
+    if names == _USUAL and fastest(work, device) == "triton":
+        return names
+    return tuple(name for name in ("torch", "triton", "reference") if name in names)
 
 
 def why_not_triton(x: torch.Tensor) -> str | None:

@@ -160,11 +160,7 @@ def rotary(
 
 def why_not(backend: str, q_BHTD: Tensor) -> str | None:
     """Return the reason why `backend` can't serve these inputs, or None if it can."""
-    if backend == "triton":
-        return why_not_triton(q_BHTD)
-    if backend == "torch":
-        return "PyTorch has no rotary embedding of its own; use 'triton' or 'reference'"
-    return None
+    return why_not_triton(q_BHTD) if backend == "triton" else None
 
 
 def work(q_BHTD: Tensor, k_BGTD: Tensor) -> Work:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict, deque
 from functools import cache
-from operator import index
 
 import torch
 from torch import Tensor
@@ -17,8 +16,7 @@ from torch import Tensor
 from gptfast.errors import RunError, UserError, check_at_least
 from gptfast.model import LanguageModel
 from gptfast.model.finite import check_weights
-from gptfast.sample.config import check_seed
-from gptfast.sample.request import FinishReason, Generation, Prefix, Request
+from gptfast.sample.request import FinishReason, Generation, Prefix, Request, checked_prompt
 from gptfast.sample.sampling import TokenLogprob, distribution, draw, is_greedy, token_logprobs
 from gptfast.tokenizer import Tokenizer
 
@@ -50,7 +48,6 @@ class Engine:
         self._n_vocab = model.config.vocab_size if tokenizer is None else tokenizer.n_vocab
         self._token_bytes = None if tokenizer is None else cache(tokenizer.token_bytes)
         self._cache = model.new_cache(n_slots)
-        self._device = self._cache.ids_BT.device
         self._slots: list[Generation | None] = [None] * n_slots
         self._waiting: deque[Generation] = deque()
 
@@ -75,7 +72,9 @@ class Engine:
         Continuation i has the seed `request.seed + i`. Raises UserError for an impossible request,
         and QueueFullError if there is no room for all n.
         """
-        prompt = self._checked_prompt(request)
+        prompt = checked_prompt(request, self._n_vocab)
+        if request.stop and self._token_bytes is None:
+            raise UserError("stop strings need a tokenizer: give the engine one")
         check_at_least("n", n, 1)
         n_places = len(self._slots) + self._max_waiting
         if n > n_places:
@@ -86,32 +85,9 @@ class Engine:
                 f"for {n} more; try again later"
             )
         prefix = Prefix(prompt, n)
-        new = [Generation(request, request.seed + i, prefix, self._device) for i in range(n)]
+        new = [Generation(request, request.seed + i, prefix) for i in range(n)]
         self._waiting.extend(new)
         return new
-
-    def _checked_prompt(self, request: Request) -> list[int]:
-        """Return the ids of the prompt. Raise UserError if the request is impossible."""
-        try:
-            prompt = [index(token) for token in request.prompt]
-        except TypeError as error:
-            raise UserError(
-                f"the prompt is a {type(request.prompt).__name__} ({error}): expected token ids, "
-                f"for instance from tokenizer.encode_ordinary(text)"
-            ) from error
-        if not prompt:
-            raise UserError("the prompt is empty: expected at least one token to continue")
-        for token in (min(prompt), max(prompt), *dict(request.sampling.logit_bias)):
-            if not 0 <= token < self._n_vocab:
-                raise UserError(f"a token id is {token}; expected 0 to {self._n_vocab - 1}")
-        check_at_least("max_new_tokens", request.max_new_tokens, 0)
-        check_seed(request.seed)
-        check_at_least("top_logprobs", request.top_logprobs or 0, 0)
-        if "" in request.stop:
-            raise UserError("a stop string is empty: expected at least one character")
-        if request.stop and self._token_bytes is None:
-            raise UserError("stop strings need a tokenizer: give the engine one")
-        return prompt
 
     def cancel(self, generation: Generation) -> None:
         """End a text. Its slot is free before the next step."""
@@ -203,7 +179,10 @@ class Engine:
                 groups[generation.request.sampling].append(i)
         for sampling, members in groups.items():
             generators = [batch[i]._generator for i in members]
-            token_B[members] = draw(distribution(logits_BV[members], sampling), generators)
+            if len(members) == len(batch):
+                token_B = draw(distribution(logits_BV, sampling), generators)
+            else:
+                token_B[members] = draw(distribution(logits_BV[members], sampling), generators)
         largest, tokens = largest or largest_B.tolist(), token_B.tolist()
         logprobs = self._logprobs(batch, raw_BV, tokens)
         for i, generation in enumerate(batch):

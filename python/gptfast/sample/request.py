@@ -5,14 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from operator import index
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from gptfast.errors import UserError
+from gptfast.errors import UserError, check_at_least
 from gptfast.model.kv_cache import SavedRow
-from gptfast.sample.config import SamplingConfig
+from gptfast.sample.config import SamplingConfig, check_seed
 from gptfast.sample.processors import LogitsProcessor, processors_for
 from gptfast.sample.sampling import TokenLogprob
 from gptfast.sample.stopping import GrowingText
@@ -42,10 +43,35 @@ class Request:
     """Also those of the prompt's tokens, with top_logprobs beside each."""
 
 
+def checked_prompt(request: Request, n_vocab: int) -> list[int]:
+    """Return the ids of the prompt. Raise UserError if the request is impossible.
+
+    n_vocab: number of ids that there are.
+    """
+    try:
+        prompt = [index(token) for token in request.prompt]
+    except TypeError as error:
+        raise UserError(
+            f"the prompt is a {type(request.prompt).__name__} ({error}): expected token ids, for "
+            f"instance from tokenizer.encode_ordinary(text)"
+        ) from error
+    if not prompt:
+        raise UserError("the prompt is empty: expected at least one token to continue")
+    for token in (min(prompt), max(prompt), *dict(request.sampling.logit_bias)):
+        if not 0 <= token < n_vocab:
+            raise UserError(f"a token id is {token}; expected 0 to {n_vocab - 1}")
+    check_at_least("max_new_tokens", request.max_new_tokens, 0)
+    check_seed(request.seed)
+    check_at_least("top_logprobs", request.top_logprobs or 0, 0)
+    if "" in request.stop:
+        raise UserError("a stop string is empty: expected at least one character")
+    return prompt
+
+
 class Generation:
     """A text that follows a request's prompt, as far as it is written."""
 
-    def __init__(self, request: Request, seed: int, prefix: Prefix, device: torch.device) -> None:
+    def __init__(self, request: Request, seed: int, prefix: Prefix) -> None:
         self.request = request
         self.ids: list[int] = []
         self.logprobs: list[TokenLogprob] = []
@@ -61,7 +87,7 @@ class Generation:
         self._row: int | None = None  # in the cache, while it runs
         self._context = list(prefix.prompt)
         self._text = GrowingText(request.stop)
-        self._generator = torch.Generator(device).manual_seed(seed)
+        self._generator = torch.Generator().manual_seed(seed)
         self._processors = [
             *processors_for(request.sampling, len(prefix.prompt)),
             *map(copy.copy, request.processors),

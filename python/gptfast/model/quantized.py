@@ -1,0 +1,185 @@
+"""Models whose matrices are blocks of small numbers: fast on a CPU, small in memory.
+
+`quantize` replaces the matrices of a GPT by modules that hold blocks (ops/quantized_blocks.py).
+Everything else stays float32, and the model computes in float32. It can't be trained.
+
+Legend: B batch, T time, C channels (n_embd), V vocabulary, E experts, O outputs and N inputs of a
+matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from gptfast import ops
+from gptfast.errors import UserError
+from gptfast.model.base import LanguageModel
+from gptfast.model.kv_cache import NewTokens
+from gptfast.model.transformer import GPT
+from gptfast.ops.quantized_blocks import (
+    BLOCK,
+    Kind,
+    dequantize_blocks,
+    quantize_blocks,
+    row_bytes,
+)
+
+Precision = Literal["int8", "int4", "bf16"]
+"""How weights are stored: 'int8' is Q8_0 for every matrix; 'int4' is Q4_0, but Q8_0 for embeddings
+and the head, which lose most by it; 'bf16' is bfloat16 for everything."""
+
+Quantizer = Callable[[str, Tensor, Kind], Tensor]
+"""Returns the blocks of a matrix, given the name of its parameter, the matrix and the kind."""
+
+
+def rounded(name: str, weight: Tensor, kind: Kind) -> Tensor:
+    """Return the blocks of a matrix, rounded as GGUF's reference rounds: a `Quantizer`."""
+    return quantize_blocks(weight, kind)
+
+
+class Blocks(nn.Module):
+    """A matrix (..., N) in blocks. They are a buffer, because only floats can be trained."""
+
+    blocks: Tensor
+    """uint8 (..., bytes of a row), contiguous."""
+
+    def __init__(self, shape: tuple[int, ...], kind: Kind) -> None:
+        super().__init__()
+        self.kind: Kind = kind
+        *rows, n_columns = shape
+        empty = torch.empty(*rows, row_bytes(n_columns, kind), dtype=torch.uint8)
+        self.register_buffer("blocks", empty)
+
+    @property
+    def weight(self) -> Tensor:
+        """The float32 matrix that the blocks stand for, made anew at each access."""
+        return dequantize_blocks(self.blocks, self.kind)
+
+    def extra_repr(self) -> str:
+        """Return what `print` shows of this module."""
+        return f"{self.kind}, {tuple(self.blocks.shape)}"
+
+
+class QuantizedLinear(Blocks):
+    """nn.Linear whose weight (O, N) is in blocks. The bias is float32."""
+
+    def __init__(self, shape: tuple[int, ...], kind: Kind, bias: nn.Parameter | None) -> None:
+        super().__init__(shape, kind)
+        self.bias = bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (..., O) for x (..., N)."""
+        return ops.quantized_linear(x, self.blocks, self.kind, self.bias)
+
+
+class QuantizedTable(Blocks):
+    """A table of vectors in blocks. Only the rows that are looked up become floats."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return (..., C) for rows (...), int64."""
+        return dequantize_blocks(self.blocks[rows], self.kind)
+
+
+class QuantizedEmbedding(Blocks):
+    """The token embedding (V, C) in blocks, which serve as a tied head, too."""
+
+    def forward(
+        self, ids_BT: Tensor, cache: NewTokens | None = None, cu_seqlens: Tensor | None = None
+    ) -> Tensor:
+        """Return (B, T, C) for ids (B, T). Only their rows become floats."""
+        return dequantize_blocks(self.blocks[ids_BT], self.kind)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return (..., V) for hidden (..., C), with the table as the output matrix."""
+        return ops.quantized_linear(hidden, self.blocks, self.kind)
+
+
+class QuantizedExperts(Blocks):
+    """One matrix of each expert, (E, O, N), in blocks."""
+
+    def forward(self, rows: Tensor, ends_E: Tensor) -> Tensor:
+        """Return (M, O): the rows (M, N) of each expert, which end at `ends_E`, by its matrix."""
+        parts = rows.tensor_split(ends_E[:-1].long().cpu())
+        return torch.cat(
+            [
+                ops.quantized_linear(part, blocks, self.kind)
+                for part, blocks in zip(parts, self.blocks, strict=True)
+            ]
+        )
+
+
+@torch.no_grad()
+def quantize(
+    model: LanguageModel, precision: Precision, quantizer: Quantizer = rounded
+) -> LanguageModel:
+    """Store a GPT's weights in another precision, in place; return it in evaluation mode.
+
+    Matrices whose rows don't divide into blocks of 32 stay float32; `float_matrices` names them. On
+    the meta device, the model gets its modules without values. The quantizer is not asked for bf16.
+
+    Raises UserError for an unknown precision, for a model that is not a GPT or is quantized
+    already, and for weights beyond float16's range.
+    """
+    if precision not in get_args(Precision):
+        raise UserError(f"precision is {precision!r}: expected 'int8', 'int4' or 'bf16'")
+    if not isinstance(model, GPT):
+        raise UserError(f"the model is a {model.config.architecture!r}: only a GPT is quantized")
+    if model.quantized is not None:
+        raise UserError(f"the model is in {model.quantized} already: expected one in float32")
+    if precision == "bf16":
+        return model.bfloat16().eval()
+    n_parameters = model.n_parameters()
+    for name, weight in list(_matrices(model)):
+        _replace(model, name, weight, precision, quantizer)
+    model.quantized = precision
+    model.n_quantized += n_parameters - model.n_parameters()
+    return model.eval()
+
+
+def _replace(
+    model: GPT, name: str, weight: nn.Parameter, precision: Precision, quantizer: Quantizer
+) -> None:
+    """Replace a matrix, or the layer whose weight it is, by the module that holds its blocks."""
+    layer_name, _, own_name = name.rpartition(".")
+    layer = model.get_submodule(layer_name)
+    is_table = layer_name in ("wte", "wne", "lm_head")
+    kind: Kind = "q4_0" if precision == "int4" and not is_table else "q8_0"
+    shape = tuple(weight.shape)
+    new: Blocks
+    with weight.device:
+        if isinstance(layer, nn.Linear):
+            new = QuantizedLinear(shape, kind, layer.bias)
+        elif layer_name == "wte":
+            new = QuantizedEmbedding(shape, kind)
+        elif layer_name == "wne":
+            new = QuantizedTable(shape, kind)
+        else:
+            new = QuantizedExperts(shape, kind)
+    if not weight.is_meta:
+        new.blocks.copy_(quantizer(name, weight, kind))
+    if own_name == "weight" and layer_name != "wne":
+        model.set_submodule(layer_name, new)
+    else:
+        delattr(layer, own_name)  # nn.Module takes no module where a parameter is
+        setattr(layer, own_name, new)
+
+
+def _matrices(model: GPT) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yield (name, matrix) for each matrix to be stored in blocks."""
+    for name, parameter in model.named_parameters():
+        if _is_large(name, parameter) and parameter.shape[-1] % BLOCK == 0:
+            yield name, parameter
+
+
+def _is_large(name: str, parameter: nn.Parameter) -> bool:
+    # Positions and the router are small, and what they lose is not.
+    return parameter.ndim >= 2 and name != "wpe.weight" and not name.endswith("router.weight")
+
+
+def float_matrices(model: LanguageModel) -> list[str]:
+    """Return the names of the matrices of a quantized model whose rows don't divide into blocks."""
+    return [name for name, parameter in model.named_parameters() if _is_large(name, parameter)]

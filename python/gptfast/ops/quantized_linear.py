@@ -1,0 +1,125 @@
+"""A linear layer whose weights are blocks of small numbers: definition, backends and dispatch.
+
+`ops/quantized_blocks.py` says what a block is. Shape suffixes: M rows of the input (all leading
+dimensions flattened), N input features, O output features.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gptfast.errors import UserError
+from gptfast.ops.checks import check_tensors
+from gptfast.ops.dispatch import choose, without_autocast
+from gptfast.ops.quantized_blocks import BLOCK, BLOCK_BYTES, Kind, check_kind, dequantize_blocks
+from gptfast.ops.rules import Work, training_and_dtype
+
+# ---- 1. the definition ---------------------------------------------------------------------------
+
+
+@without_autocast
+def quantized_linear_reference(
+    x: Tensor, blocks: Tensor, kind: Kind, bias: Tensor | None = None
+) -> Tensor:
+    """Return x @ weight^T + bias in plain PyTorch, for the weight that the blocks stand for.
+
+    Computes in float32 (float64 inputs stay float64). `quantized_linear` describes the arguments.
+    """
+    wide = torch.promote_types(x.dtype, torch.float32)
+    weight = dequantize_blocks(blocks, kind).to(wide)
+    out = F.linear(x.to(wide), weight, None if bias is None else bias.to(wide))
+    return out.to(x.dtype)
+
+
+# ---- 2. the backends -----------------------------------------------------------------------------
+# "torch" dequantizes some rows at a time. Their float copy stays in the processor's cache, where
+# the definition allocates and fills memory as large as the whole float matrix.
+
+_NUMBERS_AT_A_TIME = 2**19
+"""Weights that "torch" dequantizes at once: 2 MiB of float32."""
+
+
+def _in_chunks(x: Tensor, blocks: Tensor, kind: Kind, bias: Tensor | None) -> Tensor:
+    rows = max(1, _NUMBERS_AT_A_TIME // x.shape[-1])
+    biases = [None] * len(blocks) if bias is None else torch.split(bias, rows)
+    parts = [
+        quantized_linear_reference(x, some, kind, b)
+        for some, b in zip(torch.split(blocks, rows), biases, strict=False)
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+
+# ---- 3. the dispatch -----------------------------------------------------------------------------
+
+
+def quantized_linear(
+    x: Tensor,
+    blocks: Tensor,
+    kind: Kind,
+    bias: Tensor | None = None,
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """Return x @ weight^T + bias for a weight (O, N) that is stored as blocks.
+
+    The blocks have no gradient; x and the bias have one.
+
+    Args:
+        x: (..., N), any floating dtype, any strides.
+        blocks: (O, bytes of a row), uint8, from `quantize_blocks`.
+        kind: 'q8_0' or 'q4_0', how the numbers are stored.
+        bias: (O,), any floating dtype.
+        backend: "auto", "torch" or "reference". None means the process's default, see
+            `set_backend`. "auto" chooses the first that can serve.
+
+    Returns:
+        (..., O), in x's dtype under autocast, too.
+
+    Raises:
+        UserError: the inputs don't match, or the given backend can't serve them.
+    """
+    _check(x, blocks, kind, bias)
+    chosen = choose(work(x), backend, x.device, why_not)
+    if chosen == "torch":
+        return _in_chunks(x, blocks, kind, bias)
+    return quantized_linear_reference(x, blocks, kind, bias)
+
+
+def why_not(backend: str) -> str | None:
+    """Return the reason why `backend` can't serve, or None if it can. Each serves every input."""
+    return None
+
+
+def work(x: Tensor) -> Work:
+    """Return the `Work` of a call, for the rules."""
+    return Work("quantized_linear", training_and_dtype(x), x.numel() // x.shape[-1])
+
+
+def _check(x: Tensor, blocks: Tensor, kind: Kind, bias: Tensor | None) -> None:
+    op = "quantized_linear"
+    check_tensors(op, x=x, blocks=blocks, **({} if bias is None else {"bias": bias}))
+    check_kind(kind)
+    if x.ndim == 0 or not x.is_floating_point() or x.shape[-1] == 0 or x.shape[-1] % BLOCK:
+        raise UserError(
+            f"{op}: x is {x.dtype} of shape {tuple(x.shape)}; expected a floating dtype and "
+            f"(..., features), with a multiple of {BLOCK} features"
+        )
+    n_bytes = x.shape[-1] // BLOCK * BLOCK_BYTES[kind]
+    if blocks.dtype != torch.uint8 or blocks.ndim != 2 or blocks.shape[1] != n_bytes:
+        raise UserError(
+            f"{op}: blocks are {blocks.dtype} of shape {tuple(blocks.shape)}; expected torch.uint8 "
+            f"of shape (outputs, {n_bytes}), {kind} for {x.shape[-1]} features"
+        )
+    if bias is not None and (bias.shape != blocks.shape[:1] or not bias.is_floating_point()):
+        raise UserError(
+            f"{op}: bias is {bias.dtype} of shape {tuple(bias.shape)}; expected a floating dtype "
+            f"and ({len(blocks)},), one for each output"
+        )
+    devices = {t.device for t in (x, blocks, bias) if t is not None}
+    if len(devices) > 1:
+        raise UserError(
+            f"{op}: the tensors are on {', '.join(sorted(map(str, devices)))}; move them to one "
+            f"device with .to()"
+        )
