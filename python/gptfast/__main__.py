@@ -11,7 +11,7 @@ COMMANDS = {
     "train": "train a GPT and its tokenizer, and write a model folder",
     "sample": "generate text with a trained model",
     "serve": "serve a model with OpenAI's API, and a page to try it in",
-    "evaluate": "measure the loss of a model on a corpus",
+    "eval": "judge a model: loss, bits per byte, another model, tasks, repetition",
     "tokenizer": "train a tokenizer, encode and decode with it, audit it, show its tokens",
     "plan": "predict the parameters, memory, tokens and time of a training run",
     "compare": "show how runs differ: settings, curves, samples",

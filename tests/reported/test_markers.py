@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from gptfast.data.manifest import Manifest
 from gptfast.data.prepare import prepare
 from gptfast.data.prepare_shards import prepare_files
 from gptfast.data.train_tokenizer import train_tokenizer
-from gptfast.evaluate.__main__ import main as evaluate_command
+from gptfast.eval.__main__ import main as eval_command
 from gptfast.ladder.__main__ import LadderConfig
 from gptfast.tokenizer import BPETokenizer
 from gptfast.tokenizer.__main__ import main as tokenizer_command
@@ -203,15 +204,15 @@ def test_every_command_that_takes_files_reads_them_in_the_same_way(
     capsys.readouterr()
     assert cli.run(train_command, [*resume, "king"]) == 2
     capsys.readouterr()
-    # A run's own reading is the default of `evaluate`.
+    # A run's own reading is the default of `eval`.
     loss = json.loads((run / "run.json").read_text())["result"]["val_loss"]
-    measure = ["--model", str(run), "--corpus", path]
+    measure = [str(run), "--corpus", path]
     for given in ([], options):
-        assert cli.run(evaluate_command, [*measure, *given]) == 0
-        said = capsys.readouterr().out
-        assert f"loss {loss:.4f} nats/token" in said
-        assert ("as the model's run did" in said) == (given == [])
-    assert cli.run(evaluate_command, [*measure, options[0], "nowhere"]) == 2
+        assert cli.run(eval_command, [*measure, *given]) == 0
+        said, notes = capsys.readouterr()
+        assert re.search(rf"loss, nats/token +│ +{loss:.4f} ", said)
+        assert ("as the model's run did" in notes) == (given == [])
+    assert cli.run(eval_command, [*measure, options[0], "nowhere"]) == 2
     # The other commands parse the same options.
     for config in (LadderConfig, Audit):
         assert issubclass(config, TextOptions)

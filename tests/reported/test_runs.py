@@ -10,6 +10,7 @@ import io
 import json
 import math
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from safetensors.torch import load_file, save_file
 
 from gptfast.cli import cli
 from gptfast.errors import RunError, UserError
-from gptfast.evaluate.__main__ import main as evaluate_command
+from gptfast.eval.__main__ import main as eval_command
 from gptfast.model import ModelConfig, build_model
 from gptfast.model.folder import load_model, save_weights
 from gptfast.system.files import write_atomically, write_text_atomically
@@ -691,14 +692,17 @@ def test_a_model_is_measured_without_training(
 ) -> None:
     result, _ = train(config)
     assert result is not None
-    measure = ["--model", str(config.out), "--corpus", config.corpus]
-    assert cli.run(evaluate_command, measure) == 0
+    measure = [str(config.out), "--corpus", config.corpus]
+    assert cli.run(eval_command, measure) == 0
     bits = result.measured["val_bits_per_byte"]
-    said = f"loss {result.val_loss:.4f} nats/token = {bits:.3f} bits/byte over "
-    assert capsys.readouterr().out.splitlines()[-1].startswith(said)
-    assert cli.run(evaluate_command, [*measure, "--part", "all"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(rf"loss, nats/token +│ +{result.val_loss:.4f} ", said)
+    assert re.search(rf"bits/byte +│ +{bits:.3f} ", said)
+    assert cli.run(eval_command, [*measure, "--part", "all"]) == 0
     # Every character but the first of each part.
-    assert f"over {len(TEXT) - 2:,} tokens, the whole of" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "the whole of" in said
+    assert re.search(rf"tokens predicted +│ +{len(TEXT) - 2:,} ", said)
 
 
 def test_a_loss_that_is_no_number_is_an_error(
@@ -707,7 +711,7 @@ def test_a_loss_that_is_no_number_is_an_error(
     train(config)
     path = config.out / "model.safetensors"
     good = load_file(path)
-    measure = ["--model", str(config.out), "--corpus", config.corpus]
+    measure = [str(config.out), "--corpus", config.corpus]
     again = ["--corpus", config.corpus, "--out", f"{config.out}2", "--init-from", str(config.out)]
     again += ["--batch-size", "4"]
     for damage in (math.nan, math.inf, -math.inf):
@@ -715,11 +719,11 @@ def test_a_loss_that_is_no_number_is_an_error(
         (name,) = (name for name in damaged if name.endswith("wte.weight"))
         damaged[name][0, 0] = damage
         save_file(damaged, path, {"format": "pt"})
-        for command, arguments in ((evaluate_command, measure), (train_command, again)):
+        for command, arguments in ((eval_command, measure), (train_command, again)):
             assert cli.run(command, arguments) == 2
             error = capsys.readouterr().err
             assert "the model's weights are damaged: wte.weight holds NaN or infinity" in error
             assert error.count("\n") == 1
     save_file({name: tensor * 1e30 for name, tensor in good.items()}, path, {"format": "pt"})
-    assert cli.run(evaluate_command, measure) == 2
+    assert cli.run(eval_command, measure) == 2
     assert "though the model's weights are finite" in capsys.readouterr().err

@@ -10,7 +10,7 @@ matrix.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,19 +18,17 @@ from torch import Tensor, nn
 from gptfast import ops
 from gptfast.errors import UserError
 from gptfast.model.base import LanguageModel
+from gptfast.model.config import Precision
 from gptfast.model.kv_cache import NewTokens
 from gptfast.model.transformer import GPT
 from gptfast.ops.quantized_blocks import (
     BLOCK,
+    BLOCK_BYTES,
     Kind,
     dequantize_blocks,
     quantize_blocks,
     row_bytes,
 )
-
-Precision = Literal["int8", "int4", "bf16"]
-"""How weights are stored: 'int8' is Q8_0 for every matrix; 'int4' is Q4_0, but Q8_0 for embeddings
-and the head, which lose most by it; 'bf16' is bfloat16 for everything."""
 
 Quantizer = Callable[[str, Tensor, Kind], Tensor]
 """Returns the blocks of a matrix, given the name of its parameter, the matrix and the kind."""
@@ -58,6 +56,12 @@ class Blocks(nn.Module):
     def weight(self) -> Tensor:
         """The float32 matrix that the blocks stand for, made anew at each access."""
         return dequantize_blocks(self.blocks, self.kind)
+
+    @property
+    def scales(self) -> Tensor:
+        """The float16 scales of the blocks, (..., blocks in a row)."""
+        rows = self.blocks.reshape(*self.blocks.shape[:-1], -1, BLOCK_BYTES[self.kind])
+        return rows[..., :2].contiguous().view(torch.float16).squeeze(-1)
 
     def extra_repr(self) -> str:
         """Return what `print` shows of this module."""

@@ -75,15 +75,14 @@ def token_logprobs(
 ) -> list[TokenLogprob]:
     """Return the log-probability of each of T tokens, with the n_top[t] likeliest beside it."""
     logprobs_TV = logits_TV.float().log_softmax(dim=-1)
-    tokens_T1 = torch.tensor(tokens, device=logits_TV.device)[:, None]
-    chosen = logprobs_TV.gather(1, tokens_T1)[:, 0].tolist()
-    most = min(max(n_top), logits_TV.size(-1))
-    values, ids = (x.tolist() for x in logprobs_TV.topk(most, dim=-1)) if most else ((), ())
-    tops = (
-        [tuple(zip(ids[t][:n], values[t][:n], strict=True)) for t, n in enumerate(n_top)]
-        if most
-        else [()] * len(tokens)
-    )
+    index_T1 = torch.tensor(tokens, dtype=torch.long, device=logits_TV.device)[:, None]
+    chosen = logprobs_TV.gather(1, index_T1)[:, 0].tolist()
+    most = min(max(n_top, default=0), logits_TV.size(-1))
+    tops: list[tuple[tuple[int, float], ...]] = [()] * len(tokens)
+    if most:
+        likeliest = logprobs_TV.topk(most, dim=-1)
+        rows = zip(likeliest.indices.tolist(), likeliest.values.tolist(), n_top, strict=True)
+        tops = [tuple(zip(ids[:n], values[:n], strict=True)) for ids, values, n in rows]
     return [TokenLogprob(*row) for row in zip(tokens, chosen, tops, strict=True)]
 
 

@@ -33,7 +33,7 @@ def freeze(model: LanguageModel, patterns: Sequence[str]) -> str:
     if len(frozen) == len(parameters):
         raise UserError(
             f"freeze is {' '.join(patterns)}, which freezes all {len(parameters)} tensors: leave "
-            f"some to be trained; `gptfast evaluate` measures a model without training it"
+            f"some to be trained; `gptfast eval` measures a model without training it"
         )
     for name in frozen:
         parameters[name].requires_grad_(False)

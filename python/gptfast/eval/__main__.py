@@ -1,0 +1,154 @@
+"""`gptfast eval`: judge a model by its loss, against another model, on tasks, by its repetition."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from gptfast.cli import cli
+from gptfast.cli.path import PATH
+from gptfast.cli.printing import lossy_output
+from gptfast.errors import UserError, check_at_least
+from gptfast.eval.config import CorpusConfig, RepetitionConfig
+from gptfast.sample.config import SamplingConfig
+
+if TYPE_CHECKING:
+    from gptfast.eval.report import Section
+    from gptfast.model import LanguageModel
+    from gptfast.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Judge a model: its loss, another model beside it, its answers to tasks, its repetition.
+
+    Give at least one of --corpus, --text and --tasks.
+    """
+
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+    """The model folder, such as runs/shakespeare."""
+    corpus: Annotated[str | None, PATH] = None
+    """Measure the loss as training does at its end, in windows that do not overlap: 'shakespeare',
+    'tinyshakespeare', a file, a folder or a glob as for `gptfast data prepare`, - for standard
+    input, or a folder that `gptfast data prepare` made."""
+    text: Annotated[tuple[str, ...], PATH, tyro.conf.arg(metavar="FILES...")] = ()
+    """Measure bits per byte, by which models with any tokenizers compare, over the documents of
+    files, folders or globs. Windows overlap, so that tokens have context."""
+    stride: int | None = None
+    """With --text: tokens by which a window is further than the one before; half of the context by
+    default. Less gives each token more context, and takes longer."""
+    against: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """With --text: another model folder to compare with, by KL divergence, agreement on the
+    likeliest token, and difference of losses. Models with other tokenizers compare by bits per
+    byte alone."""
+    tasks: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILES...")] = ()
+    """YAML files of tasks for lm-evaluation-harness, which is in the extra `eval`. Paths in them
+    are relative to the current folder. Python functions that they name are run."""
+    limit: int | None = None
+    """With --tasks: the most documents of each task, to try it out."""
+    repetition: bool = False
+    """With --text: let the model continue stretches of the text, and measure how much it repeats
+    itself, beside the text's own continuations."""
+    read: Annotated[CorpusConfig, tyro.conf.arg(name="")] = field(default_factory=CorpusConfig)
+    write: Annotated[RepetitionConfig, tyro.conf.arg(name="")] = field(
+        default_factory=RepetitionConfig
+    )
+    sampling: Annotated[SamplingConfig, tyro.conf.arg(name="")] = field(
+        default_factory=SamplingConfig
+    )
+    batch_size: int = 8
+    """Windows per forward pass."""
+    device: str = "auto"
+    """'auto' (CUDA if there is one), 'cpu', 'cuda' or 'cuda:1'."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """A JSON file for the results."""
+    json: bool = False
+    """Print the results as JSON instead of tables."""
+
+    def __post_init__(self) -> None:
+        check_at_least("batch_size", self.batch_size, 1)
+        if self.limit is not None:
+            check_at_least("limit", self.limit, 1)
+        if self.corpus is None and not self.text and not self.tasks:
+            raise UserError("nothing to measure: expected --corpus, --text or --tasks")
+        for name in ("stride", "against", "repetition"):
+            if getattr(self, name) not in (None, False) and not self.text:
+                raise UserError(f"--{name} was given without --text: expected files of text")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print tables of the results, and save them. Return 0."""
+    config = cli.parse(EvalConfig, argv, "python -m gptfast.eval")
+    # Imported late: PyTorch takes two seconds, which `--help` and a wrong flag don't need.
+    from gptfast.eval.report import as_json, save
+    from gptfast.model.device import resolve_device
+    from gptfast.model.finite import check_weights
+    from gptfast.model.folder import load_model
+    from gptfast.system.threads import share_cores
+
+    device = resolve_device(config.device)
+    models = []
+    for folder in (config.model, config.against):
+        if folder is not None:
+            model, tokenizer = load_model(folder)
+            check_weights(model)
+            models.append((model.to(device), tokenizer))
+    console = cli.console()
+    sections = []
+    with lossy_output(), share_cores():
+        for section in _sections(config, models):
+            sections.append(section)
+            if not config.json:
+                section.print(console)
+        content = as_json(config.model, sections)
+        if config.json:
+            print(content)
+    if config.out is not None:
+        save(config.out, content)
+    return 0
+
+
+def _sections(
+    config: EvalConfig, models: Sequence[tuple[LanguageModel, Tokenizer]]
+) -> Iterator[Section]:
+    """Yield the results, one evaluation after the other."""
+    model, tokenizer = models[0]
+    if config.corpus is not None:
+        from gptfast.eval.corpus import measure_corpus
+
+        folder, size = config.model, config.batch_size
+        yield measure_corpus(model, tokenizer, folder, config.corpus, config.read, size, _say)
+    if config.text:
+        from gptfast.eval.documents import read_texts
+        from gptfast.eval.text import measure
+
+        texts = read_texts(config.text, config.model, tokenizer, config.read, _say)
+        title = f"the text of {', '.join(config.text)}"
+        yield measure(model, tokenizer, texts, title, config.stride, config.batch_size)
+    if config.against is not None:
+        from gptfast.eval.against import compare
+
+        title = f"{config.model} (this) and {config.against} (other)"
+        yield compare(models[0], models[1], texts, title, config.stride, config.batch_size)
+    if config.repetition:
+        from gptfast.eval.repetition import measure_repetition
+
+        yield measure_repetition(model, tokenizer, texts, config.write, config.sampling)
+    if config.tasks:
+        from gptfast.eval.harness import run_tasks
+
+        yield run_tasks(model, tokenizer, config.tasks, config.batch_size, config.limit)
+
+
+def _say(message: str) -> None:
+    """Print a note beside the results, which may be JSON."""
+    print(message, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,49 @@
+"""The options of `gptfast eval`'s parts. Needs no PyTorch, so that `--help` is quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from gptfast.errors import check_at_least
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    """What of a corpus to measure, and how to read files."""
+
+    part: Literal["val", "train", "all"] = "val"
+    """The part of the corpus to measure on."""
+    val_fraction: float = 0.1
+    """Share at the end of the corpus that is its val part. A prepared folder has its own split."""
+    mask_documents: bool = False
+    """Prevent documents in the same window from seeing each other, as for `gptfast train`."""
+    field: str | None = None
+    """The key of the text in JSON, with --corpus and --text. By default that of the run which
+    trained the model."""
+    column: str | None = None
+    """The column of the text in CSV, TSV and Parquet files. By default that of the run."""
+    document_separator: str | None = None
+    """Text between the documents inside a plain text file, as for `gptfast train`. By default that
+    of the run."""
+
+
+@dataclass(frozen=True)
+class RepetitionConfig:
+    """How many samples to write, and of what length."""
+
+    samples: int = 8
+    """Samples in each set."""
+    sets: int = 5
+    """Sets of samples. Each has seeds of its own; a single set shows only their luck."""
+    prompt_tokens: int = 32
+    """Tokens of the text before each sample."""
+    sample_tokens: int = 200
+    """Tokens of each sample."""
+    seed: int = 1337
+    """The seed of the first sample. Each further sample has the next one."""
+
+    def __post_init__(self) -> None:
+        smallest = {"samples": 1, "sets": 2, "prompt_tokens": 1, "sample_tokens": 5, "seed": 0}
+        for name, least in smallest.items():
+            check_at_least(name, getattr(self, name), least)

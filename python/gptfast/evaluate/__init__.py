@@ -1,1 +1,0 @@
-"""Measure a model on a corpus without training it."""
