@@ -16,7 +16,7 @@ from gptfast.sample.engine import Engine
 from gptfast.serve.app import Service
 from gptfast.serve.limits import Limits
 from gptfast.tokenizer import BPETokenizer
-from gptfast.tokenizer.chat_template import ChatTemplate
+from gptfast.tokenizer.chat import ChatTemplate
 
 SPECIAL = ("<|endoftext|>", "<|user|>", "<|assistant|>")
 TEMPLATE = (

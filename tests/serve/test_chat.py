@@ -14,7 +14,7 @@ from served import Serve, greedy, logprobs, openai_of, run
 from gptfast.errors import UserError
 from gptfast.model import GPT
 from gptfast.tokenizer import BPETokenizer
-from gptfast.tokenizer.chat_template import ChatTemplate, read_chat_template
+from gptfast.tokenizer.chat import ChatTemplate, read_chat_template
 
 MESSAGES = [{"role": "user", "content": "The king sees"}]
 

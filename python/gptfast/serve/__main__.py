@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
     from gptfast.serve.app import Service
     from gptfast.serve.limits import Limits
     from gptfast.system.threads import share_cores
-    from gptfast.tokenizer.chat_template import ChatTemplate, read_chat_template
+    from gptfast.tokenizer.chat import ChatTemplate, read_chat_template
 
     model, tokenizer = load_model(config.folder)
     model.to(resolve_device(config.device))

@@ -25,11 +25,11 @@ from gptfast.serve.gate import Gate, read_fields
 from gptfast.serve.limits import Limits
 from gptfast.serve.logprobs import spelled
 from gptfast.serve.metrics import CONTENT_TYPE, Metrics
-from gptfast.serve.page import PAGE_HEADERS, page
+from gptfast.serve.page import build_page, headers
 from gptfast.serve.reply import Reply
 from gptfast.serve.worker import Worker
 from gptfast.tokenizer import Tokenizer
-from gptfast.tokenizer.chat_template import ChatTemplate
+from gptfast.tokenizer.chat import ChatTemplate
 
 Handler = Callable[[Request], Awaitable[Response | Reply]]
 
@@ -52,6 +52,7 @@ class Service:
         self.metrics = Metrics()
         self._engine, self._tokenizer, self._template = engine, tokenizer, template
         self._created = int(time.time())
+        self._page_text = build_page(name, tokenizer, limits.block_size, template is not None)
         self._keys, self._is_loopback = [key.encode() for key in keys], is_loopback
 
     def app(self) -> Starlette:
@@ -192,7 +193,7 @@ class Service:
         return PlainTextResponse(text, headers={"content-type": CONTENT_TYPE})
 
     async def _page(self, request: Request) -> Response:
-        return HTMLResponse(page(), headers=PAGE_HEADERS)
+        return HTMLResponse(self._page_text, headers=headers())
 
 
 async def _answer_api_error(request: Request, error: Exception) -> Response:

@@ -13,7 +13,7 @@ from gptfast.serve.jobs import Update
 from gptfast.serve.limits import Limits, check_length, room_for
 from gptfast.serve.logprobs import Placer, of_chat
 from gptfast.tokenizer import Tokenizer
-from gptfast.tokenizer.chat_template import ChatTemplate
+from gptfast.tokenizer.chat import ChatTemplate
 
 ROLES = ("system", "developer", "user", "assistant")
 
