@@ -1,4 +1,4 @@
-"""The Rust extension. Only `gptfast.tokenizer` and `gptfast.system.cpu` import it."""
+"""The Rust extension. Only `tokenizer`, `system.cpu` and `ops.quantized_linear` import it."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias, final
@@ -6,12 +6,28 @@ from typing import Any, TypeAlias, final
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BPE", "amx_state", "utf8_error"]
+__all__ = ["BPE", "amx_state", "multiply", "utf8_error"]
 
 _Ids: TypeAlias = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 
 def amx_state() -> tuple[bool, bool]:
     """(CPUID announces AMX, AMX's tiles have a geometry); (False, False) except on x86-64."""
+
+def multiply(
+    kind: str,
+    weights: npt.NDArray[Any],
+    x: npt.NDArray[np.float32],
+    out: npt.NDArray[np.float32],
+    n_threads: int,
+) -> None:
+    """Multiply each vector of x (vectors, columns) by a matrix, into out (vectors, rows).
+
+    The weights are float32 or uint16 (rows, columns) for the kinds 'f32' and 'bf16', or uint8
+    (rows, bytes of a row) for the blocks 'q8_0' and 'q4_0'. All arrays are contiguous, and out
+    shares no memory with the others. The GIL is released.
+
+    Raises ValueError if the arrays don't fit together, TypeError for other arrays.
+    """
 
 def utf8_error(data: bytes) -> int | None:
     """Return the position of the first byte that is not UTF-8, or None if all are."""

@@ -24,6 +24,8 @@ pub enum Error {
     Kind(String),
     /// The input has more bytes than a 32-bit position can address.
     TooLong(String),
+    /// A matrix and its vectors don't fit together.
+    Shape(String),
     /// The system has no memory or thread left.
     Memory(String),
     /// A temporary file can't be written or read.
@@ -75,6 +77,7 @@ impl fmt::Display for Error {
             | Error::Vocabulary(message)
             | Error::Kind(message)
             | Error::TooLong(message)
+            | Error::Shape(message)
             | Error::Memory(message)
             | Error::Disk(message)
             | Error::Callback(message)

@@ -1,4 +1,7 @@
-//! Byte-level BPE in Rust and, with the feature `python`, the extension module `gptfast._rust`.
+//! Byte-level BPE and the linear layers of models in Rust and, with the feature `python`, the extension
+//! module `gptfast._rust`.
+//!
+//! [`linear`] multiplies matrices of weights by vectors. The rest is BPE:
 //!
 //! Text is cut into pre-tokens by a [`Pattern`](pretokenize::Pattern). [`train`](train::train) learns
 //! merges from their counts, which make a [`Vocab`](vocab::Vocab). A
@@ -38,6 +41,7 @@
 mod bindings;
 pub mod encode;
 pub mod error;
+pub mod linear;
 pub mod naive;
 pub mod pretokenize;
 pub mod train;
@@ -46,6 +50,7 @@ pub mod vocab;
 
 pub use self::util::context::Context;
 pub use self::util::cpu;
+pub use self::util::memory::large_vec;
 
 /// The extension module `gptfast._rust`.
 #[cfg(feature = "python")]
@@ -55,6 +60,8 @@ mod _rust {
     use crate::bindings::bpe::Bpe;
     #[pymodule_export]
     use crate::bindings::cpu::amx_state;
+    #[pymodule_export]
+    use crate::bindings::linear::multiply;
     #[pymodule_export]
     use crate::bindings::text::utf8_error;
 

@@ -18,7 +18,9 @@ from gptfast.errors import UserError
 from gptfast.export.__main__ import main
 from gptfast.export.gguf import FILE_TYPES, export_gguf
 from gptfast.model import GPT, ModelConfig, build_model
+from gptfast.model.folder import save_description, save_weights
 from gptfast.model.formats import gguf as layout
+from gptfast.model.quantized import quantize
 from gptfast.plan.__main__ import why_not_gguf
 from gptfast.tokenizer import BPETokenizer, CharTokenizer, Roles
 from gptfast.tokenizer import gguf as vocabulary
@@ -77,6 +79,38 @@ def test_matrices_are_the_bytes_of_the_reference(
         assert tuple(stored.shape[::-1]) == weight.shape
         bytes_of = gguf.quants.quantize(weight.detach().numpy(), expected)
         assert stored.data.tobytes() == bytes_of.tobytes()
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+@pytest.mark.parametrize("name", ["gpt2", "mixtral", "llama-biases"])
+def test_a_quantized_folders_blocks_are_written_byte_for_byte(
+    tmp_path: Path, precision: Any, name: str
+) -> None:
+    """Rounding is the reference's, so that exporting the floats gives the same file."""
+    model = small_models.with_large_weights(small_models.CONFIGS[name])
+    floats = export(tmp_path, model, {"int8": "q8_0", "int4": "q4_0"}[precision])
+    quantized, folder = quantize(model, precision), tmp_path / "int" / "m"
+    save_description(folder, model.config, plain_tokenizer(), precision)
+    save_weights(quantized, folder / "model.safetensors")
+    export_gguf(folder, tmp_path / "blocks.gguf")
+    assert (tmp_path / "blocks.gguf").read_bytes() == floats.read_bytes()
+    with pytest.raises(UserError, match=f"is in {precision}: leave out --type"):
+        export_gguf(folder, tmp_path / "f32.gguf", "f32")
+
+
+def test_a_bfloat16_folder_stays_bfloat16(tmp_path: Path) -> None:
+    model = small_models.with_large_weights(GPT2)
+    floats = export(tmp_path, model, "bf16")
+    folder = tmp_path / "narrow" / "m"
+    save_description(folder, GPT2, plain_tokenizer(), "bf16")
+    save_weights(quantize(model, "bf16"), folder / "model.safetensors")
+    export_gguf(folder, tmp_path / "narrow.gguf")
+    _, before = read(floats)
+    _, after = read(tmp_path / "narrow.gguf")
+    for key, tensor in before.items():
+        if tensor.tensor_type.name == "BF16":  # the others were rounded to bfloat16, too
+            assert after[key].data.tobytes() == tensor.data.tobytes()
+        assert after[key].tensor_type == tensor.tensor_type
 
 
 def test_rows_that_are_no_multiple_of_a_block_stay_float16(

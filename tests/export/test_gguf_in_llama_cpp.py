@@ -11,6 +11,7 @@ import torch
 
 from export import small_models
 from export.llama_cpp import ask
+from gptfast.convert.gguf import load_gguf
 from gptfast.export.gguf import export_gguf
 from gptfast.model import GPT, ModelConfig
 from gptfast.model.folder import load_model
@@ -20,6 +21,9 @@ pytest.importorskip("xllamacpp", reason="llama.cpp is the oracle")
 
 GELU_TABLE, ROUNDING = 1e-2, 2e-4
 """The largest difference of log-probabilities: llama.cpp's GELU is a table in float16."""
+
+
+NARROW = ["f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1"]
 
 
 def prefixes(config: ModelConfig, n_vocab: int) -> list[list[int]]:
@@ -37,10 +41,10 @@ def answers(
     tokenizers = {p: small_models.bpe(p, nursery_text) for p in ("gpt2", "cl100k")}
     folders, questions = {}, []
 
-    def add(name: str, model: GPT, tokenizer: Any, **question: Any) -> None:
+    def add(name: str, model: GPT, tokenizer: Any, kind: str = "f32", **question: Any) -> None:
         folders[name] = small_models.write_folder(folder / name, model, tokenizer)
         file = folder / f"{name}.gguf"
-        export_gguf(folders[name], file)
+        export_gguf(folders[name], file, kind)
         n = tokenizer.n_vocab
         question |= {"model": str(file), "n_vocab": n + 1, "letter": tokenizer.token_to_id("a")}
         questions.append({"logprobs": prefixes(model.config, n), **question})
@@ -51,6 +55,9 @@ def answers(
         tokenized = {"tokenize": texts, "special": special} if name in ("gpt2", "llama") else {}
         model = small_models.with_large_weights(config)
         add(name, model, tokenizers[pattern], **tokenized)
+    for kind in NARROW:
+        model = small_models.with_large_weights(small_models.CONFIGS["llama"])
+        add(kind, model, tokenizers["gpt2"], kind)
     chars = small_models.characters()
     config = ModelConfig(chars.n_vocab, block_size=64, n_layer=2, n_head=4, n_embd=64)
     texts = ["", "abc É字🦀é\n\nEß", small_models.CHARACTERS * 3]
@@ -93,6 +100,21 @@ def test_every_log_probability_agrees(answers: Any, name: str) -> None:
         assert all(logprob < -20 for logprob in added.values())
         worst = (there - ours).abs().max()
         assert worst < (GELU_TABLE if model.config.norm == "layernorm" else ROUNDING)
+
+
+@pytest.mark.parametrize("kind", NARROW)
+@torch.no_grad()
+def test_narrow_types_are_read_as_they_are_meant(answers: Any, kind: str) -> None:
+    """Their numbers are the file's. llama.cpp also rounds what it multiplies them with."""
+    folder, question, answer = answers[kind]
+    loaded = load_gguf(Path(question["model"]))
+    model, _ = load_model(folder)
+    model.load_state_dict(loaded.state)
+    for ids, theirs in zip(question["logprobs"], answer["logprobs"], strict=True):
+        ours = model(torch.tensor([ids]))[0, -1].log_softmax(-1)
+        there = torch.tensor([theirs[str(i)] for i in range(len(ours))])
+        assert ours.std() > 1.5
+        assert (there - ours).abs().mean() < 0.2
 
 
 def test_greedy_tokens_of_a_trained_model_agree(answers: Any) -> None:

@@ -140,7 +140,7 @@ def test_a_page_writes_what_python_writes(
     open_page: Open, tmp_path: Path, tokenizer: BPETokenizer, name: str
 ) -> None:
     folder = save(tmp_path / "model", lively_model(CONFIGS[name]), tokenizer)
-    prompt = "The king sees"
+    prompt = "The king sees" * (6 if CONFIGS[name].block_size < 64 else 1)  # more than the context
     export_html(folder, tmp_path / "page.html", prompt)
     visit = opened(open_page, tmp_path / "page.html")
     written = write(visit.page, 50, temperature=0)
@@ -159,6 +159,24 @@ def test_four_bits(open_page: Open, tmp_path: Path, tokenizer: BPETokenizer) -> 
     with ops.use_backend("reference"):
         expected = ids + greedy(model, ids, tokenizer, 30)
     assert write(visit.page, 30, temperature=0) == expected
+
+
+def test_characters(open_page: Open, tmp_path: Path) -> None:
+    tokenizer = CharTokenizer(sorted({*"Ada, é🦀\n<script>"}))
+    model = lively_model(replace(SMALL, vocab_size=tokenizer.n_vocab))
+    save(tmp_path / "model", model, tokenizer)
+    export_html(tmp_path / "model", tmp_path / "page.html")
+    visit = opened(open_page, tmp_path / "page.html")
+    page = visit.page
+    # Without a prompt, the model continues a line break, as `gptfast sample` does.
+    ids = tokenizer.encode("\n")
+    assert write(page, 20, temperature=0) == ids + greedy(rounded(model), ids, tokenizer, 20)
+    page.locator("#prompt").fill("Aβ")
+    assert "β" in page.get_by_role("alert").inner_text()
+    page.locator("#prompt").fill("é🦀")
+    assert page.get_by_role("alert").count() == 0
+    assert ids_of(page) == tokenizer.encode("é🦀")
+    assert visit.errors == []
 
 
 def test_tokenizers_agree(chromium: Browser, tokenizer: BPETokenizer) -> None:

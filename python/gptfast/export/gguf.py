@@ -6,6 +6,8 @@ become blocks of the wanted type, tensor by tensor, and the package `gguf` write
 
 from __future__ import annotations
 
+import math
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from gptfast.model.finite import check_weights
 from gptfast.model.folder import load_model
 from gptfast.model.formats import gguf as layout
 from gptfast.model.formats.gguf_tensors import to_gguf
+from gptfast.ops.quantized_blocks import quantize_blocks
 from gptfast.system.files import write_atomically
 from gptfast.tokenizer import CharTokenizer, Tokenizer
 from gptfast.tokenizer import gguf as vocabulary
@@ -53,7 +56,7 @@ def export_gguf(folder: Path, out: Path, kind: str = "auto") -> None:
         raise UserError(f"{folder} can't be written as GGUF: {why}")
     assert isinstance(model, GPT)
     check_weights(model)
-    kind = _OWN[model.wte.weight.dtype] if kind == "auto" else kind
+    kind = _kind(folder, model, kind)
     metadata = vocabulary.to_metadata(tokenizer)
     n_tokens = len(metadata["tokenizer.ggml.tokens"])
     state, notes = _with_rows(model, tokenizer, n_tokens)
@@ -75,6 +78,7 @@ def export_gguf(folder: Path, out: Path, kind: str = "auto") -> None:
     stored = [
         _Stored(name, value, _type_of(name, value, kind)) for name, value in to_gguf(config, state)
     ]
+    stored.sort(key=lambda tensor: tensor.place)  # whatever the order of the model's modules
     write_atomically(out, lambda path: _write(gguf, path, metadata, stored))
     kinds = Counter(tensor.kind for tensor in stored)
     listed = ", ".join(f"{kind} {n}" for kind, n in kinds.most_common())
@@ -99,6 +103,18 @@ def _package() -> Any:
     return gguf
 
 
+def _kind(folder: Path, model: GPT, wanted: str) -> str:
+    """Return how the matrices are stored. Blocks are written as they are, or not at all."""
+    blocks = {"int8": "q8_0", "int4": "q4_0"}.get(str(model.quantized))
+    own = blocks or _OWN[model.wte.weight.dtype]
+    if blocks and wanted not in ("auto", own):
+        raise UserError(
+            f"--type is {wanted}, but the model in {folder} is in {model.quantized}: leave out "
+            f"--type for {own}, or export the folder that it was made from"
+        )
+    return own if wanted == "auto" else wanted
+
+
 @dataclass(frozen=True)
 class _Stored:
     """A tensor of a file, and how it is stored: a key of FILE_TYPES."""
@@ -106,6 +122,12 @@ class _Stored:
     name: str
     value: Tensor
     kind: str
+
+    @property
+    def place(self) -> tuple[int, str]:
+        """The layer, or -1 for none, and the name: tensors are in this order."""
+        layer = re.match(r"blk\.(\d+)", self.name)
+        return int(layer[1]) if layer else -1, self.name
 
 
 def _type_of(name: str, value: Tensor, kind: str) -> str:
@@ -119,13 +141,15 @@ def _type_of(name: str, value: Tensor, kind: str) -> str:
         return "f32"
     if not kind.startswith("q"):
         return kind
-    if value.shape[-1] % 32:
+    if value.dtype != torch.uint8 and value.shape[-1] % 32:
         return "f16"
     return "q8_0" if name in ("token_embd.weight", "output.weight") else kind
 
 
 def _encoded(gguf: Any, tensor: _Stored) -> Any:
     """Return the array that is written: float32 or float16, or the bytes of another type."""
+    if tensor.value.dtype == torch.uint8:  # blocks already
+        return tensor.value.contiguous().numpy()
     value = tensor.value.float().contiguous().numpy()
     if tensor.kind not in ("f32", "bf16") and np.abs(value).max() > _LARGEST:
         raise UserError(
@@ -142,9 +166,9 @@ def _write(gguf: Any, path: Path, metadata: Mapping[str, Any], tensors: list[_St
         block, size = gguf.GGML_QUANT_SIZES[kind]
         shape = tuple(tensor.value.shape)
         dtype = np.dtype({"f32": np.float32, "f16": np.float16}.get(tensor.kind, np.uint8))
-        if dtype == np.uint8:
+        if dtype == np.uint8 and tensor.value.dtype != torch.uint8:
             shape = (*shape[:-1], shape[-1] // block * size)
-        n_bytes = tensor.value.numel() // block * size
+        n_bytes = math.prod(shape) * dtype.itemsize
         writer.add_tensor_info(tensor.name, shape, dtype, n_bytes, kind)
     for key, value in metadata.items():
         if key == "general.architecture":  # the writer has added it
@@ -171,7 +195,8 @@ def _with_rows(
 
     A vocabulary may be padded, and llama.cpp would sample the padding.
     """
-    state, notes = dict(model.state_dict()), []
+    state = {n.replace(".blocks", ".weight"): value for n, value in model.state_dict().items()}
+    notes = []
     tables = ["wte.weight"] if model.config.tie_embeddings else ["wte.weight", "lm_head.weight"]
     for name in tables:
         state[name] = state[name][:n_tokens]
@@ -180,9 +205,11 @@ def _with_rows(
     if n_tokens > tokenizer.n_vocab:
         row, p = quiet_row(model)
         for name in tables:
-            ends = row if name == tables[-1] else torch.zeros_like(row)
-            rows = state[name][: tokenizer.n_vocab]
-            state[name] = torch.cat([rows, ends[None].to(rows.dtype)])
+            table = state[name][: tokenizer.n_vocab]
+            end = row[None] if name == tables[-1] else torch.zeros_like(row[None])
+            is_float = table.is_floating_point()
+            end = end.to(table.dtype) if is_float else quantize_blocks(end, "q8_0")
+            state[name] = torch.cat([table, end])
         notes.append(
             f"an end token was added, because the tokenizer has none and llama.cpp needs one; the "
             f"model gives it a probability of at most {p:.0e}"

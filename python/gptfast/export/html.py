@@ -91,7 +91,7 @@ def build_page(
         "start": default_prompt(tokenizer),
     }
     rows = facts(model, tokenizer, record)
-    script = f"\n{page.inline('page.js')}\n"
+    script, style = f"\n{page.inline('page.js')}\n", f"\n{page.read('style.css')}"
     return page.fill(
         page.read("model.html"),
         {
@@ -99,7 +99,8 @@ def build_page(
             "lead": html.escape(_lead(model, record)),
             "prompt": html.escape(prompt),
             "bits": "4" if model.quantized == "int4" else "8",
-            "style": page.read("style.css"),
+            "style": style,
+            "style_hash": page.script_hash(style),
             "facts": "\n".join(
                 f"      <div><dt>{html.escape(term)}</dt><dd>{html.escape(value)}</dd></div>"
                 for term, value in rows.items()

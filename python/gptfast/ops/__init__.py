@@ -39,8 +39,8 @@ __all__ = [
 def backends() -> list[tuple[str, str, str | None]]:
     """Return (op, backend, reason) for every op and backend, for GPT-2's shapes on this machine.
 
-    The calls are uncompiled and train, except for `decode_attention`. The reason is None for the
-    backend that `auto` chooses, and one sentence for every other backend.
+    The calls are uncompiled and train, except for `decode_attention` and `quantized_linear`. The
+    reason is None for the backend that `auto` chooses, and one sentence for every other backend.
     """
     on_cuda = torch.cuda.is_available()
     device = torch.device("cuda" if on_cuda else "cpu")
@@ -69,7 +69,7 @@ def backends() -> list[tuple[str, str, str | None]]:
         ),
         (norm_.work("layer_norm", x), lambda b: norm_.why_not(b, x)),
         (loss_.work(x, x), lambda b: loss_.why_not(b, x)),
-        (quantized_.work(x), quantized_.why_not),
+        (quantized_.work(cached), lambda b: quantized_.why_not(b, cached)),
         (norm_.work("rms_norm", x), lambda b: norm_.why_not(b, x)),
         (rotary_.work(q, q), lambda b: rotary_.why_not(b, q)),
     ]

@@ -1,7 +1,8 @@
 """Choose the backend of an op: by name, or with `auto`, which logs when it falls back.
 
 The backends are `triton` (gptfast's kernels), `torch` (PyTorch's fused op, or the best composition
-of its ops) and `reference` (the definition, which accepts every valid input). An op called without
+of its ops) and `reference` (the definition, which accepts every valid input). One op also has
+`rust`, the kernels of gptfast's extension for CPUs. An op called without
 a backend uses the default of the process: `auto`, unless `set_backend` or `use_backend` changes it.
 The default is a plain global. Unlike a context variable, it is guarded by torch.compile while
 tracing, and visible to the threads in which autograd recomputes activations.
@@ -29,7 +30,7 @@ BACKENDS = ("triton", "torch", "reference")
 _USUAL = ("triton", "torch", "reference")
 _OTHERS = {
     "rotary": ("triton", "reference"),  # PyTorch has no such op
-    "quantized_linear": ("torch", "reference"),
+    "quantized_linear": ("rust", "torch", "reference"),
 }
 # Ops that torch.compile fuses with their surroundings if they consist of PyTorch's operators.
 FUSED_BY_COMPILER = ("layer_norm", "rms_norm", "rotary")
@@ -126,7 +127,7 @@ def preference(work: Work, device: torch.device) -> tuple[str, ...]:
     Under torch.compile, ops that the compiler fuses leave out the kernels, because the rules were
     measured without fusion.
     """
-    names = offered(work.op)
+    names = tuple(name for name in offered(work.op) if name != "rust" or device.type == "cpu")
     is_fused = work.op in FUSED_BY_COMPILER and torch.compiler.is_compiling()
     if device.type != "cuda" or is_fused:
         return tuple(name for name in names if name != "triton")

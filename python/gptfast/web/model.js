@@ -1,7 +1,7 @@
 // The GPT of gptfast's model/transformer.py, for one token at a time.
 //
-// Names are those of the Python files. Suffixes tell shapes: C channels (n_embd), H query heads,
-// G key and value heads, D head width, F width of the MLP, E experts, V vocabulary, T tokens so far.
+// Names are those of the Python files. Suffixes tell shapes: C channels (n_embd), H query heads, G
+// key and value heads, D head width, F width of the MLP, E experts, V vocabulary, T tokens so far.
 // There is no batch: x_C is the vector of one token.
 
 // Keys, values and queries of every layer, and the ids, of the tokens that the model has seen.
@@ -32,15 +32,16 @@ export class KVCache {
 }
 
 export class GPT {
-  // config: the fields of model/config.py, and a few numbers computed from them. weights: a Map from
-  // the names in a model's state_dict to vectors and matrices.
+  // config: the fields of model/config.py, and a few numbers computed from them. weights: a Map
+  // from the names in a model's state_dict to vectors and matrices.
   constructor(config, weights) {
     this.config = config;
     this.weights = weights;
     this.lm_head = weights.get(config.tie_embeddings ? "wte.weight" : "lm_head.weight");
   }
 
-  // Append a token to the cache and return the logits (V) of the next one; null if they are not wanted.
+  // Append a token to the cache and return the logits (V) of the next one; null if they are not
+  // wanted.
   step(id, cache, wantLogits = true) {
     const { config } = this;
     const position = cache.length;
@@ -55,8 +56,7 @@ export class GPT {
     for (let layer = 0; layer < config.n_layer; layer++) {
       const h = `h.${layer}`;
       add(x_C, this.attention(this.norm(x_C, `${h}.ln_1`), layer, position, cache));
-      const normed_C = this.norm(x_C, `${h}.ln_2`);
-      add(x_C, config.n_expert ? this.experts(normed_C, `${h}.mlp`) : this.mlp(normed_C, `${h}.mlp`));
+      add(x_C, this.mlp(this.norm(x_C, `${h}.ln_2`), `${h}.mlp`));
     }
     if (!wantLogits) return null;
     // The vector at this position predicts the next token: one product with every row of the head.
@@ -70,7 +70,8 @@ export class GPT {
   attention(x_C, layer, position, cache) {
     const { n_head: H, n_kv_head: G, head_width: D } = this.config;
     const name = `h.${layer}.attn`;
-    // One product makes the queries, keys and values of all heads, one after the other: (H + 2 G, D).
+    // One product makes the queries, keys and values of all heads, one after the other: (H + 2 G,
+    // D).
     const qkv = this.linear(x_C, `${name}.c_attn`);
     const q_HD = qkv.subarray(0, H * D);
     const k_GD = qkv.subarray(H * D, (H + G) * D);
@@ -144,6 +145,7 @@ export class GPT {
   // ---- the MLP, which processes each token by itself (model/mlp.py, model/moe.py) ---------------
 
   mlp(x_C, name) {
+    if (this.config.n_expert) return this.experts(x_C, name);
     return this.linear(activate(this.linear(x_C, `${name}.c_fc`), this.config), `${name}.c_proj`);
   }
 
@@ -153,7 +155,8 @@ export class GPT {
     const { n_expert: E, n_expert_active, n_embd: C } = this.config;
     const c_fc = this.weights.get(`${name}.c_fc`), c_proj = this.weights.get(`${name}.c_proj`);
     const scores_E = softmaxOf(multiply(this.weights.get(`${name}.router.weight`), x_C));
-    const bias_E = this.weights.get(`${name}.bias_E`) ?? new Float32Array(E); // for the choice alone
+    // A bias that balances the experts changes the choice, not the weights.
+    const bias_E = this.weights.get(`${name}.bias_E`) ?? new Float32Array(E);
     const chosen = [...scores_E.keys()]
       .sort((a, b) => scores_E[b] + bias_E[b] - (scores_E[a] + bias_E[a]))
       .slice(0, n_expert_active);
@@ -170,7 +173,7 @@ export class GPT {
     return out_C;
   }
 
-  // ---- parts -------------------------------------------------------------------------------------
+  // ---- parts ------------------------------------------------------------------------------------
 
   linear(x, name) {
     const out = multiply(this.weights.get(`${name}.weight`), x);
@@ -193,7 +196,8 @@ export class GPT {
     for (let c = 0; c < C; c++) squares += (x_C[c] - mean) ** 2;
     const scale = 1 / Math.sqrt(squares / C + this.config.norm_eps);
     const out_C = new Float32Array(C);
-    for (let c = 0; c < C; c++) out_C[c] = (x_C[c] - mean) * scale * weight[c] + (bias ? bias[c] : 0);
+    for (let c = 0; c < C; c++) out_C[c] = (x_C[c] - mean) * scale * weight[c];
+    if (bias) add(out_C, bias);
     return out_C;
   }
 
@@ -251,16 +255,16 @@ function activate(x, { activation }) {
     return x.subarray(0, F).map((gate, f) => (gate / (1 + Math.exp(-gate))) * x[F + f]);
   }
   if (activation === "relu2") return x.map((value) => Math.max(value, 0) ** 2);
-  if (activation === "gelu_exact") return x.map((value) => 0.5 * value * (1 + erf(value / Math.SQRT2)));
+  if (activation === "gelu_exact") return x.map((a) => (a / 2) * (1 + erf(a / Math.SQRT2)));
   // 'gelu' is GPT-2's approximation, x / 2 * (1 + tanh(u)), which is x * sigmoid(2 u).
   const twice = 2 * Math.sqrt(2 / Math.PI);
-  return x.map((value) => value / (1 + Math.exp(-twice * (value + 0.044715 * value * value * value))));
+  return x.map((a) => a / (1 + Math.exp(-twice * (a + 0.044715 * a * a * a))));
 }
 
 // The error function to 1.5e-7 (Abramowitz and Stegun, 1964, 7.1.26).
 function erf(x) {
   const t = 1 / (1 + 0.3275911 * Math.abs(x));
-  const polynomial =
-    t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))));
+  const coefficients = [1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592];
+  const polynomial = coefficients.reduce((sum, coefficient) => sum * t + coefficient, 0) * t;
   return Math.sign(x) * (1 - polynomial * Math.exp(-x * x));
 }

@@ -1,6 +1,6 @@
 // The page: what happens when someone types, clicks or points.
 
-import { decodeWeights } from "./matrix.js";
+import { loadWeights, pause } from "./load.js";
 import { GPT } from "./model.js";
 import { likeliest } from "./sampler.js";
 import { Session } from "./session.js";
@@ -8,37 +8,24 @@ import { buildTokenizer, textsOf } from "./tokenizer.js";
 import { Bars, HeadGrid, percent, spell, TokenText } from "./view.js";
 
 const N_BARS = 10;
-const FRAME = 12; // milliseconds of computing before the browser may draw and listen
+const FRAME = 24; // milliseconds of computing before the browser may draw and listen
 const ALL_SURPRISE = 10; // bits from which on a token is shown as wholly surprising
 
 const byId = (id) => document.getElementById(id);
+const failed = (error) => complain(`The page can't go on: ${error?.message ?? error}`);
+addEventListener("error", (event) => failed(event.error ?? event.message));
+addEventListener("unhandledrejection", (event) => failed(event.reason));
+
 const description = JSON.parse(byId("description").textContent);
 const tokenizer = buildTokenizer(description.tokenizer);
 const { config, n_vocab, stop_tokens, start } = description;
 
-// Let the browser draw and handle what the user did. A message comes back sooner than a timer.
-const channel = new MessageChannel();
-function pause() {
-  return new Promise((resolve) => {
-    channel.port1.onmessage = resolve;
-    channel.port2.postMessage(null);
-  });
-}
-
-// ---- load the weights: one element of the page for each -------------------------------------------
-
-const weights = new Map();
-const scripts = [...document.querySelectorAll("script[data-name]")];
-for (const script of scripts) {
-  const { name, type, shape } = script.dataset;
-  weights.set(name, decodeWeights(script.textContent, type, shape.split(" ").map(Number)));
-  script.remove(); // its text takes more memory than the weights
-  byId("speed").textContent = `Loading ${weights.size} of ${scripts.length} tensors`;
-  await pause();
-}
+const weights = await loadWeights((done, all) => {
+  byId("speed").textContent = `Loading ${done} of ${all} tensors`;
+});
 const session = new Session(new GPT(config, weights), n_vocab);
 
-// ---- state ----------------------------------------------------------------------------------------
+// ---- state --------------------------------------------------------------------------------------
 
 let nPrompt = 0; // tokens of the text that are the prompt
 let isWriting = false;
@@ -71,7 +58,7 @@ function settings() {
   };
 }
 
-// ---- work -----------------------------------------------------------------------------------------
+// ---- work ---------------------------------------------------------------------------------------
 
 // Let the model see all of the text. Return false if other work began meanwhile.
 async function catchUp(mine) {
@@ -145,26 +132,29 @@ function endWriting() {
   byId("more").disabled = false;
 }
 
-// Put a token where one looks: after the text, or instead of a token of it, which drops what follows.
+// Put a token where one looks: after the text, or instead of a token of it, which drops what
+// follows.
 async function choose(id) {
   const mine = ++task;
   endWriting();
-  const ids = session.ids.slice(0, place ?? session.ids.length);
-  nPrompt = Math.min(nPrompt, ids.length);
-  text.keep(null);
   if (stop_tokens.includes(id)) {
     byId("speed").textContent = `${quoted(id)} ends the text`;
     return;
   }
-  session.setIds([...ids, id]);
+  if (place === null) session.append(id);
+  else session.setIds([...session.ids.slice(0, place), id]);
+  nPrompt = Math.min(nPrompt, session.ids.length - 1);
+  text.keep(null);
   if (await catchUp(mine)) showAll();
 }
 
-// ---- show -----------------------------------------------------------------------------------------
+// ---- show ---------------------------------------------------------------------------------------
 
 const spellings = new Map();
 function spelled(id) {
-  if (!spellings.has(id)) spellings.set(id, tokenizer.special.get(id) ?? spell(tokenizer.bytes(id)));
+  if (!spellings.has(id)) {
+    spellings.set(id, tokenizer.special.get(id) ?? spell(tokenizer.bytes(id)));
+  }
   return spellings.get(id);
 }
 const quoted = (id) => `“${spelled(id)}”`;
@@ -197,22 +187,29 @@ function showText() {
 // The bars: what may come next, or what else might have come at the token that is looked at.
 function showGuesses() {
   const { ids, guesses, logits } = session;
-  const isNext = place === null;
-  byId("guesses-title").textContent = isNext ? "Next token" : `Instead of ${quoted(ids[place])}`;
-  if (isNext) {
+  const title = byId("guesses-title"), about = byId("guesses-about");
+  if (place === null) {
     const { sampling } = settings();
-    const probabilities = logits && session.next(sampling);
-    const top = probabilities ? likeliest(probabilities, N_BARS).filter((id) => probabilities[id] > 0) : [];
-    byId("guesses-about").textContent = `At temperature ${sampling.temperature}. Choose a token to write it.`;
+    const probabilities = logits ? session.next(sampling) : [];
+    const top = likeliest(probabilities, N_BARS).filter((id) => probabilities[id] > 0);
+    title.textContent = "Next token";
+    about.textContent = `At temperature ${sampling.temperature}. Choose a token to write it.`;
     bars.show(top.map((id) => ({ id, spelled: spelled(id), probability: probabilities[id] })));
     return;
   }
-  const guess = guesses[place];
-  byId("guesses-about").textContent = guess
-    ? `It had ${percent(guess.probability)}, as choice ${guess.rank} of ${n_vocab.toLocaleString("en")}. Choose another to go on from there.`
-    : place === 0 ? "The text begins with it: nothing comes before." : "The model has not seen what comes before it.";
-  const top = (guess?.top ?? []).map((other) => ({ ...other, spelled: spelled(other.id), isTaken: other.id === ids[place] }));
-  bars.show(top);
+  const id = ids[place], guess = guesses[place];
+  title.textContent = `Instead of ${quoted(id)}`;
+  if (guess) {
+    const rank = `choice ${guess.rank} of ${n_vocab.toLocaleString("en")}`;
+    about.textContent =
+      `It had ${percent(guess.probability)}, as ${rank}. Choose another to go on from there.`;
+  } else {
+    about.textContent =
+      place === 0 ? "The text begins with it." : "The model has not seen what comes before it.";
+  }
+  const top = guess?.top ?? [];
+  const shown = (other) => ({ ...other, spelled: spelled(other.id), isTaken: other.id === id });
+  bars.show(top.map(shown));
 }
 
 // The grid: where the token that is looked at, or the last one, looks itself.
@@ -220,9 +217,9 @@ function showHeads() {
   const at = place ?? session.seen - 1;
   const isKnown = session.cacheOf(at) !== null;
   byId("heads-about").textContent = isKnown
-    ? `Each strip is a head: where ${quoted(session.ids[at])} looks, from the first token to itself.`
+    ? `Each strip is a head: where ${quoted(session.ids[at])} looks, from the first token to it.`
     : "The model has not seen this token.";
-  heads.show((where) => attention(where, at));
+  heads.show((where) => session.attention(where, at));
   paintText();
 }
 
@@ -231,24 +228,8 @@ function paintText() {
   const at = place ?? session.seen - 1;
   const where = peekedHead === undefined ? shownHead : peekedHead;
   const isWanted = place !== null || peekedHead !== undefined || shownHead !== null;
-  const weights = isWanted && !isWriting ? attention(where, at) : null;
+  const weights = isWanted && !isWriting ? session.attention(where, at) : null;
   text.paint(weights && weights.map(Math.sqrt), session.cacheOf(at)?.first, at);
-}
-
-// Return the weights of a head, or the mean of all heads; null if the model has not seen the token.
-function attention(where, at) {
-  if (where !== null) return session.attention(where.layer, where.head, at);
-  let mean = null;
-  const n = config.n_layer * config.n_head;
-  for (let layer = 0; layer < config.n_layer; layer++) {
-    for (let head = 0; head < config.n_head; head++) {
-      const weights = session.attention(layer, head, at);
-      if (weights === null) return null;
-      mean ??= new Float32Array(weights.length);
-      weights.forEach((weight, t) => (mean[t] += weight / n));
-    }
-  }
-  return mean;
 }
 
 function speedInWords(written, began) {
@@ -260,12 +241,21 @@ function contextInWords() {
   return `sees ${session.cache.length} of ${session.ids.length} tokens`;
 }
 
+function showTemperature() {
+  byId("temperature-value").textContent = settings().sampling.temperature;
+}
+
+function chooseColours() {
+  const isSurprise = document.querySelector("[name=colours][value=surprise]").checked;
+  byId("text").classList.toggle("surprise", isSurprise);
+}
+
 function complain(message) {
   byId("failure").hidden = message === null;
   byId("failure").textContent = message ?? "";
 }
 
-// ---- listen ---------------------------------------------------------------------------------------
+// ---- listen -------------------------------------------------------------------------------------
 
 async function generate() {
   if (isWriting) {
@@ -282,12 +272,12 @@ byId("generate").addEventListener("click", generate);
 byId("more").addEventListener("click", write);
 byId("prompt").addEventListener("input", readPrompt);
 byId("temperature").addEventListener("input", () => {
-  byId("temperature-value").textContent = settings().sampling.temperature;
+  showTemperature();
   showGuesses();
 });
 byId("top-k").addEventListener("input", showGuesses);
 for (const radio of document.querySelectorAll("input[name=colours]")) {
-  radio.addEventListener("change", () => byId("text").classList.toggle("surprise", radio.value === "surprise"));
+  radio.addEventListener("change", chooseColours);
 }
 document.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) generate();
@@ -295,7 +285,9 @@ document.addEventListener("keydown", (event) => {
 });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", showHeads);
 
-byId("text").classList.toggle("surprise", byId("text").ownerDocument.querySelector("[value=surprise]").checked);
+// A browser may have kept what was set before the page was loaded again.
+showTemperature();
+chooseColours();
 byId("prompt").disabled = byId("generate").disabled = false;
 byId("speed").textContent = "";
 readPrompt();

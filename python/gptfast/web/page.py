@@ -49,9 +49,9 @@ def fill(template: str, fields: Mapping[str, str]) -> str:
     return _FIELD.sub(lambda match: fields[match[1]], template)
 
 
-def script_hash(script: str) -> str:
-    """Return what a Content-Security-Policy allows this text of a `<script>`, and no other, by."""
-    digest = hashlib.sha256(script.encode()).digest()
+def script_hash(text: str) -> str:
+    """Return how a Content-Security-Policy names the text of a `<script>` or `<style>`."""
+    digest = hashlib.sha256(text.encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode()}"
 
 

@@ -15,7 +15,7 @@ export class Session {
     this.cache = new KVCache(model.config);
     this.ids = [];
     this.first = 0; // the first token in the cache: the model has forgotten those before it
-    this.past = []; // {first, cache} of forgotten tokens, to show where they looked
+    this.past = []; // {first, cache} of forgotten tokens, the latest first, for `attention`
     this.logits = null; // of the token after the last one seen
     this.guesses = []; // for each token, how likely the model found it; see `guess`
   }
@@ -29,18 +29,20 @@ export class Session {
     return this.seen < this.ids.length;
   }
 
-  // Replace the text. What the model computed for a common beginning is kept.
+  // Replace the text. What the model computed for a common beginning is kept. Of a text that is
+  // longer than the context, the model sees the end.
   setIds(ids) {
-    let common = 0;
-    while (common < Math.min(ids.length, this.ids.length) && ids[common] === this.ids[common]) common++;
+    const differs = ids.findIndex((id, place) => id !== this.ids[place]);
+    const common = differs < 0 ? ids.length : differs;
     this.ids = ids.slice();
     this.guesses.length = Math.min(this.guesses.length, common);
-    if (common === this.seen) return; // tokens were appended
+    const fits = ids.length - this.first <= this.block_size;
+    if (common === this.seen && fits) return; // tokens were appended
     // The logits after the last common token are gone, so the model sees that token once more.
     const kept = Math.max(0, Math.min(common, this.seen) - 1);
     this.logits = null;
     this.past = this.past.filter(({ first, cache }) => first + cache.length <= common);
-    if (kept < this.first || ids.length - this.first > this.block_size) {
+    if (kept < this.first || !fits) {
       this.first = Math.max(0, ids.length - this.block_size);
       this.cache.truncate(0);
     } else {
@@ -48,6 +50,7 @@ export class Session {
     }
   }
 
+  // Add a token. Once the context is full, the model forgets its older half.
   append(id) {
     this.ids.push(id);
   }
@@ -67,7 +70,7 @@ export class Session {
     const place = this.seen;
     if (this.logits !== null) this.guesses[place] ??= guess(this.logits, this.ids[place]);
     if ((this.past.length + 1) * this.cache.bytes < PAST_BYTES) {
-      this.past.push({ first: this.first, cache: this.cache });
+      this.past.unshift({ first: this.first, cache: this.cache });
       this.cache = new KVCache(this.model.config);
     }
     this.first = place + 1 - Math.max(1, Math.floor(this.block_size / 2));
@@ -85,18 +88,31 @@ export class Session {
     return draw(this.next(sampling), random(seed, this.ids.length));
   }
 
-  // Return {first, cache} of a cache that holds the token at `place`, whose first token is `first`; null
-  // if there is none.
+  // Return {first, cache} of a cache that holds the token at `place`, whose first token is `first`;
+  // null if there is none.
   cacheOf(place) {
-    const caches = [...this.past, { first: this.first, cache: this.cache }];
-    return caches.findLast(({ first, cache }) => first <= place && place < first + cache.length) ?? null;
+    const caches = [{ first: this.first, cache: this.cache }, ...this.past];
+    const holds = ({ first, cache }) => first <= place && place < first + cache.length;
+    return caches.find(holds) ?? null;
   }
 
-  // Return how much a head of the token at `place` looks at each token from the first in its cache to
-  // itself; null if it is in no cache.
-  attention(layer, head, place) {
+  // Return how much a head of the token at `place` looks at each token from the first in its cache
+  // to itself; null if it is in no cache. where: {layer, head}, or null for the mean of all heads.
+  attention(where, place) {
     const found = this.cacheOf(place);
-    return found && this.model.attentionWeights(layer, head, place - found.first, found.cache);
+    if (found === null) return null;
+    const position = place - found.first;
+    const weightsOf = ({ layer, head }) =>
+      this.model.attentionWeights(layer, head, position, found.cache);
+    if (where !== null) return weightsOf(where);
+    const { n_layer, n_head } = this.model.config;
+    const mean = new Float32Array(position + 1);
+    for (let layer = 0; layer < n_layer; layer++) {
+      for (let head = 0; head < n_head; head++) {
+        weightsOf({ layer, head }).forEach((weight, t) => (mean[t] += weight / (n_layer * n_head)));
+      }
+    }
+    return mean;
   }
 }
 
@@ -104,7 +120,9 @@ export class Session {
 // likeliest), and the likeliest tokens with theirs. At temperature 1: what the model learned.
 function guess(logits, id) {
   const probabilities = distribution(logits);
-  const top = likeliest(probabilities, N_TOP).map((other) => ({ id: other, probability: probabilities[other] }));
+  const top = likeliest(probabilities, N_TOP).map((other) => {
+    return { id: other, probability: probabilities[other] };
+  });
   const probability = probabilities[id];
   const rank = probabilities.reduce((n, other) => n + (other > probability), 1);
   return { probability, rank, top };

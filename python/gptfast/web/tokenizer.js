@@ -1,9 +1,9 @@
-// Text to ids and back (gptfast's tokenizer/). A token is a sequence of bytes; a character of text is
-// one to four bytes in UTF-8, so a token may hold a part of a character only.
+// Text to ids and back (gptfast's tokenizer/). A token is a sequence of bytes; a character of text
+// is one to four bytes in UTF-8, so a token may hold a part of a character only.
 
 // How text is cut before tokens are merged: no token crosses a cut. \p{L} is a letter and \p{N} a
-// number in the version of Unicode that this browser has. \p{White_Space} is what \s is in Python and
-// Rust; in JavaScript, \s differs from it in two characters.
+// number in the version of Unicode that this browser has. \p{White_Space} is what \s is in Python
+// and Rust; in JavaScript, \s differs from it in two characters.
 const CONTRACTION = String.raw`'(?:[sſdmtSDMT]|[lL][lL]|[vV][eE]|[rR][eE])`;
 const UPPER = String.raw`[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]`;
 const LOWER = String.raw`[\p{Ll}\p{Lm}\p{Lo}\p{M}]`;
@@ -39,8 +39,8 @@ const PATTERNS = {
 
 // Byte-level BPE, as tokenizer/bpe_reference.py defines it.
 export class BPETokenizer {
-  // tokens: for each id the token's bytes, as a string with a character from U+0000 to U+00FF for each;
-  // null for an id without an ordinary token. special: ids by the names of special tokens.
+  // tokens: for each id the token's bytes, as a string with a character from U+0000 to U+00FF for
+  // each; null for an id without an ordinary token. special: ids by the names of special tokens.
   constructor({ pattern, tokens, special }) {
     this.pattern = new RegExp(PATTERNS[pattern].join("|"), "gu");
     this.ranks = new Map();
@@ -82,7 +82,8 @@ export class BPETokenizer {
 
 // One id per character. A character is a code point, not one of JavaScript's 16-bit units.
 export class CharTokenizer {
-  // chars: a list of characters. unk: the id of any other character; null if others can't be encoded.
+  // chars: a list of characters. unk: the id of any other character; null if others can't be
+  // encoded.
   constructor({ chars, special, unk }) {
     this.ids = new Map(chars.map((char, id) => [char, id]));
     this.unk = unk;
@@ -109,7 +110,8 @@ function addSpecial(tokenizer, special) {
 }
 
 export function buildTokenizer(description) {
-  return description.kind === "bpe" ? new BPETokenizer(description) : new CharTokenizer(description);
+  if (description.kind === "bpe") return new BPETokenizer(description);
+  return new CharTokenizer(description);
 }
 
 // Return the text that each token adds to those before it. A character appears with its last byte,

@@ -1,8 +1,8 @@
 // What shows things: a text in tokens, probabilities as bars, attention as a grid of heads. Each is
-// given data and calls back; none computes with a model. Text of tokens is set as textContent only, so
-// a token that looks like HTML is shown as it is.
+// given data and calls back; none computes with a model. Text of tokens is set as textContent only,
+// so a token that looks like HTML is shown as it is.
 
-// ---- words ---------------------------------------------------------------------------------------
+// ---- words --------------------------------------------------------------------------------------
 
 const VISIBLE = { " ": "␣", "\n": "⏎", "\r": "␍", "\t": "⇥" };
 
@@ -12,9 +12,13 @@ export function spell(bytes) {
   try {
     text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
   } catch {
-    return Array.from(bytes, (byte) => `‹${byte.toString(16).padStart(2, "0").toUpperCase()}›`).join("");
+    return Array.from(bytes, hexadecimal).join("");
   }
-  return text.replace(/[\p{C}\p{Z}]/gu, (c) => VISIBLE[c] ?? `‹${c.codePointAt(0).toString(16).toUpperCase()}›`);
+  return text.replace(/[\p{C}\p{Z}]/gu, (c) => VISIBLE[c] ?? hexadecimal(c.codePointAt(0)));
+}
+
+function hexadecimal(number) {
+  return `‹${number.toString(16).toUpperCase().padStart(2, "0")}›`;
 }
 
 export function percent(probability) {
@@ -30,8 +34,8 @@ function element(name, properties = {}, ...children) {
   return made;
 }
 
-// Let the arrow keys move between the children of a container, one of which Tab reaches. `columns()` is
-// how many places an arrow up or down skips.
+// Let the arrow keys move between the children of a container, one of which Tab reaches.
+// `columns()` is how many places an arrow up or down skips.
 function moveByKeys(container, selector, columns) {
   container.addEventListener("keydown", (event) => {
     const items = [...container.querySelectorAll(selector)];
@@ -49,12 +53,12 @@ function moveByKeys(container, selector, columns) {
   });
 }
 
-// ---- the text --------------------------------------------------------------------------------------
+// ---- the text -----------------------------------------------------------------------------------
 
 const N_COLOURS = 5;
 
-// Shows tokens, each in a span. `onLook(place)` is called when the pointer or the focus is on a token,
-// and with null when it leaves; a click keeps the token.
+// Shows tokens, each in a span. `onLook(place)` is called when the pointer or the focus is on a
+// token, and with null when it leaves; a click keeps the token.
 export class TokenText {
   constructor(container, onLook) {
     this.container = container;
@@ -63,24 +67,24 @@ export class TokenText {
     this.tokens = []; // what the spans show
     this.kept = null;
     const placeOf = (event) => {
-      const span = event.target.closest?.(".token");
-      return span ? this.spans.indexOf(span) : -1;
+      const span = event.target.closest(".token");
+      return span ? this.spans.indexOf(span) : null;
     };
     container.addEventListener("pointerover", (event) => {
-      if (event.pointerType === "mouse" && placeOf(event) >= 0) this.look(placeOf(event));
+      if (event.pointerType === "mouse") this.look(placeOf(event) ?? this.kept);
     });
     container.addEventListener("pointerleave", () => this.look(this.kept));
-    container.addEventListener("focusin", (event) => placeOf(event) >= 0 && this.keep(placeOf(event)));
-    container.addEventListener("click", (event) => this.keep(placeOf(event) >= 0 ? placeOf(event) : null));
+    container.addEventListener("focusin", (event) => this.keep(placeOf(event)));
+    container.addEventListener("click", (event) => this.keep(placeOf(event)));
     container.addEventListener("keydown", (event) => event.key === "Escape" && this.keep(null));
     moveByKeys(container, ".token", () => 10);
   }
 
-  // tokens: {id, text, spelled, isPrompt, isForgotten, surprise from 0 to 1}. Only what differs from what
-  // is shown changes.
+  // tokens: {id, text, spelled, isPrompt, isForgotten, surprise from 0 to 1}. Only what differs
+  // from what is shown changes.
   set(tokens) {
-    let same = 0;
-    while (same < Math.min(tokens.length, this.tokens.length) && this.tokens[same].id === tokens[same].id) same++;
+    const differs = tokens.findIndex((token, place) => token.id !== this.tokens[place]?.id);
+    const same = differs < 0 ? tokens.length : differs;
     this.spans.splice(same).forEach((span) => span.remove());
     tokens.forEach((token, place) => {
       if (place >= same) this.add(token, place);
@@ -89,7 +93,7 @@ export class TokenText {
       if (token.text !== text) span.textContent = token.text;
       if (token.isPrompt !== isPrompt) span.classList.toggle("prompt", token.isPrompt);
       if (token.isForgotten !== isForgotten) span.classList.toggle("forgotten", token.isForgotten);
-      if (token.surprise !== surprise) span.style.setProperty("--surprise", token.surprise.toFixed(3));
+      if (token.surprise !== surprise) setNumber(span, "--surprise", token.surprise);
     });
     this.tokens = tokens;
     if (this.kept !== null && this.kept >= this.spans.length) this.keep(null);
@@ -98,16 +102,21 @@ export class TokenText {
   add({ id, text, spelled }, place) {
     const span = element("span", { className: `token colour-${place % N_COLOURS}` });
     span.dataset.id = id;
-    if (text === "" || /^\s+$/.test(text)) span.dataset.spelled = spelled; // else nothing is seen of it
+    span.setAttribute("role", "option");
+    span.setAttribute("aria-label", spelled);
+    // Of white space, and of a part of a character, nothing would be seen.
+    if (/^\s*$/.test(text)) span.dataset.spelled = spelled;
     span.tabIndex = place === 0 ? 0 : -1;
     this.spans.push(span);
     this.container.append(span);
   }
 
   keep(place) {
-    if (this.kept !== null) this.spans[this.kept]?.classList.remove("kept");
+    for (const [which, isKept] of [[this.kept, false], [place, true]]) {
+      this.spans[which]?.classList.toggle("kept", isKept);
+      this.spans[which]?.setAttribute("aria-selected", String(isKept));
+    }
     this.kept = place;
-    if (place !== null) this.spans[place].classList.add("kept");
     this.look(place);
   }
 
@@ -116,27 +125,33 @@ export class TokenText {
     this.onLook(place);
   }
 
-  // Colour the tokens by weights from 0 to 1, of which the first belongs to the token `first`, as those
-  // that `place` looks at. null for their usual colours.
+  // Colour the tokens by weights from 0 to 1, of which the first belongs to the token `first`, as
+  // those that `place` looks at. null for their usual colours.
   paint(weights, first = 0, place = null) {
     this.container.classList.toggle("painted", weights !== null);
     this.container.querySelector(".looking")?.classList.remove("looking");
     if (weights === null) return;
-    this.spans.forEach((span, at) => span.style.setProperty("--weight", (weights[at - first] ?? 0).toFixed(3)));
+    this.spans.forEach((span, at) => setNumber(span, "--weight", weights[at - first] ?? 0));
     this.spans[place]?.classList.add("looking");
   }
 }
 
-// ---- probabilities ---------------------------------------------------------------------------------
+function setNumber(span, property, value) {
+  span.style.setProperty(property, value.toFixed(3));
+}
 
-// Shows the likeliest tokens as bars, in a fixed number of rows. `onChoose(id)` is called for a click.
+// ---- probabilities ------------------------------------------------------------------------------
+
+// Shows the likeliest tokens as bars, in a fixed number of rows. `onChoose(id)` is called for a
+// click.
 export class Bars {
   constructor(list, n, onChoose) {
     this.rows = Array.from({ length: n }, () => {
       const name = element("span", { className: "name" });
       const bar = element("span", { className: "bar" });
+      const track = element("span", { className: "track" }, bar);
       const value = element("span", { className: "value" });
-      const button = element("button", { type: "button" }, name, element("span", { className: "track" }, bar), value);
+      const button = element("button", { type: "button" }, name, track, value);
       button.addEventListener("click", () => onChoose(Number(button.dataset.id)));
       list.append(element("li", {}, button));
       return { button, name, bar, value };
@@ -154,18 +169,19 @@ export class Bars {
       value.textContent = guess ? percent(guess.probability) : "";
       bar.style.transform = `scaleX(${guess?.probability ?? 0})`;
       button.dataset.id = guess?.id ?? "";
-      button.setAttribute("aria-label", guess ? `Choose ${guess.spelled}, ${value.textContent}` : "empty");
+      const label = guess ? `Choose ${guess.spelled}, ${value.textContent}` : "empty";
+      button.setAttribute("aria-label", label);
     });
   }
 }
 
-// ---- attention -------------------------------------------------------------------------------------
+// ---- attention ----------------------------------------------------------------------------------
 
 const N_BINS = 48; // columns of a strip; more tokens than that share them
 
-// Shows a strip for each head, layers from top to bottom: how much it looks at each token, the first at
-// the left. `onSelect(head)` is called with {layer, head}, or with null for the mean of all heads, and
-// `onPeek` alike while the pointer is on a strip (with undefined when it leaves).
+// Shows a strip for each head, layers from top to bottom: how much it looks at each token, the
+// first at the left. `onSelect(head)` is called with {layer, head}, or with null for the mean of
+// all heads, and `onPeek` alike while the pointer is on a strip (with undefined when it leaves).
 export class HeadGrid {
   constructor(container, n_layer, n_head, onSelect, onPeek) {
     this.cells = [];
@@ -179,7 +195,9 @@ export class HeadGrid {
         this.select(button);
         onSelect(where);
       });
-      button.addEventListener("pointerenter", (event) => event.pointerType === "mouse" && onPeek(where));
+      button.addEventListener("pointerenter", (event) => {
+        if (event.pointerType === "mouse") onPeek(where);
+      });
       button.addEventListener("pointerleave", () => onPeek(undefined));
       this.cells.push({ where, button, context: canvas.getContext("2d") });
       return button;
@@ -189,7 +207,8 @@ export class HeadGrid {
     all.append(element("span", { className: "all", textContent: "all heads" }));
     container.append(all);
     for (let layer = 0; layer < n_layer; layer++) {
-      container.append(element("span", { className: "layer", textContent: layer + 1, title: `Layer ${layer + 1}` }));
+      const title = `Layer ${layer + 1}`;
+      container.append(element("span", { className: "layer", textContent: layer + 1, title }));
       for (let head = 0; head < n_head; head++) {
         container.append(add({ layer, head }, `Layer ${layer + 1}, head ${head + 1}`));
       }
@@ -199,7 +218,9 @@ export class HeadGrid {
   }
 
   select(chosen) {
-    for (const { button } of this.cells) button.setAttribute("aria-pressed", String(button === chosen));
+    for (const { button } of this.cells) {
+      button.setAttribute("aria-pressed", String(button === chosen));
+    }
   }
 
   // weightsOf(where): the weights of a head, or of the mean of all; null if there are none.
@@ -212,7 +233,9 @@ export class HeadGrid {
       context.fillStyle = colour;
       for (let bin = 0; bin < n; bin++) {
         // Of the tokens that share a column, the one that is looked at most.
-        const part = weights.subarray(Math.floor((bin * weights.length) / n), Math.floor(((bin + 1) * weights.length) / n));
+        const begin = Math.floor((bin * weights.length) / n);
+        const end = Math.floor(((bin + 1) * weights.length) / n);
+        const part = weights.subarray(begin, end);
         context.globalAlpha = Math.sqrt(part.reduce((a, b) => Math.max(a, b)));
         context.fillRect((bin * N_BINS) / n, 0, N_BINS / n, 1);
       }

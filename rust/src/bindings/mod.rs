@@ -3,6 +3,7 @@
 pub mod bpe;
 pub mod cpu;
 mod ids;
+pub mod linear;
 mod lists;
 mod ranks;
 pub mod text;

@@ -1,0 +1,98 @@
+//! Products by the vector instructions of x86-64.
+//!
+//! AVX2 has its own code for blocks. For floating-point weights, the compiler makes AVX2 instructions of
+//! the portable code.
+
+mod avx2_blocks;
+mod avx512_blocks;
+mod avx512_floats;
+
+use std::ops::Range;
+
+use crate::linear::{Activations, Matrix, Output, Weights, portable};
+
+/// The vectors whose sums are kept at a time, in the nearest cache.
+const BATCH: usize = 64;
+
+/// Use AVX-512.
+///
+/// # Safety
+/// The processor must have the instructions of `Level::Avx512`. Nothing else may access these rows of
+/// `out` meanwhile.
+pub(super) unsafe fn avx512(matrix: &Matrix, rows: Range<usize>, x: &Activations, out: &Output) {
+    use self::avx512_blocks::{Q4_0, Q8_0, tile};
+    use self::avx512_floats::floats;
+
+    // SAFETY: the caller promises it, and the weights are those of the matrix.
+    unsafe {
+        match matrix.weights() {
+            Weights::F32(weights) => floats(weights, rows, x, out),
+            Weights::Bf16(weights) => floats(weights, rows, x, out),
+            Weights::Q8_0(bytes) => tiles(bytes, tile::<Q8_0>, matrix, rows, x, out),
+            Weights::Q4_0(bytes) => tiles(bytes, tile::<Q4_0>, matrix, rows, x, out),
+        }
+    }
+}
+
+/// Use AVX2.
+///
+/// # Safety
+/// The processor must have the instructions of `Level::Avx2`. Nothing else may access these rows of
+/// `out` meanwhile.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn avx2(matrix: &Matrix, rows: Range<usize>, x: &Activations, out: &Output) {
+    use self::avx2_blocks::{Q4_0, Q8_0, tile};
+
+    // SAFETY: the caller promises it, and the weights are those of the matrix.
+    unsafe {
+        match matrix.weights() {
+            Weights::F32(weights) => portable::floats::<_, true>(weights, rows, x, out),
+            Weights::Bf16(weights) => portable::floats::<_, true>(weights, rows, x, out),
+            Weights::Q8_0(bytes) => tiles(bytes, tile::<Q8_0>, matrix, rows, x, out),
+            Weights::Q4_0(bytes) => tiles(bytes, tile::<Q4_0>, matrix, rows, x, out),
+        }
+    }
+}
+
+/// Computes the products of T rows of blocks and as many vectors, from a first one on, as there are sums.
+///
+/// Its arguments are T rows, or more, the bytes of a row, the vectors, the number of the first vector, and
+/// the sums. The processor must have the instructions of its level.
+type Tile<const T: usize> = unsafe fn(&[u8], usize, &Activations, usize, &mut [[f32; T]]);
+
+/// Compute `rows` of a product, T rows at a time.
+///
+/// # Safety
+/// The processor must have the instructions of `tile`, and `bytes` be the weights of the matrix. Nothing
+/// else may access these rows of `out` meanwhile.
+unsafe fn tiles<const T: usize>(
+    bytes: &[u8],
+    tile: Tile<T>,
+    matrix: &Matrix,
+    rows: Range<usize>,
+    x: &Activations,
+    out: &Output,
+) {
+    if matrix.rows() < T {
+        // SAFETY: the caller promises it. The results are the same.
+        return unsafe { portable::multiply(matrix, rows, x, out) };
+    }
+    let stride = bytes.len() / matrix.rows();
+    let mut sums = [[0.0; T]; BATCH];
+    for row in rows.clone().step_by(T) {
+        let end = rows.end.min(row + T);
+        // The last tile begins earlier, and its first rows are not stored.
+        let first = row.min(matrix.rows() - T);
+        for start in (0..x.vectors()).step_by(BATCH) {
+            let vectors = start..x.vectors().min(start + BATCH);
+            let sums = &mut sums[..vectors.len()];
+            // SAFETY: there are T rows from `first` on, and the caller promises the rest.
+            unsafe { tile(&bytes[first * stride..], stride, x, start, sums) };
+            for (vector, sums) in vectors.zip(sums) {
+                // SAFETY: the caller promises it.
+                let to = unsafe { out.of(vector, row..end) };
+                to.copy_from_slice(&sums[row - first..end - first]);
+            }
+        }
+    }
+}
