@@ -312,14 +312,15 @@ def test_a_processor_that_fails_ends_its_text_alone(model: LanguageModel) -> Non
 
     engine = Engine(model, LETTERS)
     request = Request([1], 4, GREEDY)
-    good, none, wrong = (
+    good, none, wrong, short = (
         engine.submit(replace(request, processors=processors))[0]
-        for processors in ((), (nothing,), (failing,))
+        for processors in ((), (nothing,), (failing,), (lambda _, logits: logits[1:],))
     )
-    run(engine, good, none, wrong)
+    run(engine, good, none, wrong, short)
     assert good.finish_reason == "length"
-    assert str(none.error) == "the logits processor function failed: no token is allowed"
-    assert "failed: 'no such state'" in str(wrong.error)
+    assert str(none.error) == "the logits processors allow no token"
+    assert str(wrong.error) == "the logits processor failing failed: 'no such state'"
+    assert str(short.error) == "the logits processor <lambda> failed: its logits are (19,)"
     assert len(wrong.ids) == 2
 
 

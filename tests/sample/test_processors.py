@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from dataclasses import fields
+from typing import Any, get_type_hints
 
 import pytest
 import torch
 
 from gptfast.errors import UserError
-from gptfast.sample.config import SamplingConfig
+from gptfast.sample.config import SamplingConfig, SamplingOptions
 from gptfast.sample.processors import processors_for
 from gptfast.sample.sampling import distribution, is_greedy
 
@@ -29,10 +30,10 @@ def logits() -> torch.Tensor:
 
 
 def processed(sampling: SamplingConfig, ids: list[int] = PROMPT + TEXT) -> torch.Tensor:
-    scores = logits()
+    given = scores = logits()
     for processor in processors_for(sampling, len(PROMPT)):
         scores = processor(ids, scores)
-    assert torch.equal(logits(), logits())
+    assert torch.equal(given, logits())  # a processor leaves what it gets
     return scores
 
 
@@ -103,6 +104,12 @@ def test_penalties_come_before_the_bias_and_both_before_the_temperature() -> Non
     assert processed(sampling)[20].item() == pytest.approx(by_hand, abs=1e-6)
     scores = processed(sampling)
     torch.testing.assert_close(distribution(scores, sampling), (scores / 0.5).softmax(-1))
+
+
+def test_the_keywords_of_functions_are_the_fields_of_the_configuration() -> None:
+    names = {field.name for field in fields(SamplingConfig)}
+    assert get_type_hints(SamplingOptions).keys() == names
+    assert get_type_hints(SamplingOptions) == get_type_hints(SamplingConfig)
 
 
 def test_no_options_mean_no_processors() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 
@@ -85,5 +86,5 @@ def test_the_text_is_the_same_however_it_is_cut_into_tokens() -> None:
             expected = text[:end].removesuffix(by)
         shown, stopped_by = grow(list(cuts(text.encode(), chance)), *stop)
         assert (shown[-1], stopped_by) == (expected, by)
-        for before, after in zip(shown, shown[1:], strict=False):
+        for before, after in pairwise(shown):
             assert after.startswith(before)  # what was shown is never taken back

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -14,6 +14,12 @@ from gptfast.cli import cli
 from gptfast.cli.path import PATH
 from gptfast.errors import UserError
 from gptfast.sample.config import SamplingConfig, check_seed
+
+if TYPE_CHECKING:
+    from gptfast.model import LanguageModel
+    from gptfast.sample.processors import LogitsProcessor
+    from gptfast.sample.speculate import Draft
+    from gptfast.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,21 @@ class SampleConfig:
     sampling: Annotated[SamplingConfig, tyro.conf.arg(name="")] = field(
         default_factory=SamplingConfig
     )
+    stop: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """A text that ends a sample before it, wherever it appears. May be given several times."""
+    interactive: bool = False
+    """Ask for a text to continue, again and again. Ctrl-C stops a text, Ctrl-D the program."""
+    draft: Path | None = None
+    """A smaller model folder with the same tokenizer. Its guesses make a single sample faster and
+    leave its text as it is."""
+    prompt_lookup: bool = False
+    """Guess that the text repeats itself and the prompt, for the same effect without a model."""
+    json_schema: Annotated[str | None, PATH, tyro.conf.arg(metavar="FILE")] = None
+    """A file with a JSON schema that samples keep to. Needs the extra `grammar`."""
+    grammar: Annotated[str | None, PATH, tyro.conf.arg(metavar="FILE")] = None
+    """A file with a grammar in llguidance's Lark that samples keep to."""
+    regex: str | None = None
+    """A regular expression that a sample matches as a whole."""
     seed: int = 1337
     """The same seed gives the same text. Sample i uses seed + i."""
     device: str = "auto"
@@ -49,6 +70,13 @@ class SampleConfig:
                 raise UserError(f"{name} is {getattr(self, name)}: expected at least 1")
         if self.prompt and self.prompt_file is not None:
             raise UserError("both --prompt and --prompt-file were given: expected one of them")
+        if self.interactive and (self.prompt or self.prompt_file is not None or self.n_samples > 1):
+            raise UserError(
+                "interactive asks for one prompt after another: leave out --prompt, --prompt-file "
+                "and --n-samples"
+            )
+        _at_most_one(self, "draft", "prompt_lookup")
+        _at_most_one(self, "json_schema", "grammar", "regex")
         if self.prompt_file == "":
             raise UserError("prompt_file is empty: expected a UTF-8 file, or - for standard input")
 
@@ -59,44 +87,102 @@ def main(argv: Sequence[str]) -> int:
     # Imported late: PyTorch takes two seconds, which `--help` and a wrong flag don't need.
     from gptfast.model.device import resolve_device
     from gptfast.model.folder import load_model
-    from gptfast.sample.generate import default_prompt, stream
+    from gptfast.sample.engine import Engine
+    from gptfast.sample.generate import default_prompt, pieces
+    from gptfast.sample.interactive import converse
     from gptfast.sample.request import Request
+    from gptfast.sample.speculate import Speculation
     from gptfast.system.threads import share_cores
 
     text = config.prompt if config.prompt_file is None else cli.read_text(Path(config.prompt_file))
     model, tokenizer = load_model(config.model)
     model.to(resolve_device(config.device))
     allowed = frozenset(tokenizer.special_tokens) if config.allow_special else frozenset[str]()
-    spelled = [name for name in tokenizer.special_tokens if name in text and name not in allowed]
-    if spelled:
-        print(
-            f"note: {' '.join(spelled)} in the prompt is ordinary text: --allow-special makes it a "
-            f"token",
-            file=sys.stderr,
-        )
-    prompt = tokenizer.encode(text, allowed) or default_prompt(tokenizer)
-    block_size = model.config.block_size
-    if len(prompt) > block_size:
-        print(
-            f"note: the prompt has {len(prompt)} tokens, the model sees the last {block_size}",
-            file=sys.stderr,
-        )
+
+    def encode(text: str) -> list[int]:
+        spelled = [name for name in tokenizer.special_tokens if name in text]
+        if spelled and not config.allow_special:
+            _note(
+                f"{' '.join(spelled)} in the prompt is ordinary text: --allow-special makes it a "
+                f"token"
+            )
+        ids = tokenizer.encode(text, allowed) or default_prompt(tokenizer)
+        if len(ids) > model.config.block_size:
+            _note(
+                f"the prompt has {len(ids)} tokens, the model sees the last "
+                f"{model.config.block_size}"
+            )
+        return ids
+
+    draft = _draft(config, model, tokenizer)
+    request = Request(
+        () if config.interactive else encode(text),
+        config.max_new_tokens,
+        config.sampling,
+        config.seed,
+        tokenizer.stop_tokens,
+        config.stop,
+        _processors(config, tokenizer),
+    )
     with share_cores():
-        for i in range(config.n_samples):
+        if config.interactive:
+            converse(model, tokenizer, request, encode, draft)
+            return 0
+        engine = Engine(
+            model,
+            tokenizer,
+            n_slots=min(config.n_samples, 8),
+            max_waiting=config.n_samples,
+            speculation=None if draft is None else Speculation(draft),
+        )
+        for i, sample in enumerate(engine.submit(request, config.n_samples)):
             if i:
                 print("\n---")
             print(text, end="", flush=True)
-            request = Request(
-                prompt,
-                config.max_new_tokens,
-                config.sampling,
-                config.seed + i,
-                tokenizer.stop_tokens,
-            )
-            for piece in stream(model, tokenizer, request):
+            for piece in pieces(engine, sample):
                 print(piece, end="", flush=True)
             print()
     return 0
+
+
+def _at_most_one(config: SampleConfig, *names: str) -> None:
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(config, name)]
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(given)} were given: expected one of them")
+
+
+def _draft(config: SampleConfig, model: LanguageModel, tokenizer: Tokenizer) -> Draft | None:
+    from gptfast.model.folder import load_model
+    from gptfast.sample.speculate import DraftModel, PromptLookup
+
+    if config.prompt_lookup:
+        return PromptLookup()
+    if config.draft is None:
+        return None
+    smaller, its_tokenizer = load_model(config.draft)
+    if its_tokenizer != tokenizer:
+        raise UserError(
+            f"{config.draft} has another tokenizer than {config.model}: its guesses would be other "
+            f"tokens; expected a model that was trained with the same one"
+        )
+    return DraftModel(smaller.to(next(model.parameters()).device), tokenizer.n_vocab)
+
+
+def _processors(config: SampleConfig, tokenizer: Tokenizer) -> tuple[LogitsProcessor, ...]:
+    if not (config.json_schema or config.grammar or config.regex):
+        return ()
+    from gptfast.sample.grammar import Grammar
+
+    if config.regex:
+        return (Grammar(tokenizer, config.regex, "regex"),)
+    if config.json_schema:
+        source = cli.read_text(Path(config.json_schema))
+        return (Grammar(tokenizer, source, "json_schema"),)
+    return (Grammar(tokenizer, cli.read_text(Path(str(config.grammar))), "lark"),)
+
+
+def _note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)
 
 
 if __name__ == "__main__":

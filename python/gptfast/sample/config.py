@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypedDict
 
 from gptfast.errors import UserError, as_float, as_int, check_at_least
 
@@ -52,6 +53,19 @@ class SamplingConfig:
         for token, bias in self.logit_bias:
             check_at_least("an id in logit_bias", token, 0)
             _check_finite(f"the logit_bias of token {token}", bias)
+
+
+class SamplingOptions(TypedDict, total=False):
+    """The fields of `SamplingConfig` as keywords of a function."""
+
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: tuple[tuple[int, float], ...]
 
 
 def _check_finite(name: str, value: float) -> None:

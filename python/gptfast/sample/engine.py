@@ -7,7 +7,7 @@ Legend: B running texts, V vocabulary, T tokens of a prompt.
 from __future__ import annotations
 
 import math
-from collections import defaultdict, deque
+from collections import deque
 from functools import cache
 
 import torch
@@ -16,8 +16,10 @@ from torch import Tensor
 from gptfast.errors import RunError, UserError, check_at_least
 from gptfast.model import LanguageModel
 from gptfast.model.finite import check_weights
+from gptfast.sample.processors import EndOfText
 from gptfast.sample.request import FinishReason, Generation, Prefix, Request, checked_prompt
-from gptfast.sample.sampling import TokenLogprob, distribution, draw, is_greedy, token_logprobs
+from gptfast.sample.sampling import TokenLogprob, draw_each, token_logprobs
+from gptfast.sample.speculate import Speculation
 from gptfast.tokenizer import Tokenizer
 
 
@@ -29,6 +31,7 @@ class Engine:
     """Continues up to n_slots texts at once, on one thread; more wait in a queue.
 
     n_slots: rows of the cache, whose memory grows with it. max_waiting: places in the queue.
+    speculation: guesses tokens of a text that runs alone. It changes the speed and nothing else.
     Without a tokenizer there are no texts, only ids. Raises UserError if a weight is not finite.
     """
 
@@ -39,6 +42,7 @@ class Engine:
         *,
         n_slots: int = 8,
         max_waiting: int = 64,
+        speculation: Speculation | None = None,
     ) -> None:
         check_at_least("n_slots", n_slots, 1)
         check_at_least("max_waiting", max_waiting, 0)
@@ -50,6 +54,7 @@ class Engine:
         self._cache = model.new_cache(n_slots)
         self._slots: list[Generation | None] = [None] * n_slots
         self._waiting: deque[Generation] = deque()
+        self._speculation = speculation
 
     @property
     def n_running(self) -> int:
@@ -118,6 +123,9 @@ class Engine:
                 self._cache.reset(row)
                 kept = generation._context[-self._cache.n_kept :]
                 fresh[generation] = self._model.prefill(kept, self._cache, row)
+        if self._speculation is not None and len(stepped) == 1 and not fresh:
+            self._step_ahead(stepped[0], self._speculation)
+            return stepped + read_only
         logits = []
         if stepped:
             newest = [generation._context[-1] for generation in stepped]
@@ -129,6 +137,30 @@ class Engine:
         if batch:
             self._write(batch, logits[0] if len(logits) == 1 else torch.cat(logits))
         return batch + read_only
+
+    def _step_ahead(self, generation: Generation, speculation: Speculation) -> None:
+        """Write tokens of one text: those guessed that are drawn, and the first that is not."""
+        row, began = generation._row, speculation.clock()
+        assert row is not None
+        n_before, start = len(generation.ids), self._cache.lengths[row]
+        room = min(self._cache.block_size - start, generation.request.max_new_tokens - n_before)
+        guesses = speculation.guess(
+            generation._context, room - 1, generation.request.sampling, generation._generator
+        )
+        newest = generation._context[-1]
+        if guesses:
+            logits_TV = self._model.prefill([newest, *guesses], self._cache, row, all_logits=True)
+        else:
+            logits_TV = self._model.step([newest], self._cache, [row])
+        for i, logits_V in enumerate(logits_TV):
+            self._write([generation], logits_V[None])
+            if generation.finish_reason is not None:
+                return
+            if generation._context[-1:] != guesses[i : i + 1]:
+                break
+        n_written = len(generation.ids) - n_before
+        self._cache.truncate(row, start + n_written)
+        speculation.record(speculation.clock() - began, n_written)
 
     def _admit(self) -> dict[Generation, Tensor]:
         """Give free slots to waiting texts; return the logits (V,) after their prompts."""
@@ -167,46 +199,46 @@ class Engine:
     def _write(self, batch: list[Generation], logits_BV: Tensor) -> None:
         """Draw a token for each text of the batch and append it."""
         raw_BV = logits_BV[:, : self._n_vocab]
-        logits_BV = raw_BV
-        largest = []
+        logits_BV, largest = raw_BV, None
         if any(generation._processors for generation in batch):
             largest = raw_BV.amax(dim=-1).tolist()
             logits_BV = torch.stack([*map(self._processed, batch, raw_BV.float())])
-        largest_B, token_B = logits_BV.max(dim=-1)
-        groups = defaultdict(list)
-        for i, generation in enumerate(batch):
-            if not is_greedy(generation.request.sampling):
-                groups[generation.request.sampling].append(i)
-        for sampling, members in groups.items():
-            generators = [batch[i]._generator for i in members]
-            if len(members) == len(batch):
-                token_B = draw(distribution(logits_BV, sampling), generators)
-            else:
-                token_B[members] = draw(distribution(logits_BV[members], sampling), generators)
-        largest, tokens = largest or largest_B.tolist(), token_B.tolist()
+        samplings = [generation.request.sampling for generation in batch]
+        generators = [generation._generator for generation in batch]
+        token_B, largest_B = draw_each(logits_BV, samplings, generators)
+        tokens, processed = token_B.tolist(), largest_B.tolist()
         logprobs = self._logprobs(batch, raw_BV, tokens)
         for i, generation in enumerate(batch):
-            if not math.isfinite(largest[i]):  # a NaN is the largest of all
+            if not math.isfinite((largest or processed)[i]):  # a NaN is the largest of all
                 generation.error = UserError(
                     f"the model can't continue the text: its logits are NaN or infinite, though "
                     f"its weights are finite; {raw_BV.dtype} may be too narrow, try model.float()"
                 )
+            elif generation.error is None and not math.isfinite(processed[i]):
+                generation.error = UserError("the logits processors allow no token")
             if generation.error is not None:
                 self._finish(generation, "error")
+            elif generation._is_complete:
+                self._finish(generation, "stop")
             else:
                 self._append(generation, tokens[i], logprobs.get(i))
 
     def _processed(self, generation: Generation, logits_V: Tensor) -> Tensor:
-        """Return the logits (V,) after the processors. What one raises ends the text alone."""
+        """Return the logits (V,) after the processors. What one raises ends this text alone."""
+        changed_V, name = logits_V, ""
         try:
             for processor in generation._processors:
-                logits_V = processor(generation._context, logits_V)
-            if logits_V.max() == -math.inf:
-                raise ValueError("no token is allowed")
+                name = getattr(processor, "__name__", type(processor).__name__)
+                changed_V = processor(generation._context, changed_V)
+                if changed_V.shape != logits_V.shape:
+                    raise ValueError(f"its logits are {tuple(changed_V.shape)}")
+        except EndOfText:
+            generation._is_complete = True
+            return logits_V
         except Exception as error:
-            name = type(processor).__name__
             generation.error = UserError(f"the logits processor {name} failed: {error}")
-        return logits_V
+            return logits_V
+        return changed_V
 
     def _logprobs(
         self, batch: list[Generation], raw_BV: Tensor, tokens: list[int]

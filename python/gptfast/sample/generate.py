@@ -9,6 +9,7 @@ from gptfast.model import LanguageModel
 from gptfast.sample.config import SamplingConfig
 from gptfast.sample.engine import Engine
 from gptfast.sample.request import Generation, Request
+from gptfast.sample.speculate import Draft, Speculation
 from gptfast.tokenizer import Tokenizer
 
 
@@ -41,18 +42,18 @@ def generate(
         n_yielded = len(generation.ids)
 
 
-def stream(model: LanguageModel, tokenizer: Tokenizer, request: Request) -> Iterator[str]:
+def stream(
+    model: LanguageModel, tokenizer: Tokenizer, request: Request, draft: Draft | None = None
+) -> Iterator[str]:
     """Yield the text that a request gets, piece by piece, as soon as it may be shown.
 
-    Raises UserError as `generate` does.
+    draft: guesses tokens, which makes the text faster and changes nothing else. Raises UserError as
+    `generate` does.
     """
-    engine = Engine(model, tokenizer, n_slots=1)
+    speculation = None if draft is None else Speculation(draft)
+    engine = Engine(model, tokenizer, n_slots=1, speculation=speculation)
     (generation,) = engine.submit(request)
-    n_shown = 0
-    for _ in _steps(engine, generation):
-        if piece := generation.text[n_shown:]:
-            yield piece
-        n_shown += len(piece)
+    return pieces(engine, generation)
 
 
 def generate_batch(
@@ -63,26 +64,39 @@ def generate_batch(
     n: int = 1,
     n_slots: int = 8,
 ) -> list[list[Generation]]:
-    """Return n continuations for each of the requests, whose prompts may have unequal lengths.
+    """Return n continuations of each of the requests.
 
-    n_slots: most texts that grow at once. Raises UserError as `generate` does.
+    The prompts may have unequal lengths; each is computed once. n_slots: most texts that grow at
+    once. Raises UserError as `generate` does.
     """
     engine = Engine(model, tokenizer, n_slots=n_slots, max_waiting=n * len(requests))
     generations = [engine.submit(request, n) for request in requests]
-    while engine.has_work:
-        for generation in engine.step():
-            if generation.error is not None:
-                raise generation.error
+    for of_request in generations:
+        for generation in of_request:
+            for _ in _steps(engine, generation):
+                pass
     return generations
 
 
+def pieces(engine: Engine, generation: Generation) -> Iterator[str]:
+    """Take steps until a text has ended; yield what each adds to it. Raise its error, if any."""
+    n_shown = 0
+    for _ in _steps(engine, generation):
+        if piece := generation.text[n_shown:]:
+            yield piece
+            n_shown += len(piece)
+    if piece := generation.text[n_shown:]:  # which had ended before
+        yield piece
+
+
 def _steps(engine: Engine, generation: Generation) -> Iterator[None]:
-    """Take steps until the text has ended. Raise what ended it, if that is an error."""
+    """Take steps until a text has ended. Raise its error, if any."""
     while generation.finish_reason is None:
         engine.step()
-        if generation.error is not None:
-            raise generation.error
-        yield
+        if generation.error is None:
+            yield
+    if generation.error is not None:
+        raise generation.error
 
 
 def default_prompt(tokenizer: Tokenizer) -> list[int]:

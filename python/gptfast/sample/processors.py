@@ -15,6 +15,10 @@ from torch import Tensor
 from gptfast.sample.config import SamplingConfig
 
 
+class EndOfText(Exception):
+    """Raised by a processor when the text is complete. It ends with the reason "stop"."""
+
+
 class LogitsProcessor(Protocol):
     """A function (ids, logits_V) -> logits_V.
 

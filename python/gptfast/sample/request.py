@@ -85,6 +85,7 @@ class Generation:
         self.error: UserError | None = None
         # What follows is the engine's.
         self._row: int | None = None  # in the cache, while it runs
+        self._is_complete = False  # as a processor says
         self._context = list(prefix.prompt)
         self._text = GrowingText(request.stop)
         self._generator = torch.Generator().manual_seed(seed)

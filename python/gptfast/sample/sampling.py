@@ -59,6 +59,26 @@ def draw(probabilities_BV: Tensor, generators: Sequence[torch.Generator]) -> Ten
     return token_B1[:, 0].clamp(max=probabilities_BV.size(-1) - 1)
 
 
+def draw_each(
+    logits_BV: Tensor, samplings: Sequence[SamplingConfig], generators: Sequence[torch.Generator]
+) -> tuple[Tensor, Tensor]:
+    """Draw one id per row by the row's own options; return int64 (B,), and the largest logits (B,).
+
+    Nothing can be drawn from a row whose largest logit is not finite. Such an id means nothing.
+    """
+    largest_B, token_B = logits_BV.max(dim=-1)
+    alike: dict[SamplingConfig, list[int]] = {}
+    for row, sampling in enumerate(samplings):
+        if not is_greedy(sampling):
+            alike.setdefault(sampling, []).append(row)
+    for sampling, rows in alike.items():
+        if len(rows) == len(samplings):
+            return draw(distribution(logits_BV, sampling), generators), largest_B
+        probabilities_BV = distribution(logits_BV[rows], sampling)
+        token_B[rows] = draw(probabilities_BV, [generators[row] for row in rows])
+    return token_B, largest_B
+
+
 @dataclass(frozen=True)
 class TokenLogprob:
     """How likely a token was, by the model's own distribution, before any option changed it."""

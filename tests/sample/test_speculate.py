@@ -1,0 +1,214 @@
+"""Speculation changes the speed of a text and nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare
+
+from gptfast import LLM
+from gptfast.cli import cli
+from gptfast.model import GPT, LanguageModel, ModelConfig, build_model
+from gptfast.model.folder import save_description, save_weights
+from gptfast.sample.__main__ import main
+from gptfast.sample.config import SamplingConfig
+from gptfast.sample.engine import Engine
+from gptfast.sample.grammar import Grammar
+from gptfast.sample.request import Request
+from gptfast.sample.speculate import DraftModel, PromptLookup, Speculation
+from gptfast.tokenizer import CharTokenizer
+
+V = 24
+
+
+def small(seed: int, block_size: int = 24, **options: Any) -> GPT:
+    torch.manual_seed(seed)
+    model = GPT(ModelConfig(V, "gpt", block_size, 1, 2, 16, **options)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    return model
+
+
+def always(draft: DraftModel | PromptLookup, n_guesses: int = 4) -> Speculation:
+    """Guesses whether they pay or not: no time passes."""
+    return Speculation(draft, n_guesses, clock=lambda: 0.0)
+
+
+def write(
+    model: LanguageModel, speculation: Speculation | None, prompt: Sequence[int], **options: Any
+) -> list[int]:
+    engine = Engine(model, None, n_slots=1, speculation=speculation)
+    (generation,) = engine.submit(Request(prompt, **options))
+    while engine.has_work:
+        engine.step()
+    assert generation.error is None
+    return generation.ids
+
+
+def prompts(n: int) -> Iterator[list[int]]:
+    rng = np.random.default_rng(0)
+    for _ in range(n):
+        yield rng.integers(0, V, rng.integers(1, 30)).tolist()
+
+
+MODELS = {
+    "GPT-2": {},
+    "rotary, sliding window": {"positions": "rotary", "sliding_window": 5, "n_kv_head": 1},
+    "n-grams": {"max_ngram": 3, "ngram_rows": 64},
+}
+
+
+@pytest.mark.parametrize("options", MODELS.values(), ids=MODELS)
+def test_greedy_text_is_the_same_with_any_draft(options: dict[str, Any]) -> None:
+    model = small(0, **options)
+    greedy = SamplingConfig(temperature=0)
+    drafts = [DraftModel(small(0, **options)), DraftModel(small(1)), PromptLookup(2, 1)]
+    speculations = [always(draft) for draft in drafts]
+    for i, prompt in enumerate(prompts(67)):  # 201 in all
+        wanted = {"max_new_tokens": 4 + i % 12, "sampling": greedy, "stop_tokens": (3,)}
+        assert write(model, speculations[i % 3], prompt, **wanted) == write(
+            model, None, prompt, **wanted
+        )
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_drawn_text_is_the_same_with_any_draft(temperature: float) -> None:
+    model = small(0)
+    sampling = SamplingConfig(temperature, top_k=12, repetition_penalty=1.2)
+    for seed, prompt in enumerate(prompts(5)):
+        wanted = {"max_new_tokens": 40, "sampling": sampling, "seed": seed}
+        alone = write(model, None, prompt, **wanted)
+        for draft in (DraftModel(small(0)), DraftModel(small(1)), PromptLookup()):
+            assert write(model, always(draft, 7), prompt, **wanted) == alone
+
+
+def test_drawn_tokens_have_the_model_s_probabilities() -> None:
+    torch.manual_seed(0)
+    model, other = (build_model(ModelConfig(5, "bigram", 8)).eval() for _ in range(2))
+    with torch.no_grad():
+        for bigram in (model, other):
+            next(bigram.parameters()).normal_()
+    ids = write(
+        model, always(DraftModel(other)), [0], max_new_tokens=2000,
+        sampling=SamplingConfig(temperature=1.0),
+    )  # fmt: skip
+    pairs = Counter(pairwise([0, *ids]))
+    for first in range(5):
+        observed = np.array([pairs[first, second] for second in range(5)])
+        expected = model(torch.tensor([[first]]))[0, -1].double().softmax(-1).detach().numpy()
+        assert chisquare(observed, expected * observed.sum()).pvalue > 0.001
+
+
+class Counting:
+    """Counts the forward passes of a model."""
+
+    def __init__(self, model: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.n = 0
+        for name in ("prefill", "step"):
+            monkeypatch.setattr(model, name, self.counted(getattr(model, name)))
+
+    def counted(self, function: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            self.n += 1
+            return function(*arguments, **options)
+
+        return call
+
+
+def test_a_good_draft_saves_forward_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small(0, block_size=128)
+    calls = Counting(model, monkeypatch)
+    greedy = SamplingConfig(temperature=0)
+    write(model, always(DraftModel(small(0, block_size=128))), [1, 2], max_new_tokens=100,
+          sampling=greedy)  # fmt: skip
+    # The first token by the prompt, 4 plain steps, then 5 tokens in each pass.
+    assert calls.n == 1 + 4 + 19
+
+
+def test_prompt_lookup_copies_what_was_said_before() -> None:
+    generator = torch.Generator()
+    lookup = PromptLookup(longest=3, shortest=2)
+    text = [1, 2, 3, 4, 5, 9, 2, 3]
+    assert lookup.guess(text, 2, SamplingConfig(), generator) == [4, 5]
+    assert lookup.guess(text, 9, SamplingConfig(), generator) == [4, 5, 9, 2, 3]
+    assert lookup.guess([*text, 7], 2, SamplingConfig(), generator) == []
+    # Of two places, the newer one; of two endings, the longer one.
+    assert lookup.guess([2, 3, 4, 2, 3, 5, 2, 3], 1, SamplingConfig(), generator) == [5]
+    assert lookup.guess([1, 2, 3, 4, 6, 2, 3, 5, 1, 2, 3], 1, SamplingConfig(), generator) == [4]
+
+
+class Clock:
+    """A clock that the cost of each forward pass moves on."""
+
+    def __init__(self, model: GPT, per_guess: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.n_guessed = 0.0, 0
+        prefill, step = model.prefill, model.step
+
+        def slow_prefill(ids: Sequence[int], *arguments: Any, **options: Any) -> Any:
+            self.now += 1 + per_guess * (len(ids) - 1)
+            self.n_guessed += len(ids) - 1
+            return prefill(ids, *arguments, **options)
+
+        def slow_step(*arguments: Any) -> Any:
+            self.now += 1
+            return step(*arguments)
+
+        monkeypatch.setattr(model, "prefill", slow_prefill)
+        monkeypatch.setattr(model, "step", slow_step)
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(("seed", "pays"), [(0, True), (1, False)])
+def test_speculation_rests_where_it_does_not_pay(
+    seed: int, pays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small(0, block_size=600)
+    clock = Clock(model, 0.5, monkeypatch)
+    speculation = Speculation(DraftModel(small(seed, block_size=600)), clock=clock)
+    n_tokens = 500
+    write(model, speculation, [1], max_new_tokens=n_tokens, sampling=SamplingConfig(1.0))
+    if pays:  # 5 tokens at the cost of 3
+        assert clock.now < 0.65 * n_tokens
+    else:
+        assert clock.now < 1.03 * n_tokens
+        assert 0 < clock.n_guessed < 60
+
+
+def test_the_commands_and_llm_take_drafts_and_grammars(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = CharTokenizer.train("abcdefghijklmnopqrstuvw\n")
+    assert tokenizer.n_vocab == V
+    llm, smaller = LLM(small(0), tokenizer), small(1)
+    plain = llm.generate("abc", max_new_tokens=30)
+    for draft in (PromptLookup(), DraftModel(smaller)):
+        assert llm.generate("abc", max_new_tokens=30, draft=draft) == plain
+    vowels = Grammar(tokenizer, "[aeiou]{7}", "regex")
+    (text,) = llm.generate_batch(["b"], processors=[vowels])
+    assert re.fullmatch("[aeiou]{7}", text.text)
+    for name, model in (("model", llm.model), ("small", smaller)):
+        save_description(tmp_path / name, model.config, tokenizer)
+        save_weights(model, tmp_path / name / "model.safetensors")
+    command = ["--model", str(tmp_path / "model"), "--prompt", "abc", "--max-new-tokens", "30"]
+    outputs = []
+    for options in ([], ["--prompt-lookup"], ["--draft", str(tmp_path / "small")]):
+        assert main([*command, *options]) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs == [f"abc{plain}\n"] * 3
+    assert main([*command, "--regex", "w{3}"]) == 0
+    assert capsys.readouterr().out == "abcwww\n"
+    other = CharTokenizer.train("other letters\n")
+    save_description(tmp_path / "small", ModelConfig(V, "gpt", 24, 1, 2, 16), other)
+    assert cli.run(main, [*command, "--draft", str(tmp_path / "small")]) == 2
+    assert "has another tokenizer" in capsys.readouterr().err
