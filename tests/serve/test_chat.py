@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -178,7 +179,8 @@ def test_a_stream_says_the_same_as_a_whole_answer(serve: Serve, body: dict[str, 
         ({"max_completion_tokens": 64}, "messages"),
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"tool_choice": "required"}, "tool_choice"),
-        ({"response_format": {"type": "xml"}}, "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema"),
         ({"modalities": ["audio"]}, "modalities"),
         ({"reasoning_effort": "high"}, "reasoning_effort"),
         ({"store": True}, "store"),
@@ -206,6 +208,39 @@ def test_fields_that_change_nothing_are_taken(serve: Serve) -> None:
         await ask(client, user="me", store=False, tools=[], tool_choice="auto", top_p=None, n=None,
                   response_format={"type": "text"}, modalities=["text"], service_tier="auto",
                   metadata={"a": "b"}, parallel_tool_calls=True)  # fmt: skip
+
+    run(serve, work, chat=True)
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"king": {"enum": ["a", "b"]}, "n": {"type": "integer", "maximum": 99}},
+    "required": ["king", "n"],
+    "additionalProperties": False,
+}
+
+
+def test_an_answer_follows_a_schema(serve: Serve) -> None:
+    pytest.importorskip("llguidance", reason="needs the extra grammar")
+    json_schema = {"name": "k", "schema": SCHEMA, "strict": True}
+    wanted = {"type": "json_schema", "json_schema": json_schema}
+
+    async def work(client: httpx2.AsyncClient) -> None:
+        asked = [ask(client, seed=seed, response_format=wanted) for seed in range(8)]
+        for answer in await asyncio.gather(*asked):
+            assert answer.choices[0].finish_reason == "stop"
+            found = json.loads(answer.choices[0].message.content or "")
+            assert set(found) == {"king", "n"}
+            assert found["king"] in ("a", "b")
+            assert found["n"] <= 99
+        bias = {str(i): -100 for i in range(320) if i != 125}  # } as soon as it may come
+        answer = await ask(client, response_format={"type": "json_object"}, logit_bias=bias)
+        assert answer.choices[0].message.content == "{}"
+        body = {"messages": MESSAGES, "response_format": wanted}
+        json_schema["schema"] = {"type": "nothing"}
+        refused = await client.post("/v1/chat/completions", json=body)
+        assert refused.status_code == 400
+        assert "grammar" in refused.json()["error"]["message"]
 
     run(serve, work, chat=True)
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from gptfast.sample.grammar import Grammar
+from gptfast.sample.processors import LogitsProcessor
 from gptfast.sample.request import Generation, Request
 from gptfast.serve.asked import MOST_LOGPROBS, Asked, read_asked
 from gptfast.serve.errors import ApiError
-from gptfast.serve.fields import Fields, is_text, shown
+from gptfast.serve.fields import Fields, is_text
 from gptfast.serve.jobs import Update
 from gptfast.serve.limits import Limits, check_length, room_for
 from gptfast.serve.logprobs import Placer, of_chat
@@ -41,7 +43,7 @@ class Chat:
         older = fields.integer("max_tokens", None, 1, limits.block_size)
         max_tokens = fields.integer("max_completion_tokens", older, 1, limits.block_size)
         _refuse_tools(fields)
-        _read_response_format(fields)
+        processors = _read_response_format(fields, tokenizer)
         messages = _messages(fields)
         fields.refuse_others()
         if self.n_drawn > limits.most_continuations:
@@ -59,6 +61,7 @@ class Chat:
                 self.asked.seed,
                 stop_tokens=tokenizer.stop_tokens,
                 stop=self.asked.stop,
+                processors=processors,
                 top_logprobs=top,
             )
         ]
@@ -118,13 +121,23 @@ def _refuse_tools(fields: Fields) -> None:
         fields.only(name, why="the model has no such ability; leave it out")
 
 
-def _read_response_format(fields: Fields) -> None:
+def _read_response_format(fields: Fields, tokenizer: Tokenizer) -> tuple[LogitsProcessor, ...]:
+    """Return what keeps the text to a format. Raises UserError for an unusable schema."""
     wanted = fields.object("response_format")
     kind = wanted.text("type") or "text"
-    if kind != "text":
-        message = f'response_format.type is {shown(kind)}: expected "text"'
-        raise ApiError(400, message, param="response_format", code="unsupported_parameter")
+    schema: Any = {"type": "object"}
+    if kind == "json_schema":
+        named = wanted.object("json_schema")
+        schema = named.take("schema")
+        for name in ("name", "description", "strict"):  # a schema is always followed strictly
+            named.take(name)
+        named.refuse_others()
+        if not isinstance(schema, dict):
+            raise named.wrong("schema", schema, "a JSON schema")
+    elif kind not in ("text", "json_object"):
+        raise wanted.wrong("type", kind, "text, json_object or json_schema")
     wanted.refuse_others()
+    return () if kind == "text" else (Grammar(tokenizer, schema, "json_schema"),)
 
 
 def _messages(fields: Fields) -> list[dict[str, str]]:

@@ -155,7 +155,9 @@ class Worker(threading.Thread):
         generation, job = running.generation, running.job
         if generation.error is not None:
             self._cancel(job)
-            return [(job, ApiError(500, str(generation.error)))]
+            # A grammar that can't be followed is the client's; logits that are NaN are not.
+            status = 400 if generation.request.processors else 500
+            return [(job, ApiError(status, str(generation.error)))]
         has_ended = generation.finish_reason is not None
         if has_ended:
             del self._running[id(generation)]
