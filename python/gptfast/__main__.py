@@ -10,6 +10,7 @@ from gptfast import __version__
 COMMANDS = {
     "train": "train a GPT and its tokenizer, and write a model folder",
     "sample": "generate text with a trained model",
+    "serve": "serve a model with OpenAI's API, and a page to try it in",
     "eval": "judge a model: loss, bits per byte, another model, tasks, repetition",
     "quantize": "make a model smaller and faster: int8, int4 or bfloat16",
     "tokenizer": "train a tokenizer, encode and decode with it, audit it, show its tokens",

@@ -1,0 +1,121 @@
+"""`gptfast serve`: an HTTP server with OpenAI's API, and a page to try the model in."""
+
+from __future__ import annotations
+
+import ipaddress
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from gptfast.cli import cli
+from gptfast.errors import MissingFileError, UserError
+
+MODULE = "gptfast.serve"
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """Serve a model folder on this machine: OpenAI's API, and a page to try it in.
+
+    Needs the extra `serve`: pip install "gptfast[serve]". Ctrl-C or SIGTERM stops it, after the
+    requests that it has accepted.
+    """
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """The model folder, such as runs/shakespeare."""
+    port: int = 8000
+    """The TCP port; 0 for a free one, which is printed."""
+    host: str = "127.0.0.1"
+    """The address to listen on. 0.0.0.0 lets other machines in: give an --api-key-file then."""
+    api_key_file: Path | None = None
+    """A file with a key on each line. Requests must name one of them, as OpenAI's clients do."""
+    parallel: int = 8
+    """Texts that are written at once. Each takes memory for a context of keys and values."""
+    max_waiting: int = 1024
+    """Texts that may wait for their turn. Further requests get 503, and may try again."""
+    drain_seconds: float = 30.0
+    """How long requests may go on after the signal to stop."""
+    device: str = "auto"
+    """'auto' (CUDA if there is one), 'cpu', 'cuda' or 'cuda:1'."""
+
+    def __post_init__(self) -> None:
+        for name in ("parallel", "max_waiting"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}: expected at least 1")
+        if not 0 <= self.port < 2**16:
+            raise UserError(f"port is {self.port}: expected 0 to 65535")
+        if not 0 <= self.drain_seconds <= 86_400:
+            raise UserError(f"drain_seconds is {self.drain_seconds}: expected 0 to 86400")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Serve until a signal comes. Return 0."""
+    config = cli.parse(ServeConfig, argv, f"python -m {MODULE}")
+    keys = [] if config.api_key_file is None else read_keys(config.api_key_file)
+    # Imported late: PyTorch takes two seconds, which `--help` and a wrong flag don't need.
+    try:
+        from gptfast.serve.server import Server, allow_connections, listen
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn"):
+            raise
+        raise UserError(
+            f'serving needs a library ({error}): pip install "gptfast[serve]"'
+        ) from error
+    from gptfast.model.device import resolve_device
+    from gptfast.model.folder import load_model
+    from gptfast.sample.engine import Engine
+    from gptfast.serve.app import Service
+    from gptfast.serve.limits import Limits
+    from gptfast.system.threads import share_cores
+    from gptfast.tokenizer.chat import ChatTemplate, read_chat_template
+
+    model, tokenizer = load_model(config.folder)
+    model.to(resolve_device(config.device))
+    source = read_chat_template(config.folder)
+    engine = Engine(model, tokenizer, n_slots=config.parallel, max_waiting=config.max_waiting)
+    service = Service(
+        engine,
+        tokenizer,
+        config.folder.resolve().name,
+        Limits(model.config.block_size, config.parallel, config.max_waiting),
+        None if source is None else ChatTemplate(source, tokenizer),
+        keys,
+        is_loopback(config.host),
+    )
+    with listen(config.host, config.port) as listener, share_cores():
+        allow_connections()
+        server = Server(service.app(), service, config.drain_seconds)
+        host = f"[{config.host}]" if ":" in config.host else config.host
+        print(f"serving {service.name} on http://{host}:{listener.getsockname()[1]}", flush=True)
+        if not keys and not is_loopback(config.host):
+            print(
+                "note: without --api-key-file, anyone who reaches the port may use it", flush=True
+            )
+        server.run([listener])
+    return 0
+
+
+def read_keys(file: Path) -> list[str]:
+    """Return the keys in a file, one on each line. Raises MissingFileError or UserError."""
+    if not file.is_file():
+        raise MissingFileError(f"there is no file {file}: expected a key on each line")
+    keys = [line.strip() for line in cli.read_text(file).splitlines() if line.strip()]
+    if not keys or not all(key.isascii() and key.isprintable() for key in keys):
+        raise UserError(f"{file} has no key, or one that no header can hold: expected ASCII")
+    return keys
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,224 @@
+"""The routes of the server, and what they share."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from gptfast import __version__
+from gptfast.errors import UserError
+from gptfast.sample.engine import Engine
+from gptfast.serve.chat import Chat
+from gptfast.serve.completions import Completions
+from gptfast.serve.errors import ApiError, overloaded
+from gptfast.serve.fields import Fields
+from gptfast.serve.gate import Gate, read_fields
+from gptfast.serve.limits import Limits
+from gptfast.serve.logprobs import spelled
+from gptfast.serve.metrics import CONTENT_TYPE, Metrics
+from gptfast.serve.page import build_page, headers
+from gptfast.serve.reply import Reply
+from gptfast.serve.worker import Worker
+from gptfast.tokenizer import Tokenizer
+from gptfast.tokenizer.chat import ChatTemplate
+
+Handler = Callable[[Request], Awaitable[Response | Reply]]
+
+
+class Service:
+    """A model, and the endpoints that use it. Make the ASGI application with `app`."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        name: str,
+        limits: Limits,
+        template: ChatTemplate | None = None,
+        keys: Sequence[str] = (),
+        is_loopback: bool = True,
+    ) -> None:
+        self.name, self.limits, self.is_draining = name, limits, False
+        self.worker: Worker
+        self.metrics = Metrics()
+        self._engine, self._tokenizer, self._template = engine, tokenizer, template
+        self._created = int(time.time())
+        self._page_text = build_page(name, tokenizer, limits.block_size, template is not None)
+        self._keys, self._is_loopback = [key.encode() for key in keys], is_loopback
+
+    def app(self) -> Starlette:
+        """Return the application. Its lifespan starts and ends the worker."""
+        posts: dict[str, Handler] = {
+            "/v1/completions": self._completions,
+            "/v1/chat/completions": self._chat,
+            "/tokenize": self._tokenize,
+            "/detokenize": self._detokenize,
+        }
+        gets: dict[str, Handler] = {
+            "/": self._page,
+            "/v1/models": self._models,
+            "/v1/models/{id}": self._model,
+            "/health": self._health,
+            "/metrics": self._show_metrics,
+        }
+        routes = [Route(path, handler, methods=["POST"]) for path, handler in posts.items()]
+        routes += [Route(path, handler, methods=["GET"]) for path, handler in gets.items()]
+        gate = Middleware(
+            Gate,
+            metrics=self.metrics,
+            endpoints=frozenset([*posts, *gets]),
+            keys=self._keys,
+            is_loopback=self._is_loopback,
+        )
+        app = Starlette(
+            routes=routes,
+            middleware=[gate],
+            exception_handlers={
+                ApiError: _answer_api_error,
+                UserError: _answer_user_error,
+                HTTPException: _answer_http_error,
+                ClientDisconnect: _answer_nobody,
+                Exception: _answer_bug,
+            },
+            lifespan=self._lifespan,
+        )
+        app.router.redirect_slashes = False
+        return app
+
+    @asynccontextmanager
+    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        self.worker = Worker(self._engine, asyncio.get_running_loop())
+        self.worker.start()
+        yield
+        self.worker.end()
+
+    # ---- text ------------------------------------------------------------------------------------
+
+    async def _completions(self, request: Request) -> Reply:
+        fields = await self._fields(request)
+        return self._reply(Completions(fields, self._tokenizer, self.limits))
+
+    async def _chat(self, request: Request) -> Reply:
+        fields = await self._fields(request)
+        return self._reply(Chat(fields, self._tokenizer, self._template, self.limits))
+
+    def _reply(self, shape: Completions | Chat) -> Reply:
+        return Reply(shape, self.worker, self.name, f"gptfast-{__version__}")
+
+    async def _fields(self, request: Request) -> Fields:
+        if self.is_draining:
+            raise overloaded("the server is about to stop")
+        fields = await read_fields(request, self.limits)
+        model = fields.text("model")
+        if model is not None:
+            self._check_model(model)
+        return fields
+
+    def _check_model(self, model: str) -> None:
+        if model != self.name:
+            message = f"there is no model {model[:100]!r}: expected {self.name!r}"
+            raise ApiError(404, message, param="model", code="model_not_found")
+
+    # ---- tokens ----------------------------------------------------------------------------------
+
+    async def _tokenize(self, request: Request) -> Response:
+        fields = await self._fields(request)
+        text = fields.text("prompt")
+        allow_special = fields.boolean("allow_special")
+        fields.only("add_special_tokens", False, why="no tokens are added: expected false")
+        fields.refuse_others()
+        if text is None:
+            raise fields.wrong("prompt", None, "a text")
+        ids = self._tokenizer.encode(text, "all" if allow_special else ())
+        names = [spelled(self._tokenizer.token_bytes(i)) for i in ids]
+        size = self.limits.block_size
+        answer = {"tokens": ids, "token_strs": names, "count": len(ids), "max_model_len": size}
+        return JSONResponse(answer)
+
+    async def _detokenize(self, request: Request) -> Response:
+        fields = await self._fields(request)
+        ids = fields.take("tokens")
+        fields.refuse_others()
+        if not isinstance(ids, list) or not all(type(i) is int for i in ids):
+            raise fields.wrong("tokens", ids, "an array of token ids")
+        return JSONResponse({"prompt": self._tokenizer.decode(ids)})
+
+    # ---- the rest --------------------------------------------------------------------------------
+
+    async def _models(self, request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [self._described()]})
+
+    async def _model(self, request: Request) -> Response:
+        self._check_model(request.path_params["id"])
+        return JSONResponse(self._described())
+
+    def _described(self) -> dict[str, object]:
+        return {
+            "id": self.name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "gptfast",
+            "max_model_len": self.limits.block_size,
+            "has_chat_template": self._template is not None,
+        }
+
+    async def _health(self, request: Request) -> Response:
+        if self.is_draining or not self.worker.is_alive():
+            return JSONResponse({"status": "stopping"}, 503)
+        return JSONResponse({"status": "ok"})
+
+    async def _show_metrics(self, request: Request) -> Response:
+        worker = self.worker
+        gauges = {
+            "open_requests": ("Requests that are being answered.", self.metrics.n_open),
+            "slots": ("Continuations that can be written at once.", self.limits.n_slots),
+            "slots_in_use": ("Continuations that are being written.", worker.n_running),
+            "queue": ("Continuations that wait for a slot.", worker.n_waiting),
+        }
+        counters = {
+            "prompt_tokens_total": worker.counts.prompt_tokens,
+            "completion_tokens_total": worker.counts.completion_tokens,
+            "steps_total": worker.counts.steps,
+        }
+        text = self.metrics.text(gauges, counters)
+        return PlainTextResponse(text, headers={"content-type": CONTENT_TYPE})
+
+    async def _page(self, request: Request) -> Response:
+        return HTMLResponse(self._page_text, headers=headers())
+
+
+async def _answer_api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return JSONResponse(error.body(), error.status, error.headers)
+
+
+async def _answer_user_error(request: Request, error: Exception) -> Response:
+    return JSONResponse(ApiError(400, str(error)).body(), 400)
+
+
+async def _answer_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    messages = {404: "there is nothing here", 405: "another method is expected here"}
+    message = messages.get(error.status_code, "the request can't be answered")
+    return JSONResponse(
+        ApiError(error.status_code, message).body(), error.status_code, error.headers
+    )
+
+
+async def _answer_nobody(request: Request, error: Exception) -> Response:
+    request.scope["client_gone"] = True
+    return Response(status_code=400)
+
+
+async def _answer_bug(request: Request, error: Exception) -> Response:
+    """Hide what went wrong; uvicorn logs it."""
+    return JSONResponse(ApiError(500, "the server failed: its log says why").body(), 500)
