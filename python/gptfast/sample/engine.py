@@ -6,7 +6,6 @@ Legend: B running texts, V vocabulary, T tokens of a prompt.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from functools import cache
 
@@ -16,9 +15,9 @@ from torch import Tensor
 from gptfast.errors import RunError, UserError, check_at_least
 from gptfast.model import LanguageModel
 from gptfast.model.finite import check_weights
-from gptfast.sample.processors import EndOfText
+from gptfast.sample.next_tokens import draw_next
 from gptfast.sample.request import FinishReason, Generation, Prefix, Request, checked_prompt
-from gptfast.sample.sampling import TokenLogprob, draw_each, token_logprobs
+from gptfast.sample.sampling import TokenLogprob, token_logprobs
 from gptfast.sample.speculate import Speculation
 from gptfast.tokenizer import Tokenizer
 
@@ -197,62 +196,14 @@ class Engine:
 
     def _write(self, batch: list[Generation], logits_BV: Tensor) -> None:
         """Draw a token for each text of the batch and append it."""
-        raw_BV = logits_BV[:, : self._n_vocab]
-        logits_BV, largest = raw_BV, None
-        if any(generation._processors for generation in batch):
-            largest = raw_BV.amax(dim=-1).tolist()
-            logits_BV = torch.stack([*map(self._processed, batch, raw_BV.float())])
-        samplings = [generation.request.sampling for generation in batch]
-        generators = [generation._generator for generation in batch]
-        token_B, largest_B = draw_each(logits_BV, samplings, generators)
-        tokens, processed = token_B.tolist(), largest_B.tolist()
-        logprobs = self._logprobs(batch, raw_BV, tokens)
+        tokens, logprobs = draw_next(batch, logits_BV[:, : self._n_vocab])
         for i, generation in enumerate(batch):
-            if not math.isfinite((largest or processed)[i]):  # a NaN is the largest of all
-                generation.error = UserError(
-                    f"the model can't continue the text: its logits are NaN or infinite, though "
-                    f"its weights are finite; {raw_BV.dtype} may be too narrow, try model.float()"
-                )
-            elif generation.error is None and not math.isfinite(processed[i]):
-                generation.error = UserError("the logits processors allow no token")
             if generation.error is not None:
                 self._finish(generation, "error")
             elif generation._is_complete:
                 self._finish(generation, "stop")
             else:
                 self._append(generation, tokens[i], logprobs.get(i))
-
-    def _processed(self, generation: Generation, logits_V: Tensor) -> Tensor:
-        """Return the logits (V,) after the processors. What one raises ends this text alone."""
-        changed_V, name = logits_V, ""
-        try:
-            for processor in generation._processors:
-                name = getattr(processor, "__name__", type(processor).__name__)
-                changed_V = processor(generation._context, changed_V)
-                if changed_V.shape != logits_V.shape:
-                    raise ValueError(f"its logits are {tuple(changed_V.shape)}")
-        except EndOfText:
-            generation._is_complete = True
-            return logits_V
-        except Exception as error:
-            generation.error = UserError(f"the logits processor {name} failed: {error}")
-            return logits_V
-        return changed_V
-
-    def _logprobs(
-        self, batch: list[Generation], raw_BV: Tensor, tokens: list[int]
-    ) -> dict[int, TokenLogprob]:
-        """Return the log-probabilities of the tokens of those texts whose requests ask for them."""
-        wanted = {
-            i: generation.request.top_logprobs
-            for i, generation in enumerate(batch)
-            if generation.request.top_logprobs is not None
-        }
-        if not wanted:
-            return {}
-        rows = list(wanted)
-        known = token_logprobs(raw_BV[rows], [tokens[i] for i in rows], list(wanted.values()))
-        return dict(zip(rows, known, strict=True))
 
     def _append(self, generation: Generation, token: int, logprob: TokenLogprob | None) -> None:
         request, text = generation.request, generation._text
