@@ -30,6 +30,10 @@ SHORTER = {  # what a command gets in addition, so that it takes seconds
     "compare": ["--sample-tokens", "5"],
     "sample": ["--max-new-tokens", "5"],
     "doctor": [],
+    "quantize": ["--text", "my.txt"],
+    "eval": [],
+    "export": [],
+    "serve": ["--help"],  # it would not end
     "data": [],
     # tests/bench has whole rehearsals.
     "bench gpu": ["--rehearse", "--only", "rms_norm"],
