@@ -22,7 +22,7 @@ FLOOR = {
 # Used by every floor, and importing none; system/cpu.py alone asks _rust what the CPU is.
 GROUND = {"errors", "system", "cli", "__version__"}
 # Doors open onto every room: commands are where the rooms meet.
-DOORS = {"__main__", "__init__", "compare", "doctor", "ladder", "llm", "plan"}
+DOORS = {"__main__", "__init__", "compare", "doctor", "ladder", "llm", "plan", "quantize"}
 # A room's own command, and its options.
 DOORS_OF_A_ROOM = {"__main__", "options"}
 

@@ -7,11 +7,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gptfast.cli import cli
 from gptfast.cli.printing import lossy_output
@@ -22,19 +22,18 @@ from gptfast.model.config import ModelConfig, RopeScaling
 from gptfast.model.device import resolve_device
 from gptfast.model.finite import check_weights
 from gptfast.model.folder import load_model
-from gptfast.sample.config import SamplingConfig, check_seed
-from gptfast.sample.generate import (
-    default_prompt,
-    generate,
-    stream_text,
-    write_sample,
-)
+from gptfast.sample.config import SamplingConfig, SamplingOptions
+from gptfast.sample.generate import default_prompt, generate_batch, stream, write_sample
+from gptfast.sample.request import Generation, Request
 from gptfast.system import cpu
 from gptfast.tokenizer import Tokenizer
 from gptfast.train.__main__ import parse_config
 from gptfast.train.config import TrainConfig
 from gptfast.train.evaluate import bits_per_byte, evaluate
 from gptfast.train.pretrain import pretrain
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 SAMPLE_TOKENS = 150
 """Length of the samples that a run writes on a terminal."""
@@ -130,54 +129,78 @@ class LLM:
         prompt: str = "",
         *,
         max_new_tokens: int = 300,
-        temperature: float = 0.8,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float | None = None,
+        stop: str | Sequence[str] = (),
         seed: int = 1337,
+        **sampling: Unpack[SamplingOptions],
     ) -> str:
         """Return text that follows the prompt, without it. The same seed writes the same text.
 
-        The options are those of `SamplingConfig`. The end-of-text token ends the text early. The
+        stop: a text, or several; the first to appear ends the text before it. sampling: fields of
+        `SamplingConfig`, such as temperature=0.5. The end-of-text token ends the text, too. The
         model is in evaluation mode afterwards. Raises UserError for impossible options.
         """
-        return "".join(
-            self.stream(
-                prompt,
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
-                min_p=min_p,
-                seed=seed,
-            )
-        )
+        request = self._request(prompt, max_new_tokens, stop, seed, sampling)
+        return "".join(stream(self.model.eval(), self.tokenizer, request))
 
     def stream(
         self,
         prompt: str = "",
         *,
         max_new_tokens: int = 300,
-        temperature: float = 0.8,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float | None = None,
+        stop: str | Sequence[str] = (),
         seed: int = 1337,
+        **sampling: Unpack[SamplingOptions],
     ) -> Iterator[str]:
         """Yield the text that `generate` returns, piece by piece as the model writes it."""
+        request = self._request(prompt, max_new_tokens, stop, seed, sampling)
+        return stream(self.model.eval(), self.tokenizer, request)
+
+    def generate_batch(
+        self,
+        prompts: Sequence[str],
+        *,
+        n: int = 1,
+        max_new_tokens: int = 300,
+        stop: str | Sequence[str] = (),
+        seed: int = 1337,
+        top_logprobs: int | None = None,
+        **sampling: Unpack[SamplingOptions],
+    ) -> list[Generation]:
+        """Return n continuations of each prompt: continuation j of prompt i is element i * n + j.
+
+        They are written together, up to 8 at a time. Continuation j has the seed `seed + j`, so
+        each `text` is what `generate` returns. top_logprobs: how many of the likeliest tokens to
+        give in `logprobs` for each token; 0 for the token alone, None for no `logprobs`.
+        """
+        if isinstance(prompts, str):
+            raise UserError("prompts is a text: expected several, such as [text]")
+        requests = [
+            replace(
+                self._request(prompt, max_new_tokens, stop, seed, sampling),
+                top_logprobs=top_logprobs,
+            )
+            for prompt in prompts
+        ]
+        written = generate_batch(self.model.eval(), self.tokenizer, requests, n=n)
+        return [text for of_prompt in written for text in of_prompt]
+
+    def _request(
+        self,
+        prompt: str,
+        max_new_tokens: int,
+        stop: str | Sequence[str],
+        seed: int,
+        sampling: SamplingOptions,
+    ) -> Request:
         check_at_least("max_new_tokens", max_new_tokens, 1)
-        check_seed(seed)
-        sampling = SamplingConfig(temperature, top_k, top_p, min_p)
-        ids = generate(
-            self.model.eval(),
+        return Request(
             self.tokenizer.encode_ordinary(prompt) or default_prompt(self.tokenizer),
             max_new_tokens,
-            sampling=sampling,
-            seed=seed,
-            stop_tokens=self.tokenizer.stop_tokens,
-            n_vocab=self.tokenizer.n_vocab,
+            SamplingConfig(**sampling),
+            seed,
+            self.tokenizer.stop_tokens,
+            (stop,) if isinstance(stop, str) else tuple(stop),
         )
-        return stream_text(ids, self.tokenizer)
 
     def loss(self, text: str) -> Loss:
         """Return how well the model predicts a text, each token but the first once.

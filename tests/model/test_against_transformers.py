@@ -233,6 +233,22 @@ def test_llamas_that_we_cant_compute_are_refused(
         load_model(tmp_path)
 
 
+def test_gpt2s_context_is_under_the_name_that_llama_cpps_converter_reads() -> None:
+    described = formats.describe(TINY)
+    assert described["n_ctx"] == described["n_positions"] == TINY.block_size
+
+
+def test_why_transformers_lacks_a_model_names_its_fields() -> None:
+    for config in MODELS.values():
+        assert formats.why_not_transformers(config) is None
+    why = formats.why_not_transformers(replace(LLAMA, qk_norm=True, logit_softcap=15.0))
+    assert why == "LlamaForCausalLM, the closest, lacks qk_norm True, logit_softcap 15.0"
+    why = formats.why_not_transformers(replace(MIXTRAL, expert_balance="bias"))
+    assert why == "MixtralForCausalLM, the closest, lacks expert_balance 'bias'"
+    for config in OWN.values():
+        assert formats.why_not_transformers(config) is not None
+
+
 def test_a_llama_described_by_an_older_transformers_is_read() -> None:
     described = formats.describe(LLAMAS["yarn"])
     del described["rope_parameters"]

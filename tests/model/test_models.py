@@ -37,7 +37,10 @@ def test_logits_and_loss_have_their_shapes(model: LanguageModel) -> None:
     ids = random_ids(model, 3, 16)
     assert model(ids).shape == (3, 16, 65)
     assert model(ids[:, :5]).shape == (3, 5, 65)
-    assert model.next_token_logits(ids, None).shape == (3, 65)
+    cache = model.new_cache(batch_size=3)
+    assert model.prefill(ids[0, :5].tolist(), cache, 1).shape == (65,)
+    assert model.prefill(ids[0, :5].tolist(), cache, 2, all_logits=True).shape == (5, 65)
+    assert model.step([1, 2], cache, [1, 2]).shape == (2, 65)
     assert model(ids, ids).shape == ()
 
 
@@ -204,11 +207,20 @@ def test_the_cache_gives_the_logits_of_the_whole_text() -> None:
     ids = random_ids(model, 3, 16)
     expected = model(ids)
     cache = model.new_cache(batch_size=3)
-    for start, end in [(0, 4), (4, 5), (5, 6), (6, 9), (9, 16)]:
-        logits = model.next_token_logits(ids[:, start:end], cache)
-        torch.testing.assert_close(logits, expected[:, end - 1])
-    with pytest.raises(ValueError, match="17 tokens don't fit into the context of 16"):
-        model.next_token_logits(ids[:, :1], cache)
+    for row, n in enumerate((4, 1, 7)):  # rows of unequal lengths
+        logits = model.prefill(ids[row, :n].tolist(), cache, row)
+        torch.testing.assert_close(logits, expected[row, n - 1])
+    for rows in ([0, 1, 2], [0, 2], [1], [0, 1, 2], [1, 2], [0, 1]):
+        new = [int(ids[row, cache.lengths[row]]) for row in rows]
+        logits = model.step(new, cache, rows)
+        for row, logits_V in zip(rows, logits, strict=True):
+            torch.testing.assert_close(logits_V, expected[row, cache.lengths[row] - 1])
+    rest = ids[2, cache.lengths[2] :].tolist()
+    logits = model.prefill(rest, cache, 2, all_logits=True)
+    torch.testing.assert_close(logits, expected[2, -len(rest) :])
+    for call in (lambda: model.prefill([1], cache, 2), lambda: model.step([1], cache, [2])):
+        with pytest.raises(UserError, match="17 tokens don't fit into the context of 16"):
+            call()
 
 
 def test_dropout_acts_in_training_only() -> None:

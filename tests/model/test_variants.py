@@ -110,9 +110,16 @@ def test_the_cache_gives_the_logits_of_the_whole_text(config: ModelConfig) -> No
     ids = torch.randint(65, (3, 16), generator=torch.Generator().manual_seed(1))
     expected = model(ids)
     cache = model.new_cache(batch_size=3)
-    for start, end in [(0, 4), (4, 5), (5, 6), (6, 9), (9, 16)]:
-        logits = model.next_token_logits(ids[:, start:end], cache)
-        torch.testing.assert_close(logits, expected[:, end - 1], atol=1e-4, rtol=1e-4)
+    for row, n in enumerate((4, 1, 9)):  # rows of unequal lengths
+        logits = model.prefill(ids[row, :n].tolist(), cache, row)
+        torch.testing.assert_close(logits, expected[row, n - 1], atol=1e-4, rtol=1e-4)
+    for rows in [[0, 1, 2]] * 5 + [[0, 2], [0], [1]]:
+        new = [int(ids[row, cache.lengths[row]]) for row in rows]
+        logits = model.step(new, cache, rows)
+        seen = torch.stack([expected[row, cache.lengths[row] - 1] for row in rows])
+        torch.testing.assert_close(logits, seen, atol=1e-4, rtol=1e-4)
+    logits = model.prefill(ids[0, 11:].tolist(), cache, 0, all_logits=True)
+    torch.testing.assert_close(logits, expected[0, 11:], atol=1e-4, rtol=1e-4)
 
 
 def test_parameters_and_flops_are_predicted_exactly(config: ModelConfig) -> None:

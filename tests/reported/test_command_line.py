@@ -21,6 +21,7 @@ from gptfast.model.folder import save_description, save_weights
 from gptfast.ops import backends
 from gptfast.sample.__main__ import SampleConfig
 from gptfast.sample.__main__ import main as sample
+from gptfast.sample.request import Request
 from gptfast.system.files import cache_path
 from gptfast.system.threads import limit_spinning
 from gptfast.tokenizer import BPETokenizer
@@ -101,15 +102,15 @@ def test_a_sample_can_begin_after_the_end_of_a_text(
 ) -> None:
     prompts: list[list[int]] = []
 
-    def generate(_: object, prompt: list[int], *__: object, **___: object) -> list[int]:
-        prompts.append(prompt)
+    def submit(_: object, request: Request, __: int) -> list[object]:
+        prompts.append(list(request.prompt))
         return []
 
-    monkeypatch.setattr("gptfast.sample.generate.generate", generate)
+    monkeypatch.setattr("gptfast.sample.engine.Engine.submit", submit)
     eot = json.loads((model / "tokenizer.json").read_text())["added_tokens"][0]["id"]
     command = ["--model", str(model), "--prompt", "<|endoftext|>"]
     assert cli.run(sample, [*command, "--allow-special"]) == 0
-    assert capsys.readouterr() == ("<|endoftext|>\n", "")
+    assert capsys.readouterr() == ("", "")
     assert cli.run(sample, command) == 0
     assert prompts[0] == [eot]
     assert eot not in prompts[1]

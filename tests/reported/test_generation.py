@@ -21,7 +21,8 @@ from gptfast.model import GPT, ModelConfig
 from gptfast.model.folder import save_description, save_weights
 from gptfast.sample.__main__ import main
 from gptfast.sample.config import SamplingConfig
-from gptfast.sample.generate import generate, sample_token, write_sample
+from gptfast.sample.generate import generate, write_sample
+from gptfast.sample.sampling import distribution, draw
 from gptfast.tokenizer import CharTokenizer
 
 TOKENIZER = CharTokenizer.train("abcdefghijklmnopqrstuvwxyz \n")
@@ -66,7 +67,8 @@ def test_a_draw_is_never_nan_whatever_the_logits_and_the_temperature(
 ) -> None:
     logits = torch.tensor([[0.0, -1.0, 1.0, -math.inf]]) * spread
     options = SamplingConfig(temperature, top_k=3, top_p=0.9, min_p=1e-9)
-    drawn = sample_token(logits.expand(200, -1), options, torch.Generator().manual_seed(0))
+    generators = [torch.Generator().manual_seed(seed) for seed in range(200)]
+    drawn = draw(distribution(logits, options).expand(200, -1), generators)
     assert set(drawn.flatten().tolist()) <= {0, 1, 2}
     if temperature <= 1e-10 * spread:
         assert set(drawn.flatten().tolist()) == {2}

@@ -107,7 +107,7 @@ def by_hand(config: ModelConfig) -> np.ndarray[Any, np.dtype[np.float64]]:
 def test_rotary_tables_stay_float32_and_right(change: Callable[[LanguageModel], Any]) -> None:
     model = shaken(LLAMA)
     change(model)
-    cos_TP, _ = model.rotation(0, T, torch.device("cpu"))
+    cos_TP, _ = model.rotation(torch.zeros(1, T, dtype=torch.long))
     assert cos_TP.dtype == torch.float32
     np.testing.assert_allclose(cos_TP.numpy(), by_hand(LLAMA), atol=1e-7)
 

@@ -452,9 +452,10 @@ def test_a_model_folder_and_its_samples_go_by_the_role(
     model, loaded = load_model(tmp_path / "run")
     assert loaded.roles == tokenizer.roles
     for name, written in (("</s>", ""), ("<|im_end|>", ""), ("<s>", "<s>" * 5)):
-        logits = torch.full((1, model.config.vocab_size), -100.0)
-        logits[0, ids[name]] = 100.0  # a model that writes nothing but this token
-        monkeypatch.setattr(model, "next_token_logits", lambda *_, logits=logits: logits)
+        logits = torch.full((model.config.vocab_size,), -100.0)
+        logits[ids[name]] = 100.0  # a model that writes nothing but this token
+        monkeypatch.setattr(model, "prefill", lambda *_, logits=logits, **__: logits)
+        monkeypatch.setattr(model, "step", lambda *_, logits=logits: logits[None])
         assert write_sample(model, loaded, 5, seed=0) == written
 
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from small_models import EVERY_MODEL, GPT2, LLAMA, MODELS, C, shaken, some_ids
+from small_models import EVERY_MODEL, GPT2, LLAMA, MODELS, C, T, shaken, some_ids
 from torch.func import functional_call, grad, hessian, jacrev, jvp, vmap
 from torch.nn import functional as F
 
@@ -157,6 +158,18 @@ def test_a_model_with_dropout_can_be_traced(name: str) -> None:
 def test_an_exported_model_gives_the_models_results() -> None:
     model, ids = shaken(LLAMA), some_ids()
     torch.testing.assert_close(torch.export.export(model, (ids,)).module()(ids), model(ids))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "speedrun", "average"])
+def test_an_exported_model_saved_and_loaded_takes_other_shapes(name: str, tmp_path: Path) -> None:
+    """As docs/inference.md says: an example batch of 1 would be taken for a constant."""
+    model = shaken(MODELS[name])
+    batch, time = torch.export.Dim("batch", min=2), torch.export.Dim("time", min=2, max=T)
+    exported = torch.export.export(model, (some_ids(3, 5),), dynamic_shapes=({0: batch, 1: time},))
+    torch.export.save(exported, tmp_path / "model.pt2")
+    again = torch.export.load(tmp_path / "model.pt2").module()
+    for ids in (some_ids(2, T), some_ids(7, 2), some_ids(4, 11)):
+        torch.testing.assert_close(again(ids), model(ids))
 
 
 def test_a_compiled_model_computes_no_table_again() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -8,16 +9,15 @@ import torch
 from gptfast.errors import UserError
 from gptfast.model import GPT, ModelConfig, build_model
 from gptfast.sample.config import SamplingConfig
-from gptfast.sample.generate import (
-    default_prompt,
-    generate,
+from gptfast.sample.generate import default_prompt, generate, write_sample
+from gptfast.sample.sampling import (
+    distribution,
+    draw,
     min_p_filter,
-    sample_token,
-    stream_text,
     top_k_filter,
     top_p_filter,
-    write_sample,
 )
+from gptfast.sample.stopping import GrowingText
 from gptfast.tokenizer import BPETokenizer, CharTokenizer
 
 # Probabilities 0.5, 0.25, 0.125, 0.125 in the order of ids 2, 0, 1, 3.
@@ -63,7 +63,8 @@ def test_filters_leave_what_they_keep_unchanged_in_every_row() -> None:
 
 def draws(sampling: SamplingConfig, n: int = 20_000) -> list[float]:
     generator = torch.Generator().manual_seed(0)
-    ids = sample_token(LOGITS.expand(n, -1), sampling, generator).flatten()
+    probabilities = distribution(LOGITS, sampling)
+    ids = draw(probabilities.expand(n, -1), [generator] * n)
     return (ids.bincount(minlength=4) / n).tolist()
 
 
@@ -78,8 +79,8 @@ def test_draws_follow_the_distribution() -> None:
         SamplingConfig(temperature=0.0): [0, 0, 1, 0],
         SamplingConfig(temperature=1e-40): [0, 0, 1, 0],
     }
-    for sampling, distribution in expected.items():
-        assert draws(sampling) == pytest.approx(distribution, abs=0.015)
+    for sampling, probabilities in expected.items():
+        assert draws(sampling) == pytest.approx(probabilities, abs=0.015)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +168,8 @@ def test_ids_that_the_tokenizer_does_not_have_are_never_drawn(gpt: GPT) -> None:
     """Models are often padded to a round number of rows."""
     hot = SamplingConfig(temperature=100.0)
     assert max(generate(gpt, [3], 200, sampling=hot, seed=0)) == 29
-    assert max(generate(gpt, [3], 200, sampling=hot, seed=0, n_vocab=11)) == 10
+    eleven = CharTokenizer.train("abcdefghijk")
+    assert max(generate(gpt, [3], 200, sampling=hot, seed=0, tokenizer=eleven)) == 10
     few = CharTokenizer.train("ab\n")
     text = write_sample(gpt, few, 50, seed=0)
     assert set(text) <= set("ab\n")
@@ -178,12 +180,23 @@ def test_an_empty_prompt_is_refused(gpt: GPT) -> None:
         next(generate(gpt, [], 1, sampling=GREEDY, seed=0))
 
 
+def pieces(tokens: list[bytes]) -> list[str]:
+    """What each token adds to the text, and what its end adds."""
+    text = GrowingText()
+    shown = [text.shown]
+    for token in tokens:
+        text.feed(token)
+        shown.append(text.shown)
+    text.finish()
+    shown.append(text.shown)
+    return [after.removeprefix(before) for before, after in pairwise(shown)]
+
+
 def test_streamed_text_never_cuts_a_character() -> None:
-    tokenizer = BPETokenizer.train(["ab"], 257)
-    pieces = list(stream_text(tokenizer.encode_ordinary("aé漢🙂"), tokenizer))
-    assert pieces == ["a", "é", "漢", "🙂"]
-    assert list(stream_text([0xF0, 0x9F, ord("a")], tokenizer)) == ["�a"]
-    assert list(stream_text([ord("a"), 0xF0], tokenizer)) == ["a", "�"]
+    letters = [bytes([byte]) for byte in "aé漢🙂".encode()]
+    assert [piece for piece in pieces(letters) if piece] == ["a", "é", "漢", "🙂"]
+    assert pieces([b"\xf0", b"\x9f", b"a"]) == ["", "", "�a", ""]
+    assert pieces([b"a", b"\xf0"]) == ["a", "", "�"]
 
 
 def test_a_sample_begins_after_a_newline_where_there_is_one() -> None:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gptfast.errors import MissingFileError
+from gptfast.model.folder import read_precision
 from gptfast.system.escape import escaped
 from gptfast.tokenizer import load_tokenizer
 from gptfast.train.record import read_record
@@ -64,6 +65,7 @@ def read_run(folder: Path) -> Run:
         folder,
         escaped(os.path.normpath(folder)),
         flat(record["config"])
+        | {"weights": _weights(folder / "config.json")}
         | {"corpus": corpora[0]["corpus"]}
         | {"texts (SHA-256)": " ".join(corpus["corpus_sha256"][:12] for corpus in corpora)},
         load_tokenizer(folder).fingerprint if (folder / "tokenizer.json").is_file() else None,
@@ -71,6 +73,12 @@ def read_run(folder: Path) -> Run:
         [m for m in metrics if "val_loss" in m],
         [m for m in metrics if "loss" in m],
     )
+
+
+def _weights(path: Path) -> str:
+    """Return what a model was quantized to, if it was."""
+    precision = read_precision(path) if path.is_file() else None
+    return precision or "float32"
 
 
 def differences(runs: Sequence[Run]) -> Table:

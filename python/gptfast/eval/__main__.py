@@ -85,12 +85,15 @@ def main(argv: Sequence[str]) -> int:
     """Print tables of the results, and save them. Return 0."""
     config = cli.parse(EvalConfig, argv, "python -m gptfast.eval")
     # Imported late: PyTorch takes two seconds, which `--help` and a wrong flag don't need.
-    from gptfast.eval.report import as_json, save
+    from gptfast.eval.report import as_json
     from gptfast.model.device import resolve_device
     from gptfast.model.finite import check_weights
     from gptfast.model.folder import load_model
+    from gptfast.system.files import make_folder, write_text_atomically
     from gptfast.system.threads import share_cores
 
+    if config.out is not None:
+        make_folder(config.out.parent)
     device = resolve_device(config.device)
     models = []
     for folder in (config.model, config.against):
@@ -99,17 +102,16 @@ def main(argv: Sequence[str]) -> int:
             check_weights(model)
             models.append((model.to(device), tokenizer))
     console = cli.console()
-    sections = []
+    sections: list[Section] = []
     with lossy_output(), share_cores():
         for section in _sections(config, models):
             sections.append(section)
             if not config.json:
                 section.print(console)
-        content = as_json(config.model, sections)
+            if config.out is not None:  # now, because the next one may fail
+                write_text_atomically(config.out, as_json(config.model, sections))
         if config.json:
-            print(content)
-    if config.out is not None:
-        save(config.out, content)
+            print(as_json(config.model, sections), end="")
     return 0
 
 

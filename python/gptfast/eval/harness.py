@@ -17,7 +17,8 @@ from gptfast.errors import MissingFileError, UserError
 from gptfast.eval.report import Section
 from gptfast.model import LanguageModel
 from gptfast.sample.config import SamplingConfig
-from gptfast.sample.generate import default_prompt, generate
+from gptfast.sample.generate import default_prompt, generate_batch
+from gptfast.sample.request import Request
 from gptfast.tokenizer import Tokenizer
 
 try:
@@ -26,6 +27,11 @@ try:
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 except ImportError as error:
     raise UserError(f'--tasks needs a library ({error}): pip install "gptfast[eval]"') from error
+
+SEED = 1234
+"""The harness's own default, by which it draws examples for a prompt, and we tokens."""
+BOOTSTRAP = 100
+"""Draws for the standard error of a measure that is no mean, such as F1."""
 
 Pair = tuple[Any, list[int], list[int]]
 """What a request was made of, the ids of its context, and those of its continuation."""
@@ -117,34 +123,25 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Return what the model writes after each context, up to the first of the stop strings."""
-        return [self._written(*request.args) for request in requests]
+        asked = [self._request(*request.args) for request in requests]
+        written = generate_batch(self.model, self._tokenizer, asked, n_slots=self.batch_size)
+        return [generation.text for (generation,) in written]
 
-    def _written(self, context: str, options: dict[str, Any]) -> str:
+    def _request(self, context: str, options: dict[str, Any]) -> Request:
+        """Return what to write after a context, of which the beginning may be left out for room."""
         wanted = normalize_gen_kwargs(options)
-        until = [text for text in wanted["until"] if text]
+        n_new = int(wanted["max_gen_toks"])
+        room = max(1, self.model.config.block_size - n_new)
+        prompt = (self.tok_encode(context) or [self.prefix_token_id])[-room:]
         sampling = SamplingConfig(
             temperature=float(wanted["temperature"]) if wanted["do_sample"] else 0.0,
             top_k=wanted.get("top_k"),
             top_p=wanted.get("top_p"),
         )
-        n_new = int(wanted["max_gen_toks"])
-        room = max(1, self.model.config.block_size - n_new)
-        prompt = (self.tok_encode(context) or [self.prefix_token_id])[-room:]
-        ids: list[int] = []
-        for token in generate(
-            self.model,
-            prompt,
-            n_new,
-            sampling=sampling,
-            seed=1234,
-            stop_tokens=self._tokenizer.stop_tokens,
-            n_vocab=self._tokenizer.n_vocab,
-        ):
-            ids.append(token)
-            if any(stop in self._tokenizer.decode(ids) for stop in until):
-                break
-        text = self._tokenizer.decode(ids)
-        return text[: min([len(text), *(text.index(stop) for stop in until if stop in text)])]
+        stop = tuple(text for text in wanted["until"] if text)
+        return Request(
+            prompt, n_new, sampling, SEED, stop_tokens=self._tokenizer.stop_tokens, stop=stop
+        )
 
 
 def run_tasks(
@@ -162,7 +159,7 @@ def run_tasks(
 
     Raises MissingFileError for a missing file, and UserError for one that the harness can't use.
     """
-    from lm_eval import simple_evaluate
+    from lm_eval import evaluate
     from lm_eval.tasks import TaskManager
 
     for name in ("lm_eval", "datasets"):
@@ -175,17 +172,20 @@ def run_tasks(
         try:
             # The tasks of a group are in files beside its own.
             beside = [file.parent] if re.search(rb"(?m)^group:", file.read_bytes()) else None
-            found = simple_evaluate(
-                asked,
-                tasks=[str(file)],
-                task_manager=TaskManager(include_path=beside, include_defaults=False),
-                limit=limit,
-                bootstrap_iters=0,
-                log_samples=False,
+            manager = TaskManager(include_path=beside, include_defaults=False)
+            loaded = manager.load([str(file)])
+            for task in loaded["tasks"].values():
+                if task.get_config("num_fewshot") is None:
+                    task.set_config(key="num_fewshot", value=0)
+                task.set_fewshot_seed(seed=SEED)
+            found = evaluate(
+                asked, loaded, limit=limit, bootstrap_iters=BOOTSTRAP, log_samples=False
             )
-        except (UserError, OSError, MemoryError):
+        except (UserError, MemoryError):
             raise
-        except Exception as error:  # the harness and the libraries under it raise of all kinds
+        except Exception as error:  # the harness and the libraries under it raise all kinds
+            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+                raise
             what = one_line(f"{type(error).__name__}: {error}")
             raise UserError(f"{file} is no task that can be evaluated: {what}") from error
         for task, values in found["results"].items():

@@ -18,7 +18,8 @@ from gptfast.eval.config import RepetitionConfig
 from gptfast.eval.report import Section
 from gptfast.model import LanguageModel
 from gptfast.sample.config import SamplingConfig
-from gptfast.sample.generate import generate
+from gptfast.sample.generate import generate_batch
+from gptfast.sample.request import Request
 from gptfast.tokenizer import Tokenizer
 
 
@@ -105,22 +106,17 @@ def measure_repetition(
     """
     n_prompt, length = options.prompt_tokens, options.sample_tokens
     found = stretches(tokenizer.encode_batch(texts), n_prompt + length, options.samples)
-    sets = []
-    seed = options.seed
-    for _ in range(options.sets):
-        samples = []
-        for stretch in found:
-            ids = generate(
-                model,
-                stretch[:n_prompt],
-                length,
-                sampling=sampling,
-                seed=seed,
-                n_vocab=tokenizer.n_vocab,
-            )
-            samples.append(list(ids))
-            seed += 1
-        sets.append(measures(samples))
+    seeds = range(options.seed, options.seed + options.sets * len(found))
+    requests = [
+        Request(found[i % len(found)][:n_prompt], length, sampling, seed)
+        for i, seed in enumerate(seeds)
+    ]
+    written = generate_batch(model, tokenizer, requests)
+    samples = [generation.ids for (generation,) in written]
+    sets = [
+        measures(samples[start : start + len(found)])
+        for start in range(0, len(samples), len(found))
+    ]
     text = measures([stretch[n_prompt:] for stretch in found])
     result: dict[str, Any] = {
         "samples": len(found),
@@ -135,7 +131,7 @@ def measure_repetition(
     rows = [_row(name, text[key], [one[key] for one in sets]) for name, key in MEASURES.items()]
     notes = [
         f"{options.sets} sets of {len(found)} samples of {length} tokens, temperature "
-        f"{sampling.temperature}, seeds {options.seed} to {seed - 1}; the text's own continuations "
+        f"{sampling.temperature}, seeds {seeds[0]} to {seeds[-1]}; the text's own continuations "
         f"of the same prompts",
         "a difference within the range of the sets is chance: a single seed proves nothing",
     ]

@@ -11,8 +11,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from gptfast.system.files import write_text_atomically
-
 
 @dataclass(frozen=True)
 class Section:
@@ -45,10 +43,4 @@ def as_json(model: Path, sections: Iterable[Section]) -> str:
     content: dict[str, Any] = {"model": str(model)}
     for section in sections:
         content[section.name] = {**section.result, "notes": list(section.notes)}
-    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-
-
-def save(path: Path, text: str) -> None:
-    """Write the JSON object, and the folder if need be. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text_atomically(path, text + "\n")
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

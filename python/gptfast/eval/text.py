@@ -166,9 +166,11 @@ def score(
 
 def checked_stride(stride: int | None, block_size: int) -> int:
     """Return the stride, by default half of the context. Raises UserError for an impossible one."""
+    if block_size < 2:
+        raise UserError("the model's context is 1 token: expected at least 2 to use --text")
     if stride is None:
-        return max(1, block_size // 2)
-    if not 1 <= stride < max(2, block_size):
+        return block_size // 2
+    if not 1 <= stride < block_size:
         raise UserError(
             f"stride is {stride}: expected at least 1 and less than the context of {block_size}"
         )

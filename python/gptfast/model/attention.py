@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gptfast import ops
 from gptfast.model.config import ModelConfig
 from gptfast.model.dropout import Dropout
-from gptfast.model.kv_cache import KVCache
+from gptfast.model.kv_cache import NewTokens
 from gptfast.model.norm import RMSNorm
 
 
@@ -43,13 +43,14 @@ class CausalSelfAttention(nn.Module):
         self,
         x_BTC: Tensor,
         rotation: tuple[Tensor, Tensor] | None = None,
-        cache: KVCache | None = None,
+        cache: NewTokens | None = None,
         cu_seqlens: Tensor | None = None,
     ) -> Tensor:
         """Mix the tokens of x (B, T, C) and return (B, T, C).
 
-        rotation: cos and sin of the tokens' positions, (T, P) each. cache: the past, which the T
-        new tokens also attend to. cu_seqlens: document boundaries, as in `ops.attention`.
+        rotation: cos and sin of the tokens' positions, (T, P) or (B, T, P) each. cache: the tokens'
+        place in a cache, whose past they also see. cu_seqlens: document boundaries, as in
+        `ops.attention`.
         """
         # One matrix product makes all queries, keys and values: (B, T, C) -> (B, T, H + 2 G, D).
         # Heads then move before time, because each head attends independently: (B, H, T, D).
@@ -62,9 +63,7 @@ class CausalSelfAttention(nn.Module):
             q_BHTD, k_BGTD = ops.rotary(q_BHTD, k_BGTD, *rotation)
         # When sampling, the keys and values of the past come from the cache.
         if cache is not None:
-            k_BGTD, v_BGTD = cache.append(self.layer, k_BGTD, v_BGTD)
-        if cache is not None and q_BHTD.size(2) == 1:
-            y_BHTD = ops.decode_attention(q_BHTD, k_BGTD, v_BGTD, window=self.window)
+            y_BHTD = cache.attend(self.layer, q_BHTD, k_BGTD, v_BGTD, self.window)
         else:
             y_BHTD = ops.attention(
                 q_BHTD,

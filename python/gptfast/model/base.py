@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gptfast.errors import UserError
+from gptfast.errors import UserError, as_int64, check_at_least
 from gptfast.model.config import ModelConfig
-from gptfast.model.kv_cache import KVCache
+from gptfast.model.kv_cache import KVCache, NewTokens
 from gptfast.ops.checks import (
     Reduction,
     can_look_at,
@@ -33,7 +33,7 @@ class LanguageModel(nn.Module):
     quantized: str | None = None
     """'int8' or 'int4' if the matrices are stored in blocks (model/quantized.py)."""
     n_quantized = 0
-    """Number of weights that are stored in blocks."""
+    """Number of parameters of such a model, of which none is trainable."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -98,17 +98,9 @@ class LanguageModel(nn.Module):
                 f"{name}: the ids are on {idx_BT.device}, the model is on {device}; {hint}"
             )
         if n_past + idx_BT.shape[1] > c.block_size:
-            raise UserError(
-                f"{name}: {n_past + idx_BT.shape[1]} tokens don't fit into the context of "
-                f"{c.block_size}"
-            )
+            raise self._too_long(n_past + idx_BT.shape[1])
         if can_look_at(idx_BT):
-            least, most = map(int, idx_BT.aminmax())
-            if least < 0 or most >= c.vocab_size:
-                raise UserError(
-                    f"{name}: a token id is {least if least < 0 else most}; expected 0 to "
-                    f"{c.vocab_size - 1}"
-                )
+            self.check_ids([int(bound) for bound in idx_BT.aminmax()])
         if cu_seqlens is not None:
             check_cu_seqlens(name, cu_seqlens, idx_BT.numel(), idx_BT.device)
         return idx_BT.long()
@@ -117,16 +109,66 @@ class LanguageModel(nn.Module):
         """Return the unnormalised log-probabilities (B, T, V) of the next token."""
         raise NotImplementedError
 
-    def next_token_logits(self, idx_BT: Tensor, cache: KVCache | None) -> Tensor:
-        """Return the logits (B, V) of the token after the last of the ids (B, T).
+    def new_cache(self, batch_size: int) -> KVCache:
+        """Return an empty cache of `batch_size` rows. Raise UserError unless there is at least one.
 
-        Only the GPT uses the cache.
+        Models below the GPT on the ladder keep no keys and values, only the ids.
         """
-        return self._logits(self.checked_ids(idx_BT))[:, -1]
+        check_at_least("batch_size", as_int64("batch_size", batch_size), 1)
+        parameter = next(self.parameters())
+        return KVCache(self.config, batch_size, 0, device=parameter.device, dtype=parameter.dtype)
 
-    def new_cache(self, batch_size: int) -> KVCache | None:
-        """Return an empty cache for generation, or None if the model uses no cache."""
-        return None
+    @torch.no_grad()
+    def prefill(
+        self, ids: Sequence[int], cache: KVCache, row: int, *, all_logits: bool = False
+    ) -> Tensor:
+        """Append T ids to a row of the cache; return the logits (V,) after the last of them.
+
+        all_logits: return those after each of them, (T, V). Raises UserError for ids that the model
+        can't take, and if they don't fit into the context after those in the row.
+        """
+        ids_1T = torch.tensor([list(ids)], device=cache.ids_BT.device)
+        ids_1T = self.checked_ids(ids_1T, n_past=cache.lengths[row])
+        logits_1TV = self._next_logits(ids_1T, NewTokens(cache, [row], ids_1T), all_logits)
+        return logits_1TV[0] if all_logits else logits_1TV[0, -1]
+
+    @torch.no_grad()
+    def step(self, ids: Sequence[int], cache: KVCache, rows: Sequence[int]) -> Tensor:
+        """Append one id to each of n rows, which differ; return the logits after each, (n, V).
+
+        Raises UserError as `prefill` does.
+        """
+        longest = max(cache.lengths[row] for row in rows)
+        if longest == cache.block_size:
+            raise self._too_long(longest + 1)
+        self.check_ids(ids)
+        ids_B1 = torch.tensor(ids, device=cache.ids_BT.device)[:, None]
+        return self._next_logits(ids_B1, NewTokens(cache, rows, ids_B1), False)[:, -1]
+
+    def _too_long(self, n_tokens: int) -> UserError:
+        return UserError(
+            f"{type(self).__name__}: {n_tokens} tokens don't fit into the context of "
+            f"{self.config.block_size}"
+        )
+
+    def check_ids(self, ids: Sequence[int]) -> None:
+        """Raise UserError for an id that the model lacks."""
+        least, most = min(ids, default=0), max(ids, default=0)
+        if least < 0 or most >= self.config.vocab_size:
+            raise UserError(
+                f"{type(self).__name__}: a token id is {least if least < 0 else most}; expected 0 "
+                f"to {self.config.vocab_size - 1}"
+            )
+
+    def _next_logits(self, ids_BT: Tensor, new: NewTokens, all_logits: bool) -> Tensor:
+        """Return the logits (B, T, V) after the new ids, or of the last alone, (B, 1, V).
+
+        This computes the whole text of each row again. The GPT has the cache.
+        """
+        n = ids_BT.size(1) if all_logits else 1
+        logits = [self._logits(text_1T)[:, -n:] for text_1T in new.texts()]
+        new.finish()
+        return torch.cat(logits)
 
     def end_step(self, sum_over_processes: Callable[[Tensor], Tensor]) -> dict[str, Any]:
         """Finish an optimizer step; return the model's statistics of that step for metrics.jsonl.

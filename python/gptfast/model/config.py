@@ -14,6 +14,10 @@ Positions = Literal["learned", "rotary", "none"]
 RopeScaling = Literal["none", "ntk", "yarn"]
 Activation = Literal["gelu", "gelu_exact", "swiglu", "relu2"]
 ExpertBalance = Literal["loss", "bias"]
+Precision = Literal["int8", "int4", "bf16"]
+"""What a model can be quantized to (model/quantized.py): 'int8' is Q8_0 for every matrix; 'int4' is
+Q4_0, but Q8_0 for embeddings and the head, which lose most by it; 'bf16' is bfloat16 for
+everything."""
 
 
 @dataclass(frozen=True)

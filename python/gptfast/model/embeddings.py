@@ -11,14 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gptfast.model.config import ModelConfig
+from gptfast.model.kv_cache import NewTokens
 
 
 def build_embeddings(config: ModelConfig) -> dict[str, nn.Module]:
     """Return the embeddings that a GPT sums, in order, keyed by parameter name.
 
-    Each takes (ids_BT, start, cu_seqlens). ids_BT are the int64 ids of the text so far; the tokens
-    from `start` on are new. cu_seqlens are document boundaries, as in `ops.attention`. The result
-    is (B, T, C) for the T new tokens, or (T, C) if all rows share it.
+    Each takes (ids_BT, cache, cu_seqlens). ids_BT are int64 ids. cache is their place in a cache,
+    or None if they begin the texts. cu_seqlens are document boundaries, as in `ops.attention`. The
+    result is (B, T, C), or (T, C) if all rows share it.
     """
     embeddings: dict[str, nn.Module] = {"wte": TokenEmbedding(config)}
     if config.max_ngram > 1:
@@ -36,9 +37,11 @@ class TokenEmbedding(nn.Embedding):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config.vocab_size, config.n_embd)
 
-    def forward(self, ids_BT: Tensor, start: int = 0, cu_seqlens: Tensor | None = None) -> Tensor:
-        """Return (B, T, C) for the tokens from `start` on."""
-        return super().forward(ids_BT[:, start:])
+    def forward(
+        self, ids_BT: Tensor, cache: NewTokens | None = None, cu_seqlens: Tensor | None = None
+    ) -> Tensor:
+        """Return (B, T, C)."""
+        return super().forward(ids_BT)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return (..., V) for hidden (..., C), with the table as the output matrix."""
@@ -51,6 +54,10 @@ class PositionEmbedding(nn.Embedding):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config.block_size, config.n_embd)
 
-    def forward(self, ids_BT: Tensor, start: int = 0, cu_seqlens: Tensor | None = None) -> Tensor:
-        """Return (T, C) for the positions from `start` on, which all rows share."""
-        return super().forward(torch.arange(start, ids_BT.size(1), device=ids_BT.device))
+    def forward(
+        self, ids_BT: Tensor, cache: NewTokens | None = None, cu_seqlens: Tensor | None = None
+    ) -> Tensor:
+        """Return (T, C), which all rows share, or (B, T, C) for tokens of a cache."""
+        if cache is not None:
+            return super().forward(cache.position_BT)
+        return super().forward(torch.arange(ids_BT.size(1), device=ids_BT.device))

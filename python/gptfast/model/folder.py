@@ -15,8 +15,9 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_bytes
 from safetensors.torch import load_file, save_file
@@ -24,10 +25,13 @@ from torch import Tensor, nn
 
 from gptfast.errors import MissingFileError, UserError
 from gptfast.model import LanguageModel, ModelConfig, build_model, formats
-from gptfast.model.config import RopeScaling
+from gptfast.model.config import Precision, RopeScaling
+from gptfast.model.foreign import refuse_pickles, what_it_is
 from gptfast.system.escape import escaped
 from gptfast.system.files import is_file, write_atomically, write_text_atomically
 from gptfast.tokenizer import Tokenizer, load_tokenizer
+
+T = TypeVar("T")
 
 FILES = (
     "config.json",
@@ -46,7 +50,8 @@ def save_weights(
 
     state: the full state, if the model itself is sharded.
     """
-    stored = formats.to_stored(model.config, model.state_dict() if state is None else state)
+    state = model.state_dict() if state is None else state
+    stored = state if model.quantized else formats.to_stored(model.config, state)
     tensors = {name: t.detach().cpu().contiguous() for name, t in stored.items()}
     try:
         write_atomically(path, lambda p: save_file(tensors, p, metadata={"format": "pt"}))
@@ -57,12 +62,18 @@ def save_weights(
         raise OSError(f"can't write {path}: {error}") from error
 
 
-def save_description(folder: Path, config: ModelConfig, tokenizer: Tokenizer) -> None:
-    """Write all files of a model folder except the weights. Creates the folder."""
+def save_description(
+    folder: Path, config: ModelConfig, tokenizer: Tokenizer, precision: Precision | None = None
+) -> None:
+    """Write all files of a model folder except the weights. Creates the folder.
+
+    precision: what the model was quantized to.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder, max_length=config.block_size)
     bos, eos, pad = (tokenizer.role_id(role) for role in ("bos", "eos", "pad"))
-    _write_json(folder / "config.json", formats.describe(config, bos=bos, eos=eos, pad=pad))
+    described = formats.describe(config, bos=bos, eos=eos, pad=pad, precision=precision)
+    _write_json(folder / "config.json", described)
     stops = sorted(tokenizer.stop_tokens)
     generation = {
         "do_sample": True,
@@ -100,9 +111,43 @@ def load_model(
             f"{config.vocab_size}: they don't belong together; take both from the same model"
         )
     is_stretched = rope_factor != 1 or rope_scaling != "none"
-    model = build_model(stretched(config, rope_scaling, rope_factor) if is_stretched else config)
-    load_weights(model, folder / "model.safetensors", stored_as=config)
+    wanted = stretched(config, rope_scaling, rope_factor) if is_stretched else config
+    precision = read_precision(folder / "config.json")
+    if precision is None:
+        model = build_model(wanted)
+        load_weights(model, folder / "model.safetensors", stored_as=config)
+    else:
+        from gptfast.model.quantized import quantize
+
+        with torch.device("meta"):  # the weights never exist in float32
+            model = quantize(build_model(wanted), precision)
+        load_weights(model, folder / "model.safetensors", _assign, stored_as=config)
     return model.eval(), tokenizer
+
+
+def load_float_model(folder: str | Path, purpose: str) -> tuple[LanguageModel, Tokenizer]:
+    """Load a model folder as `load_model` does, in float32, for what needs float weights.
+
+    purpose: what needs them, such as "training". Raises UserError for a model in int8 or int4, too.
+    """
+    model, tokenizer = load_model(folder)
+    refuse_blocks(Path(folder), purpose)
+    return model.float(), tokenizer
+
+
+def refuse_blocks(folder: Path, purpose: str) -> None:
+    """Raise UserError if a folder's model is in int8 or int4, which `purpose` can't use."""
+    precision = read_precision(folder / "config.json")
+    if precision in ("int8", "int4"):
+        raise UserError(
+            f"the model in {folder} is in {precision}: {purpose} needs float weights; give the "
+            f"folder that it was made from"
+        )
+
+
+def _assign(model: LanguageModel, state: dict[str, Tensor]) -> None:
+    """Make the tensors the model's own, in place of those on the meta device."""
+    model.load_state_dict({name: t.contiguous() for name, t in state.items()}, assign=True)
 
 
 def stretched(config: ModelConfig, rope_scaling: RopeScaling, rope_factor: float) -> ModelConfig:
@@ -142,7 +187,9 @@ def load_weights(
         tensors |= _read(file)
     state = model.state_dict()
     try:
-        found = formats.from_stored(stored_as or model.config, state, tensors)
+        found = tensors
+        if not model.quantized:
+            found = formats.from_stored(stored_as or model.config, state, tensors)
     except RuntimeError as error:  # parts of one tensor whose shapes don't match
         raise UserError(f"{path} does not fit its config.json: {error}") from error
     wrong = [
@@ -152,6 +199,11 @@ def load_weights(
             f"{name} has the shape {tuple(found[name].shape)} instead of {tuple(tensor.shape)}"
             for name, tensor in state.items()
             if name in found and found[name].shape != tensor.shape
+        ),
+        *(
+            f"{name} is {found[name].dtype} instead of {tensor.dtype}"
+            for name, tensor in state.items()
+            if name in found and tensor.is_meta and found[name].dtype != tensor.dtype
         ),
     ]
     if wrong:
@@ -169,26 +221,8 @@ def _read(file: Path) -> dict[str, Tensor]:
                 return load_bytes(opened.read())
         return load_file(file)
     except SafetensorError as error:
-        what = _what_it_is(file) or str(error)
+        what = what_it_is(file) or str(error)
         raise UserError(f"{file} is not a complete safetensors file: {what}") from error
-
-
-_BEGINNINGS = (
-    (b"version https://git-lfs", "it is a Git LFS pointer; run `git lfs pull` in its folder"),
-    (b"PK\x03\x04", "it is a pickle of PyTorch, which may run code; fetch safetensors"),
-    (b"GGUF", "it is a GGUF file; fetch safetensors"),
-    (b"<", "it is a web page; download the file itself"),
-)
-"""How a file of another kind begins, what it is, and what to do."""
-
-
-def _what_it_is(file: Path) -> str | None:
-    """Return what a file of another kind is, and what to do; None if its beginning doesn't tell."""
-    with file.open("rb") as opened:
-        head = opened.read(32)
-    if not head:
-        return "it is empty; fetch or write it again"
-    return next((what for magic, what in _BEGINNINGS if head.startswith(magic)), None)
 
 
 def _files_of(path: Path) -> list[Path]:
@@ -202,7 +236,7 @@ def _files_of(path: Path) -> list[Path]:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         files = [path.with_name(name) for name in sorted(names)]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        what = _what_it_is(index) or _in_words(error)
+        what = what_it_is(index) or _in_words(error)
         raise UserError(f"{index} is not an index of weights: {what}") from error
     for file in files:
         if not file.is_file():
@@ -224,57 +258,23 @@ def _why_none(path: Path) -> str:
     return "copy or fetch the file from where the model is from"
 
 
-_CONVERT = (
-    "transformers converts it: AutoModelForCausalLM.from_pretrained({folder!r})"
-    ".save_pretrained('converted'); copy tokenizer.json as well"
-)
-_TAKE_OTHER = "take the folder of the same model in transformers' format, with safetensors"
-_PICKLE = "a pickle, which may run code, so gptfast doesn't load it"
-_OTHER_WEIGHTS = (
-    ("pytorch_model*.bin", _PICKLE, _CONVERT),
-    ("pytorch_model.bin.index.json", "an index of pickles, which may run code", _TAKE_OTHER),
-    ("consolidated*.pth", _PICKLE, _TAKE_OTHER),
-    ("consolidated*.safetensors", "weights in Mistral's own format", _TAKE_OTHER),
-    ("*.pt", _PICKLE, "`gptfast import nanogpt {file} --out converted` converts nanoGPT's"),
-    ("*.pth", _PICKLE, _TAKE_OTHER),
-    ("*.ckpt", _PICKLE, _TAKE_OTHER),
-    ("adapter_model.*", "an adapter, which is no model alone", "merge it into its model with "
-     "peft's merge_and_unload, and save that"),
-    ("*.gguf", "a model for llama.cpp", _TAKE_OTHER),
-    ("tf_model*.h5", "a model for TensorFlow", _TAKE_OTHER),
-    ("flax_model*.msgpack", "a model for Flax", _TAKE_OTHER),
-    ("*.onnx", "a model for ONNX", _TAKE_OTHER),
-)  # fmt: skip
-"""Weights in other files than safetensors: their names, what they are, and what to do."""
-
-
-def refuse_pickles(folder: Path) -> None:
-    """Raise UserError if a folder has its weights in pickles or other foreign files alone.
-
-    Raises it for a file instead of a folder, too.
-    """
-    if folder.is_file():
-        raise UserError(
-            f"{folder} is a file: expected the folder of a model, such as {folder.parent}"
-        )
-    if any(folder.glob("model*.safetensors*")):
-        return
-    for pattern, what, advice in _OTHER_WEIGHTS:
-        for file in sorted(folder.glob(pattern)):
-            raise UserError(
-                f"{file} is {what}: expected model.safetensors; "
-                f"{advice.format(folder=str(folder), file=file)}"
-            )
-
-
 def read_config(path: Path) -> ModelConfig:
     """Read a config.json. Raises UserError if gptfast can't compute the model it describes."""
+    return _parse_json(path, formats.parse)
+
+
+def read_precision(path: Path) -> Precision | None:
+    """Return what the model of a config.json was quantized to; None for float weights."""
+    return _parse_json(path, formats.precision_of)
+
+
+def _parse_json(path: Path, parse: Callable[[dict[str, Any]], T]) -> T:
     try:
-        return formats.parse(json.loads(path.read_text(encoding="utf-8")))
+        return parse(json.loads(path.read_text(encoding="utf-8")))
     except UserError as error:
         raise UserError(f"{path} can't be used: {error}") from error
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
-        what = _what_it_is(path) or _in_words(error)
+        what = what_it_is(path) or _in_words(error)
         raise UserError(f"{path} is not a model's configuration: {what}") from error
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gptfast.model.config import ModelConfig
+from gptfast.model.kv_cache import NewTokens
 from gptfast.ops.operator import is_transformed
 
 _MULTIPLIER = 0x9E3779B1  # 2^32 / golden ratio, a prime, whose multiples spread evenly
@@ -29,37 +30,41 @@ class NGramEmbedding(nn.Module):
         self.no_token = config.vocab_size  # stands for positions before the text
         self.weight = nn.Parameter(torch.empty((self.max_ngram - 1) * self.n_rows, config.n_embd))
 
-    def forward(self, ids_BT: Tensor, start: int = 0, cu_seqlens: Tensor | None = None) -> Tensor:
-        """Return (B, T, C) for the T tokens from `start` on; the ids before `start` are the past.
+    def forward(
+        self, ids_BT: Tensor, cache: NewTokens | None = None, cu_seqlens: Tensor | None = None
+    ) -> Tensor:
+        """Return (B, T, C) for ids (B, T).
 
-        ids_BT: int64. cu_seqlens: document boundaries, as in `ops.attention`; no n-gram crosses a
-        boundary.
+        cache: the ids' place in a cache, where those before them are. cu_seqlens: document
+        boundaries, as in `ops.attention`; no n-gram crosses a boundary.
         """
-        n_new = ids_BT.size(1) - start
-        rows = self.rows(ids_BT, n_new, cu_seqlens)
+        rows = self.rows(ids_BT, cache, cu_seqlens)
         if isinstance(self.weight, nn.Module):  # it holds the table in blocks (model/quantized.py)
             sum_MC = self.weight(rows).sum(1)
         elif is_transformed():  # forward mode AD lacks embedding_bag
             sum_MC = F.embedding(rows, self.weight).sum(1)
         else:
             sum_MC = F.embedding_bag(rows, self.weight, mode="sum")
-        sum_BTC = sum_MC.view(ids_BT.size(0), n_new, -1)
+        sum_BTC = sum_MC.view(*ids_BT.shape, -1)
         if self.training and self.dropout:
             # No scaling: a token keeps all of its n-grams or none, and inference keeps all.
             kept_BT1 = torch.rand_like(sum_BTC[..., :1]) >= self.dropout
             sum_BTC = sum_BTC * kept_BT1
         return sum_BTC
 
-    def rows(self, ids_BT: Tensor, n_new: int, cu_seqlens: Tensor | None) -> Tensor:
-        """Return the rows to sum for each token, int64 (B * n_new, N - 1)."""
+    def rows(self, ids_BT: Tensor, cache: NewTokens | None, cu_seqlens: Tensor | None) -> Tensor:
+        """Return the rows to sum for each token, int64 (B * T, N - 1)."""
         n_before = self.max_ngram - 1
-        padded = F.pad(ids_BT, (n_before, 0), value=self.no_token)
-        past_BT = _tokens_before(ids_BT, cu_seqlens)[:, -n_new:]
-        hash_BT = ids_BT[:, -n_new:]
+        if cache is None:
+            padded = F.pad(ids_BT, (n_before, 0), value=self.no_token)
+            past_BT = _tokens_before(ids_BT, cu_seqlens)
+        else:
+            padded = torch.cat((cache.ids_before(n_before), ids_BT), dim=1)
+            past_BT = cache.position_BT
+        hash_BT = ids_BT
         rows = []
         for back in range(1, self.max_ngram):
-            end = padded.size(1) - back
-            token_BT = padded[:, end - n_new : end].where(past_BT >= back, self.no_token)
+            token_BT = padded[:, n_before - back : -back].where(past_BT >= back, self.no_token)
             hash_BT = hash_BT * _MULTIPLIER + token_BT + 1
             # The high bits of a product depend on all bits of its factors, the low bits on few.
             row_BT = (hash_BT ^ (hash_BT >> 32)) % self.n_rows

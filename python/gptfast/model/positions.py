@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gptfast.model.config import ModelConfig
 from gptfast.model.constants import device_with_values, moved
+from gptfast.model.kv_cache import NewTokens
 from gptfast.ops.rotary import rotary_frequencies, rotary_tables
 
 # YaRN counts how often a pair turns within the trained context. At least _YARN_FAST turns leave
@@ -33,10 +34,15 @@ class Rotation(nn.Module):
         with device_with_values():
             self.cos_TP, self.sin_TP = rotation(config)
 
-    def forward(self, start: int, end: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return cos and sin of the positions from `start` to `end`, (T, P) each."""
-        cos_TP, sin_TP = self.cos_TP[start:end], self.sin_TP[start:end]
-        return cos_TP.to(device), sin_TP.to(device)
+    def forward(self, ids_BT: Tensor, cache: NewTokens | None = None) -> tuple[Tensor, Tensor]:
+        """Return cos and sin of the positions of the ids, (T, P) each, which all rows share.
+
+        cache: the ids' place in a cache; the result is then (B, T, P) each.
+        """
+        cos_TP, sin_TP = self.cos_TP.to(ids_BT.device), self.sin_TP.to(ids_BT.device)
+        if cache is not None:
+            return cos_TP[cache.position_BT], sin_TP[cache.position_BT]
+        return cos_TP[: ids_BT.size(1)], sin_TP[: ids_BT.size(1)]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Rotation:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

@@ -10,7 +10,7 @@ matrix.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,18 +18,17 @@ from torch import Tensor, nn
 from gptfast import ops
 from gptfast.errors import UserError
 from gptfast.model.base import LanguageModel
+from gptfast.model.config import Precision
+from gptfast.model.kv_cache import NewTokens
 from gptfast.model.transformer import GPT
 from gptfast.ops.quantized_blocks import (
     BLOCK,
+    BLOCK_BYTES,
     Kind,
     dequantize_blocks,
     quantize_blocks,
     row_bytes,
 )
-
-Precision = Literal["int8", "int4", "bf16"]
-"""How weights are stored: 'int8' is Q8_0 for every matrix; 'int4' is Q4_0, but Q8_0 for embeddings
-and the head, which lose most by it; 'bf16' is bfloat16 for everything."""
 
 Quantizer = Callable[[str, Tensor, Kind], Tensor]
 """Returns the blocks of a matrix, given the name of its parameter, the matrix and the kind."""
@@ -57,6 +56,12 @@ class Blocks(nn.Module):
     def weight(self) -> Tensor:
         """The float32 matrix that the blocks stand for, made anew at each access."""
         return dequantize_blocks(self.blocks, self.kind)
+
+    @property
+    def scales(self) -> Tensor:
+        """The float16 scales of the blocks, (..., blocks in a row)."""
+        rows = self.blocks.reshape(*self.blocks.shape[:-1], -1, BLOCK_BYTES[self.kind])
+        return rows[..., :2].contiguous().view(torch.float16).squeeze(-1)
 
     def extra_repr(self) -> str:
         """Return what `print` shows of this module."""
@@ -86,9 +91,11 @@ class QuantizedTable(Blocks):
 class QuantizedEmbedding(Blocks):
     """The token embedding (V, C) in blocks, which serve as a tied head, too."""
 
-    def forward(self, ids_BT: Tensor, start: int = 0, cu_seqlens: Tensor | None = None) -> Tensor:
-        """Return (B, T, C) for the tokens from `start` on. Only their rows become floats."""
-        return dequantize_blocks(self.blocks[ids_BT[:, start:]], self.kind)
+    def forward(
+        self, ids_BT: Tensor, cache: NewTokens | None = None, cu_seqlens: Tensor | None = None
+    ) -> Tensor:
+        """Return (B, T, C) for ids (B, T). Only their rows become floats."""
+        return dequantize_blocks(self.blocks[ids_BT], self.kind)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return (..., V) for hidden (..., C), with the table as the output matrix."""
@@ -115,6 +122,7 @@ def quantize(
 ) -> LanguageModel:
     """Store a GPT's weights in another precision, in place; return it in evaluation mode.
 
+    In int8 and int4, no parameter requires a gradient.
     Matrices whose rows don't divide into blocks of 32 stay float32; `float_matrices` names them. On
     the meta device, the model gets its modules without values. The quantizer is not asked for bf16.
 
@@ -129,12 +137,10 @@ def quantize(
         raise UserError(f"the model is in {model.quantized} already: expected one in float32")
     if precision == "bf16":
         return model.bfloat16().eval()
-    n_parameters = model.n_parameters()
+    model.quantized, model.n_quantized = precision, model.n_parameters()
     for name, weight in list(_matrices(model)):
         _replace(model, name, weight, precision, quantizer)
-    model.quantized = precision
-    model.n_quantized += n_parameters - model.n_parameters()
-    return model.eval()
+    return model.requires_grad_(False).eval()
 
 
 def _replace(

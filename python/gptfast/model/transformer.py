@@ -20,7 +20,7 @@ from gptfast.model.base import LanguageModel
 from gptfast.model.config import ModelConfig
 from gptfast.model.dropout import Dropout
 from gptfast.model.embeddings import TokenEmbedding, build_embeddings
-from gptfast.model.kv_cache import KVCache
+from gptfast.model.kv_cache import KVCache, NewTokens
 from gptfast.model.mlp import MLP
 from gptfast.model.moe import MixtureOfExperts
 from gptfast.model.norm import build_norm
@@ -46,7 +46,7 @@ class Block(nn.Module):
         self,
         x_BTC: Tensor,
         cos_sin: tuple[Tensor, Tensor] | None = None,
-        cache: KVCache | None = None,
+        cache: NewTokens | None = None,
         cu_seqlens: Tensor | None = None,
     ) -> Tensor:
         """Return (B, T, C) for x (B, T, C)."""
@@ -114,27 +114,26 @@ class GPT(LanguageModel):
         return self.wte.weight if self.config.tie_embeddings else self.lm_head.weight
 
     def hidden(
-        self, idx_BT: Tensor, cache: KVCache | None = None, cu_seqlens: Tensor | None = None
+        self, idx_BT: Tensor, cache: NewTokens | None = None, cu_seqlens: Tensor | None = None
     ) -> Tensor:
         """Return the final normalised residual stream (B, T, C) for int64 ids (B, T).
 
-        cache: the past, which the ids continue. cu_seqlens: boundaries of documents that must not
-        see each other, as in `ops.attention`. Raises UserError for ids that the model can't take.
+        cache: the place of the ids in a cache, whose texts they continue. cu_seqlens: boundaries of
+        documents that must not see each other, as in `ops.attention`. Raises UserError for ids that
+        the model can't take; those in a cache are checked before.
         """
-        start = cache.length if cache is not None else 0
-        idx_BT = self.checked_ids(idx_BT, cu_seqlens, start)
-        T = idx_BT.size(1)
+        if cache is None:
+            idx_BT = self.checked_ids(idx_BT, cu_seqlens)
         # A token starts as a sum of embeddings of its id, its n-grams and its position:
         # (B, T) -> (B, T, C).
-        seen_BT = idx_BT if cache is None else cache.append_ids(idx_BT)
         x_BTC, *others = (
-            self.get_submodule(name)(seen_BT, start, cu_seqlens) for name in self.embedding_names
+            self.get_submodule(name)(idx_BT, cache, cu_seqlens) for name in self.embedding_names
         )
         for embedded in others:
             x_BTC = x_BTC + embedded
         cos_sin = None
         if self.config.positions == "rotary":
-            cos_sin = self.rotation(start, start + T, idx_BT.device)
+            cos_sin = self.rotation(idx_BT, cache)
         # torch.func computes gradients without what checkpointing needs.
         is_checkpointed = (
             self.activation_checkpointing and torch.is_grad_enabled() and not is_transformed()
@@ -147,7 +146,7 @@ class GPT(LanguageModel):
             else:
                 x_BTC = block(x_BTC, cos_sin, cache, cu_seqlens)
         if cache is not None:
-            cache.advance(T)
+            cache.finish()
         h_BTC: Tensor = self.ln_f(x_BTC)
         return h_BTC
 
@@ -186,22 +185,18 @@ class GPT(LanguageModel):
             loss = loss + torch.stack(balance_losses).mean()
         return loss
 
-    @torch.no_grad()
-    def next_token_logits(self, idx_BT: Tensor, cache: KVCache | None) -> Tensor:
-        """Return the logits (B, V) of the token after the last of the T new ids (B, T).
-
-        The cache holds the past; the new tokens are appended to it.
-        """
-        return self._logits_of(self.hidden(idx_BT, cache)[:, -1])
-
     def new_cache(self, batch_size: int) -> KVCache:
-        """Return an empty cache with the model's device and dtype. Raise UserError for no batch."""
+        """Return an empty cache of `batch_size` rows. Raise UserError unless there is at least one.
+
+        It is on the model's device, in the dtype of its activations.
+        """
         check_at_least("batch_size", as_int64("batch_size", batch_size), 1)
-        c, weight = self.config, self.ln_f.weight
-        return KVCache(
-            c.n_layer, batch_size, c.key_value_heads, c.block_size, c.head_width,
-            device=weight.device, dtype=weight.dtype,
-        )  # fmt: skip
+        norm, n_layer = self.ln_f.weight, self.config.n_layer
+        return KVCache(self.config, batch_size, n_layer, device=norm.device, dtype=norm.dtype)
+
+    def _next_logits(self, ids_BT: Tensor, new: NewTokens, all_logits: bool) -> Tensor:
+        h_BTC = self.hidden(ids_BT, new)
+        return self._logits_of(h_BTC if all_logits else h_BTC[:, -1:])
 
     def experts(self) -> list[MixtureOfExperts]:
         """Return the mixture of experts of each layer; an empty list for a dense model."""

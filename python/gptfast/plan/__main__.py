@@ -5,16 +5,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from rich.table import Table
 
 from gptfast.cli import cli
 from gptfast.cli.units import count, duration, flop_count, flop_rate, gib
+from gptfast.data.dataset import is_prepared
 from gptfast.errors import UserError
 from gptfast.model.device import resolve_device
+from gptfast.model.formats import gguf, why_not_transformers
 from gptfast.ops import use_backend
 from gptfast.system.memory import total_memory
 from gptfast.system.threads import share_cores
+from gptfast.tokenizer import gguf as vocabulary
+from gptfast.tokenizer import load_tokenizer
 from gptfast.train.__main__ import parse_config
 from gptfast.train.config import TrainConfig
 from gptfast.train.plan import (
@@ -71,6 +76,7 @@ def table(config: TrainConfig, planned: Plan, probed: Probe | None) -> Table:
     """Return the plan as a table with the columns quantity, value and explanation."""
     shown = Table(title=f"plan of {config.preset}", show_header=False)
     m = planned.memory
+    no_gguf, no_transformers = why_not_gguf(config), why_not_transformers(config.model)
     shown.add_row("parameters", f"{planned.parameters:,}", "")
     shown.add_row(
         "FLOPs per token", f"{planned.forward_flops:,}", "forward; training takes 3 times as many"
@@ -85,6 +91,11 @@ def table(config: TrainConfig, planned: Plan, probed: Probe | None) -> Table:
     shown.add_row("FLOPs of the run", flop_count(planned.training_flops), "without evaluations")
     shown.add_row("memory", gib(m.total), _parts(m))
     shown.add_row("precision", config.dtype, "of the matrix products")
+    shown.add_row("llama.cpp", "no" if no_gguf else "yes", no_gguf or "by gptfast export gguf")
+    shown.add_row(
+        "transformers", "no" if no_transformers else "yes",
+        no_transformers or "loads the folder as it is",
+    )  # fmt: skip
     if probed is not None:
         speed = planned.tokens_per_step / probed.step_seconds
         flops = 3 * planned.forward_flops * speed
@@ -99,6 +110,15 @@ def table(config: TrainConfig, planned: Plan, probed: Probe | None) -> Table:
             f"{count(config.eval_interval, 'step')}",
         )  # fmt: skip
     return shown
+
+
+def why_not_gguf(config: TrainConfig) -> str | None:
+    """Return why `gptfast export gguf` will refuse the trained model; None if it will not."""
+    why = gguf.why_not(config.model)
+    is_given = config.tokenizer not in ("bpe", "char")  # those are trained, with the pattern 'gpt2'
+    folder = config.corpus if is_prepared(Path(config.corpus)) else config.init_from
+    folder = config.tokenizer if is_given else folder
+    return why or (None if folder is None else vocabulary.why_not(load_tokenizer(folder)))
 
 
 def _batch(config: TrainConfig) -> str:

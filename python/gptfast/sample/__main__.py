@@ -37,6 +37,10 @@ class SampleConfig:
     sampling: Annotated[SamplingConfig, tyro.conf.arg(name="")] = field(
         default_factory=SamplingConfig
     )
+    stop: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """A text that ends a sample before it, wherever it appears. May be given several times."""
+    interactive: bool = False
+    """Ask for a text to continue, again and again. Ctrl-C stops a text, Ctrl-D the program."""
     seed: int = 1337
     """The same seed gives the same text. Sample i uses seed + i."""
     device: str = "auto"
@@ -49,6 +53,11 @@ class SampleConfig:
                 raise UserError(f"{name} is {getattr(self, name)}: expected at least 1")
         if self.prompt and self.prompt_file is not None:
             raise UserError("both --prompt and --prompt-file were given: expected one of them")
+        if self.interactive and (self.prompt or self.prompt_file is not None or self.n_samples > 1):
+            raise UserError(
+                "interactive asks for one prompt after another: leave out --prompt, --prompt-file "
+                "and --n-samples"
+            )
         if self.prompt_file == "":
             raise UserError("prompt_file is empty: expected a UTF-8 file, or - for standard input")
 
@@ -59,45 +68,59 @@ def main(argv: Sequence[str]) -> int:
     # Imported late: PyTorch takes two seconds, which `--help` and a wrong flag don't need.
     from gptfast.model.device import resolve_device
     from gptfast.model.folder import load_model
-    from gptfast.sample.generate import default_prompt, generate, stream_text
+    from gptfast.sample.engine import Engine
+    from gptfast.sample.generate import default_prompt, pieces
+    from gptfast.sample.interactive import converse
+    from gptfast.sample.request import Request
     from gptfast.system.threads import share_cores
 
     text = config.prompt if config.prompt_file is None else cli.read_text(Path(config.prompt_file))
     model, tokenizer = load_model(config.model)
     model.to(resolve_device(config.device))
     allowed = frozenset(tokenizer.special_tokens) if config.allow_special else frozenset[str]()
-    spelled = [name for name in tokenizer.special_tokens if name in text and name not in allowed]
-    if spelled:
-        print(
-            f"note: {' '.join(spelled)} in the prompt is ordinary text: --allow-special makes it a "
-            f"token",
-            file=sys.stderr,
-        )
-    prompt = tokenizer.encode(text, allowed) or default_prompt(tokenizer)
-    block_size = model.config.block_size
-    if len(prompt) > block_size:
-        print(
-            f"note: the prompt has {len(prompt)} tokens, the model sees the last {block_size}",
-            file=sys.stderr,
-        )
+
+    def encode(text: str) -> list[int]:
+        spelled = [name for name in tokenizer.special_tokens if name in text]
+        if spelled and not config.allow_special:
+            _note(
+                f"{' '.join(spelled)} in the prompt is ordinary text: --allow-special makes it a "
+                f"token"
+            )
+        ids = tokenizer.encode(text, allowed) or default_prompt(tokenizer)
+        if len(ids) > model.config.block_size:
+            _note(
+                f"the prompt has {len(ids)} tokens, the model sees the last "
+                f"{model.config.block_size}"
+            )
+        return ids
+
+    request = Request(
+        () if config.interactive else encode(text),
+        config.max_new_tokens,
+        config.sampling,
+        config.seed,
+        tokenizer.stop_tokens,
+        config.stop,
+    )
     with share_cores():
-        for i in range(config.n_samples):
+        if config.interactive:
+            converse(model, tokenizer, request, encode)
+            return 0
+        engine = Engine(
+            model, tokenizer, n_slots=min(config.n_samples, 8), max_waiting=config.n_samples
+        )
+        for i, sample in enumerate(engine.submit(request, config.n_samples)):
             if i:
                 print("\n---")
             print(text, end="", flush=True)
-            ids = generate(
-                model,
-                prompt,
-                config.max_new_tokens,
-                sampling=config.sampling,
-                seed=config.seed + i,
-                stop_tokens=tokenizer.stop_tokens,
-                n_vocab=tokenizer.n_vocab,
-            )
-            for piece in stream_text(ids, tokenizer):
+            for piece in pieces(engine, sample):
                 print(piece, end="", flush=True)
             print()
     return 0
+
+
+def _note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)
 
 
 if __name__ == "__main__":

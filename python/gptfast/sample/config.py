@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypedDict
 
 from gptfast.errors import UserError, as_float, as_int, check_at_least
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How to draw the next token from the model's distribution."""
+    """How to draw the next token from the model's distribution.
+
+    The fields apply in this order: repetition_penalty, presence_penalty, frequency_penalty,
+    logit_bias, temperature, top_k, top_p, min_p. `Request.processors` act after logit_bias.
+    """
 
     temperature: float = 0.8
     """Divides the logits. Below 1 samples are safer, above 1 more varied; 0 takes the likeliest."""
@@ -20,6 +25,15 @@ class SamplingConfig:
     """Draw from the fewest likeliest tokens that hold this share of the probability."""
     min_p: float | None = None
     """Draw from tokens at least this many times as likely as the likeliest."""
+    repetition_penalty: float = 1.0
+    """Divides the positive logits of tokens in the prompt or the text, and multiplies the negative
+    ones. 1 does nothing; above 1 the text repeats less."""
+    presence_penalty: float = 0.0
+    """Subtracted from the logits of tokens that are in the text; the prompt does not count."""
+    frequency_penalty: float = 0.0
+    """Subtracted from a token's logit once for each time that it is in the text."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Pairs of a token id and a number that is added to its logit; -100 forbids it in practice."""
 
     def __post_init__(self) -> None:
         as_float("temperature", self.temperature)
@@ -31,6 +45,32 @@ class SamplingConfig:
             check_top_p(self.top_p)
         if self.min_p is not None:
             check_min_p(self.min_p)
+        penalty = as_float("repetition_penalty", self.repetition_penalty)
+        if not 0 < penalty < math.inf:
+            raise UserError(f"repetition_penalty is {penalty}: expected more than 0, and finite")
+        for name in ("presence_penalty", "frequency_penalty"):
+            _check_finite(name, getattr(self, name))
+        for token, bias in self.logit_bias:
+            check_at_least("an id in logit_bias", token, 0)
+            _check_finite(f"the logit_bias of token {token}", bias)
+
+
+class SamplingOptions(TypedDict, total=False):
+    """The fields of `SamplingConfig` as keywords of a function."""
+
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: tuple[tuple[int, float], ...]
+
+
+def _check_finite(name: str, value: float) -> None:
+    if not math.isfinite(as_float(name, value)):
+        raise UserError(f"{name} is {value}: expected a finite number")
 
 
 def check_top_k(k: int) -> None:

@@ -1,47 +1,17 @@
-"""Generate text: feed the tokens so far, sample the next one, repeat."""
+"""Generate text: thin layers over the engine for one thread and one model."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from operator import index
-
-import torch
-from torch import Tensor
+from collections.abc import Collection, Iterator, Sequence
 
 from gptfast.errors import UserError
 from gptfast.model import LanguageModel
-from gptfast.model.finite import check_weights
-from gptfast.sample.config import SamplingConfig, check_min_p, check_top_k, check_top_p
+from gptfast.sample.config import SamplingConfig
+from gptfast.sample.engine import Engine
+from gptfast.sample.request import Generation, Request
 from gptfast.tokenizer import Tokenizer
 
 
-def filter_logits(logits: Tensor, sampling: SamplingConfig) -> Tensor:
-    """Apply the filters that `sampling` asks for to logits (..., V)."""
-    if sampling.top_k is not None:
-        logits = top_k_filter(logits, sampling.top_k)
-    if sampling.top_p is not None:
-        logits = top_p_filter(logits, sampling.top_p)
-    if sampling.min_p is not None:
-        logits = min_p_filter(logits, sampling.min_p)
-    return logits
-
-
-def sample_token(logits_BV: Tensor, sampling: SamplingConfig, generator: torch.Generator) -> Tensor:
-    """Draw one id per row; return int64 (B, 1).
-
-    A temperature that float32 rounds to 0 is 0: the likeliest id.
-    """
-    limits = torch.finfo(torch.float32)
-    if sampling.temperature < limits.tiny:
-        return logits_BV.argmax(dim=-1, keepdim=True)
-    # Shift the largest logit to 0, so that dividing by a tiny temperature can't overflow.
-    logits_BV = logits_BV.float() - logits_BV.float().amax(dim=-1, keepdim=True)
-    filtered_BV = filter_logits(logits_BV / min(sampling.temperature, limits.max), sampling)
-    return torch.multinomial(filtered_BV.softmax(dim=-1), num_samples=1, generator=generator)
-
-
-@torch.inference_mode()
 def generate(
     model: LanguageModel,
     prompt: Sequence[int],
@@ -50,61 +20,78 @@ def generate(
     sampling: SamplingConfig,
     seed: int,
     stop_tokens: Collection[int] = (),
-    n_vocab: int | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> Iterator[int]:
     """Yield up to max_new_tokens ids that continue the prompt.
 
-    stop_tokens: each ends the text and is not yielded. n_vocab: number of ids of the tokenizer,
-    where the model has more as padding; None for all of the model's.
+    stop_tokens: each ends the text and is not yielded. tokenizer: whose ids alone are drawn, where
+    the model has more as padding; None for all of the model's.
 
     The model sees the last block_size tokens. When the context of a GPT is full, it forgets the
     older half, which makes room in its cache; the other models forget one token at a time. Raises
     UserError for an empty prompt, for ids that the model lacks, and if weights or logits are not
     finite.
     """
-    try:
-        seen = [index(token) for token in prompt]
-    except TypeError as error:
-        raise UserError(
-            f"the prompt is a {type(prompt).__name__} ({error}): expected token ids, for instance "
-            f"from tokenizer.encode_ordinary(text)"
-        ) from error
-    if not seen:
-        raise UserError("the prompt is empty: expected at least one token to continue")
-    check_weights(model)
-    block_size = model.config.block_size
-    device = next(model.parameters()).device
-    generator = torch.Generator(device).manual_seed(seed)
-    seen = seen[-block_size:]
-    cache = model.new_cache(batch_size=1)
-    new = seen
-    for _ in range(max_new_tokens):
-        if cache is not None and cache.length + len(new) > block_size:
-            seen = seen[-max(1, block_size // 2) :]
-            cache, new = model.new_cache(batch_size=1), seen
-        logits_BV = model.next_token_logits(torch.tensor([new], device=device), cache)
-        logits_BV = logits_BV[:, :n_vocab]
-        if not logits_BV.amax().isfinite():  # a NaN is the largest of all
-            raise UserError(
-                f"the model can't continue the text: its logits are NaN or infinite, though its "
-                f"weights are finite; {logits_BV.dtype} may be too narrow, try model.float()"
-            )
-        token = int(sample_token(logits_BV, sampling, generator))
-        if token in stop_tokens:
-            return
-        yield token
-        seen = [*seen, token][-block_size:]
-        new = seen if cache is None else [token]
+    engine = Engine(model, tokenizer, n_slots=1)
+    request = Request(prompt, max_new_tokens, sampling, seed, stop_tokens)
+    (generation,) = engine.submit(request)
+    n_yielded = 0
+    for _ in _steps(engine, generation):
+        yield from generation.ids[n_yielded:]
+        n_yielded = len(generation.ids)
 
 
-def stream_text(ids: Iterable[int], tokenizer: Tokenizer) -> Iterator[str]:
-    """Decode the ids as they arrive; yield text at character boundaries."""
-    decoder = tokenizer.stream_decoder()
-    for token in ids:
-        if text := decoder.feed(token):
-            yield text
-    if text := decoder.finish():
-        yield text
+def stream(model: LanguageModel, tokenizer: Tokenizer, request: Request) -> Iterator[str]:
+    """Yield the text that a request gets, piece by piece, as soon as it may be shown.
+
+    Raises UserError as `generate` does.
+    """
+    engine = Engine(model, tokenizer, n_slots=1)
+    (generation,) = engine.submit(request)
+    return pieces(engine, generation)
+
+
+def generate_batch(
+    model: LanguageModel,
+    tokenizer: Tokenizer | None,
+    requests: Sequence[Request],
+    *,
+    n: int = 1,
+    n_slots: int = 8,
+) -> list[list[Generation]]:
+    """Return n continuations of each of the requests.
+
+    The prompts may have unequal lengths; each is computed once. n_slots: most texts that grow at
+    once. Raises UserError as `generate` does.
+    """
+    engine = Engine(model, tokenizer, n_slots=n_slots, max_waiting=n * len(requests))
+    generations = [engine.submit(request, n) for request in requests]
+    for of_request in generations:
+        for generation in of_request:
+            for _ in _steps(engine, generation):
+                pass
+    return generations
+
+
+def pieces(engine: Engine, generation: Generation) -> Iterator[str]:
+    """Take steps until a text has ended; yield what each adds to it. Raise its error, if any."""
+    n_shown = 0
+    for _ in _steps(engine, generation):
+        if piece := generation.text[n_shown:]:
+            yield piece
+            n_shown += len(piece)
+    if piece := generation.text[n_shown:]:  # which had ended before
+        yield piece
+
+
+def _steps(engine: Engine, generation: Generation) -> Iterator[None]:
+    """Take steps until a text has ended. Raise its error, if any."""
+    while generation.finish_reason is None:
+        engine.step()
+        if generation.error is None:
+            yield
+    if generation.error is not None:
+        raise generation.error
 
 
 def default_prompt(tokenizer: Tokenizer) -> list[int]:
@@ -121,58 +108,13 @@ def write_sample(model: LanguageModel, tokenizer: Tokenizer, max_new_tokens: int
     If the model can't write, for instance because its weights are NaN, return the reason: a sample
     must not end a training run.
     """
-    ids = generate(
-        model,
+    request = Request(
         default_prompt(tokenizer),
         max_new_tokens,
-        sampling=SamplingConfig(),
         seed=seed,
         stop_tokens=tokenizer.stop_tokens,
-        n_vocab=tokenizer.n_vocab,
     )
     try:
-        return "".join(stream_text(ids, tokenizer))
+        return "".join(stream(model, tokenizer, request))
     except UserError as error:
         return f"(no sample: {error})"
-
-
-# ---- filters -------------------------------------------------------------------------------------
-# They decide which tokens may be sampled, by setting the other logits to -inf. Each takes and
-# returns float logits (..., V). They apply after the division by the temperature.
-
-
-def top_k_filter(logits: Tensor, k: int) -> Tensor:
-    """Keep the k largest logits ("Hierarchical Neural Story Generation", Fan et al., 2018).
-
-    All tokens that tie with the k-th are kept. Raises UserError unless k >= 1.
-    """
-    check_top_k(k)
-    kth = logits.topk(min(k, logits.size(-1)), dim=-1).values[..., -1:]
-    return logits.masked_fill(logits < kth, -math.inf)
-
-
-def top_p_filter(logits: Tensor, p: float) -> Tensor:
-    """Keep the fewest most probable tokens whose probabilities sum to at least p.
-
-    "The Curious Case of Neural Text Degeneration" (Holtzman et al., 2019), section 3.1.
-    Raises UserError unless 0 < p <= 1.
-    """
-    check_top_p(p)
-    p = max(p, torch.finfo(torch.float32).tiny)
-    sorted_logits, order = logits.sort(dim=-1, descending=True, stable=True)
-    probabilities = sorted_logits.softmax(dim=-1)
-    # A token is outside if the tokens before it already reach p. So the first is always inside.
-    outside = probabilities.cumsum(dim=-1) - probabilities >= p
-    return logits.masked_fill(torch.zeros_like(outside).scatter(-1, order, outside), -math.inf)
-
-
-def min_p_filter(logits: Tensor, p: float) -> Tensor:
-    """Keep the tokens at least p times as probable as the most probable one.
-
-    "Turning Up the Heat: Min-p Sampling" (Nguyen et al., 2024). Raises UserError unless
-    0 <= p <= 1.
-    """
-    check_min_p(p)
-    probabilities = logits.softmax(dim=-1)
-    threshold = p * probabilities.amax(dim=-1, keepdim=True)
-    return logits.masked_fill(probabilities < threshold, -math.inf)

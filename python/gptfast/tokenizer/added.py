@@ -92,13 +92,14 @@ def check_found_alike(added_tokens: Sequence[dict[str, Any]], vocab: dict[str, A
     first = [t["content"] for t in added_tokens if not t.get("normalized")]
     then = [t["content"] for t in added_tokens if t.get("normalized")]
     for a, b in product(first, then):
-        if _can_overlap(a, b):
+        if can_overlap(a, b):
             raise UserError(
                 f"added_tokens has {a!r} and {b!r}, which overlap, and only one is normalized: "
                 f"expected both to be, or neither"
             )
 
 
-def _can_overlap(a: str, b: str) -> bool:
+def can_overlap(a: str, b: str) -> bool:
+    """Return whether one name may begin in text before another that has begun there ends."""
     lengths = range(1, min(len(a), len(b)))
     return a in b or b in a or any(a.endswith(b[:n]) or b.endswith(a[:n]) for n in lengths)

@@ -12,7 +12,8 @@ from gptfast.errors import MissingFileError, UserError
 from gptfast.model.base import LanguageModel
 from gptfast.model.config import ModelConfig
 from gptfast.model.finite import check_weights
-from gptfast.model.folder import load_model, read_config, refuse_pickles
+from gptfast.model.folder import load_model, read_config, refuse_blocks
+from gptfast.model.foreign import refuse_pickles
 from gptfast.system.files import is_file
 from gptfast.tokenizer import load_tokenizer
 from gptfast.train.checkpoint import has_started
@@ -37,7 +38,7 @@ def with_init(config: TrainConfig) -> TrainConfig:
 
 
 def stored_config(folder: Path) -> ModelConfig:
-    """Read a model folder's configuration. Raises MissingFileError or UserError."""
+    """Read the configuration of a folder to start from. Raises MissingFileError or UserError."""
     refuse_pickles(folder)
     path = folder / "config.json"
     if not is_file(path):
@@ -45,7 +46,9 @@ def stored_config(folder: Path) -> ModelConfig:
             f"no model in {folder}: expected a folder with config.json, model.safetensors and "
             f"tokenizer.json"
         )
-    return read_config(path)
+    config = read_config(path)
+    refuse_blocks(folder, "training")
+    return config
 
 
 def recorded_config(folder: Path) -> ModelConfig:

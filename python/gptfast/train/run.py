@@ -204,7 +204,7 @@ def record_start(
 
 def delete_model(folder: Path) -> None:
     """Delete the files that a run wrote, except run.json, and no other files in the folder."""
-    for name in (*FILES, "metrics.jsonl"):
+    for name in (*FILES, "metrics.jsonl", "quantization.json"):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "tensorboard", ignore_errors=True)
 

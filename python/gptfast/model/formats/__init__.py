@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from gptfast.errors import UserError
-from gptfast.model.config import ModelConfig
+from gptfast.model.config import ModelConfig, Precision
 from gptfast.model.formats.base import Format, Stored, spelled_shortest
 
 FORMATS = {
@@ -32,7 +32,16 @@ stored in the first format that expresses it."""
 
 OURS = "gptfast"
 
-__all__ = ["FORMATS", "describe", "format_of", "from_stored", "parse", "to_stored"]
+__all__ = [
+    "FORMATS",
+    "describe",
+    "format_of",
+    "from_stored",
+    "parse",
+    "precision_of",
+    "to_stored",
+    "why_not_transformers",
+]
 
 
 @cache
@@ -52,6 +61,29 @@ def format_of(config: ModelConfig) -> str:
     return OURS
 
 
+def why_not_transformers(config: ModelConfig) -> str | None:
+    """Return in a sentence why no class of `transformers` computes this model; None if one does.
+
+    The sentence names the fields of ModelConfig that the closest class lacks.
+    """
+    if config.architecture != "gpt":
+        return f"architecture is {config.architecture!r}: transformers has only transformers"
+    if format_of(config) != OURS:
+        return None
+    wanted, lacks = asdict(spelled_shortest(config)), {}
+    for name in FORMATS:
+        try:
+            had = asdict(_format(name).parse(_format(name).describe(config)))
+        except UserError:  # for instance, Mixtral's format of a model without experts
+            continue
+        # The width of the MLP may be spelled in two ways, and every format has it.
+        differ = [f for f, value in wanted.items() if had[f] != value and f != "n_hidden"]
+        lacks[_format(name).architecture] = differ
+    closest = min(lacks, key=lambda architecture: len(lacks[architecture]))
+    listed = ", ".join(f"{field} {wanted[field]!r}" for field in lacks[closest])
+    return f"{closest}, the closest, lacks {listed}"
+
+
 def _expresses(format: Format, config: ModelConfig) -> bool:
     try:
         return format.parse(format.describe(config)) == spelled_shortest(config)
@@ -65,12 +97,26 @@ def describe(
     bos: int | None = None,
     eos: int | None = None,
     pad: int | None = None,
+    precision: Precision | None = None,
 ) -> dict[str, Any]:
-    """Return the content of config.json; bos, eos and pad are the ids of the tokens' roles."""
+    """Return the content of config.json; bos, eos and pad are the ids of the tokens' roles.
+
+    precision: what the model was quantized to. Weights in blocks need gptfast's own format:
+    `transformers` would skip an unknown quantization, and load random weights.
+    """
+    if precision in ("int8", "int4"):
+        quantization = {"quant_method": OURS, "precision": precision}
+        return {
+            "model_type": OURS,
+            "gptfast": asdict(config),
+            "quantization_config": quantization,
+        }
+    dtype = {} if precision is None else {"dtype": "bfloat16", "gptfast_precision": precision}
     name = format_of(config)
     if name == OURS:
-        return {"model_type": name, "gptfast": asdict(config)}
+        return {"model_type": name, "gptfast": asdict(config), **dtype}
     return {
+        **dtype,
         "model_type": name,
         "architectures": [_format(name).architecture],
         **_format(name).describe(config),
@@ -79,6 +125,26 @@ def describe(
         # transformers' Llama never trains the embedding of this token, so it can't be eos.
         "pad_token_id": pad if pad != eos else None,
     }
+
+
+def precision_of(stored: Stored) -> Precision | None:
+    """Return what the model of a config.json was quantized to; None for float weights.
+
+    Raises UserError for another project's quantization.
+    """
+    quantization = stored.get("quantization_config")
+    if quantization is None:
+        return "bf16" if stored.get("gptfast_precision") == "bf16" else None
+    if quantization["quant_method"] != OURS:
+        raise UserError(
+            f"its weights are quantized by {quantization['quant_method']!r}: gptfast reads float "
+            f"weights and its own quantization; take the folder that it was made from"
+        )
+    for precision in get_args(Precision):
+        if precision == quantization["precision"]:
+            known: Precision = precision
+            return known
+    raise UserError(f"its precision is {quantization['precision']!r}: expected 'int8' or 'int4'")
 
 
 def parse(stored: Stored) -> ModelConfig:

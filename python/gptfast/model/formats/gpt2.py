@@ -29,6 +29,7 @@ class GPT2(Format):
         return {
             "vocab_size": config.vocab_size,
             "n_positions": config.block_size,
+            "n_ctx": config.block_size,  # the same, for older readers such as llama.cpp's converter
             "n_embd": config.n_embd,
             "n_layer": config.n_layer,
             "n_head": config.n_head,

@@ -1,0 +1,1 @@
+"""A model folder in formats of other programs."""

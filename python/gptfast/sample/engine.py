@@ -1,0 +1,245 @@
+"""The sampling engine: texts of several requests grow together, a token each per step.
+
+Requests join and leave between steps. What a request gets does not depend on its neighbours.
+Legend: B running texts, V vocabulary, T tokens of a prompt.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from gptfast.errors import RunError, UserError, check_at_least
+from gptfast.model import LanguageModel
+from gptfast.model.finite import check_weights
+from gptfast.sample.request import FinishReason, Generation, Prefix, Request, checked_prompt
+from gptfast.sample.sampling import TokenLogprob, draw_each, token_logprobs
+from gptfast.tokenizer import Tokenizer
+
+
+class QueueFullError(RunError):
+    """The queue of an engine has no room for a request now. Try again later."""
+
+
+class Engine:
+    """Continues up to n_slots texts at once, on one thread; more wait in a queue.
+
+    n_slots: rows of the cache, whose memory grows with it. max_waiting: places in the queue.
+    Without a tokenizer there are no texts, only ids. Raises UserError if a weight is not finite.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        tokenizer: Tokenizer | None,
+        *,
+        n_slots: int = 8,
+        max_waiting: int = 64,
+    ) -> None:
+        check_at_least("n_slots", n_slots, 1)
+        check_at_least("max_waiting", max_waiting, 0)
+        check_weights(model)
+        self._model, self._max_waiting = model, max_waiting
+        self._n_vocab = model.config.vocab_size
+        if tokenizer is not None:  # the model may have more rows, as padding
+            self._n_vocab = min(self._n_vocab, tokenizer.n_vocab)
+        self._token_bytes = None if tokenizer is None else cache(tokenizer.token_bytes)
+        self._cache = model.new_cache(n_slots)
+        self._slots: list[Generation | None] = [None] * n_slots
+        self._waiting: deque[Generation] = deque()
+
+    @property
+    def n_running(self) -> int:
+        """Number of texts that grow by a token per step."""
+        return len(self._slots) - self._slots.count(None)
+
+    @property
+    def n_waiting(self) -> int:
+        """Number of texts in the queue."""
+        return len(self._waiting)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do anything."""
+        return bool(self._waiting) or self.n_running > 0
+
+    def submit(self, request: Request, n: int = 1) -> list[Generation]:
+        """Queue n continuations of one prompt, which is computed once; return them.
+
+        Continuation i has the seed `request.seed + i`. Raises UserError for an impossible request,
+        and QueueFullError if there is no room for all n.
+        """
+        prompt = checked_prompt(request, self._n_vocab)
+        if request.stop and self._token_bytes is None:
+            raise UserError("stop strings need a tokenizer: give the engine one")
+        check_at_least("n", n, 1)
+        n_places = len(self._slots) + self._max_waiting
+        if n > n_places:
+            raise UserError(f"n is {n}: expected at most {n_places}, the places of this engine")
+        if self.n_running + self.n_waiting + n > n_places:
+            raise QueueFullError(
+                f"{self.n_running} texts are written and {self.n_waiting} wait: there is no room "
+                f"for {n} more; try again later"
+            )
+        prefix = Prefix(prompt, n)
+        new = [Generation(request, request.seed + i, prefix) for i in range(n)]
+        self._waiting.extend(new)
+        return new
+
+    def cancel(self, generation: Generation) -> None:
+        """End a text. Its slot is free before the next step."""
+        if generation.finish_reason is None:
+            if generation._row is None:
+                self._waiting.remove(generation)
+            self._finish(generation, "cancelled")
+
+    @torch.inference_mode()
+    def step(self) -> list[Generation]:
+        """Admit waiting texts to free slots, write a token of every text; return what changed.
+
+        The texts that the model can't continue end with the reason "error".
+        """
+        old = [generation for generation in self._slots if generation is not None]
+        fresh = self._admit()
+        read_only = [generation for generation in fresh if not generation.request.max_new_tokens]
+        for generation in read_only:
+            del fresh[generation]
+            self._finish(generation, "length")
+        stepped = []
+        for generation in old:
+            row = generation._row
+            assert row is not None
+            if self._cache.lengths[row] < self._cache.block_size:
+                stepped.append(generation)
+            else:  # the context is full: go on with the newest tokens
+                self._cache.reset(row)
+                kept = generation._context[-self._cache.n_kept :]
+                fresh[generation] = self._model.prefill(kept, self._cache, row)
+        logits = []
+        if stepped:
+            newest = [generation._context[-1] for generation in stepped]
+            rows = [generation._row for generation in stepped if generation._row is not None]
+            logits.append(self._model.step(newest, self._cache, rows))
+        if fresh:
+            logits.append(torch.stack(list(fresh.values())))
+        batch = [*stepped, *fresh]
+        if batch:
+            self._write(batch, logits[0] if len(logits) == 1 else torch.cat(logits))
+        return batch + read_only
+
+    def _admit(self) -> dict[Generation, Tensor]:
+        """Give free slots to waiting texts; return the logits (V,) after their prompts."""
+        admitted = {}
+        for row, occupant in enumerate(self._slots):
+            if occupant is None and self._waiting:
+                generation = self._waiting[0]
+                admitted[generation] = self._read_prompt(generation, row)
+                self._waiting.popleft()
+                self._slots[row], generation._row, generation._prefix = generation, row, None
+        return admitted
+
+    def _read_prompt(self, generation: Generation, row: int) -> Tensor:
+        """Fill a row of the cache with the prompt; return the logits (V,) after it."""
+        prefix, request = generation._prefix, generation.request
+        assert prefix is not None
+        if prefix.row is not None and prefix.logits_V is not None:
+            self._cache.load(row, prefix.row)
+            generation.prompt_logprobs = prefix.logprobs
+            return prefix.logits_V
+        seen = prefix.prompt[-self._cache.block_size :]
+        self._cache.reset(row)
+        logits = self._model.prefill(seen, self._cache, row, all_logits=request.prompt_logprobs)
+        if request.prompt_logprobs:
+            logits_TV, logits = logits[:-1, : self._n_vocab], logits[-1]
+            n_top = [request.top_logprobs or 0] * len(logits_TV)
+            known = token_logprobs(logits_TV, seen[1:], n_top)
+            generation.prompt_logprobs = [None] * (len(prefix.prompt) - len(known)) + known
+        if prefix.n > 1:
+            prefix.row, prefix.logits_V = self._cache.save(row), logits
+            prefix.logprobs = generation.prompt_logprobs
+        return logits
+
+    def _write(self, batch: list[Generation], logits_BV: Tensor) -> None:
+        """Draw a token for each text of the batch and append it."""
+        raw_BV = logits_BV[:, : self._n_vocab]
+        logits_BV, largest = raw_BV, None
+        if any(generation._processors for generation in batch):
+            largest = raw_BV.amax(dim=-1).tolist()
+            logits_BV = torch.stack([*map(self._processed, batch, raw_BV.float())])
+        samplings = [generation.request.sampling for generation in batch]
+        generators = [generation._generator for generation in batch]
+        token_B, largest_B = draw_each(logits_BV, samplings, generators)
+        tokens, processed = token_B.tolist(), largest_B.tolist()
+        logprobs = self._logprobs(batch, raw_BV, tokens)
+        for i, generation in enumerate(batch):
+            if not math.isfinite((largest or processed)[i]):  # a NaN is the largest of all
+                generation.error = UserError(
+                    f"the model can't continue the text: its logits are NaN or infinite, though "
+                    f"its weights are finite; {raw_BV.dtype} may be too narrow, try model.float()"
+                )
+            elif generation.error is None and not math.isfinite(processed[i]):
+                generation.error = UserError("the logits processors allow no token")
+            if generation.error is not None:
+                self._finish(generation, "error")
+            else:
+                self._append(generation, tokens[i], logprobs.get(i))
+
+    def _processed(self, generation: Generation, logits_V: Tensor) -> Tensor:
+        """Return the logits (V,) after the processors. What one raises ends this text alone."""
+        changed_V, name = logits_V, ""
+        try:
+            for processor in generation._processors:
+                name = getattr(processor, "__name__", type(processor).__name__)
+                changed_V = processor(generation._context, changed_V)
+                if changed_V.shape != logits_V.shape:
+                    raise ValueError(f"its logits are {tuple(changed_V.shape)}")
+        except Exception as error:
+            generation.error = UserError(f"the logits processor {name} failed: {error}")
+            return logits_V
+        return changed_V
+
+    def _logprobs(
+        self, batch: list[Generation], raw_BV: Tensor, tokens: list[int]
+    ) -> dict[int, TokenLogprob]:
+        """Return the log-probabilities of the tokens of those texts whose requests ask for them."""
+        wanted = {
+            i: generation.request.top_logprobs
+            for i, generation in enumerate(batch)
+            if generation.request.top_logprobs is not None
+        }
+        if not wanted:
+            return {}
+        rows = list(wanted)
+        known = token_logprobs(raw_BV[rows], [tokens[i] for i in rows], list(wanted.values()))
+        return dict(zip(rows, known, strict=True))
+
+    def _append(self, generation: Generation, token: int, logprob: TokenLogprob | None) -> None:
+        request, text = generation.request, generation._text
+        if token in request.stop_tokens:
+            generation.stopped_by = token
+            self._finish(generation, "stop")
+            return
+        generation.ids.append(token)
+        generation._context.append(token)
+        if logprob is not None:
+            generation.logprobs.append(logprob)
+        if self._token_bytes is not None:
+            text.feed(self._token_bytes(token))
+        if text.stopped_by is not None:
+            generation.stopped_by = text.stopped_by
+            self._finish(generation, "stop")
+        elif len(generation.ids) == request.max_new_tokens:
+            self._finish(generation, "length")
+
+    def _finish(self, generation: Generation, reason: FinishReason) -> None:
+        generation.finish_reason = reason
+        generation._text.finish()
+        if generation._row is not None:
+            self._slots[generation._row] = None
+            if reason == "error":
+                self._cache.wipe(generation._row)  # of NaN
+        generation._row, generation._prefix, generation._context = None, None, []
