@@ -155,7 +155,7 @@ pub unsafe fn tile<B: Blocks>(
             .as_ptr()
             .wrapping_add(ROWS * (stride + block * B::BYTES));
         for line in 0..(ROWS * B::BYTES).div_ceil(64) {
-            _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(64 * line).cast());
+            _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(64 * line).cast());
         }
         let mut scales = [0u16; ROWS];
         for (row, scale) in scales.iter_mut().enumerate() {
