@@ -48,6 +48,7 @@ def service(model: GPT, tokenizer: BPETokenizer) -> Callable[..., Service]:
     ) -> Service:
         sizes = {k: options.pop(k) for k in ("body_bytes", "body_seconds") if k in options}
         return Service(
+            model,
             Engine(model, tokenizer, n_slots=n_slots, max_waiting=max_waiting),
             tokenizer,
             "small",

@@ -75,6 +75,10 @@ def test_the_keyboard_alone_writes_the_text_that_the_api_writes(url: str, visit:
     logprobs = choice["logprobs"]["top_logprobs"][n_prompt + 2]
     percents = [100 * 2.718281828**value for value in sorted(logprobs.values(), reverse=True)]
     values = page.locator("#guesses .value").all_text_contents()
+    # The grid tells where it looks, and the text is coloured by it.
+    page.locator("#heads-about").filter(has_text="Each strip is a head").wait_for()
+    assert page.locator("#heads .head").count() == 1 + 2 * 2
+    page.locator("#text.painted .looking").wait_for()
     assert values[:3] == [f"{percent:.1f} %" for percent in percents[:3]]
     assert page.locator("#guesses .taken .value").text_content() == values[0]  # greedy
 
@@ -90,7 +94,7 @@ def test_the_keyboard_alone_writes_the_text_that_the_api_writes(url: str, visit:
 
 def test_what_is_typed_is_read_at_once(url: str, visit: Visit) -> None:
     visit.page.locator("#prompt").press_sequentially("The crow")
-    visit.page.wait_for_selector("#text .token")
+    visit.page.locator("#text").filter(has_text="The crow").wait_for()
     visit.page.locator("#guesses .value").first.filter(has_text="%").wait_for()
     assert shown(visit) == "The crow"
     answer = post(url, "/v1/completions", prompt="The crow", max_tokens=1, temperature=0,
@@ -137,7 +141,7 @@ def hostile_url() -> Iterator[str]:
     model = GPT(ModelConfig(tokenizer.n_vocab, "gpt", 4096, 1, 2, 16)).eval()
     engine = Engine(model, tokenizer, n_slots=1, max_waiting=8)
     name = "<img src=y onerror=alert(3)>"
-    with in_thread(Service(engine, tokenizer, name, Limits(4096, 1, 8))) as url:
+    with in_thread(Service(model, engine, tokenizer, name, Limits(4096, 1, 8))) as url:
         yield url
 
 

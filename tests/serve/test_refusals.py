@@ -337,7 +337,14 @@ async def post(app: Starlette, path: str, body: bytes) -> tuple[int, bytes]:
     return sent[0]["status"], b"".join(message["body"] for message in sent[1:])
 
 
-PATHS = ("/v1/completions", "/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize")
+PATHS = (
+    "/v1/completions",
+    "/v1/completions",
+    "/v1/chat/completions",
+    "/tokenize",
+    "/detokenize",
+    "/attention",
+)
 
 
 def test_hostile_bodies_are_answered_and_never_with_500(service: Callable[..., Service]) -> None:
@@ -365,4 +372,4 @@ def test_hostile_bodies_are_answered_and_never_with_500(service: Callable[..., S
     assert "gptfast_queue 0\n" in metrics
     assert counts.total() == 10_000
     assert set(counts) == {200, 400, 404}
-    assert min(counts.values()) > 100
+    assert min(counts.values()) > 50

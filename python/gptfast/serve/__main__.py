@@ -78,6 +78,7 @@ def main(argv: Sequence[str]) -> int:
     source = read_chat_template(config.folder)
     engine = Engine(model, tokenizer, n_slots=config.parallel, max_waiting=config.max_waiting)
     service = Service(
+        model,
         engine,
         tokenizer,
         config.folder.resolve().name,

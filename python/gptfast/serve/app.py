@@ -16,13 +16,15 @@ from starlette.routing import Route
 
 from gptfast import __version__
 from gptfast.errors import UserError
+from gptfast.model import GPT, LanguageModel
 from gptfast.sample.engine import Engine
+from gptfast.serve.attention import attention_of_last
 from gptfast.serve.chat import Chat
 from gptfast.serve.completions import Completions
 from gptfast.serve.errors import ApiError, overloaded
 from gptfast.serve.fields import Fields
 from gptfast.serve.gate import Gate, read_fields
-from gptfast.serve.limits import Limits
+from gptfast.serve.limits import Limits, check_length
 from gptfast.serve.logprobs import spelled
 from gptfast.serve.metrics import CONTENT_TYPE, Metrics
 from gptfast.serve.page import build_page, headers
@@ -39,6 +41,7 @@ class Service:
 
     def __init__(
         self,
+        model: LanguageModel,
         engine: Engine,
         tokenizer: Tokenizer,
         name: str,
@@ -50,9 +53,10 @@ class Service:
         self.name, self.limits, self.is_draining = name, limits, False
         self.worker: Worker
         self.metrics = Metrics()
-        self._engine, self._tokenizer, self._template = engine, tokenizer, template
+        self._network, self._engine = model, engine
+        self._tokenizer, self._template = tokenizer, template
         self._created = int(time.time())
-        self._page_text = build_page(name, tokenizer, limits.block_size, template is not None)
+        self._page_text = build_page(name, model, tokenizer, template is not None)
         self._keys, self._is_loopback = [key.encode() for key in keys], is_loopback
 
     def app(self) -> Starlette:
@@ -62,6 +66,7 @@ class Service:
             "/v1/chat/completions": self._chat,
             "/tokenize": self._tokenize,
             "/detokenize": self._detokenize,
+            "/attention": self._attention,
         }
         gets: dict[str, Handler] = {
             "/": self._page,
@@ -151,6 +156,25 @@ class Service:
         if not isinstance(ids, list) or not all(type(i) is int for i in ids):
             raise fields.wrong("tokens", ids, "an array of token ids")
         return JSONResponse({"prompt": self._tokenizer.decode(ids)})
+
+    async def _attention(self, request: Request) -> Response:
+        fields = await self._fields(request)
+        ids = fields.take("tokens")
+        fields.refuse_others()
+        if not isinstance(ids, list) or not all(type(i) is int for i in ids) or not ids:
+            raise fields.wrong("tokens", ids, "an array of token ids")
+        check_length(len(ids), 0, self.limits.block_size, "tokens")
+        for token_id in ids:
+            if not 0 <= token_id < self._tokenizer.n_vocab:
+                raise fields.wrong("tokens", token_id, f"ids below {self._tokenizer.n_vocab}")
+        model = self._network
+        if not isinstance(model, GPT):
+            raise ApiError(400, "this model has no heads of attention")
+        weights_LHT = await self.worker.call(lambda: attention_of_last(model, ids))
+        weights = [
+            [[round(w, 4) for w in head] for head in layer] for layer in weights_LHT.tolist()
+        ]
+        return JSONResponse({"weights": weights})
 
     # ---- the rest --------------------------------------------------------------------------------
 

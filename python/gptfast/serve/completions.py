@@ -42,6 +42,7 @@ class Completions:
         max_tokens = fields.integer("max_tokens", USUAL_MAX_TOKENS, 0, limits.block_size)
         self.n_drawn: int = fields.integer("best_of", n, n, MOST_CHOICES)
         fields.only("suffix", "", why="the model can't insert text before a suffix")
+        self._has_ids = fields.boolean("return_token_ids")
         allow_special = fields.boolean("allow_special")
         prompts = _prompts(fields, tokenizer, allow_special)
         fields.refuse_others()
@@ -122,6 +123,8 @@ class Completions:
             of_prompt = of_completion(self._tokenizer, prompt_placed, 0)
             of_text = of_completion(self._tokenizer, placed, len(echoed))
             logprobs = {name: of_prompt[name] + of_text[name] for name in of_text}
+            if not self._has_ids:
+                del logprobs["token_ids"]
         return {"text": echoed + text if is_first else text, "logprobs": logprobs}
 
 

@@ -69,6 +69,7 @@ def of_completion(tokenizer: Tokenizer, placed: Sequence[Placed], begin: int) ->
         ],
         "top_logprobs": [None if p.logprob is None else _top(tokenizer, p.logprob) for p in placed],
         "text_offset": [begin + p.offset for p in placed],
+        "token_ids": [p.token_id for p in placed],
     }
 
 

@@ -6,15 +6,20 @@ import html
 import json
 from functools import cache
 
+from gptfast.model import GPT, LanguageModel
 from gptfast.tokenizer import Tokenizer
 from gptfast.web import page
 
 
-def build_page(name: str, tokenizer: Tokenizer, block_size: int, has_chat_template: bool) -> str:
+def build_page(
+    name: str, model: LanguageModel, tokenizer: Tokenizer, has_chat_template: bool
+) -> str:
     """Return the page for a model. It asks the server that it comes from for everything else."""
     description = {
         "name": name,
-        "block_size": block_size,
+        "block_size": model.config.block_size,
+        "n_layer": model.config.n_layer,
+        "n_head": model.config.n_head,
         "has_chat_template": has_chat_template,
         "stop_tokens": sorted(tokenizer.stop_tokens),
         "special": sorted(tokenizer.special_tokens),
@@ -23,7 +28,8 @@ def build_page(name: str, tokenizer: Tokenizer, block_size: int, has_chat_templa
         page.read("serve.html"),
         {
             "name": html.escape(name),
-            "block_size": str(block_size),
+            "block_size": str(model.config.block_size),
+            "heads_hidden": "" if isinstance(model, GPT) else " hidden",
             "style": _style(),
             "description": page.json_for_html(json.dumps(description)),
             "script": _script(),

@@ -13,12 +13,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, TypeVar
 
 from gptfast.errors import UserError
 from gptfast.sample.engine import Engine, QueueFullError
 from gptfast.sample.request import Generation
 from gptfast.serve.errors import ApiError, overloaded
 from gptfast.serve.jobs import Job, Update
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -66,6 +69,12 @@ class Worker(threading.Thread):
     def abort(self, error: ApiError) -> None:
         """End all jobs with an error, before the next step."""
         self._tell(partial(self._abort, error))
+
+    def call(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        """Do work with the model between two steps; return what will hold its result."""
+        result: asyncio.Future[T] = self._loop.create_future()
+        self._tell(partial(self._call, work, result))
+        return result
 
     def end(self) -> None:
         """End the thread after the step that it is in, and wait for it."""
@@ -131,6 +140,16 @@ class Worker(threading.Thread):
             del self._running[id(running.generation)]
             self._engine.cancel(running.generation)
 
+    def _call(self, work: Callable[[], T], result: asyncio.Future[T]) -> None:
+        try:
+            answer = work()
+        except Exception:
+            traceback.print_exc()
+            error = ApiError(500, "the server failed: its log says why")
+            self._loop.call_soon_threadsafe(_settle, result, None, error)
+        else:
+            self._loop.call_soon_threadsafe(_settle, result, answer, None)
+
     def _abort(self, error: ApiError) -> None:
         for job in {running.job for running in self._running.values()}:
             self._cancel(job)
@@ -169,6 +188,15 @@ class Worker(threading.Thread):
         running.n_characters += len(text)
         running.n_tokens += len(logprobs)
         return [(job, Update(running.index, text, logprobs, generation, has_ended))]
+
+
+def _settle(result: asyncio.Future[T], answer: Any, error: ApiError | None) -> None:
+    if result.done():  # the client has gone
+        return
+    if error is None:
+        result.set_result(answer)
+    else:
+        result.set_exception(error)
 
 
 def _deliver(updates: Sequence[tuple[Job, Update | ApiError]]) -> None:

@@ -2,16 +2,22 @@
 
 import { Chat } from "./chat.js";
 import { ask, ServerError, stream } from "./events.js";
+import { ServedHeads } from "./heads.js";
 import { guessesOf, isPartial, ServedText, spellToken } from "./text.js";
 import { Bars, percent, TokenText } from "./view.js";
 
 const N_BARS = 10;
+const DETAILS = { logprobs: N_BARS, return_token_ids: true };
 const TYPING = 150; // milliseconds without a key until the prompt is read
 const ALL_SURPRISE = 10; // bits from which on a token is shown as wholly surprising
 const NATS_PER_BIT = Math.log(2);
 
 const byId = (id) => document.getElementById(id);
 const description = JSON.parse(byId("description").textContent);
+
+// What would end the text is not drawn, so that there is a token with its likeliest rivals.
+const neverEnd = Object.fromEntries(description.stop_tokens.map((id) => [id, -100]));
+const ONE_TOKEN = { max_tokens: 1, temperature: 0, logit_bias: neverEnd, ...DETAILS };
 
 // ---- state ----------------------------------------------------------------------------------------
 
@@ -27,7 +33,9 @@ let isDue = false;
 const text = new TokenText(byId("text"), (looked) => {
   place = looked;
   showGuesses();
+  showHeads();
 });
+const heads = new ServedHeads(byId("heads"), byId("heads-about"), description, text);
 const bars = new Bars(byId("guesses"), N_BARS, (row) => choose(bars.guesses[row].id));
 
 function settings() {
@@ -62,11 +70,7 @@ async function perform(work) {
 // Take a text as it is, and see what the model thinks of it.
 function read(whole, promptLength) {
   return perform(async (signal) => {
-    // What would end the text is not drawn, so that there is a token with its likeliest rivals.
-    const bias = Object.fromEntries(description.stop_tokens.map((id) => [id, -100]));
-    const answer = await ask("/v1/completions", {
-      prompt: whole, max_tokens: 1, temperature: 0, echo: true, logprobs: N_BARS, logit_bias: bias,
-    }, signal);
+    const answer = await ask("/v1/completions", { prompt: whole, ...ONE_TOKEN, echo: true }, signal);
     served = new ServedText();
     served.add(answer.choices[0]);
     const drawn = served.tokens.pop();
@@ -75,6 +79,7 @@ function read(whole, promptLength) {
     nPrompt = promptLength;
     text.keep(null);
     showAll();
+    showHeads();
   });
 }
 
@@ -88,7 +93,7 @@ function write(prompt, promptLength) {
     try {
       const wanted = settings();
       wanted.max_tokens ??= Math.max(1, await roomAfter(prompt, signal));
-      const parts = stream("/v1/completions", { ...wanted, prompt, echo: true, logprobs: N_BARS }, signal);
+      const parts = stream("/v1/completions", { ...wanted, prompt, ...DETAILS, echo: true }, signal);
       for await (const part of parts) {
         usage = part.usage ?? usage;
         for (const choice of part.choices) {
@@ -99,6 +104,7 @@ function write(prompt, promptLength) {
     } finally {
       setWriting(false);
       showAll();
+      showHeads();
     }
     showUsage(usage, began);
     byId("announcement").textContent = `Wrote ${usage.completion_tokens} tokens.`;
@@ -114,10 +120,7 @@ async function roomAfter(prompt, signal) {
 // See what may follow the text, if the context has room for all of it.
 async function seeNext(signal) {
   if ((await roomAfter(served.text, signal)) < 0) return;
-  const bias = Object.fromEntries(description.stop_tokens.map((id) => [id, -100]));
-  const answer = await ask("/v1/completions", {
-    prompt: served.text, max_tokens: 1, temperature: 0, logprobs: N_BARS, logit_bias: bias,
-  }, signal);
+  const answer = await ask("/v1/completions", { prompt: served.text, ...ONE_TOKEN }, signal);
   next = Object.entries(answer.choices[0].logprobs.top_logprobs[0] ?? {});
   showGuesses();
 }
@@ -164,6 +167,13 @@ function showGuesses() {
     bars.guesses = next ? guessesOf(next) : [];
   }
   bars.show(bars.guesses.slice(0, N_BARS).map((guess, row) => ({ ...guess, id: row })), !isWriting);
+}
+
+// The grid: where the token that is looked at, or the last one, looks itself.
+function showHeads() {
+  if (isWriting || byId("heads").closest("[hidden]")) return;
+  const seen = served.tokens.slice(0, place === null ? undefined : place + 1);
+  heads.look(seen.map((token) => token.id), spellToken(seen.at(-1)?.token ?? ""), place !== null);
 }
 
 function showUsage(usage, began) {

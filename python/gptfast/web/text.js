@@ -15,7 +15,7 @@ export function spellToken(token) {
 export class ServedText {
   constructor() {
     this.characters = []; // whole code points, in which the server counts
-    this.tokens = []; // {token, offset, logprob, top}
+    this.tokens = []; // {id, token, offset, logprob, top}
   }
 
   get text() {
@@ -27,6 +27,7 @@ export class ServedText {
     this.characters.push(...text);
     logprobs?.tokens.forEach((token, i) => {
       this.tokens.push({
+        id: logprobs.token_ids[i],
         token,
         offset: logprobs.text_offset[i],
         logprob: logprobs.token_logprobs[i],
