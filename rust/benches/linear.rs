@@ -28,7 +28,7 @@ fn main() {
     memory.extend((0..n_weights as u32).map(|i| 0x1818_1818 ^ i.wrapping_mul(77) >> 9));
     let max_threads = arguments.get(1).map_or(2, |n| n.parse().unwrap());
     for n_threads in 1..=max_threads {
-        let parts: Vec<_> = memory.chunks(1 << 19).collect();
+        let parts: Vec<_> = memory.chunks(1 << 22).collect();
         let plain = memory.len() as f64 * 4.0 / best(&parts, |part| read(part, n_threads));
         println!("{n_threads} threads, plain read: {:.1} GB/s", plain / 1e9);
         for kind in ["f32", "bf16", "q8_0", "q4_0"] {

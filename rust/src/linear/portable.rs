@@ -8,13 +8,11 @@ use crate::linear::{Activations, Matrix, Output, Weights};
 /// # Safety
 /// Nothing else may access these rows of `out` meanwhile.
 pub(super) unsafe fn multiply(matrix: &Matrix, rows: Range<usize>, x: &Activations, out: &Output) {
-    // Elsewhere than on ARM, a fused multiplication and addition may be a slow function.
-    const FUSED: bool = cfg!(target_arch = "aarch64");
     // SAFETY: the caller promises it.
     unsafe {
         match matrix.weights() {
-            Weights::F32(weights) => floats::<_, FUSED>(weights, rows, x, out),
-            Weights::Bf16(weights) => floats::<_, FUSED>(weights, rows, x, out),
+            Weights::F32(weights) => floats(weights, rows, x, out),
+            Weights::Bf16(weights) => floats(weights, rows, x, out),
             Weights::Q8_0(bytes) => blocks::<Q8_0_BYTES>(bytes, q8_0, rows, x, out),
             Weights::Q4_0(bytes) => blocks::<Q4_0_BYTES>(bytes, q4_0, rows, x, out),
         }
@@ -22,7 +20,7 @@ pub(super) unsafe fn multiply(matrix: &Matrix, rows: Range<usize>, x: &Activatio
 }
 
 /// A type of floating-point weights.
-pub(super) trait Float: Copy {
+trait Float: Copy {
     fn to_f32(self) -> f32;
 }
 
@@ -45,13 +43,7 @@ const LANES: usize = 16;
 
 /// # Safety
 /// Nothing else may access these rows of `out` meanwhile.
-#[inline(always)] // into code that may use more instructions
-pub(super) unsafe fn floats<W: Float, const FUSED: bool>(
-    weights: &[W],
-    rows: Range<usize>,
-    x: &Activations,
-    out: &Output,
-) {
+unsafe fn floats<W: Float>(weights: &[W], rows: Range<usize>, x: &Activations, out: &Output) {
     for row in rows {
         let weights = &weights[row * x.columns()..][..x.columns()];
         let (whole_w, rest_w) = weights.as_chunks::<LANES>();
@@ -60,11 +52,11 @@ pub(super) unsafe fn floats<W: Float, const FUSED: bool>(
             let mut sums = [0.0; LANES];
             for (w, x) in whole_w.iter().zip(whole_x) {
                 for i in 0..LANES {
-                    sums[i] = add_product::<FUSED>(sums[i], w[i].to_f32(), x[i]);
+                    sums[i] = add_product(sums[i], w[i].to_f32(), x[i]);
                 }
             }
             for (i, (w, &x)) in rest_w.iter().zip(rest_x).enumerate() {
-                sums[i] = add_product::<FUSED>(sums[i], w.to_f32(), x);
+                sums[i] = add_product(sums[i], w.to_f32(), x);
             }
             // SAFETY: the caller promises it.
             unsafe { out.of(vector, row..row + 1)[0] = sum_of(sums) };
@@ -73,8 +65,9 @@ pub(super) unsafe fn floats<W: Float, const FUSED: bool>(
 }
 
 #[inline(always)]
-fn add_product<const FUSED: bool>(sum: f32, w: f32, x: f32) -> f32 {
-    if FUSED {
+fn add_product(sum: f32, w: f32, x: f32) -> f32 {
+    // Elsewhere than on ARM, a fused multiplication and addition may be a slow function.
+    if cfg!(target_arch = "aarch64") {
         w.mul_add(x, sum)
     } else {
         sum + w * x

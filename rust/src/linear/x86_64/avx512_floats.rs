@@ -111,26 +111,36 @@ unsafe fn tile<W: Float, const R: usize, const V: usize>(
     // The next tile lies behind this one. Prefetching it in the order of addresses reads memory at full
     // speed, which several rows at a time would not.
     let line = 64 / size_of::<W>();
-    for i in (0..columns).step_by(16) {
+    // A macro, because a closure for both uses would keep the sums in memory.
+    macro_rules! add_products {
+        ($i:expr, $mask:expr) => {
+            let (i, mask) = ($i, $mask);
+            let mut x = [_mm512_setzero_ps(); V];
+            for v in 0..V {
+                // SAFETY: the values from i on whose bits are set are within the columns.
+                x[v] = unsafe { f32::load(of_x[v].as_ptr().add(i), mask) };
+            }
+            for r in 0..R {
+                // SAFETY: as above.
+                let w = unsafe { W::load(w[r].as_ptr().add(i), mask) };
+                for v in 0..V {
+                    sums[r][v] = _mm512_fmadd_ps(w, x[v], sums[r][v]);
+                }
+            }
+        };
+    }
+    let whole = columns / 16 * 16;
+    for i in (0..whole).step_by(16) {
         if i.is_multiple_of(line) {
             for r in 0..R {
                 let next = w[0].as_ptr().wrapping_add(R * (columns + i) + line * r);
                 _mm_prefetch::<_MM_HINT_T1>(next.cast());
             }
         }
-        let mask = (u16::MAX as usize >> 16usize.saturating_sub(columns - i)) as u16;
-        let mut x = [_mm512_setzero_ps(); V];
-        for v in 0..V {
-            // SAFETY: the values from i on whose bits are set are within the columns.
-            x[v] = unsafe { f32::load(of_x[v].as_ptr().add(i), mask) };
-        }
-        for r in 0..R {
-            // SAFETY: as above.
-            let w = unsafe { W::load(w[r].as_ptr().add(i), mask) };
-            for v in 0..V {
-                sums[r][v] = _mm512_fmadd_ps(w, x[v], sums[r][v]);
-            }
-        }
+        add_products!(i, u16::MAX);
+    }
+    if whole < columns {
+        add_products!(whole, (1 << (columns - whole)) - 1);
     }
     for (r, sums) in sums.iter().enumerate() {
         for (v, &sum) in sums.iter().enumerate() {

@@ -1,9 +1,7 @@
 //! Products by the vector instructions of x86-64.
-//!
-//! AVX2 has its own code for blocks. For floating-point weights, the compiler makes AVX2 instructions of
-//! the portable code.
 
 mod avx2_blocks;
+mod avx2_floats;
 mod avx512_blocks;
 mod avx512_floats;
 
@@ -39,15 +37,15 @@ pub(super) unsafe fn avx512(matrix: &Matrix, rows: Range<usize>, x: &Activations
 /// # Safety
 /// The processor must have the instructions of `Level::Avx2`. Nothing else may access these rows of
 /// `out` meanwhile.
-#[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn avx2(matrix: &Matrix, rows: Range<usize>, x: &Activations, out: &Output) {
     use self::avx2_blocks::{Q4_0, Q8_0, tile};
+    use self::avx2_floats::floats;
 
     // SAFETY: the caller promises it, and the weights are those of the matrix.
     unsafe {
         match matrix.weights() {
-            Weights::F32(weights) => portable::floats::<_, true>(weights, rows, x, out),
-            Weights::Bf16(weights) => portable::floats::<_, true>(weights, rows, x, out),
+            Weights::F32(weights) => floats(weights, rows, x, out),
+            Weights::Bf16(weights) => floats(weights, rows, x, out),
             Weights::Q8_0(bytes) => tiles(bytes, tile::<Q8_0>, matrix, rows, x, out),
             Weights::Q4_0(bytes) => tiles(bytes, tile::<Q4_0>, matrix, rows, x, out),
         }
