@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -143,6 +145,17 @@ def test_memory_is_that_of_the_blocks_alone(tmp_path: Path) -> None:
     assert n_bytes < 0.3 * n_float
     assert n_bytes == sum(t.nbytes for t in load_file(folder / "model.safetensors").values())
     assert peak < 1.1 * n_bytes
+
+
+def test_loading_imports_no_compiler(tmp_path: Path) -> None:
+    """The meta device would import 900 modules in 1.4 s to draw weights."""
+    folder = save(tmp_path, quantize(model_of(GPT2), "int8"), "int8")
+    code = (
+        f"import sys; from gptfast.model.folder import load_model; load_model({str(folder)!r}); "
+        f"print([name for name in ('sympy', 'torch._dynamo', 'triton') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_transformers_refuses_int8_and_loads_bf16(tmp_path: Path) -> None:

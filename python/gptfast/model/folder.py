@@ -17,7 +17,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_bytes
 from safetensors.torch import load_file, save_file
@@ -117,10 +116,9 @@ def load_model(
         model = build_model(wanted)
         load_weights(model, folder / "model.safetensors", stored_as=config)
     else:
-        from gptfast.model.quantized import quantize
+        from gptfast.model.quantized import empty_model
 
-        with torch.device("meta"):  # the weights never exist in float32
-            model = quantize(build_model(wanted), precision)
+        model = empty_model(wanted, precision)
         load_weights(model, folder / "model.safetensors", _assign, stored_as=config)
     return model.eval(), tokenizer
 

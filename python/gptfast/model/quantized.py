@@ -10,15 +10,17 @@ matrix.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from gptfast import ops
 from gptfast.errors import UserError
 from gptfast.model.base import LanguageModel
-from gptfast.model.config import Precision
+from gptfast.model.build import build_model
+from gptfast.model.config import ModelConfig, Precision
 from gptfast.model.kv_cache import NewTokens
 from gptfast.model.transformer import GPT
 from gptfast.ops.quantized_blocks import (
@@ -141,6 +143,27 @@ def quantize(
     for name, weight in list(_matrices(model)):
         _replace(model, name, weight, precision, quantizer)
     return model.requires_grad_(False).eval()
+
+
+def empty_model(config: ModelConfig, precision: Precision) -> LanguageModel:
+    """Return a quantized model without values, on the meta device, for weights that come later.
+
+    No float32 weights exist on the way. Raises UserError as `quantize` does.
+    """
+    with torch.device("meta"), _NoNoise():
+        return quantize(build_model(config), precision)
+
+
+class _NoNoise(TorchFunctionMode):
+    """Leaves out the drawing of initial weights, for which the meta device imports a compiler."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is nn.init.normal_:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def _replace(

@@ -6,17 +6,26 @@ dimensions flattened), N input features, O output features.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gptfast import _rust
 from gptfast.errors import UserError
 from gptfast.ops.checks import check_tensors
 from gptfast.ops.dispatch import choose, without_autocast
 from gptfast.ops.operator import operator
 from gptfast.ops.quantized_blocks import BLOCK, BLOCK_BYTES, Kind, check_kind, dequantize_blocks
 from gptfast.ops.rules import Work, training_and_dtype
+
+if TYPE_CHECKING:
+    from gptfast import _rust
+else:
+    try:
+        from gptfast import _rust
+    except ImportError:  # a plain checkout without the compiled extension
+        _rust = None
 
 # ---- 1. the definition ---------------------------------------------------------------------------
 
@@ -121,6 +130,8 @@ def why_not(backend: str, x: Tensor, bias: Tensor | None = None) -> str | None:
     """Return the reason why `backend` can't serve these inputs, or None if it can."""
     if backend != "rust":
         return None
+    if _rust is None:
+        return "the Rust extension is not built; run `make build`"
     if x.device.type != "cpu":
         return f"the Rust kernels run on the CPU, not on {x.device.type}"
     if x.dtype == torch.float64:
