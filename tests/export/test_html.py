@@ -105,13 +105,17 @@ def greedy(model: LanguageModel, prompt: list[int], tokenizer: Tokenizer, n: int
 
 def opened(open_page: Open, file: Path, **options: Any) -> Visit:
     visit = open_page(file.as_uri(), **options)
-    visit.page.locator("#generate:enabled").wait_for()
+    visit.page.locator("#guesses button:enabled").first.wait_for()  # the model has seen the prompt
     return visit
 
 
 def ids_of(page: Page) -> list[int]:
     ids = page.locator("#text .token").evaluate_all("all => all.map(e => Number(e.dataset.id))")
     return list(ids)
+
+
+def wait_for_tokens(page: Page, n: int) -> None:
+    page.locator(f"#text .token:nth-child({n}):last-child").wait_for()
 
 
 def write(page: Page, n: int, **options: object) -> list[int]:
@@ -295,12 +299,14 @@ def test_a_bar_writes_its_token(open_page: Open, small_page: Path) -> None:
     bars = page.locator("#guesses button")
     third = int(bars.nth(2).get_attribute("data-id") or -1)
     bars.nth(2).click()
+    wait_for_tokens(page, len(before) + 1)
     assert ids_of(page) == [*before, third]
     # Instead of an earlier token: what follows it goes.
     page.locator("#text .token").nth(1).focus()
     assert page.locator("#guesses-title").inner_text().startswith("Instead of")
     other = int(bars.nth(3).get_attribute("data-id") or -1)
     bars.nth(3).click()
+    wait_for_tokens(page, 2)
     assert ids_of(page) == [before[0], other]
 
 
