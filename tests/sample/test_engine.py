@@ -301,6 +301,24 @@ def test_logits_that_are_no_numbers_end_one_text_and_harm_no_other(
     check(model, late, 3)
 
 
+def test_a_prompt_for_which_memory_was_full_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = shaken(GPT2)
+    engine = Engine(model, LETTERS, n_slots=2)
+    texts = engine.submit(Request([1, 2], 3, GREEDY, top_logprobs=0), 2)
+
+    def full(*_: object, **__: object) -> torch.Tensor:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "prefill", full)
+        with pytest.raises(MemoryError):
+            engine.step()
+    assert (engine.n_waiting, engine.n_running) == (2, 0)
+    run(engine, *texts)
+    for text in texts:
+        check(model, text, 1337)
+
+
 def test_a_processor_that_fails_ends_its_text_alone(model: LanguageModel) -> None:
     def nothing(_: Sequence[int], logits: torch.Tensor) -> torch.Tensor:
         return logits - math.inf

@@ -111,18 +111,19 @@ class NewTokens:
         self._row_B1 = row_B[:, None]
         self.position_BT = self._start_B[:, None] + torch.arange(self._n_new, device=row_B.device)
         cache.ids_BT[self._row_B1, self.position_BT] = ids_BT
-        self._views: dict[int | None, _View] = {}  # by window; layers with the same share it
+        # Layers with the same capacity, or the same window, share these.
+        self._places: dict[int, tuple[Tensor, slice, Tensor]] = {}
+        self._views: dict[int | None, _View] = {}
 
     def finish(self) -> None:
         """Add the tokens to the lengths of the rows."""
         for row in self._rows:
             self._cache.lengths[row] += self._n_new
 
-    def ids_before(self, n: int, fill: int) -> Tensor:
-        """Return the n ids before the new tokens, (B, n), with `fill` for those before the text."""
+    def ids_before(self, n: int) -> Tensor:
+        """Return the n ids before the new tokens, (B, n); any ids for places before the text."""
         index_Bn = self.position_BT[:, :1] + torch.arange(-n, 0, device=self.position_BT.device)
-        ids_Bn = self._cache.ids_BT[self._row_B1, index_Bn.clamp(min=0)]
-        return ids_Bn.where(index_Bn >= 0, fill)
+        return self._cache.ids_BT[self._row_B1, index_Bn.clamp(min=0)]
 
     def texts(self) -> list[Tensor]:
         """Return the ids of each row, the new ones included, (1, T) each."""
@@ -151,8 +152,9 @@ class NewTokens:
 
     def _store(self, cached_BGSD: Tensor, new_BGTD: Tensor) -> None:
         S = cached_BGSD.size(2)
-        index_BT = self.position_BT[:, -S:] % S  # of more tokens than a ring holds, the newest
-        cached_BGSD[self._row_B1, :, index_BT] = new_BGTD[:, :, -S:].transpose(1, 2)
+        if S not in self._places:  # of more tokens than a ring holds, the newest
+            self._places[S] = (self._row_B1, slice(None), self.position_BT[:, -S:] % S)
+        cached_BGSD[self._places[S]] = new_BGTD[:, :, -S:].transpose(1, 2)
 
     def _with_past(self, cached_BGSD: Tensor, new_1GTD: Tensor, window: int | None) -> Tensor:
         """Return the new keys or values of a row after those of the past that they see."""

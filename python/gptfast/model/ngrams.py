@@ -59,7 +59,7 @@ class NGramEmbedding(nn.Module):
             padded = F.pad(ids_BT, (n_before, 0), value=self.no_token)
             past_BT = _tokens_before(ids_BT, cu_seqlens)
         else:
-            padded = torch.cat((cache.ids_before(n_before, self.no_token), ids_BT), dim=1)
+            padded = torch.cat((cache.ids_before(n_before), ids_BT), dim=1)
             past_BT = cache.position_BT
         hash_BT = ids_BT
         rows = []

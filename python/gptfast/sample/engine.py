@@ -48,8 +48,9 @@ class Engine:
         check_at_least("max_waiting", max_waiting, 0)
         check_weights(model)
         self._model, self._max_waiting = model, max_waiting
-        # The tokenizer's ids; the model may have more as padding.
-        self._n_vocab = model.config.vocab_size if tokenizer is None else tokenizer.n_vocab
+        self._n_vocab = model.config.vocab_size
+        if tokenizer is not None:  # the model may have more rows, as padding
+            self._n_vocab = min(self._n_vocab, tokenizer.n_vocab)
         self._token_bytes = None if tokenizer is None else cache(tokenizer.token_bytes)
         self._cache = model.new_cache(n_slots)
         self._slots: list[Generation | None] = [None] * n_slots
@@ -170,14 +171,13 @@ class Engine:
                 generation = self._waiting[0]
                 admitted[generation] = self._read_prompt(generation, row)
                 self._waiting.popleft()
-                self._slots[row], generation._row = generation, row
+                self._slots[row], generation._row, generation._prefix = generation, row, None
         return admitted
 
     def _read_prompt(self, generation: Generation, row: int) -> Tensor:
         """Fill a row of the cache with the prompt; return the logits (V,) after it."""
         prefix, request = generation._prefix, generation.request
         assert prefix is not None
-        generation._prefix = None
         if prefix.row is not None and prefix.logits_V is not None:
             self._cache.load(row, prefix.row)
             generation.prompt_logprobs = prefix.logprobs
@@ -187,9 +187,8 @@ class Engine:
         logits = self._model.prefill(seen, self._cache, row, all_logits=request.prompt_logprobs)
         if request.prompt_logprobs:
             logits_TV, logits = logits[:-1, : self._n_vocab], logits[-1]
-            known = token_logprobs(
-                logits_TV, seen[1:], [request.top_logprobs or 0] * len(logits_TV)
-            )
+            n_top = [request.top_logprobs or 0] * len(logits_TV)
+            known = token_logprobs(logits_TV, seen[1:], n_top)
             generation.prompt_logprobs = [None] * (len(prefix.prompt) - len(known)) + known
         if prefix.n > 1:
             prefix.row, prefix.logits_V = self._cache.save(row), logits
