@@ -7,6 +7,7 @@ import contextlib
 import json
 import signal
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -274,3 +275,12 @@ def test_a_key_file_has_a_key_on_each_line(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("first\n\n  second  \n")
     assert read_keys(keys) == ["first", "second"]
+
+
+def test_a_missing_library_names_the_extra(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "gptfast.serve.server")
+    assert cli.run(main, [str(folder)]) == 2
+    assert 'pip install "gptfast[serve]"' in capsys.readouterr().err

@@ -102,8 +102,8 @@ function write(prompt, promptLength) {
         }
       }
     } finally {
-      setWriting(false);
       showAll();
+      setWriting(false);
       showHeads();
     }
     showUsage(usage, began);
@@ -234,6 +234,7 @@ for (const radio of document.querySelectorAll("input[name=mode]")) {
   radio.addEventListener("change", () => {
     byId("text-mode").hidden = radio.value === "chat";
     byId("chat-mode").hidden = radio.value !== "chat";
+    document.querySelector("main").classList.toggle("chatting", radio.value === "chat");
   });
 }
 
