@@ -7,6 +7,7 @@
 
 use std::arch::x86_64::*;
 
+use super::MIN_AHEAD;
 use crate::linear::Activations;
 use crate::linear::blocks::{Q4_0_BYTES, Q8_0_BYTES};
 
@@ -142,13 +143,12 @@ pub unsafe fn tile<B: Blocks>(
     sums: &mut [[f32; ROWS]],
 ) {
     sums.fill([0.0; ROWS]);
+    let ahead = (ROWS * stride).max(MIN_AHEAD);
     for block in 0..stride / B::BYTES {
         let first = bytes[block * B::BYTES..].as_ptr();
         // The next tile lies behind this one. Prefetching it in the order of addresses reads memory
         // at full speed, which 16 rows at a time would not.
-        let next = bytes
-            .as_ptr()
-            .wrapping_add(ROWS * (stride + block * B::BYTES));
+        let next = bytes.as_ptr().wrapping_add(ahead + ROWS * block * B::BYTES);
         for line in 0..(ROWS * B::BYTES).div_ceil(64) {
             _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(64 * line).cast());
         }

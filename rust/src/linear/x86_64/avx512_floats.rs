@@ -5,6 +5,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use super::MIN_AHEAD;
 use crate::linear::{Activations, Output};
 
 /// A type of weights.
@@ -111,6 +112,7 @@ unsafe fn tile<W: Float, const R: usize, const V: usize>(
     // The next tile lies behind this one. Prefetching it in the order of addresses reads memory at full
     // speed, which several rows at a time would not.
     let line = 64 / size_of::<W>();
+    let ahead = (R * columns).max(MIN_AHEAD / size_of::<W>());
     // A macro, because a closure for both uses would keep the sums in memory.
     macro_rules! add_products {
         ($i:expr, $mask:expr) => {
@@ -133,7 +135,7 @@ unsafe fn tile<W: Float, const R: usize, const V: usize>(
     for i in (0..whole).step_by(16) {
         if i.is_multiple_of(line) {
             for r in 0..R {
-                let next = w[0].as_ptr().wrapping_add(R * (columns + i) + line * r);
+                let next = w[0].as_ptr().wrapping_add(ahead + R * i + line * r);
                 _mm_prefetch::<_MM_HINT_T1>(next.cast());
             }
         }

@@ -12,6 +12,9 @@ use crate::linear::{Activations, Matrix, Output, Weights, portable};
 /// The vectors whose sums are kept at a time, in the nearest cache.
 const BATCH: usize = 64;
 
+/// How far ahead to prefetch at least, in bytes: memory answers late.
+const MIN_AHEAD: usize = 16 << 10;
+
 /// Use AVX-512.
 ///
 /// # Safety
