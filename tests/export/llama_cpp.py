@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-SECONDS = 120
+SECONDS = 300
 
 
 def ask(folder: Path, questions: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -196,12 +196,24 @@ def test_ids_without_a_token_are_unused(tmp_path: Path) -> None:
     assert len(set(keys["tokenizer.ggml.tokens"])) == 300
 
 
-def test_the_chat_template_of_a_folder_is_in_the_file(tmp_path: Path) -> None:
-    template = "{{ messages[0].content }}"
-    small_models.write_folder(tmp_path / "m", GPT(GPT2), plain_tokenizer())
-    (tmp_path / "m" / "chat_template.jinja").write_text(template, encoding="utf-8")
-    export_gguf(tmp_path / "m", tmp_path / "a.gguf")
-    assert read(tmp_path / "a.gguf")[0]["tokenizer.chat_template"] == template
+@pytest.mark.parametrize(
+    ("stored", "found"),
+    [
+        ("{{ a }}", "{{ a }}"),
+        ([{"name": "tools", "template": "b"}, {"name": "default", "template": "c"}], "c"),
+        ([{"name": "tools", "template": "b"}, "d"], None),
+        (None, None),
+    ],
+)
+def test_a_folders_chat_template_is_in_the_file(tmp_path: Path, stored: Any, found: Any) -> None:
+    folder = small_models.write_folder(tmp_path / "m", GPT(GPT2), plain_tokenizer())
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": stored}))
+    export_gguf(folder, tmp_path / "a.gguf")
+    assert read(tmp_path / "a.gguf")[0].get("tokenizer.chat_template") == found
+    (folder / "chat_template.jinja").write_text("{{ é }}", encoding="utf-8")  # comes first
+    export_gguf(folder, tmp_path / "b.gguf")
+    assert read(tmp_path / "b.gguf")[0]["tokenizer.chat_template"] == "{{ é }}"
 
 
 @pytest.mark.parametrize(

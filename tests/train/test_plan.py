@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -231,8 +232,15 @@ def test_the_command_prints_the_plan(
     text = capsys.readouterr().out
     for row in ("parameters", "FLOPs per token", "tokens of the run", "2,560", "memory", "time"):
         assert row in text
-    assert cli.run(plan_command, ["nanogpt-shakespeare", *small, "--n-layer", "1"]) == 0
-    assert "a vocabulary of 65 characters was assumed" in capsys.readouterr().out
+    for program in (r"llama\.cpp", "transformers"):
+        assert re.search(rf"{program} +│ yes ", text)
+    arguments = ["nanogpt-shakespeare", *small, "--n-layer", "1", "--qk-norm"]
+    assert cli.run(plan_command, arguments) == 0
+    text = capsys.readouterr().out
+    assert "a vocabulary of 65 characters was assumed" in text
+    for program in (r"llama\.cpp", "transformers"):
+        assert re.search(rf"{program} +│ no ", text)
+    assert text.count("qk_norm") == 2
 
 
 def test_what_does_not_fit_is_not_tried(capsys: pytest.CaptureFixture[str]) -> None:

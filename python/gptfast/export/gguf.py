@@ -35,7 +35,7 @@ from gptfast.tokenizer.chat import read_chat_template
 
 FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "bf16": 32}
 """general.file_type, keyed by how the matrices are stored."""
-_OWN = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
+_OWN = {torch.float32: "f32", torch.bfloat16: "bf16"}
 _LARGEST = 65504.0  # of float16, in which the scales of blocks are stored, too
 
 

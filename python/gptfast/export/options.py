@@ -20,8 +20,8 @@ class Gguf:
     out: Path
     """The file to write, such as model.gguf. It must not exist yet."""
     type: Literal["auto", "f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1"] = "auto"
-    """How the matrices are stored. 'auto' is as in the folder: f32 for float32, q8_0 for
-    int8, q4_0 for int4."""
+    """How the matrices are stored. 'auto' is as in the folder: f32, or after
+    `gptfast quantize` q8_0 for int8, q4_0 for int4, bf16 for bf16."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,9 +24,18 @@ def read_chat_template(folder: Path) -> str | None:
         case str(template):
             return template
         case [*templates]:
-            return next((t["template"] for t in templates if t.get("name") == "default"), None)
+            found = [t["template"] for t in templates if _is_default(t)]
+            return str(found[0]) if found else None
         case _:
             return None
+
+
+def _is_default(template: object) -> bool:
+    match template:
+        case {"name": "default", "template": str()}:
+            return True
+        case _:
+            return False
 
 
 def write_chat_template(folder: Path, template: str) -> None:
