@@ -1,4 +1,4 @@
-"""The Rust extension. Only `tokenizer`, `system.cpu` and `ops.quantized_linear` import it."""
+"""The Rust extension, for tokenizer, system.cpu, ops.quantized_linear and model.rust_step."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias, final
@@ -6,7 +6,7 @@ from typing import Any, TypeAlias, final
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BPE", "amx_state", "multiply", "utf8_error"]
+__all__ = ["BPE", "Cache", "Decoder", "amx_state", "multiply", "utf8_error"]
 
 _Ids: TypeAlias = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 
@@ -31,6 +31,35 @@ def multiply(
 
 def utf8_error(data: bytes) -> int | None:
     """Return the position of the first byte that is not UTF-8, or None if all are."""
+
+@final
+class Decoder:
+    """A GPT on the CPU. It reads the weights where they are, so the caller keeps them alive.
+
+    tensors: (address, kind, rows, columns) by name. A kind is "f32", "bf16", "q8_0" or "q4_0".
+    """
+
+    def __new__(cls, config: object, tensors: dict[str, tuple[int, str, int, int]]) -> Decoder: ...
+    def step(
+        self,
+        ids: list[int],
+        rows: list[int],
+        lengths: list[int],
+        cache: Cache,
+        n_threads: int,
+        logits: int,
+    ) -> None: ...
+
+@final
+class Cache:
+    """Where the keys and values of a `KVCache` are. The caller keeps them alive.
+
+    layers: (address of the keys, of the values, capacity) of each layer. ids: address of the ids.
+    """
+
+    def __new__(
+        cls, layers: list[tuple[int, int, int]], n_rows: int, ids: int, is_bf16: bool
+    ) -> Cache: ...
 
 @final
 class BPE:

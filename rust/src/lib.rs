@@ -1,7 +1,8 @@
 //! Byte-level BPE and the linear layers of models in Rust and, with the feature `python`, the extension
 //! module `gptfast._rust`.
 //!
-//! [`linear`] multiplies matrices of weights by vectors. The rest is BPE:
+//! [`linear`] multiplies matrices of weights by vectors, and [`decode`] takes the steps of a GPT with it.
+//! The rest is BPE:
 //!
 //! Text is cut into pre-tokens by a [`Pattern`](pretokenize::Pattern). [`train`](train::train) learns
 //! merges from their counts, which make a [`Vocab`](vocab::Vocab). A
@@ -39,6 +40,7 @@
 
 #[cfg(feature = "python")]
 mod bindings;
+pub mod decode;
 pub mod encode;
 pub mod error;
 pub mod linear;
@@ -60,6 +62,8 @@ mod _rust {
     use crate::bindings::bpe::Bpe;
     #[pymodule_export]
     use crate::bindings::cpu::amx_state;
+    #[pymodule_export]
+    use crate::bindings::decode::{Cache, Decoder};
     #[pymodule_export]
     use crate::bindings::linear::multiply;
     #[pymodule_export]

@@ -142,6 +142,10 @@ class LanguageModel(nn.Module):
         if longest == cache.block_size:
             raise self._too_long(longest + 1)
         self.check_ids(ids)
+        return self._step(ids, cache, rows)
+
+    def _step(self, ids: Sequence[int], cache: KVCache, rows: Sequence[int]) -> Tensor:
+        """Do what `step` does, of valid ids: the definition."""
         ids_B1 = torch.tensor(ids, device=cache.ids_BT.device)[:, None]
         return self._next_logits(ids_B1, NewTokens(cache, rows, ids_B1), False)[:, -1]
 

@@ -6,7 +6,7 @@ Legend: B batch, T time, C channels (n_embd), V vocabulary, P channel pairs of a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from gptfast import ops
 from gptfast.errors import as_int64, check_at_least
+from gptfast.model import rust_step
 from gptfast.model.attention import CausalSelfAttention
 from gptfast.model.base import LanguageModel
 from gptfast.model.config import ModelConfig
@@ -193,6 +194,12 @@ class GPT(LanguageModel):
         check_at_least("batch_size", as_int64("batch_size", batch_size), 1)
         norm, n_layer = self.ln_f.weight, self.config.n_layer
         return KVCache(self.config, batch_size, n_layer, device=norm.device, dtype=norm.dtype)
+
+    def _step(self, ids: Sequence[int], cache: KVCache, rows: Sequence[int]) -> Tensor:
+        # On a CPU, Rust computes the whole step if it can.
+        if rust_step.why_not(self, cache) is None:
+            return rust_step.step(self, ids, cache, rows)
+        return super()._step(ids, cache, rows)
 
     def _next_logits(self, ids_BT: Tensor, new: NewTokens, all_logits: bool) -> Tensor:
         h_BTC = self.hidden(ids_BT, new)

@@ -69,6 +69,11 @@ def set_backend(name: str) -> None:
     _default = name
 
 
+def default_backend() -> str:
+    """Return the default backend of the process."""
+    return _default
+
+
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
     """Set the default backend within a `with` block.

@@ -2,6 +2,7 @@
 
 pub mod bpe;
 pub mod cpu;
+pub mod decode;
 mod ids;
 pub mod linear;
 mod lists;

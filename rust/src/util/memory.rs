@@ -88,6 +88,31 @@ fn advise_huge_pages<T>(values: &mut Vec<T>) {
     }
 }
 
+/// Move memory that is read often into huge pages, as far as it fills them and the system has some.
+///
+/// Contents and addresses stay. Reading is faster, because the processor looks up fewer pages.
+///
+/// # Safety
+/// The range must be allocated.
+#[cfg_attr(not(target_os = "linux"), allow(unused_variables))]
+pub unsafe fn move_to_huge_pages(address: usize, n_bytes: usize) {
+    #[cfg(target_os = "linux")]
+    {
+        const HUGE_PAGE: usize = 2 << 20;
+        let start = address.next_multiple_of(HUGE_PAGE);
+        let end = (address + n_bytes) / HUGE_PAGE * HUGE_PAGE;
+        if start < end {
+            // SAFETY: the pages lie within the range, and only their size changes. If the system refuses,
+            // nothing is lost.
+            unsafe {
+                let (start, n_bytes) = (start as *mut libc::c_void, end - start);
+                libc::madvise(start, n_bytes, libc::MADV_HUGEPAGE);
+                libc::madvise(start, n_bytes, libc::MADV_COLLAPSE);
+            }
+        }
+    }
+}
+
 /// Make the C library return freed blocks of a megabyte or more to the system at once.
 ///
 /// By default it keeps ever larger blocks for each thread, because asking the system for memory takes

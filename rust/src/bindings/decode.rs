@@ -1,0 +1,164 @@
+//! One step of a GPT, for Python.
+
+use std::collections::HashMap;
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+use super::work::to_py_err;
+use crate::decode::{self, Activation, CacheLayer, NormKind, Row, Tensor, Tensors};
+use crate::error::catch_panics;
+
+/// What a decoder needs of `gptfast.model.config.ModelConfig`.
+#[derive(FromPyObject)]
+pub struct Config {
+    vocab_size: usize,
+    block_size: usize,
+    n_layer: usize,
+    n_head: usize,
+    key_value_heads: usize,
+    head_width: usize,
+    n_embd: usize,
+    hidden_width: usize,
+    norm: String,
+    norm_eps: f32,
+    activation: String,
+    sliding_window: Option<usize>,
+    global_every: Option<usize>,
+    logit_softcap: Option<f32>,
+    max_ngram: usize,
+    ngram_rows: usize,
+    n_expert: usize,
+    n_expert_active: usize,
+}
+
+impl Config {
+    fn to_rust(&self) -> PyResult<decode::Config> {
+        let unknown = |what: &str| Err(PyValueError::new_err(format!("unknown: {what}")));
+        let window = |layer: usize| match self.global_every {
+            Some(n) if (layer + 1).is_multiple_of(n) => None,
+            _ => self.sliding_window,
+        };
+        Ok(decode::Config {
+            vocab_size: self.vocab_size,
+            block_size: self.block_size,
+            n_head: self.n_head,
+            n_kv_head: self.key_value_heads,
+            head_width: self.head_width,
+            n_embd: self.n_embd,
+            hidden_width: self.hidden_width,
+            norm: match self.norm.as_str() {
+                "layernorm" => NormKind::Layer,
+                "rmsnorm" => NormKind::Rms,
+                norm => return unknown(norm),
+            },
+            norm_eps: self.norm_eps,
+            activation: match self.activation.as_str() {
+                "gelu" => Activation::Gelu,
+                "gelu_exact" => Activation::GeluExact,
+                "swiglu" => Activation::Swiglu,
+                "relu2" => Activation::Relu2,
+                activation => return unknown(activation),
+            },
+            windows: (0..self.n_layer).map(window).collect(),
+            logit_softcap: self.logit_softcap,
+            max_ngram: self.max_ngram,
+            ngram_rows: self.ngram_rows,
+            n_expert: self.n_expert,
+            n_expert_active: self.n_expert_active,
+        })
+    }
+}
+
+/// A GPT on the CPU. It reads the weights where they are, so the caller keeps them alive.
+#[pyclass(module = "gptfast._rust", frozen)]
+pub struct Decoder(decode::Decoder);
+
+#[pymethods]
+impl Decoder {
+    #[new]
+    fn new(
+        config: Config,
+        tensors: HashMap<String, (usize, String, usize, usize)>,
+    ) -> PyResult<Self> {
+        let tensors = tensors.into_iter().map(|(name, tensor)| {
+            let (address, kind, rows, columns) = tensor;
+            let tensor = Tensor {
+                address,
+                kind,
+                rows,
+                columns,
+            };
+            (name, tensor)
+        });
+        // SAFETY: Python's caller keeps the tensors alive, and asks for no step while it writes to them.
+        let tensors = unsafe { Tensors::new(tensors.collect()) };
+        let config = config.to_rust()?;
+        catch_panics(|| decode::Decoder::new(config, tensors))
+            .map(Decoder)
+            .map_err(to_py_err)
+    }
+
+    /// Append `ids[i]` to row `rows[i]` of the cache, which has `lengths[rows[i]]` tokens. Write the
+    /// logits to the float32 (n, V) at the address `logits`.
+    #[expect(clippy::too_many_arguments)]
+    fn step(
+        &self,
+        py: Python<'_>,
+        ids: Vec<usize>,
+        rows: Vec<usize>,
+        lengths: Vec<usize>,
+        cache: &Cache,
+        n_threads: usize,
+        logits: usize,
+    ) -> PyResult<()> {
+        let fail = |what: &str| PyValueError::new_err(what.to_string());
+        if ids.len() != rows.len() || ids.is_empty() {
+            return Err(fail("expected an id for each row"));
+        }
+        let batch = ids.iter().zip(&rows).map(|(&id, &row)| {
+            let position = *lengths
+                .get(row)
+                .ok_or_else(|| fail("a row without length"))?;
+            Ok(Row { id, row, position })
+        });
+        let batch = batch.collect::<PyResult<Vec<Row>>>()?;
+        let n_logits = batch.len() * self.0.config().vocab_size;
+        py.detach(|| {
+            catch_panics(|| {
+                // SAFETY: Python's caller has allocated that many logits there, and keeps the tensors and
+                // the cache alive and unchanged until this returns.
+                unsafe {
+                    let logits = std::slice::from_raw_parts_mut(logits as *mut f32, n_logits);
+                    self.0.step(&batch, &cache.0, n_threads, logits)
+                }
+            })
+        })
+        .map_err(to_py_err)
+    }
+}
+
+/// Where the keys and values of a `KVCache` are. The caller keeps them alive.
+#[pyclass(module = "gptfast._rust", frozen)]
+pub struct Cache(decode::Cache);
+
+#[pymethods]
+impl Cache {
+    /// layers: (address of the keys, of the values, capacity) of each layer. ids: address of the ids.
+    #[new]
+    fn new(layers: Vec<(usize, usize, usize)>, n_rows: usize, ids: usize, is_bf16: bool) -> Self {
+        let layers = layers
+            .into_iter()
+            .map(|(keys, values, capacity)| CacheLayer {
+                keys,
+                values,
+                capacity,
+            });
+        Cache(decode::Cache {
+            layers: layers.collect(),
+            n_rows,
+            ids,
+            is_bf16,
+        })
+    }
+}
