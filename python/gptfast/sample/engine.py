@@ -148,11 +148,12 @@ class Engine:
         guesses = speculation.guess(
             generation._context, room - 1, generation.request.sampling, generation._generator
         )
-        guesses = list(takewhile(lambda guess: guess < self._n_vocab, guesses))
+        if guesses:  # those of a draft with more ids than this model
+            guesses = list(takewhile(lambda guess: guess < self._n_vocab, guesses))
         newest = generation._context[-1]
         logits_TV = self._model.verify([newest, *guesses], self._cache, row)
-        for i, logits_V in enumerate(logits_TV):
-            self._write([generation], logits_V[None])
+        for i, logits_1V in enumerate(logits_TV.split(1)):
+            self._write([generation], logits_1V)
             if generation.finish_reason is not None:
                 return
             if generation._context[-1:] != guesses[i : i + 1]:
