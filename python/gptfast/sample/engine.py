@@ -152,7 +152,7 @@ class Engine:
             guesses = list(takewhile(lambda guess: guess < self._n_vocab, guesses))
         newest = generation._context[-1]
         logits_TV = self._model.verify([newest, *guesses], self._cache, row)
-        for i, logits_1V in enumerate(logits_TV.split(1)):
+        for i, logits_1V in enumerate(logits_TV[:, None]):
             self._write([generation], logits_1V)
             if generation.finish_reason is not None:
                 return
