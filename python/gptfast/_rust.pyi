@@ -48,7 +48,11 @@ class Decoder:
         cache: Cache,
         n_threads: int,
         logits: int,
-    ) -> None: ...
+    ) -> None:
+        """Append ids[i] to row rows[i] of the cache; several ids of one row stand together.
+
+        logits: address of the result, float32 (n, V).
+        """
 
 @final
 class Cache:

@@ -13,8 +13,9 @@ import torch
 from test_variants import VARIANTS
 from torch import Tensor, nn
 
+from gptfast.errors import UserError
 from gptfast.model import GPT, ModelConfig, rust_step
-from gptfast.model.kv_cache import KVCache
+from gptfast.model.kv_cache import SLACK, KVCache
 from gptfast.model.quantized import Precision, quantize
 from gptfast.ops import use_backend
 
@@ -150,6 +151,61 @@ def test_neither_threads_nor_neighbours_change_a_bit(name: str, precision: str) 
                         assert torch.equal(logits[i], alone[row][step][0])
 
 
+@pytest.mark.parametrize("name", ["gpt2", "experts", "wrapped rings", "n-grams", "large"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8", "int4"])
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_tokens_that_are_verified_get_the_bits_of_plain_steps(
+    name: str, precision: str, n_threads: int
+) -> None:
+    model = shaken((VARIANTS | MORE)[name])
+    if precision == "bfloat16":
+        model.bfloat16()
+    elif precision != "float32":
+        quantize(model, "int8" if precision == "int8" else "int4")
+    # A ring has room for 3 + 32 tokens. All places are overwritten, some while they are seen.
+    start = 50 if name == "wrapped rings" else 3
+    ids = [(7 * i) % 37 for i in range(1 + SLACK if name == "wrapped rings" else 6)]
+    cache = filled_cache(model, [4, start])
+    plain_cache = copy.deepcopy(cache)
+    with threads(1):
+        plain = [step_in_rust(model, [token], plain_cache, [1])[0] for token in ids]
+    with threads(n_threads):
+        verified = model.verify(ids, cache, 1)
+        assert torch.equal(verified, torch.stack(plain))
+        assert cache.lengths == plain_cache.lengths == [4, start + len(ids)]
+        assert torch.equal(cache.ids_BT, plain_cache.ids_BT)
+        for keys, plain_keys in zip(cache.k + cache.v, plain_cache.k + plain_cache.v, strict=True):
+            assert torch.equal(keys, plain_keys)
+        # All but the first are taken back: what they overwrote is not seen again.
+        cache.truncate(1, start + 1)
+        assert torch.equal(model.verify(ids[1:3], cache, 1), torch.stack(plain[1:3]))
+
+
+def test_ids_that_are_verified_are_checked() -> None:
+    model = shaken(GPT2)
+    cache = filled_cache(model, [22])
+    for ids, match in (([1, 65], "token id is 65"), ([1, 2, 3], "25 tokens"), ([], "not empty")):
+        with pytest.raises(UserError, match=match):
+            model.verify(ids, cache, 0)
+    with use_backend("reference"):  # the definition
+        expected = model.verify([1, 2], copy.deepcopy(cache), 0)
+    torch.testing.assert_close(model.verify([1, 2], cache, 0), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "wrapped rings"])
+def test_autocast_computes_prompts_and_steps(name: str) -> None:
+    model = shaken((VARIANTS | MORE)[name])
+    cache = model.new_cache(1)
+    exact = [step_in_rust(model, [token], cache, [0])[0] for token in range(1, 9)]
+    cache = model.new_cache(1)
+    with torch.autocast("cpu"):
+        first = model.prefill([1, 2, 3], cache, 0, all_logits=True)
+        second = model.prefill([4, 5, 6, 7], cache, 0, all_logits=True)
+        third = model.step([8], cache, [0])
+    actual, expected = torch.cat((first, second, third)).float(), torch.stack(exact)
+    assert (actual - expected).abs().max() < 3e-2 * expected.abs().max()
+
+
 def test_weights_that_change_are_seen() -> None:
     model = shaken(GPT2)
 
@@ -253,9 +309,14 @@ def test_rust_refuses_what_would_read_beyond_memory() -> None:
     model = shaken(GPT2)
     cache = filled_cache(model, [3, 3])
     step_in_rust(model, [1], cache, [0])
-    for ids, rows, length in (([65], [0], 3), ([1], [2], 3), ([1], [0], 24), ([1, 2], [1, 1], 3)):
+    for ids, rows, length in (
+        ([65], [0], 3),
+        ([1], [2], 3),
+        ([1], [0], 24),
+        ([1, 2, 3], [1, 0, 1], 3),
+    ):
         cache.lengths = [length] * 3
-        with pytest.raises(ValueError, match=r"expected|twice|position|row"):
+        with pytest.raises(ValueError, match=r"expected|apart|position|row"):
             rust_step.step(model, ids, cache, rows)
     tensors = {name: (p.data_ptr(), "f32", 1, p.numel()) for name, p in model.named_parameters()}
     from gptfast._rust import Decoder

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch import Tensor
 
 from gptfast.errors import UserError
 from gptfast.model import GPT, ModelConfig, build_model
@@ -42,6 +43,32 @@ def test_top_k_keeps_the_k_likeliest_and_ties(k: int, ids: list[int]) -> None:
 )  # fmt: skip
 def test_top_p_keeps_the_fewest_that_reach_p(p: float, ids: list[int]) -> None:
     assert kept(top_p_filter(LOGITS, p)) == ids
+
+
+def top_p_by_sorting_all(logits: Tensor, p: float) -> Tensor:
+    sorted_logits, order = logits.sort(dim=-1, descending=True, stable=True)
+    probabilities = logits.softmax(dim=-1).gather(-1, order)
+    ends = probabilities.cumsum(dim=-1, dtype=torch.float64)
+    outside = torch.cat((torch.zeros_like(ends[..., :1]), ends[..., :-1]), dim=-1) >= p
+    sorted_logits = sorted_logits.masked_fill(outside, -torch.inf)
+    return torch.empty_like(logits).scatter(-1, order, sorted_logits)
+
+
+@pytest.mark.parametrize("V", [1, 7, 512, 513, 5000])
+@pytest.mark.parametrize("spread", [0.01, 1.0, 4.0])
+@pytest.mark.parametrize("step", [0.0, 0.5, 3.0])  # a coarse step makes many ties
+def test_top_p_keeps_what_sorting_all_keeps(V: int, spread: float, step: float) -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(3, 2, V) * spread
+    if step:
+        logits = (logits / step).round() * step
+    if V > 7:
+        logits[0, :, ::3] = -torch.inf  # as top-k leaves them
+    for p in (1e-310, 1e-3, 0.1, 0.5, 0.9, 0.95, 0.999, 1 - 1e-9):
+        assert torch.equal(top_p_filter(logits, p), top_p_by_sorting_all(logits, p))
+        row = logits[1, 1]
+        assert torch.equal(top_p_filter(row, p), top_p_by_sorting_all(row, p))
+    assert top_p_filter(logits, 1) is logits
 
 
 @pytest.mark.parametrize(

@@ -133,21 +133,33 @@ class LanguageModel(nn.Module):
         return logits_1TV[0] if all_logits else logits_1TV[0, -1]
 
     @torch.no_grad()
+    def verify(self, ids: Sequence[int], cache: KVCache, row: int) -> Tensor:
+        """Append T ids to a row, as speculative decoding does; return the logits, (T, V).
+
+        They are what T calls of `step` return: bit by bit where Rust computes steps
+        (model/rust_step.py), and to rounding elsewhere. Raises UserError as `prefill` does.
+        """
+        return self.prefill(ids, cache, row, all_logits=True)
+
+    @torch.no_grad()
     def step(self, ids: Sequence[int], cache: KVCache, rows: Sequence[int]) -> Tensor:
         """Append one id to each of n rows, which differ; return the logits after each, (n, V).
 
         Raises UserError as `prefill` does.
         """
-        longest = max(cache.lengths[row] for row in rows)
-        if longest == cache.block_size:
-            raise self._too_long(longest + 1)
-        self.check_ids(ids)
+        self._check_new(ids, cache, max(cache.lengths[row] for row in rows) + 1)
         return self._step(ids, cache, rows)
 
     def _step(self, ids: Sequence[int], cache: KVCache, rows: Sequence[int]) -> Tensor:
         """Do what `step` does, of valid ids: the definition."""
         ids_B1 = torch.tensor(ids, device=cache.ids_BT.device)[:, None]
         return self._next_logits(ids_B1, NewTokens(cache, rows, ids_B1), False)[:, -1]
+
+    def _check_new(self, ids: Sequence[int], cache: KVCache, length: int) -> None:
+        """Raise UserError if the model lacks an id, or if a text gets longer than the context."""
+        if length > cache.block_size:
+            raise self._too_long(length)
+        self.check_ids(ids)
 
     def _too_long(self, n_tokens: int) -> UserError:
         return UserError(

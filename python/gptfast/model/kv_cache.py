@@ -154,7 +154,9 @@ class NewTokens:
         S = cached_BGSD.size(2)
         if S not in self._places:  # of more tokens than a ring holds, the newest
             self._places[S] = (self._row_B1, slice(None), self.position_BT[:, -S:] % S)
-        cached_BGSD[self._places[S]] = new_BGTD[:, :, -S:].transpose(1, 2)
+        # Under autocast the new ones have another type.
+        new_BTGD = new_BGTD[:, :, -S:].transpose(1, 2).to(cached_BGSD.dtype)
+        cached_BGSD[self._places[S]] = new_BTGD
 
     def _with_past(self, cached_BGSD: Tensor, new_1GTD: Tensor, window: int | None) -> Tensor:
         """Return the new keys or values of a row after those of the past that they see."""

@@ -51,9 +51,10 @@ def why_not(model: GPT, cache: KVCache) -> str | None:
 
 
 def step(model: GPT, ids: Sequence[int], cache: KVCache, rows: Sequence[int]) -> Tensor:
-    """Append one id to each of n rows; return the logits (n, V), as `GPT.step` does.
+    """Append n ids to some rows; return the logits after each, (n, V), as `GPT.step` does.
 
-    Call `why_not` before. The ids and rows must be valid.
+    Several ids of one row stand together, and get the logits of as many steps, bit by bit. Call
+    `why_not` before. The ids and rows must be valid.
     """
     prepared, cache_handle = _models[model], _caches.get(cache)
     assert prepared.decoder is not None

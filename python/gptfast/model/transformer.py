@@ -195,6 +195,14 @@ class GPT(LanguageModel):
         norm, n_layer = self.ln_f.weight, self.config.n_layer
         return KVCache(self.config, batch_size, n_layer, device=norm.device, dtype=norm.dtype)
 
+    @torch.no_grad()
+    def verify(self, ids: Sequence[int], cache: KVCache, row: int) -> Tensor:
+        """Append T ids to a row; return the logits after each, (T, V), as in `LanguageModel`."""
+        if not ids or rust_step.why_not(self, cache) is not None:
+            return super().verify(ids, cache, row)
+        self._check_new(ids, cache, cache.lengths[row] + len(ids))
+        return rust_step.step(self, ids, cache, [row] * len(ids))
+
     def _step(self, ids: Sequence[int], cache: KVCache, rows: Sequence[int]) -> Tensor:
         # On a CPU, Rust computes the whole step if it can.
         if rust_step.why_not(self, cache) is None:

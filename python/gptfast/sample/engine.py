@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from functools import cache
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -147,13 +148,12 @@ class Engine:
         guesses = speculation.guess(
             generation._context, room - 1, generation.request.sampling, generation._generator
         )
+        if guesses:  # those of a draft with more ids than this model
+            guesses = list(takewhile(lambda guess: guess < self._n_vocab, guesses))
         newest = generation._context[-1]
-        if guesses:
-            logits_TV = self._model.prefill([newest, *guesses], self._cache, row, all_logits=True)
-        else:
-            logits_TV = self._model.step([newest], self._cache, [row])
-        for i, logits_V in enumerate(logits_TV):
-            self._write([generation], logits_V[None])
+        logits_TV = self._model.verify([newest, *guesses], self._cache, row)
+        for i, logits_1V in enumerate(logits_TV[:, None]):
+            self._write([generation], logits_1V)
             if generation.finish_reason is not None:
                 return
             if generation._context[-1:] != guesses[i : i + 1]:

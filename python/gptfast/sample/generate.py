@@ -47,11 +47,12 @@ def stream(
 ) -> Iterator[str]:
     """Yield the text that a request gets, piece by piece, as soon as it may be shown.
 
-    draft: guesses tokens, which makes the text faster and changes nothing else. Raises UserError as
-    `generate` does.
+    draft: guesses tokens, which makes the text faster and changes nothing else; a Speculation keeps
+    for the next text whether its guesses pay. Raises UserError as `generate` does.
     """
-    speculation = None if draft is None else Speculation(draft)
-    engine = Engine(model, tokenizer, n_slots=1, speculation=speculation)
+    if draft is not None and not isinstance(draft, Speculation):
+        draft = Speculation(draft)
+    engine = Engine(model, tokenizer, n_slots=1, speculation=draft)
     (generation,) = engine.submit(request)
     return pieces(engine, generation)
 

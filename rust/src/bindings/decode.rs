@@ -99,8 +99,8 @@ impl Decoder {
             .map_err(to_py_err)
     }
 
-    /// Append `ids[i]` to row `rows[i]` of the cache, which has `lengths[rows[i]]` tokens. Write the
-    /// logits to the float32 (n, V) at the address `logits`.
+    /// Append `ids[i]` to row `rows[i]` of the cache, which has `lengths[rows[i]]` tokens. Several ids of
+    /// one row stand together. Write the logits to the float32 (n, V) at the address `logits`.
     #[expect(clippy::too_many_arguments)]
     fn step(
         &self,
@@ -116,11 +116,16 @@ impl Decoder {
         if ids.len() != rows.len() || ids.is_empty() {
             return Err(fail("expected an id for each row"));
         }
-        let batch = ids.iter().zip(&rows).map(|(&id, &row)| {
-            let position = *lengths
+        let batch = ids.iter().zip(&rows).enumerate().map(|(i, (&id, &row))| {
+            let length = *lengths
                 .get(row)
                 .ok_or_else(|| fail("a row without length"))?;
-            Ok(Row { id, row, position })
+            let n_before = rows[..i].iter().filter(|&&other| other == row).count();
+            Ok(Row {
+                id,
+                row,
+                position: length + n_before,
+            })
         });
         let batch = batch.collect::<PyResult<Vec<Row>>>()?;
         let n_logits = batch.len() * self.0.config().vocab_size;

@@ -1,11 +1,12 @@
-//! One step of a GPT on a CPU: from the newest token of each row to the logits of the next.
+//! One step of a GPT on a CPU: from the newest tokens of some texts to the logits of the next.
 //!
 //! A [`Decoder`] reads the weights where PyTorch keeps them. [`Decoder::step`] computes what
 //! `GPT.step` defines in Python (`python/gptfast/model/transformer.py`), with activations in float32.
 //! Its parts are done one after the other by all [threads]; [`step`] has the transformer itself.
 //!
-//! Rows of a batch are computed each on its own, and every value by one thread in a fixed order. So the
-//! logits depend neither on the number of threads nor on the other rows, bit by bit.
+//! Tokens are computed each on its own, and every value by one thread in a fixed order. So the logits
+//! depend neither on the number of threads nor on the other tokens of a step, bit by bit: a token that
+//! is one of several of its text gets what it would get alone, after a step for each token before it.
 
 #![allow(non_snake_case)] // shapes have the letters that Python's code gives them
 
@@ -14,6 +15,7 @@ mod cache;
 mod experts;
 mod math;
 mod products;
+mod rows;
 mod shared;
 mod simd;
 mod step;
@@ -21,7 +23,7 @@ mod threads;
 mod weights;
 
 pub use self::cache::{Cache, Layer as CacheLayer};
-pub use self::step::Row;
+pub use self::rows::Row;
 pub use self::weights::{Linear, Tensor, Tensors, Vector};
 
 use crate::error::Error;

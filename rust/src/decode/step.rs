@@ -1,12 +1,13 @@
 //! The transformer: what all threads do in a step, part by part.
 //!
-//! Legend: n rows of the batch, C width of the residual stream, H query heads, G key and value heads, D
+//! Legend: n new tokens, C width of the residual stream, H query heads, G key and value heads, D
 //! head width, F width of the MLP, V vocabulary.
 
 use std::ops::Range;
 
 use super::cache::{Cache, Place};
 use super::math;
+use super::rows::{Row, texts};
 use super::shared::Shared;
 use super::threads::{self, Worker};
 use super::weights::{Linear, add_row};
@@ -19,23 +20,15 @@ const MIN_BYTES: usize = 4 << 20;
 /// Multiplies by this to hash n-grams, as `model/ngrams.py` does.
 const HASH_MULTIPLIER: i64 = 0x9e37_79b1;
 
-/// A row of a batch.
-#[derive(Clone, Copy, Debug)]
-pub struct Row {
-    /// The new token.
-    pub id: usize,
-    /// The row of the cache.
-    pub row: usize,
-    /// The position of the new token: how many tokens the row has already.
-    pub position: usize,
-}
-
 impl Decoder {
-    /// Append one token to each of some rows; write the logits of the next tokens to `logits` (n, V).
+    /// Append tokens to some rows; write the logits after each token to `logits` (n, V).
+    ///
+    /// Several tokens of one row stand together, in the order of their positions. Each gets the logits
+    /// that it would get in a step of its own.
     ///
     /// # Errors
-    /// Fails if an id, a row or a position is beyond the vocabulary, the cache or the context, or if a row
-    /// is given twice.
+    /// Fails if an id, a row or a position is beyond the vocabulary, the cache or the context, or if the
+    /// tokens of a row are apart or not at consecutive positions.
     ///
     /// # Safety
     /// The weights must still lie where they were, the cache must be as `Cache` says, and nothing else may
@@ -48,16 +41,14 @@ impl Decoder {
         logits: &mut [f32],
     ) -> Result<(), Error> {
         let (c, n) = (&self.config, rows.len());
-        for (i, row) in rows.iter().enumerate() {
+        for row in rows {
             cache.check(c, row.row, row.position)?;
             if row.id >= c.vocab_size {
                 let (id, most) = (row.id, c.vocab_size - 1);
                 return Err(Error::Shape(format!("id {id}: expected 0 to {most}")));
             }
-            if rows[..i].iter().any(|other| other.row == row.row) {
-                return Err(Error::Shape(format!("row {} is given twice", row.row)));
-            }
         }
+        let texts = texts(rows)?;
         if logits.len() != n * c.vocab_size {
             return Err(Error::Shape(format!("{} logits", logits.len())));
         }
@@ -86,6 +77,7 @@ impl Decoder {
             decoder: self,
             cache,
             rows,
+            texts,
             stream,
             qkv,
             mixed,
@@ -110,6 +102,8 @@ pub struct Step<'a> {
     pub decoder: &'a Decoder,
     cache: &'a Cache,
     pub rows: &'a [Row],
+    /// For each row of the cache, where its tokens are in `rows`.
+    texts: Vec<Range<usize>>,
     /// The residual stream, (n, C).
     pub stream: Shared<'a>,
     /// Queries, keys and values, (n, (H + 2 G) D).
@@ -142,8 +136,11 @@ impl Step<'_> {
             );
             let mut scores = Vec::new();
             let (groups, n_mixed) = (d.config.n_kv_head, layer.attention_out.weight.columns());
-            worker.each(self.rows.len() * groups, |unit| {
-                self.attend(i, layer, unit / groups, unit % groups, &mut scores);
+            worker.each(self.texts.len() * groups, |unit| {
+                // One after another: a token sees those before it, and in a ring it overwrites an old one.
+                for n in self.texts[unit / groups].clone() {
+                    self.attend(i, layer, n, unit % groups, &mut scores);
+                }
             });
             self.product(
                 worker,
@@ -179,7 +176,7 @@ impl Step<'_> {
         );
     }
 
-    /// Begin the residual stream of a row: the sum of its embeddings.
+    /// Begin the residual stream of a token: the sum of its embeddings.
     fn embed(&self, n: usize) {
         let (d, c, row) = (self.decoder, &self.decoder.config, self.rows[n]);
         // SAFETY: this row belongs to this unit, and `check` has accepted the row and the position.
@@ -192,11 +189,7 @@ impl Step<'_> {
         if let Some(table) = &d.ngram_embedding {
             let mut hash = row.id as i64;
             for back in 1..c.max_ngram {
-                let token = match row.position.checked_sub(back) {
-                    // SAFETY: `check` has accepted the row and a later position.
-                    Some(position) => unsafe { self.cache.id(c.block_size, row.row, position) },
-                    None => c.vocab_size as i64,
-                };
+                let token = self.id_before(n, back);
                 hash = hash.wrapping_mul(HASH_MULTIPLIER).wrapping_add(token + 1);
                 let place = (hash ^ (hash >> 32)).rem_euclid(c.ngram_rows as i64) as usize;
                 add_row(table, place + (back - 1) * c.ngram_rows, x);
@@ -207,6 +200,22 @@ impl Step<'_> {
         }
         if let Some(norm) = &d.embedding_norm {
             self.norm(norm, x);
+        }
+    }
+
+    /// Return the id `back` places before a new token; V before the text.
+    fn id_before(&self, n: usize, back: usize) -> i64 {
+        let (c, row) = (&self.decoder.config, self.rows[n]);
+        // Another thread may be storing the ids of this step.
+        if let Some(other) = n.checked_sub(back).map(|i| self.rows[i])
+            && other.row == row.row
+        {
+            return other.id as i64;
+        }
+        match row.position.checked_sub(back) {
+            // SAFETY: `check` has accepted the row and a later position, and an earlier step stored it.
+            Some(position) => unsafe { self.cache.id(c.block_size, row.row, position) },
+            None => c.vocab_size as i64,
         }
     }
 
