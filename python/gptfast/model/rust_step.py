@@ -130,8 +130,9 @@ def _check_modules(model: GPT) -> None:
         ours = f"{where.removeprefix('gptfast.model.')}.{kind}"
         if ours not in _KNOWN and type(module) not in _KNOWN_OF_TORCH:
             raise ValueError(f"{name} is a {kind}, which Rust doesn't know")
-        if "forward" in vars(module):
-            raise ValueError(f"{name} has a forward of its own")
+        forward = vars(module).get("forward") or vars(type(module)).get("forward")
+        if forward is not None and forward.__qualname__ != f"{kind}.forward":
+            raise ValueError(f"the forward of {name} was replaced by {forward.__qualname__}")
         is_of_stream = ours.startswith("norm.") and not name.endswith(("q_norm", "k_norm"))
         if is_of_stream and ours != _NORMS[config.norm]:
             raise ValueError(f"{name} is a {kind}, but the norm is {config.norm!r}")
