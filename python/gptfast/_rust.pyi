@@ -58,11 +58,17 @@ class Decoder:
 class Cache:
     """Where the keys and values of a `KVCache` are. The caller keeps them alive.
 
-    layers: (address of the keys, of the values, capacity) of each layer. ids: address of the ids.
+    config: that of the model. layers: (address of the keys, of the values, capacity) of each layer.
+    ids: address of the ids.
     """
 
     def __new__(
-        cls, layers: list[tuple[int, int, int]], n_rows: int, ids: int, is_bf16: bool
+        cls,
+        config: object,
+        layers: list[tuple[int, int, int]],
+        n_rows: int,
+        ids: int,
+        is_bf16: bool,
     ) -> Cache: ...
 
 @final

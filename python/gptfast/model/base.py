@@ -145,8 +145,9 @@ class LanguageModel(nn.Module):
     def step(self, ids: Sequence[int], cache: KVCache, rows: Sequence[int]) -> Tensor:
         """Append one id to each of n rows, which differ; return the logits after each, (n, V).
 
-        Raises UserError as `prefill` does.
+        Raises UserError as `prefill` does, and for rows that don't fit the ids or the cache.
         """
+        _check_rows(ids, rows, len(cache.lengths))
         self._check_new(ids, cache, max(cache.lengths[row] for row in rows) + 1)
         return self._step(ids, cache, rows)
 
@@ -212,3 +213,16 @@ class LanguageModel(nn.Module):
         )
         kind = f"; {self.quantized}" if self.quantized else ""
         return f"{type(self).__name__}({settings}{kind}; {self.n_parameters():,} parameters)"
+
+
+def _check_rows(ids: Sequence[int], rows: Sequence[int], n_rows: int) -> None:
+    """Raise UserError unless there is a row of its own, below n_rows, for each id."""
+    if not ids or len(ids) != len(rows):
+        given = "no ids" if not ids else f"{len(ids)} ids for {len(rows)} rows"
+        raise UserError(f"step: {given}; expected one id for each row")
+    if min(rows) < 0 or max(rows) >= n_rows:
+        wrong = next(row for row in rows if not 0 <= row < n_rows)
+        raise UserError(f"step: row {wrong}; expected 0 to {n_rows - 1}")
+    if len(set(rows)) < len(rows):
+        twice = next(row for row in rows if rows.count(row) > 1)
+        raise UserError(f"step: row {twice} is given twice; expected different rows")

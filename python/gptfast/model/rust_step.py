@@ -9,7 +9,6 @@ Legend: V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from operator import attrgetter, is_
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -19,6 +18,7 @@ from torch.nn.modules import module as module_hooks
 
 from gptfast.model.config import ModelConfig
 from gptfast.model.kv_cache import KVCache
+from gptfast.model.watch import Watch, memory_of
 from gptfast.ops.dispatch import default_backend
 from gptfast.ops.quantized_blocks import BLOCK, BLOCK_BYTES
 
@@ -27,11 +27,21 @@ if TYPE_CHECKING:
     from gptfast.model.transformer import GPT
 
 _KINDS = {torch.float32: "f32", torch.bfloat16: "bf16"}
-_dtype = attrgetter("dtype")
-_PLAIN_MODULES = (nn.Linear, nn.Identity, nn.ModuleList)
+_NORMS = {"layernorm": "norm.LayerNorm", "rmsnorm": "norm.RMSNorm"}
+_KNOWN = {
+    "transformer.GPT", "transformer.Block", "attention.CausalSelfAttention", "mlp.MLP",
+    "moe.MixtureOfExperts", "embeddings.TokenEmbedding", "embeddings.PositionEmbedding",
+    "ngrams.NGramEmbedding", "positions.Rotation", "dropout.Dropout", "norm.LayerNorm",
+    "norm.RMSNorm", "quantized.QuantizedLinear", "quantized.QuantizedTable",
+    "quantized.QuantizedEmbedding", "quantized.QuantizedExperts",
+}  # fmt: skip
+"""Modules of gptfast.model that the code in Rust knows."""
+_KNOWN_OF_TORCH = (nn.Linear, nn.Identity, nn.ModuleList)
 
 _models: WeakKeyDictionary[GPT, _Prepared] = WeakKeyDictionary()
-_caches: WeakKeyDictionary[KVCache, _rust.Cache] = WeakKeyDictionary()
+_caches: WeakKeyDictionary[KVCache, tuple[tuple[list[Any], ModelConfig], _rust.Cache]] = (
+    WeakKeyDictionary()
+)
 
 
 def why_not(model: GPT, cache: KVCache) -> str | None:
@@ -39,15 +49,17 @@ def why_not(model: GPT, cache: KVCache) -> str | None:
     if default_backend() != "auto":
         return f"the backend is {default_backend()!r}: expected 'auto'"
     if not cache.ids_BT.is_cpu:
+        _models.pop(model, None)  # which keeps the memory that the weights had on the CPU
         return f"the model is on {cache.ids_BT.device}: Rust computes on the CPU"
     if torch.is_autocast_enabled("cpu"):
         return "autocast is on: Rust computes in float32"
     if model.training and (model.config.dropout or model.config.max_ngram > 1 or model.experts()):
         return "the model is in training mode: call model.eval()"
     prepared = _models.get(model)
-    if prepared is None or not prepared.is_current():
+    if prepared is None or prepared.watch.sees_a_change():
+        _models.pop(model, None)
         prepared = _models[model] = _Prepared(model)
-    return prepared.refusal or prepared.hooks()
+    return prepared.refusal or prepared.hooks() or _why_not_cache(cache, model.config)
 
 
 def step(model: GPT, ids: Sequence[int], cache: KVCache, rows: Sequence[int]) -> Tensor:
@@ -56,18 +68,15 @@ def step(model: GPT, ids: Sequence[int], cache: KVCache, rows: Sequence[int]) ->
     Several ids of one row stand together, and get the logits of as many steps, bit by bit. Call
     `why_not` before. The ids and rows must be valid.
     """
-    prepared, cache_handle = _models[model], _caches.get(cache)
+    prepared = _models[model]
     assert prepared.decoder is not None
-    if cache_handle is None:
-        cache_handle = _caches[cache] = _handle(cache, model.config)
-    n_threads = torch.get_num_threads()
     logits = torch.empty(len(ids), model.config.vocab_size, dtype=torch.float32)
     prepared.decoder.step(
         list(ids),
         list(rows),
         cache.lengths,
-        cache_handle,
-        n_threads,
+        _caches[cache][1],
+        torch.get_num_threads(),
         logits.data_ptr(),
     )
     for row in rows:
@@ -76,23 +85,16 @@ def step(model: GPT, ids: Sequence[int], cache: KVCache, rows: Sequence[int]) ->
 
 
 class _Prepared:
-    """A model's decoder, and what tells that the model has changed since it was made."""
+    """A model's decoder, and a watch that tells when it is out of date."""
 
     def __init__(self, model: GPT) -> None:
         self.decoder: _rust.Decoder | None = None
         self.refusal: str | None = None
         self.dtype = model.ln_f.weight.dtype
         """Type of the logits."""
+        # It keeps aliases of the tensors, whose memory Rust reads.
+        self.watch = Watch(model)
         modules = list(model.modules())
-        # Every place of the tree of modules that could hold another module or tensor later.
-        tables: list[dict[str, Any]] = [
-            table for m in modules for table in (m._modules, m._parameters, m._buffers)
-        ]
-        self._places = [(table, key) for table in tables for key in table]
-        self._contents = [table[key] for table, key in self._places]
-        # The memory that tensors use: `.to()` and `.data = ...` keep the parameter and replace it.
-        self._tensors = [content for content in self._contents if isinstance(content, Tensor)]
-        self._memory = self._memory_now()
         self._hooks = [
             *(table for m in modules for table in (m._forward_hooks, m._forward_pre_hooks)),
             module_hooks._global_forward_hooks,
@@ -101,29 +103,46 @@ class _Prepared:
         try:
             from gptfast import _rust
 
-            tensors = dict(_tensors(model, self.dtype))
-            self.decoder = _rust.Decoder(model.config, tensors)
-        except ImportError as error:
-            self.refusal = f"the Rust extension is missing ({error})"
+            _check_modules(model)
+            self.decoder = _rust.Decoder(model.config, dict(_tensors(model, self.dtype)))
+        except (ImportError, AttributeError) as error:
+            self.refusal = f"the Rust extension is missing or old ({error}): run `make build`"
         except ValueError as error:
             self.refusal = str(error)
-
-    def is_current(self) -> bool:
-        """Whether the model still has the same modules, and its tensors the same memory.
-
-        Values may change: Rust reads them anew in each step.
-        """
-        contents = [table.get(key) for table, key in self._places]
-        # Compare identities; == would compare the values of tensors.
-        same = all(map(is_, contents, self._contents))
-        return same and self._memory == self._memory_now()
 
     def hooks(self) -> str | None:
         """Return the reason if a module has hooks, which expect to be called."""
         return "a module has a forward hook: PyTorch calls it" if any(self._hooks) else None
 
-    def _memory_now(self) -> list[Any]:
-        return [*map(Tensor.data_ptr, self._tensors), *map(_dtype, self._tensors)]
+
+def _check_modules(model: GPT) -> None:
+    """Raise ValueError for a module that Rust doesn't know, or that isn't as configured."""
+    config = model.config
+    heads = (config.n_head, config.key_value_heads, config.key_value_heads)
+    configured = {
+        "eps": config.norm_eps, "activation": config.activation, "qk_norm": config.qk_norm,
+        "n_active": config.n_expert_active, "heads": heads, "max_ngram": config.max_ngram,
+        "n_rows": config.ngram_rows, "no_token": config.vocab_size, "max_norm": None,
+        "config": config,
+    }  # fmt: skip
+    for name, module in model.named_modules():
+        where, kind = type(module).__module__, type(module).__qualname__
+        ours = f"{where.removeprefix('gptfast.model.')}.{kind}"
+        if ours not in _KNOWN and type(module) not in _KNOWN_OF_TORCH:
+            raise ValueError(f"{name} is a {kind}, which Rust doesn't know")
+        forward = vars(module).get("forward") or vars(type(module)).get("forward")
+        if forward is not None and forward.__qualname__ != f"{kind}.forward":
+            raise ValueError(f"the forward of {name} was replaced by {forward.__qualname__}")
+        is_of_stream = ours.startswith("norm.") and not name.endswith(("q_norm", "k_norm"))
+        if is_of_stream and ours != _NORMS[config.norm]:
+            raise ValueError(f"{name} is a {kind}, but the norm is {config.norm!r}")
+        for option in configured.keys() & vars(module).keys():
+            if vars(module)[option] != configured[option]:
+                raise ValueError(f"{name}.{option} is not what the configuration says")
+    for layer, block in enumerate(model.h):
+        attention: Any = block.attn
+        if attention.window != config.layer_window(layer):
+            raise ValueError(f"the window of layer {layer} is not what the configuration says")
 
 
 def _tensors(model: GPT, dtype: torch.dtype) -> Iterator[tuple[str, tuple[int, str, int, int]]]:
@@ -131,22 +150,20 @@ def _tensors(model: GPT, dtype: torch.dtype) -> Iterator[tuple[str, tuple[int, s
 
     Raise ValueError if Rust can't use one.
     """
-    for module_name, module in model.named_modules():
-        known = type(module) in _PLAIN_MODULES or type(module).__module__.startswith("gptfast.")
-        if not known or "forward" in vars(module):
-            raise ValueError(f"{module_name} is a {type(module).__name__}, which Rust doesn't know")
     if dtype not in _KINDS:
         raise ValueError(f"the weights are {dtype}: expected torch.float32 or torch.bfloat16")
     for name, tensor in (*model.named_parameters(), *_constants(model)):
-        if not tensor.is_cpu or not tensor.is_contiguous():
-            raise ValueError(f"{name} is not contiguous on the CPU")
+        _check_memory(name, tensor)
         if isinstance(tensor, nn.Parameter) and tensor.dtype != dtype:
             raise ValueError(f"{name} is {tensor.dtype}, but other weights are {dtype}")
+        if tensor.dtype not in _KINDS:
+            raise ValueError(f"{name} is {tensor.dtype}: expected torch.float32 or torch.bfloat16")
         columns = tensor.shape[-1]
         yield name, (tensor.data_ptr(), _KINDS[tensor.dtype], tensor.numel() // columns, columns)
     for name, blocks in model.named_buffers():
         if not name.endswith(".blocks"):
             continue
+        _check_memory(name, blocks)
         name = name.removesuffix(".blocks")
         kind: Any = model.get_submodule(name).kind  # a module of model/quantized.py
         # Where the module stands for a whole layer, its blocks are the layer's weight.
@@ -155,6 +172,14 @@ def _tensors(model: GPT, dtype: torch.dtype) -> Iterator[tuple[str, tuple[int, s
         rows = blocks.numel() // blocks.shape[-1]
         columns = blocks.shape[-1] // BLOCK_BYTES[kind] * BLOCK
         yield name, (blocks.data_ptr(), kind, rows, columns)
+
+
+def _check_memory(name: str, tensor: Tensor) -> None:
+    """Raise ValueError unless Rust can read the tensor as an array."""
+    if not tensor.is_cpu or not tensor.is_contiguous():
+        raise ValueError(f"{name} is not contiguous on the CPU")
+    if tensor.numel() == 0 or tensor.data_ptr() % tensor.element_size():
+        raise ValueError(f"{name} is empty, or its address is not a multiple of its element's size")
 
 
 def _constants(model: GPT) -> Iterator[tuple[str, Tensor]]:
@@ -168,20 +193,35 @@ def _constants(model: GPT) -> Iterator[tuple[str, Tensor]]:
             yield f"h.{i}.mlp.bias_E", bias_E
 
 
-def _handle(cache: KVCache, config: ModelConfig) -> _rust.Cache:
-    """Return where the cache's keys, values and ids are."""
+def _why_not_cache(cache: KVCache, config: ModelConfig) -> str | None:
+    """Return the reason why Rust can't use a cache. Prepare it otherwise, if it has changed."""
+    tensors = [*cache.k, *cache.v, cache.ids_BT]
+    memory, known = memory_of(tensors), _caches.get(cache)
+    if known is not None and known[0] == (memory, config):
+        return None
+    _caches.pop(cache, None)
+    B, n_layer, dtype = len(cache.lengths), config.n_layer, cache.ids_BT.dtype
+    if not len(cache.k) == len(cache.v) == n_layer:
+        return f"the cache has {len(cache.k)} layers: expected {n_layer}"
+    heads = (B, config.key_value_heads)
+    for keys, values in zip(cache.k, cache.v, strict=True):
+        S = keys.shape[2] if keys.ndim == 4 else 0
+        if not keys.shape == values.shape == (*heads, S, config.head_width):
+            return f"a layer of the cache is {tuple(keys.shape)}: expected {heads} first"
+    if cache.ids_BT.shape != (B, config.block_size) or dtype != torch.int64:
+        return f"the ids of the cache are {dtype} {tuple(cache.ids_BT.shape)}"
+    kinds = {tensor.dtype for tensor in tensors[:-1]}
+    if len(kinds) != 1 or not kinds <= _KINDS.keys():
+        return "keys and values are neither all float32 nor all bfloat16"
+    if not all(tensor.is_cpu and tensor.is_contiguous() for tensor in tensors):
+        return "the cache is not contiguous on the CPU"
     from gptfast import _rust
 
-    layers = []
-    for keys, values in zip(cache.k, cache.v, strict=True):
-        B, G, S, D = keys.shape
-        assert config.key_value_heads == G
-        assert config.head_width == D
-        assert values.shape == keys.shape
-        assert keys.is_contiguous()
-        assert values.is_contiguous()
-        layers.append((keys.data_ptr(), values.data_ptr(), S))
-    assert cache.ids_BT.shape == (B, config.block_size)
-    assert cache.ids_BT.is_contiguous()
-    is_bf16 = cache.k[0].dtype == torch.bfloat16
-    return _rust.Cache(layers, B, cache.ids_BT.data_ptr(), is_bf16)
+    layers = [
+        (keys.data_ptr(), values.data_ptr(), keys.shape[2])
+        for keys, values in zip(cache.k, cache.v, strict=True)
+    ]
+    ids = cache.ids_BT.data_ptr()
+    handle = _rust.Cache(config, layers, B, ids, kinds == {torch.bfloat16})
+    _caches[cache] = (memory, config), handle
+    return None

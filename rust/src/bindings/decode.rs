@@ -78,6 +78,7 @@ pub struct Decoder(decode::Decoder);
 impl Decoder {
     #[new]
     fn new(
+        py: Python<'_>,
         config: Config,
         tensors: HashMap<String, (usize, String, usize, usize)>,
     ) -> PyResult<Self> {
@@ -91,10 +92,12 @@ impl Decoder {
             };
             (name, tensor)
         });
-        // SAFETY: Python's caller keeps the tensors alive, and asks for no step while it writes to them.
+        // SAFETY: model/rust_step.py keeps aliases of the tensors as long as the decoder, so their memory
+        // stays where it is. A thread that writes to weights during a step gets wrong logits, as in PyTorch.
         let tensors = unsafe { Tensors::new(tensors.collect()) };
         let config = config.to_rust()?;
-        catch_panics(|| decode::Decoder::new(config, tensors))
+        // Moving the weights to huge pages may take seconds.
+        py.detach(|| catch_panics(|| decode::Decoder::new(config, tensors)))
             .map(Decoder)
             .map_err(to_py_err)
     }
@@ -149,9 +152,16 @@ pub struct Cache(decode::Cache);
 
 #[pymethods]
 impl Cache {
-    /// layers: (address of the keys, of the values, capacity) of each layer. ids: address of the ids.
+    /// config: that of the model. layers: (address of the keys, of the values, capacity) of each layer. ids:
+    /// address of the ids.
     #[new]
-    fn new(layers: Vec<(usize, usize, usize)>, n_rows: usize, ids: usize, is_bf16: bool) -> Self {
+    fn new(
+        config: Config,
+        layers: Vec<(usize, usize, usize)>,
+        n_rows: usize,
+        ids: usize,
+        is_bf16: bool,
+    ) -> Self {
         let layers = layers
             .into_iter()
             .map(|(keys, values, capacity)| CacheLayer {
@@ -161,6 +171,9 @@ impl Cache {
             });
         Cache(decode::Cache {
             layers: layers.collect(),
+            n_kv_head: config.key_value_heads,
+            head_width: config.head_width,
+            block_size: config.block_size,
             n_rows,
             ids,
             is_bf16,

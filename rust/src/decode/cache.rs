@@ -8,6 +8,12 @@ use crate::error::Error;
 pub struct Cache {
     /// For each layer.
     pub layers: Vec<Layer>,
+    /// Number of key and value heads, G.
+    pub n_kv_head: usize,
+    /// Width of a head, D.
+    pub head_width: usize,
+    /// Number of ids of a row.
+    pub block_size: usize,
     /// Number of rows, B.
     pub n_rows: usize,
     /// Address of the ids, int64 (B, block_size).
@@ -55,6 +61,10 @@ impl Cache {
                 "row {row} of a cache of {} rows",
                 self.n_rows
             )));
+        }
+        let shape = (self.n_kv_head, self.head_width, self.block_size);
+        if shape != (config.n_kv_head, config.head_width, config.block_size) {
+            return Err(Error::Shape("a cache of another model".to_string()));
         }
         if self.layers.len() != config.windows.len() {
             return Err(Error::Shape(format!(

@@ -4,6 +4,8 @@
 //! head width, F width of the MLP, V vocabulary.
 
 use std::ops::Range;
+use std::sync::LazyLock;
+use std::thread::available_parallelism;
 
 use super::cache::{Cache, Place};
 use super::math;
@@ -14,8 +16,11 @@ use super::weights::{Linear, add_row};
 use super::{Decoder, Layer, Mlp};
 use crate::error::Error;
 
-/// A model whose weights have fewer bytes is decoded on one thread: starting another takes longer.
-const MIN_BYTES: usize = 4 << 20;
+/// A thread reads at least this many bytes of weights: starting it for fewer takes longer.
+const BYTES_PER_THREAD: usize = 2 << 20;
+
+/// Number of threads that the system lets run at once.
+static N_CPUS: LazyLock<usize> = LazyLock::new(|| available_parallelism().map_or(1, usize::from));
 
 /// Multiplies by this to hash n-grams, as `model/ngrams.py` does.
 const HASH_MULTIPLIER: i64 = 0x9e37_79b1;
@@ -86,11 +91,10 @@ impl Decoder {
             choices,
             logits: Shared::new(logits, c.vocab_size),
         };
-        let n_threads = if self.n_bytes < MIN_BYTES {
-            1
-        } else {
-            n_threads
-        };
+        let n_threads = n_threads
+            .min(*N_CPUS)
+            .min(self.n_bytes / BYTES_PER_THREAD)
+            .max(1);
         let n_parts = 2 + 6 * self.layers.len();
         threads::run(n_threads, n_parts, |worker| step.run(worker));
         Ok(())
