@@ -104,6 +104,8 @@ class _Prepared:
             self.decoder = _rust.Decoder(model.config, tensors)
         except ImportError as error:
             self.refusal = f"the Rust extension is missing ({error})"
+        except AttributeError as error:
+            self.refusal = f"the Rust extension is older than this source ({error}): `make build`"
         except ValueError as error:
             self.refusal = str(error)
 
