@@ -24,7 +24,7 @@ class RunError(RuntimeError):
 def as_int(name: str, value: object) -> int:
     """Return a whole number as an int. Raise UserError for other types, such as 2.0 and True."""
     if not isinstance(value, Integral) or isinstance(value, bool):
-        raise UserError(f"{name} is {_shown(value)}: expected a whole number")
+        raise UserError(f"{name} is {shown(value)}: expected a whole number")
     return int(value)
 
 
@@ -39,7 +39,7 @@ def as_int64(name: str, value: object) -> int:
 def as_float(name: str, value: object) -> float:
     """Return a number as a float. Raise UserError for other types and beyond a float's range."""
     if not isinstance(value, Real) or isinstance(value, bool):
-        raise UserError(f"{name} is {_shown(value)}: expected a number")
+        raise UserError(f"{name} is {shown(value)}: expected a number")
     try:
         return float(value)
     except OverflowError as error:
@@ -49,13 +49,13 @@ def as_float(name: str, value: object) -> float:
 def check_bool(name: str, value: object) -> None:
     """Raise UserError unless the value is True or False."""
     if not isinstance(value, bool):
-        raise UserError(f"{name} is {_shown(value)}: expected true or false")
+        raise UserError(f"{name} is {shown(value)}: expected true or false")
 
 
 def check_at_least(name: str, value: object, smallest: int, why: str = "") -> None:
     """Raise UserError if the argument called `name` is not an int, or is less than `smallest`."""
     if as_int(name, value) < smallest:
-        raise UserError(f"{name} is {_shown(value)}: expected at least {smallest:,}{why}")
+        raise UserError(f"{name} is {shown(value)}: expected at least {smallest:,}{why}")
 
 
 def warn_after_work(message: str, stacklevel: int = 1) -> None:
@@ -69,7 +69,7 @@ def warn_after_work(message: str, stacklevel: int = 1) -> None:
         print(f"warning: {message}", file=sys.stderr)
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """Return the value as Python spells it, or its type where that takes more than a line."""
     try:
         spelled = repr(value)

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -204,14 +204,17 @@ class LLM:
         processors: Sequence[LogitsProcessor],
     ) -> Request:
         check_at_least("max_new_tokens", max_new_tokens, 1)
+        for name in sampling:
+            if name not in SamplingOptions.__annotations__:
+                raise _unknown("option", name, SamplingOptions.__annotations__, "SamplingConfig")
         return Request(
             self.tokenizer.encode_ordinary(prompt) or default_prompt(self.tokenizer),
             max_new_tokens,
             SamplingConfig(**sampling),
             seed,
             self.tokenizer.stop_tokens,
-            (stop,) if isinstance(stop, str) else tuple(stop),
-            tuple(processors),
+            (stop,) if isinstance(stop, str) else stop,
+            processors,
         )
 
     def loss(self, text: str) -> Loss:
@@ -245,11 +248,7 @@ def _flags(settings: Mapping[str, Any]) -> list[str]:
     flags = []
     for name, value in settings.items():
         if name not in known:
-            near = get_close_matches(name, known, n=1)
-            meant = f"; perhaps you meant {near[0]}" if near else ""
-            raise UserError(
-                f"no setting {name!r}: expected a field of TrainConfig or ModelConfig{meant}"
-            )
+            raise _unknown("setting", name, known, "TrainConfig or ModelConfig")
         flag = name.replace("_", "-")
         if isinstance(value, (list, tuple)):
             flags += [f"--{flag}", *map(str, value)]
@@ -258,3 +257,9 @@ def _flags(settings: Mapping[str, Any]) -> list[str]:
         else:
             flags.append(f"--{flag}={value}")
     return flags
+
+
+def _unknown(kind: str, name: str, known: Iterable[str], where: str) -> UserError:
+    near = get_close_matches(name, known, n=1)
+    meant = f"; perhaps you meant {near[0]}" if near else ""
+    return UserError(f"no {kind} {name!r}: expected a field of {where}{meant}")

@@ -323,3 +323,11 @@ def test_rust_refuses_what_would_read_beyond_memory() -> None:
 
     with pytest.raises(ValueError, match=r"wte.weight is 1 x 4160: expected 65 x 64"):
         Decoder(model.config, tensors)
+
+
+def test_an_extension_that_is_older_than_the_source_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = shaken(GPT2)
+    monkeypatch.delattr("gptfast._rust.Decoder")
+    assert "older than this source" in str(rust_step.why_not(model, model.new_cache(1)))

@@ -34,8 +34,9 @@ def choices(
     text, n_prompt = [*request.prompt, *ids], len(request.prompt)
     found = []
     for end, logits in enumerate(all_logits(model, text, n_prompt), start=n_prompt):
-        adjusted = with_penalties(logits[:n_vocab], request, text[:end], n_prompt)
-        drawn = allowed(adjusted, request, generator)
+        drawn = allowed(
+            adjusted(logits[:n_vocab], request, text[:end], n_prompt), request, generator
+        )
         found.append(Choice(log_softmax(logits[:n_vocab]), drawn))
     return found
 
@@ -66,7 +67,8 @@ def log_softmax(logits: Floats) -> Floats:
     return shifted - np.log(np.exp(shifted).sum())
 
 
-def with_penalties(logits: Floats, request: Request, ids: list[int], n_prompt: int) -> Floats:
+def adjusted(logits: Floats, request: Request, ids: list[int], n_prompt: int) -> Floats:
+    """Return the logits after penalties, bias and processors."""
     options, logits = request.sampling, logits.copy()
     for token in set(ids):
         if logits[token] > 0:
@@ -78,6 +80,8 @@ def with_penalties(logits: Floats, request: Request, ids: list[int], n_prompt: i
         logits[token] -= options.frequency_penalty * ids[n_prompt:].count(token)
     for token, bias in options.logit_bias:
         logits[token] += bias
+    for processor in request.processors:
+        logits = processor(ids, torch.tensor(logits)).numpy()
     return logits
 
 
@@ -90,6 +94,11 @@ def allowed(logits: Floats, request: Request, generator: torch.Generator) -> lis
     if options.top_k is not None:
         least = np.sort(probabilities)[-min(options.top_k, len(logits))]
         probabilities[probabilities < least] = 0
+        probabilities /= probabilities.sum()
+    if options.top_p is not None:
+        order = (-probabilities).argsort(kind="stable")
+        before = probabilities[order].cumsum() - probabilities[order]
+        probabilities[order[before >= options.top_p]] = 0
         probabilities /= probabilities.sum()
     if options.min_p is not None:
         probabilities[probabilities < options.min_p * probabilities.max()] = 0

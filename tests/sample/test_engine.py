@@ -7,6 +7,7 @@ import math
 import random
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from gptfast.model import LanguageModel, ModelConfig, build_model, kv_cache
 from gptfast.sample.config import SamplingConfig
 from gptfast.sample.engine import Engine, QueueFullError
 from gptfast.sample.request import Generation, Request
+from gptfast.sample.speculate import PromptLookup, Speculation
 from gptfast.tokenizer import CharTokenizer
 
 LETTERS = CharTokenizer.train("abcdefghijklmnopqrst")
@@ -73,6 +75,10 @@ def check(model: LanguageModel, generation: Generation, seed: int) -> None:
         case "stop" if isinstance(generation.stopped_by, int):
             assert generation.stopped_by in request.stop_tokens
             assert generation.stopped_by in said[len(ids)].allowed
+            end = generation.stop_logprob
+            assert end is not None
+            assert end.token == generation.stopped_by
+            assert end.logprob == pytest.approx(said[len(ids)].logprobs[end.token], abs=1e-5)
         case "stop":
             assert isinstance(generation.stopped_by, str)
             assert text.endswith(generation.stopped_by)
@@ -86,6 +92,12 @@ def check(model: LanguageModel, generation: Generation, seed: int) -> None:
     assert not set(request.stop_tokens) & set(ids)
 
 
+def no_double(ids: Sequence[int], logits_V: torch.Tensor) -> torch.Tensor:
+    """Forbid the newest token. In place, against the rule: log-probabilities must not see it."""
+    logits_V[ids[-1]] = -math.inf
+    return logits_V
+
+
 def random_request(chance: random.Random) -> Request:
     sampling = chance.choice(
         [
@@ -93,6 +105,7 @@ def random_request(chance: random.Random) -> Request:
             SamplingConfig(1.0),
             SamplingConfig(0.7, top_k=5),
             SamplingConfig(1.5, min_p=0.1),
+            SamplingConfig(1.2, top_k=9, top_p=0.8),
             SamplingConfig(0, repetition_penalty=1.3, frequency_penalty=0.4),
             SamplingConfig(1.0, presence_penalty=-0.5, logit_bias=((3, 1.5), (4, -100.0))),
         ]
@@ -104,6 +117,7 @@ def random_request(chance: random.Random) -> Request:
         seed=chance.randrange(2**40),
         stop_tokens=chance.choice([(), (), {19}]),
         stop=chance.choice([(), (), ("ab", "c"), ("k",)]),
+        processors=chance.choice([(), (), (no_double,)]),
         top_logprobs=chance.choice([0, 3]),
     )
 
@@ -269,7 +283,79 @@ def test_no_log_probabilities_unless_they_are_asked_for(model: LanguageModel) ->
     assert [len(one.top) for one in some.logprobs] == [20] * 3  # all that there are
 
 
+def test_the_probability_of_the_end_counts_in_the_mean(model: LanguageModel) -> None:
+    (first,) = Engine(model, LETTERS).submit(Request([1, 2], 1, GREEDY, top_logprobs=0))
+    assert first.mean_logprob == -math.inf  # of no token
+    engine = Engine(model, LETTERS)
+    logprobs = model(torch.tensor([[1, 2]]))[0, -1, :20].log_softmax(-1)
+    likeliest = int(logprobs.argmax())
+    wanted = Request([1, 2], 3, GREEDY, top_logprobs=0)
+    (at_once,) = engine.submit(replace(wanted, stop_tokens=(likeliest,)))
+    (text,) = engine.submit(wanted)
+    (silent,) = engine.submit(replace(wanted, top_logprobs=None, stop_tokens=(likeliest,)))
+    run(engine, at_once, text, silent)
+    assert (at_once.ids, at_once.logprobs) == ([], [])
+    assert at_once.mean_logprob == pytest.approx(logprobs[likeliest].item(), abs=1e-5)
+    by_hand = sum(token.logprob for token in text.logprobs) / 3
+    assert text.mean_logprob == pytest.approx(by_hand)
+    assert text.stop_logprob is silent.stop_logprob is None
+    with pytest.raises(UserError, match="ask for them with top_logprobs=0"):
+        _ = silent.mean_logprob
+
+
 # ---- errors --------------------------------------------------------------------------------------
+
+
+class Faulty:
+    """Calls functions, and fails at one of the calls: before it, or after it."""
+
+    def __init__(self, fails_at: int, is_before: bool) -> None:
+        self.n_calls, self.fails_at, self._is_before = 0, fails_at, is_before
+
+    def __call__(self, function: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            self.n_calls += 1
+            fails = self.n_calls == self.fails_at
+            if fails and self._is_before:
+                raise KeyboardInterrupt
+            result = function(*arguments, **options)
+            if fails:
+                raise KeyboardInterrupt
+            return result
+
+        return call
+
+
+@pytest.mark.parametrize("speculation", [False, True])
+@pytest.mark.parametrize("is_before", [False, True])
+def test_an_exception_loses_no_token_and_repeats_none(
+    is_before: bool, speculation: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each prompt, each full context, each step and each processor of a schedule."""
+    model = shaken(replace(GPT2, block_size=6))
+    guesses = Speculation(PromptLookup(2, 1), clock=lambda: 0.0) if speculation else None
+    fails_at, has_failed = 0, True
+    while has_failed:
+        fails_at += 1
+        faulty = Faulty(fails_at, is_before)
+        same = faulty(lambda _, logits_V: logits_V)
+        requests = [
+            Request([1, 2, 3], 4, GREEDY, top_logprobs=0),
+            Request([4], 5, GREEDY, top_logprobs=0, processors=(same,)),
+            Request([2, 3, 2, 3, 2], 9, GREEDY, top_logprobs=0),
+        ]
+        engine = Engine(model, LETTERS, n_slots=2, speculation=guesses)
+        texts = [engine.submit(request)[0] for request in requests]
+        with monkeypatch.context() as patch:
+            patch.setattr(model, "prefill", faulty(model.prefill))
+            patch.setattr(model, "step", faulty(model.step))
+            while engine.has_work:
+                with suppress(KeyboardInterrupt):
+                    engine.step()
+        has_failed, faulty.fails_at = faulty.n_calls >= fails_at, 0
+        for text in texts:
+            check(model, text, 1337)
+    assert fails_at > 15
 
 
 def test_logits_that_are_no_numbers_end_one_text_and_harm_no_other(
@@ -352,6 +438,13 @@ def test_a_processor_that_fails_ends_its_text_alone(model: LanguageModel) -> Non
         ({"seed": -1}, "seed is -1"),
         ({"top_logprobs": -1}, "top_logprobs is -1"),
         ({"stop": ("a", "")}, "a stop string is empty"),
+        ({"stop": "the"}, "stop is 'the': expected several texts, such as"),
+        ({"stop": None}, "stop is None: expected several texts"),
+        ({"stop": (5,)}, r"stop is \(5,\): expected several texts"),
+        ({"stop_tokens": 5}, "stop_tokens is 5: expected token ids"),
+        ({"stop_tokens": "a"}, "stop_tokens is 'a': expected token ids"),
+        ({"processors": no_double}, "processors is .*: expected several functions"),
+        ({"sampling": {"top_k": 3}}, "sampling is a dict: expected a SamplingConfig"),
         ({"sampling": SamplingConfig(logit_bias=((20, 1.0),))}, "a token id is 20"),
     ],
 )

@@ -97,6 +97,21 @@ def test_texts_of_one_request_do_not_share_their_place_in_the_grammar() -> None:
     assert all(re.fullmatch("[a-z]{4}", text) for text in texts)
 
 
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [("a[k-s]{3}", "regex"), ("[a&&b]", "regex"), ({"$ref": "#"}, "json_schema")],
+)
+def test_a_dead_end_is_no_end(source: Any, kind: Kind) -> None:
+    letters = CharTokenizer.train("abcdefghij the \n")  # no k to s
+    with pytest.raises(UserError, match="the grammar demands more text, but no token may follow"):
+        write(letters, source, kind, n=1)
+
+
+def test_an_expression_of_nothing_ends_the_text_at_once() -> None:
+    (generation,) = write(CHARACTERS, "", "regex", n=1)
+    assert (generation.text, generation.finish_reason) == ("", "stop")
+
+
 def test_a_lark_grammar() -> None:
     (generation,) = write(CHARACTERS, 'start: "(" start ")" | "x"', "lark", n=1)
     depth = generation.text.index("x")
@@ -110,7 +125,13 @@ def test_a_lark_grammar() -> None:
     [
         ("json_schema", '{"type": ', "is not JSON"),
         ("json_schema", {"type": "colour"}, "colour"),
-        ("json_schema", {"type": "object", "not": {}}, "not"),
+        ("json_schema", {"type": "object", "not": {}}, r"Unimplemented keys: .*not"),
+        ("json_schema", "false", "the JSON schema is False: expected an object"),
+        ("json_schema", [1], r"the JSON schema is \[1\]: expected an object"),
+        ("json_schema", {"enum": {1}}, "is not JSON: Object of type set"),
+        ("json_schema", {"const": "\ud800"}, "is not JSON"),
+        ("regex", "\ud800", "lone surrogate"),
+        ("ebnf", "start: 'a'", "the kind of a grammar is 'ebnf': expected one of .*'lark'"),
         ("regex", "(a", "unclosed group"),
         ("lark", "start: nothing", "nothing"),
         ("regex", {"a": 1}, "expected a str"),

@@ -106,6 +106,21 @@ def test_penalties_come_before_the_bias_and_both_before_the_temperature() -> Non
     torch.testing.assert_close(distribution(scores, sampling), (scores / 0.5).softmax(-1))
 
 
+@pytest.mark.parametrize("bias", [{5: -100, 1: 2}, [(5, -100), [1, 2.0]], ((5, -100.0), (1, 2))])
+def test_a_bias_may_be_a_mapping_or_any_pairs(bias: Any) -> None:
+    sampling = SamplingConfig(logit_bias=bias)
+    assert sampling == SamplingConfig(logit_bias=((5, -100.0), (1, 2.0)))
+    assert hash(sampling) == hash(SamplingConfig(logit_bias=((5, -100.0), (1, 2.0))))
+    assert processed(sampling)[5] == logits()[5] - 100
+
+
+@pytest.mark.parametrize("name", ["repetition_penalty", "frequency_penalty"])
+@pytest.mark.parametrize("value", [1e-30, 1e30])
+def test_the_largest_options_leave_the_logits_finite(name: str, value: float) -> None:
+    ids = PROMPT + 100_000 * [7]
+    assert processed(SamplingConfig(**{name: value}), ids).isfinite().all()
+
+
 def test_the_keywords_of_functions_are_the_fields_of_the_configuration() -> None:
     names = {field.name for field in fields(SamplingConfig)}
     assert get_type_hints(SamplingOptions).keys() == names
@@ -127,12 +142,19 @@ def test_temperature_zero_puts_all_on_the_likeliest() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"repetition_penalty": 0}, "repetition_penalty is 0.0: expected more than 0"),
+        ({"repetition_penalty": 0}, "repetition_penalty is 0.0: expected 1e-30 to 1e.30"),
+        ({"repetition_penalty": 1e-46}, "repetition_penalty is 1e-46"),
         ({"repetition_penalty": math.inf}, "repetition_penalty is inf"),
-        ({"presence_penalty": math.nan}, "presence_penalty is nan: expected a finite number"),
+        ({"presence_penalty": math.nan}, "presence_penalty is nan: expected -1e.30 to 1e.30"),
+        ({"frequency_penalty": 1e39}, "frequency_penalty is 1e.39"),
         ({"frequency_penalty": "1"}, "frequency_penalty is '1': expected a number"),
         ({"logit_bias": ((-1, 1.0),)}, "an id in logit_bias is -1"),
         ({"logit_bias": ((1, math.inf),)}, "the logit_bias of token 1 is inf"),
+        ({"logit_bias": {1: 1e39}}, "the logit_bias of token 1 is 1e.39"),
+        ({"logit_bias": {"1": 1}}, "an id in logit_bias is '1'"),
+        ({"logit_bias": ((1, 1.0), (1, 2.0))}, "logit_bias has token 1 twice"),
+        ({"logit_bias": (1, 2)}, r"logit_bias is \(1, 2\): expected pairs"),
+        ({"logit_bias": 5}, "logit_bias is 5: expected pairs"),
     ],
 )
 def test_impossible_options_are_refused(settings: dict[str, Any], message: str) -> None:

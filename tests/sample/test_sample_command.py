@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import select
 import signal
@@ -19,6 +20,7 @@ from gptfast.cli import cli
 from gptfast.errors import UserError
 from gptfast.model import GPT, ModelConfig
 from gptfast.model.folder import save_description, save_weights
+from gptfast.sample import interactive
 from gptfast.sample.__main__ import main
 from gptfast.tokenizer import CharTokenizer
 
@@ -101,6 +103,9 @@ def test_every_option_reaches_the_sample(
         (["--logit-bias", "99", "1"], "a token id is 99; expected 0 to 11"),
         (["--interactive", "--prompt", "a"], "leave out --prompt"),
         (["--interactive", "--n-samples", "2"], "leave out --prompt"),
+        (["--prompt-lookup", "--n-samples", "2"], "leave out --n-samples"),
+        (["--regex", "", "--json-schema", "x"], "--json-schema and --regex were given"),
+        (["--json-schema", ""], "is a folder"),
     ],
 )
 def test_a_wrong_option_is_one_line(
@@ -109,6 +114,18 @@ def test_a_wrong_option_is_one_line(
     assert sample(folder, *options) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
+
+
+def test_a_sample_that_ends_before_its_grammar_is_noted(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("llguidance")
+    assert sample(folder, "--prompt", PROMPT, "--regex", "[abc]{30}") == 0
+    assert "the text was cut after 20 tokens, so its grammar may go on" in capsys.readouterr().err
+    assert sample(folder, "--prompt", PROMPT, "--regex", "[abc]{19}") == 0
+    assert capsys.readouterr().err == ""
+    assert sample(folder, "--prompt", PROMPT, "--regex", "") == 0
+    assert capsys.readouterr().out == PROMPT + "\n"
 
 
 # ---- a conversation ------------------------------------------------------------------------------
@@ -164,6 +181,95 @@ def test_ctrl_c_stops_the_text_and_not_the_program(
     first, second, _ = capsys.readouterr().out.split("> ")[1:]
     assert len(first) == 5 + 1  # and a line break
     assert len(second) == 20 + 1
+
+
+def test_a_line_that_fails_does_not_end_the_conversation(
+    folder: Path, llm: LLM, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = io.TextIOWrapper(io.BytesIO(b"xyz\n\xff\nabc \n\n"), encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", typed)
+    assert sample(folder, "--interactive", "--seed", "5") == 0
+    first = llm.generate("abc ", max_new_tokens=20, seed=7)
+    second = llm.generate("abc " + first, max_new_tokens=20, seed=8)
+    printed = capsys.readouterr()
+    assert printed.out.partition("> ")[2] == f"> > {first}\n> {second}\n> \n"
+    one, two = printed.err.splitlines()
+    assert one.startswith("error: the character 'x'")
+    assert two.startswith("error: the character '\\udcff'")
+
+
+def test_logits_that_are_no_numbers_do_not_end_the_conversation(
+    folder: Path,
+    lines: list[str | BaseException],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    prefill = GPT.prefill
+    monkeypatch.setattr(GPT, "prefill", lambda *a, **options: prefill(*a, **options) * torch.nan)
+    lines += ["abc ", "abc "]
+    assert sample(folder, "--interactive") == 0
+    assert capsys.readouterr().err.count("error: the model can't continue the text") == 2
+
+
+def test_enter_goes_on_after_a_stop_string(
+    folder: Path, llm: LLM, lines: list[str | BaseException], capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines += ["abc ", ""]
+    whole = llm.generate("abc ", max_new_tokens=20, temperature=0)
+    stop = whole[5]
+    first = whole[: whole.index(stop)]
+    second = llm.generate("abc " + first + stop, max_new_tokens=20, temperature=0, stop=stop)
+    assert sample(folder, "--interactive", "--temperature", "0", "--stop", stop) == 0
+    assert capsys.readouterr().out.partition("> ")[2] == f"{first}\n> {second}\n> \n"
+
+
+@pytest.mark.parametrize("where", ["encode", "print"])
+def test_ctrl_c_beside_the_steps_does_not_end_the_program(
+    where: str,
+    folder: Path,
+    llm: LLM,
+    lines: list[str | BaseException],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    answers = [KeyboardInterrupt()]
+
+    def interrupted(self: CharTokenizer, *arguments: Any) -> list[int]:
+        if answers:
+            raise answers.pop()
+        return encode(self, *arguments)
+
+    def print_or_fail(*given: str, **options: Any) -> None:
+        if not given and answers:  # the line break after the text
+            raise answers.pop()
+        print(*given, **options)
+
+    encode = CharTokenizer.encode
+    if where == "encode":
+        monkeypatch.setattr(CharTokenizer, "encode", interrupted)
+    else:
+        monkeypatch.setattr(interactive, "print", print_or_fail, raising=False)
+    lines += ["abc ", "abc "]
+    assert sample(folder, "--interactive", "--temperature", "0") == 0
+    text = llm.generate("abc ", max_new_tokens=20, temperature=0)
+    first = "" if where == "encode" else text
+    assert capsys.readouterr().out.partition("> ")[2] == f"{first}\n> {text}\n> \n"
+
+
+def test_a_conversation_has_one_engine(
+    folder: Path, lines: list[str | BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caches = []
+    new_cache = GPT.new_cache
+
+    def counted(*arguments: Any) -> Any:
+        caches.append(new_cache(*arguments))
+        return caches[-1]
+
+    monkeypatch.setattr(GPT, "new_cache", counted)
+    lines += ["a", "b", ""]
+    assert sample(folder, "--interactive") == 0
+    assert len(caches) == 1
 
 
 @pytest.mark.integration
@@ -248,3 +354,34 @@ def test_a_text_for_prompts_is_refused(llm: LLM) -> None:
         llm.generate_batch("abc")
     with pytest.raises(UserError, match="logit_bias"):
         llm.generate("a", logit_bias=((1, float("nan")),))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temprature": 3}, "no option 'temprature': .*perhaps you meant temperature"),
+        ({"stop": None}, "stop is None: expected several texts"),
+        ({"stop": 5}, "stop is 5"),
+        ({"stop": (5,)}, "stop is "),
+        ({"processors": print}, "processors is .*: expected several functions"),
+        ({"draft": "model"}, r"draft is a str: expected DraftModel\(model\) or PromptLookup"),
+    ],
+)
+def test_impossible_options_are_refused(llm: LLM, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        llm.generate("a", **options)
+    with pytest.raises(UserError, match="n is -1: expected at least 1"):
+        llm.generate_batch(["a"], n=-1)
+
+
+def test_the_best_of_several_may_end_at_once(llm: LLM) -> None:
+    """A text that ends at once has a mean, too."""
+    texts = llm.generate_batch(["abc"], n=8, max_new_tokens=6, top_logprobs=0, stop="a")
+    best = max(texts, key=lambda text: text.mean_logprob)
+    ids = [TOKENIZER.encode_ordinary("abc") + text.ids for text in texts]
+    by_hand = []
+    for one in ids:
+        logprobs = llm.model(torch.tensor([one]))[0].log_softmax(-1)
+        values = [logprobs[t - 1, one[t]].item() for t in range(3, len(one))]
+        by_hand.append(sum(values) / len(values))
+    assert best is texts[by_hand.index(max(by_hand))]

@@ -105,8 +105,10 @@ class _Prepared:
 
             _check_modules(model)
             self.decoder = _rust.Decoder(model.config, dict(_tensors(model, self.dtype)))
-        except (ImportError, AttributeError) as error:
-            self.refusal = f"the Rust extension is missing or old ({error}): run `make build`"
+        except ImportError as error:
+            self.refusal = f"the Rust extension is missing ({error})"
+        except AttributeError as error:
+            self.refusal = f"the Rust extension is older than this source ({error}): `make build`"
         except ValueError as error:
             self.refusal = str(error)
 

@@ -18,8 +18,13 @@ from gptfast.sample.config import SamplingConfig, check_seed
 if TYPE_CHECKING:
     from gptfast.model import LanguageModel
     from gptfast.sample.processors import LogitsProcessor
+    from gptfast.sample.request import Generation
     from gptfast.sample.speculate import Draft
     from gptfast.tokenizer import Tokenizer
+
+
+GRAMMARS = ("json_schema", "grammar", "regex")
+"""Options that give samples a grammar."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,11 @@ class SampleConfig:
                 "and --n-samples"
             )
         _at_most_one(self, "draft", "prompt_lookup")
-        _at_most_one(self, "json_schema", "grammar", "regex")
+        _at_most_one(self, *GRAMMARS)
+        if self.n_samples > 1 and (self.draft is not None or self.prompt_lookup):
+            raise UserError(
+                "--draft and --prompt-lookup make a single sample faster: leave out --n-samples"
+            )
         if self.prompt_file == "":
             raise UserError("prompt_file is empty: expected a UTF-8 file, or - for standard input")
 
@@ -114,6 +123,13 @@ def main(argv: Sequence[str]) -> int:
             )
         return ids
 
+    def note_if_cut(sample: Generation) -> None:
+        if sample.finish_reason == "length" and sample.request.processors:
+            _note(
+                f"the text was cut after {len(sample.ids)} tokens, so its grammar may go on: give "
+                f"a larger --max-new-tokens"
+            )
+
     draft = _draft(config, model, tokenizer)
     request = Request(
         () if config.interactive else encode(text),
@@ -125,9 +141,6 @@ def main(argv: Sequence[str]) -> int:
         _processors(config, tokenizer),
     )
     with share_cores():
-        if config.interactive:
-            converse(model, tokenizer, request, encode, draft)
-            return 0
         engine = Engine(
             model,
             tokenizer,
@@ -135,6 +148,9 @@ def main(argv: Sequence[str]) -> int:
             max_waiting=config.n_samples,
             speculation=None if draft is None else Speculation(draft),
         )
+        if config.interactive:
+            converse(engine, request, encode, note_if_cut)
+            return 0
         for i, sample in enumerate(engine.submit(request, config.n_samples)):
             if i:
                 print("\n---")
@@ -142,11 +158,16 @@ def main(argv: Sequence[str]) -> int:
             for piece in pieces(engine, sample):
                 print(piece, end="", flush=True)
             print()
+            note_if_cut(sample)
     return 0
 
 
+def _is_given(config: SampleConfig, name: str) -> bool:
+    return getattr(config, name) not in (None, False)
+
+
 def _at_most_one(config: SampleConfig, *names: str) -> None:
-    given = [f"--{name.replace('_', '-')}" for name in names if getattr(config, name)]
+    given = [f"--{name.replace('_', '-')}" for name in names if _is_given(config, name)]
     if len(given) > 1:
         raise UserError(f"{' and '.join(given)} were given: expected one of them")
 
@@ -169,13 +190,13 @@ def _draft(config: SampleConfig, model: LanguageModel, tokenizer: Tokenizer) -> 
 
 
 def _processors(config: SampleConfig, tokenizer: Tokenizer) -> tuple[LogitsProcessor, ...]:
-    if not (config.json_schema or config.grammar or config.regex):
+    if not any(_is_given(config, name) for name in GRAMMARS):
         return ()
     from gptfast.sample.grammar import Grammar
 
-    if config.regex:
+    if config.regex is not None:
         return (Grammar(tokenizer, config.regex, "regex"),)
-    if config.json_schema:
+    if config.json_schema is not None:
         source = cli.read_text(Path(config.json_schema))
         return (Grammar(tokenizer, source, "json_schema"),)
     return (Grammar(tokenizer, cli.read_text(Path(str(config.grammar))), "lark"),)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypedDict
 
-from gptfast.errors import UserError, as_float, as_int, check_at_least
+from gptfast.errors import UserError, as_float, as_int, check_at_least, shown
+
+LARGEST = 1e30
+"""Largest penalty or bias: with it, a million tokens can't take a logit out of float32's range."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,8 @@ class SamplingConfig:
     frequency_penalty: float = 0.0
     """Subtracted from a token's logit once for each time that it is in the text."""
     logit_bias: tuple[tuple[int, float], ...] = ()
-    """Pairs of a token id and a number that is added to its logit; -100 forbids it in practice."""
+    """Pairs of a token id and a number that is added to its logit; -100 forbids it in practice. In
+    Python, a mapping such as {5: -100} becomes these pairs."""
 
     def __post_init__(self) -> None:
         as_float("temperature", self.temperature)
@@ -46,13 +51,13 @@ class SamplingConfig:
         if self.min_p is not None:
             check_min_p(self.min_p)
         penalty = as_float("repetition_penalty", self.repetition_penalty)
-        if not 0 < penalty < math.inf:
-            raise UserError(f"repetition_penalty is {penalty}: expected more than 0, and finite")
+        if not 1 / LARGEST <= penalty <= LARGEST:
+            raise UserError(
+                f"repetition_penalty is {penalty}: expected {1 / LARGEST:g} to {LARGEST:g}"
+            )
         for name in ("presence_penalty", "frequency_penalty"):
-            _check_finite(name, getattr(self, name))
-        for token, bias in self.logit_bias:
-            check_at_least("an id in logit_bias", token, 0)
-            _check_finite(f"the logit_bias of token {token}", bias)
+            _check_addend(name, getattr(self, name))
+        object.__setattr__(self, "logit_bias", _pairs(self.logit_bias))
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -68,9 +73,29 @@ class SamplingOptions(TypedDict, total=False):
     logit_bias: tuple[tuple[int, float], ...]
 
 
-def _check_finite(name: str, value: float) -> None:
-    if not math.isfinite(as_float(name, value)):
-        raise UserError(f"{name} is {value}: expected a finite number")
+def _check_addend(name: str, value: float) -> None:
+    if not abs(as_float(name, value)) <= LARGEST:  # a NaN isn't, either
+        raise UserError(f"{name} is {value}: expected {-LARGEST:g} to {LARGEST:g}")
+
+
+def _pairs(bias: object) -> tuple[tuple[int, float], ...]:
+    """Return the pairs of a mapping or of an iterable of pairs. Raise UserError for others."""
+    try:
+        items = bias.items() if isinstance(bias, Mapping) else bias
+        given = [(token, value) for token, value in items]  # type: ignore[attr-defined]
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"logit_bias is {shown(bias)}: expected pairs of a token id and a number, such as "
+            f"((5, -100),) or {{5: -100}}"
+        ) from error
+    pairs = {}
+    for token, value in given:
+        check_at_least("an id in logit_bias", token, 0)
+        _check_addend(f"the logit_bias of token {token}", value)
+        if token in pairs:
+            raise UserError(f"logit_bias has token {token} twice: expected each id once")
+        pairs[int(token)] = float(value)
+    return tuple(pairs.items())
 
 
 def check_top_k(k: int) -> None:

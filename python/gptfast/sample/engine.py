@@ -31,7 +31,7 @@ class Engine:
     """Continues up to n_slots texts at once, on one thread; more wait in a queue.
 
     n_slots: rows of the cache, whose memory grows with it. max_waiting: places in the queue.
-    speculation: guesses tokens of a text that runs alone. It changes the speed and nothing else.
+    speculation: guesses tokens of a text that runs alone, which changes nothing but the speed.
     Without a tokenizer there are no texts, only ids. Raises UserError if a weight is not finite.
     """
 
@@ -47,7 +47,7 @@ class Engine:
         check_at_least("n_slots", n_slots, 1)
         check_at_least("max_waiting", max_waiting, 0)
         check_weights(model)
-        self._model, self._max_waiting = model, max_waiting
+        self._model, self._max_waiting, self._speculation = model, max_waiting, speculation
         self._n_vocab = model.config.vocab_size
         if tokenizer is not None:  # the model may have more rows, as padding
             self._n_vocab = min(self._n_vocab, tokenizer.n_vocab)
@@ -55,7 +55,7 @@ class Engine:
         self._cache = model.new_cache(n_slots)
         self._slots: list[Generation | None] = [None] * n_slots
         self._waiting: deque[Generation] = deque()
-        self._speculation = speculation
+        self._undrawn: dict[Generation, Tensor] = {}  # logits (V,) for a text's next token
 
     @property
     def n_running(self) -> int:
@@ -106,72 +106,87 @@ class Engine:
     def step(self) -> list[Generation]:
         """Admit waiting texts to free slots, write a token of every text; return what changed.
 
-        The texts that the model can't continue end with the reason "error".
+        The texts that the model can't continue end with the reason "error". After an exception,
+        such as MemoryError, the next step goes on where this one stopped.
         """
-        old = [generation for generation in self._slots if generation is not None]
-        fresh = self._admit()
-        read_only = [generation for generation in fresh if not generation.request.max_new_tokens]
-        for generation in read_only:
-            del fresh[generation]
-            self._finish(generation, "length")
+        self._admit()
+        read_only = [new for new in self._undrawn if not new.request.max_new_tokens]
+        for ended in read_only:
+            self._finish(ended, "length")
         stepped = []
-        for generation in old:
-            row = generation._row
-            assert row is not None
-            if self._cache.lengths[row] < self._cache.block_size:
-                stepped.append(generation)
-            else:  # the context is full: go on with the newest tokens
-                self._cache.reset(row)
-                kept = generation._context[-self._cache.n_kept :]
-                fresh[generation] = self._model.prefill(kept, self._cache, row)
-        if self._speculation is not None and len(stepped) == 1 and not fresh:
+        for row, text in enumerate(self._slots):
+            if text is None or text in self._undrawn:
+                continue
+            if 0 < self._cache.lengths[row] < self._cache.block_size:
+                stepped.append(text)
+            else:  # full, or empty since an exception: go on with the newest tokens
+                kept = text._context[-self._cache.n_kept :]
+                self._undrawn[text] = self._prefill(kept, row)
+        if self._speculation is not None and len(stepped) == 1 and not self._undrawn:
             self._step_ahead(stepped[0], self._speculation)
             return stepped + read_only
-        logits = []
         if stepped:
-            newest = [generation._context[-1] for generation in stepped]
-            rows = [generation._row for generation in stepped if generation._row is not None]
-            logits.append(self._model.step(newest, self._cache, rows))
-        if fresh:
-            logits.append(torch.stack(list(fresh.values())))
-        batch = [*stepped, *fresh]
+            logits_BV = self._next_logits(stepped)
+            self._undrawn.update(zip(stepped, logits_BV.unbind(), strict=True))
+        batch = list(self._undrawn)
+        if len(batch) > len(stepped):
+            logits_BV = torch.stack(list(self._undrawn.values()))
         if batch:
-            self._write(batch, logits[0] if len(logits) == 1 else torch.cat(logits))
+            self._write(batch, logits_BV)
         return batch + read_only
 
     def _step_ahead(self, generation: Generation, speculation: Speculation) -> None:
         """Write tokens of one text: those guessed that are drawn, and the first that is not."""
-        row, began = generation._row, speculation.clock()
+        row, context, request = generation._row, generation._context, generation.request
         assert row is not None
+        began = speculation.clock()
         n_before, start = len(generation.ids), self._cache.lengths[row]
-        room = min(self._cache.block_size - start, generation.request.max_new_tokens - n_before)
-        guesses = speculation.guess(
-            generation._context, room - 1, generation.request.sampling, generation._generator
-        )
-        if guesses:  # those of a draft with more ids than this model
+        room = min(self._cache.block_size - start, request.max_new_tokens - n_before)
+        guesses = speculation.guess(context, room - 1, request.sampling, generation._generator)
+        if guesses:  # a draft may have more ids than this model
             guesses = list(takewhile(lambda guess: guess < self._n_vocab, guesses))
-        newest = generation._context[-1]
-        logits_TV = self._model.verify([newest, *guesses], self._cache, row)
-        for i, logits_1V in enumerate(logits_TV[:, None]):
-            self._write([generation], logits_1V)
-            if generation.finish_reason is not None:
-                return
-            if generation._context[-1:] != guesses[i : i + 1]:
-                break
-        n_written = len(generation.ids) - n_before
-        self._cache.truncate(row, start + n_written)
+        try:
+            logits_TV = self._model.verify([context[-1], *guesses], self._cache, row)
+            for i, logits_1V in enumerate(logits_TV[:, None]):
+                self._write([generation], logits_1V)
+                if generation.finish_reason is not None:
+                    return
+                if context[-1:] != guesses[i : i + 1]:
+                    break
+        finally:
+            n_written = len(generation.ids) - n_before
+            if generation.finish_reason is None:  # forget guesses that were not drawn
+                self._cache.truncate(row, start + n_written)
         speculation.record(speculation.clock() - began, n_written)
 
-    def _admit(self) -> dict[Generation, Tensor]:
-        """Give free slots to waiting texts; return the logits (V,) after their prompts."""
-        admitted = {}
+    def _next_logits(self, texts: list[Generation]) -> Tensor:
+        """Read the newest token of each text; return the logits (B, V) after it."""
+        rows = [text._row for text in texts if text._row is not None]
+        lengths = [self._cache.lengths[row] for row in rows]
+        try:
+            return self._model.step([text._context[-1] for text in texts], self._cache, rows)
+        except BaseException:
+            for row, length in zip(rows, lengths, strict=True):
+                self._cache.truncate(row, length)
+            raise
+
+    def _prefill(self, ids: list[int], row: int, all_logits: bool = False) -> Tensor:
+        """Replace what a row holds by the ids; return the logits (V,) after them, or all (T, V)."""
+        self._cache.reset(row)
+        try:
+            return self._model.prefill(ids, self._cache, row, all_logits=all_logits)
+        except BaseException:
+            self._cache.reset(row)
+            raise
+
+    def _admit(self) -> None:
+        """Give free slots to waiting texts, and read their prompts."""
         for row, occupant in enumerate(self._slots):
             if occupant is None and self._waiting:
                 generation = self._waiting[0]
-                admitted[generation] = self._read_prompt(generation, row)
+                self._undrawn[generation] = self._read_prompt(generation, row)
                 self._waiting.popleft()
                 self._slots[row], generation._row, generation._prefix = generation, row, None
-        return admitted
 
     def _read_prompt(self, generation: Generation, row: int) -> Tensor:
         """Fill a row of the cache with the prompt; return the logits (V,) after it."""
@@ -182,8 +197,7 @@ class Engine:
             generation.prompt_logprobs = prefix.logprobs
             return prefix.logits_V
         seen = prefix.prompt[-self._cache.block_size :]
-        self._cache.reset(row)
-        logits = self._model.prefill(seen, self._cache, row, all_logits=request.prompt_logprobs)
+        logits = self._prefill(seen, row, request.prompt_logprobs)
         if request.prompt_logprobs:
             logits_TV, logits = logits[:-1, : self._n_vocab], logits[-1]
             n_top = [request.top_logprobs or 0] * len(logits_TV)
@@ -198,6 +212,7 @@ class Engine:
         """Draw a token for each text of the batch and append it."""
         tokens, logprobs = draw_next(batch, logits_BV[:, : self._n_vocab])
         for i, generation in enumerate(batch):
+            self._undrawn.pop(generation, None)
             if generation.error is not None:
                 self._finish(generation, "error")
             elif generation._is_complete:
@@ -208,7 +223,7 @@ class Engine:
     def _append(self, generation: Generation, token: int, logprob: TokenLogprob | None) -> None:
         request, text = generation.request, generation._text
         if token in request.stop_tokens:
-            generation.stopped_by = token
+            generation.stopped_by, generation.stop_logprob = token, logprob
             self._finish(generation, "stop")
             return
         generation.ids.append(token)
@@ -226,6 +241,7 @@ class Engine:
     def _finish(self, generation: Generation, reason: FinishReason) -> None:
         generation.finish_reason = reason
         generation._text.finish()
+        self._undrawn.pop(generation, None)
         if generation._row is not None:
             self._slots[generation._row] = None
             if reason == "error":

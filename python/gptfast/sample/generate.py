@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
-from gptfast.errors import UserError
+from gptfast.errors import UserError, check_at_least
 from gptfast.model import LanguageModel
 from gptfast.sample.config import SamplingConfig
 from gptfast.sample.engine import Engine
@@ -50,6 +50,10 @@ def stream(
     draft: guesses tokens, which makes the text faster and changes nothing else; a Speculation keeps
     for the next text whether its guesses pay. Raises UserError as `generate` does.
     """
+    if draft is not None and not hasattr(draft, "guess"):
+        raise UserError(
+            f"draft is a {type(draft).__name__}: expected DraftModel(model) or PromptLookup()"
+        )
     if draft is not None and not isinstance(draft, Speculation):
         draft = Speculation(draft)
     engine = Engine(model, tokenizer, n_slots=1, speculation=draft)
@@ -70,6 +74,7 @@ def generate_batch(
     The prompts may have unequal lengths; each is computed once. n_slots: most texts that grow at
     once. Raises UserError as `generate` does.
     """
+    check_at_least("n", n, 1)
     engine = Engine(model, tokenizer, n_slots=n_slots, max_waiting=n * len(requests))
     generations = [engine.submit(request, n) for request in requests]
     for of_request in generations:

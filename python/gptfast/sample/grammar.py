@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gptfast.errors import UserError
+from gptfast.errors import UserError, shown
 from gptfast.sample.processors import EndOfText
 from gptfast.tokenizer import Tokenizer
 
@@ -67,7 +67,8 @@ class Grammar:
         """Return the logits (V,) with -inf for the tokens that may not follow.
 
         The grammar begins after the ids of the first call. Raises EndOfText where nothing may
-        follow, and UserError where llguidance gives up.
+        follow, and UserError where the grammar goes on, but with no token of this tokenizer, and
+        where llguidance gives up.
         """
         if self._n_read is None:
             self._n_read = len(ids)
@@ -75,12 +76,12 @@ class Grammar:
             self._matcher.consume_token(token)
         self._n_read = len(ids)
         self._check()
-        if self._matcher.is_stopped():
-            raise EndOfText
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         allowed = np.unpackbits(bits, bitorder="little")[: len(logits_V)].astype(bool)
-        if not allowed.any():  # only the end, which is no token of this tokenizer
-            raise EndOfText
+        if self._matcher.is_stopped() or not allowed.any():
+            if self._matcher.is_accepting():  # the end may be no token of this tokenizer
+                raise EndOfText
+            raise UserError("the grammar demands more text, but no token may follow")
         return logits_V.masked_fill(~torch.from_numpy(allowed).to(logits_V.device), -torch.inf)
 
     def _check(self) -> None:
@@ -93,16 +94,25 @@ class Grammar:
 def _compiled(source: str | Mapping[str, Any], kind: Kind) -> str:
     from llguidance import LLMatcher
 
+    if kind not in get_args(Kind):
+        raise UserError(f"the kind of a grammar is {kind!r}: expected one of {get_args(Kind)}")
     if kind == "json_schema":
-        schema = source if isinstance(source, str) else json.dumps(source)
         try:
-            return LLMatcher.grammar_from_json_schema(
-                schema, overrides={"whitespace_flexible": False}
-            )
-        except ValueError as error:
+            schema = json.loads(source) if isinstance(source, str) else source
+            text = json.dumps(schema, allow_nan=False)
+            if isinstance(schema, Mapping):
+                return LLMatcher.grammar_from_json_schema(
+                    text, overrides={"whitespace_flexible": False}
+                )
+        except (TypeError, ValueError, RecursionError) as error:
             raise UserError(f"the JSON schema is not JSON: {_in_one_line(str(error))}") from error
+        raise UserError(f"the JSON schema is {shown(schema)}: expected an object in braces")
     if not isinstance(source, str):
         raise UserError(f"a {kind} grammar is a {type(source).__name__}: expected a str")
+    try:
+        source.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"the {kind} grammar has a lone surrogate: {error}") from error
     if kind == "regex":
         return LLMatcher.grammar_from_regex(source)
     return LLMatcher.grammar_from_lark(source)

@@ -43,7 +43,9 @@ def draw_next(batch: list[Generation], raw_BV: Tensor) -> tuple[list[int], dict[
 
 def _processed(generation: Generation, logits_V: Tensor) -> Tensor:
     """Return the logits (V,) after the processors. What one raises ends this text alone."""
-    changed_V, name = logits_V, ""
+    if not generation._processors:
+        return logits_V
+    changed_V, name = logits_V.clone(), ""  # the log-probabilities need those given as they are
     try:
         for processor in generation._processors:
             name = getattr(processor, "__name__", type(processor).__name__)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from operator import index
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from gptfast.errors import UserError, check_at_least
+from gptfast.errors import UserError, check_at_least, shown
 from gptfast.model.kv_cache import SavedRow
 from gptfast.sample.config import SamplingConfig, check_seed
 from gptfast.sample.processors import LogitsProcessor, processors_for
@@ -33,9 +35,9 @@ class Request:
     seed: int = 1337
     stop_tokens: Collection[int] = ()
     """Each ends the text, and is not part of it."""
-    stop: tuple[str, ...] = ()
+    stop: Sequence[str] = ()
     """Each ends the text before it. It may lie in the middle of a token, or across several."""
-    processors: tuple[LogitsProcessor, ...] = ()
+    processors: Sequence[LogitsProcessor] = ()
     """Applied in order, after the penalties and the bias, before the temperature."""
     top_logprobs: int | None = None
     """None: no log-probabilities; 0: that of each token; n: and those of the n likeliest."""
@@ -48,6 +50,7 @@ def checked_prompt(request: Request, n_vocab: int) -> list[int]:
 
     n_vocab: number of ids that there are.
     """
+    _check_types(request)
     try:
         prompt = [index(token) for token in request.prompt]
     except TypeError as error:
@@ -62,10 +65,29 @@ def checked_prompt(request: Request, n_vocab: int) -> list[int]:
             raise UserError(f"a token id is {token}; expected 0 to {n_vocab - 1}")
     check_at_least("max_new_tokens", request.max_new_tokens, 0)
     check_seed(request.seed)
-    check_at_least("top_logprobs", request.top_logprobs or 0, 0)
+    if request.top_logprobs is not None:
+        check_at_least("top_logprobs", request.top_logprobs, 0)
     if "" in request.stop:
         raise UserError("a stop string is empty: expected at least one character")
     return prompt
+
+
+def _check_types(request: Request) -> None:
+    """Raise UserError unless the fields that hold several things hold the right ones."""
+    if not isinstance(request.sampling, SamplingConfig):
+        raise UserError(
+            f"sampling is a {type(request.sampling).__name__}: expected a SamplingConfig"
+        )
+    wanted: tuple[tuple[str, Callable[[object], bool], str], ...] = (
+        ("stop", lambda one: isinstance(one, str), "several texts, such as ('the',)"),
+        ("stop_tokens", lambda one: isinstance(one, Integral), "token ids, such as (0,)"),
+        ("processors", callable, "several functions, such as (function,)"),
+    )
+    for name, is_right, expected in wanted:
+        given = getattr(request, name)
+        is_collection = isinstance(given, Collection) and not isinstance(given, str)
+        if not is_collection or not all(map(is_right, given)):
+            raise UserError(f"{name} is {shown(given)}: expected {expected}")
 
 
 class Generation:
@@ -82,6 +104,8 @@ class Generation:
         """None while the text is written."""
         self.stopped_by: str | int | None = None
         """The stop string or the stop token that ended the text."""
+        self.stop_logprob: TokenLogprob | None = None
+        """The stop token's log-probability, if one ended the text and the request asks for them."""
         self.error: UserError | None = None
         # What follows is the engine's.
         self._row: int | None = None  # in the cache, while it runs
@@ -99,6 +123,19 @@ class Generation:
     def text(self) -> str:
         """The text that may be shown: whole characters, and no beginning of a stop string."""
         return self._text.shown
+
+    @property
+    def mean_logprob(self) -> float:
+        """Mean log-probability of the tokens, in nats, that of the stop token included.
+
+        The best of several continuations is the one with the largest. A text without any token has
+        -inf. Raises UserError if the request asks for no log-probabilities.
+        """
+        if self.request.top_logprobs is None:
+            raise UserError("there are no log-probabilities: ask for them with top_logprobs=0")
+        end = [] if self.stop_logprob is None else [self.stop_logprob]
+        values = [token.logprob for token in [*self.logprobs, *end]]
+        return sum(values) / len(values) if values else -math.inf
 
 
 @dataclass

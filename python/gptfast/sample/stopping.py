@@ -39,11 +39,12 @@ class GrowingText:
             self.shown += text
         elif text and self.stopped_by is None:
             text = self._held + text
-            found = [(text.find(stop) + len(stop), -len(stop), stop) for stop in self._stop
-                     if stop in text]  # fmt: skip
-            if found:
-                end, _, self.stopped_by = min(found)
-                self.shown += text[: end - len(self.stopped_by)]
+            starts = {stop: text.find(stop) for stop in self._stop if stop in text}
+            if starts:
+                # The first to end, and of those the longest: the first to begin.
+                by = min(starts, key=lambda stop: (starts[stop] + len(stop), starts[stop]))
+                self.stopped_by = by
+                self.shown += text[: starts[by]]
                 self._held = ""
                 return
             n_held = max(_overlap(text, stop) for stop in self._stop)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from gptfast.sample.generate import default_prompt
@@ -82,7 +83,7 @@ class Completions:
         for i in range(len(self._prompts)):
             drawn = generations[i * self.n_drawn : (i + 1) * self.n_drawn]
             if self.n_drawn > self.asked.n:
-                drawn = sorted(drawn, key=_mean_logprob, reverse=True)[: self.asked.n]
+                drawn = sorted(drawn, key=attrgetter("mean_logprob"), reverse=True)[: self.asked.n]
             for generation in drawn:
                 placed = Placer(self._tokenizer).add(generation.logprobs, generation.text)
                 reason = generation.finish_reason
@@ -158,8 +159,3 @@ def _prompt(
     begin = tokenizer.eot_token
     substitute = default_prompt(tokenizer) if begin is None else [begin]
     return _Prompt(ids or substitute, not ids)
-
-
-def _mean_logprob(generation: Generation) -> float:
-    values = [token.logprob for token in generation.logprobs]
-    return sum(values) / max(len(values), 1)
