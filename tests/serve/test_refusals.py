@@ -139,9 +139,10 @@ def test_the_limits_themselves_are_taken(serve: Serve) -> None:
         (b"null", "expected a JSON object"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"a":' * 100_000, "nested too deeply"),
-        (b"1" * 10_000, "not JSON"),
+        (b"1" * 10_000, "too many digits"),
+        (b'{"prompt": ' + b"1" * 900_000 + b"}", "too many digits"),
     ],
-    ids=range(14),
+    ids=range(15),
 )
 def test_a_body_that_is_no_json_object(serve: Serve, content: bytes, words: str) -> None:
     async def work(client: httpx2.AsyncClient) -> None:
