@@ -39,7 +39,7 @@ class ServeConfig:
     max_waiting: int = 1024
     """Texts that may wait for their turn. Further requests get 503, and may try again."""
     drain_seconds: float = 30.0
-    """How long requests may go on after the signal to stop. Clients then have two more seconds to
+    """How long requests may go on after the signal to stop. Clients then have five more seconds to
     read their last bytes."""
     device: str = "auto"
     """'auto' (CUDA if there is one), 'cpu', 'cuda' or 'cuda:1'."""

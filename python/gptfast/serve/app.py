@@ -213,6 +213,10 @@ class Service:
         worker = self.worker
         gauges = {
             "open_requests": ("Requests that are being answered.", self.metrics.n_open),
+            "accepted_requests": (
+                "Those of them whose body has arrived.",
+                self.metrics.n_accepted,
+            ),
             "slots": ("Continuations that can be written at once.", self.limits.n_slots),
             "slots_in_use": ("Continuations that are being written.", worker.n_running),
             "queue": ("Continuations that wait for a slot.", worker.n_waiting),

@@ -101,6 +101,7 @@ class Reply:
             async for event in events:
                 body = f"data: {event}\n\n".encode()
                 await send({"type": "http.response.body", "body": body, "more_body": True})
+                await asyncio.sleep(0)  # so that others have their turn, and a lost client is seen
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _events(self, job: Job) -> AsyncGenerator[str, None]:

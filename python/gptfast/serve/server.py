@@ -17,7 +17,7 @@ from gptfast.serve.app import Service
 from gptfast.serve.errors import overloaded
 
 BACKLOG = 2048
-LAST_WORDS = 2
+LAST_WORDS = 5
 """Seconds that clients have to read their last bytes when the server ends."""
 HEAD_SECONDS = 30
 """How long a client may take to send the head of a request."""
