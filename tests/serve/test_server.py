@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,13 +18,14 @@ from typing import Any
 import openai
 import pytest
 import torch
-from servers import Running, post_bytes, running
+from servers import Running, in_thread, post_bytes, running
 from starlette.applications import Starlette
 
 from gptfast.cli import cli
 from gptfast.model import GPT, ModelConfig
 from gptfast.model.folder import save_description, save_weights
 from gptfast.serve.__main__ import main, read_keys
+from gptfast.serve.app import Service
 from gptfast.serve.errors import ApiError
 from gptfast.serve.metrics import Metrics
 from gptfast.serve.server import Server
@@ -353,6 +354,25 @@ def test_many_clients_lose_nothing_and_the_end_waits_for_them(folder: Path, tmp_
         assert answer.count(b'"finish_reason":"length"') == 1
         assert b"data: [DONE]\n\n" in answer
         assert server.errors() == ""
+
+
+def test_half_a_head_is_not_waited_for(
+    service: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither that of the first request, nor that of another one."""
+    get = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
+    with in_thread(service()) as url, ExitStack() as stack:
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        later = stack.enter_context(socket.create_connection(address, timeout=60))
+        later.sendall(get + b"\r\n")
+        assert b"200 OK" in later.recv(65536)
+        monkeypatch.setattr("gptfast.serve.server.HEAD_SECONDS", 0.1)
+        later.sendall(get + b"\r\n")
+        first = stack.enter_context(socket.create_connection(address, timeout=60))
+        for connection in (first, later):
+            with contextlib.suppress(ConnectionError):
+                connection.sendall(get)
+                read_all(connection)
 
 
 # ---- the command ---------------------------------------------------------------------------------
