@@ -452,6 +452,7 @@ NAMES = ["model", "prompt", "messages", "max_tokens", "temperature", "top_p", "t
          "add_special_tokens", "content", "role", "type", "", "\x00", "__proto__"]  # fmt: skip
 
 ALPHABETS = ["ab \n", "\x00\x7f\ufeff\u2028", "é漢🙂\u0301", "\ud800\udc00\udfff", '<|user|>/\\"']
+STRINGS = ["".join(random.Random(21).choices(alphabet, k=600)) for alphabet in ALPHABETS]
 
 
 def hostile(rng: random.Random, depth: int = 0) -> Any:
@@ -468,10 +469,8 @@ def hostile(rng: random.Random, depth: int = 0) -> Any:
     if kind == 3:
         return rng.uniform(-2, 3)
     if kind < 7:
-        alphabet = rng.choice(
-            ["ab \n", "\x00\x7f\ufeff\u2028", "é漢🙂\u0301", "\ud800\udc00\udfff", '<|user|>/\\"']
-        )
-        return "".join(rng.choices(alphabet, k=rng.choice([0, 1, 5, 40, 300])))
+        begin = rng.randrange(300)
+        return rng.choice(STRINGS)[begin : begin + rng.choice([0, 1, 5, 40, 300])]
     if kind < 9:
         return rng.choice(["small", "The king", "user", "text", "<|endoftext|>", "json_schema"])
     if kind == 9:
