@@ -9,7 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gptfast.cli import cli
 from gptfast.errors import UserError
+from gptfast.model import GPT
+from gptfast.model.folder import save_description, save_weights
+from gptfast.serve.__main__ import main
 from gptfast.tokenizer import BPETokenizer
 from gptfast.tokenizer.chat import ChatTemplate, read_chat_template
 
@@ -154,3 +158,27 @@ def test_templates_render_as_in_transformers(tokenizer: BPETokenizer, tmp_path: 
     ]
     expected = theirs.apply_chat_template(messages, add_generation_prompt=True, tokenize=True)
     assert ChatTemplate(source, tokenizer).encode(messages) == list(expected["input_ids"])
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (b"\xff", "is not UTF-8"),
+        (b"{% for %}", "is not valid Jinja"),
+        (b"{{ nothing() }}", "the chat template fails: 'nothing' is undefined"),
+    ],
+)
+def test_a_server_with_an_unusable_template_does_not_start(
+    model: GPT,
+    tokenizer: BPETokenizer,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    source: bytes,
+    message: str,
+) -> None:
+    save_description(tmp_path, model.config, tokenizer)
+    save_weights(model, tmp_path / "model.safetensors")
+    (tmp_path / "chat_template.jinja").write_bytes(source)
+    assert cli.run(main, [str(tmp_path), "--port", "0"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
