@@ -3,7 +3,7 @@
 import { Chat } from "./chat.js";
 import { ask, ServerError, stream } from "./events.js";
 import { ServedHeads } from "./heads.js";
-import { settings } from "./settings.js";
+import { settings } from "./options.js";
 import { guessesOf, isPartial, ServedText, spellToken } from "./text.js";
 import { Bars, percent, TokenText } from "./view.js";
 
