@@ -49,7 +49,7 @@ def service(model: GPT, tokenizer: BPETokenizer) -> Callable[..., Service]:
         sizes = {k: options.pop(k) for k in ("body_bytes", "body_seconds") if k in options}
         return Service(
             model,
-            Engine(model, tokenizer, n_slots=n_slots, max_waiting=max_waiting),
+            Engine(model, tokenizer, n_slots=n_slots, max_waiting=n_slots),
             tokenizer,
             "small",
             Limits(model.config.block_size, n_slots, max_waiting, **sizes),

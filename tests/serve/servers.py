@@ -21,6 +21,8 @@ from typing import IO, Any
 from gptfast.serve.app import Service
 from gptfast.serve.server import Server, listen
 
+MANY_STEPS = 10**9
+
 
 @dataclass
 class Running:
@@ -29,6 +31,20 @@ class Running:
     process: subprocess.Popen[str]
     port: int
     log: IO[str]
+    steps: Path
+    """The engine takes as many steps as this file has bytes: see held.py."""
+
+    def hold(self) -> None:
+        """Let the engine, which is idle, take no further step."""
+        os.truncate(self.steps, int(self.metric("steps_total")))
+
+    def allow(self, n: int) -> None:
+        """Let it take n steps more."""
+        os.truncate(self.steps, self.steps.stat().st_size + n)
+
+    def release(self) -> None:
+        """Let it take any number of steps."""
+        os.truncate(self.steps, MANY_STEPS)
 
     @property
     def url(self) -> str:
@@ -54,13 +70,22 @@ class Running:
         return socket.create_connection(("127.0.0.1", self.port), timeout=60)
 
     def health(self) -> int:
-        """The status of /health."""
+        """The status of /health; 0 if there is no server any more."""
         try:
             self.get("/health")
         except urllib.error.HTTPError as error:
             with error:
                 return error.code
+        except OSError:
+            return 0
         return 200
+
+    def wait_for_health(self, status: int) -> None:
+        """Wait until /health has a status."""
+        deadline = time.monotonic() + 60
+        while self.health() != status:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
     def memory(self) -> int:
         """Bytes of resident memory."""
@@ -83,7 +108,11 @@ def post_bytes(path: str, body: dict[str, Any], keep: bool = False) -> bytes:
 @contextmanager
 def running(folder: Path, log: Path, *flags: str) -> Iterator[Running]:
     """Start a server of a model folder on a free port; end it."""
-    command = [sys.executable, "-m", "gptfast", "serve", str(folder), "--port", "0", *flags]
+    steps = log.with_name(f"{log.name}-steps")
+    steps.touch()
+    os.truncate(steps, MANY_STEPS)
+    held = Path(__file__).with_name("held.py")
+    command = [sys.executable, str(held), str(steps), str(folder), "--port", "0", *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
     with log.open("w+", encoding="utf-8") as errors:
         process = subprocess.Popen(
@@ -94,7 +123,7 @@ def running(folder: Path, log: Path, *flags: str) -> Iterator[Running]:
             line = process.stdout.readline()
             port = re.search(r":(\d+)$", line.strip())
             assert port is not None, (line, log.read_text(encoding="utf-8"))
-            server = Running(process, int(port[1]), errors)
+            server = Running(process, int(port[1]), errors, steps)
             deadline = time.monotonic() + 60
             while True:
                 try:

@@ -19,12 +19,15 @@ LLAMA = ModelConfig(
 )  # fmt: skip
 
 
-def theirs(folder: Path, model: GPT, tokenizer: BPETokenizer, ids: list[int]) -> torch.Tensor:
-    from transformers import AutoModelForCausalLM
+def their_weights(
+    folder: Path, model: GPT, tokenizer: BPETokenizer, ids: list[int]
+) -> torch.Tensor:
+    from transformers import GPT2LMHeadModel, LlamaForCausalLM
 
     save_description(folder, model.config, tokenizer)
     save_weights(model, folder / "model.safetensors")
-    same = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    theirs = LlamaForCausalLM if model.config.norm == "rmsnorm" else GPT2LMHeadModel
+    same = theirs.from_pretrained(folder, attn_implementation="eager").eval()
     with torch.no_grad():
         layers = same(torch.tensor([ids]), output_attentions=True).attentions
     return torch.stack([weights[0, :, -1] for weights in layers])
@@ -36,7 +39,7 @@ def test_the_weights_are_those_of_transformers(
     ids = tokenizer.encode_ordinary("The king sees the crow, and the crow")
     torch.manual_seed(1)
     for i, gpt in enumerate((model, GPT(LLAMA).eval())):
-        expected = theirs(tmp_path / str(i), gpt, tokenizer, ids)
+        expected = their_weights(tmp_path / str(i), gpt, tokenizer, ids)
         torch.testing.assert_close(attention_of_last(gpt, ids), expected, atol=1e-5, rtol=0)
 
 

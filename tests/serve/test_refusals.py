@@ -6,30 +6,45 @@ import asyncio
 import json
 import math
 import random
+import re
+import sys
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any
+from unittest.mock import ANY
 
 import httpx2
 import openai
 import pytest
+import torch
 from served import PROMPT, Serve, openai_of, run
 from starlette.applications import Starlette
 
+from gptfast.model import GPT
+from gptfast.sample.engine import Engine
+from gptfast.serve import limits
 from gptfast.serve.app import Service
+from gptfast.serve.running import Running
+from gptfast.tokenizer import BPETokenizer
 
 
-def check_error(answer: httpx2.Response, status: int, param: str | None = None) -> dict[str, Any]:
+def check_error(answer: httpx2.Response, status: int, param: Any = None) -> dict[str, Any]:
     assert answer.status_code == status, answer.text
     body = answer.json()
     assert set(body) == {"error"}
     assert set(body["error"]) == {"message", "type", "param", "code"}
-    assert body["error"]["param"] == param
+    assert body["error"]["param"] == param or param is ANY
     assert isinstance(body["error"]["message"], str)
     assert "Traceback" not in answer.text
     assert ".py" not in answer.text
     return body["error"]  # type: ignore[no-any-return]
 
+
+JSON_CHAT = {
+    "messages": [{"role": "user", "content": "a"}],
+    "response_format": {"type": "json_object"},
+}
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"prompt": 5}, "prompt"),
@@ -92,6 +107,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"max_token": 5}, "max_token"),
     ({"messages": []}, "messages"),
     ({"model": 5}, "model"),
+    ({"user": [1]}, "user"),
+    ({"service_tier": 1}, "service_tier"),
+    ({"metadata": "a"}, "metadata"),
+    ({"parallel_tool_calls": "no"}, "parallel_tool_calls"),
 ]
 
 
@@ -104,6 +123,148 @@ def test_a_wrong_field_is_named(serve: Serve) -> None:
             assert len(error["message"]) < 250, error["message"]
 
     run(serve, work)
+
+
+def test_a_text_beyond_the_context_is_told_what_fits(serve: Serve) -> None:
+    async def work(client: httpx2.AsyncClient) -> None:
+        async def message(path: str, **body: Any) -> str:
+            return str(check_error(await client.post(path, json=body), 400, ANY)["message"])
+
+        begin = "the context has 64 tokens, but the "
+        assert await message("/v1/completions", prompt=[5] * 60, max_tokens=6) == (
+            begin + "prompt has 60 and max_tokens is 6: send at most 5, or a shorter text"
+        )
+        for max_tokens in (0, 1):
+            said = await message("/v1/completions", prompt=[5] * 65, max_tokens=max_tokens)
+            assert said == begin + "prompt has 65: send a shorter text"
+        said = await message("/attention", tokens=[5] * 65)
+        assert said == begin + "tokens have 65: send a shorter text"
+
+    run(serve, work)
+
+
+def test_log_probabilities_of_one_answer_are_bounded(serve: Serve) -> None:
+    """36 texts of 64 tokens with 20 each are 48,384; so the bound is put lower here."""
+
+    async def work(client: httpx2.AsyncClient) -> None:
+        body: dict[str, Any] = {"prompt": [5], "max_tokens": 64, "logprobs": 20}
+        for more in ({"n": 2}, {"prompt": [[5], [5]]}, {"echo": True, "max_tokens": 64}):
+            answer = await client.post("/v1/completions", json=body | more)
+            assert "expected at most 1344" in check_error(answer, 400, "logprobs")["message"]
+        assert (await client.post("/v1/completions", json=body)).status_code == 200
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limits, "MOST_LOGPROBS", 64 * 21)
+        run(serve, work)
+
+
+def test_slow_work_does_not_hold_up_the_event_loop(
+    serve: Serve, tokenizer: BPETokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large texts are tokenized, and large answers spelled, in another thread."""
+    threads: list[bool] = []
+    token_bytes, encode = type(tokenizer).token_bytes, type(tokenizer).encode
+
+    def watched(function: Callable[..., Any]) -> Callable[..., Any]:
+        def watch(*arguments: Any) -> Any:
+            if threading.current_thread().name != "engine":
+                threads.append(threading.current_thread() is threading.main_thread())
+            return function(*arguments)
+
+        return watch
+
+    monkeypatch.setattr(type(tokenizer), "token_bytes", watched(token_bytes))
+    monkeypatch.setattr(type(tokenizer), "encode", watched(encode))
+
+    async def work(client: httpx2.AsyncClient) -> None:
+        large = {"prompt": "a" * 5000}
+        scored = {"prompt": [[5] * 60] * 5, "echo": True, "logprobs": 1, "max_tokens": 0}
+        for path, body, status in (
+            ("/tokenize", large, 200),
+            ("/v1/completions", large, 400),
+            ("/v1/completions", scored, 200),
+        ):
+            threads.clear()
+            assert (await client.post(path, json=body)).status_code == status
+            assert threads
+            assert not any(threads)
+
+    run(serve, work)
+
+
+def test_a_missing_extra_is_not_the_clients_fault(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+
+    async def work(client: httpx2.AsyncClient) -> None:
+        check_error(await client.post("/v1/chat/completions", json=JSON_CHAT), 501)
+
+    run(serve, work, chat=True)
+
+
+# ---- failures of ours ----------------------------------------------------------------------------
+
+
+def test_logits_that_are_nan_are_not_the_clients_fault(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("llguidance")
+    nan_V = torch.full((320,), math.nan)
+    monkeypatch.setattr(GPT, "prefill", lambda *arguments, **options: nan_V)
+
+    async def work(client: httpx2.AsyncClient) -> None:
+        answer = await client.post("/v1/chat/completions", json=JSON_CHAT)
+        assert "NaN" in check_error(answer, 500)["message"]
+
+    run(serve, work, chat=True)
+
+
+@pytest.mark.parametrize("method", ["submit", "step", "prefill"])
+def test_a_failure_ends_its_request_and_no_other(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], method: str
+) -> None:
+    """Of the requests for a single slot, one fails; those that wait are answered."""
+    owner = GPT if method == "prefill" else Engine
+    real, has_failed = getattr(owner, method), False
+
+    def failing(*arguments: Any, **options: Any) -> Any:
+        nonlocal has_failed
+        if not has_failed:
+            has_failed = True
+            raise RuntimeError("a bug")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(owner, method, failing)
+
+    async def work(client: httpx2.AsyncClient) -> None:
+        body = {"prompt": "a", "max_tokens": 2}
+        posts = [client.post("/v1/completions", json=body) for _ in range(5)]
+        answers = await asyncio.wait_for(asyncio.gather(*posts), 60)
+        assert sorted(answer.status_code for answer in answers) == [200] * 4 + [500]
+        metrics = (await client.get("/metrics")).text
+        assert "gptfast_slots_in_use 0\n" in metrics
+        assert "gptfast_queue 0\n" in metrics
+
+    run(serve, work, n_slots=1)
+    assert "RuntimeError: a bug" in capfd.readouterr().err
+
+
+def test_a_stream_that_the_worker_cant_spell_ends(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def failing(self: Running) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Running, "news", failing)
+
+    async def work(client: httpx2.AsyncClient) -> None:
+        body = {"prompt": "a", "max_tokens": 20, "stream": True}
+        answer = await asyncio.wait_for(client.post("/v1/completions", json=body), 60)
+        assert '"error":{"message":"the server failed' in answer.text
+
+    run(serve, work)
+    assert "RuntimeError: a bug" in capfd.readouterr().err
 
 
 def test_the_limits_themselves_are_taken(serve: Serve) -> None:
@@ -139,9 +300,10 @@ def test_the_limits_themselves_are_taken(serve: Serve) -> None:
         (b"null", "expected a JSON object"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"a":' * 100_000, "nested too deeply"),
-        (b"1" * 10_000, "not JSON"),
+        (b"1" * 10_000, "too many digits"),
+        (b'{"prompt": ' + b"1" * 900_000 + b"}", "too many digits"),
     ],
-    ids=range(14),
+    ids=range(15),
 )
 def test_a_body_that_is_no_json_object(serve: Serve, content: bytes, words: str) -> None:
     async def work(client: httpx2.AsyncClient) -> None:
@@ -195,6 +357,19 @@ def test_paths_and_methods(serve: Serve) -> None:
     run(serve, work)
 
 
+def test_metrics_say_what_they_mean(serve: Serve) -> None:
+    async def work(client: httpx2.AsyncClient) -> None:
+        await client.get("/v1/models/small")
+        await client.get("/v1/engines/small")
+        text = (await client.get("/metrics")).text
+        assert 'endpoint="/v1/models/{id}",status="200"} 1\n' in text
+        assert 'endpoint="other",status="404"} 1\n' in text
+        for name in re.findall(r"^# TYPE (\S+)", text, re.MULTILINE):
+            assert f"# HELP {name} " in text
+
+    run(serve, work)
+
+
 def test_models(serve: Serve) -> None:
     async def work(client: httpx2.AsyncClient) -> None:
         models = await openai_of(client).models.list()
@@ -237,7 +412,8 @@ def test_pages_of_other_sites_are_refused(serve: Serve) -> None:
 
         assert await status(origin="http://localhost") == 200
         assert await status(host="127.0.0.1:8000", origin="http://127.0.0.1:8000") == 200
-        assert await status(host="[::1]:8000") == 200
+        for host in ("[::1]:8000", "127.0.0.2", "127.1.2.3:8000"):
+            assert await status(host=host) == 200
         for origin in (
             "http://evil.example",
             "null",
@@ -246,7 +422,16 @@ def test_pages_of_other_sites_are_refused(serve: Serve) -> None:
         ):
             assert await status(origin=origin) == 403
         # A name that its owner has pointed to 127.0.0.1.
-        for host in ("evil.example", "evil.example:8000", "localhost.evil", "[", "127.0.0.1.evil"):
+        for host in (
+            "evil.example",
+            "evil.example:8000",
+            "localhost.evil",
+            "[",
+            "127.0.0.1.evil",
+            "128.0.0.1",
+            "[::2]",
+            "2130706433",
+        ):
             assert await status(host=host, origin=f"http://{host}") == 403
 
     run(serve, work)
@@ -267,6 +452,7 @@ NAMES = ["model", "prompt", "messages", "max_tokens", "temperature", "top_p", "t
          "add_special_tokens", "content", "role", "type", "", "\x00", "__proto__"]  # fmt: skip
 
 ALPHABETS = ["ab \n", "\x00\x7f\ufeff\u2028", "é漢🙂\u0301", "\ud800\udc00\udfff", '<|user|>/\\"']
+STRINGS = ["".join(random.Random(21).choices(alphabet, k=600)) for alphabet in ALPHABETS]
 
 
 def hostile(rng: random.Random, depth: int = 0) -> Any:
@@ -283,10 +469,8 @@ def hostile(rng: random.Random, depth: int = 0) -> Any:
     if kind == 3:
         return rng.uniform(-2, 3)
     if kind < 7:
-        alphabet = rng.choice(
-            ["ab \n", "\x00\x7f\ufeff\u2028", "é漢🙂\u0301", "\ud800\udc00\udfff", '<|user|>/\\"']
-        )
-        return "".join(rng.choices(alphabet, k=rng.choice([0, 1, 5, 40, 300])))
+        begin = rng.randrange(300)
+        return rng.choice(STRINGS)[begin : begin + rng.choice([0, 1, 5, 40, 300])]
     if kind < 9:
         return rng.choice(["small", "The king", "user", "text", "<|endoftext|>", "json_schema"])
     if kind == 9:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gptfast.errors import UserError
-from gptfast.sample.processors import EndOfText
+from gptfast.sample.processors import EndOfText, ProcessorError
 from gptfast.sample.request import Generation
 from gptfast.sample.sampling import TokenLogprob, draw_each, token_logprobs
 
@@ -37,7 +37,7 @@ def draw_next(batch: list[Generation], raw_BV: Tensor) -> tuple[list[int], dict[
                 f"weights are finite; {raw_BV.dtype} may be too narrow, try model.float()"
             )
         elif generation.error is None and not math.isfinite(processed[i]):
-            generation.error = UserError("the logits processors allow no token")
+            generation.error = ProcessorError("the logits processors allow no token")
     return tokens, _logprobs(batch, raw_BV, tokens)
 
 
@@ -54,7 +54,7 @@ def _processed(generation: Generation, logits_V: Tensor) -> Tensor:
         generation._is_complete = True
         return logits_V
     except Exception as error:
-        generation.error = UserError(f"the logits processor {name} failed: {error}")
+        generation.error = ProcessorError(f"the logits processor {name} failed: {error}")
         return logits_V
     return changed_V
 

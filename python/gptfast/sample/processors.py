@@ -12,7 +12,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from gptfast.errors import UserError
 from gptfast.sample.config import SamplingConfig
+
+
+class ProcessorError(UserError):
+    """A processor can't go on with a text, or allows no token."""
 
 
 class EndOfText(Exception):

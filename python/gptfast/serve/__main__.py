@@ -6,13 +6,14 @@ import ipaddress
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from gptfast.cli import cli
-from gptfast.errors import MissingFileError, UserError
+from gptfast.errors import MissingFileError, RunError, UserError
 
 MODULE = "gptfast.serve"
 
@@ -38,7 +39,8 @@ class ServeConfig:
     max_waiting: int = 1024
     """Texts that may wait for their turn. Further requests get 503, and may try again."""
     drain_seconds: float = 30.0
-    """How long requests may go on after the signal to stop."""
+    """How long requests may go on after the signal to stop. Clients then have five more seconds to
+    read their last bytes."""
     device: str = "auto"
     """'auto' (CUDA if there is one), 'cpu', 'cuda' or 'cuda:1'."""
 
@@ -76,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
     model, tokenizer = load_model(config.folder)
     model.to(resolve_device(config.device))
     source = read_chat_template(config.folder)
-    engine = Engine(model, tokenizer, n_slots=config.parallel, max_waiting=config.max_waiting)
+    engine = Engine(model, tokenizer, n_slots=config.parallel, max_waiting=config.parallel)
     service = Service(
         model,
         engine,
@@ -96,7 +98,11 @@ def main(argv: Sequence[str]) -> int:
             print(
                 "note: without --api-key-file, anyone who reaches the port may use it", flush=True
             )
+        if source is not None and find_spec("llguidance") is None:
+            print('note: response_format needs pip install "gptfast[grammar]"', flush=True)
         server.run([listener])
+    if service.worker.has_failed:
+        raise RunError("the thread of the engine has failed: its traceback is above")
     return 0
 
 

@@ -6,24 +6,26 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import TypeVar
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from gptfast import __version__
-from gptfast.errors import UserError
 from gptfast.model import GPT, LanguageModel
 from gptfast.sample.engine import Engine
 from gptfast.serve.attention import attention_of_last
 from gptfast.serve.chat import Chat
 from gptfast.serve.completions import Completions
 from gptfast.serve.errors import ApiError, overloaded
+from gptfast.serve.failures import EXCEPTION_HANDLERS
 from gptfast.serve.fields import Fields
 from gptfast.serve.gate import Gate, read_fields
+from gptfast.serve.jobs import while_connected
 from gptfast.serve.limits import Limits, check_length
 from gptfast.serve.logprobs import spelled
 from gptfast.serve.metrics import CONTENT_TYPE, Metrics
@@ -34,6 +36,9 @@ from gptfast.tokenizer import Tokenizer
 from gptfast.tokenizer.chat import ChatTemplate
 
 Handler = Callable[[Request], Awaitable[Response | Reply]]
+T = TypeVar("T")
+LARGE = 4096
+"""A body of more bytes is worked on in another thread. This many are tokenized in 5 ms."""
 
 
 class Service:
@@ -50,8 +55,9 @@ class Service:
         keys: Sequence[str] = (),
         is_loopback: bool = True,
     ) -> None:
-        self.name, self.limits, self.is_draining = name, limits, False
+        self.name, self.limits = name, limits
         self.worker: Worker
+        self.draining: asyncio.Event
         self.metrics = Metrics()
         self._network, self._engine = model, engine
         self._tokenizer, self._template = tokenizer, template
@@ -87,13 +93,7 @@ class Service:
         app = Starlette(
             routes=routes,
             middleware=[gate],
-            exception_handlers={
-                ApiError: _answer_api_error,
-                UserError: _answer_user_error,
-                HTTPException: _answer_http_error,
-                ClientDisconnect: _answer_nobody,
-                Exception: _answer_bug,
-            },
+            exception_handlers=EXCEPTION_HANDLERS,
             lifespan=self._lifespan,
         )
         app.router.redirect_slashes = False
@@ -101,7 +101,8 @@ class Service:
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        self.worker = Worker(self._engine, asyncio.get_running_loop())
+        self.draining = asyncio.Event()
+        self.worker = Worker(self._engine, asyncio.get_running_loop(), self.limits)
         self.worker.start()
         yield
         self.worker.end()
@@ -110,19 +111,23 @@ class Service:
 
     async def _completions(self, request: Request) -> Reply:
         fields = await self._fields(request)
-        return self._reply(Completions(fields, self._tokenizer, self.limits))
+        read = partial(Completions, fields, self._tokenizer, self.limits)
+        return self._reply(await _aside(fields, read))
 
     async def _chat(self, request: Request) -> Reply:
         fields = await self._fields(request)
-        return self._reply(Chat(fields, self._tokenizer, self._template, self.limits))
+        read = partial(Chat, fields, self._tokenizer, self._template, self.limits)
+        return self._reply(await _aside(fields, read))
 
     def _reply(self, shape: Completions | Chat) -> Reply:
         return Reply(shape, self.worker, self.name, f"gptfast-{__version__}")
 
     async def _fields(self, request: Request) -> Fields:
-        if self.is_draining:
+        if self.draining.is_set():
             raise overloaded("the server is about to stop")
-        fields = await read_fields(request, self.limits)
+        fields = await read_fields(request, self.limits, self.draining)
+        self.metrics.n_accepted += 1
+        request.scope["is_accepted"] = True
         model = fields.text("model")
         if model is not None:
             self._check_model(model)
@@ -143,6 +148,9 @@ class Service:
         fields.refuse_others()
         if text is None:
             raise fields.wrong("prompt", None, "a text")
+        return await _aside(fields, partial(self._tokenized, text, allow_special))
+
+    def _tokenized(self, text: str, allow_special: bool) -> Response:
         ids = self._tokenizer.encode(text, "all" if allow_special else ())
         names = [spelled(self._tokenizer.token_bytes(i)) for i in ids]
         size = self.limits.block_size
@@ -170,7 +178,8 @@ class Service:
         model = self._network
         if not isinstance(model, GPT):
             raise ApiError(400, "this model has no heads of attention")
-        weights_LHT = await self.worker.call(lambda: attention_of_last(model, ids))
+        work = self.worker.call(partial(attention_of_last, model, ids))
+        weights_LHT = await while_connected(work, request.receive)
         weights = [
             [[round(w, 4) for w in head] for head in layer] for layer in weights_LHT.tolist()
         ]
@@ -196,7 +205,7 @@ class Service:
         }
 
     async def _health(self, request: Request) -> Response:
-        if self.is_draining or not self.worker.is_alive():
+        if self.draining.is_set() or not self.worker.is_alive():
             return JSONResponse({"status": "stopping"}, 503)
         return JSONResponse({"status": "ok"})
 
@@ -204,14 +213,21 @@ class Service:
         worker = self.worker
         gauges = {
             "open_requests": ("Requests that are being answered.", self.metrics.n_open),
+            "accepted_requests": (
+                "Those of them whose body has arrived.",
+                self.metrics.n_accepted,
+            ),
             "slots": ("Continuations that can be written at once.", self.limits.n_slots),
             "slots_in_use": ("Continuations that are being written.", worker.n_running),
             "queue": ("Continuations that wait for a slot.", worker.n_waiting),
         }
         counters = {
-            "prompt_tokens_total": worker.counts.prompt_tokens,
-            "completion_tokens_total": worker.counts.completion_tokens,
-            "steps_total": worker.counts.steps,
+            "prompt_tokens_total": ("Tokens of accepted prompts.", worker.counts.prompt_tokens),
+            "completion_tokens_total": (
+                "Tokens of continuations that came to their end.",
+                worker.counts.completion_tokens,
+            ),
+            "steps_total": ("Steps of the engine.", worker.counts.steps),
         }
         text = self.metrics.text(gauges, counters)
         return PlainTextResponse(text, headers={"content-type": CONTENT_TYPE})
@@ -220,29 +236,7 @@ class Service:
         return HTMLResponse(self._page_text, headers=headers())
 
 
-async def _answer_api_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
-    return JSONResponse(error.body(), error.status, error.headers)
-
-
-async def _answer_user_error(request: Request, error: Exception) -> Response:
-    return JSONResponse(ApiError(400, str(error)).body(), 400)
-
-
-async def _answer_http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    messages = {404: "there is nothing here", 405: "another method is expected here"}
-    message = messages.get(error.status_code, "the request can't be answered")
-    return JSONResponse(
-        ApiError(error.status_code, message).body(), error.status_code, error.headers
-    )
-
-
-async def _answer_nobody(request: Request, error: Exception) -> Response:
-    request.scope["client_gone"] = True
-    return Response(status_code=400)
-
-
-async def _answer_bug(request: Request, error: Exception) -> Response:
-    """Hide what went wrong; uvicorn logs it."""
-    return JSONResponse(ApiError(500, "the server failed: its log says why").body(), 500)
+async def _aside(fields: Fields, work: Callable[[], T]) -> T:
+    """Return the result of work on a body; if it may take long, done in another thread."""
+    is_slow = fields.n_bytes > LARGE or "response_format" in fields.names()
+    return await asyncio.to_thread(work) if is_slow else work()

@@ -17,10 +17,9 @@ SEEDS = 2**62
 """Seeds are taken modulo this, so that seed + i is one, too. OpenAI's may be negative."""
 
 NO_EFFECT = (
-    "user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
-    "service_tier", "parallel_tool_calls",
+    "user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "service_tier",
 )  # fmt: skip
-"""OpenAI's fields that change no text: accepted and ignored."""
+"""OpenAI's strings that change no text: accepted and ignored."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,9 @@ class Asked:
 def read_asked(fields: Fields, n_vocab: int) -> Asked:
     """Read the common fields. Raises ApiError (400) for values that OpenAI would refuse, too."""
     for name in NO_EFFECT:
-        fields.take(name)
+        fields.text(name)
+    fields.object("metadata")
+    fields.boolean("parallel_tool_calls")
     is_streamed = fields.boolean("stream")
     options = fields.object("stream_options")
     with_usage = options.boolean("include_usage")

@@ -12,7 +12,7 @@ from gptfast.serve.asked import MOST_LOGPROBS, Asked, read_asked
 from gptfast.serve.errors import ApiError
 from gptfast.serve.fields import Fields, is_text
 from gptfast.serve.jobs import Update
-from gptfast.serve.limits import Limits, check_length, room_for
+from gptfast.serve.limits import Limits, check_length, check_logprobs, room_for
 from gptfast.serve.logprobs import Placer, of_chat
 from gptfast.tokenizer import Tokenizer
 from gptfast.tokenizer.chat import ChatTemplate
@@ -53,6 +53,8 @@ class Chat:
         room = max(room_for(len(ids), limits.block_size), 1)
         max_tokens = room if max_tokens is None else max_tokens
         check_length(len(ids), max_tokens, limits.block_size, "messages")
+        if top is not None:
+            check_logprobs(self.n_drawn * max_tokens, top)
         self.requests: Sequence[Request] = [
             Request(
                 ids,

@@ -12,7 +12,7 @@ from gptfast.serve.asked import MOST_CHOICES, MOST_LOGPROBS, Asked, read_asked
 from gptfast.serve.errors import ApiError
 from gptfast.serve.fields import Fields, is_text
 from gptfast.serve.jobs import Update
-from gptfast.serve.limits import Limits, check_length
+from gptfast.serve.limits import Limits, check_length, check_logprobs
 from gptfast.serve.logprobs import Placed, Placer, of_completion, place_prompt
 from gptfast.tokenizer import Tokenizer
 
@@ -55,6 +55,10 @@ class Completions:
             raise ApiError(400, message, param="prompt")
         for prompt in prompts:
             check_length(len(prompt.ids), max_tokens, limits.block_size, "prompt")
+        if self._logprobs is not None:
+            n_read = sum(len(prompt.ids) for prompt in prompts) if self._echo else 0
+            n_tokens = n_read * self.n_drawn + len(prompts) * self.n_drawn * max_tokens
+            check_logprobs(n_tokens, self._logprobs)
         self._prompts = prompts
         ranked = self.n_drawn > n
         top = self._logprobs if self._logprobs is not None else 0 if ranked else None

@@ -42,3 +42,8 @@ class ApiError(Exception):
 def overloaded(message: str) -> ApiError:
     """Return a 503 that asks the client to come again in a second."""
     return ApiError(503, message, code="overloaded", retry_after=1)
+
+
+def failed() -> ApiError:
+    """Return a 500 that tells the client nothing of what went wrong."""
+    return ApiError(500, "the server failed: its log says why")

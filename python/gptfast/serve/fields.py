@@ -18,9 +18,10 @@ class Fields:
     Every method raises ApiError (400) for a value of another type or out of range.
     """
 
-    def __init__(self, data: dict[str, Any], within: str = "") -> None:
+    def __init__(self, data: dict[str, Any], within: str = "", n_bytes: int = 0) -> None:
+        """Take the fields. within: what their names begin with. n_bytes: size of the whole body."""
         self._left = {name: value for name, value in data.items() if value is not None}
-        self._within = within
+        self._within, self.n_bytes = within, n_bytes
 
     def wrong(self, name: str, value: object, expected: str) -> ApiError:
         """Return the error for a field's value."""
@@ -112,16 +113,20 @@ def shown(value: object) -> str:
     return kinds.get(type(value), "a number")
 
 
+class _NotJson(ValueError):
+    """Python reads it, JSON has no such value."""
+
+
 def parse_object(body: bytes) -> Fields:
     """Return the fields of a JSON object. Raises ApiError (400) for anything else."""
 
     def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is not JSON")
+        raise _NotJson(f"{constant} is not JSON")
 
     def finite(digits: str) -> float:
         value = float(digits)
         if not math.isfinite(value):
-            raise ValueError("a number is beyond a float's range")
+            raise _NotJson("a number is beyond a float's range")
         return value
 
     try:
@@ -129,9 +134,13 @@ def parse_object(body: bytes) -> Fields:
     except RecursionError:
         raise ApiError(400, "the body is nested too deeply", code="invalid_json") from None
     except ValueError as error:
-        what = "not UTF-8" if isinstance(error, UnicodeDecodeError) else f"not JSON ({error})"
+        what = f"not JSON ({error})"
+        if isinstance(error, UnicodeDecodeError):
+            what = "not UTF-8"
+        elif not isinstance(error, (_NotJson, json.JSONDecodeError)):  # Python's limit for an int
+            what = "not read, because a number has too many digits"
         message = f"the body is {what}: expected a JSON object"
         raise ApiError(400, message, code="invalid_json") from None
     if not isinstance(data, dict):
         raise ApiError(400, f"the body is {shown(data)}: expected a JSON object")
-    return Fields(data)
+    return Fields(data, n_bytes=len(body))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import ipaddress
 import time
 from collections.abc import Collection, Mapping, Sequence
 from urllib.parse import urlsplit
@@ -12,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gptfast.serve.errors import ApiError
+from gptfast.serve.errors import ApiError, overloaded
 from gptfast.serve.fields import Fields, parse_object
 from gptfast.serve.limits import Limits
 from gptfast.serve.metrics import Metrics
@@ -22,7 +23,6 @@ OPEN = ("/", "/health")
 DISCARDED = 16
 """How many times larger than allowed a body may be, and still be read to its end. Many clients look
 for the answer only then."""
-LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 
 class Gate:
@@ -67,7 +67,8 @@ class Gate:
                 await answer(scope, receive, watched)
         finally:
             self._metrics.n_open -= 1
-            path = scope["path"] if scope["path"] in self._endpoints else "other"
+            self._metrics.n_accepted -= bool(scope.get("is_accepted"))
+            path = _endpoint(scope["path"], self._endpoints)
             status = "499" if scope.get("client_gone") else status
             self._metrics.count(path, status, time.monotonic() - begin)
 
@@ -76,7 +77,7 @@ class Gate:
         origin = headers.get(b"origin", b"").decode("latin-1").lower()
         if origin and origin.partition("://")[2] != host:
             return ApiError(403, "the request comes from a page of another site")
-        if self._is_loopback and host and _without_port(host) not in LOOPBACK:
+        if self._is_loopback and host and not _is_loopback(host):
             return ApiError(403, "the server takes only requests to localhost")
         if not self._keys or path in OPEN:
             return None
@@ -89,16 +90,24 @@ class Gate:
         return ApiError(401, message, code="invalid_api_key")
 
 
-def _without_port(host: str) -> str:
+def _endpoint(path: str, endpoints: Collection[str]) -> str:
+    """Return the endpoint of a path. One may end in a parameter, such as `/v1/models/{id}`."""
+    parent = path.rpartition("/")[0]
+    near = (e for e in endpoints if e == path or (e[-1] == "}" and e.rpartition("/")[0] == parent))
+    return next(near, "other")
+
+
+def _is_loopback(host: str) -> bool:
+    """Return whether the header Host is an address or a name that nobody can rebind."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
     except ValueError:
-        return ""
-    return f"[{name}]" if ":" in name else name
+        return False
 
 
-async def read_fields(request: Request, limits: Limits) -> Fields:
-    """Return the fields of a request's body. Raises ApiError (400, 408 or 413)."""
+async def read_fields(request: Request, limits: Limits, draining: asyncio.Event) -> Fields:
+    """Return the fields of a request's body. Raises ApiError (400, 408, 413, or 503 to drain)."""
     too_large = ApiError(
         413,
         f"the body is larger than {limits.body_bytes} bytes: send less at once",
@@ -120,8 +129,16 @@ async def read_fields(request: Request, limits: Limits) -> Fields:
             raise too_large
         return bytes(body)
 
+    reading, ending = asyncio.create_task(read()), asyncio.create_task(draining.wait())
     try:
-        return parse_object(await asyncio.wait_for(read(), limits.body_seconds))
-    except asyncio.TimeoutError:  # another class than TimeoutError before Python 3.11
+        first = asyncio.FIRST_COMPLETED
+        await asyncio.wait([reading, ending], timeout=limits.body_seconds, return_when=first)
+        if reading.done():
+            return parse_object(reading.result())
+        if draining.is_set():
+            raise overloaded("the server is about to stop")
         message = f"the body did not arrive within {limits.body_seconds:g} seconds"
-        raise ApiError(408, message, code="timeout") from None
+        raise ApiError(408, message, code="timeout")
+    finally:
+        reading.cancel()
+        ending.cancel()

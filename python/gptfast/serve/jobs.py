@@ -1,18 +1,20 @@
-"""The continuations that one HTTP request asks for, as the event loop sees them."""
+"""What one HTTP request asks of the worker, as the event loop sees it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from starlette.types import Receive
 
 from gptfast.sample.request import Generation, Request
 from gptfast.sample.sampling import TokenLogprob
 from gptfast.serve.errors import ApiError
+
+T = TypeVar("T")
 
 
 class ClientGone(Exception):
@@ -41,7 +43,7 @@ class Job:
 
     def __init__(self, requests: Sequence[Request], n: int, is_streamed: bool) -> None:
         self.requests, self.n, self.is_streamed = requests, n, is_streamed
-        self._n_left = len(requests) * n
+        self.n_continuations = self._n_left = len(requests) * n
         self._arrived: asyncio.Queue[Update | ApiError | ClientGone] = asyncio.Queue()
         self._accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -58,6 +60,13 @@ class Job:
             self._accepted.set_result(None)
         else:
             self._accepted.set_exception(refused)
+
+    def fail(self, error: ApiError) -> None:
+        """End the job with an error, whether or not it was accepted."""
+        if self._accepted.done():
+            self.put(error)
+        else:
+            self._accepted.set_exception(error)
 
     async def accepted(self) -> None:
         """Wait until the engine has taken the job. Raises ApiError if it has no room."""
@@ -81,6 +90,24 @@ class Job:
             yield update
 
 
+@dataclass
+class Call(Generic[T]):
+    """Work with the model that is no job."""
+
+    work: Callable[[], T]
+    result: asyncio.Future[T]
+
+    def answer(self, value: T) -> None:
+        """Hand over the result, if the client is still there."""
+        if not self.result.done():
+            self.result.set_result(value)
+
+    def fail(self, error: ApiError) -> None:
+        """End the call with an error, if the client is still there."""
+        if not self.result.done():
+            self.result.set_exception(error)
+
+
 class Runner(Protocol):
     """What runs jobs: the worker."""
 
@@ -100,8 +127,7 @@ async def attended(job: Job, runner: Runner, receive: Receive) -> AsyncIterator[
     """
 
     async def watch() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
+        await _disconnect(receive)
         runner.cancel(job)
         job.put(ClientGone())
 
@@ -114,3 +140,27 @@ async def attended(job: Job, runner: Runner, receive: Receive) -> AsyncIterator[
         watcher.cancel()
         if not job.has_ended:
             runner.cancel(job)
+
+
+async def while_connected(result: asyncio.Future[T], receive: Receive) -> T:
+    """Return a result, as long as the client that asked for it is there.
+
+    receive: ASGI's, after the body was read. Cancels the future and raises ClientGone when the
+    client disconnects.
+    """
+    gone = asyncio.create_task(_disconnect(receive))
+    try:
+        first: list[asyncio.Future[Any]] = [result, gone]
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        if not result.done():
+            raise ClientGone
+        return result.result()
+    finally:
+        gone.cancel()
+        result.cancel()
+
+
+async def _disconnect(receive: Receive) -> None:
+    """Wait until the client has closed the connection."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -6,6 +6,11 @@ from dataclasses import dataclass
 
 from gptfast.serve.errors import ApiError
 
+MOST_TEXTS = 128
+"""The most texts of one request, as many as OpenAI's `n` may be."""
+MOST_LOGPROBS = 2**18
+"""The most log-probabilities in one answer. These take about 7 MB."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -22,9 +27,14 @@ class Limits:
     """How long a client may take to send a body."""
 
     @property
+    def n_places(self) -> int:
+        """The most texts of all requests that are written or wait."""
+        return self.n_slots + self.max_waiting
+
+    @property
     def most_continuations(self) -> int:
         """The most texts that one request may ask for."""
-        return self.n_slots + self.max_waiting
+        return min(MOST_TEXTS, self.n_places)
 
 
 def room_for(n_prompt: int, block_size: int) -> int:
@@ -33,12 +43,28 @@ def room_for(n_prompt: int, block_size: int) -> int:
 
 
 def check_length(n_prompt: int, max_tokens: int, block_size: int, param: str) -> None:
-    """Raise ApiError (400) if a prompt and what is to follow it exceed the context."""
+    """Raise ApiError (400) if a prompt, or it and what is to follow it, exceed the context."""
     room = room_for(n_prompt, block_size)
-    if max_tokens <= room and n_prompt <= block_size:
+    has = "have" if param.endswith("s") else "has"
+    message = f"the context has {block_size} tokens, but the {param} {has} {n_prompt}"
+    if n_prompt > block_size:
+        message += ": send a shorter text"
+    elif max_tokens > room:
+        message += f" and max_tokens is {max_tokens}: send at most {room}, or a shorter text"
+    else:
         return
-    message = (
-        f"the context has {block_size} tokens, but the {param} has {n_prompt} and max_tokens is "
-        f"{max_tokens}: expected max_tokens of at most {max(room, 0)}, or a shorter {param}"
-    )
     raise ApiError(400, message, param=param, code="context_length_exceeded")
+
+
+def check_logprobs(n_tokens: int, top: int) -> None:
+    """Raise ApiError (400) if an answer may hold too many log-probabilities.
+
+    n_tokens: at most how many tokens get some. top: how many each gets beside its own.
+    """
+    asked = n_tokens * (1 + top)
+    if asked > MOST_LOGPROBS:
+        message = (
+            f"the answer may have {asked} log-probabilities: expected at most {MOST_LOGPROBS}; "
+            f"ask for fewer texts, tokens or logprobs at once"
+        )
+        raise ApiError(400, message, param="logprobs")

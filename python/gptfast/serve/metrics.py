@@ -5,9 +5,12 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from typing import TypeAlias
 
 BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Upper bounds of the histogram of latencies, in seconds."""
+Values: TypeAlias = Mapping[str, tuple[str, int]]
+"""Names, with what each means and its value now."""
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -17,6 +20,8 @@ class Metrics:
     def __init__(self) -> None:
         self.n_open = 0
         """Requests that are being answered."""
+        self.n_accepted = 0
+        """Those of them that came before the server began to drain, with their whole body."""
         self._requests: Counter[tuple[str, str]] = Counter()
         self._in_bucket = [0] * (len(BUCKETS) + 1)
         self._seconds = 0.0
@@ -27,27 +32,20 @@ class Metrics:
         self._in_bucket[bisect_left(BUCKETS, seconds)] += 1
         self._seconds += seconds
 
-    def text(self, gauges: Mapping[str, tuple[str, int]], counters: Mapping[str, int]) -> str:
-        """Return the page that Prometheus reads.
-
-        gauges: names with what they mean and their values now. counters: names and values.
-        """
+    def text(self, gauges: Values, counters: Values) -> str:
+        """Return the page that Prometheus reads."""
         return "\n".join([*self._lines(gauges, counters), ""])
 
-    def _lines(
-        self, gauges: Mapping[str, tuple[str, int]], counters: Mapping[str, int]
-    ) -> Iterator[str]:
+    def _lines(self, gauges: Values, counters: Values) -> Iterator[str]:
         yield "# HELP gptfast_requests_total Requests by endpoint and status."
         yield "# TYPE gptfast_requests_total counter"
         for (endpoint, status), n in sorted(self._requests.items()):
             yield f'gptfast_requests_total{{endpoint="{endpoint}",status="{status}"}} {n}'
-        for name, value in counters.items():
-            yield f"# TYPE gptfast_{name} counter"
-            yield f"gptfast_{name} {value}"
-        for name, (meaning, value) in gauges.items():
-            yield f"# HELP gptfast_{name} {meaning}"
-            yield f"# TYPE gptfast_{name} gauge"
-            yield f"gptfast_{name} {value}"
+        for kind, values in (("counter", counters), ("gauge", gauges)):
+            for name, (meaning, value) in values.items():
+                yield f"# HELP gptfast_{name} {meaning}"
+                yield f"# TYPE gptfast_{name} {kind}"
+                yield f"gptfast_{name} {value}"
         yield "# HELP gptfast_request_seconds Time from a request to the end of its answer."
         yield "# TYPE gptfast_request_seconds histogram"
         n = 0

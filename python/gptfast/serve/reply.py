@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
@@ -16,6 +18,10 @@ from gptfast.sample.request import Generation, Request
 from gptfast.serve.asked import Asked
 from gptfast.serve.errors import ApiError
 from gptfast.serve.jobs import ClientGone, Job, Runner, Update, attended
+
+T = TypeVar("T")
+MANY_TOKENS = 256
+"""An answer about more tokens is spelled in another thread."""
 
 
 class Shape(Protocol):
@@ -60,19 +66,29 @@ class Reply:
                 if shape.asked.is_streamed:
                     await self._stream(job, send)
                 else:
-                    await JSONResponse(await self._whole(job))(scope, receive, send)
+                    ended = {u.index: u.generation async for u in job.updates() if u.has_ended}
+                    generations = [ended[index] for index in sorted(ended)]
+                    answer = await self._aside(generations, lambda: self._whole(generations))
+                    await answer(scope, receive, send)
         except ClientGone:
             scope["client_gone"] = True
 
-    async def _whole(self, job: Job) -> dict[str, Any]:
-        ended = {u.index: u.generation async for u in job.updates() if u.has_ended}
-        generations = [ended[index] for index in sorted(ended)]
-        return {
+    def _whole(self, generations: Sequence[Generation]) -> JSONResponse:
+        answer = {
             **self._head,
             "object": self._shape.whole_object,
             "choices": self._shape.choices(generations),
             "usage": self._usage(generations),
         }
+        return JSONResponse(answer)
+
+    async def _aside(self, generations: Sequence[Generation], spell: Callable[[], T]) -> T:
+        """Return what `spell` makes of the texts. A large answer is spelled in another thread."""
+        n_tokens = 0
+        for generation in generations:
+            request = generation.request
+            n_tokens += len(generation.ids) + len(request.prompt) * request.prompt_logprobs
+        return await asyncio.to_thread(spell) if n_tokens > MANY_TOKENS else spell()
 
     async def _stream(self, job: Job, send: Send) -> None:
         headers = [
@@ -85,6 +101,7 @@ class Reply:
             async for event in events:
                 body = f"data: {event}\n\n".encode()
                 await send({"type": "http.response.body", "body": body, "more_body": True})
+                await asyncio.sleep(0)  # so that others have their turn, and a lost client is seen
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _events(self, job: Job) -> AsyncGenerator[str, None]:
@@ -95,8 +112,10 @@ class Reply:
             yield _json({**head, "choices": [choice], **usage})
         try:
             async for update in job.updates():
-                for choice in self._shape.chunks(update):
-                    yield _json({**head, "choices": [choice], **usage})
+                with_prompt = [update.generation] if update.generation.prompt_logprobs else []
+                chunks = partial(self._chunks, update, {**head, **usage})
+                for event in await self._aside(with_prompt, chunks):
+                    yield event
                 if update.has_ended:
                     ended.append(update.generation)
         except ApiError as error:  # its status can't be sent any more
@@ -105,6 +124,9 @@ class Reply:
         if usage:
             yield _json({**head, "choices": [], "usage": self._usage(ended)})
         yield "[DONE]"
+
+    def _chunks(self, update: Update, head: dict[str, Any]) -> list[str]:
+        return [_json({**head, "choices": [choice]}) for choice in self._shape.chunks(update)]
 
     def _usage(self, generations: Sequence[Generation]) -> dict[str, int]:
         """Count each prompt once, and everything that was generated."""

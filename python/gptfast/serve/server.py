@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import time
@@ -9,6 +10,7 @@ from types import FrameType
 
 import uvicorn
 from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gptfast.errors import UserError
 from gptfast.serve.app import Service
@@ -16,29 +18,62 @@ from gptfast.serve.errors import overloaded
 
 BACKLOG = 2048
 LAST_WORDS = 5
-"""Seconds that clients have to read their last bytes after everything was answered."""
+"""Seconds that clients have to read their last bytes when the server ends."""
+HEAD_SECONDS = 30
+"""How long a client may take to send the head of a request."""
+
+
+class Connection(H11Protocol):
+    """A connection that closes if a client does not get as far as a request in `HEAD_SECONDS`."""
+
+    _watch: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for the first request."""
+        super().connection_made(transport)
+        self._expect_request()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request."""
+        super().on_response_complete()
+        self._expect_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no longer."""
+        super().connection_lost(exc)
+        if self._watch is not None:
+            self._watch.cancel()
+
+    def _expect_request(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        self._watch = self.loop.call_later(HEAD_SECONDS, self._close_if_none_came)
+
+    def _close_if_none_came(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.abort()
 
 
 class Server(uvicorn.Server):
     """A uvicorn that drains when it is told to stop.
 
-    After the first SIGTERM or SIGINT, requests that were accepted are finished and others get 503.
-    The server ends when all are answered. After `drain_seconds`, or at a second signal, those that
-    are left get an error.
+    After the first SIGTERM or SIGINT, requests whose bodies have arrived are finished and others
+    get 503. The server ends when all are answered. After `drain_seconds`, or at a second signal,
+    those that are left get an error. Clients then have LAST_WORDS seconds to read it.
     """
 
     def __init__(self, app: Starlette, service: Service, drain_seconds: float) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
-                http="h11",
+                http=Connection,
                 ws="none",
                 lifespan="on",
                 log_level="warning",
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                timeout_graceful_shutdown=LAST_WORDS,
+                timeout_graceful_shutdown=LAST_WORDS + 5,  # not reached: see _drop_connections
             )
         )
         self._service, self._drain_seconds = service, drain_seconds
@@ -48,19 +83,28 @@ class Server(uvicorn.Server):
         """Begin to drain; at the second signal, end that; at the third, drop all connections."""
         if self.should_exit:
             super().handle_exit(sig, frame)
-        is_second = self._service.is_draining
-        self._service.is_draining = True
+        is_second = self._deadline is not None
         self._deadline = time.monotonic() + (0 if is_second else self._drain_seconds)
 
     async def on_tick(self, counter: int) -> bool:
         """Return whether to end. uvicorn calls this every tenth of a second."""
-        if self._deadline is not None and not self.should_exit:
-            if self._service.metrics.n_open == 0:
-                self.should_exit = True
-            elif time.monotonic() > self._deadline:
-                self._service.worker.abort(overloaded("the server has stopped"))
-                self.should_exit = True
+        service = self._service
+        has_ended = service.worker.has_failed
+        if self._deadline is not None:
+            service.draining.set()
+            has_ended |= service.metrics.n_accepted == 0
+            if time.monotonic() > self._deadline:
+                service.worker.abort(overloaded("the server has stopped"))
+                has_ended = True
+        if has_ended and not self.should_exit:
+            self.should_exit = True
+            asyncio.get_running_loop().call_later(LAST_WORDS, self._drop_connections)
         return await super().on_tick(counter)
+
+    def _drop_connections(self) -> None:
+        for connection in list(self.server_state.connections):
+            if (transport := connection.transport) is not None:
+                transport.abort()
 
 
 def listen(host: str, port: int) -> socket.socket:
