@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 import threading
 import urllib.request
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
@@ -196,6 +198,8 @@ def test_a_stream_that_breaks_off_is_said(
     message: str,
 ) -> None:
     events = Reply._events
+    has_begun = n_chunks > 1
+    is_seen = threading.Event()  # or else the browser may drop what it has received
 
     async def broken(self: Reply, job: Job) -> AsyncGenerator[str, None]:
         n = 0
@@ -204,6 +208,8 @@ def test_a_stream_that_breaks_off_is_said(
                 yield event
                 n += 1
                 if n == n_chunks and is_cut:
+                    await asyncio.to_thread(is_seen.wait, 60)
+                    is_seen.clear()
                     raise ConnectionResetError("the test cuts the answer off")
                 if n == n_chunks:
                     return
@@ -215,15 +221,19 @@ def test_a_stream_that_breaks_off_is_said(
         failure = page.locator("#failure").filter(has_text=message)
         page.locator("#temperature").fill("0")
         page.locator("#generate").click()
+        if has_begun:
+            page.locator("#text .token").first.wait_for(state="attached")
+        is_seen.set()
         failure.wait_for()
         assert page.locator("#generate").text_content() == "Generate"
         page.locator("input[value=chat]").check(force=True)
-        with page.expect_response("**/v1/chat/completions"):
-            say(page, "Who")
+        say(page, "Who")
+        if has_begun:
+            page.locator(".message >> nth=1").filter(has_text=re.compile("Model.")).wait_for()
+        is_seen.set()
         page.wait_for_selector("#send:text-is('Send')")
         failure.wait_for()
         # An answer that has begun is kept; a message without one is put back.
-        has_begun = n_chunks > 1
         assert page.locator(".message").count() == (2 if has_begun else 0)
         assert page.locator("#message").input_value() == ("" if has_begun else "Who")
     assert not any("TypeError" in error or "Uncaught" in error for error in visit.errors)
