@@ -22,6 +22,7 @@ from gptfast.model.config import ModelConfig, RopeScaling
 from gptfast.model.device import resolve_device
 from gptfast.model.finite import check_weights
 from gptfast.model.folder import load_model
+from gptfast.sample.chat import template_for
 from gptfast.sample.config import SamplingConfig, SamplingOptions
 from gptfast.sample.generate import default_prompt, generate_batch, stream, write_sample
 from gptfast.sample.processors import LogitsProcessor
@@ -29,6 +30,7 @@ from gptfast.sample.request import Generation, Request
 from gptfast.sample.speculate import Draft
 from gptfast.system import cpu
 from gptfast.tokenizer import Tokenizer
+from gptfast.tokenizer.chat import read_chat_template
 from gptfast.train.__main__ import parse_config
 from gptfast.train.config import TrainConfig
 from gptfast.train.evaluate import bits_per_byte, evaluate
@@ -56,9 +58,12 @@ class Loss:
 class LLM:
     """A language model and its tokenizer. Text in, text out."""
 
-    def __init__(self, model: LanguageModel, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, model: LanguageModel, tokenizer: Tokenizer, chat_template: str | None = None
+    ) -> None:
         self.model = model
         self.tokenizer = tokenizer
+        self.chat_template = chat_template
 
     def __repr__(self) -> str:
         kind, n = self.model.config.architecture, self.model.n_parameters()
@@ -124,7 +129,7 @@ class LLM:
         """
         place = resolve_device(device)
         model, tokenizer = load_model(folder, rope_scaling=rope_scaling, rope_factor=rope_factor)
-        return cls(model.to(place), tokenizer)
+        return cls(model.to(place), tokenizer, read_chat_template(Path(folder)))
 
     def generate(
         self,
@@ -163,6 +168,29 @@ class LLM:
         """Yield the text that `generate` returns, piece by piece as the model writes it."""
         request = self._request(prompt, max_new_tokens, stop, seed, sampling, processors)
         return stream(self.model.eval(), self.tokenizer, request, draft)
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        max_new_tokens: int = 300,
+        stop: str | Sequence[str] = (),
+        seed: int = 1337,
+        processors: Sequence[LogitsProcessor] = (),
+        draft: Draft | None = None,
+        **sampling: Unpack[SamplingOptions],
+    ) -> str:
+        """Return the assistant's next message, with the options of `generate`.
+
+        messages: dicts with "role" and "content", both texts, such as [{"role": "user", "content":
+        "Hello"}]. If they have more tokens than the model's context, the model sees the last of
+        these. Raises UserError for a model without a chat template, and if the template refuses the
+        messages.
+        """
+        request = self._request("", max_new_tokens, stop, seed, sampling, processors)
+        prompt = template_for(self.chat_template, self.tokenizer).encode(messages)
+        asked = replace(request, prompt=prompt)
+        return "".join(stream(self.model.eval(), self.tokenizer, asked, draft))
 
     def generate_batch(
         self,

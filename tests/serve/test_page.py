@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import threading
 import urllib.request
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -15,9 +18,15 @@ from servers import in_thread
 from browser import Open, Visit
 from gptfast.model import GPT, ModelConfig
 from gptfast.sample.engine import Engine
+from gptfast.sample.request import Generation
 from gptfast.serve.app import Service
+from gptfast.serve.jobs import Job
 from gptfast.serve.limits import Limits
+from gptfast.serve.reply import Reply
 from gptfast.tokenizer import BPETokenizer
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 
 @pytest.fixture
@@ -132,20 +141,139 @@ def test_a_chat_is_sent_by_enter(url: str, visit: Visit) -> None:
     assert page.locator(".message").count() == 0
 
 
+def say(page: Page, text: str) -> None:
+    page.locator("#message").fill(text)
+    page.keyboard.press("Enter")
+
+
+def test_a_chat_that_no_longer_fits_can_forget_its_oldest_turns(
+    service: Callable[..., Service], open_page: Open
+) -> None:
+    with in_thread(service(chat=True)) as url:
+        page = open_page(f"{url}/").page
+        page.locator("#length").fill("2")
+        page.locator("input[value=chat]").check(force=True)
+        for n in range(2):
+            say(page, f"{n}" * 10)
+            page.wait_for_selector("#send:text-is('Send')")
+        assert not page.locator("#full").is_visible()
+        say(page, "2" * 40)
+        page.locator("#full").wait_for()
+        assert "the context has 64 tokens" in (page.locator("#failure").text_content() or "")
+        # What was refused is where it was typed, and no part of the chat.
+        assert page.locator(".message").count() == 4
+        assert page.locator("#message").input_value() == "2" * 40
+        with page.expect_request("**/v1/chat/completions") as sent:
+            page.locator("#forget-oldest").click()
+        contents = [message["content"] for message in sent.value.post_data_json["messages"]]
+        assert (contents[0], contents[-1]) == ("1" * 10, "2" * 40)
+        page.wait_for_selector("#send:text-is('Send')")
+        shown = page.locator(".message").all_text_contents()
+        assert (len(shown), shown[0], shown[2]) == (4, "You" + "1" * 10, "You" + "2" * 40)
+        assert not page.locator("#full").is_visible()
+        assert not page.locator("#failure").is_visible()
+        assert page.locator("#message").input_value() == ""
+        # A first message that is too long can only be shortened.
+        page.locator("#forget").click()
+        say(page, "3" * 100)
+        page.locator("#failure").filter(has_text="the context has 64 tokens").wait_for()
+        assert not page.locator("#full").is_visible()
+        assert page.locator("#message").input_value() == "3" * 100
+
+
+@pytest.mark.parametrize(
+    ("n_chunks", "is_cut", "message"),
+    [
+        (4, True, "The connection to the server was lost."),
+        (4, False, "The server ended the answer early."),
+        (1, True, "The connection to the server was lost."),
+    ],
+)
+def test_a_stream_that_breaks_off_is_said(
+    service: Callable[..., Service],
+    open_page: Open,
+    monkeypatch: pytest.MonkeyPatch,
+    n_chunks: int,
+    is_cut: bool,
+    message: str,
+) -> None:
+    events = Reply._events
+    has_begun = n_chunks > 1
+    is_seen = threading.Event()  # or else the browser may drop what it has received
+
+    async def broken(self: Reply, job: Job) -> AsyncGenerator[str, None]:
+        n = 0
+        async with aclosing(events(self, job)) as whole:
+            async for event in whole:
+                yield event
+                n += 1
+                if n == n_chunks and is_cut:
+                    await asyncio.to_thread(is_seen.wait, 60)
+                    is_seen.clear()
+                    raise ConnectionResetError("the test cuts the answer off")
+                if n == n_chunks:
+                    return
+
+    monkeypatch.setattr(Reply, "_events", broken)
+    with in_thread(service(chat=True)) as url:
+        visit = open_page(f"{url}/")
+        page = visit.page
+        failure = page.locator("#failure").filter(has_text=message)
+        page.locator("#temperature").fill("0")
+        page.locator("#generate").click()
+        if has_begun:
+            page.locator("#text .token").first.wait_for(state="attached")
+        is_seen.set()
+        failure.wait_for()
+        assert page.locator("#generate").text_content() == "Generate"
+        page.locator("input[value=chat]").check(force=True)
+        say(page, "Who")
+        if has_begun:
+            page.locator(".message >> nth=1").filter(has_text=re.compile("Model.")).wait_for()
+        is_seen.set()
+        page.wait_for_selector("#send:text-is('Send')")
+        failure.wait_for()
+        # An answer that has begun is kept; a message without one is put back.
+        assert page.locator(".message").count() == (2 if has_begun else 0)
+        assert page.locator("#message").input_value() == ("" if has_begun else "Who")
+    assert not any("TypeError" in error or "Uncaught" in error for error in visit.errors)
+
+
+class HeldEngine(Engine):
+    """Takes so many steps, and then waits until it is released."""
+
+    n_left: int | None = None
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.released = threading.Event()
+
+    def step(self) -> Sequence[Generation]:
+        if self.n_left == 0:
+            self.released.wait(60)
+        elif self.n_left is not None:
+            self.n_left -= 1
+        return super().step()
+
+
 @pytest.fixture
-def hostile_url() -> Iterator[str]:
+def hostile() -> Iterator[tuple[str, HeldEngine]]:
     """A model with a long context, whose tokens and name are HTML."""
     torch.manual_seed(0)
     html = "<img src=x onerror=alert(1)></pre><script>alert(2)</script>"
     tokenizer = BPETokenizer.train([html] * 50, 300, "none", special_tokens=(), progress=False)
     model = GPT(ModelConfig(tokenizer.n_vocab, "gpt", 4096, 1, 2, 16)).eval()
-    engine = Engine(model, tokenizer, n_slots=1, max_waiting=8)
+    engine = HeldEngine(model, tokenizer, n_slots=1, max_waiting=8)
     name = "<img src=y onerror=alert(3)>"
     with in_thread(Service(model, engine, tokenizer, name, Limits(4096, 1, 8))) as url:
-        yield url
+        yield url, engine
+        engine.released.set()
 
 
-def test_stop_stops_and_text_is_never_html(hostile_url: str, open_page: Open) -> None:
+def test_stop_stops_and_text_is_never_html(
+    hostile: tuple[str, HeldEngine], open_page: Open
+) -> None:
+    hostile_url, engine = hostile
     visit = open_page(f"{hostile_url}/", viewport={"width": 360, "height": 700})
     page = visit.page
     dialogs: list[str] = []
@@ -154,17 +282,18 @@ def test_stop_stops_and_text_is_never_html(hostile_url: str, open_page: Open) ->
     page.locator("#prompt").fill("<script>alert(0)</script>")
     page.locator("#stop").fill("never")
     page.locator("#seed").fill("1")
+    page.locator("#text").filter(has_text="<script>alert(0)</script>").wait_for()
+    n_prompt = page.locator("#text .token").count()
+    engine.n_left = 200
     page.locator("#generate").click()
-    page.locator("#text .token >> nth=200").wait_for(state="attached")
+    page.locator(f"#text .token >> nth={n_prompt + 150}").wait_for(state="attached")
     page.keyboard.press("Escape")
     page.wait_for_selector("#generate:text-is('Generate')")
+    engine.released.set()
     written = shown(visit)
     assert written.startswith("<script>alert(0)</script>")
     assert "<" in written[30:]  # the model has written some of it, too
-    assert page.locator("#text .token").count() < 4000
-    with urllib.request.urlopen(f"{hostile_url}/metrics", timeout=60) as answer:
-        metrics = answer.read().decode()
-    assert re.search(r"^gptfast_completion_tokens_total (\d+)$", metrics, re.M) is not None
+    assert page.locator("#text .token").count() <= n_prompt + 201
     assert page.locator("h1").text_content() == "<img src=y onerror=alert(3)>"
     assert page.locator("main img, main script, h1 img, #text b").count() == 0
     assert dialogs == []

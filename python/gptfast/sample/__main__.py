@@ -52,6 +52,8 @@ class SampleConfig:
     """A text that ends a sample before it, wherever it appears. May be given several times."""
     interactive: bool = False
     """Ask for a text to continue, again and again. Ctrl-C stops a text, Ctrl-D the program."""
+    chat: bool = False
+    """Ask for one message after another, and answer each. Needs a model with a chat template."""
     draft: Path | None = None
     """A smaller model folder with the same tokenizer. Its guesses make a single sample faster and
     leave its text as it is."""
@@ -75,10 +77,15 @@ class SampleConfig:
                 raise UserError(f"{name} is {getattr(self, name)}: expected at least 1")
         if self.prompt and self.prompt_file is not None:
             raise UserError("both --prompt and --prompt-file were given: expected one of them")
-        if self.interactive and (self.prompt or self.prompt_file is not None or self.n_samples > 1):
+        asks = self.interactive or self.chat
+        if asks and (self.prompt or self.prompt_file is not None or self.n_samples > 1):
             raise UserError(
-                "interactive asks for one prompt after another: leave out --prompt, --prompt-file "
-                "and --n-samples"
+                "interactive and chat ask for one prompt after another: leave out --prompt, "
+                "--prompt-file and --n-samples"
+            )
+        if self.chat and self.allow_special:
+            raise UserError(
+                "a message never becomes a special token: leave out --allow-special or --chat"
             )
         _at_most_one(self, "draft", "prompt_lookup")
         _at_most_one(self, *GRAMMARS)
@@ -96,12 +103,14 @@ def main(argv: Sequence[str]) -> int:
     # Imported late: PyTorch takes two seconds, which `--help` and a wrong flag don't need.
     from gptfast.model.device import resolve_device
     from gptfast.model.folder import load_model
+    from gptfast.sample.chat import chat, template_for
     from gptfast.sample.engine import Engine
     from gptfast.sample.generate import default_prompt, pieces
     from gptfast.sample.interactive import converse
     from gptfast.sample.request import Request
     from gptfast.sample.speculate import Speculation
     from gptfast.system.threads import share_cores
+    from gptfast.tokenizer.chat import read_chat_template
 
     text = config.prompt if config.prompt_file is None else cli.read_text(Path(config.prompt_file))
     model, tokenizer = load_model(config.model)
@@ -140,6 +149,11 @@ def main(argv: Sequence[str]) -> int:
         config.stop,
         _processors(config, tokenizer),
     )
+    if config.chat:
+        template = template_for(read_chat_template(config.model), tokenizer)
+        with share_cores():
+            chat(model, tokenizer, template, request, draft)
+        return 0
     with share_cores():
         engine = Engine(
             model,

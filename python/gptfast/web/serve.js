@@ -3,6 +3,7 @@
 import { Chat } from "./chat.js";
 import { ask, ServerError, stream } from "./events.js";
 import { ServedHeads } from "./heads.js";
+import { settings } from "./options.js";
 import { guessesOf, isPartial, ServedText, spellToken } from "./text.js";
 import { Bars, percent, TokenText } from "./view.js";
 
@@ -37,15 +38,6 @@ const text = new TokenText(byId("text"), (looked) => {
 });
 const heads = new ServedHeads(byId("heads"), byId("heads-about"), description, text);
 const bars = new Bars(byId("guesses"), N_BARS, (row) => choose(bars.guesses[row].id));
-
-function settings() {
-  const number = (id) => (Number.isFinite(byId(id).valueAsNumber) ? byId(id).valueAsNumber : null);
-  const stop = byId("stop").value.replace(/\\n/g, "\n").replace(/\\t/g, "\t");
-  return {
-    temperature: number("temperature"), top_k: number("top-k"), seed: number("seed"),
-    max_tokens: number("length"), stop: stop === "" ? null : stop,
-  };
-}
 
 // ---- requests -------------------------------------------------------------------------------------
 
@@ -238,10 +230,11 @@ for (const radio of document.querySelectorAll("input[name=mode]")) {
   });
 }
 
-const chat = new Chat(byId("messages"), byId("message"), { perform, settings, setWriting, showUsage });
+const chat = new Chat(byId("messages"), byId("message"), byId("full"), { perform, settings, setWriting, showUsage });
 byId("modes").hidden = !description.has_chat_template;
 byId("send").addEventListener("click", () => (isWriting ? running.abort() : chat.send()));
 byId("forget").addEventListener("click", () => chat.forget());
+byId("forget-oldest").addEventListener("click", () => chat.forgetOldest());
 document.addEventListener("keydown", (event) => {
   const isChat = byId("text-mode").hidden;
   if (event.key === "Escape" && isWriting) running.abort();
