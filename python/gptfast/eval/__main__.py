@@ -130,13 +130,17 @@ def _sections(
         from gptfast.eval.text import measure
 
         texts = read_texts(config.text, config.model, tokenizer, config.read, _say)
-        title = f"the text of {', '.join(config.text)}"
-        yield measure(model, tokenizer, texts, title, config.stride, config.batch_size)
-    if config.against is not None:
-        from gptfast.eval.against import compare
+        stride, size, compared = config.stride, config.batch_size, None
+        if config.against is not None:
+            from gptfast.eval.against import compare
 
-        title = f"{config.model} (this) and {config.against} (other)"
-        yield compare(models[0], models[1], texts, title, config.stride, config.batch_size)
+            title = f"{config.model} (this) and {config.against} (other)"
+            compared = compare(models[0], models[1], texts, title, stride, size)
+        title = f"the text of {', '.join(config.text)}"
+        own = None if compared is None else compared.own
+        yield measure(model, tokenizer, texts, title, stride, size, own)
+        if compared is not None:
+            yield compared.section
     if config.repetition:
         from gptfast.eval.repetition import measure_repetition
 

@@ -192,16 +192,22 @@ def measure(
     title: str,
     stride: int | None,
     batch_size: int,
+    found: Score | None = None,
 ) -> Section:
-    """Return the table of `--text`."""
+    """Return the table of `--text`.
+
+    found: the score, if it is known already; then there is no speed in the table.
+    """
     block_size = model.config.block_size
     stride = checked_stride(stride, block_size)
     documents = encode_documents(texts, tokenizer)
-    started = perf_counter()
-    found = score(model, documents, stride, batch_size)
-    seconds = perf_counter() - started
+    seconds = None
+    if found is None:
+        started = perf_counter()
+        found = score(model, documents, stride, batch_size)
+        seconds = perf_counter() - started
     n_tokens, n_bytes = int(found.tokens_N.sum()), int(found.bytes_N.sum())
-    result = {
+    result: dict[str, object] = {
         "bits_per_byte": found.bits_per_byte,
         "nats_per_token": found.nats_per_token,
         "bytes_per_token": n_bytes / n_tokens,
@@ -210,19 +216,20 @@ def measure(
         "bytes": n_bytes,
         "context": block_size,
         "stride": stride,
-        "tokens_per_second": n_tokens / seconds,
     }
-    rows = (
+    rows = [
         ("bits/byte", f"{found.bits_per_byte:.4f}"),
         ("nats/token", f"{found.nats_per_token:.4f}"),
         ("bytes/token", f"{n_bytes / n_tokens:.3f}"),
         ("documents", f"{found.n_documents:,}"),
         ("tokens predicted", f"{n_tokens:,}"),
-        ("tokens/s", f"{n_tokens / seconds:,.0f}"),
-    )
+    ]
+    if seconds is not None:
+        result["tokens_per_second"] = n_tokens / seconds
+        rows.append(("tokens/s", f"{n_tokens / seconds:,.0f}"))
     at_least = block_size - stride
     notes = (
         f"each token sees at least {at_least:,} tokens before it, or all there are",
         how_begun(tokenizer),
     )
-    return Section("text", title, ("measure", "value"), rows, result, notes)
+    return Section("text", title, ("measure", "value"), tuple(rows), result, notes)

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from gptfast.cli.units import count
-from gptfast.eval.against import MAX_LOGITS
 from gptfast.model import LanguageModel
 from gptfast.model.config import Precision
+from gptfast.model.divergence import MAX_LOGITS
 from gptfast.model.finite import check_weights
 from gptfast.model.folder import load_float_model, load_model, save_description, save_weights
 from gptfast.model.quantized import float_matrices, quantize, rounded
