@@ -19,6 +19,7 @@ from gptfast.eval.text import (
     Document,
     Score,
     Sums,
+    about_unknown,
     checked_stride,
     encode_documents,
     how_begun,
@@ -143,6 +144,7 @@ def compare(
             score(other, other_documents, strides[1], batch_size),
         )
         notes.append("the tokenizers differ: only bits/byte compare")
+        notes += about_unknown(other_documents, other_tokenizer)
     ours, theirs = scores
     columns = ("measure", "this", "other", "this - other")
     if is_same:

@@ -73,12 +73,14 @@ def encode_documents(texts: Sequence[str], tokenizer: Tokenizer) -> list[Documen
 
     Raises UserError if no token of any can be predicted, or if the tokenizer lacks characters.
     """
-    bos = tokenizer.role_id("bos")
+    bos, unk = tokenizer.role_id("bos"), tokenizer.role_id("unk")
     documents = []
     for text, ids in zip(texts, tokenizer.encode_batch_to_numpy(texts), strict=True):
         n_bytes = len(text.encode())
-        if bos is None:
-            n_bytes -= len(tokenizer.decode_bytes(ids[:1]))
+        if bos is None and len(ids):
+            # What unk stands for is one character; its own name may be longer than that.
+            first = text[0].encode() if ids[0] == unk else tokenizer.decode_bytes(ids[:1])
+            n_bytes -= len(first)
         begun = np.concatenate(([] if bos is None else [bos], ids)).astype(np.int64)
         documents.append(Document(begun, n_bytes))
     if all(len(document.ids) < 2 for document in documents):
@@ -185,6 +187,19 @@ def how_begun(tokenizer: Tokenizer) -> str:
     return f"each document is begun by {name}, which predicts its first token"
 
 
+def about_unknown(documents: Sequence[Document], tokenizer: Tokenizer) -> list[str]:
+    """Return a note if tokens of the documents stand for what the tokenizer lacks."""
+    unk = tokenizer.role_id("unk")
+    n_unknown = sum(int((document.ids == unk).sum()) for document in documents)
+    if unk is None or not n_unknown:
+        return []
+    share = n_unknown / sum(len(document.ids) for document in documents)
+    return [
+        f"{share:.2%} of the tokens are {tokenizer.roles.unk}, which doesn't say what it stands "
+        f"for: bits/byte compare only with models of the same vocabulary"
+    ]
+
+
 def measure(
     model: LanguageModel,
     tokenizer: Tokenizer,
@@ -231,5 +246,6 @@ def measure(
     notes = (
         f"each token sees at least {at_least:,} tokens before it, or all there are",
         how_begun(tokenizer),
+        *about_unknown(documents, tokenizer),
     )
     return Section("text", title, ("measure", "value"), tuple(rows), result, notes)
