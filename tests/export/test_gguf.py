@@ -279,6 +279,12 @@ def test_tokenizers_that_llama_cpp_lacks_are_refused(
         export_gguf(tmp_path / "m", tmp_path / "a.gguf")
 
 
+def test_the_folder_is_made(tmp_path: Path) -> None:
+    small_models.write_folder(tmp_path / "m", GPT(GPT2), plain_tokenizer())
+    export_gguf(tmp_path / "m", tmp_path / "new" / "folder" / "a.gguf")
+    assert (tmp_path / "new" / "folder" / "a.gguf").is_file()
+
+
 def test_a_file_that_exists_is_kept(tmp_path: Path) -> None:
     file = export(tmp_path, GPT(GPT2))
     before = file.read_bytes()

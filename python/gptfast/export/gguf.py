@@ -21,6 +21,7 @@ from torch import Tensor
 from gptfast.cli.printing import lossy_output
 from gptfast.errors import UserError
 from gptfast.export.end_token import quiet_row
+from gptfast.export.out import check_out
 from gptfast.model import GPT
 from gptfast.model.finite import check_weights
 from gptfast.model.folder import load_model
@@ -47,10 +48,7 @@ def export_gguf(folder: Path, out: Path, kind: str = "auto") -> None:
     package `gguf` is not installed.
     """
     gguf = layout.package()
-    if out.exists():
-        raise UserError(f"{out} exists already: choose another --out, or delete it first")
-    if not out.parent.is_dir():
-        raise UserError(f"there is no folder {out.parent}: make it, or choose another --out")
+    check_out(out)
     model, tokenizer = load_model(folder)
     why = layout.why_not(model.config) or vocabulary.why_not(tokenizer)
     if why is not None:
