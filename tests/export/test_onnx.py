@@ -27,7 +27,7 @@ GPT2 = ModelConfig(264, "gpt", 24, 1, 2, 8)
 MODELS = {
     "gpt2": GPT2,
     "llama": replace(
-        GPT2, n_layer=2, n_head=4, n_embd=16, n_kv_head=2, norm="rmsnorm", bias=False,
+        GPT2, n_head=4, n_embd=16, n_kv_head=2, norm="rmsnorm", bias=False,
         positions="rotary", activation="swiglu", n_hidden=24, tie_embeddings=False,
     ),
     "speedrun": replace(
