@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -324,6 +325,7 @@ def test_characters_get_an_end_token_that_is_never_written(
     assert len(tensors["token_embd.weight"].data) == chars.n_vocab + 1
     out = capsys.readouterr().out
     assert "an end token was added" in out
+    assert re.search(r"its probability was at most \S+ on [\d,]+ tokens of the model's own", out)
     assert f"not among the {chars.n_vocab} characters" in out
 
 

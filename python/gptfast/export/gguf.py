@@ -194,7 +194,7 @@ def _with_rows(
     if (n_cut := model.config.vocab_size - n_tokens) > 0:
         notes.append(f"rows of the padded vocabulary that were left out: {n_cut:,}")
     if n_tokens > tokenizer.n_vocab:
-        row, p = quiet_row(model)
+        row, p, n_measured = quiet_row(model)
         for name in tables:
             table = state[name][: tokenizer.n_vocab]
             end = row[None] if name == tables[-1] else torch.zeros_like(row[None])
@@ -202,8 +202,8 @@ def _with_rows(
             end = end.to(table.dtype) if is_float else quantize_blocks(end, "q8_0")
             state[name] = torch.cat([table, end])
         notes.append(
-            f"an end token was added, because the tokenizer has none and llama.cpp needs one; the "
-            f"model gives it a probability of at most {p:.0e}"
+            f"an end token was added, because the tokenizer has none and llama.cpp needs one; its "
+            f"probability was at most {p:.0e} on {n_measured:,} tokens of the model's own samples"
         )
     return state, notes
 
