@@ -314,7 +314,7 @@ def test_a_weight_beyond_float16_is_refused(tmp_path: Path) -> None:
     export(tmp_path, model, "bf16")
 
 
-def test_characters_get_an_end_token_that_is_never_written(
+def test_characters_get_an_end_token_that_is_hardly_ever_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chars = small_models.characters()

@@ -1,4 +1,4 @@
-"""Where an exporter writes."""
+"""The check of a file to write, which all exporters share."""
 
 from __future__ import annotations
 
