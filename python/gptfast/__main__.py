@@ -12,7 +12,7 @@ COMMANDS = {
     "sample": "generate text with a trained model",
     "serve": "serve a model with OpenAI's API, and a page to try it in",
     "eval": "judge a model: loss, bits per byte, another model, tasks, repetition",
-    "quantize": "make a model smaller and faster: int8, int4 or bfloat16",
+    "quantize": "make a model smaller: int8, int4 or bfloat16",
     "tokenizer": "train a tokenizer, encode and decode with it, audit it, show its tokens",
     "plan": "predict the parameters, memory, tokens and time of a training run",
     "compare": "show how runs differ: settings, curves, samples",

@@ -154,6 +154,7 @@ F32 = gguf.GGMLQuantizationType.F32
         ({"gpt2__block_count": 2}, {}, "blk.1.*shape None"),
         ({"gpt2__block_count": 10**9}, {}, "block_count is 1000000000: it has fewer"),
         ({"gpt2__embedding_length": 64}, {}, "shape"),
+        ({"gpt2__embedding_length": 2**31 - 128}, {}, "token_embd.weight has the shape"),
         ({"gpt2__context_length": 2**31 - 1}, {}, "position_embd.weight has the shape"),
         ({"gpt2__feed_forward_length": 2**31 - 1}, {}, "shape"),
         ({"gpt2__attention__head_count": 7}, {}, "n_embd 32"),

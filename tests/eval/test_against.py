@@ -13,11 +13,11 @@ import torch
 from judged import TEXTS, save, shaken
 
 from gptfast.cli import cli
-from gptfast.eval import against
 from gptfast.eval.__main__ import main
-from gptfast.eval.against import difference_of_means, diverge, kl_divergence
+from gptfast.eval.against import difference_of_means, diverge
 from gptfast.eval.text import encode_documents, spans
-from gptfast.model import GPT, ModelConfig, build_model
+from gptfast.model import GPT, ModelConfig, build_model, divergence
+from gptfast.model.divergence import kl_divergence
 from gptfast.tokenizer import BPETokenizer, CharTokenizer
 
 
@@ -35,7 +35,7 @@ def test_a_comparison_is_that_of_a_naive_loop_in_float64(
     model: GPT, tokenizer: BPETokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their vocabularies are padded differently, and the context is the smaller one."""
-    monkeypatch.setattr(against, "ROWS_AT_A_TIME", 7)
+    monkeypatch.setattr(divergence, "ROWS_AT_A_TIME", 7)
     first = deepcopy(model).double()
     second = shaken(ModelConfig(288, "gpt", 12, 1, 2, 16), seed=1).double()
     with torch.no_grad():  # similar enough to agree now and then
@@ -105,14 +105,49 @@ def test_the_command(
     given = [str(folder), "--text", str(text), "--against", str(other), "--out", str(out)]
     assert cli.run(main, given) == 0
     said = capsys.readouterr().out
-    found = json.loads(out.read_text())["against"]
+    results = json.loads(out.read_text())
+    found, text_beside = results["against"], results["text"]
     assert found["same_tokenizer"] == (kind == "same")
     assert ("kl_nats_per_token" in found) == (kind == "same")
     assert ("only bits/byte compare" in said) == (kind == "characters")
     bits = found["bits_per_byte"]
     assert found["bits_per_byte_difference"] == pytest.approx(bits[0] - bits[1])
+    # The table of --text is the same as without --against.
+    assert cli.run(main, [*given[:3], "--out", str(out)]) == 0
+    alone = json.loads(out.read_text())["text"]
+    assert alone.keys() - text_beside.keys() == {"tokens_per_second"}
+    for key in ("bits_per_byte", "nats_per_token"):
+        assert text_beside.pop(key) == pytest.approx(alone[key])
+    assert all(alone[key] == value for key, value in text_beside.items())
     if kind == "same":
         assert found["kl_nats_per_token"] == 0
         assert found["top_1_agreement"] == 1
         assert found["nats_per_token_standard_error"] == 0
     assert found["bits_per_byte_standard_error"] >= 0
+
+
+@pytest.mark.parametrize(("block_size", "passes"), [(16, 1), (24, 1), (12, 2)])
+def test_each_model_reads_the_text_once(
+    block_size: int,
+    passes: int,
+    folder: Path,
+    tokenizer: BPETokenizer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Twice only if the first model's context, 16, is longer than what it is compared with."""
+    other = shaken(ModelConfig(280, "gpt", block_size, 1, 2, 16), seed=1)
+    save(tmp_path / "other", other, tokenizer)
+    text = tmp_path / "a.txt"
+    text.write_text(TEXTS[1], encoding="utf-8")  # fits into one window
+    calls = []
+    forward = GPT.forward
+
+    def counted(self: GPT, *arguments: torch.Tensor, **options: str) -> torch.Tensor:
+        calls.append(self.config.n_layer)
+        return forward(self, *arguments, **options)
+
+    monkeypatch.setattr(GPT, "forward", counted)
+    given = [str(folder), "--text", str(text), "--against", str(tmp_path / "other")]
+    assert cli.run(main, [*given, "--batch-size", "64"]) == 0
+    assert (calls.count(2), calls.count(1)) == (passes, 1)

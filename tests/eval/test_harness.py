@@ -15,6 +15,7 @@ import pytest
 import torch
 from judged import STORY, TEXTS
 
+from gptfast.errors import UserError
 from gptfast.model import GPT
 from gptfast.sample.config import SamplingConfig
 from gptfast.sample.generate import generate
@@ -109,6 +110,42 @@ def test_generated_text_ends_before_the_first_stop_string(
     options = [{"until": ["@@", stop, ""], "max_gen_toks": 10}, {"until": [], "max_gen_toks": 4}]
     found = asked.generate_until([request("The crow", some) for some in options])
     assert found == [whole[: whole.index(stop)], tokenizer.decode(ids[:4])]
+
+
+def test_wrong_options_of_a_task_are_one_line(asked: HarnessModel) -> None:
+    options = {"until": [], "max_gen_toks": "many"}
+    with pytest.raises(UserError, match=r"generation_kwargs is .*many"):
+        asked.generate_until([request("The crow", options)])
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_an_error_of_the_model_is_not_the_tasks(
+    is_ours: bool,
+    model: GPT,
+    tokenizer: BPETokenizer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from lm_eval.tasks import TaskManager
+
+    from gptfast.eval.harness import run_tasks
+
+    def fail(*_: object, **__: object) -> None:
+        raise AttributeError("nothing here")
+
+    def evaluate(asked: HarnessModel, *_: object, **__: object) -> None:
+        asked.loglikelihood_rolling([request("The crow")])
+        raise AttributeError("nothing here")
+
+    file = tmp_path / "a.yaml"
+    file.write_text("task: a")
+    monkeypatch.setattr(TaskManager, "load", lambda *_: {"tasks": {}})
+    monkeypatch.setattr("lm_eval.evaluate", evaluate)
+    if is_ours:
+        monkeypatch.setattr(GPT, "forward", fail)
+    expected = (AttributeError, "^nothing here$") if is_ours else (UserError, "is no task that can")
+    with pytest.raises(expected[0], match=expected[1]):
+        run_tasks(model, tokenizer, [file], 2, None)
 
 
 # ---- the whole command, beside the harness's own model -------------------------------------------

@@ -87,6 +87,23 @@ def test_without_a_token_that_begins_a_text_the_first_one_is_not_predicted() -> 
         encode_documents(["漢"], tokenizer)
 
 
+def test_an_unknown_character_counts_as_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = CharTokenizer.train("ab", special_tokens=("<unk>",))
+    found = encode_documents(["漢b漢", "ba", "", "é"], tokenizer)
+    assert [document.n_bytes for document in found] == [1 + 3, 1, 0, 0]
+    uniform = build_model(ModelConfig(3, "bigram", 8, 1, 1, 4))
+    for parameter in uniform.parameters():
+        parameter.data.zero_()
+    folder, text = save(tmp_path / "m", uniform, tokenizer), tmp_path / "a.txt"
+    text.write_text("xxab", encoding="utf-8")
+    assert cli.run(main, [str(folder), "--text", str(text), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)["text"]
+    assert result["bits_per_byte"] == pytest.approx(math.log2(3))  # 3 tokens for 3 bytes
+    assert any("50.00% of the tokens are <unk>" in note for note in result["notes"])
+
+
 def test_models_with_different_tokenizers_compare(tokenizer: BPETokenizer) -> None:
     """A uniform model needs log2(V) bits per token, whatever the tokenizer."""
     for some in (tokenizer, BPETokenizer.train([STORY], 257)):
@@ -146,6 +163,12 @@ def test_the_command_saves_what_it_prints(
         ([], "nothing to measure: expected --corpus, --text or --tasks"),
         (["--stride", "3"], "nothing to measure"),
         (["--corpus", "x", "--repetition"], "--repetition was given without --text"),
+        (["--text", "{text}", "--limit", "2"], "--limit was given without --tasks"),
+        (["--text", "{text}", "--samples", "2"], "--samples was given without --repetition"),
+        (["--text", "{text}", "--temperature", "0"], "--temperature was given without --repetit"),
+        (["--text", "{text}", "--val-fraction", "0.2"], "--val-fraction was given without --corp"),
+        (["--text", "{text}", "--mask-documents"], "--mask-documents was given without --corpus"),
+        (["--tasks", "x", "--field", "a"], "--field was given without --corpus or --text"),
         (["--text", "{text}", "--stride", "16"], "stride is 16: expected at least 1 and less than"),
         (["--text", "{text}", "--stride", "0"], "stride is 0"),
         (["--text", "nowhere.txt"], "nowhere.txt"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -279,6 +280,12 @@ def test_tokenizers_that_llama_cpp_lacks_are_refused(
         export_gguf(tmp_path / "m", tmp_path / "a.gguf")
 
 
+def test_the_folder_is_made(tmp_path: Path) -> None:
+    small_models.write_folder(tmp_path / "m", GPT(GPT2), plain_tokenizer())
+    export_gguf(tmp_path / "m", tmp_path / "new" / "folder" / "a.gguf")
+    assert (tmp_path / "new" / "folder" / "a.gguf").is_file()
+
+
 def test_a_file_that_exists_is_kept(tmp_path: Path) -> None:
     file = export(tmp_path, GPT(GPT2))
     before = file.read_bytes()
@@ -307,7 +314,7 @@ def test_a_weight_beyond_float16_is_refused(tmp_path: Path) -> None:
     export(tmp_path, model, "bf16")
 
 
-def test_characters_get_an_end_token_that_is_never_written(
+def test_characters_get_an_end_token_that_is_hardly_ever_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chars = small_models.characters()
@@ -318,6 +325,7 @@ def test_characters_get_an_end_token_that_is_never_written(
     assert len(tensors["token_embd.weight"].data) == chars.n_vocab + 1
     out = capsys.readouterr().out
     assert "an end token was added" in out
+    assert re.search(r"its probability was at most \S+ on [\d,]+ tokens of the model's own", out)
     assert f"not among the {chars.n_vocab} characters" in out
 
 

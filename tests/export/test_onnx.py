@@ -15,6 +15,7 @@ from gptfast.export import onnx as export_onnx
 from gptfast.export.__main__ import main
 from gptfast.model import GPT, ModelConfig, build_model
 from gptfast.model.folder import save_description, save_weights
+from gptfast.model.quantized import quantize
 from gptfast.tokenizer import BPETokenizer
 
 pytest.importorskip("onnxscript")
@@ -26,7 +27,7 @@ GPT2 = ModelConfig(264, "gpt", 24, 1, 2, 8)
 MODELS = {
     "gpt2": GPT2,
     "llama": replace(
-        GPT2, n_layer=2, n_head=4, n_embd=16, n_kv_head=2, norm="rmsnorm", bias=False,
+        GPT2, n_head=4, n_embd=16, n_kv_head=2, norm="rmsnorm", bias=False,
         positions="rotary", activation="swiglu", n_hidden=24, tie_embeddings=False,
     ),
     "speedrun": replace(
@@ -123,7 +124,13 @@ def test_a_graph_has_the_models_logits(
     check_unequal_pasts(model, out)
     capsys.readouterr()
     assert cli.run(main, given) == 2
-    assert "exists: choose another --out" in capsys.readouterr().err
+    assert f"{out} exists already: choose another --out" in capsys.readouterr().err
+    out.unlink()
+    data = out.with_name("model.onnx.data")
+    data.write_text("mine")
+    assert cli.run(main, given) == 2
+    assert f"{data} exists already: choose another --out" in capsys.readouterr().err
+    assert data.read_text() == "mine"
 
 
 @torch.no_grad()
@@ -165,4 +172,18 @@ def test_what_a_graph_cannot_express_is_one_line(
     error = capsys.readouterr().err
     assert f"{tmp_path / 'model'} can't be written as ONNX: {message}" in error
     assert error.count("\n") == 1
+    assert not out.exists()
+
+
+def test_a_quantized_folder_is_refused(
+    tmp_path: Path, tokenizer: BPETokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = replace(GPT2, n_embd=32)
+    model = quantize(write_folder(tmp_path / "float", config, tokenizer), "int8")
+    save_description(tmp_path / "int8", config, tokenizer, "int8")
+    save_weights(model, tmp_path / "int8" / "model.safetensors")
+    out = tmp_path / "model.onnx"
+    assert cli.run(main, ["onnx", str(tmp_path / "int8"), "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert "is in int8: an ONNX file needs float weights; give the folder that it was" in error
     assert not out.exists()

@@ -25,6 +25,7 @@ from gptfast.quantize.__main__ import main
 from gptfast.quantize.calibrate import correlations, gptq_blocks
 from gptfast.quantize.measure import measure_change
 from gptfast.tokenizer import BPETokenizer
+from gptfast.tokenizer.chat import read_chat_template
 
 CONFIG = ModelConfig(320, "gpt", 32, 2, 2, 64)
 
@@ -172,6 +173,27 @@ def test_without_text_it_says_what_was_not_measured(
     weight = load_model(folder)[0].h[1].mlp.c_proj.weight.detach().numpy()
     blocks = load_file(out / "model.safetensors")["h.1.mlp.c_proj.blocks"]
     assert (blocks.numpy() == quants.quantize(weight, GGMLQuantizationType.Q4_0)).all()
+
+
+def test_next_to_no_text_does_not_calibrate(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    text, out = tmp_path / "a.txt", tmp_path / "small"
+    text.write_text("The crow sees moon.")
+    assert main([str(folder), "--to", "int4", "--out", str(out), "--text", str(text)]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "not calibrated, because the train part of" in printed
+    assert "expected at least 256, as many as the inputs of the widest layer" in printed
+    assert "so few tokens say little" in printed
+    assert table_of(out)["rounding"] == "rounded to the nearest, as GGUF's"
+
+
+def test_the_chat_template_stays(folder: Path, tmp_path: Path) -> None:
+    config = folder / "tokenizer_config.json"  # where older folders have it
+    content = json.loads(config.read_text()) | {"chat_template": "{{ messages }}"}
+    config.write_text(json.dumps(content))
+    assert main([str(folder), "--to", "int8", "--out", str(tmp_path / "small")]) == 0
+    assert read_chat_template(tmp_path / "small") == "{{ messages }}"
 
 
 def test_matrices_that_stay_float_are_named(

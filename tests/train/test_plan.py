@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from gptfast.ops import linear_cross_entropy
 from gptfast.plan import __main__ as plan_command_module
 from gptfast.plan.__main__ import main as plan_command
 from gptfast.system.memory import total_memory
-from gptfast.tokenizer import CharTokenizer
+from gptfast.tokenizer import BPETokenizer, CharTokenizer
 from gptfast.train import plan as plan_module
 from gptfast.train.config import TrainConfig, load_preset
 from gptfast.train.loop import Trainer
@@ -232,7 +233,7 @@ def test_the_command_prints_the_plan(
     text = capsys.readouterr().out
     for row in ("parameters", "FLOPs per token", "tokens of the run", "2,560", "memory", "time"):
         assert row in text
-    for program in (r"llama\.cpp", "transformers"):
+    for program in (r"llama\.cpp", "transformers", "ONNX", "a web page"):
         assert re.search(rf"{program} +│ yes ", text)
     arguments = ["nanogpt-shakespeare", *small, "--n-layer", "1", "--qk-norm"]
     assert cli.run(plan_command, arguments) == 0
@@ -241,6 +242,18 @@ def test_the_command_prints_the_plan(
     for program in (r"llama\.cpp", "transformers"):
         assert re.search(rf"{program} +│ no ", text)
     assert text.count("qk_norm") == 2
+    assert re.search(r"ONNX +│ yes ", text)
+
+
+def test_the_plan_names_what_onnx_and_a_page_lack(tmp_path: Path) -> None:
+    config = replace(SMALL, model=replace(SMALL.model, max_ngram=3, ngram_rows=50))
+    BPETokenizer({bytes([i]): i for i in range(256)}, "none").save(tmp_path)
+    config = replace(config, tokenizer=str(tmp_path))
+    console = Console(record=True, width=200, file=StringIO())
+    console.print(plan_command_module.table(config, plan(config), None))
+    shown = console.export_text()
+    assert re.search(r"ONNX +│ no +│ max_ngram is 3", shown)
+    assert re.search(r"a web page +│ no +│ the tokenizer's pattern is 'none'", shown)
 
 
 def test_what_does_not_fit_is_not_tried(capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,7 +34,7 @@ class Loaded:
     tokenizer: Tokenizer
     chat_template: str | None
     notes: list[str]
-    """What the folder doesn't have of the file."""
+    """What of the file is not in the folder."""
 
 
 def load_gguf(path: Path) -> Loaded:
@@ -52,6 +52,7 @@ def load_gguf(path: Path) -> Loaded:
         config = layout.from_metadata(file.metadata, n_tokens, file.tensors)
         if config.n_layer > len(file.tensors):
             raise UserError(f"its block_count is {config.n_layer}: it has fewer tensors")
+        _check_widths(file, config)
         model = _on_meta(config)
         state = _weights(file, config, model, gguf)
     except UserError as error:
@@ -59,6 +60,28 @@ def load_gguf(path: Path) -> Loaded:
     template = file.metadata.get("tokenizer.chat_template")
     template = template if isinstance(template, str) else None
     return Loaded(model, state, tokenizer, template, _notes(file))
+
+
+def _check_widths(file: GgufFile, config: ModelConfig) -> None:
+    """Raise UserError unless the widths in the keys are those of tensors, which the file limits.
+
+    A model of other widths may be too large to describe, even without weights.
+    """
+    C, hidden = config.n_embd, config.hidden_width
+    _check_shape(file, "token_embd.weight", (config.vocab_size, C))
+    _check_shape(file, "blk.0.attn_output.weight", (C, C))
+    if config.positions == "learned":
+        _check_shape(file, "position_embd.weight", (config.block_size, C))
+    if config.n_expert:
+        _check_shape(file, "blk.0.ffn_down_exps.weight", (config.n_expert, C, hidden))
+    else:
+        _check_shape(file, "blk.0.ffn_down.weight", (C, hidden))
+
+
+def _check_shape(file: GgufFile, name: str, shape: tuple[int, ...] | None) -> None:
+    found = file.tensors[name].shape if name in file.tensors else None
+    if shape != found:
+        raise UserError(f"{name} has the shape {found}: expected {shape} (None: no such tensor)")
 
 
 def _on_meta(config: ModelConfig) -> GPT:
@@ -77,12 +100,7 @@ def _weights(file: GgufFile, config: ModelConfig, model: GPT, gguf: Any) -> dict
     state = model.state_dict()
     wanted = {name: tuple(value.shape) for name, value in to_gguf(config, state)}
     for name in wanted.keys() | file.tensors.keys():
-        shape = wanted.get(name)
-        found = file.tensors[name].shape if name in file.tensors else None
-        if shape != found:
-            raise UserError(
-                f"{name} has the shape {found}: expected {shape} (None: no such tensor)"
-            )
+        _check_shape(file, name, wanted.get(name))
     used = set()
 
     def read(name: str) -> Tensor:
@@ -114,7 +132,7 @@ def _dequantized(tensor: StoredTensor, gguf: Any) -> Tensor:
 
 
 def _notes(file: GgufFile) -> list[str]:
-    """Return what the folder doesn't have of the file."""
+    """Return what of the file is not in the folder."""
     notes = []
     kinds = sorted({t.kind.name for t in file.tensors.values() if t.kind.name != "F32"})
     if kinds:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +21,18 @@ if TYPE_CHECKING:
     from gptfast.eval.report import Section
     from gptfast.model import LanguageModel
     from gptfast.tokenizer import Tokenizer
+
+
+_NEEDED: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("text",): ("stride", "against", "repetition"),
+    ("tasks",): ("limit",),
+    ("corpus",): ("part", "val_fraction", "mask_documents"),
+    ("corpus", "text"): ("field", "column", "document_separator"),
+    ("repetition",): tuple(
+        option.name for part in (RepetitionConfig, SamplingConfig) for option in fields(part)
+    ),
+}
+"""Options that only act with one of others, keyed by those others."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +88,20 @@ class EvalConfig:
             check_at_least("limit", self.limit, 1)
         if self.corpus is None and not self.text and not self.tasks:
             raise UserError("nothing to measure: expected --corpus, --text or --tasks")
-        for name in ("stride", "against", "repetition"):
-            if getattr(self, name) not in (None, False) and not self.text:
-                raise UserError(f"--{name} was given without --text: expected files of text")
+        given = {
+            option.name
+            for part in (self, self.read, self.write, self.sampling)
+            for option in fields(part)
+            if getattr(part, option.name) != option.default
+        }
+        for needed, names in _NEEDED.items():
+            for name in names:
+                if name in given and not given & set(needed):
+                    flags = " or ".join(f"--{other}" for other in needed)
+                    raise UserError(
+                        f"--{name.replace('_', '-')} was given without {flags}: nothing else uses "
+                        f"it; leave it out"
+                    )
 
 
 def main(argv: Sequence[str]) -> int:
@@ -130,13 +153,17 @@ def _sections(
         from gptfast.eval.text import measure
 
         texts = read_texts(config.text, config.model, tokenizer, config.read, _say)
-        title = f"the text of {', '.join(config.text)}"
-        yield measure(model, tokenizer, texts, title, config.stride, config.batch_size)
-    if config.against is not None:
-        from gptfast.eval.against import compare
+        stride, size, compared = config.stride, config.batch_size, None
+        if config.against is not None:
+            from gptfast.eval.against import compare
 
-        title = f"{config.model} (this) and {config.against} (other)"
-        yield compare(models[0], models[1], texts, title, config.stride, config.batch_size)
+            title = f"{config.model} (this) and {config.against} (other)"
+            compared = compare(models[0], models[1], texts, title, stride, size)
+        title = f"the text of {', '.join(config.text)}"
+        own = None if compared is None else compared.own
+        yield measure(model, tokenizer, texts, title, stride, size, own)
+        if compared is not None:
+            yield compared.section
     if config.repetition:
         from gptfast.eval.repetition import measure_repetition
 

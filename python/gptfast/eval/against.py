@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from gptfast.data.batch import IGNORED
 from gptfast.eval.report import Section
@@ -20,6 +19,7 @@ from gptfast.eval.text import (
     Document,
     Score,
     Sums,
+    about_unknown,
     checked_stride,
     encode_documents,
     how_begun,
@@ -27,12 +27,18 @@ from gptfast.eval.text import (
     windows,
 )
 from gptfast.model import LanguageModel
+from gptfast.model.divergence import MAX_LOGITS, compare_logits
 from gptfast.tokenizer import Tokenizer
 
-MAX_LOGITS = 1 << 26
-"""Logits of a model that may exist at once: 256 MiB in float32."""
-ROWS_AT_A_TIME = 128
-"""Distributions that are compared at once, in float64."""
+
+@dataclass(frozen=True)
+class Compared:
+    """What `--against` finds."""
+
+    section: Section
+    own: Score | None
+    """The first model's score, as `score` finds it; None if it had the smaller context of the
+    second model."""
 
 
 @dataclass(frozen=True)
@@ -71,28 +77,16 @@ def diverge(
     for batch in windows(documents, block_size, stride, batch_size):
         ids_BT, targets_BT = batch.ids_BT.to(device), batch.targets_BT.to(device)
         is_target_BT = targets_BT != IGNORED
-        logits = [model(ids_BT)[is_target_BT] for model in (first, second)]  # (M, V) each
-        for start in range(0, len(logits[0]), ROWS_AT_A_TIME):
-            p, q = (x[start : start + ROWS_AT_A_TIME, :n_vocab].double() for x in logits)
-            kl += float(kl_divergence(p, q).sum())
-            agreed += int((p.argmax(-1) == q.argmax(-1)).sum())
-        for logits_MV, total in zip(logits, sums, strict=True):
+        first_MV, second_MV = (model(ids_BT)[is_target_BT] for model in (first, second))
+        found = compare_logits(first_MV, second_MV, targets_BT[is_target_BT], n_vocab)
+        kl += float(found.kl_M.sum())
+        agreed += int(found.agrees_M.sum())
+        for losses_M, total in zip(found.losses, sums, strict=True):
             losses_BT = torch.zeros(targets_BT.shape, dtype=torch.float64, device=device)
-            losses_BT[is_target_BT] = _losses(logits_MV, targets_BT[is_target_BT])
+            losses_BT[is_target_BT] = losses_M
             total.add(batch, losses_BT)
-        n += len(logits[0])
+        n += len(found.kl_M)
     return Divergence(sums[0].score(), sums[1].score(), kl / n, agreed / n)
-
-
-def kl_divergence(p_logits: Tensor, q_logits: Tensor) -> Tensor:
-    """Return sum p (log p - log q) over the last axis for logits (..., V), in nats."""
-    p, q = p_logits.log_softmax(-1), q_logits.log_softmax(-1)
-    return (p.exp() * (p - q)).sum(-1)
-
-
-def _losses(logits_MV: Tensor, targets_M: Tensor) -> Tensor:
-    losses = torch.nn.functional.cross_entropy(logits_MV.float(), targets_M, reduction="none")
-    return losses.double()
 
 
 def difference_of_means(
@@ -123,8 +117,8 @@ def compare(
     title: str,
     stride: int | None,
     batch_size: int,
-) -> Section:
-    """Return the table of `--against`."""
+) -> Compared:
+    """Return the table of `--against`, and the score of the first model."""
     (model, tokenizer), (other, other_tokenizer) = first, second
     is_same = tokenizer.fingerprint == other_tokenizer.fingerprint
     documents = encode_documents(texts, tokenizer)
@@ -150,6 +144,7 @@ def compare(
             score(other, other_documents, strides[1], batch_size),
         )
         notes.append("the tokenizers differ: only bits/byte compare")
+        notes += about_unknown(other_documents, other_tokenizer)
     ours, theirs = scores
     columns = ("measure", "this", "other", "this - other")
     if is_same:
@@ -174,7 +169,9 @@ def compare(
         if bits[1] is None
         else f"± is the standard error over {len(texts):,} documents, paired"
     )
-    return Section("against", title, columns, tuple(rows), result, tuple(notes))
+    section = Section("against", title, columns, tuple(rows), result, tuple(notes))
+    has_own_context = not is_same or model.config.block_size <= other.config.block_size
+    return Compared(section, ours if has_own_context else None)
 
 
 def _row(

@@ -27,6 +27,16 @@ class CorpusConfig:
     """Text between the documents inside a plain text file, as for `gptfast train`. By default that
     of the run."""
 
+    @property
+    def given(self) -> dict[str, str]:
+        """How to read files, as far as the options say."""
+        options = {
+            "field": self.field,
+            "column": self.column,
+            "document_separator": self.document_separator,
+        }
+        return {name: value for name, value in options.items() if value is not None}
+
 
 @dataclass(frozen=True)
 class RepetitionConfig:

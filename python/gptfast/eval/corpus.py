@@ -9,11 +9,11 @@ from gptfast.data.loader import EvalWindows
 from gptfast.data.prepare import prepare
 from gptfast.errors import UserError
 from gptfast.eval.config import CorpusConfig
-from gptfast.eval.documents import Say, reading
 from gptfast.eval.report import Section
 from gptfast.model import LanguageModel
 from gptfast.tokenizer import Tokenizer
 from gptfast.train.evaluate import bits_per_byte, evaluate
+from gptfast.train.reading import Say, reading
 
 
 def measure_corpus(
@@ -29,7 +29,7 @@ def measure_corpus(
 
     Raises UserError if the loss is not finite.
     """
-    read = reading(folder, corpus, wanted, say)
+    read = reading(folder, corpus, wanted.given, say)
     data = prepare(corpus, str(folder), tokenizer.n_vocab, wanted.val_fraction, say, read)
     separator = tokenizer.eot_token if wanted.mask_documents else None
     if wanted.mask_documents and separator is None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from gptfast.data.dataset import is_prepared
 from gptfast.data.documents import ReadOptions
@@ -13,30 +11,7 @@ from gptfast.data.sources import load_corpus
 from gptfast.errors import UserError
 from gptfast.eval.config import CorpusConfig
 from gptfast.tokenizer import Tokenizer
-from gptfast.train.record import read_record
-from gptfast.train.resume import READING
-
-Say = Callable[[str], None]
-
-
-def reading(model: Path, corpus: str, asked: CorpusConfig, say: Say) -> ReadOptions | None:
-    """Return how to read a corpus: as the options say, otherwise as the model's run read its own.
-
-    None for a folder that is prepared already, if nothing was given.
-    """
-    given = {name: value for name in READING if (value := getattr(asked, name)) is not None}
-    of_run: dict[str, Any] = {}
-    if (model / "run.json").is_file() and not is_prepared(Path(corpus)):
-        settings = read_record(model)["config"]
-        usual = asdict(ReadOptions())
-        of_run = {
-            name: settings[name]
-            for name in READING
-            if name not in given and settings.get(name, usual[name]) != usual[name]
-        }
-    for name, value in of_run.items():
-        say(f"reading {corpus} with {name} {value!r}, as the model's run did")
-    return ReadOptions(**of_run, **given) if of_run or given else None
+from gptfast.train.reading import Say, reading
 
 
 def read_texts(
@@ -51,7 +26,7 @@ def read_texts(
     for name in names:
         if is_prepared(Path(name)):
             raise UserError(f"{name} holds token shards: expected files of text, or --corpus")
-        options = (reading(model, name, asked, say) or ReadOptions()).separated_by(
+        options = (reading(model, name, asked.given, say) or ReadOptions()).separated_by(
             tokenizer.roles.eos
         )
         corpus = load_corpus(name, options)

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 import torch
@@ -129,16 +130,18 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
 
     def _request(self, context: str, options: dict[str, Any]) -> Request:
         """Return what to write after a context, of which the beginning may be left out for room."""
-        wanted = normalize_gen_kwargs(options)
-        n_new = int(wanted["max_gen_toks"])
+        try:
+            wanted = normalize_gen_kwargs(options)
+            n_new = int(wanted["max_gen_toks"])
+            temperature = float(wanted["temperature"]) if wanted["do_sample"] else 0.0
+            stop = tuple(text for text in wanted["until"] if text)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"generation_kwargs is {options}: {one_line(str(error))}") from error
         room = max(1, self.model.config.block_size - n_new)
         prompt = (self.tok_encode(context) or [self.prefix_token_id])[-room:]
         sampling = SamplingConfig(
-            temperature=float(wanted["temperature"]) if wanted["do_sample"] else 0.0,
-            top_k=wanted.get("top_k"),
-            top_p=wanted.get("top_p"),
+            temperature=temperature, top_k=wanted.get("top_k"), top_p=wanted.get("top_p")
         )
-        stop = tuple(text for text in wanted["until"] if text)
         return Request(
             prompt, n_new, sampling, SEED, stop_tokens=self._tokenizer.stop_tokens, stop=stop
         )
@@ -184,13 +187,20 @@ def run_tasks(
         except (UserError, MemoryError):
             raise
         except Exception as error:  # the harness and the libraries under it raise all kinds
-            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            is_refused = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
+            if is_refused or _is_ours(error):
                 raise
             what = one_line(f"{type(error).__name__}: {error}")
             raise UserError(f"{file} is no task that can be evaluated: {what}") from error
         for task, values in found["results"].items():
             results[task] = {**values, "documents": found["n-samples"][task]["effective"]}
     return _section(results)
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Return whether an error that `run_tasks` caught was raised while the model answered."""
+    modules = [frame.f_globals["__name__"] for frame, _ in walk_tb(error.__traceback__)]
+    return any(module.startswith("gptfast.") for module in modules[1:])  # the first is this one
 
 
 def _section(results: dict[str, dict[str, Any]]) -> Section:

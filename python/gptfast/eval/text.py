@@ -73,12 +73,14 @@ def encode_documents(texts: Sequence[str], tokenizer: Tokenizer) -> list[Documen
 
     Raises UserError if no token of any can be predicted, or if the tokenizer lacks characters.
     """
-    bos = tokenizer.role_id("bos")
+    bos, unk = tokenizer.role_id("bos"), tokenizer.role_id("unk")
     documents = []
     for text, ids in zip(texts, tokenizer.encode_batch_to_numpy(texts), strict=True):
         n_bytes = len(text.encode())
-        if bos is None:
-            n_bytes -= len(tokenizer.decode_bytes(ids[:1]))
+        if bos is None and len(ids):
+            # What unk stands for is one character; its own name may be longer than that.
+            first = text[0].encode() if ids[0] == unk else tokenizer.decode_bytes(ids[:1])
+            n_bytes -= len(first)
         begun = np.concatenate(([] if bos is None else [bos], ids)).astype(np.int64)
         documents.append(Document(begun, n_bytes))
     if all(len(document.ids) < 2 for document in documents):
@@ -185,6 +187,19 @@ def how_begun(tokenizer: Tokenizer) -> str:
     return f"each document is begun by {name}, which predicts its first token"
 
 
+def about_unknown(documents: Sequence[Document], tokenizer: Tokenizer) -> list[str]:
+    """Return a note if tokens of the documents stand for what the tokenizer lacks."""
+    unk = tokenizer.role_id("unk")
+    n_unknown = sum(int((document.ids == unk).sum()) for document in documents)
+    if unk is None or not n_unknown:
+        return []
+    share = n_unknown / sum(len(document.ids) for document in documents)
+    return [
+        f"{share:.2%} of the tokens are {tokenizer.roles.unk}, which doesn't say what it stands "
+        f"for: bits/byte compare only with models of the same vocabulary"
+    ]
+
+
 def measure(
     model: LanguageModel,
     tokenizer: Tokenizer,
@@ -192,16 +207,22 @@ def measure(
     title: str,
     stride: int | None,
     batch_size: int,
+    found: Score | None = None,
 ) -> Section:
-    """Return the table of `--text`."""
+    """Return the table of `--text`.
+
+    found: the score, if it is known already; then there is no speed in the table.
+    """
     block_size = model.config.block_size
     stride = checked_stride(stride, block_size)
     documents = encode_documents(texts, tokenizer)
-    started = perf_counter()
-    found = score(model, documents, stride, batch_size)
-    seconds = perf_counter() - started
+    seconds = None
+    if found is None:
+        started = perf_counter()
+        found = score(model, documents, stride, batch_size)
+        seconds = perf_counter() - started
     n_tokens, n_bytes = int(found.tokens_N.sum()), int(found.bytes_N.sum())
-    result = {
+    result: dict[str, object] = {
         "bits_per_byte": found.bits_per_byte,
         "nats_per_token": found.nats_per_token,
         "bytes_per_token": n_bytes / n_tokens,
@@ -210,19 +231,21 @@ def measure(
         "bytes": n_bytes,
         "context": block_size,
         "stride": stride,
-        "tokens_per_second": n_tokens / seconds,
     }
-    rows = (
+    rows = [
         ("bits/byte", f"{found.bits_per_byte:.4f}"),
         ("nats/token", f"{found.nats_per_token:.4f}"),
         ("bytes/token", f"{n_bytes / n_tokens:.3f}"),
         ("documents", f"{found.n_documents:,}"),
         ("tokens predicted", f"{n_tokens:,}"),
-        ("tokens/s", f"{n_tokens / seconds:,.0f}"),
-    )
+    ]
+    if seconds is not None:
+        result["tokens_per_second"] = n_tokens / seconds
+        rows.append(("tokens/s", f"{n_tokens / seconds:,.0f}"))
     at_least = block_size - stride
     notes = (
         f"each token sees at least {at_least:,} tokens before it, or all there are",
         how_begun(tokenizer),
+        *about_unknown(documents, tokenizer),
     )
-    return Section("text", title, ("measure", "value"), rows, result, notes)
+    return Section("text", title, ("measure", "value"), tuple(rows), result, notes)

@@ -1,4 +1,4 @@
-"""The row of an output matrix for a token that the model never saw, and shall never write.
+"""The row of an output matrix for a token that the model never saw, and should not write.
 
 Legend: N positions, C channels, V vocabulary.
 """
@@ -15,12 +15,16 @@ _SCALES = (0.0, 1.0, 3.0, 10.0, 30.0, 100.0)
 
 
 @torch.no_grad()
-def quiet_row(model: GPT) -> tuple[Tensor, float]:
-    """Return a row (C,) whose logit is low wherever the model may be, and its highest probability.
+def quiet_row(model: GPT) -> tuple[Tensor, float, int]:
+    """Return a row (C,) of the output matrix whose token is hardly ever drawn.
 
-    A logit is a product with the hidden state. Nothing makes it low for every state, but the states
-    of a trained model share a direction: the row is the negative of the one that least squares
-    give for the same product with all states of some text that the model draws.
+    Also return the token's highest probability on samples of the model, and the number of their
+    tokens. That is a measurement, not a bound: other texts may give it more.
+
+    The token's logit is the product of the row and the hidden state. No row makes that low for
+    every state, but the states of a trained model share a direction. Least squares finds the row
+    whose products with the states of the samples are nearest to 1; the result is its negative,
+    scaled so that the highest probability is the lowest.
     """
     V, T = model.config.vocab_size, min(_TOKENS, model.config.block_size)
     generator = torch.Generator().manual_seed(0)
@@ -40,4 +44,4 @@ def quiet_row(model: GPT) -> tuple[Tensor, float]:
         return float(log_p_N.exp().max())
 
     scale = min(_SCALES, key=highest)
-    return (-scale * one_C).float(), highest(scale)
+    return (-scale * one_C).float(), highest(scale), ids.numel()

@@ -21,6 +21,7 @@ from torch import Tensor
 from gptfast.cli.printing import lossy_output
 from gptfast.errors import UserError
 from gptfast.export.end_token import quiet_row
+from gptfast.export.out import check_out
 from gptfast.model import GPT
 from gptfast.model.finite import check_weights
 from gptfast.model.folder import load_model
@@ -47,10 +48,7 @@ def export_gguf(folder: Path, out: Path, kind: str = "auto") -> None:
     package `gguf` is not installed.
     """
     gguf = layout.package()
-    if out.exists():
-        raise UserError(f"{out} exists already: choose another --out, or delete it first")
-    if not out.parent.is_dir():
-        raise UserError(f"there is no folder {out.parent}: make it, or choose another --out")
+    check_out(out)
     model, tokenizer = load_model(folder)
     why = layout.why_not(model.config) or vocabulary.why_not(tokenizer)
     if why is not None:
@@ -196,7 +194,7 @@ def _with_rows(
     if (n_cut := model.config.vocab_size - n_tokens) > 0:
         notes.append(f"rows of the padded vocabulary that were left out: {n_cut:,}")
     if n_tokens > tokenizer.n_vocab:
-        row, p = quiet_row(model)
+        row, p, n_measured = quiet_row(model)
         for name in tables:
             table = state[name][: tokenizer.n_vocab]
             end = row[None] if name == tables[-1] else torch.zeros_like(row[None])
@@ -204,8 +202,8 @@ def _with_rows(
             end = end.to(table.dtype) if is_float else quantize_blocks(end, "q8_0")
             state[name] = torch.cat([table, end])
         notes.append(
-            f"an end token was added, because the tokenizer has none and llama.cpp needs one; the "
-            f"model gives it a probability of at most {p:.0e}"
+            f"an end token was added, because the tokenizer has none and llama.cpp needs one; its "
+            f"probability was at most {p:.0e} on {n_measured:,} tokens of the model's own samples"
         )
     return state, notes
 

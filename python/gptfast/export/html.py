@@ -20,13 +20,14 @@ from torch import Tensor
 
 from gptfast.cli.printing import lossy_output
 from gptfast.errors import UserError
+from gptfast.export.out import check_out
 from gptfast.model import LanguageModel, ModelConfig
 from gptfast.model.finite import check_weights
 from gptfast.model.folder import load_model
 from gptfast.model.positions import rotary_settings
 from gptfast.model.quantized import Blocks, QuantizedEmbedding, QuantizedLinear, quantize
 from gptfast.sample.generate import default_prompt
-from gptfast.system.files import make_folder, write_atomically
+from gptfast.system.files import write_atomically
 from gptfast.tokenizer import BPETokenizer, CharTokenizer, Tokenizer
 from gptfast.train.record import read_record
 from gptfast.web import page
@@ -45,9 +46,7 @@ def export_html(folder: Path, out: Path, prompt: str = "") -> None:
 
     Raises UserError or MissingFileError if the page can't have the model or the prompt.
     """
-    if out.exists():
-        raise UserError(f"{out} exists already: choose another --out, or delete it first")
-    make_folder(out.parent)
+    check_out(out)
     model, tokenizer = load_model(folder)
     record = read_record(folder) if (folder / "run.json").is_file() else None
     check_page(model, tokenizer, prompt)

@@ -18,22 +18,24 @@ import torch
 from torch import Tensor, nn
 
 from gptfast.errors import UserError
-from gptfast.model import GPT, LanguageModel
+from gptfast.export.out import check_out
+from gptfast.model import GPT, ModelConfig
 from gptfast.model.finite import check_weights
 from gptfast.model.folder import load_float_model
 from gptfast.model.kv_cache import NewTokens
 from gptfast.ops.attention import attention_weights, weighted_sum
-from gptfast.system.files import make_folder, write_atomically
+from gptfast.system.files import write_atomically
 
 DATA_BYTES = 1 << 30
 """Weights beyond this size lie in a file beside the graph, which must be less than 2 GiB."""
 
 
 class Past(NewTokens):
-    """The tokens of one forward pass, and keys and values of the past that the graph is given.
+    """The new tokens of one forward pass, with the keys and values of earlier tokens.
 
-    A cache is changed in place. In ONNX nothing is: the keys and values of the past come in, and
-    those of past and new tokens go out.
+    `GPT.hidden` takes it in place of the new tokens of a cache. A cache is changed in place, which
+    an ONNX graph can't do. So `attend` takes the past's keys and values from a list, and appends
+    those of past and new tokens to `present`, which the graph returns.
     """
 
     def __init__(self, position_BT: Tensor, is_token_BS: Tensor, past: list[Tensor]) -> None:
@@ -87,8 +89,8 @@ class Graph(nn.Module):
 def export_onnx(folder: Path, out: Path) -> None:
     """Write the model in `folder` as an ONNX graph in float32.
 
-    Raises UserError for a model that can't be expressed, if `out` exists, and if a library is
-    missing.
+    Raises UserError for a model that can't be expressed, if `out` or the file of weights beside it
+    exists, and if a library is missing.
     """
     try:
         import onnx  # noqa: F401
@@ -97,29 +99,29 @@ def export_onnx(folder: Path, out: Path) -> None:
         raise UserError(
             f'writing ONNX needs libraries ({error}): pip install "gptfast[onnx]"'
         ) from error
-    if out.exists():
-        raise UserError(f"{out} exists: choose another --out")
+    check_out(out, _data_file(out))
     model, tokenizer = load_float_model(folder, "an ONNX file")
-    if (what := why_not(model)) is not None:
+    if (what := why_not(model.config)) is not None:
         raise UserError(f"{folder} can't be written as ONNX: {what}")
     check_weights(model)
-    make_folder(out.parent)
     assert isinstance(model, GPT)
     write(model, tokenizer.n_vocab, out)
     print(f"{out}: {out.stat().st_size / 1e6:,.1f} MB, {model.n_parameters():,} parameters")
 
 
-def why_not(model: LanguageModel) -> str | None:
+def _data_file(out: Path) -> Path:
+    """Return where the weights of a large model lie."""
+    return out.with_name(f"{out.name}.data")
+
+
+def why_not(config: ModelConfig) -> str | None:
     """Return the reason why a model can't be written as ONNX, naming the field; None if it can."""
-    config = model.config
-    if not isinstance(model, GPT):
+    if config.architecture != "gpt":
         return f"architecture is {config.architecture!r}, expected 'gpt', which has keys and values"
     if config.n_expert:
         return f"n_expert is {config.n_expert}: ONNX has no product grouped by experts; expected 0"
     if config.max_ngram > 1:
         return f"max_ngram is {config.max_ngram}: a cache of keys and values has no ids; expected 1"
-    if any(tensor.dtype == torch.uint8 for tensor in model.state_dict().values()):
-        return "it is quantized: give the folder that it was made from"
     return None
 
 

@@ -43,7 +43,8 @@ class Onnx:
     folder: Folder
     """The model folder, such as runs/shakespeare."""
     out: Path
-    """The file to write, such as model.onnx."""
+    """The file to write, such as model.onnx. It must not exist yet, nor a model.onnx.data beside
+    it, which holds weights of more than 1 GiB."""
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,15 @@ from gptfast.cli import cli
 from gptfast.cli.units import count, duration, flop_count, flop_rate, gib
 from gptfast.data.dataset import is_prepared
 from gptfast.errors import UserError
+from gptfast.export import onnx
+from gptfast.export.html import describe_tokenizer
 from gptfast.model.device import resolve_device
 from gptfast.model.formats import gguf, why_not_transformers
 from gptfast.ops import use_backend
 from gptfast.system.memory import total_memory
 from gptfast.system.threads import share_cores
+from gptfast.tokenizer import Tokenizer, load_tokenizer
 from gptfast.tokenizer import gguf as vocabulary
-from gptfast.tokenizer import load_tokenizer
 from gptfast.train.__main__ import parse_config
 from gptfast.train.config import TrainConfig
 from gptfast.train.plan import (
@@ -76,7 +78,6 @@ def table(config: TrainConfig, planned: Plan, probed: Probe | None) -> Table:
     """Return the plan as a table with the columns quantity, value and explanation."""
     shown = Table(title=f"plan of {config.preset}", show_header=False)
     m = planned.memory
-    no_gguf, no_transformers = why_not_gguf(config), why_not_transformers(config.model)
     shown.add_row("parameters", f"{planned.parameters:,}", "")
     shown.add_row(
         "FLOPs per token", f"{planned.forward_flops:,}", "forward; training takes 3 times as many"
@@ -91,11 +92,13 @@ def table(config: TrainConfig, planned: Plan, probed: Probe | None) -> Table:
     shown.add_row("FLOPs of the run", flop_count(planned.training_flops), "without evaluations")
     shown.add_row("memory", gib(m.total), _parts(m))
     shown.add_row("precision", config.dtype, "of the matrix products")
-    shown.add_row("llama.cpp", "no" if no_gguf else "yes", no_gguf or "by gptfast export gguf")
-    shown.add_row(
-        "transformers", "no" if no_transformers else "yes",
-        no_transformers or "loads the folder as it is",
-    )  # fmt: skip
+    for program, why, how in (
+        ("llama.cpp", why_not_gguf(config), "by gptfast export gguf"),
+        ("transformers", why_not_transformers(config.model), "loads the folder as it is"),
+        ("ONNX", onnx.why_not(config.model), "by gptfast export onnx"),
+        ("a web page", why_not_page(config), "by gptfast export html"),
+    ):
+        shown.add_row(program, "no" if why else "yes", why or how)
     if probed is not None:
         speed = planned.tokens_per_step / probed.step_seconds
         flops = 3 * planned.forward_flops * speed
@@ -114,11 +117,27 @@ def table(config: TrainConfig, planned: Plan, probed: Probe | None) -> Table:
 
 def why_not_gguf(config: TrainConfig) -> str | None:
     """Return why `gptfast export gguf` will refuse the trained model; None if it will not."""
+    tokenizer = _given_tokenizer(config)
     why = gguf.why_not(config.model)
-    is_given = config.tokenizer not in ("bpe", "char")  # those are trained, with the pattern 'gpt2'
+    return why or (None if tokenizer is None else vocabulary.why_not(tokenizer))
+
+
+def why_not_page(config: TrainConfig) -> str | None:
+    """Return why `gptfast export html` will refuse the trained model; None if it will not."""
+    try:
+        if (tokenizer := _given_tokenizer(config)) is not None:
+            describe_tokenizer(tokenizer)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def _given_tokenizer(config: TrainConfig) -> Tokenizer | None:
+    """Return the tokenizer of the run; None if it is trained first, with the pattern 'gpt2'."""
+    is_given = config.tokenizer not in ("bpe", "char")
     folder = config.corpus if is_prepared(Path(config.corpus)) else config.init_from
     folder = config.tokenizer if is_given else folder
-    return why or (None if folder is None else vocabulary.why_not(load_tokenizer(folder)))
+    return None if folder is None else load_tokenizer(folder)
 
 
 def _batch(config: TrainConfig) -> str:

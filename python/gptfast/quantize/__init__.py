@@ -1,1 +1,1 @@
-"""Make a smaller and faster folder of a model folder, and measure what that costs."""
+"""Make a smaller folder of a model folder, and measure what that costs."""

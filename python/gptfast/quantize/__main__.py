@@ -1,4 +1,4 @@
-"""`gptfast quantize`: make a smaller and faster folder of a model folder."""
+"""`gptfast quantize`: make a smaller folder of a model folder."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ MODULE = "gptfast.quantize"
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeConfig:
-    """Make a smaller and faster folder of a model folder, and measure what that costs.
+    """Make a smaller folder of a model folder, and measure what that costs.
 
-    The new folder works wherever a folder does, but can't be trained. The blocks of int8 and int4
-    are GGUF's Q8_0 and Q4_0.
+    It is also faster where reading the weights takes the time, as at GPT-2's size. The new folder
+    works wherever a folder does, but can't be trained. The blocks of int8 and int4 are GGUF's Q8_0
+    and Q4_0.
     """
 
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]

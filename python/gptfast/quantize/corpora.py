@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from gptfast.data.batch import Batch
 from gptfast.data.dataset import Dataset
-from gptfast.data.documents import ReadOptions
 from gptfast.data.loader import EvalWindows
 from gptfast.data.prepare import prepare
 from gptfast.errors import UserError
-from gptfast.eval.config import CorpusConfig
-from gptfast.eval.documents import reading
 from gptfast.tokenizer import Tokenizer
+from gptfast.train.reading import Say, reading
 from gptfast.train.record import read_record
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -85,5 +81,5 @@ def find_corpora(
 
 
 def _prepared(name: str, folder: Path, tokenizer: Tokenizer, fraction: float, say: Say) -> Dataset:
-    options: ReadOptions | None = reading(folder, name, CorpusConfig(), say)
+    options = reading(folder, name, {}, say)
     return prepare(name, str(folder), tokenizer.n_vocab, fraction, say, options)

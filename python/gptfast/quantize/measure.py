@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.nn import functional as F
 
 from gptfast.data.batch import Batch
 from gptfast.errors import UserError
-from gptfast.eval.against import ROWS_AT_A_TIME, kl_divergence
 from gptfast.model import LanguageModel
+from gptfast.model.divergence import compare_logits
 
 REPEATS = 3
 """How often a speed is measured. The best counts, as other work on the machine only slows it."""
@@ -49,16 +48,10 @@ def measure_change(
     sums = torch.zeros(4, dtype=torch.float64)
     n = 0
     for batch in batches:
-        logits = [model(batch.ids_BT).flatten(0, 1) for model in (before, after)]
-        targets_M = batch.targets_BT.flatten()
-        for start in range(0, len(targets_M), ROWS_AT_A_TIME):
-            rows = slice(start, start + ROWS_AT_A_TIME)
-            p, q = (x[rows].double() for x in logits)
-            losses = [F.cross_entropy(x, targets_M[rows], reduction="sum") for x in (p, q)]
-            p, q = p[:, :n_vocab], q[:, :n_vocab]
-            same = (p.argmax(-1) == q.argmax(-1)).sum()
-            sums += torch.stack([*losses, kl_divergence(p, q).sum(), same])
-        n += len(targets_M)
+        first_MV, second_MV = (model(batch.ids_BT).flatten(0, 1) for model in (before, after))
+        found = compare_logits(first_MV, second_MV, batch.targets_BT.flatten(), n_vocab)
+        sums += torch.stack([x.sum() for x in (*found.losses, found.kl_M, found.agrees_M)])
+        n += batch.targets_BT.numel()
     first, second, kl, agreement = (sums / n).tolist()
     if not math.isfinite(first + second):
         raise UserError(

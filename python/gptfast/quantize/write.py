@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from gptfast.cli.units import count
-from gptfast.eval.against import MAX_LOGITS
 from gptfast.model import LanguageModel
 from gptfast.model.config import Precision
+from gptfast.model.divergence import MAX_LOGITS
 from gptfast.model.finite import check_weights
 from gptfast.model.folder import load_float_model, load_model, save_description, save_weights
 from gptfast.model.quantized import float_matrices, quantize, rounded
@@ -25,11 +26,14 @@ from gptfast.quantize.corpora import Corpora, find_corpora
 from gptfast.quantize.measure import decoding_speeds, measure_change
 from gptfast.system.files import write_folder_atomically
 from gptfast.system.machine import hardware, versions
+from gptfast.tokenizer.chat import read_chat_template, write_chat_template
 from gptfast.train.evaluate import bits_per_byte
 from gptfast.train.init_from import weights_sha256
 
 CALIBRATION_TOKENS = 32_768
 WINDOWS_AT_A_TIME = 8
+FEW_TOKENS = 1_000
+"""With fewer, the standard error of an agreement of 95% is more than 0.7%."""
 
 
 def write_quantized(
@@ -76,6 +80,8 @@ def write_quantized(
         for name in ("run.json", "metrics.jsonl"):  # how the model was trained
             if (source / name).is_file():
                 shutil.copyfile(source / name, folder / name)
+        if (template := read_chat_template(source)) is not None:
+            write_chat_template(folder, template)
         table = _measure(source, folder, corpora, eval_tokens, threads)
         content = json.dumps(description | table, indent=2)
         (folder / "quantization.json").write_text(content + "\n", encoding="utf-8")
@@ -96,10 +102,18 @@ def _quantize(
             "train", model.config.block_size, CALIBRATION_TOKENS, _batch_size(model)
         )
         n_tokens = sum(batch.ids_BT.numel() for batch in windows)
-        console.print(f"calibrating on {n_tokens:,} tokens of {corpora.names}")
-        measured = correlations(model, windows)
-        quantize(model, precision, calibrated(measured))
-        return f"calibrated on {n_tokens:,} tokens of {corpora.names} (GPTQ)"
+        widths = [m.in_features for m in model.modules() if isinstance(m, nn.Linear)]
+        least = max(widths, default=1)  # with fewer tokens, most correlations would be unknown
+        if n_tokens >= least:
+            console.print(f"calibrating on {n_tokens:,} tokens of {corpora.names}")
+            measured = correlations(model, windows)
+            quantize(model, precision, calibrated(measured))
+            return f"calibrated on {n_tokens:,} tokens of {corpora.names} (GPTQ)"
+        console.print(
+            f"note: not calibrated, because the train part of {corpora.names} has only "
+            f"{count(n_tokens, 'token')}: expected at least {least:,}, as many as the inputs of "
+            f"the widest layer; give more --text"
+        )
     quantize(model, precision, rounded)
     return "rounded to the nearest" if precision == "bf16" else "rounded to the nearest, as GGUF's"
 
@@ -150,7 +164,11 @@ def _shown(table: dict[str, Any], precision: Precision) -> Table:
         shown.add_column(column, justify="right" if i else "left")
     before, after = table["before"], table["after"]
     if "tokens" in table:
-        shown.title = f"the val part of {table['text']}, {table['tokens']:,} tokens"
+        shown.title = f"the val part of {table['text']}, {count(table['tokens'], 'token')}"
+        if table["tokens"] < FEW_TOKENS:
+            shown.caption = (
+                "so few tokens say little about loss, divergence and agreement; give more --text"
+            )
         for name, key in (("loss, nats/token", "nats_per_token"), ("bits/byte", "bits_per_byte")):
             difference = after[key] - before[key]
             shown.add_row(name, f"{before[key]:.4f}", f"{after[key]:.4f}", f"{difference:+.4f}")
