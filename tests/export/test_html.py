@@ -428,6 +428,7 @@ def test_a_bar_writes_its_token(open_page: Open, small_page: Path) -> None:
     # Instead of an earlier token: what follows it goes.
     page.locator("#text .token").nth(1).focus()
     assert page.locator("#guesses-title").inner_text().startswith("Instead of")
+    assert "at temperature 1, choice" in page.locator("#guesses-about").inner_text()
     other = int(bars.nth(3).get_attribute("data-id") or -1)
     bars.nth(3).click()
     wait_for_tokens(page, 2)

@@ -191,7 +191,7 @@ def facts(
 def _lead(model: LanguageModel, record: dict[str, Any] | None) -> str:
     trained = f", trained on {_corpora(record)}" if record and "data" in record else ""
     return (
-        f"A language model of {model.n_parameters():,} parameters{trained}. It runs here, in this "
+        f"A language model of {model.n_parameters():,} parameters{trained}. It runs in this "
         f"page, on your device."
     )
 

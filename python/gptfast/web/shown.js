@@ -1,4 +1,4 @@
-// What the page says of a text in the making: its tokens as `TokenText` shows them, and words.
+// What the page shows of a text in progress: its tokens, as `TokenText` takes them, and words.
 
 import { textsOf } from "./tokenizer.js";
 import { spell } from "./view.js";
