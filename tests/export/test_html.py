@@ -5,17 +5,18 @@ The oracle is our PyTorch model with the weights that gguf's quantizer rounds.
 
 from __future__ import annotations
 
+import os
 import random
+import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 import torch
 from torch import Tensor
 
 from browser import Open, Visit
-from gptfast import ops
 from gptfast.cli import cli
 from gptfast.errors import UserError
 from gptfast.export.__main__ import main
@@ -27,6 +28,7 @@ from gptfast.sample.config import SamplingConfig
 from gptfast.sample.generate import generate
 from gptfast.sample.sampling import distribution
 from gptfast.tokenizer import AddedToken, BPETokenizer, CharTokenizer, Tokenizer
+from gptfast.train.config import load_preset
 from gptfast.web import page as web
 from tricky_text import ATOMS
 
@@ -98,6 +100,23 @@ def rounded(model: LanguageModel) -> LanguageModel:
     return model
 
 
+def dequantized(model: LanguageModel) -> LanguageModel:
+    """A model of floats whose matrices are those of a quantized one, by gguf."""
+    quants = pytest.importorskip("gguf.quants", reason="needs gguf")
+    types = pytest.importorskip("gguf").GGMLQuantizationType
+    state = {}
+    for name, tensor in model.state_dict().items():
+        if name.endswith(".blocks"):
+            kind = model.get_submodule(name.removesuffix(".blocks")).kind
+            values = quants.dequantize(tensor.numpy(), types[str(kind).upper()])
+            state[name.replace(".blocks", ".weight")] = torch.from_numpy(values)
+        else:
+            state[name] = tensor
+    floats = build_model(model.config)
+    floats.load_state_dict(state)
+    return floats.eval()
+
+
 def greedy(model: LanguageModel, prompt: list[int], tokenizer: Tokenizer, n: int) -> list[int]:
     sampling = SamplingConfig(temperature=0)
     return list(generate(model, prompt, n, sampling=sampling, seed=0, tokenizer=tokenizer))
@@ -107,6 +126,13 @@ def opened(open_page: Open, file: Path, **options: Any) -> Visit:
     visit = open_page(file.as_uri(), **options)
     visit.page.locator("#guesses button:enabled").first.wait_for()  # the model has seen the prompt
     return visit
+
+
+def finished(page: Page) -> None:
+    """Wait until the page has written, and forget that it has."""
+    announcement = page.locator("#announcement")
+    announcement.and_(page.locator(":not(:empty)")).wait_for(state="attached")
+    announcement.evaluate("e => e.textContent = ''")
 
 
 def ids_of(page: Page) -> list[int]:
@@ -122,9 +148,8 @@ def write(page: Page, n: int, **options: object) -> list[int]:
     """Let the page write n tokens, and return all ids of its text."""
     for name, value in {"length": n, **options}.items():
         page.locator(f"#{name}").fill(str(value))
-    page.locator("#announcement").evaluate("e => e.textContent = ''")
     page.keyboard.press("Control+Enter")
-    page.locator("#announcement:not(:empty)").wait_for(state="attached")
+    finished(page)
     return ids_of(page)
 
 
@@ -155,14 +180,34 @@ def test_a_page_writes_what_python_writes(
     assert (visit.errors, visit.requests) == ([], [])
 
 
-def test_four_bits(open_page: Open, tmp_path: Path, tokenizer: BPETokenizer) -> None:
-    model = quantize(lively_model(SMALL), "int4")
-    (tmp_path / "page.html").write_text(build_page(model, tokenizer, "four", "The"))
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_a_quantized_folder_keeps_its_blocks(
+    open_page: Open, tmp_path: Path, tokenizer: BPETokenizer, precision: Literal["int8", "int4"]
+) -> None:
+    model = quantize(lively_model(SMALL), precision)
+    save_description(tmp_path / "model", SMALL, tokenizer, precision)
+    save_weights(model, tmp_path / "model" / "model.safetensors")
+    export_html(tmp_path / "model", tmp_path / "page.html", "The")
     visit = opened(open_page, tmp_path / "page.html")
     ids = tokenizer.encode("The")
-    with ops.use_backend("reference"):
-        expected = ids + greedy(model, ids, tokenizer, 30)
-    assert write(visit.page, 30, temperature=0) == expected
+    floats = dequantized(load_model(tmp_path / "model")[0])
+    assert write(visit.page, 30, temperature=0) == ids + greedy(floats, ids, tokenizer, 30)
+    assert f"rounded to {precision[3:]} bits" in visit.page.locator(".facts").inner_text()
+
+
+def test_the_shape_of_the_shakespeare_preset(open_page: Open, tmp_path: Path) -> None:
+    rng = random.Random(0)
+    words = ["".join(rng.choices("abcdefghij", k=rng.randint(2, 9))) for _ in range(600)]
+    tokenizer = BPETokenizer.train(" ".join(rng.choices(words, k=3000)), 1024, progress=False)
+    config = load_preset("shakespeare-cpu").model
+    assert tokenizer.n_vocab == config.vocab_size == 1024
+    save(tmp_path / "model", lively_model(config), tokenizer)
+    export_html(tmp_path / "model", tmp_path / "page.html", words[0])
+    assert (tmp_path / "page.html").stat().st_size < 3_000_000
+    visit = opened(open_page, tmp_path / "page.html")
+    ids = tokenizer.encode(words[0])
+    expected = ids + greedy(rounded(load_model(tmp_path / "model")[0]), ids, tokenizer, 50)
+    assert write(visit.page, 50, temperature=0) == expected
 
 
 def test_characters(open_page: Open, tmp_path: Path) -> None:
@@ -172,14 +217,23 @@ def test_characters(open_page: Open, tmp_path: Path) -> None:
     export_html(tmp_path / "model", tmp_path / "page.html")
     visit = opened(open_page, tmp_path / "page.html")
     page = visit.page
-    # Without a prompt, the model continues a line break, as `gptfast sample` does.
+    # Without a prompt, the model continues a line break, as `gptfast sample` does, and at once, so
+    # that there is something to see.
+    finished(page)
     ids = tokenizer.encode("\n")
+    assert ids_of(page)[:1] == ids
+    assert len(ids_of(page)) == 201
     assert write(page, 20, temperature=0) == ids + greedy(rounded(model), ids, tokenizer, 20)
     page.locator("#prompt").fill("Aβ")
     assert "β" in page.get_by_role("alert").inner_text()
     page.locator("#prompt").fill("é🦀")
+    wait_for_tokens(page, 2)
     assert page.get_by_role("alert").count() == 0
     assert ids_of(page) == tokenizer.encode("é🦀")
+    page.locator("#prompt").fill("")
+    page.locator("#text:empty").wait_for()
+    assert page.locator("#heads-about").inner_text() == "There is no text yet."
+    assert n_dark_heads(page) == 0
     assert visit.errors == []
 
 
@@ -266,6 +320,14 @@ def test_attention_is_what_python_computes(
     torch.testing.assert_close(torch.tensor(shown), expected, atol=6e-4, rtol=0)
 
 
+def n_dark_heads(page: Page) -> int:
+    """How many strips show anything."""
+    shown = page.locator(".head canvas").evaluate_all(
+        "all => all.map(c => c.getContext('2d').getImageData(0, 0, 48, 1).data.some(x => x > 0))"
+    )
+    return sum(shown)
+
+
 # ---- it can be used ------------------------------------------------------------------------------
 
 
@@ -276,10 +338,9 @@ def test_the_same_seed_gives_the_same_text(open_page: Open, small_page: Path) ->
     assert write(page, 40, seed=5) == first
     # Stopping and going on does not change the text either.
     write(page, 15, seed=5)
-    page.locator("#announcement").evaluate("e => e.textContent = ''")
     page.locator("#length").fill("25")
     page.locator("#more").click()
-    page.locator("#announcement:not(:empty)").wait_for(state="attached")
+    finished(page)
     assert ids_of(page) == first
 
 
@@ -293,6 +354,75 @@ def test_writing_can_be_stopped(open_page: Open, small_page: Path) -> None:
     assert 30 < len(ids_of(page)) < 100_000
 
 
+def test_numbers_that_cannot_be_used_are_shown(open_page: Open, small_page: Path) -> None:
+    page = opened(open_page, small_page).page
+    before = ids_of(page)
+    cases = {"length": ["-3", "", "1.5"], "top-k": ["0.5", "0"], "seed": ["99999999999", "-1", ""]}
+    for field, values in cases.items():
+        box = page.locator(f"#{field}")
+        usual = box.input_value()
+        for value in values:
+            box.fill(value)
+            assert page.locator("[aria-invalid=true]").get_attribute("id") == field
+            assert "must be a whole number from" in page.locator("#invalid").inner_text()
+            page.keyboard.press("Control+Enter")
+            page.locator("#more").click()
+        box.fill(usual)
+        assert page.locator("[aria-invalid=true]").count() == 0
+        assert page.locator("#invalid").inner_text() == ""
+    assert ids_of(page) == before
+    assert len(write(page, 5)) == len(before) + 5  # and not what was refused, late
+    page.locator("#length").fill("100000")
+    page.locator("#generate").click()
+    page.get_by_role("button", name="Stop").wait_for()
+    page.locator("#seed").fill("-1")
+    page.get_by_role("button", name="Generate").wait_for()
+
+
+def test_a_long_prompt_is_read_once_and_its_end_shown(
+    open_page: Open, small_page: Path, tokenizer: BPETokenizer
+) -> None:
+    page = opened(open_page, small_page).page
+    prompt = "The king sees the é🦀 moon.\n" * 200
+    # What is shown begins within a character.
+    third = tokenizer.encode("🦀")[2]
+    while tokenizer.encode("The king sees" + prompt)[-500] != third:
+        prompt += "o"
+    page.evaluate("""() => {
+      window.changes = 0;
+      const count = (records) => { for (const r of records) changes += r.addedNodes.length; };
+      new MutationObserver(count).observe(document.getElementById("text"), { childList: true });
+    }""")
+    # An event for each line, as Chromium has for text that is pasted.
+    page.locator("#prompt").evaluate(
+        """(prompt, text) => text.split(/(?<=\\n)/).forEach((line) => {
+          prompt.value += line;
+          prompt.dispatchEvent(new Event("input", { bubbles: true }));
+        })""",
+        prompt,
+    )
+    ids = tokenizer.encode("The king sees" + prompt)
+    page.get_by_text(f"sees the last 64 of {len(ids):,} tokens").wait_for()
+    assert ids_of(page) == ids[-500:]
+    assert page.evaluate("changes") == 500
+    note = page.locator("#text").get_attribute("data-note")
+    assert note == f"{len(ids) - 500:,} tokens before these"
+    shown = page.locator("#text").evaluate("e => e.textContent")
+    assert shown.startswith("🦀 moon.\n")
+    assert ("The king sees" + prompt).endswith(shown)
+    # What a token looks at, and what comes instead of it, is counted from the whole text.
+    page.locator("#text .token").nth(-2).click()
+    assert page.locator("#guesses-title").inner_text().startswith("Instead of")
+    weights = page.locator("#text .token").evaluate_all(
+        "all => all.map(e => Number(e.style.getPropertyValue('--weight')))"
+    )
+    assert [weight > 0 for weight in weights] == [False] * 436 + [True] * 63 + [False]
+    other = int(page.locator("#guesses button").nth(3).get_attribute("data-id") or -1)
+    page.locator("#guesses button").nth(3).click()
+    page.locator(f"#text .token:nth-child(499):last-child[data-id='{other}']").wait_for()
+    assert ids_of(page) == [*ids[-500:-2], other]
+
+
 def test_a_bar_writes_its_token(open_page: Open, small_page: Path) -> None:
     page = opened(open_page, small_page).page
     before = ids_of(page)
@@ -304,6 +434,7 @@ def test_a_bar_writes_its_token(open_page: Open, small_page: Path) -> None:
     # Instead of an earlier token: what follows it goes.
     page.locator("#text .token").nth(1).focus()
     assert page.locator("#guesses-title").inner_text().startswith("Instead of")
+    assert "at temperature 1, choice" in page.locator("#guesses-about").inner_text()
     other = int(bars.nth(3).get_attribute("data-id") or -1)
     bars.nth(3).click()
     wait_for_tokens(page, 2)
@@ -335,10 +466,17 @@ def test_keys_reach_everything(open_page: Open, small_page: Path) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_shows_all_of_it(open_page: Open, small_page: Path, scheme: str) -> None:
     phone = {"width": 360, "height": 740}
-    page = opened(open_page, small_page, viewport=phone, color_scheme=scheme, has_touch=True).page
+    touch = {"has_touch": True, "is_mobile": True}
+    page = opened(open_page, small_page, viewport=phone, color_scheme=scheme, **touch).page
+    assert not page.locator(".keys").is_visible()
     height = page.evaluate("document.documentElement.scrollHeight")
     write(page, 60)
     page.locator("#text .token").nth(-3).tap()
+    # The bars are out of sight: what they tell is said beside the text.
+    assert "at temperature 1, choice" in page.locator("#looked").inner_text()
+    line = page.locator("#looked").bounding_box()
+    assert line is not None
+    assert line["y"] + line["height"] <= phone["height"]
     assert page.evaluate("document.documentElement.scrollWidth") == 360
     assert page.evaluate("document.documentElement.scrollHeight") == height  # nothing jumps
 
@@ -370,6 +508,18 @@ def test_hostile_names_and_tokens_are_shown_as_text(open_page: Open, tmp_path: P
     assert visit.requests == []
     assert len(visit.errors) == 1
     assert "Content Security Policy" in visit.errors[0]
+
+
+@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="needs names of bytes")
+def test_names_that_are_not_utf8(tmp_path: Path, tokenizer: BPETokenizer) -> None:
+    folder = tmp_path / os.fsdecode(b'\xff<b>"x')
+    save(folder, lively_model(SMALL), tokenizer)
+    export_html(folder, tmp_path / "page.html")
+    assert r"<h1>\udcff&lt;b&gt;&quot;x</h1>" in (tmp_path / "page.html").read_text("utf-8")
+    data = {"corpus": os.fsdecode(b"caf\xe9.txt"), "train_bytes": 2_000_000}
+    record = {"data": data, "result": None, "written": "2026-11-30T11:40:32+00:00"}
+    page = build_page(quantize(lively_model(SMALL), "int8"), tokenizer, "x", record=record)
+    assert page.encode().count(rb"caf\udce9.txt") == 2
 
 
 def test_a_record_tells_no_path(tmp_path: Path, tokenizer: BPETokenizer) -> None:

@@ -27,6 +27,7 @@ from gptfast.model.folder import load_model
 from gptfast.model.positions import rotary_settings
 from gptfast.model.quantized import Blocks, QuantizedEmbedding, QuantizedLinear, quantize
 from gptfast.sample.generate import default_prompt
+from gptfast.system.escape import escaped
 from gptfast.system.files import write_atomically
 from gptfast.tokenizer import BPETokenizer, CharTokenizer, Tokenizer
 from gptfast.train.record import read_record
@@ -41,10 +42,11 @@ LARGE = 50 * 10**6
 def export_html(folder: Path, out: Path, prompt: str = "") -> None:
     """Write a page that runs the model of `folder` to `out`, which must not exist yet.
 
-    prompt: the text that is in the prompt at first. Matrices become int8 as `gptfast quantize --to
-    int8` makes them; those of a quantized folder stay as they are. The rest is float32.
+    prompt: the text that the page's prompt begins with; without one, the page writes a sample when
+    it opens. Matrices become int8, as `gptfast quantize --to int8` makes them; those of a quantized
+    folder stay as they are. The rest is float32.
 
-    Raises UserError or MissingFileError if the page can't have the model or the prompt.
+    Raises UserError or MissingFileError if a page can't hold the model or the prompt.
     """
     check_out(out)
     model, tokenizer = load_model(folder)
@@ -55,8 +57,8 @@ def export_html(folder: Path, out: Path, prompt: str = "") -> None:
     content = build_page(model, tokenizer, folder.resolve().name, prompt, record).encode()
     if len(content) > LARGE:
         print(
-            f"note: the page has {len(content) / 1e6:,.0f} MB, which is too much for many phones; "
-            f"browsers compute slowly with models of that size",
+            f"note: the page is {len(content) / 1e6:,.0f} MB, too large for many phones; browsers "
+            f"compute slowly with models of that size",
             file=sys.stderr,
         )
     write_atomically(out, lambda temporary: _write(temporary, content))
@@ -65,7 +67,7 @@ def export_html(folder: Path, out: Path, prompt: str = "") -> None:
 
 
 def check_page(model: LanguageModel, tokenizer: Tokenizer, prompt: str) -> None:
-    """Raise UserError if a page can't have the model, the tokenizer or the prompt."""
+    """Raise UserError if a page can't hold the model, the tokenizer or the prompt."""
     architecture = model.config.architecture
     if architecture != "gpt":
         raise UserError(f"architecture is {architecture!r}: a page can run 'gpt' only")
@@ -94,14 +96,14 @@ def build_page(
     return page.fill(
         page.read("model.html"),
         {
-            "name": html.escape(name),
-            "lead": html.escape(_lead(model, record)),
-            "prompt": html.escape(prompt),
+            "name": _text(name),
+            "lead": _text(_lead(model, record)),
+            "prompt": _text(prompt),
             "bits": "4" if model.quantized == "int4" else "8",
             "style": style,
             "style_hash": page.script_hash(style),
             "facts": "\n".join(
-                f"      <div><dt>{html.escape(term)}</dt><dd>{html.escape(value)}</dd></div>"
+                f"      <div><dt>{_text(term)}</dt><dd>{_text(value)}</dd></div>"
                 for term, value in rows.items()
             ),
             "script": script,
@@ -112,8 +114,13 @@ def build_page(
     )
 
 
+def _text(text: str) -> str:
+    """Return text for a page. The name of a file may have bytes that are no UTF-8."""
+    return html.escape(escaped(text))
+
+
 def describe_config(config: ModelConfig) -> dict[str, Any]:
-    """Return the fields of the configuration, with what model.js would else have to compute."""
+    """Return the fields of the configuration, and numbers that save model.js computing them."""
     numbers = {
         "n_kv_head": config.key_value_heads,
         "head_width": config.head_width,
@@ -126,7 +133,7 @@ def describe_config(config: ModelConfig) -> dict[str, Any]:
 
 
 def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return what tokenizer.js needs. Raises UserError for a tokenizer that it doesn't know."""
+    """Return what tokenizer.js needs. Raises UserError for a tokenizer that it lacks."""
     for token in tokenizer.added_tokens:
         if not token.special:
             raise UserError(
@@ -152,9 +159,9 @@ def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
 def facts(
     model: LanguageModel, tokenizer: Tokenizer, record: dict[str, Any] | None
 ) -> dict[str, str]:
-    """Return what a reader may want to know of a model: terms and values, in order.
+    """Return what a reader may want to know about a model: terms and values, in order.
 
-    Of the record, only names of corpora and numbers are taken, so no path of a machine gets out.
+    Only numbers and the names of corpora are taken from the record, so no path leaves the machine.
     """
     c = model.config
     found = {"Parameters": f"{model.n_parameters():,}"}
@@ -183,7 +190,7 @@ def facts(
 def _lead(model: LanguageModel, record: dict[str, Any] | None) -> str:
     trained = f", trained on {_corpora(record)}" if record and "data" in record else ""
     return (
-        f"A language model of {model.n_parameters():,} parameters{trained}. It runs here, in this "
+        f"A language model of {model.n_parameters():,} parameters{trained}. It runs in this "
         f"page, on your device."
     )
 

@@ -33,7 +33,7 @@ class Html:
     out: Path
     """The file to write, such as my-gpt.html. It must not exist yet."""
     prompt: str = ""
-    """The text that is in the prompt at first."""
+    """The text that the page begins with. Without one, it writes a sample when it opens."""
 
 
 @dataclass(frozen=True, kw_only=True)

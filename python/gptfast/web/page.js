@@ -4,14 +4,15 @@ import { loadWeights, pause } from "./load.js";
 import { GPT } from "./model.js";
 import { likeliest } from "./sampler.js";
 import { Session } from "./session.js";
-import { buildTokenizer, textsOf } from "./tokenizer.js";
-import { Bars, HeadGrid, percent, spell, TokenText } from "./view.js";
+import { byId, findInvalid, settings } from "./settings.js";
+import { contextInWords, number, speedInWords, Spelling, tokensOf } from "./shown.js";
+import { buildTokenizer } from "./tokenizer.js";
+import { Bars, HeadGrid, percent, TokenText } from "./view.js";
 
 const N_BARS = 10;
 const FRAME = 24; // milliseconds of computing before the browser may draw and listen
-const ALL_SURPRISE = 10; // bits from which on a token is shown as wholly surprising
+const LEAST_SHOWN = 500; // tokens that are shown of a prompt, even if the context is shorter
 
-const byId = (id) => document.getElementById(id);
 const failed = (error) => complain(`The page can't go on: ${error?.message ?? error}`);
 addEventListener("error", (event) => failed(event.error ?? event.message));
 addEventListener("unhandledrejection", (event) => failed(event.reason));
@@ -19,6 +20,7 @@ addEventListener("unhandledrejection", (event) => failed(event.reason));
 const description = JSON.parse(byId("description").textContent);
 const tokenizer = buildTokenizer(description.tokenizer);
 const { config, n_vocab, stop_tokens, start } = description;
+const spelling = new Spelling(tokenizer);
 
 const weights = await loadWeights((done, all) => {
   byId("speed").textContent = `Loading ${done} of ${all} tensors`;
@@ -28,6 +30,8 @@ const session = new Session(new GPT(config, weights), n_vocab);
 // ---- state --------------------------------------------------------------------------------------
 
 let nPrompt = 0; // tokens of the text that are the prompt
+let shownFrom = 0; // the first token that is shown: of a long prompt, only the end is
+let isDue = false; // whether the prompt has changed since it was read
 let isWriting = false;
 let task = 0; // number of the newest work; older work stops when it sees a newer number
 let shownHead = null; // {layer, head}, or null for the mean of all
@@ -35,7 +39,7 @@ let peekedHead; // the head under the pointer
 let place = null; // the token that is looked at; null for the end of the text
 
 const text = new TokenText(byId("text"), (looked) => {
-  place = looked;
+  place = looked === null ? null : looked + shownFrom;
   showGuesses();
   showHeads();
 });
@@ -46,18 +50,6 @@ const heads = new HeadGrid(
   (head) => { peekedHead = head; paintText(); },
 );
 
-function settings() {
-  const number = (id, least, otherwise) => {
-    const value = byId(id).valueAsNumber;
-    return Number.isFinite(value) ? Math.max(least, value) : otherwise;
-  };
-  return {
-    sampling: { temperature: number("temperature", 0, 1), topK: number("top-k", 1, null) },
-    seed: Math.trunc(number("seed", 0, 0)),
-    length: number("length", 1, 200),
-  };
-}
-
 // ---- work ---------------------------------------------------------------------------------------
 
 // Let the model see all of the text. Return false if other work began meanwhile.
@@ -66,7 +58,7 @@ async function catchUp(mine) {
   while (session.isBehind) {
     session.step();
     if (performance.now() - rested > FRAME) {
-      byId("context").textContent = contextInWords();
+      showContext();
       await pause();
       if (task !== mine) return false;
       rested = performance.now();
@@ -75,26 +67,41 @@ async function catchUp(mine) {
   return true;
 }
 
-// Take the prompt as the text, and show what the model thinks of it.
+// Read the prompt with the next picture, however many keys come until then.
+function readSoon() {
+  if (!isDue) requestAnimationFrame(() => isDue && readPrompt());
+  isDue = true;
+}
+
+// Take the prompt as the text, and show what the model thinks of it. Return false if it can't be
+// read, or other work began meanwhile.
 async function readPrompt() {
   const mine = ++task;
+  isDue = false;
+  byId("speed").textContent = "";
   endWriting();
   let ids;
   try {
     ids = tokenizer.encode(byId("prompt").value);
     complain(null);
   } catch (error) {
-    return complain(`The prompt can't be read: ${error.message}.`);
+    complain(`The prompt can't be read: ${error.message}.`);
+    return false;
   }
   nPrompt = ids.length;
+  shownFrom = Math.max(0, ids.length - Math.max(config.block_size, LEAST_SHOWN));
   session.setIds(ids.length ? ids : start);
   text.keep(null);
   showText();
-  if (await catchUp(mine)) showAll();
+  if (!(await catchUp(mine))) return false;
+  showAll();
+  return true;
 }
 
 // Write `length` more tokens, one after the other, until the model ends the text.
 async function write() {
+  const invalid = findInvalid();
+  if (invalid !== null) return invalid.focus();
   const mine = ++task;
   isWriting = true;
   byId("generate").textContent = "Stop";
@@ -114,14 +121,20 @@ async function write() {
     if (!(await catchUp(mine))) return;
     if (performance.now() - rested > FRAME) {
       showAll();
-      byId("speed").textContent = speedInWords(written, began);
+      byId("speed").textContent = speedInWords(written, (performance.now() - began) / 1000);
       await pause();
       if (task !== mine) return;
       rested = performance.now();
     }
   }
-  byId("speed").textContent = speedInWords(written, began) + ending;
+  byId("speed").textContent = speedInWords(written, (performance.now() - began) / 1000) + ending;
   byId("announcement").textContent = `Wrote ${written} tokens${ending}.`;
+  endWriting();
+  showAll();
+}
+
+function stop() {
+  task++;
   endWriting();
   showAll();
 }
@@ -138,7 +151,7 @@ async function choose(id) {
   const mine = ++task;
   endWriting();
   if (stop_tokens.includes(id)) {
-    byId("speed").textContent = `${quoted(id)} ends the text`;
+    byId("speed").textContent = `${spelling.quoted(id)} ends the text`;
     return;
   }
   if (place === null) session.append(id);
@@ -150,15 +163,6 @@ async function choose(id) {
 
 // ---- show ---------------------------------------------------------------------------------------
 
-const spellings = new Map();
-function spelled(id) {
-  if (!spellings.has(id)) {
-    spellings.set(id, tokenizer.special.get(id) ?? spell(tokenizer.bytes(id)));
-  }
-  return spellings.get(id);
-}
-const quoted = (id) => `“${spelled(id)}”`;
-
 function showAll() {
   showText();
   showGuesses();
@@ -166,22 +170,19 @@ function showAll() {
 }
 
 function showText() {
-  const { ids, guesses, first } = session;
   const box = byId("text");
   const isAtEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 40;
-  const texts = textsOf(tokenizer, ids);
-  text.set(
-    ids.map((id, at) => ({
-      id,
-      text: texts[at],
-      spelled: spelled(id),
-      isPrompt: at < nPrompt,
-      isForgotten: at < first,
-      surprise: guesses[at] ? Math.min(1, -Math.log2(guesses[at].probability) / ALL_SURPRISE) : 0,
-    })),
-  );
+  text.set(isBlank() ? [] : tokensOf(session, spelling, shownFrom, nPrompt));
+  if (isBlank()) box.dataset.note = "Type a prompt, or press Generate.";
+  else if (shownFrom > 0) box.dataset.note = `${number(shownFrom)} tokens before these`;
+  else delete box.dataset.note;
   if (isAtEnd && isWriting) box.scrollTop = box.scrollHeight;
-  byId("context").textContent = contextInWords();
+  showContext();
+}
+
+// Whether there is no text but the token that stands for an empty prompt.
+function isBlank() {
+  return nPrompt === 0 && session.ids.length === start.length;
 }
 
 // The bars: what may come next, or what else might have come at the token that is looked at.
@@ -189,36 +190,44 @@ function showGuesses() {
   const { ids, guesses, logits } = session;
   const title = byId("guesses-title"), about = byId("guesses-about");
   if (place === null) {
+    byId("looked").textContent = "";
     const { sampling } = settings();
     const probabilities = logits ? session.next(sampling) : [];
     const top = likeliest(probabilities, N_BARS).filter((id) => probabilities[id] > 0);
     title.textContent = "Next token";
     about.textContent = `At temperature ${sampling.temperature}. Choose a token to write it.`;
-    bars.show(top.map((id) => ({ id, spelled: spelled(id), probability: probabilities[id] })));
+    bars.show(top.map((id) => ({ id, spelled: spelling.of(id), probability: probabilities[id] })));
     return;
   }
   const id = ids[place], guess = guesses[place];
-  title.textContent = `Instead of ${quoted(id)}`;
+  title.textContent = `Instead of ${spelling.quoted(id)}`;
   if (guess) {
-    const rank = `choice ${guess.rank} of ${n_vocab.toLocaleString("en")}`;
-    about.textContent =
-      `It had ${percent(guess.probability)}, as ${rank}. Choose another to go on from there.`;
+    const rank = `choice ${guess.rank} of ${number(n_vocab)}`;
+    const found = `${percent(guess.probability)} at temperature 1, ${rank}.`;
+    about.textContent = `It had ${found} Choose another to go on from there.`;
+    byId("looked").textContent = `${spelling.quoted(id)} had ${found}`;
   } else {
     about.textContent =
       place === 0 ? "The text begins with it." : "The model has not seen what comes before it.";
+    byId("looked").textContent = `${spelling.quoted(id)}: ${about.textContent}`;
   }
   const top = guess?.top ?? [];
-  const shown = (other) => ({ ...other, spelled: spelled(other.id), isTaken: other.id === id });
+  const shown = (other) => ({ ...other, spelled: spelling.of(other.id), isTaken: other.id === id });
   bars.show(top.map(shown));
 }
 
 // The grid: where the token that is looked at, or the last one, looks itself.
 function showHeads() {
   const at = place ?? session.seen - 1;
-  const isKnown = session.cacheOf(at) !== null;
-  byId("heads-about").textContent = isKnown
-    ? `Each strip is a head: where ${quoted(session.ids[at])} looks, from the first token to it.`
-    : "The model has not seen this token.";
+  const first = session.cacheOf(at)?.first;
+  const about = byId("heads-about");
+  if (isBlank()) about.textContent = "There is no text yet.";
+  else if (first === undefined) about.textContent = "The model has not seen this token.";
+  else if (first === at) about.textContent = "The model sees no token before this one.";
+  else {
+    about.textContent =
+      `Each strip is a head: where ${spelling.quoted(session.ids[at])} looks, from the first token to it.`;
+  }
   heads.show((where) => session.attention(where, at));
   paintText();
 }
@@ -229,20 +238,16 @@ function paintText() {
   const where = peekedHead === undefined ? shownHead : peekedHead;
   const isWanted = place !== null || peekedHead !== undefined || shownHead !== null;
   const weights = isWanted && !isWriting ? session.attention(where, at) : null;
-  text.paint(weights && weights.map(Math.sqrt), session.cacheOf(at)?.first, at);
+  const first = session.cacheOf(at)?.first - shownFrom;
+  text.paint(weights && weights.map(Math.sqrt), first, at - shownFrom);
 }
 
-function speedInWords(written, began) {
-  const seconds = (performance.now() - began) / 1000;
-  return seconds > 0 ? `${Math.round(written / seconds).toLocaleString("en")} tokens/s` : "";
-}
-
-function contextInWords() {
-  return `sees ${session.cache.length} of ${session.ids.length} tokens`;
+function showContext() {
+  byId("context").textContent = isBlank() ? "" : contextInWords(session);
 }
 
 function showTemperature() {
-  byId("temperature-value").textContent = settings().sampling.temperature;
+  byId("temperature-value").textContent = byId("temperature").value;
 }
 
 function chooseColours() {
@@ -258,24 +263,18 @@ function complain(message) {
 // ---- listen -------------------------------------------------------------------------------------
 
 async function generate() {
-  if (isWriting) {
-    task++;
-    endWriting();
-    showAll();
-    return;
-  }
-  await readPrompt();
-  if (byId("failure").hidden) write();
+  if (isWriting) stop();
+  else if (await readPrompt()) write();
 }
 
 byId("generate").addEventListener("click", generate);
 byId("more").addEventListener("click", write);
-byId("prompt").addEventListener("input", readPrompt);
-byId("temperature").addEventListener("input", () => {
+byId("prompt").addEventListener("input", readSoon);
+byId("settings").addEventListener("input", () => {
   showTemperature();
-  showGuesses();
+  if (findInvalid() && isWriting) stop();
+  else showGuesses();
 });
-byId("top-k").addEventListener("input", showGuesses);
 for (const radio of document.querySelectorAll("input[name=colours]")) {
   radio.addEventListener("change", chooseColours);
 }
@@ -290,4 +289,6 @@ showTemperature();
 chooseColours();
 byId("prompt").disabled = byId("generate").disabled = false;
 byId("speed").textContent = "";
-readPrompt();
+findInvalid();
+// Without a prompt, begin with something to see.
+if ((await readPrompt()) && isBlank()) write();

@@ -1,4 +1,4 @@
-// A text in the making: its tokens, what the model has seen of them, and what it thought of each.
+// A text in progress: its tokens, what the model has seen of them, and what it thought of each.
 
 import { KVCache } from "./model.js";
 import { distribution, draw, likeliest, random } from "./sampler.js";

@@ -46,13 +46,17 @@ export class BPETokenizer {
     this.ranks = new Map();
     this.tokens = tokens.map((token) => token && Uint8Array.from(token, (c) => c.charCodeAt(0)));
     tokens.forEach((token, id) => token !== null && this.ranks.set(token, id));
+    this.known = new Map(); // ids of pieces that were encoded before
     addSpecial(this, special);
   }
 
   // Return the ids of a text. Names of special tokens in it are ordinary text.
   encode(text) {
     const pieces = text.match(this.pattern) ?? [];
-    return pieces.flatMap((piece) => this.encodePiece(piece));
+    return pieces.flatMap((piece) => {
+      if (!this.known.has(piece)) this.known.set(piece, this.encodePiece(piece));
+      return this.known.get(piece);
+    });
   }
 
   encodePiece(piece) {

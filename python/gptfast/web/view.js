@@ -228,7 +228,8 @@ export class HeadGrid {
     const colour = getComputedStyle(document.documentElement).getPropertyValue("--accent");
     for (const { where, context } of this.cells) {
       const weights = weightsOf(where);
-      const n = Math.min(N_BINS, weights?.length ?? 0);
+      // A token that is alone looks at itself, which tells nothing.
+      const n = weights?.length > 1 ? Math.min(N_BINS, weights.length) : 0;
       context.clearRect(0, 0, N_BINS, 1);
       context.fillStyle = colour;
       for (let bin = 0; bin < n; bin++) {
