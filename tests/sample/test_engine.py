@@ -349,6 +349,7 @@ def test_an_exception_loses_no_token_and_repeats_none(
         with monkeypatch.context() as patch:
             patch.setattr(model, "prefill", faulty(model.prefill))
             patch.setattr(model, "step", faulty(model.step))
+            patch.setattr(model, "verify", faulty(model.verify))
             while engine.has_work:
                 with suppress(KeyboardInterrupt):
                     engine.step()
