@@ -93,7 +93,7 @@ class _Prepared:
         self.dtype = model.ln_f.weight.dtype
         """Type of the logits."""
         # It keeps aliases of the tensors, whose memory Rust reads.
-        self.watch = Watch(model)
+        self.watch = Watch(model, [*_options(model.config), "window", "kind", "cos_TP", "sin_TP"])
         modules = list(model.modules())
         self._hooks = [
             *(table for m in modules for table in (m._forward_hooks, m._forward_pre_hooks)),
@@ -117,16 +117,21 @@ class _Prepared:
         return "a module has a forward hook: PyTorch calls it" if any(self._hooks) else None
 
 
-def _check_modules(model: GPT) -> None:
-    """Raise ValueError for a module that Rust doesn't know, or that isn't as configured."""
-    config = model.config
+def _options(config: ModelConfig) -> dict[str, Any]:
+    """Return what the options of modules are by the configuration, from which Rust takes them."""
     heads = (config.n_head, config.key_value_heads, config.key_value_heads)
-    configured = {
+    return {
         "eps": config.norm_eps, "activation": config.activation, "qk_norm": config.qk_norm,
         "n_active": config.n_expert_active, "heads": heads, "max_ngram": config.max_ngram,
         "n_rows": config.ngram_rows, "no_token": config.vocab_size, "max_norm": None,
         "config": config,
     }  # fmt: skip
+
+
+def _check_modules(model: GPT) -> None:
+    """Raise ValueError for a module that Rust doesn't know, or that isn't as configured."""
+    config = model.config
+    configured = _options(config)
     for name, module in model.named_modules():
         where, kind = type(module).__module__, type(module).__qualname__
         ours = f"{where.removeprefix('gptfast.model.')}.{kind}"
