@@ -10,6 +10,8 @@ with llama.cpp's. It needs `pip install "gptfast[gguf]" xllamacpp`, and 3 GB of 
 
 from __future__ import annotations
 
+import gptfast  # isort: skip (before PyTorch, whose threads then spin less: system/threads.py)
+
 import argparse
 import copy
 import ctypes
