@@ -10,7 +10,7 @@ with llama.cpp's. It needs `pip install "gptfast[gguf]" xllamacpp`, and 3 GB of 
 
 from __future__ import annotations
 
-import gptfast  # isort: skip (before PyTorch, whose threads then spin less: system/threads.py)
+import gptfast  # noqa: F401  # isort: skip (before PyTorch, whose threads then spin less)
 
 import argparse
 import copy
