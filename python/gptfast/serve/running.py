@@ -1,7 +1,8 @@
-"""A continuation that the engine has, and what is new of it."""
+"""What the thread of the engine works on: commands, continuations, and counts of both."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from gptfast.sample.processors import ProcessorError
@@ -36,3 +37,21 @@ class Running:
         self.n_characters += len(text)
         self.n_tokens += len(logprobs)
         return Update(self.index, text, logprobs, generation, has_ended)
+
+
+@dataclass
+class Command:
+    """What the thread of the engine is told."""
+
+    do: Callable[[], None]
+    job: Job | None
+    """What fails if this fails."""
+
+
+@dataclass
+class Counts:
+    """What the worker has done since its start."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    steps: int = 0

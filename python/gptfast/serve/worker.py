@@ -11,7 +11,6 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -20,30 +19,12 @@ from gptfast.sample.engine import Engine
 from gptfast.serve.errors import ApiError, failed, overloaded
 from gptfast.serve.jobs import Call, Job, Update
 from gptfast.serve.limits import Limits
-from gptfast.serve.running import Running
+from gptfast.serve.running import Command, Counts, Running
 from gptfast.serve.turns import Turns
 
 T = TypeVar("T")
 MOST_CALLS = 16
 """Calls that may wait. Between two steps, one is answered."""
-
-
-@dataclass
-class _Command:
-    """What the thread is told."""
-
-    do: Callable[[], None]
-    job: Job | None
-    """What fails if this fails."""
-
-
-@dataclass
-class Counts:
-    """What the worker has done since its start."""
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    steps: int = 0
 
 
 class Worker(threading.Thread):
@@ -59,7 +40,7 @@ class Worker(threading.Thread):
         self.has_failed = False
         self._engine, self._loop, self._limits = engine, loop, limits
         self._wake = threading.Condition()  # guards the next four
-        self._inbox: deque[_Command] = deque()
+        self._inbox: deque[Command] = deque()
         self._calls: deque[Call[Any]] = deque()
         self._is_ending = self._is_closed = False
         self._turns = Turns()
@@ -117,7 +98,7 @@ class Worker(threading.Thread):
         """Return whether the thread is there to hear it."""
         with self._wake:
             if not self._is_closed:
-                self._inbox.append(_Command(do, job))
+                self._inbox.append(Command(do, job))
                 self._wake.notify()
             return not self._is_closed
 
