@@ -1,4 +1,4 @@
-"""llama.cpp as an oracle, in a process of its own: a failed assertion there ends the process.
+"""llama.cpp as an oracle, in a separate process: a failed assertion there ends the process.
 
 Run as a program, it loads one model after the other. Each line of standard input is a JSON object
 with `model`, a GGUF file, and some of these. The answer is a line of JSON with the same keys.

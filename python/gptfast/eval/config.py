@@ -45,7 +45,7 @@ class RepetitionConfig:
     samples: int = 8
     """Samples in each set."""
     sets: int = 5
-    """Sets of samples. Each has seeds of its own; a single set shows only their luck."""
+    """Sets of samples. Each uses different seeds, because a single set shows only luck."""
     prompt_tokens: int = 32
     """Tokens of the text before each sample."""
     sample_tokens: int = 200

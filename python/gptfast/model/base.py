@@ -216,7 +216,7 @@ class LanguageModel(nn.Module):
 
 
 def _check_rows(ids: Sequence[int], rows: Sequence[int], n_rows: int) -> None:
-    """Raise UserError unless there is a row of its own, below n_rows, for each id."""
+    """Raise UserError unless each id has a different row, from 0 to n_rows - 1."""
     if not ids or len(ids) != len(rows):
         given = "no ids" if not ids else f"{len(ids)} ids for {len(rows)} rows"
         raise UserError(f"step: {given}; expected one id for each row")

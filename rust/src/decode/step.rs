@@ -29,7 +29,7 @@ impl Decoder {
     /// Append tokens to some rows; write the logits after each token to `logits` (n, V).
     ///
     /// Several tokens of one row stand together, in the order of their positions. Each gets the logits
-    /// that it would get in a step of its own.
+    /// that it would get in a separate step.
     ///
     /// # Errors
     /// Fails if an id, a row or a position is beyond the vocabulary, the cache or the context, or if the
