@@ -116,8 +116,8 @@ def test_an_unknown_command_is_one_line(
     monkeypatch.setattr(sys, "argv", ["gptfast", "fly"])
     assert main() == 2
     assert capsys.readouterr().err == (
-        "error: unknown command 'fly': expected one of train, sample, serve, eval, quantize, "
-        "tokenizer, plan, compare, ladder, bench, export, import, data, doctor\n"
+        "error: unknown command 'fly': expected one of train, finetune, sample, serve, eval, "
+        "quantize, tokenizer, plan, compare, ladder, bench, export, import, data, doctor\n"
     )
 
 

@@ -59,5 +59,5 @@ def test_other_data_are_refused(tmp_path: Path) -> None:
         task.source.fingerprint = "other letters"
         return task
 
-    with pytest.raises(UserError, match="the corpus or the tokenizer has changed"):
+    with pytest.raises(UserError, match="has changed since"):
         run(replace(config, resume=True), prepare_other)

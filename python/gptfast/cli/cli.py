@@ -189,18 +189,24 @@ def _decoded(text: str) -> str:
 
 
 def parse_groups(
-    configuration: type[T], groups: Mapping[str, type], argv: Sequence[str], prog: str, default: T
+    configuration: type[T],
+    groups: Mapping[str, type],
+    argv: Sequence[str],
+    prog: str,
+    default: T | None = None,
 ) -> T:
     """Fill a flat dataclass from arguments that `--help` shows in groups.
 
     groups: heading to dataclass. Either `configuration` inherits the fields of that dataclass, or
-    `configuration` has a field of the heading's name that holds one.
+    `configuration` has a field of the heading's name that holds one. default: by default, the
+    defaults of `configuration`; fields without one must be given.
     """
-    nested = {n for n, group in groups.items() if isinstance(getattr(default, n, None), group)}
+    had = _defaults(configuration) if default is None else vars(default)
+    nested = {n for n, group in groups.items() if isinstance(had.get(n), group)}
     values = {
-        name: getattr(default, name)
+        name: had[name]
         if name in nested
-        else group(**{f.name: getattr(default, f.name) for f in dataclasses.fields(group)})
+        else group(**{f.name: had[f.name] for f in dataclasses.fields(group)})
         for name, group in groups.items()
     }
     flags = dataclasses.make_dataclass(
@@ -215,6 +221,20 @@ def parse_groups(
         value = getattr(parsed, name)
         merged |= {name: value} if name in nested else vars(value)
     return configuration(**merged)
+
+
+def _defaults(configuration: type) -> dict[str, Any]:
+    """Return the default of each field, or tyro's mark of those that must be given."""
+    import tyro
+
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(configuration):
+        found[field.name] = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            found[field.name] = field.default_factory()
+        elif field.default is dataclasses.MISSING:
+            found[field.name] = tyro.MISSING
+    return found
 
 
 def _first_of_box(text: str) -> str:

@@ -22,7 +22,7 @@ from gptfast.errors import UserError
 from gptfast.system.files import write_text_atomically
 from gptfast.tokenizer.base import Tokenizer
 
-_FILE = "chat_template.jinja"
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
 _FIRST_SURROGATE, _N_SURROGATES = 0xD800, 2048
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _KINDS = ("role", "type")  # fields of a message that its sender chooses from a list
@@ -36,7 +36,7 @@ def read_chat_template(folder: Path) -> str | None:
     of which the one named "default" is returned. Raises UserError for a file that can't be read as
     UTF-8 or JSON.
     """
-    file, config = folder / _FILE, folder / "tokenizer_config.json"
+    file, config = folder / CHAT_TEMPLATE_FILE, folder / "tokenizer_config.json"
     if file.is_file():
         return _read(file)
     try:
@@ -70,7 +70,7 @@ def _is_default(template: object) -> bool:
 
 def write_chat_template(folder: Path, template: str) -> None:
     """Write the template into a model folder. Raises OSError."""
-    write_text_atomically(folder / _FILE, template)
+    write_text_atomically(folder / CHAT_TEMPLATE_FILE, template)
 
 
 class ChatTemplate:

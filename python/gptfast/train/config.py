@@ -27,12 +27,18 @@ LogTo: TypeAlias = Literal["tensorboard", "trackio"]
 
 
 @dataclass(frozen=True)
-class RunOptions:
-    """Where the run is stored, and how it is computed."""
+class PresetOptions:
+    """A preset."""
 
     preset: str = "shakespeare-cpu"
     """Preset that sets the defaults: the name of a file in train/presets/, without .json."""
-    out: Path = Path("runs/shakespeare")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Where the run is stored, and how it is computed."""
+
+    out: Path
     """Model folder to write."""
     resume: bool = False
     """Continue the run in `out`, or start a new run if there is none."""
@@ -231,9 +237,10 @@ _SMALL = ModelConfig(1024, block_size=128, n_layer=4, n_head=4, n_embd=128)
 
 
 @dataclass(frozen=True)
-class TrainConfig(RunConfig, DataOptions):
+class TrainConfig(RunConfig, DataOptions, PresetOptions):
     """The settings of pre-training. Equal (config, corpus, machine) give equal losses."""
 
+    out: Path = Path("runs/shakespeare")
     model: ModelConfig = _SMALL
     """The model. Its vocab_size sets the size of a new BPE tokenizer. Other tokenizers have their
     own size, which replaces it."""
@@ -275,6 +282,7 @@ class TrainConfig(RunConfig, DataOptions):
 
 
 GROUPS: dict[str, type] = {
+    "preset": PresetOptions,
     "run": RunOptions,
     "data": DataOptions,
     "model": ModelConfig,

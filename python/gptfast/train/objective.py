@@ -101,6 +101,8 @@ class Task:
     """Saved beside the model."""
     new_model: Callable[[torch.device], LanguageModel]
     """Makes the initial model. New weights are drawn from PyTorch's global generator."""
+    chat_template: str | None = None
+    """Saved beside the tokenizer, if there is one: the Jinja of `tokenizer/chat.py`."""
     record: dict[str, Any] = field(default_factory=dict)
     """The description of the data for run.json."""
     notes: list[str] = field(default_factory=list)

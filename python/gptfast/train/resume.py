@@ -26,7 +26,7 @@ dropout's random numbers, and the tokens that experts balance over."""
 
 _PEAKS = ("learning_rate", "matrix_learning_rate")
 
-PATHS = ("corpus", "mix_corpora", "init_from", "tokenizer")
+PATHS = ("corpus", "mix_corpora", "init_from", "tokenizer", "model", "data", "val_data")
 """Settings that may name the same files in another way. Checksums decide whether they do."""
 
 READING = tuple(field.name for field in fields(TextOptions))
@@ -75,8 +75,13 @@ def changed(older: dict[str, Any], config: RunConfig) -> dict[str, tuple[Any, An
 
 
 def flat(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a run's configuration, merged with the fields of its model."""
-    model: dict[str, Any] = config.get("model", {})
+    """Return the fields of a run's configuration, merged with those of a model that it describes.
+
+    In fine-tuning, `model` is a path.
+    """
+    model = config.get("model")
+    if not isinstance(model, dict):
+        return config
     return {k: v for k, v in config.items() if k != "model"} | model
 
 
@@ -93,8 +98,9 @@ def check_same_data(folder: Path, older: dict[str, Any], fingerprint: str) -> No
     """Raise UserError if the data or the tokenizer has changed since the run started."""
     if older["fingerprint"] != fingerprint:
         raise UserError(
-            f"the corpus or the tokenizer has changed since the run in {folder} was started: "
-            f"--resume can't continue with other data; give --overwrite to start again"
+            f"the data, the tokenizer or the model to start from has changed since the run in "
+            f"{folder} was started: --resume can't continue with other data; give --overwrite to "
+            f"start again"
         )
 
 

@@ -26,6 +26,7 @@ from gptfast.system.locking import folder_lock
 from gptfast.system.memory import keep_freed_memory
 from gptfast.system.signals import Stop, stop_signal
 from gptfast.system.threads import share_cores
+from gptfast.tokenizer.chat import CHAT_TEMPLATE_FILE, write_chat_template
 from gptfast.train.checkpoint import (
     Clock,
     delete_checkpoints,
@@ -200,11 +201,13 @@ def record_start(
     if config.overwrite:
         delete_model(config.out)
     save_description(config.out, model.config, task.tokenizer)
+    if task.chat_template is not None:
+        write_chat_template(config.out, task.chat_template)
 
 
 def delete_model(folder: Path) -> None:
     """Delete the files that a run wrote, except run.json, and no other files in the folder."""
-    for name in (*FILES, "metrics.jsonl", "quantization.json"):
+    for name in (*FILES, CHAT_TEMPLATE_FILE, "metrics.jsonl", "quantization.json"):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "tensorboard", ignore_errors=True)
 

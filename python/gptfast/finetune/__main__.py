@@ -1,0 +1,114 @@
+"""`gptfast finetune METHOD`: teach a model by examples, preferences or rewards."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from gptfast.cli import cli
+from gptfast.cli.printing import lossy_output
+from gptfast.errors import UserError
+from gptfast.finetune.settings.common import FinetuneConfig
+from gptfast.system import cpu
+
+MODULE = "gptfast.finetune"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of fine-tuning: its settings, and the function that makes its task."""
+
+    settings: str
+    """Class in gptfast.finetune.settings, such as 'sft.SFTConfig'. Its module has GROUPS."""
+    prepare: str
+    """Function in gptfast.finetune, such as 'sft.prepare': (config, console) -> Task."""
+    what: str
+    """Its purpose, for --help."""
+
+
+METHODS = {
+    "sft": Method("sft.SFTConfig", "sft.prepare", "learn to answer from examples of chats"),
+    "classify": Method("classify.ClassifyConfig", "classify.prepare", "learn to name a class"),
+    "dpo": Method("dpo.DPOConfig", "dpo.prepare", "learn from pairs of good and bad answers"),
+    "reward": Method("reward.RewardConfig", "reward.prepare", "learn to score answers, from pairs"),
+    "ppo": Method("ppo.PPOConfig", "ppo.prepare", "raise the score of a reward model (PPO)"),
+    "grpo": Method("grpo.GRPOConfig", "grpo.prepare", "raise a reward that is a function (GRPO)"),
+    "distill": Method("distill.DistillConfig", "distill.prepare", "learn what a teacher predicts"),
+}
+
+TOOLS: dict[str, tuple[str, str]] = {
+    "merge": ("merge.main", "add an adapter to its base, and write one model folder"),
+    "audit": ("audit.main", "compare a tuned model with its base: what was gained, what was lost"),
+}
+"""Other subcommands: a function (argv) -> exit code in gptfast.finetune, and its purpose."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the subcommand. Return 0, or 130 if a signal ended a run early."""
+    purposes = {name: method.what for name, method in METHODS.items()}
+    purposes |= {name: what for name, (_, what) in TOOLS.items()}
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_usage(purposes))
+        return 0
+    name, *rest = argv
+    if name not in purposes:
+        raise UserError(f"unknown method {name!r}: expected one of {', '.join(purposes)}")
+    if name in TOOLS:
+        tool: Callable[[Sequence[str]], int] = _load(TOOLS[name][0])
+        return tool(rest)
+    config = parse_config(name, rest)
+    with lossy_output():
+        return _train(name, config, argv)
+
+
+def parse_config(name: str, argv: Sequence[str]) -> FinetuneConfig:
+    """Return the settings of a method that the arguments ask for."""
+    settings = METHODS[name].settings
+    module = import_module(f"gptfast.finetune.settings.{settings.partition('.')[0]}")
+    configuration: type[FinetuneConfig] = _load(f"settings.{settings}")
+    return cli.parse_groups(configuration, module.GROUPS, argv, f"gptfast finetune {name}")
+
+
+def _train(name: str, config: FinetuneConfig, argv: Sequence[str]) -> int:
+    console = cli.console()
+    if cpu.notice:
+        console.print(f"note: {cpu.notice}")
+    from gptfast.train.run import run
+
+    command = cli.this_command(MODULE, argv)
+    result = run(config, _load(METHODS[name].prepare), command=command, console=console)
+    if result is None:
+        console.print(f"stopped and saved; to continue: {cli.resume_command(MODULE, argv)}")
+        return 130
+    if not console.quiet:
+        console.print(
+            f"{name}: loss {result.val_loss:.4f} by the weights of step {result.best_step}, after "
+            f"{result.steps} steps in {result.seconds:.0f} s; the model is in {config.out}"
+        )
+    return 0
+
+
+def _load(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(f"gptfast.finetune.{module}"), name)
+
+
+def _usage(purposes: Mapping[str, str]) -> str:
+    lines = [f"  {name:10}{what}" for name, what in purposes.items()]
+    return "\n".join(
+        [
+            "usage: gptfast finetune METHOD [--help] [ARGUMENTS]",
+            "",
+            "methods:",
+            *lines,
+            "",
+            "`gptfast finetune METHOD --help` shows the arguments of a method.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
