@@ -182,7 +182,8 @@ def split_by_prompt(
         if len(val) + len(members[group]) <= wanted:
             val.update(members[group])
     if not val:
-        val.update(min(members, key=lambda group: len(group)))
+        smallest: list[int] = min(members, key=len)
+        val.update(smallest)
     return (
         [item for i, item in enumerate(items) if i not in val],
         [item for i, item in enumerate(items) if i in val],
