@@ -11,6 +11,7 @@ import torch
 
 from gptfast.finetune.settings.common import FinetuneConfig
 from gptfast.model import build_model
+from gptfast.model.adapter_folder import weights_sha256
 from gptfast.model.base import LanguageModel
 from gptfast.model.config import ModelConfig
 from gptfast.model.finite import check_weights
@@ -18,7 +19,7 @@ from gptfast.model.folder import load_float_model
 from gptfast.tokenizer import Tokenizer, load_tokenizer
 from gptfast.tokenizer.chat import read_chat_template
 from gptfast.train.checkpoint import has_started
-from gptfast.train.init_from import stored_config, weights_sha256
+from gptfast.train.init_from import stored_config
 from gptfast.train.record import read_record
 
 
