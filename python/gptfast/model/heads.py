@@ -1,0 +1,146 @@
+"""A GPT that reads a text and returns a number per class, instead of the next token's logits.
+
+Its folder is that of `GPT2ForSequenceClassification` or `LlamaForSequenceClassification`, so that
+`transformers.AutoModelForSequenceClassification` loads it. A reward model is such a model with one
+label, whose number is the text's score.
+
+Legend: B batch, T time, C channels, N labels.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gptfast.errors import UserError
+from gptfast.model.config import ModelConfig
+from gptfast.model.folder import load_weights, read_config
+from gptfast.model.transformer import GPT
+from gptfast.ops.checks import can_look_at
+from gptfast.tokenizer import Tokenizer, load_tokenizer
+
+SCORE = ("LABEL_0",)
+"""The labels of a reward model: the one name that transformers gives a single output."""
+_TEXTS_AT_A_TIME = 16
+
+
+class SequenceClassifier(GPT):
+    """A GPT's body and a linear layer `score` without bias, read at the last token of a text.
+
+    The same as transformers' classes for sequence classification. It has no output matrix of the
+    vocabulary, so it can't continue a text.
+    """
+
+    def __init__(self, config: ModelConfig, labels: Sequence[str]) -> None:
+        super().__init__(replace(config, tie_embeddings=True))  # without lm_head
+        self.labels = tuple(labels)
+        self.score = nn.Linear(config.n_embd, len(self.labels), bias=False)
+        nn.init.normal_(self.score.weight, std=0.02)
+
+    def forward(self, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:  # type: ignore[override]
+        """Return a logit per label, (B, N).
+
+        Args:
+            ids_BT: texts padded on the right, with any id: attention is causal, so what follows
+                the last token of a text has no effect.
+            lengths_B: the number of tokens of each text, int64, from 1 to T.
+
+        Raises:
+            UserError: ids or lengths that the model can't take. Lengths on a GPU are not checked.
+        """
+        if can_look_at(lengths_B) and not 1 <= lengths_B.min() <= lengths_B.max() <= ids_BT.shape[1]:
+            raise UserError(
+                f"SequenceClassifier: lengths from {int(lengths_B.min())} to "
+                f"{int(lengths_B.max())}; expected 1 to {ids_BT.shape[1]}, the ids' second size"
+            )
+        h_BTC = self.hidden(ids_BT)
+        last_BC = h_BTC[torch.arange(len(h_BTC), device=h_BTC.device), lengths_B - 1]
+        logits_BN: Tensor = self.score(last_BC)
+        return logits_BN
+
+    def describe(self, described: Mapping[str, Any], pad: int | None) -> dict[str, Any]:
+        """Return config.json of the classifier, from that of its body.
+
+        pad: the id of the token that pads, by which transformers finds the last token of a text.
+        """
+        names = {str(i): label for i, label in enumerate(self.labels)}
+        return {
+            **described,
+            "architectures": [_architecture(described)],
+            "id2label": names,
+            "label2id": {label: i for i, label in enumerate(self.labels)},
+            "pad_token_id": pad,
+        }
+
+
+def _architecture(described: Mapping[str, Any]) -> str:
+    """Return the name of the class for classification, given the config.json of the body."""
+    (of_body,) = described.get("architectures", ["SequenceClassifier"])
+    for suffix in ("LMHeadModel", "ForCausalLM"):
+        if of_body.endswith(suffix):
+            return f"{of_body.removesuffix(suffix)}ForSequenceClassification"
+    return of_body
+
+
+def read_labels(folder: Path) -> tuple[str, ...] | None:
+    """Return the labels of a classifier's folder in order; None if it holds no classifier.
+
+    Raises UserError for a config.json that doesn't number its labels from 0.
+    """
+    stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (architecture, *_) = stored.get("architectures") or [""]
+    if not architecture.endswith("ForSequenceClassification"):
+        return None
+    names = stored.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})  # transformers' default
+    if set(names) != {str(i) for i in range(len(names))}:
+        raise UserError(f"{folder / 'config.json'}: id2label has the keys {', '.join(names)}")
+    return tuple(str(names[str(i)]) for i in range(len(names)))
+
+
+def load_classifier(folder: str | Path) -> tuple[SequenceClassifier, Tokenizer]:
+    """Load the folder of a classifier or of a reward model, in evaluation mode, in float32.
+
+    Raises UserError if it holds another model, and as `load_model` does.
+    """
+    folder = Path(folder)
+    config = read_config(folder / "config.json")
+    labels = read_labels(folder)
+    if labels is None:
+        raise UserError(f"{folder} holds no classifier")
+    model = SequenceClassifier(config, labels)
+    load_weights(model, folder / "model.safetensors")
+    return model.eval(), load_tokenizer(folder)
+
+
+def pad(texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Return texts as one tensor (B, T), padded on the right with 0, and their lengths (B,)."""
+    lengths_B = torch.tensor([len(ids) for ids in texts])
+    ids_BT = torch.zeros(len(texts), int(lengths_B.max()), dtype=torch.int64)
+    for row, ids in zip(ids_BT, texts, strict=True):
+        row[: len(ids)] = torch.tensor(ids)
+    return ids_BT, lengths_B
+
+
+@torch.no_grad()
+def logits_of(model: SequenceClassifier, texts: Sequence[Sequence[int]]) -> Tensor:
+    """Return the logits (B, N) of texts, given as token ids, on the CPU.
+
+    Raises UserError for a text that is empty or longer than the context.
+    """
+    device = model.score.weight.device
+    logits = []
+    for first in range(0, len(texts), _TEXTS_AT_A_TIME):
+        ids_BT, lengths_B = pad(texts[first : first + _TEXTS_AT_A_TIME])
+        logits.append(model(ids_BT.to(device), lengths_B.to(device)).cpu())
+    return torch.cat(logits)
+
+
+def score_texts(model: SequenceClassifier, texts: Sequence[Sequence[int]]) -> Tensor:
+    """Return a reward model's score of each text, (B,). Raises UserError as `logits_of` does."""
+    return logits_of(model, texts)[:, 0]
