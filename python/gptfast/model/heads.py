@@ -1,6 +1,6 @@
-"""A GPT that reads a text and returns a number per class, instead of the next token's logits.
+"""GPTs with another head: a classifier, a reward model, and PPO's policy with its critic.
 
-Its folder is that of `GPT2ForSequenceClassification` or `LlamaForSequenceClassification`, so that
+A classifier returns a number per class instead of the next token's logits. Its folder is that of `GPT2ForSequenceClassification` or `LlamaForSequenceClassification`, so that
 `transformers.AutoModelForSequenceClassification` loads it. A reward model is such a model with one
 label, whose number is the text's score.
 
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gptfast import ops
 from gptfast.errors import UserError
 from gptfast.model.config import ModelConfig
 from gptfast.model.folder import load_weights, read_config
@@ -77,6 +78,43 @@ class SequenceClassifier(GPT):
             "label2id": {label: i for i, label in enumerate(self.labels)},
             "pad_token_id": pad,
         }
+
+
+class ActorCritic(GPT):
+    """A policy and its critic: a GPT, and a linear layer `value` that reads its last vectors.
+
+    The value of a position is what the critic expects of the rewards from there on. The critic
+    shares the policy's body: it costs one vector product per token, where a model of its own, as in
+    InstructGPT, would double time and memory. `value` starts at zero. It is no part of a model
+    folder, which holds a plain GPT.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.value = nn.Linear(config.n_embd, 1)
+        nn.init.zeros_(self.value.weight)
+        nn.init.zeros_(self.value.bias)
+
+    def forward(self, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:  # type: ignore[override]
+        """Return the log-probability of each target in nats, and each position's value.
+
+        float32 (B, T, 2). The log-probability is 0 where the target is -100. Raises UserError as
+        `LanguageModel.forward` does.
+        """
+        h_BTC = self.hidden(ids_BT)
+        losses_BT = ops.linear_cross_entropy(
+            h_BTC,
+            self.head_VC,
+            targets_BT,
+            softcap=self.config.logit_softcap,
+            reduction="none",
+        )
+        return torch.stack([-losses_BT, self.value(h_BTC)[..., 0].float()], -1)
+
+    def own_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the policy's tensors, without those of `value`."""
+        own = super().own_state(state)
+        return {name: tensor for name, tensor in own.items() if not name.startswith("value.")}
 
 
 def _architecture(described: Mapping[str, Any]) -> str:
