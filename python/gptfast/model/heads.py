@@ -9,7 +9,6 @@ Legend: B batch, T time, C channels, N labels.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,11 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from gptfast import ops
-from gptfast.errors import UserError
-from gptfast.model.config import ModelConfig
-from gptfast.model.folder import load_weights, read_config
+from gptfast.errors import MissingFileError, UserError
+from gptfast.model import formats
+from gptfast.model.config import ModelConfig, Precision
+from gptfast.model.folder import load_weights, read_config, read_labels
 from gptfast.model.transformer import GPT
 from gptfast.ops.checks import can_look_at
+from gptfast.system.files import is_file
 from gptfast.tokenizer import Tokenizer, load_tokenizer
 
 SCORE = ("LABEL_0",)
@@ -65,19 +66,21 @@ class SequenceClassifier(GPT):
         logits_BN: Tensor = self.score(last_BC)
         return logits_BN
 
-    def describe(self, described: Mapping[str, Any], pad: int | None) -> dict[str, Any]:
-        """Return config.json of the classifier, from that of its body.
+    def description(
+        self,
+        *,
+        bos: int | None = None,
+        eos: int | None = None,
+        pad: int | None = None,
+        precision: Precision | None = None,
+    ) -> dict[str, dict[str, Any]]:
+        """Return the files that describe the model in its folder, with its labels in config.json.
 
-        pad: the id of the token that pads, by which transformers finds the last token of a text.
+        pad: also the id by which transformers finds the last token of a padded text.
         """
-        names = {str(i): label for i, label in enumerate(self.labels)}
-        return {
-            **described,
-            "architectures": [_architecture(described)],
-            "id2label": names,
-            "label2id": {label: i for i, label in enumerate(self.labels)},
-            "pad_token_id": pad,
-        }
+        files = super().description(bos=bos, eos=eos, pad=pad, precision=precision)
+        described = formats.describe_classifier(files["config.json"], self.labels, pad)
+        return {**files, "config.json": described}
 
 
 class ActorCritic(GPT):
@@ -117,41 +120,22 @@ class ActorCritic(GPT):
         return {name: tensor for name, tensor in own.items() if not name.startswith("value.")}
 
 
-def _architecture(described: Mapping[str, Any]) -> str:
-    """Return the name of the class for classification, given the config.json of the body."""
-    (of_body,) = described.get("architectures", ["SequenceClassifier"])
-    for suffix in ("LMHeadModel", "ForCausalLM"):
-        if of_body.endswith(suffix):
-            return f"{of_body.removesuffix(suffix)}ForSequenceClassification"
-    return of_body
-
-
-def read_labels(folder: Path) -> tuple[str, ...] | None:
-    """Return the labels of a classifier's folder in order; None if it holds no classifier.
-
-    Raises UserError for a config.json that doesn't number its labels from 0.
-    """
-    stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    (architecture, *_) = stored.get("architectures") or [""]
-    if not architecture.endswith("ForSequenceClassification"):
-        return None
-    names = stored.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})  # transformers' default
-    if set(names) != {str(i) for i in range(len(names))}:
-        raise UserError(f"{folder / 'config.json'}: id2label has the keys {', '.join(names)}")
-    return tuple(str(names[str(i)]) for i in range(len(names)))
-
-
 def load_classifier(folder: str | Path) -> tuple[SequenceClassifier, Tokenizer]:
     """Load the folder of a classifier or of a reward model, in evaluation mode, in float32.
 
     Raises UserError if it holds another model, and as `load_model` does.
     """
     folder = Path(folder)
-    config = read_config(folder / "config.json")
-    labels = read_labels(folder)
+    path = folder / "config.json"
+    if not is_file(path):
+        raise MissingFileError(f"no model in {folder}: expected a classifier's folder")
+    labels = read_labels(path)
     if labels is None:
-        raise UserError(f"{folder} holds no classifier")
-    model = SequenceClassifier(config, labels)
+        raise UserError(
+            f"the model in {folder} is a language model: expected a classifier or a reward model, "
+            f"as `gptfast finetune classify` and `gptfast finetune reward` make them"
+        )
+    model = SequenceClassifier(read_config(path), labels)
     load_weights(model, folder / "model.safetensors")
     return model.eval(), load_tokenizer(folder)
 
