@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from gptfast import ops
 from gptfast.errors import MissingFileError, UserError
 from gptfast.model import formats
-from gptfast.model.config import ModelConfig, Precision
+from gptfast.model.config import ModelConfig
 from gptfast.model.folder import load_weights, read_config, read_labels
 from gptfast.model.transformer import GPT
 from gptfast.ops.checks import can_look_at
@@ -66,19 +66,31 @@ class SequenceClassifier(GPT):
         logits_BN: Tensor = self.score(last_BC)
         return logits_BN
 
+    def classify(self, tokenizer: Tokenizer, texts: Sequence[str]) -> list[tuple[str, float]]:
+        """Return the likeliest label of each text, and its probability.
+
+        Raises UserError for a text that is empty or longer than the context.
+        """
+        encoded = [tokenizer.encode_ordinary(text) for text in texts]
+        if not encoded:
+            return []
+        probabilities_BN = logits_of(self, encoded).softmax(-1)
+        best_B = probabilities_BN.max(-1)
+        return [
+            (self.labels[label], probability)
+            for label, probability in zip(
+                best_B.indices.tolist(), best_B.values.tolist(), strict=True
+            )
+        ]
+
     def description(
-        self,
-        *,
-        bos: int | None = None,
-        eos: int | None = None,
-        pad: int | None = None,
-        precision: Precision | None = None,
+        self, *, bos: int | None, eos: int | None, pad: int | None
     ) -> dict[str, dict[str, Any]]:
         """Return the files that describe the model in its folder, with its labels in config.json.
 
         pad: also the id by which transformers finds the last token of a padded text.
         """
-        files = super().description(bos=bos, eos=eos, pad=pad, precision=precision)
+        files = super().description(bos=bos, eos=eos, pad=pad)
         described = formats.describe_classifier(files["config.json"], self.labels, pad)
         return {**files, "config.json": described}
 
