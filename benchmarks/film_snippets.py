@@ -1,12 +1,14 @@
 """Is a sentence about a film praise or blame? Texts with labels, and the results of others.
 
-    python benchmarks/film_snippets.py write --out runs/films      # train.jsonl and test.jsonl
+    python benchmarks/film_snippets.py write --out runs/films
     python benchmarks/film_snippets.py untrained --model runs/base --out runs/untrained
     python benchmarks/film_snippets.py baselines --data runs/films
 
 The texts are sentences of reviews from Rotten Tomatoes, each rated by 20 people (Hutto and Gilbert,
 "VADER", 2014), in the source archive of the PyPI package vaderSentiment 3.3.2. They are third
-parties' and no part of this repository. `untrained` writes a model of the same shape with new
+parties' and no part of this repository. `write` makes train.jsonl, test.jsonl, and unlabelled.jsonl
+for pre-training: all sentences of the archive, also on other things than films, but those of the
+test. `untrained` writes a model of the same shape with new
 weights, to fine-tune from scratch. `baselines` needs scikit-learn and vaderSentiment.
 """
 
@@ -23,14 +25,15 @@ from pathlib import Path
 ARCHIVE = "vaderSentiment-3.3.2.tar.gz"
 SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
 RATINGS = "additional_resources/hutto_ICWSM_2014.tar.gz"
-FILE = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
+FILES = ("movieReviewSnippets", "amazonReviewSnippets", "nytEditorialSnippets", "tweets")
+"""Beginnings of the names of the files with ratings. The first has the sentences about films."""
 LEAST_RATING = 1.0
-"""Sentences whose mean rating, from -4 to 4, is nearer to 0 than this are left out."""
+"""Sentences whose mean rating, from -4 to 4, is nearer to 0 than this have no label."""
 N_TEST = 1000
 
 
-def rated_sentences() -> list[tuple[float, str]]:
-    """Return the mean rating and the text of each sentence, without repetitions."""
+def rated_sentences(beginning: str) -> dict[str, tuple[float, str]]:
+    """Return the mean rating and the text of each sentence of a file, by its normalised text."""
     from gptfast.data.conversations import normalised
     from gptfast.data.sources import package_file
 
@@ -41,29 +44,39 @@ def rated_sentences() -> list[tuple[float, str]]:
         packed = outer.extractfile(f"vaderSentiment-3.3.2/{RATINGS}")
         assert packed is not None
         with tarfile.open(fileobj=io.BytesIO(packed.read())) as inner:
-            file = inner.extractfile(FILE)
+            file = inner.extractfile(f"hutto_ICWSM_2014/{beginning}_GroundTruth.txt")
             assert file is not None
             lines = file.read().decode("utf-8", errors="replace").splitlines()
     found: dict[str, tuple[float, str]] = {}
     for line in lines:
-        _, rating, text = line.split("\t")
+        _, rating, text = line.split("\t", 2)
         found.setdefault(normalised(text), (float(rating), text.strip()))
-    return list(found.values())
+    return found
 
 
 def write(out: Path) -> None:
-    """Write train.jsonl and test.jsonl: 1,000 sentences drawn by a fixed seed are for the test."""
-    texts = [
-        {"text": text, "label": "praise" if rating > 0 else "blame"}
-        for rating, text in rated_sentences()
-        if abs(rating) > LEAST_RATING
-    ]
-    random.Random(0).shuffle(texts)
+    """Write the three files. The sentences of the test are drawn by a fixed seed."""
+    films, *others = (rated_sentences(beginning) for beginning in FILES)
+    labelled = [key for key, (rating, _) in films.items() if abs(rating) > LEAST_RATING]
+    random.Random(0).shuffle(labelled)
+    test, train = labelled[:N_TEST], labelled[N_TEST:]
+    everything = {key: text for part in (films, *others) for key, (_, text) in part.items()}
+    for key in test:
+        del everything[key]
+
+    def with_label(key: str) -> dict[str, str]:
+        rating, text = films[key]
+        return {"text": text, "label": "praise" if rating > 0 else "blame"}
+
     out.mkdir(parents=True, exist_ok=True)
-    for name, part in (("test", texts[:N_TEST]), ("train", texts[N_TEST:])):
-        lines = (json.dumps(one, ensure_ascii=False) + "\n" for one in part)
+    for name, records in {
+        "train": [with_label(key) for key in train],
+        "test": [with_label(key) for key in test],
+        "unlabelled": [{"text": text} for text in everything.values()],
+    }.items():
+        lines = (json.dumps(one, ensure_ascii=False) + "\n" for one in records)
         (out / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
-        print(f"{out / name}.jsonl: {len(part):,} sentences")
+        print(f"{out / name}.jsonl: {len(records):,} sentences")
 
 
 def untrained(model: Path, out: Path, seed: int) -> None:
