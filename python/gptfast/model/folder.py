@@ -133,6 +133,11 @@ def load_model(
             f"tokenizer.json, as `python -m gptfast.train --out {folder}` writes"
         )
     config = read_config(folder / "config.json")
+    if read_labels(folder / "config.json") is not None:
+        raise UserError(
+            f"the model in {folder} is a classifier or a reward model, which predicts no tokens: "
+            f"expected a language model; gptfast.load_classifier loads it"
+        )
     tokenizer = load_tokenizer(folder)
     if tokenizer.n_vocab > config.vocab_size:
         raise UserError(
@@ -356,6 +361,11 @@ def read_config(path: Path) -> ModelConfig:
 def read_precision(path: Path) -> Precision | None:
     """Return what the model of a config.json was quantized to; None for float weights."""
     return _parse_json(path, formats.precision_of)
+
+
+def read_labels(path: Path) -> tuple[str, ...] | None:
+    """Return the labels in a classifier's config.json, in order; None if it is no classifier's."""
+    return _parse_json(path, formats.labels_of)
 
 
 def _parse_json(path: Path, parse: Callable[[dict[str, Any]], T]) -> T:

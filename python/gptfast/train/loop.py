@@ -184,6 +184,7 @@ class Trainer:
             "tokens_per_second": self.interval_tokens / self.interval_seconds,
             "peak_memory": peak_memory(self.world.device),
         }
+        counted = counted | self.objective.measured(self.world)
         self.metrics.log(progress.step, **measured, seconds=progress.seconds, **counted)
         self.display.step(progress.step, **measured)
         progress.losses, self.interval_tokens, self.interval_seconds = [], 0, 0.0

@@ -8,7 +8,7 @@ FORMATS. Each is imported on first use.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import cache
 from importlib import import_module
@@ -31,12 +31,15 @@ FORMATS = {
 stored in the first format that expresses it."""
 
 OURS = "gptfast"
+_CLASSIFIER = "ForSequenceClassification"
 
 __all__ = [
     "FORMATS",
     "describe",
+    "describe_classifier",
     "format_of",
     "from_stored",
+    "labels_of",
     "parse",
     "pieces",
     "precision_of",
@@ -146,6 +149,36 @@ def precision_of(stored: Stored) -> Precision | None:
             known: Precision = precision
             return known
     raise UserError(f"its precision is {quantization['precision']!r}: expected 'int8' or 'int4'")
+
+
+def describe_classifier(
+    described: Mapping[str, Any], labels: Sequence[str], pad: int | None
+) -> dict[str, Any]:
+    """Return the content of a classifier's config.json, given that of a model with its body.
+
+    pad: the id that pads a text, by which `transformers` finds the text's last token.
+    """
+    (of_body,) = described.get("architectures", ["GPTForCausalLM"])
+    kind = of_body.replace("LMHeadModel", _CLASSIFIER).replace("ForCausalLM", _CLASSIFIER)
+    return {
+        **described,
+        "architectures": [kind],
+        "id2label": {str(i): label for i, label in enumerate(labels)},
+        "label2id": {label: i for i, label in enumerate(labels)},
+        "pad_token_id": pad,
+    }
+
+
+def labels_of(stored: Stored) -> tuple[str, ...] | None:
+    """Return the labels in a classifier's config.json, in order; None if it is no classifier's.
+
+    Raises KeyError or another exception if `stored` is not a valid config.json.
+    """
+    (kind, *_) = stored.get("architectures") or [""]
+    if not kind.endswith(_CLASSIFIER):
+        return None
+    names = stored.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})  # transformers' default
+    return tuple(str(names[str(i)]) for i in range(len(names)))
 
 
 def parse(stored: Stored) -> ModelConfig:
