@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import start
 from programs import (
     print_patience,
     train_and_count_threads,
@@ -26,6 +25,7 @@ from safetensors.torch import load_file
 
 from gptfast.model.folder import load_model
 from gptfast.train.__main__ import main as train
+from processes import start
 
 ROOT = Path(__file__).parents[2]
 SMALL = [

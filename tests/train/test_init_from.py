@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from measured import measured
 from rich.console import Console
 
 from gptfast.cli import cli
@@ -31,6 +30,7 @@ from gptfast.train.init_from import with_init
 from gptfast.train.loop import Trainer
 from gptfast.train.optim import Optimizer
 from gptfast.train.pretrain import pretrain
+from measured import measured
 
 MODEL = ModelConfig(300, block_size=16, n_layer=2, n_head=2, n_embd=16)
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from measured import measured
 from rich.console import Console
 
 from gptfast.model import ModelConfig
 from gptfast.train.config import TrainConfig
 from gptfast.train.pretrain import pretrain
+from measured import measured
 
 # Trains and is killed at each moment, in children that needn't import PyTorch again.
 TRAIN_AND_BE_KILLED = """

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from measured import measured
-from processes import start
 from toy import main, prepare, settings
 
 from gptfast.errors import UserError
 from gptfast.model.folder import load_model
 from gptfast.train.run import run
+from measured import measured
+from processes import start
 
 
 def test_it_trains_and_measures_what_it_wants(tmp_path: Path) -> None:

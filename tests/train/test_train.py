@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from measured import measured
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -46,6 +45,7 @@ from gptfast.train.optim import (
 from gptfast.train.pretrain import pretrain
 from gptfast.train.recovery import BadStep, check_finite, check_spike
 from gptfast.train.schedule import lr_factor
+from measured import measured
 
 
 def small_run(corpus: Path, out: Path) -> TrainConfig:

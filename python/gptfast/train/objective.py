@@ -20,6 +20,7 @@ from gptfast.data.batch import IGNORED, Batch
 from gptfast.data.loader import BatchSource
 from gptfast.model.base import LanguageModel
 from gptfast.tokenizer import Tokenizer
+from gptfast.train.display import WriteSample
 from gptfast.train.distributed import World
 
 
@@ -73,6 +74,10 @@ class Objective:
         """
         raise NotImplementedError
 
+    def measured(self, world: World) -> dict[str, Any]:
+        """Return figures of the last step for metrics.jsonl. Every process calls this."""
+        return {}
+
     def evaluate(self, model: LanguageModel, world: World, *, whole: bool) -> Evaluation:
         """Measure the model. Every process calls this.
 
@@ -109,3 +114,5 @@ class Task:
     """Lines to print before training starts."""
     examine: Callable[[], Iterator[str]] | None = None
     """Slow checks of the data that yield lines to print. Called only if training will start."""
+    write_sample: WriteSample | None = None
+    """Writes samples during training, if the caller of `run` gives nothing else for it."""
