@@ -70,14 +70,17 @@ def save_description(
     """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder, max_length=config.block_size)
-    bos, eos, pad = (tokenizer.role_id(role) for role in ("bos", "eos", "pad"))
-    described = formats.describe(config, bos=bos, eos=eos, pad=pad, precision=precision)
+    bos, pad, stops = (
+        tokenizer.role_id("bos"),
+        tokenizer.role_id("pad"),
+        sorted(tokenizer.stop_tokens),
+    )
+    described = formats.describe(config, bos=bos, eos=stops, pad=pad, precision=precision)
     _write_json(folder / "config.json", described)
-    stops = sorted(tokenizer.stop_tokens)
     generation = {
         "do_sample": True,
         "bos_token_id": bos,
-        "eos_token_id": stops if len(stops) > 1 else eos,
+        "eos_token_id": formats.one_or_all(stops),
         "pad_token_id": pad,
     }
     _write_json(folder / "generation_config.json", generation)

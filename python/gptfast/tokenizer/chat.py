@@ -66,8 +66,14 @@ def _is_default(template: object) -> bool:
 
 
 def write_chat_template(folder: Path, template: str) -> None:
-    """Write the template into a model folder. Raises OSError."""
+    """Write the template into a model folder, which has a tokenizer already. Raises OSError.
+
+    `transformers` reads chat_template.jinja; older programs read tokenizer_config.json.
+    """
     write_text_atomically(folder / CHAT_TEMPLATE_FILE, template)
+    config = folder / "tokenizer_config.json"
+    content = json.loads(_read(config)) | {"chat_template": template}
+    write_text_atomically(config, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
 
 
 class ChatTemplate:
