@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
-import string
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
+from dialogues import FAST, WORDS, dialogues
+from hypothesis import given
 
 from gptfast.errors import UserError
 from gptfast.tokenizer import BPETokenizer, CharTokenizer
@@ -39,50 +37,7 @@ def test_the_standard_template_by_hand(tokenizer: BPETokenizer, ours: ChatTempla
         ours.encode([{"role": "tool", "content": "a"}])
 
 
-# No database of failures, no replays: 1,000 conversations take seconds.
-THOUSAND = settings(
-    max_examples=1000,
-    database=None,
-    phases=[Phase.generate, Phase.shrink],
-    suppress_health_check=list(HealthCheck),
-)
-WORDS = (
-    "hello",
-    " you",
-    "\n",
-    "\n\n",
-    "  ",
-    "\t",
-    "é",
-    "日本",
-    "👩‍🚀",
-    "'re",
-    "3.14",
-    "\x00",
-    "<|",
-)
 NAMES = (*ROLE_TOKENS, "<|endoftext|>")
-
-
-def conversations(words: tuple[str, ...]) -> st.SearchStrategy[list[dict[str, str]]]:
-    """Several turns, with and without a system message, which end with anyone's.
-
-    A conversation is drawn as one string, because a draw takes hypothesis much longer than a test:
-    a lower-case letter stands for a word, a capital begins a message.
-    """
-    letters = string.ascii_lowercase[: len(words)]
-    word_of = str.maketrans(dict(zip(letters, words, strict=True)))
-
-    def messages(begin: str, coded: str, end: str) -> list[dict[str, str]]:
-        texts = [text.translate(word_of) for text in re.split("[A-F]", coded)]
-        texts[-1] += end
-        roles = begin + "ua" * len(texts)
-        role_of = {"s": "system", "u": "user", "a": "assistant"}
-        return [{"role": role_of[r], "content": t} for r, t in zip(roles, texts, strict=False)]
-
-    coded = st.text(letters + "ABCDEF", max_size=30)
-    end = st.text(max_size=4).filter(lambda text: not any(name in text for name in NAMES))
-    return st.builds(messages, st.sampled_from(["", "s", "a"]), coded, end)
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +55,8 @@ def theirs(tokenizer: BPETokenizer, tmp_path_factory: pytest.TempPathFactory) ->
     return AutoTokenizer.from_pretrained(folder)
 
 
-@THOUSAND
-@given(messages=conversations(WORDS))
+@FAST
+@given(messages=dialogues(WORDS))
 def test_ids_and_mask_are_those_of_transformers(
     ours: ChatTemplate, theirs: Any, messages: list[dict[str, str]]
 ) -> None:
@@ -114,8 +69,8 @@ def test_ids_and_mask_are_those_of_transformers(
     assert ours.encode(messages) == [*ids, ours.tokenizer.special_tokens["<|assistant|>"]]
 
 
-@THOUSAND
-@given(messages=conversations((*WORDS, *NAMES, "<|us", "er|>", "|>")))
+@FAST
+@given(messages=dialogues((*WORDS, *NAMES, "<|us", "er|>", "|>")))
 def test_no_text_adds_a_special_token(ours: ChatTemplate, messages: list[dict[str, str]]) -> None:
     tokenizer = ours.tokenizer
     name_of = {token_id: name for name, token_id in tokenizer.special_tokens.items()}

@@ -144,6 +144,15 @@ class ChatTemplate:
             )
         return self._encode(text, inside)
 
+    def pieces(self, messages: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Return the text of a finished dialogue, cut at the template's special tokens.
+
+        Every second piece is the name of a special token; the others are text, or empty. Raises
+        UserError as `encode` does.
+        """
+        text = self._text(self._template, messages, add_generation_prompt=False)
+        return [self._guard.show(piece) for piece in self._special.split(text)]
+
     def _text(
         self, template: Template, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool
     ) -> str:
