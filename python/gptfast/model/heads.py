@@ -56,7 +56,10 @@ class SequenceClassifier(GPT):
         Raises:
             UserError: ids or lengths that the model can't take. Lengths on a GPU are not checked.
         """
-        if can_look_at(lengths_B) and not 1 <= lengths_B.min() <= lengths_B.max() <= ids_BT.shape[1]:
+        if (
+            can_look_at(lengths_B)
+            and not 1 <= lengths_B.min() <= lengths_B.max() <= ids_BT.shape[1]
+        ):
             raise UserError(
                 f"SequenceClassifier: lengths from {int(lengths_B.min())} to "
                 f"{int(lengths_B.max())}; expected 1 to {ids_BT.shape[1]}, the ids' second size"
