@@ -132,8 +132,8 @@ def test_the_same_text_is_never_on_both_sides(chat_base: Path, tmp_path: Path) -
 def test_a_long_text_is_left_out_and_counted(chat_base: Path, tmp_path: Path) -> None:
     records = [*sentences(50), {"text": "the " * 200, "label": "number"}]
     config = ClassifyConfig(
-        model=chat_base, data=written(tmp_path, records), val_data=written(tmp_path, sentences(9), "v"),
-        out=tmp_path / "out",
+        model=chat_base, data=written(tmp_path, records), out=tmp_path / "out",
+        val_data=written(tmp_path, sentences(9), "val.jsonl"),
     )  # fmt: skip
     notes = prepare(config, Console(quiet=True)).notes
     assert notes[-1] == "left out: 1 text longer than 64 tokens"

@@ -45,7 +45,7 @@ _EVALUATION = 2**62
 
 
 def prepare(config: PPOConfig, console: Console) -> Task:
-    """Read the prompts, the reward model and the reference. Raises UserError or MissingFileError."""
+    """Read the prompts and the models. Raises UserError or MissingFileError."""
     start = open_start(config)
     if not start.tokenizer.stop_tokens:
         raise UserError(
@@ -196,8 +196,8 @@ class PPO(Objective):
         ids_BT, targets_BT, _ = padded_rows(rollouts)
         reference, policy = self.reference.to(device), []
         size = config.micro_batch_size or len(ids_BT)
-        for part in zip(ids_BT.split(size), targets_BT.split(size), strict=True):
-            x_BT, y_BT = (tensor.to(device) for tensor in part)
+        for part in Batch(ids_BT, targets_BT).split(size):
+            x_BT, y_BT = part.ids_BT.to(device), part.targets_BT.to(device)
             reference_BT = -reference(x_BT, y_BT, reduction="none")
             policy.append(torch.cat([model(x_BT, y_BT), reference_BT[..., None]], -1).cpu())
         logprobs_BT, values_BT, reference_BT = torch.cat(policy).unbind(-1)

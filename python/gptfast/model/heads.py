@@ -1,8 +1,9 @@
 """GPTs with another head: a classifier, a reward model, and PPO's policy with its critic.
 
-A classifier returns a number per class instead of the next token's logits. Its folder is that of `GPT2ForSequenceClassification` or `LlamaForSequenceClassification`, so that
-`transformers.AutoModelForSequenceClassification` loads it. A reward model is such a model with one
-label, whose number is the text's score.
+A classifier returns a number per class instead of the next token's logits. Its folder is that of
+`GPT2ForSequenceClassification` or `LlamaForSequenceClassification`, so that transformers'
+`AutoModelForSequenceClassification` loads it. A reward model is a classifier with one label, whose
+number is the text's score.
 
 Legend: B batch, T time, C channels, N labels.
 """

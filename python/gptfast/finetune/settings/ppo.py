@@ -16,7 +16,7 @@ class PPOOptions:
     """The prompts, the reward model, and the algorithm (Schulman et al., 2017)."""
 
     prompts: Path
-    """Lines of JSON such as {"prompt": "How are you?"}; a prompt may also be a list of messages."""
+    """JSON lines such as {"prompt": "How are you?"}. A prompt may be a list of messages, too."""
     reward_model: Path
     """The folder of a reward model, as `gptfast finetune reward` makes it."""
     val_fraction: float = 0.1
