@@ -40,6 +40,9 @@ class SequenceClassifier(GPT):
     vocabulary, so it can't continue a text.
     """
 
+    heads = ("score",)
+    peft_task = "SEQ_CLS"
+
     def __init__(self, config: ModelConfig, labels: Sequence[str]) -> None:
         super().__init__(replace(config, tie_embeddings=True))  # without lm_head
         self.labels = tuple(labels)
@@ -107,6 +110,8 @@ class ActorCritic(GPT):
     InstructGPT, would double time and memory. `value` starts at zero. It is no part of a model
     folder, which holds a plain GPT.
     """
+
+    heads = ("value",)
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)

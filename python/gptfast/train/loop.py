@@ -215,7 +215,7 @@ class Trainer:
         Raises RunError if the last can't be saved in their place.
         """
         config, progress = self.config, self.state.progress
-        best = config.out / self.state.model.weights_file
+        best = config.out / self.state.model.stored.weights_file
         if not self.recovery.find_best():
             self.display.message(
                 f"{best} does not match its checksum: the weights of the last step replace it"

@@ -41,6 +41,7 @@ __all__ = [
     "from_stored",
     "labels_of",
     "parse",
+    "pieces",
     "precision_of",
     "to_stored",
     "why_not_transformers",
@@ -219,12 +220,21 @@ def to_stored(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Ten
     for ours, tensor in state.items():
         if format.is_transposed(ours):
             tensor = tensor.T
-        names = format.names(ours, config)
         if tensor.ndim == 3:
             tensor = tensor.flatten(0, 1)  # stack the experts' rows
-        rows = torch.split(tensor, _row_counts(ours, config, len(names), len(tensor)))
-        stored |= dict(zip(names, rows, strict=True))
+        counts = pieces(config, ours, len(tensor))
+        stored |= dict(zip(counts, torch.split(tensor, list(counts.values())), strict=True))
     return stored
+
+
+def pieces(config: ModelConfig, name: str, n_rows: int) -> dict[str, int]:
+    """Return the number of rows of each stored part of a parameter, by the part's stored name.
+
+    n_rows: the rows of the parameter.
+    """
+    kind = format_of(config)
+    names = [name] if kind == OURS else _format(kind).names(name, config)
+    return dict(zip(names, _row_counts(name, config, len(names), n_rows), strict=True))
 
 
 def from_stored(
