@@ -171,7 +171,7 @@ def test_others_are_refused(
         ({"temperature": 0.0}, "temperature is 0.0"),
         ({"hard_weight": 1.5}, "hard_weight is 1.5"),
         ({"teacher": ()}, "teacher is empty"),
-        ({"model": replace(SIZES, n_expert=2, n_expert_active=1)}, "n_expert is 2"),
+        ({"model": replace(SIZES, n_expert=2, bias=False)}, "n_expert is 2"),
     ):
         with pytest.raises(UserError, match=message):
             replace(resumed, **changes)
