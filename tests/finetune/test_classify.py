@@ -87,7 +87,9 @@ def test_it_is_evaluated_by_hand_counted_answers(chat_base: Path, tmp_path: Path
     assert found.loss == pytest.approx(sum(nats) / n, abs=1e-6)
     accuracy = sum(right) / n
     assert found.measured["accuracy"] == pytest.approx(accuracy)
-    assert found.measured["accuracy_stderr"] == pytest.approx((accuracy * (1 - accuracy) / n) ** 0.5)
+    assert found.measured["accuracy_stderr"] == pytest.approx(
+        (accuracy * (1 - accuracy) / n) ** 0.5
+    )
     chosen = [0, 2, 4, 6, 9]
     few = task.objective.evaluate(model, SINGLE_PROCESS, whole=False)
     assert few.loss == pytest.approx(sum(nats[i] for i in chosen) / 5, abs=1e-6)
@@ -181,9 +183,7 @@ def test_a_label_that_only_val_has_is_refused(chat_base: Path, tmp_path: Path) -
 @pytest.mark.parametrize("n_processes", [1, 2])
 def test_killed_it_resumes_bitwise(n_processes: int, chat_base: Path, tmp_path: Path) -> None:
     data = written(tmp_path, sentences(60))
-    check_killed_and_resumed(
-        arguments(chat_base, data), tmp_path, n_processes=n_processes, step=6
-    )
+    check_killed_and_resumed(arguments(chat_base, data), tmp_path, n_processes=n_processes, step=6)
 
 
 def test_the_rows_of_a_batch_are_filled_up_on_the_right(chat_base: Path, tmp_path: Path) -> None:
