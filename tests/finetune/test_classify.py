@@ -18,6 +18,7 @@ from gptfast.errors import UserError
 from gptfast.finetune.__main__ import main
 from gptfast.finetune.classify import prepare
 from gptfast.finetune.settings.classify import ClassifyConfig
+from gptfast.model.folder import load_model
 from gptfast.model.heads import SequenceClassifier, logits_of
 from gptfast.tokenizer import load_tokenizer
 from gptfast.train.distributed import SINGLE_PROCESS
@@ -179,11 +180,37 @@ def test_a_label_that_only_val_has_is_refused(chat_base: Path, tmp_path: Path) -
         prepare(config, Console(quiet=True))
 
 
+def test_an_adapter_with_a_head_is_a_classifier_for_us_and_for_peft(
+    chat_base: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    data = written(tmp_path, sentences(100))
+    further = ("--lora-rank", "4", "--learning-rate", "1e-2", "--max-steps", "8")
+    assert main([*arguments(chat_base, data, *further), "--out", str(out)]) == 0
+    model, tokenizer = load_classifier(out)
+    assert model.labels == ("greeting", "number")
+    with pytest.raises(UserError, match="is a classifier or a reward model, which predicts no"):
+        load_model(out)
+    texts = [tokenizer.encode_ordinary(one["text"]) for one in sentences(5)]
+    ours_BN = logits_of(model, texts)
+    assert ours_BN.std() > 0.1
+    peft = pytest.importorskip("peft")
+    theirs = peft.AutoPeftModelForSequenceClassification.from_pretrained(out, num_labels=2)
+    for i, ids in enumerate(texts):
+        with torch.no_grad():
+            expected_N = theirs(torch.tensor([ids])).logits[0]
+        torch.testing.assert_close(ours_BN[i], expected_N, atol=1e-5, rtol=0)
+
+
 @pytest.mark.integration
-@pytest.mark.parametrize("n_processes", [1, 2])
-def test_killed_it_resumes_bitwise(n_processes: int, chat_base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("n_processes", "rank"), [(1, "0"), (2, "0"), (1, "2")])
+def test_killed_it_resumes_bitwise(
+    n_processes: int, rank: str, chat_base: Path, tmp_path: Path
+) -> None:
     data = written(tmp_path, sentences(60))
-    check_killed_and_resumed(arguments(chat_base, data), tmp_path, n_processes=n_processes, step=6)
+    check_killed_and_resumed(
+        arguments(chat_base, data, "--lora-rank", rank), tmp_path, n_processes=n_processes, step=6
+    )
 
 
 def test_the_rows_of_a_batch_are_filled_up_on_the_right(chat_base: Path, tmp_path: Path) -> None:

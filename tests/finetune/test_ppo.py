@@ -290,12 +290,13 @@ def test_it_raises_the_score_and_leaves_a_language_model(config: PPOConfig) -> N
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("n_processes", [1, 2])
+@pytest.mark.parametrize(("n_processes", "rank"), [(1, "0"), (2, "0"), (1, "2")])
 def test_killed_between_updates_on_the_same_answers_it_resumes_bitwise(
-    n_processes: int, config: PPOConfig, tmp_path: Path
+    n_processes: int, rank: str, config: PPOConfig, tmp_path: Path
 ) -> None:
     """The checkpoint of step 4 is between the second update on its answers and the third."""
-    further = ("--max-steps", "8", "--eval-interval", "4", "--learning-rate", "1e-3")
+    further = ("--max-steps", "8", "--eval-interval", "4", "--learning-rate", "1e-3",
+               "--lora-rank", rank)  # fmt: skip
     check_killed_and_resumed(arguments(config, *further), tmp_path, n_processes=n_processes, step=5)
 
 

@@ -21,6 +21,7 @@ from gptfast.llm import LLM
 from gptfast.model import ModelConfig
 from gptfast.model.folder import load_model
 from gptfast.tokenizer import BPETokenizer
+from gptfast.tokenizer.chat import read_chat_template, write_chat_template
 from gptfast.train import precision
 from gptfast.train.__main__ import main as train_command
 from gptfast.train.__main__ import parse_config
@@ -179,6 +180,7 @@ def test_a_run_resumes_without_the_folder_that_it_started_from(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pretrain(config)
+    write_chat_template(config.out, "{{ messages }}")
     out = tmp_path / "run"
     flags = ["--init-from", str(config.out), "--corpus", config.corpus, "--device", "cpu",
              "--dtype", "float32", "--max-steps", "8", "--eval-interval", "4", "--batch-size", "4",
@@ -202,7 +204,9 @@ def test_a_run_resumes_without_the_folder_that_it_started_from(
     assert cli.run(train_command, [*flags, "--out", str(out), "--resume"]) == 0
     assert "from step 4" in capsys.readouterr().out
     assert measured(out) == measured(tmp_path / "whole")
-    for name in ("model.safetensors", "tokenizer.json", "config.json"):
+    assert read_chat_template(out) == "{{ messages }}"
+    names = ("model.safetensors", "tokenizer.json", "tokenizer_config.json", "config.json")
+    for name in names:
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     llm = LLM.train(
         config.corpus, out=out, init_from=config.out, resume=True, device="cpu", dtype="float32",

@@ -158,7 +158,7 @@ def save_checkpoint(folder: Path, state: State, keep: int, log: Callable[[str], 
 
 def _unstored(model: LanguageModel, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the trained tensors that a weights file lacks, such as the head of a critic."""
-    stored = model.own_state(state)
+    stored = model.stored.own_state(state)
     trained = (name for name, parameter in model.named_parameters() if parameter.requires_grad)
     return {name: state[name] for name in trained if name not in stored}
 

@@ -31,7 +31,7 @@ class PPOOptions:
     updates_per_rollout: int = 4
     """Optimizer steps on the same answers, after which new ones are sampled."""
     clip: float = 0.2
-    """How far the probability of a token may rise or fall, as a share, before its gradient stops."""
+    """How far a token's probability may rise or fall, as a share, before its gradient stops."""
     value_clip: float = 0.2
     """How far a value may move from the one at sampling time before its gradient stops."""
     value_weight: float = 0.1
