@@ -39,7 +39,7 @@ class Result:
     steps: int
     best_step: int
     val_loss: float
-    """The objective's loss on all of its val data, by the weights in model.safetensors."""
+    """The objective's loss on all of its val data, by the best weights."""
     seconds: float
     """Wall time of the run, compiling and evaluations included, preparing the data not."""
     tokens_per_second: float
@@ -71,6 +71,7 @@ class Trainer:
             build_optimizer(config, model),
             gradient_scaler(config.resolved_dtype, world.device),
             Prefetcher(source),
+            objective,
             world,
             clock,
         )
@@ -184,6 +185,7 @@ class Trainer:
             "tokens_per_second": self.interval_tokens / self.interval_seconds,
             "peak_memory": peak_memory(self.world.device),
         }
+        counted = counted | self.objective.measured(self.world)
         self.metrics.log(progress.step, **measured, seconds=progress.seconds, **counted)
         self.display.step(progress.step, **measured)
         progress.losses, self.interval_tokens, self.interval_seconds = [], 0, 0.0
@@ -213,7 +215,7 @@ class Trainer:
         Raises RunError if the last can't be saved in their place.
         """
         config, progress = self.config, self.state.progress
-        best = config.out / "model.safetensors"
+        best = config.out / self.state.model.stored.weights_file
         if not self.recovery.find_best():
             self.display.message(
                 f"{best} does not match its checksum: the weights of the last step replace it"

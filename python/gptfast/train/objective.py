@@ -20,6 +20,7 @@ from gptfast.data.batch import IGNORED, Batch
 from gptfast.data.loader import BatchSource
 from gptfast.model.base import LanguageModel
 from gptfast.tokenizer import Tokenizer
+from gptfast.train.display import WriteSample
 from gptfast.train.distributed import World
 
 
@@ -64,6 +65,16 @@ class Objective:
         """
         return batch
 
+    def state_dict(self) -> dict[str, Any] | None:
+        """Return what checkpoints keep besides weights, optimizer and source, such as rollouts.
+
+        Tensors and JSON types. Each process returns its own.
+        """
+        return None
+
+    def load_state_dict(self, state: Any) -> None:
+        """Restore what `state_dict` returned; None if another number of processes saved it."""
+
     def loss(self, engine: nn.Module, batch: Batch) -> Tensor:
         """Return the mean loss over the targets of a micro-batch, on the engine's device.
 
@@ -72,6 +83,10 @@ class Objective:
         gradients must be finite.
         """
         raise NotImplementedError
+
+    def measured(self, world: World) -> dict[str, Any]:
+        """Return figures of the last step for metrics.jsonl. Every process calls this."""
+        return {}
 
     def evaluate(self, model: LanguageModel, world: World, *, whole: bool) -> Evaluation:
         """Measure the model. Every process calls this.
@@ -109,3 +124,5 @@ class Task:
     """Lines to print before training starts."""
     examine: Callable[[], Iterator[str]] | None = None
     """Slow checks of the data that yield lines to print. Called only if training will start."""
+    write_sample: WriteSample | None = None
+    """Writes samples during training, if the caller of `run` gives nothing else for it."""

@@ -18,7 +18,7 @@ from rich.console import Console
 from gptfast.errors import UserError
 from gptfast.model import GPT
 from gptfast.model.base import LanguageModel
-from gptfast.model.folder import FILES, load_weights, save_description
+from gptfast.model.folder import FILES, describe_model, load_weights
 from gptfast.model.size import flops_per_token
 from gptfast.ops import use_backend
 from gptfast.system.files import make_folder
@@ -65,10 +65,11 @@ def run(
 ) -> Result | None:
     """Train the task that `prepare` builds, into config.out, and return the result.
 
-    command: recorded in run.json. write_sample: writes samples during training; None means no
-    samples. With config.resume, a finished run is not repeated, and its result is returned. Returns
-    None if a signal ended the run early, after a checkpoint was saved. Raises UserError,
-    MissingFileError or RunError, and KeyboardInterrupt for a signal while the data is prepared.
+    command: recorded in run.json. write_sample: writes samples during training; None means the
+    task's own writer, if it has one. With config.resume, a finished run is not repeated, and its
+    result is returned. Returns None if a signal ended the run early, after a checkpoint was saved.
+    Raises UserError, MissingFileError or RunError, and KeyboardInterrupt for a signal while the
+    data is prepared.
     """
     check_trackers(config.log_to)
     console = console or Console(quiet=True)
@@ -78,7 +79,7 @@ def run(
         stack.enter_context(share_cores())
         console.quiet = console.quiet or not world.is_main
         config.micro_batches(world.size)  # raises if the batch can't be divided evenly
-        interval = sample_interval(config, world, console) if write_sample else 0
+        interval = sample_interval(config, world, console)
         stop = stack.enter_context(stop_signal())
         early = f"interrupted while the data is prepared: nothing in {config.out} has changed"
         with stop.at_once(early), world.main_first():  # the other processes find it prepared
@@ -97,7 +98,8 @@ def run(
             check_room(config, model)
             record_start(config, command, task, model, older, world)
         world.gather(None)  # an older run is now deleted, so no process can load it
-        sampler = Sampler(write_sample, task.tokenizer, interval) if write_sample else None
+        write = write_sample or task.write_sample
+        sampler = Sampler(write, task.tokenizer, interval) if write else None
         display = Display(config.max_steps, console, world, training_flops(model), sampler)
         result = train(config, task, model, display, world, clock, stop)
         if result is not None and world.is_main:
@@ -200,7 +202,7 @@ def record_start(
     write_record(config, command, task, None, older, world.size)
     if config.overwrite:
         delete_model(config.out)
-    save_description(config.out, model.config, task.tokenizer)
+    describe_model(config.out, model, task.tokenizer)
     if task.chat_template is not None:
         write_chat_template(config.out, task.chat_template)
 
@@ -265,13 +267,14 @@ def measure_best_again(
 
     The model keeps these weights, until a checkpoint replaces them.
     """
-    (best, *_) = world.gather(read_best(config.out) if world.is_main else None)
+    weights = config.out / model.stored.weights_file
+    (best, *_) = world.gather(read_best(weights) if world.is_main else None)
     if best is None or newest_step(config.out) is None:
         return
-    load_weights(model, config.out / "model.safetensors")
+    load_weights(model, weights)
     loss = task.objective.evaluate(model, world, whole=False).loss
     if world.is_main:
-        make_best_record(config.out, loss, best[1])
+        make_best_record(weights, loss, best[1])
     console.print(
         f"val loss of the best weights, from step {best[1]}: {loss:.4f} on the new windows, "
         f"{best[0]:.4f} on the old ones"
