@@ -11,8 +11,8 @@ Legend: N inputs and O outputs of a matrix, R rank.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -121,16 +121,18 @@ class Adapter:
         self.model, self.settings, self.base, self.names = model, settings, base, names
 
     def description(
-        self, *, bos: int | None, eos: int | None, pad: int | None
+        self, *, bos: int | None, eos: Sequence[int], pad: int | None
     ) -> dict[str, dict[str, Any]]:
-        """Return adapter_config.json and base.json."""
+        """Return adapter_config.json and adapter_base.json."""
         model = self.model
+        own = self.own_state(model.state_dict())  # without heads that no folder holds
         return describe_adapter(
             self.settings,
             self.base,
             task=model.peft_task,
             targets=self._targets(),
-            heads=model.heads,
+            heads=tuple(head for head in model.heads if f"{head}.weight" in own),
+            labels=model.labels,
             is_conv1d=formats.format_of(model.config) == "gpt2",
         )
 
@@ -215,6 +217,15 @@ def add_lora(
         if isinstance(module, MixtureOfExperts):
             module.balance_rate = 0.0  # balancing would change what the frozen router chooses
     model.adapter = Adapter(model, settings, base, names)
+
+
+def set_lora_dropout(model: LanguageModel, p: float) -> None:
+    """Change the dropout of a model's adapter."""
+    assert model.adapter is not None
+    model.adapter.settings = replace(model.adapter.settings, dropout=p)
+    for module in model.modules():
+        if isinstance(module, LoraLinear):
+            module.dropout.p = p
 
 
 def adapted_modules(tensors: Iterable[str]) -> tuple[str, ...]:
