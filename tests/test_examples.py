@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,21 +45,36 @@ def test_it_is_short_and_committed_with_its_outputs(path: Path) -> None:
         assert expected in printed(notebook)
 
 
+@pytest.fixture(scope="module")
+def kernel(nursery_text: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One for all notebooks, as importing PyTorch takes seconds."""
+    manager = pytest.importorskip("jupyter_client.manager")
+    corpus = tmp_path_factory.mktemp("corpus") / "nursery.txt"
+    corpus.write_text(nursery_text, encoding="utf-8")
+    settings = {"GPTFAST_EXAMPLE_STEPS": "4", "GPTFAST_EXAMPLE_CORPUS": str(corpus)}
+    settings["GPTFAST_CACHE"] = str(corpus.parent / "cache")
+    started = manager.KernelManager()
+    started.start_kernel(env={**os.environ, **settings})
+    yield started
+    started.shutdown_kernel()
+    started.cleanup_resources()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_runs_from_top_to_bottom(
-    path: Path, corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_runs_from_top_to_bottom(path: Path, kernel: Any, tmp_path: Path) -> None:
     """With few steps, and a text that needs no network."""
     nbformat = pytest.importorskip("nbformat")
     nbclient = pytest.importorskip("nbclient")
-    monkeypatch.setenv("GPTFAST_EXAMPLE_STEPS", "4")
-    monkeypatch.setenv("GPTFAST_EXAMPLE_CORPUS", str(corpus_file))
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = []
-    where = {"metadata": {"path": str(tmp_path)}}
-    nbclient.NotebookClient(notebook, timeout=600, resources=where).execute()
+    # As in a new kernel: in a folder of its own, without the names of another notebook.
+    fresh = nbformat.v4.new_code_cell(f"%reset -f\n%cd -q {tmp_path}")
+    notebook.cells.insert(0, fresh)
+    client = nbclient.NotebookClient(notebook, km=kernel, timeout=600)
+    client.execute()
+    client.kc.stop_channels()
     for expected in SHOWS[path.stem]:
         assert expected in printed(notebook)

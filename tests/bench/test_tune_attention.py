@@ -15,7 +15,9 @@ CODE = """
 import json, sys, time, torch
 from pathlib import Path
 import tune_attention as t
+from interpreter import patch_triton_language_once
 
+patch_triton_language_once()
 wrong, right, usual = (16, 16, 4, 1, None), (16, 32, 4, 1, None), t.TABLES["forward"][2, 64, True]
 forward = t.kernels.flash_attention_forward
 def broken_with_one(*arguments):
@@ -35,7 +37,7 @@ assert t.Tuned((1, 2, 1, 40, 80), "cpu", torch.float16).key == (2, 128, False)
 
 def test_every_candidate_has_its_line(tmp_path: Path) -> None:
     pytest.importorskip("triton")
-    path = f"{ROOT / 'python'}{os.pathsep}{ROOT / 'benchmarks'}"
+    path = os.pathsep.join(str(ROOT / name) for name in ("python", "benchmarks", "tests"))
     done = subprocess.run(
         [sys.executable, "-c", CODE, str(tmp_path / "tuned.jsonl")],
         env={**os.environ, "PYTHONPATH": path, "TRITON_INTERPRET": "1"},

@@ -6,36 +6,17 @@ kernel tests are left out of an ordinary session without a GPU, and test_interpr
 in a process of their own.
 """
 
-import functools
 import os
-from types import SimpleNamespace
 
 import pytest
 import torch
+
+from interpreter import patch_triton_language_once
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 if not (INTERPRETED or torch.cuda.is_available()):
     collect_ignore_glob = ["test_*_kernel.py"]
-
-
-def patch_triton_language_once():
-    """Save a third of the interpreter's time.
-
-    The interpreter replaces the functions of triton.language in each launch, and again in each call
-    from one kernel function to another. In a process that only interprets, once is enough.
-    """
-    from triton.runtime import interpreter
-
-    patch = interpreter._patch_lang
-
-    @functools.cache
-    def patch_for_good(function):
-        patch(function)
-        return SimpleNamespace(restore=lambda: None)
-
-    interpreter._patch_lang = patch_for_good
-
 
 if INTERPRETED:
     patch_triton_language_once()

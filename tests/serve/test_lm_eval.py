@@ -52,20 +52,24 @@ import json, sys
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 
-model, arguments, folder = sys.argv[1:]
-found = simple_evaluate(
-    model=model, model_args=json.loads(arguments), tasks=["nouns", "texts"], bootstrap_iters=0,
-    task_manager=TaskManager(include_path=folder, include_defaults=False),
-)
-print(json.dumps(found["results"]))
+models, folder = json.loads(sys.argv[1]), sys.argv[2]
+tasks = TaskManager(include_path=folder, include_defaults=False)
+results = {}
+for model, arguments in models.items():
+    found = simple_evaluate(
+        model=model, model_args=arguments, tasks=["nouns", "texts"], bootstrap_iters=0,
+        task_manager=tasks,
+    )
+    results[model] = found["results"]
+print(json.dumps(results))
 """
 
 
-def evaluate(model: str, arguments: dict[str, Any], tasks: Path) -> dict[str, Any]:
-    """In a process of its own: the harness and what it imports warn of much."""
+def evaluate(models: dict[str, Any], tasks: Path) -> dict[str, Any]:
+    """Of each model, with its arguments. In a process of its own: the harness warns of much."""
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tasks / "hf")}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, model, json.dumps(arguments), str(tasks)],
+        [sys.executable, "-c", PROGRAM, json.dumps(models), str(tasks)],
         env={**os.environ, **offline, "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, timeout=600,
     )  # fmt: skip
@@ -123,13 +127,11 @@ def test_local_completions_says_what_hf_says(
     # for the token that is generated.
     size = model.config.block_size
     expected = by_hand(model, tokenizer, questions, [text["text"] for text in texts], size - 1)
+    models: dict[str, Any] = {}
     if find_spec("accelerate") is not None:  # which the harness's hf needs
-        arguments = {"pretrained": str(folder), "device": "cpu", "max_length": size - 1}
-        theirs = evaluate("hf", arguments, tasks)
-        assert theirs["nouns"]["acc,none"] == expected[0]
-        assert theirs["texts"]["bits_per_byte,none"] == pytest.approx(expected[1], abs=1e-5)
+        models["hf"] = {"pretrained": str(folder), "device": "cpu", "max_length": size - 1}
     with running(folder, tmp_path / "log") as server:
-        arguments = {
+        models["local-completions"] = {
             "model": "small",
             "base_url": f"{server.url}/v1/completions",
             "tokenizer": str(folder),
@@ -137,8 +139,9 @@ def test_local_completions_says_what_hf_says(
             "max_length": size + 1,
             "num_concurrent": 4,
         }
-        found = evaluate("local-completions", arguments, tasks)
+        found = evaluate(models, tasks)
         assert server.errors() == ""
-    assert found["nouns"]["acc,none"] == expected[0]
+    for of_model in found.values():
+        assert of_model["nouns"]["acc,none"] == expected[0]
+        assert of_model["texts"]["bits_per_byte,none"] == pytest.approx(expected[1], abs=1e-5)
     assert 0 < expected[0] < 1
-    assert found["texts"]["bits_per_byte,none"] == pytest.approx(expected[1], abs=1e-5)

@@ -1,10 +1,13 @@
 //! Functions compiled several times, for the vector instructions of different CPUs.
 
+#[cfg(target_arch = "x86_64")]
 use std::sync::LazyLock;
 
+#[cfg(target_arch = "x86_64")]
 use crate::linear::Level;
 
 /// The instructions that this CPU's functions use.
+#[cfg(target_arch = "x86_64")]
 pub static LEVEL: LazyLock<Level> = LazyLock::new(Level::best);
 
 /// Return `a * b + c`, rounded once where the CPU has an instruction for it.

@@ -11,6 +11,9 @@ pub enum Level {
     /// AVX-512 with F, BW, DQ, VL and VNNI.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// NEON with the dot products of bytes that ARMv8.2 has.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
 }
 
 impl Level {
@@ -36,6 +39,10 @@ impl Level {
                 return &[Level::Portable, Level::Avx2, Level::Avx512];
             }
             return &[Level::Portable, Level::Avx2];
+        }
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("dotprod") {
+            return &[Level::Portable, Level::Neon];
         }
         &[Level::Portable]
     }

@@ -23,6 +23,8 @@
 //! # Ok::<(), gptfast_rust::error::Error>(())
 //! ```
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 mod activations;
 mod blocks;
 mod level;
@@ -31,6 +33,8 @@ pub mod naive;
 mod output;
 mod parallel;
 mod portable;
+#[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
+mod tiles;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
@@ -83,6 +87,9 @@ pub unsafe fn multiply_at(
         // SAFETY: the caller promises it.
         #[cfg(target_arch = "x86_64")]
         Level::Avx512 => unsafe { x86_64::avx512(matrix, rows, x, out) },
+        // SAFETY: the caller promises it.
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => unsafe { aarch64::neon(matrix, rows, x, out) },
         // SAFETY: the caller promises it.
         Level::Portable => unsafe { portable::multiply(matrix, rows, x, out) },
     }
