@@ -17,7 +17,14 @@ import numpy.typing as npt
 from gptfast.errors import UserError
 from gptfast.system.files import make_folder, write_text_atomically
 from gptfast.tokenizer.added import AddedToken
-from gptfast.tokenizer.checks import as_path, check_codec_errors, check_kind, check_texts, id_list
+from gptfast.tokenizer.checks import (
+    as_path,
+    check_codec_errors,
+    check_kind,
+    check_names,
+    check_texts,
+    id_list,
+)
 from gptfast.tokenizer.formats import add_named, read_tokenizer_json, tokenizer_json_path
 from gptfast.tokenizer.roles import (
     Roles,
@@ -25,6 +32,7 @@ from gptfast.tokenizer.roles import (
     recognized,
     roles_beside,
     tokenizer_config,
+    with_names,
 )
 
 if TYPE_CHECKING:
@@ -73,6 +81,14 @@ class Tokenizer(ABC):
         """Return the ids of `text`. Special tokens in it are encoded as ordinary text.
 
         Raises UserError if the tokenizer has no ids for the text.
+        """
+
+    @abstractmethod
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return (ids, offsets): the ids of `text`, and the range of characters of each id.
+
+        An offset is (start, end) in characters. A token that is part of a character has the offset
+        of the whole character.
         """
 
     @abstractmethod
@@ -275,6 +291,23 @@ class Tokenizer(ABC):
         if self.roles.eos != recognized(self.special_tokens).eos:
             content += json.dumps({"eos": self.roles.eos})
         return hashlib.sha256(content.encode()).hexdigest()
+
+    def with_special_tokens(self, names: Sequence[str]) -> Self:
+        """Return a tokenizer with further special tokens, whose ids follow the others.
+
+        A well-known name such as `<|end|>` plays its role, unless another token is eos, bos, pad or
+        unk already. Raises UserError for a name that it has.
+        """
+        check_names("names", names)
+        tokens = [AddedToken(name, self.n_vocab + i) for i, name in enumerate(names)]
+        data = self.to_json()
+        vocab = data["model"]["vocab"]
+        for name in names:
+            if name in vocab:
+                raise UserError(f"the tokenizer has a token {name!r} already: choose another name")
+        data["added_tokens"] = [*data["added_tokens"], *(token.to_json() for token in tokens)]
+        data["model"]["vocab"] = vocab | {token.name: token.id for token in tokens}
+        return self.from_json(data, with_names(self.roles, names))
 
     def save(self, folder: str | Path, max_length: int | None = None) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json` into `folder`; make it if need be.

@@ -98,6 +98,13 @@ class CharTokenizer(Tokenizer):
         ids: list[int] = self.encode_to_numpy(text).tolist()
         return ids
 
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return (ids, offsets): the ids of `text`, and the range (start, end) of each character.
+
+        Raises UserError as `encode_ordinary` does.
+        """
+        return self.encode_ordinary(text), [(i, i + 1) for i in range(len(text))]
+
     def encode_to_numpy(self, text: str) -> IdArray:
         """Return `encode_ordinary(text)` as an array of shape (n,) and this tokenizer's `dtype`."""
         check_kind("text", text, str, "a str")

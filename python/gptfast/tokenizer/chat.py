@@ -9,24 +9,21 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Template, TemplateError, nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import Template
 
 from gptfast.errors import UserError
 from gptfast.system.files import write_text_atomically
 from gptfast.tokenizer.base import Tokenizer
+from gptfast.tokenizer.chat_jinja import BEGIN, END, Refusal, compiled
 
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
-_FIRST_SURROGATE, _N_SURROGATES = 0xD800, 2048
+_FIRST_SURROGATE, _N_SURROGATES = 0xD800, 2046  # the last two are BEGIN and END
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _KINDS = ("role", "type")  # fields of a message that its sender chooses from a list
-_NOT_ASCII = re.compile("[^\x00-\x7f\ud800-\udfff]")
+_GENERATION = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 
 
 def read_chat_template(folder: Path) -> str | None:
@@ -82,17 +79,23 @@ class ChatTemplate:
 
     def __init__(self, source: str, tokenizer: Tokenizer) -> None:
         self.source = source
-        self._tokenizer = tokenizer
-        self._template = _compiled(source)
+        self.tokenizer = tokenizer
+        self._template = compiled(source)
+        self._marked = compiled(source, marked=True) if _GENERATION.search(source) else None
         names = sorted(tokenizer.special_tokens, key=len, reverse=True)
         self._special = re.compile(f"({'|'.join(map(re.escape, names))})" if names else "(?!)()")
         self._guard = _Guard(names)
         try:
-            self._render([{"role": "user", "content": "a"}])
-        except _Refusal:  # which other messages may not get
+            self._render(self._template, [{"role": "user", "content": "a"}], True)
+        except Refusal:  # which other messages may not get
             pass
         except Exception as error:
             raise UserError(f"the chat template fails: {error}") from None
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether the template says what the assistant writes, by `{% generation %}`."""
+        return self._marked is not None
 
     def encode(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """Return the ids of the messages, and of what begins the assistant's next one.
@@ -100,28 +103,84 @@ class ChatTemplate:
         messages: dicts with "role" and "content", both texts. Raises UserError if the template
         refuses them, for instance because two users follow each other.
         """
+        text = self._text(self._template, messages, add_generation_prompt=True)
+        return self._encode(text, bytes(len(text)))[0]
+
+    def encode_with_mask(
+        self, messages: Sequence[Mapping[str, Any]]
+    ) -> tuple[list[int], list[bool]]:
+        """Return the ids of a finished dialogue, and whether the assistant writes each of them.
+
+        The mask is what `apply_chat_template(..., return_assistant_tokens_mask=True)` of
+        `transformers` returns: True for each token of a text within `{% generation %}`, even for
+        one that shares a token with the text around it. Raises UserError as `encode` does, and for
+        a template that can't be masked.
+        """
+        if self._marked is None:
+            raise UserError(
+                "the chat template has no {% generation %} tags, so it doesn't say what the "
+                "assistant writes: enclose the content of its messages and the token that ends "
+                "them by {% generation %} and {% endgeneration %} in chat_template.jinja"
+            )
+        marked = self._text(self._marked, messages, add_generation_prompt=False)
+        parts, inside, depth = [], b"", 0
+        for part in re.split(f"([{BEGIN}{END}])", marked):
+            if part in (BEGIN, END):
+                depth += 1 if part == BEGIN else -1
+            else:
+                parts.append(part)
+                inside += bytes([depth > 0]) * len(part)
+        text = "".join(parts)
+        if depth != 0 or text != self._text(self._template, messages, add_generation_prompt=False):
+            raise UserError(
+                "the chat template changes the text that its {% generation %} tags enclose, so the "
+                "answers can't be found in it: put the tags around the output itself"
+            )
+        return self._encode(text, inside)
+
+    def _text(
+        self, template: Template, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool
+    ) -> str:
+        """Return the text of messages, in which what they spell of special tokens is hidden."""
         hidden = [self._guard.hide(message) for message in messages]
         try:
-            text = self._render(hidden)
+            return self._render(template, hidden, add_generation_prompt)
         except Exception as error:  # whatever the template's code may raise
             raise UserError(f"the chat template refuses the messages: {error}") from None
+
+    def _encode(self, text: str, inside: bytes) -> tuple[list[int], list[bool]]:
+        """Return the ids of a text, and which of them have a character that is inside.
+
+        inside: 1 for a character that is, else 0.
+        """
         ids: list[int] = []
+        mask: list[bool] = []
+        begin = 0
         for i, part in enumerate(self._special.split(text)):
+            here = inside[begin : begin + len(part)]
+            begin += len(part)
             is_special = i % 2 == 1
             if is_special:
-                ids.append(self._tokenizer.special_tokens[part])
+                new = [self.tokenizer.special_tokens[part]]
+            elif 0 < here.count(1) < len(here):
+                new, offsets = self.tokenizer.encode_with_offsets(self._guard.show(part))
+                mask += [1 in here[first:last] for first, last in offsets]
             else:
-                ids += self._tokenizer.encode_ordinary(self._guard.show(part))
-        return ids
+                new = self.tokenizer.encode_ordinary(self._guard.show(part))
+            ids += new
+            mask += [1 in here] * (len(ids) - len(mask))
+        return ids, mask
 
-    def _render(self, messages: list[dict[str, Any]]) -> str:
-        roles = self._tokenizer.roles.one_each()
+    def _render(
+        self, template: Template, messages: list[dict[str, Any]], add_generation_prompt: bool
+    ) -> str:
+        roles = self.tokenizer.roles.one_each()
         tokens = {f"{role}_token": roles[role] for role in ("bos", "eos", "unk", "pad")}
-        return self._template.render(
+        return template.render(
             messages=messages,
             tools=None,
             documents=None,
-            add_generation_prompt=True,
+            add_generation_prompt=add_generation_prompt,
             **{name: token for name, token in tokens.items() if token is not None},
         )
 
@@ -187,55 +246,3 @@ class _Guard:
     def show(self, text: str) -> str:
         """Return a text with the characters that were hidden."""
         return text.translate(self._back)
-
-
-class _Refusal(TemplateError):
-    """A template has called `raise_exception`."""
-
-
-class _Generation(Extension):
-    """`{% generation %}` marks what the assistant writes, for training: here, it does nothing."""
-
-    tags = {"generation"}  # noqa: RUF012 (as Jinja declares it)
-
-    def parse(self, parser: Parser) -> nodes.Node:
-        """Return what is between the tags."""
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.Scope(body, lineno=line)
-
-
-def _compiled(source: str) -> Template:
-    """Compile a template with the functions that `transformers` offers to one."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation]
-    )
-    environment.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
-    environment.filters["tojson"] = _to_json
-    try:
-        return environment.from_string(source)
-    except TemplateError as error:
-        raise UserError(f"the chat template is not valid Jinja: {error}") from None
-
-
-def _raise_exception(message: str) -> None:
-    raise _Refusal(message)
-
-
-def _strftime_now(form: str) -> str:
-    return datetime.now().strftime(form)
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | str | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """Return JSON. Jinja's own filter escapes HTML."""
-    text = json.dumps(
-        value, ensure_ascii=False, indent=indent, separators=separators, sort_keys=sort_keys
-    )
-    # Surrogates stand for other characters here.
-    return _NOT_ASCII.sub(lambda m: json.dumps(m[0])[1:-1], text) if ensure_ascii else text

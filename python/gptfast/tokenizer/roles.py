@@ -71,6 +71,24 @@ def recognized(names: Collection[str]) -> Roles:
     return _filled(replace(Roles(), **only))
 
 
+def with_names(roles: Roles, names: Collection[str]) -> Roles:
+    """Return the roles of a tokenizer to which these names are added.
+
+    A new name that is known to end a turn does so. The token that did becomes a stop. The other
+    roles are given only if they are open.
+    """
+    new = recognized(names)
+    is_turned = new.end_of_turn is not None and roles.end_of_turn is not None
+    return Roles(
+        bos=roles.bos or new.bos,
+        eos=roles.eos or new.eos,
+        pad=roles.pad or new.pad,
+        unk=roles.unk or new.unk,
+        end_of_turn=new.end_of_turn or roles.end_of_turn,
+        stop=(*roles.stop, str(roles.end_of_turn)) if is_turned else roles.stop,
+    )
+
+
 def roles_of_trained(names: Sequence[str]) -> Roles:
     """Return the roles of the special tokens that a tokenizer is trained with.
 

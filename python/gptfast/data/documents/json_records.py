@@ -119,7 +119,7 @@ def _text_of(value: Any, field: str, errors: Literal["strict", "replace"]) -> by
         return text.encode()
     except UnicodeEncodeError as error:
         code = ord(text[error.start])
-        is_byte = 0xDC80 <= code <= 0xDCFF  # which the decoder of _Values made of it
+        is_byte = 0xDC80 <= code <= 0xDCFF  # which the decoder of JsonValues made of it
         what = "is not UTF-8 text, or " if is_byte else ""
         raise BadRecordError(
             f"{what}has the lone surrogate U+{code:04X}: expected characters"
@@ -157,7 +157,7 @@ def json_values(
 
     Only the value that is being read is in memory. longest: the maximum number of its characters.
     """
-    values = _Values(stream, errors, longest)
+    values = JsonValues(stream, errors, longest)
     number = 0
     try:
         for number, line, value in values.read():
@@ -175,7 +175,7 @@ def json_values(
         yield values.line, error
 
 
-class _Values:
+class JsonValues:
     """Reads the values of a JSON array, or values one after another, from a stream."""
 
     def __init__(self, stream: io.RawIOBase, errors: str, longest: int) -> None:

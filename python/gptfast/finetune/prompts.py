@@ -1,0 +1,115 @@
+"""Prompts for which a model samples its own completions, in reinforcement learning.
+
+Legend: B prompts, T time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from gptfast.data.batch import IGNORED, Batch
+from gptfast.data.conversations import normalised, read_records, split_by_prompt
+from gptfast.data.shuffled import ShuffledSource
+from gptfast.errors import UserError
+from gptfast.finetune.start import Start
+from gptfast.tokenizer.chat import ChatTemplate
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt, and the ids that the model continues."""
+
+    text: str
+    """What a reward sees: the text, or the content of the last message."""
+    ids: list[int]
+
+
+def read_prompts(path: Path) -> list[list[dict[str, str]]]:
+    """Return the messages of each {"prompt": ...} of a file of JSON records.
+
+    A prompt is a text, which becomes a message of the user, or a list of messages. Other keys are
+    ignored. Raises MissingFileError, or UserError with the line of a record without a prompt.
+    """
+    prompts = []
+    for line, record in read_records(path):
+        match record.get("prompt"):
+            case str(text):
+                prompts.append(user_message(text))
+            case [*messages] if messages and all(map(_is_message, messages)):
+                prompts.append([{"role": m["role"], "content": m["content"]} for m in messages])
+            case _:
+                raise UserError(
+                    f'{path}, line {line}: expected {{"prompt": ...}} with a text, or with a list '
+                    f'of messages such as {{"role": "user", "content": "Hi"}}'
+                )
+    return prompts
+
+
+def user_message(text: str) -> list[dict[str, str]]:
+    """Return the dialogue that consists of a text of the user."""
+    return [{"role": "user", "content": text}]
+
+
+def _is_message(value: object) -> bool:
+    match value:
+        case {"role": str(), "content": str()}:
+            return True
+        case _:
+            return False
+
+
+def split_prompts(
+    prompts: Sequence[list[dict[str, str]]], val_fraction: float, seed: int
+) -> tuple[list[list[dict[str, str]]], list[list[dict[str, str]]]]:
+    """Split prompts into train and val; those that read the same are on one side."""
+    return split_by_prompt(
+        prompts, lambda ms: tuple(normalised(m["content"]) for m in ms), val_fraction, seed
+    )
+
+
+def encode_prompts(start: Start, prompts: Sequence[list[dict[str, str]]]) -> list[Prompt]:
+    """Return the prompts as the model sees them.
+
+    With a chat template, they are what precedes the assistant's answer. A model without one
+    continues a single text of the user as it is. Raises UserError for other messages, or for text
+    that has no ids.
+    """
+    if start.chat_template is not None:
+        template = ChatTemplate(start.chat_template, start.tokenizer)
+        return [Prompt(ms[-1]["content"], template.encode(ms)) for ms in prompts]
+    if any(len(ms) != 1 for ms in prompts):
+        raise UserError(
+            "prompts of several messages need a model with a chat template: teach it one by "
+            "`gptfast finetune sft` first"
+        )
+    return [Prompt(m["content"], start.tokenizer.encode_ordinary(m["content"])) for (m,) in prompts]
+
+
+def prompt_source(
+    prompts: Sequence[Prompt], batch_size: int, seed: int, fingerprint: str
+) -> ShuffledSource:
+    """Return a source of batches of prompts.
+
+    A batch has the extras "prompt", the index of each, and "draw", how many prompts were drawn
+    before it in the run, of which the seeds of rollouts are made: int64 (B,).
+    """
+
+    def make(indices: Sequence[int], n_batches: int) -> Batch:
+        index_B = torch.tensor(indices)
+        ids_BT = padded([prompts[i].ids for i in indices], 0)
+        draw_B = n_batches * batch_size + torch.arange(len(indices))
+        extras = {"prompt": index_B, "draw": draw_B}
+        return Batch(ids_BT, torch.full_like(ids_BT, IGNORED), extras=extras)
+
+    longest = max(range(len(prompts)), key=lambda i: len(prompts[i].ids))
+    return ShuffledSource(len(prompts), batch_size, seed, make, longest, fingerprint)
+
+
+def padded(rows: Sequence[Sequence[int]], padding: int) -> torch.Tensor:
+    """Return rows of ids, int64 (B, T), with padding after the shorter ones."""
+    T = max(map(len, rows))
+    return torch.tensor([[*row, *[padding] * (T - len(row))] for row in rows])

@@ -1,0 +1,139 @@
+"""Verifiable tasks give credit for right answers only; rewards are functions that may fail."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gptfast.errors import UserError
+from gptfast.finetune.rewards import load_reward
+from gptfast.finetune.tasks import TASKS, Problem, find_task
+
+tasks = pytest.mark.parametrize("name", TASKS)
+
+
+@tasks
+def test_all_answers_are_right_and_no_problem_is_in_both_splits(name: str) -> None:
+    task = TASKS[name]
+    train, test = task.problems("train"), task.problems("test")
+    for problem in train + test:
+        assert task.is_well_formed(problem.answer)
+        assert task.reward(problem.prompt, problem.answer) == 1
+    characters = [{"".join(sorted(problem.prompt)) for problem in split} for split in (train, test)]
+    assert not characters[0] & characters[1]
+    assert 0.1 < len(test) / len(train + test) < 0.35  # the hash draws groups, some large
+
+
+@tasks
+def test_a_text_around_the_answer_earns_nothing(name: str) -> None:
+    task = TASKS[name]
+    for prompt, answer in [(p.prompt, p.answer) for p in task.problems("test")[::40]]:
+        hostile = (
+            f"{answer}\n", f" {answer}", f"{answer} ", answer + answer, f"The answer is {answer}",
+            f"{answer}{answer[-1]}", answer[:-1], "", "\n", prompt + answer, f"eval({answer!r})",
+            f"{answer}<|end|>", f"0{answer}", "\N{ARABIC-INDIC DIGIT ZERO}" * len(answer),
+            "__import__('os').abort()", "9**9**9**9", "\ufffd", "\x00",
+        )  # fmt: skip
+        for completion in hostile:
+            assert task.reward(prompt, completion) == 0, completion
+            assert not task.is_well_formed(completion)
+
+
+@given(st.data())
+def test_make_the_number_agrees_with_a_list_of_all_right_answers(data: st.DataObject) -> None:
+    task = find_task("make-the-number")
+    problem = data.draw(st.sampled_from(task.problems("test")))
+    a, b = problem.prompt[:2], problem.prompt[3:5]
+    c = int(problem.prompt[6:9])
+    right = set()
+    for x, y in ((a, b), (b, a)):
+        results = {"+": int(x) + int(y), "-": int(x) - int(y), "*": int(x) * int(y)}
+        right |= {f"{x}{sign}{y}" for sign, result in results.items() if result == c}
+    drawn = data.draw(
+        st.one_of(
+            st.text(),
+            st.text(alphabet=f"{a}{b}+-*/ \n٣", min_size=4, max_size=6),
+            st.from_regex("[0-9]{2}[-+*][0-9]{2}", fullmatch=True),
+            st.sampled_from(sorted(right)),
+        )
+    )
+    assert task.reward(problem.prompt, drawn) == float(drawn in right)
+
+
+def test_other_answers_than_the_stored_one_may_be_right() -> None:
+    task = find_task("make-the-number")
+    assert task.reward("03 18=054:", "18*03") == 1
+    assert task.reward("02 02=004:", "02*02") == task.reward("02 02=004:", "02+02") == 1
+    assert task.reward("18 03=015:", "03-18") == 0
+    assert task.reward("03 18=054:", "27+27") == 0  # other numbers
+
+
+@tasks
+def test_demonstrations_are_right_as_often_as_asked(name: str) -> None:
+    task = TASKS[name]
+    pairs = task.demonstrations(2000, 0.3, seed=1)
+    assert pairs == task.demonstrations(2000, 0.3, seed=1)
+    assert pairs != task.demonstrations(2000, 0.3, seed=2)
+    assert all(task.is_well_formed(answer) for _, answer in pairs)
+    held_out = {problem.prompt for problem in task.problems("test")}
+    assert not held_out & {prompt for prompt, _ in pairs}
+    right = sum(task.reward(prompt, answer) for prompt, answer in pairs)
+    assert right / 2000 == pytest.approx(0.3, abs=0.04)  # 4 standard errors
+
+
+def test_an_unknown_prompt_or_task_is_refused() -> None:
+    with pytest.raises(UserError, match=r"'1 \+ 1' is no problem of the task add"):
+        find_task("add").reward("1 + 1", "2")
+    with pytest.raises(UserError, match="unknown task 'addition': expected one of make-the"):
+        load_reward("task:addition")
+
+
+MODULE = """
+def length(prompt, completion):
+    return len(completion)
+
+def fails(prompt, completion):
+    return 1 / 0
+
+def nan(prompt, completion):
+    return float("nan")
+
+def text(prompt, completion):
+    return "good"
+
+number = 3
+"""
+
+
+def test_a_reward_is_a_function_of_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_rewards.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", ["", *__import__("sys").path])
+    assert load_reward("my_rewards:length")("a", "bcd") == 3
+    assert load_reward("task:add")("13+29=", "042") == 1
+    for name, message in {
+        "fails": "reward 'my_rewards:fails' of the completion 'b' of the prompt 'a': "
+        "ZeroDivisionError: division by zero",
+        "nan": "is nan: expected a finite number",
+        "text": "ValueError: could not convert string to float: 'good'",
+    }.items():
+        with pytest.raises(UserError, match=re.escape(message)):
+            load_reward(f"my_rewards:{name}")("a", "b")
+    for name, message in {
+        "my_rewards:absent": "AttributeError: module 'my_rewards' has no attribute 'absent'",
+        "my_rewards:number": "is 3: expected a function",
+        "no_such_module:f": "ModuleNotFoundError: No module named 'no_such_module'",
+        "length": "reward is 'length': expected package.module:function or task:NAME",
+    }.items():
+        with pytest.raises(UserError, match=re.escape(message)):
+            load_reward(name)
+
+
+def test_problems_are_plain_values() -> None:
+    assert find_task("count").problems("train")[0] == Problem("count a in aaaaa:", "5")
