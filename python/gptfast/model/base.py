@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gptfast.errors import UserError, as_int64, check_at_least
+from gptfast.model import formats
 from gptfast.model.config import ModelConfig
 from gptfast.model.kv_cache import KVCache, NewTokens
 from gptfast.ops.checks import (
@@ -34,6 +35,8 @@ class LanguageModel(nn.Module):
     """'int8' or 'int4' if the matrices are stored in blocks (model/quantized.py)."""
     n_quantized = 0
     """Number of parameters of such a model, of which none is trainable."""
+    weights_file = "model.safetensors"
+    """Name of the file that holds the weights, in a model folder and in checkpoints."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -196,6 +199,42 @@ class LanguageModel(nn.Module):
 
     def forget_step(self) -> None:
         """Discard the statistics gathered by forward passes since the last `end_step`."""
+
+    # ---- what a model folder holds; subclasses and adapters hold something else ------------------
+
+    def description(
+        self, *, bos: int | None, eos: int | None, pad: int | None
+    ) -> dict[str, dict[str, Any]]:
+        """Return the JSON files that describe the model in its folder, by their names.
+
+        bos, eos, pad: the ids of the tokens' roles.
+        """
+        return {"config.json": formats.describe(self.config, bos=bos, eos=eos, pad=pad)}
+
+    def own_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return those tensors of a whole state that the weights file holds."""
+        return dict(state)
+
+    def stored_state(self, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors of `own_state` with their names and shapes in the weights file."""
+        return dict(own) if self.quantized else formats.to_stored(self.config, own)
+
+    def restored_state(
+        self,
+        stored: Mapping[str, Tensor],
+        own: Mapping[str, Tensor],
+        stored_as: ModelConfig | None = None,
+    ) -> dict[str, Tensor]:
+        """Undo `stored_state`.
+
+        Missing tensors are left out and unexpected ones are kept, so that the caller can report
+        them. own: the model's own state, for the shapes. stored_as: the configuration stored beside
+        the file, if it differs from the model's. Raises RuntimeError if the parts of a tensor have
+        shapes that don't match.
+        """
+        if self.quantized:
+            return dict(stored)
+        return formats.from_stored(stored_as or self.config, own, stored)
 
     def n_parameters(self) -> int:
         """Return the number of trainable and of quantized parameters. Tied ones count once."""

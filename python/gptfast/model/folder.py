@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from safetensors import SafetensorError
 from safetensors.torch import load as load_bytes
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from gptfast.errors import MissingFileError, UserError
 from gptfast.model import LanguageModel, ModelConfig, build_model, formats
@@ -49,8 +49,8 @@ def save_weights(
 
     state: the full state, if the model itself is sharded.
     """
-    state = model.state_dict() if state is None else state
-    stored = state if model.quantized else formats.to_stored(model.config, state)
+    own = model.own_state(model.state_dict() if state is None else state)
+    stored = model.stored_state(own)
     tensors = {name: t.detach().cpu().contiguous() for name, t in stored.items()}
     try:
         write_atomically(path, lambda p: save_file(tensors, p, metadata={"format": "pt"}))
@@ -64,15 +64,32 @@ def save_weights(
 def save_description(
     folder: Path, config: ModelConfig, tokenizer: Tokenizer, precision: Precision | None = None
 ) -> None:
-    """Write all files of a model folder except the weights. Creates the folder.
+    """Write all files of the folder of a plain model, except the weights. Creates the folder.
 
     precision: what the model was quantized to.
     """
+    described = formats.describe(config, **_role_ids(tokenizer), precision=precision)
+    _save_files(folder, {"config.json": described}, tokenizer, config.block_size)
+
+
+def describe_model(folder: Path, model: LanguageModel, tokenizer: Tokenizer) -> None:
+    """Write all files of a model's folder, except the weights. Creates the folder."""
+    described = model.description(**_role_ids(tokenizer))
+    _save_files(folder, described, tokenizer, model.config.block_size)
+
+
+def _role_ids(tokenizer: Tokenizer) -> dict[str, int | None]:
+    return {role: tokenizer.role_id(role) for role in ("bos", "eos", "pad")}
+
+
+def _save_files(
+    folder: Path, described: Mapping[str, dict[str, Any]], tokenizer: Tokenizer, max_length: int
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(folder, max_length=config.block_size)
-    bos, eos, pad = (tokenizer.role_id(role) for role in ("bos", "eos", "pad"))
-    described = formats.describe(config, bos=bos, eos=eos, pad=pad, precision=precision)
-    _write_json(folder / "config.json", described)
+    tokenizer.save(folder, max_length=max_length)
+    for name, content in described.items():
+        _write_json(folder / name, content)
+    bos, eos, pad = _role_ids(tokenizer).values()
     stops = sorted(tokenizer.stop_tokens)
     generation = {
         "do_sample": True,
@@ -172,22 +189,20 @@ def stretched(config: ModelConfig, rope_scaling: RopeScaling, rope_factor: float
 def load_weights(
     model: LanguageModel,
     path: Path,
-    load: Callable[[LanguageModel, dict[str, Tensor]], object] = nn.Module.load_state_dict,
+    load: Callable[[LanguageModel, dict[str, Tensor]], object] | None = None,
     stored_as: ModelConfig | None = None,
 ) -> None:
-    """Load a model.safetensors into `model`. Raises MissingFileError or UserError.
+    """Load a weights file into `model`. Raises MissingFileError or UserError.
 
-    load: loads a full state into the model, if the model is sharded. stored_as: the configuration
+    load: loads the model's own state into it, if the model is sharded. stored_as: the configuration
     stored beside the file, if it differs from the model's, as for a stretched context.
     """
     tensors: dict[str, Tensor] = {}
     for file in _files_of(path):
         tensors |= _read(file)
-    state = model.state_dict()
+    state = model.own_state(model.state_dict())
     try:
-        found = tensors
-        if not model.quantized:
-            found = formats.from_stored(stored_as or model.config, state, tensors)
+        found = model.restored_state(tensors, state, stored_as)
     except RuntimeError as error:  # parts of one tensor whose shapes don't match
         raise UserError(f"{path} does not fit its config.json: {error}") from error
     wrong = [
@@ -209,7 +224,10 @@ def load_weights(
             f"{path} does not fit its config.json: {wrong[0]} (tensors that don't fit: "
             f"{len(wrong)}); take both files from the same model"
         )
-    load(model, found)
+    if load is None:
+        model.load_state_dict(found, strict=False)  # an adapter lacks its base
+    else:
+        load(model, found)
 
 
 def _read(file: Path) -> dict[str, Tensor]:

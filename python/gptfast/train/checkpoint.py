@@ -1,10 +1,11 @@
 """Checkpoints, from which a run resumes as if it had never stopped.
 
-training/step-00000500/ holds model.safetensors, optimizer.pt (optimizer, loss scale and random
-generators), state.json (progress and source) and checksums.json. A checkpoint is written under a
-temporary name and renamed; old checkpoints are deleted afterwards. A checkpoint whose checksums
-don't match is skipped in favour of the previous one. training/skipped.json lists batches that are
-not tried again. training/best.json records which weights the folder's own model.safetensors holds.
+training/step-00000500/ holds the model's own weights (model.safetensors, or an adapter's file),
+optimizer.pt (optimizer, loss scale and random generators), state.json (progress and source) and
+checksums.json. A checkpoint is written under a temporary name and renamed; old checkpoints are
+deleted afterwards. A checkpoint whose checksums don't match is skipped in favour of the previous
+one. training/skipped.json lists batches that are not tried again. training/best.json records which
+weights the folder's own weights file holds.
 """
 
 from __future__ import annotations
@@ -44,7 +45,6 @@ from gptfast.train.distributed import (
 )
 from gptfast.train.optim import Optimizer
 
-_CHECKSUMMED = ("model.safetensors", "optimizer.pt", "state.json")
 _SKIPPED = "skipped.json"
 _BEST = "best.json"
 _DELETED = ".training.deleted"
@@ -64,7 +64,7 @@ class Progress:
     skipped: list[int] = field(default_factory=list)
     """Indices of the batches that were skipped because their step failed, counted from 0."""
     best_val_loss: float = float("inf")
-    """Lowest val loss so far, in nats per token. model.safetensors holds its weights. After a
+    """Lowest val loss so far, in nats per token. The weights file holds its weights. After a
     resume, the value comes from `read_best`, not from the checkpoint."""
     best_step: int = 0
     seconds: float = 0.0
@@ -131,7 +131,8 @@ def save_checkpoint(folder: Path, state: State, keep: int, log: Callable[[str], 
         return
 
     def write(temporary: Path) -> None:
-        save_weights(state.model, temporary / "model.safetensors", model_state)
+        weights_file = state.model.weights_file
+        save_weights(state.model, temporary / weights_file, model_state)
         rest = {
             "optimizer": optimizer_state,
             "scaler": state.scaler.state_dict(),
@@ -140,7 +141,8 @@ def save_checkpoint(folder: Path, state: State, keep: int, log: Callable[[str], 
         _save_torch(rest, temporary / "optimizer.pt")
         described = {"progress": asdict(state.progress), "source": state.source.state_dict()}
         write_text_atomically(temporary / "state.json", json.dumps(described, indent=2))
-        checksums = {name: _sha256(temporary / name) for name in _CHECKSUMMED}
+        names = (weights_file, "optimizer.pt", "state.json")
+        checksums = {name: _sha256(temporary / name) for name in names}
         write_text_atomically(temporary / "checksums.json", json.dumps(checksums, indent=2))
 
     add_folder(training)
@@ -246,37 +248,38 @@ def save_best(
     step: int,
     log: Callable[[str], None],
 ) -> None:
-    """Write `weights`, the full state of the model, to model.safetensors.
+    """Write `weights`, the full state of the model, to the folder's weights file.
 
     Then write training/best.json with the val loss, the step and a checksum. On a full disk, make
     room as `save_checkpoint` does. Raises OSError if that doesn't help.
     """
-    path = folder / "model.safetensors"
+    path = folder / model.weights_file
     _write_or_make_room(folder, lambda: save_weights(model, path, weights), log)
-    make_best_record(folder, val_loss, step)
+    make_best_record(path, val_loss, step)
 
 
-def make_best_record(folder: Path, val_loss: float, step: int) -> None:
-    """Write training/best.json. Raises OSError, for instance if the disk is full."""
-    path = folder / "model.safetensors"
-    content = {"val_loss": val_loss, "step": step, "sha256": _sha256(path)}
-    add_folder(folder / "training")
-    write_text_atomically(folder / "training" / _BEST, json.dumps(content))
+def make_best_record(weights: Path, val_loss: float, step: int) -> None:
+    """Write training/best.json beside a weights file. Raises OSError, for instance for no space."""
+    content = {"val_loss": val_loss, "step": step, "sha256": _sha256(weights)}
+    training = weights.parent / "training"
+    add_folder(training)
+    write_text_atomically(training / _BEST, json.dumps(content))
 
 
-def read_best(folder: Path) -> tuple[float, int] | None:
-    """Return the val loss and the step of model.safetensors, or None if its checksum is wrong.
+def read_best(weights: Path) -> tuple[float, int] | None:
+    """Return the val loss and the step of a weights file, or None if its checksum is wrong.
 
     Raises UserError if a file can't be read.
     """
     try:
-        content = json.loads((folder / "training" / _BEST).read_text(encoding="utf-8"))
-        is_whole = _sha256(folder / "model.safetensors") == content["sha256"]
+        path = weights.parent / "training" / _BEST
+        content = json.loads(path.read_text(encoding="utf-8"))
+        is_whole = _sha256(weights) == content["sha256"]
         return (float(content["val_loss"]), int(content["step"])) if is_whole else None
     except (FileNotFoundError, ValueError, LookupError, TypeError):
         return None
     except OSError as error:  # a disk error, or missing permissions
-        raise UserError(f"can't read the best weights in {folder} ({error}): try again") from error
+        raise UserError(f"can't read the best weights {weights} ({error}): try again") from error
 
 
 def delete_checkpoints_after(folder: Path, step: int) -> None:
@@ -346,7 +349,7 @@ def _damage(path: Path) -> str | None:
 
 
 def _load(path: Path, state: State) -> Progress:
-    load_weights(state.model, path / "model.safetensors", load_full_state)
+    load_weights(state.model, path / state.model.weights_file, load_full_state)
     # weights_only, because a model folder may come from anyone and a pickle could run code.
     rest = torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu")
     described = json.loads((path / "state.json").read_text(encoding="utf-8"))

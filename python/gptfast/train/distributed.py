@@ -171,11 +171,11 @@ def full_state(model: LanguageModel) -> dict[str, Tensor]:
 
 
 def load_full_state(model: LanguageModel, state: dict[str, Tensor]) -> None:
-    """Load a whole state; each process takes its part, however many processes saved it.
+    """Load a model's own state; each process takes its part, however many processes saved it.
 
-    Raises RuntimeError if names or shapes differ.
+    Tensors that the state lacks, such as those of an adapter's base, stay as they are.
     """
-    options = StateDictOptions(full_state_dict=True)
+    options = StateDictOptions(full_state_dict=True, strict=False)
     set_model_state_dict(model, dict[str, Any](state), options=options)
 
 

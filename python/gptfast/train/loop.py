@@ -39,7 +39,7 @@ class Result:
     steps: int
     best_step: int
     val_loss: float
-    """The objective's loss on all of its val data, by the weights in model.safetensors."""
+    """The objective's loss on all of its val data, by the best weights."""
     seconds: float
     """Wall time of the run, compiling and evaluations included, preparing the data not."""
     tokens_per_second: float
@@ -213,7 +213,7 @@ class Trainer:
         Raises RunError if the last can't be saved in their place.
         """
         config, progress = self.config, self.state.progress
-        best = config.out / "model.safetensors"
+        best = config.out / self.state.model.weights_file
         if not self.recovery.find_best():
             self.display.message(
                 f"{best} does not match its checksum: the weights of the last step replace it"

@@ -52,10 +52,10 @@ class Recovery:
         config, world = self.config, self.state.world
         load_checkpoint(config.out, self.state, self.display.message)
         progress = self.state.progress
-        if not self.find_best() and (config.out / "model.safetensors").exists():
+        best = config.out / self.state.model.weights_file
+        if not self.find_best() and best.exists():
             self.display.message(
-                f"{config.out / 'model.safetensors'} does not match its checksum: the next "
-                f"evaluation replaces it"
+                f"{best} does not match its checksum: the next evaluation replaces it"
             )
         world.gather(None)  # all processes have read the checkpoint before rank 0 deletes files
         if world.is_main:
@@ -95,7 +95,7 @@ class Recovery:
             self.display.message(f"{what}: the run continues and keeps the previous one")
 
     def save_best(self, val_loss: float) -> None:
-        """Write the weights to model.safetensors. If this fails, report it and continue."""
+        """Write the weights to the weights file. If this fails, report it and continue."""
         state = self.state
         weights = full_state(state.model)
         failed = False
@@ -121,9 +121,10 @@ class Recovery:
             state.progress.best_step = state.progress.step
 
     def find_best(self) -> bool:
-        """Read the loss and step of model.safetensors; return False if it is damaged."""
+        """Read the loss and step of the best weights; return False if it is damaged."""
         state = self.state
-        found = read_best(self.config.out) if state.world.is_main else None
+        path = self.config.out / state.model.weights_file
+        found = read_best(path) if state.world.is_main else None
         (best, *_) = state.world.gather(found)
         state.progress.best_val_loss, state.progress.best_step = best or (math.inf, 0)
         return best is not None
@@ -159,7 +160,7 @@ class Recovery:
             raise RunError(f"{where}, and there is no checkpoint to return to") from bad
         good = state.progress
         good.skipped, good.seconds = skipped, progress.seconds
-        # model.safetensors isn't rolled back, and may be newer than the checkpoint.
+        # The best weights aren't rolled back, and may be newer than the checkpoint.
         good.best_val_loss, good.best_step = progress.best_val_loss, progress.best_step
         self.loaded_batches = good.batches
         if state.world.is_main:

@@ -24,7 +24,9 @@ def check_room(config: RunConfig, model: LanguageModel) -> None:
     The most is needed while a checkpoint is written, beside those that are kept. The checkpoints
     and the best weights that are there count as free, as the run replaces them.
     """
-    weights = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    weights = sum(
+        t.numel() * t.element_size() for t in model.own_state(model.state_dict()).values()
+    )
     optimizer = optimizer_bytes(config, model)
     n_checkpoints = _most_checkpoints(config)
     needed = n_checkpoints * (weights + optimizer) + weights
@@ -37,7 +39,7 @@ def check_room(config: RunConfig, model: LanguageModel) -> None:
                 f"nothing could be saved in {config.out}: {what}, {largest:,} of them in one file, "
                 f"but this process may write files of {limit:,} bytes only: raise `ulimit -f`"
             )
-        replaced = _replaced_bytes(config.out)
+        replaced = _replaced_bytes(config.out, model.weights_file)
         _allocate(config.out, needed - replaced, largest)
     except OSError as error:
         if error.errno not in _NO_ROOM:
@@ -86,7 +88,7 @@ def _largest_file() -> int | None:
     return None if limit == resource.RLIM_INFINITY else limit
 
 
-def _replaced_bytes(folder: Path) -> int:
+def _replaced_bytes(folder: Path, weights_file: str) -> int:
     """Return the size of an older run's checkpoints and best weights, and of no other files."""
-    files = [folder / "model.safetensors", *(folder / "training").glob("step-*/*")]
+    files = [folder / weights_file, *(folder / "training").glob("step-*/*")]
     return sum(file.stat().st_size for file in files if file.is_file())

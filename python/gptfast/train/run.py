@@ -18,7 +18,7 @@ from rich.console import Console
 from gptfast.errors import UserError
 from gptfast.model import GPT
 from gptfast.model.base import LanguageModel
-from gptfast.model.folder import FILES, load_weights, save_description
+from gptfast.model.folder import FILES, describe_model, load_weights
 from gptfast.model.size import flops_per_token
 from gptfast.ops import use_backend
 from gptfast.system.files import make_folder
@@ -200,7 +200,7 @@ def record_start(
     write_record(config, command, task, None, older, world.size)
     if config.overwrite:
         delete_model(config.out)
-    save_description(config.out, model.config, task.tokenizer)
+    describe_model(config.out, model, task.tokenizer)
     if task.chat_template is not None:
         write_chat_template(config.out, task.chat_template)
 
@@ -265,13 +265,14 @@ def measure_best_again(
 
     The model keeps these weights, until a checkpoint replaces them.
     """
-    (best, *_) = world.gather(read_best(config.out) if world.is_main else None)
+    weights = config.out / model.weights_file
+    (best, *_) = world.gather(read_best(weights) if world.is_main else None)
     if best is None or newest_step(config.out) is None:
         return
-    load_weights(model, config.out / "model.safetensors")
+    load_weights(model, weights)
     loss = task.objective.evaluate(model, world, whole=False).loss
     if world.is_main:
-        make_best_record(config.out, loss, best[1])
+        make_best_record(weights, loss, best[1])
     console.print(
         f"val loss of the best weights, from step {best[1]}: {loss:.4f} on the new windows, "
         f"{best[0]:.4f} on the old ones"
