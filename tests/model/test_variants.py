@@ -199,8 +199,8 @@ def test_qk_norm_makes_attention_blind_to_the_length_of_queries_and_keys() -> No
     torch.testing.assert_close(model(ids), before)
 
 
-def test_documents_of_a_row_do_not_see_each_other() -> None:
-    model = shaken(replace(LLAMA, positions="none"))
+def test_a_document_is_the_same_among_others_as_alone(config: ModelConfig) -> None:
+    model = shaken(config)
     ids = torch.randint(65, (2, 16), generator=torch.Generator().manual_seed(1))
     borders = torch.tensor([0, 5, 16, 22, 32])
     packed = model.hidden(ids, cu_seqlens=borders).flatten(0, 1)

@@ -100,7 +100,7 @@ def test_resume_refuses_another_second_corpus(config: TrainConfig) -> None:
     train(config)
     with Path(config.mix_corpora[0]).open("a") as file:
         file.write("One more line.\n")
-    with pytest.raises(UserError, match="corpus or the tokenizer has changed"):
+    with pytest.raises(UserError, match="has changed since the run in"):
         train(replace(config, resume=True))
 
 

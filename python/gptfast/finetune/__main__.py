@@ -27,15 +27,19 @@ class Method:
     """Function in gptfast.finetune, such as 'sft.prepare': (config, console) -> Task."""
     what: str
     """Its purpose, for --help."""
+    makes_chat: bool = False
+    """Whether one can talk to the model that it makes."""
 
 
 METHODS = {
-    "sft": Method("sft.SFTConfig", "sft.prepare", "learn to answer from examples of chats"),
+    "sft": Method("sft.SFTConfig", "sft.prepare", "learn to answer from examples of chats", True),
     "classify": Method("classify.ClassifyConfig", "classify.prepare", "learn to name a class"),
-    "dpo": Method("dpo.DPOConfig", "dpo.prepare", "learn from pairs of good and bad answers"),
+    "dpo": Method("dpo.DPOConfig", "dpo.prepare", "learn from pairs of good and bad answers", True),
     "reward": Method("reward.RewardConfig", "reward.prepare", "learn to score answers, from pairs"),
-    "ppo": Method("ppo.PPOConfig", "ppo.prepare", "raise the score of a reward model (PPO)"),
-    "grpo": Method("grpo.GRPOConfig", "grpo.prepare", "raise a reward that is a function (GRPO)"),
+    "ppo": Method("ppo.PPOConfig", "ppo.prepare", "raise the score of a reward model (PPO)", True),
+    "grpo": Method(
+        "grpo.GRPOConfig", "grpo.prepare", "raise a reward that is a function (GRPO)", True
+    ),
     "distill": Method("distill.DistillConfig", "distill.prepare", "learn what a teacher predicts"),
 }
 
@@ -88,6 +92,9 @@ def _train(name: str, config: FinetuneConfig, argv: Sequence[str]) -> int:
             f"{name}: loss {result.val_loss:.4f} by the weights of step {result.best_step}, after "
             f"{result.steps} steps in {result.seconds:.0f} s; the model is in {config.out}"
         )
+        if METHODS[name].makes_chat:
+            talk = cli.command_line("gptfast.sample", ["--model", str(config.out), "--chat"])
+            console.print(f"talk to it with:\n  {talk}")
     return 0
 
 

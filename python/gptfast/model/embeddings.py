@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gptfast.model.config import ModelConfig
+from gptfast.model.documents import tokens_before
 from gptfast.model.kv_cache import NewTokens
 
 
@@ -18,8 +19,9 @@ def build_embeddings(config: ModelConfig) -> dict[str, nn.Module]:
     """Return the embeddings that a GPT sums, in order, keyed by parameter name.
 
     Each takes (ids_BT, cache, cu_seqlens). ids_BT are int64 ids. cache is their place in a cache,
-    or None if they begin the texts. cu_seqlens are document boundaries, as in `ops.attention`. The
-    result is (B, T, C), or (T, C) if all rows share it.
+    or None if they begin the texts. cu_seqlens are document boundaries, as in `ops.attention`:
+    a token gets the same embedding in a document among others as in one that is alone. The result
+    is (B, T, C), or (T, C) if all rows share it.
     """
     embeddings: dict[str, nn.Module] = {"wte": TokenEmbedding(config)}
     if config.max_ngram > 1:
@@ -57,7 +59,12 @@ class PositionEmbedding(nn.Embedding):
     def forward(
         self, ids_BT: Tensor, cache: NewTokens | None = None, cu_seqlens: Tensor | None = None
     ) -> Tensor:
-        """Return (T, C), which all rows share, or (B, T, C) for tokens of a cache."""
+        """Return (T, C), which all rows share, or (B, T, C) for documents or tokens of a cache.
+
+        Positions count from 0 in each document, so that it sees the same as it does alone.
+        """
         if cache is not None:
             return super().forward(cache.position_BT)
+        if cu_seqlens is not None:
+            return super().forward(tokens_before(ids_BT, cu_seqlens))
         return super().forward(torch.arange(ids_BT.size(1), device=ids_BT.device))

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gptfast.model.config import ModelConfig
+from gptfast.model.documents import tokens_before
 from gptfast.model.kv_cache import NewTokens
 from gptfast.ops.operator import is_transformed
 
@@ -57,7 +58,7 @@ class NGramEmbedding(nn.Module):
         n_before = self.max_ngram - 1
         if cache is None:
             padded = F.pad(ids_BT, (n_before, 0), value=self.no_token)
-            past_BT = _tokens_before(ids_BT, cu_seqlens)
+            past_BT = tokens_before(ids_BT, cu_seqlens)
         else:
             padded = torch.cat((cache.ids_before(n_before), ids_BT), dim=1)
             past_BT = cache.position_BT
@@ -70,14 +71,3 @@ class NGramEmbedding(nn.Module):
             row_BT = (hash_BT ^ (hash_BT >> 32)) % self.n_rows
             rows.append(row_BT + (back - 1) * self.n_rows)
         return torch.stack(rows, dim=-1).flatten(0, 1)
-
-
-def _tokens_before(ids_BT: Tensor, cu_seqlens: Tensor | None) -> Tensor:
-    """Return the number of preceding tokens in the same document and row: int64, (1 or B, T)."""
-    B, T = ids_BT.shape
-    column_T = torch.arange(T, device=ids_BT.device)
-    if cu_seqlens is None:
-        return column_T[None]
-    place_BT = torch.arange(B * T, device=ids_BT.device).view(B, T)
-    begin_BT = cu_seqlens[torch.searchsorted(cu_seqlens, place_BT, right=True) - 1]
-    return (place_BT - begin_BT).minimum(column_T)

@@ -20,6 +20,7 @@ from gptfast.data.batch import IGNORED, Batch
 from gptfast.data.loader import BatchSource
 from gptfast.model.base import LanguageModel
 from gptfast.tokenizer import Tokenizer
+from gptfast.train.display import WriteSample
 from gptfast.train.distributed import World
 
 
@@ -109,3 +110,5 @@ class Task:
     """Lines to print before training starts."""
     examine: Callable[[], Iterator[str]] | None = None
     """Slow checks of the data that yield lines to print. Called only if training will start."""
+    write_sample: WriteSample | None = None
+    """Writes samples during training, if the caller of `run` gives nothing else for it."""

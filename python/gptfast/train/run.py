@@ -65,10 +65,11 @@ def run(
 ) -> Result | None:
     """Train the task that `prepare` builds, into config.out, and return the result.
 
-    command: recorded in run.json. write_sample: writes samples during training; None means no
-    samples. With config.resume, a finished run is not repeated, and its result is returned. Returns
-    None if a signal ended the run early, after a checkpoint was saved. Raises UserError,
-    MissingFileError or RunError, and KeyboardInterrupt for a signal while the data is prepared.
+    command: recorded in run.json. write_sample: writes samples during training; None means the
+    task's own writer, if it has one. With config.resume, a finished run is not repeated, and its
+    result is returned. Returns None if a signal ended the run early, after a checkpoint was saved.
+    Raises UserError, MissingFileError or RunError, and KeyboardInterrupt for a signal while the
+    data is prepared.
     """
     check_trackers(config.log_to)
     console = console or Console(quiet=True)
@@ -78,7 +79,7 @@ def run(
         stack.enter_context(share_cores())
         console.quiet = console.quiet or not world.is_main
         config.micro_batches(world.size)  # raises if the batch can't be divided evenly
-        interval = sample_interval(config, world, console) if write_sample else 0
+        interval = sample_interval(config, world, console)
         stop = stack.enter_context(stop_signal())
         early = f"interrupted while the data is prepared: nothing in {config.out} has changed"
         with stop.at_once(early), world.main_first():  # the other processes find it prepared
@@ -97,7 +98,8 @@ def run(
             check_room(config, model)
             record_start(config, command, task, model, older, world)
         world.gather(None)  # an older run is now deleted, so no process can load it
-        sampler = Sampler(write_sample, task.tokenizer, interval) if write_sample else None
+        write = write_sample or task.write_sample
+        sampler = Sampler(write, task.tokenizer, interval) if write else None
         display = Display(config.max_steps, console, world, training_flops(model), sampler)
         result = train(config, task, model, display, world, clock, stop)
         if result is not None and world.is_main:
