@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -20,6 +21,11 @@ from gptfast.tokenizer import Tokenizer
 
 IGNORED = -100
 """A target that a LanguageModel does not count."""
+
+Totals: TypeAlias = tuple[NDArray[np.float64], NDArray[np.int64]]
+"""For each of N observations, such as documents, the sum over its units, and how many it has."""
+Estimate: TypeAlias = tuple[float, float | None]
+"""A mean and its standard error; None for a single observation."""
 
 
 @dataclass(frozen=True)
@@ -179,16 +185,17 @@ def checked_stride(stride: int | None, block_size: int) -> int:
     return stride
 
 
-def difference_of_means(
-    first: tuple[NDArray[np.float64], NDArray[np.int64]],
-    second: tuple[NDArray[np.float64], NDArray[np.int64]],
-) -> tuple[float, float | None]:
-    """Return the difference of two means, and its standard error; None for a single document.
+def mean_of(sums: Totals) -> Estimate:
+    """Return the mean of all units, and its standard error as `difference_of_means` has it."""
+    return difference_of_means(sums, (np.zeros_like(sums[0]), sums[1]))
 
-    first, second: for each of N documents, the sum over its units and the number of them, such as
-    tokens or bytes. The documents are the independent observations, and each is paired with itself.
-    The standard error is that of a difference of ratio estimates (Cochran, "Sampling Techniques",
-    1977, section 6.3).
+
+def difference_of_means(first: Totals, second: Totals) -> Estimate:
+    """Return the difference of two means, and its standard error.
+
+    first, second: of the same N observations, such as documents whose units are bytes. They are
+    independent, and each is paired with itself. The standard error is that of a difference of ratio
+    estimates (Cochran, "Sampling Techniques", 1977, section 6.3).
     """
     means, residuals_N = [], np.zeros(len(first[0]))
     for sums_N, units_N, sign in ((*first, 1), (*second, -1)):
