@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from gptfast.llm import LLM
     from gptfast.model import LanguageModel
     from gptfast.model.config import RopeScaling
+    from gptfast.model.heads import SequenceClassifier
     from gptfast.tokenizer import Tokenizer
 
-__all__ = ["LLM", "__version__", "load"]
+__all__ = ["LLM", "__version__", "load", "load_classifier"]
 
 # Cargo.toml holds the number; maturin writes it into the metadata of what is installed.
 try:
@@ -46,6 +47,17 @@ def load(
     from gptfast.model.folder import load_model  # importing torch takes seconds
 
     return load_model(folder, rope_scaling=rope_scaling, rope_factor=rope_factor)
+
+
+def load_classifier(folder: str | Path) -> tuple[SequenceClassifier, Tokenizer]:
+    """Load the folder of a classifier or of a reward model, in evaluation mode on the CPU.
+
+    `model.classify(tokenizer, texts)` names the classes of texts. Raises MissingFileError if the
+    folder holds no model, UserError if it holds another kind of model or if its files are damaged.
+    """
+    from gptfast.model.heads import load_classifier  # importing torch takes seconds
+
+    return load_classifier(folder)
 
 
 if not TYPE_CHECKING:  # a type checker would believe that every name exists

@@ -193,15 +193,16 @@ def parse_groups(
     groups: Mapping[str, type],
     argv: Sequence[str],
     prog: str,
-    default: T | None = None,
+    default: object | None = None,
 ) -> T:
     """Fill a flat dataclass from arguments that `--help` shows in groups.
 
     groups: heading to dataclass. Either `configuration` inherits the fields of that dataclass, or
-    `configuration` has a field of the heading's name that holds one. default: by default, the
-    defaults of `configuration`; fields without one must be given.
+    `configuration` has a field of the heading's name that holds one. default: an instance of
+    `configuration`, or of a class that it inherits, whose values replace the defaults of
+    `configuration`. Fields without a default must be given.
     """
-    had = _defaults(configuration) if default is None else vars(default)
+    had = _defaults(configuration) | (vars(default) if default is not None else {})
     nested = {n for n, group in groups.items() if isinstance(had.get(n), group)}
     values = {
         name: had[name]

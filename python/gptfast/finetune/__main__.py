@@ -11,8 +11,8 @@ from typing import Any
 from gptfast.cli import cli
 from gptfast.cli.printing import lossy_output
 from gptfast.errors import UserError
-from gptfast.finetune.settings.common import FinetuneConfig
 from gptfast.system import cpu
+from gptfast.train.config import RunConfig, TrainConfig
 
 MODULE = "gptfast.finetune"
 
@@ -68,15 +68,19 @@ def main(argv: Sequence[str]) -> int:
         return _train(name, config, argv)
 
 
-def parse_config(name: str, argv: Sequence[str]) -> FinetuneConfig:
+def parse_config(name: str, argv: Sequence[str]) -> RunConfig:
     """Return the settings of a method that the arguments ask for."""
     settings = METHODS[name].settings
     module = import_module(f"gptfast.finetune.settings.{settings.partition('.')[0]}")
-    configuration: type[FinetuneConfig] = _load(f"settings.{settings}")
+    configuration: type[RunConfig] = _load(f"settings.{settings}")
+    if issubclass(configuration, TrainConfig):  # it has presets, and starts from --init-from
+        from gptfast.train.__main__ import parse_extended
+
+        return parse_extended(configuration, module.GROUPS, argv, f"gptfast finetune {name}")
     return cli.parse_groups(configuration, module.GROUPS, argv, f"gptfast finetune {name}")
 
 
-def _train(name: str, config: FinetuneConfig, argv: Sequence[str]) -> int:
+def _train(name: str, config: RunConfig, argv: Sequence[str]) -> int:
     console = cli.console()
     if cpu.notice:
         console.print(f"note: {cpu.notice}")

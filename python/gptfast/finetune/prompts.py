@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from gptfast.data.batch import IGNORED, Batch
 from gptfast.data.conversations import normalised, read_records, split_by_prompt
@@ -100,16 +101,11 @@ def prompt_source(
 
     def make(indices: Sequence[int], n_batches: int) -> Batch:
         index_B = torch.tensor(indices)
-        ids_BT = padded([prompts[i].ids for i in indices], 0)
+        rows = [torch.tensor(prompts[i].ids) for i in indices]
+        ids_BT = nn.utils.rnn.pad_sequence(rows, batch_first=True)
         draw_B = n_batches * batch_size + torch.arange(len(indices))
         extras = {"prompt": index_B, "draw": draw_B}
         return Batch(ids_BT, torch.full_like(ids_BT, IGNORED), extras=extras)
 
     longest = max(range(len(prompts)), key=lambda i: len(prompts[i].ids))
     return ShuffledSource(len(prompts), batch_size, seed, make, longest, fingerprint)
-
-
-def padded(rows: Sequence[Sequence[int]], padding: int) -> torch.Tensor:
-    """Return rows of ids, int64 (B, T), with padding after the shorter ones."""
-    T = max(map(len, rows))
-    return torch.tensor([[*row, *[padding] * (T - len(row))] for row in rows])

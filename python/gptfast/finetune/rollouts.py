@@ -1,6 +1,8 @@
 """Rollouts: completions that a model samples from its own distribution, to be trained on.
 
 Temperature 1 and no filters: the distribution that is sampled is the one that is trained.
+
+Legend: B rollouts, T time.
 """
 
 from __future__ import annotations
@@ -9,7 +11,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from gptfast.data.batch import IGNORED
 from gptfast.errors import UserError
 from gptfast.model.base import LanguageModel
 from gptfast.sample.config import SamplingConfig
@@ -20,7 +25,7 @@ from gptfast.train.evaluate import eval_mode
 
 N_SLOTS = 64
 """Most completions that grow at once."""
-UNBIASED = SamplingConfig(temperature=1.0)
+UNBIASED, GREEDY = SamplingConfig(temperature=1.0), SamplingConfig(temperature=0.0)
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,8 @@ def roll_out(
     evaluate, such as temperature 0. Raises UserError if a prompt and its completion don't fit into
     the context, which would hide the prompt's beginning.
     """
+    if not prompts:
+        return []
     check_room(model.config.block_size, max(map(len, prompts)), max_new_tokens)
     requests = [
         Request(prompt, max_new_tokens, sampling, seed, stop_tokens, top_logprobs=0)
@@ -78,6 +85,23 @@ def _rollout(generation: Generation) -> Rollout:
         known.append(end)
     ids, logprobs = [token.token for token in known], [token.logprob for token in known]
     return Rollout(list(generation.request.prompt), ids, logprobs, end is not None)
+
+
+def padded_rows(rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return inputs, targets and the log-probabilities of the targets at sampling time, (B, T).
+
+    Inputs and targets are int64. A target that is no part of a completion is IGNORED.
+    """
+    T = max(len(one.prompt_ids) + len(one.ids) for one in rollouts) - 1
+    ids_BT = torch.zeros(len(rollouts), T, dtype=torch.int64)
+    targets_BT = torch.full_like(ids_BT, IGNORED)
+    logprobs_BT = torch.zeros(len(rollouts), T)
+    for i, one in enumerate(rollouts):
+        read = torch.tensor([*one.prompt_ids, *one.ids[:-1]])
+        ids_BT[i, : len(read)] = read
+        targets_BT[i, len(one.prompt_ids) - 1 : len(read)] = torch.tensor(one.ids)
+        logprobs_BT[i, len(one.prompt_ids) - 1 : len(read)] = torch.tensor(one.logprobs)
+    return ids_BT, targets_BT, logprobs_BT
 
 
 def seed_of(*numbers: int) -> int:

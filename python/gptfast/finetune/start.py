@@ -11,6 +11,7 @@ import torch
 
 from gptfast.finetune.settings.common import FinetuneConfig
 from gptfast.model import build_model
+from gptfast.model.adapter_folder import weights_sha256
 from gptfast.model.base import LanguageModel
 from gptfast.model.config import ModelConfig
 from gptfast.model.finite import check_weights
@@ -18,7 +19,7 @@ from gptfast.model.folder import load_float_model
 from gptfast.tokenizer import Tokenizer, load_tokenizer
 from gptfast.tokenizer.chat import read_chat_template
 from gptfast.train.checkpoint import has_started
-from gptfast.train.init_from import stored_config, weights_sha256
+from gptfast.train.init_from import stored_config
 from gptfast.train.record import read_record
 
 
@@ -34,19 +35,24 @@ class Start:
     weights_from: Path | None
     """The folder to load weights from; None if a checkpoint replaces them."""
 
-    def new_model(self, **changes: Any) -> Callable[[torch.device], LanguageModel]:
+    def new_model(
+        self, build: Callable[[ModelConfig], LanguageModel] = build_model, **changes: Any
+    ) -> Callable[[torch.device], LanguageModel]:
         """Return what makes the initial model.
 
-        changes: fields of ModelConfig to change, such as dropout=0.0.
+        build: makes a model, whose body is a GPT's and whose head may be another; a head that the
+        folder lacks keeps its new weights. changes: fields of ModelConfig to change, such as
+        dropout=0.0.
         """
         config = replace(self.config, **changes)
 
         def make(device: torch.device) -> LanguageModel:
-            model = build_model(config)
+            model = build(config)
             if self.weights_from is not None:
                 loaded, _ = load_float_model(self.weights_from, "fine-tuning")
                 check_weights(loaded)
-                model.load_state_dict(loaded.state_dict())
+                own, found = model.state_dict(), loaded.state_dict()
+                model.load_state_dict({name: found.get(name, own[name]) for name in own})
             return model.to(device)
 
         return make

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,45 @@ from gptfast.ops.checks import (
     check_targets,
 )
 
+if TYPE_CHECKING:
+    from gptfast.model.lora import Adapter
+
+
+class Stored(Protocol):
+    """What a model folder and the checkpoints of a run hold: a whole model, or an adapter."""
+
+    @property
+    def weights_file(self) -> str:
+        """Name of the file that holds the tensors."""
+
+    def description(
+        self, *, bos: int | None, eos: int | None, pad: int | None
+    ) -> dict[str, dict[str, Any]]:
+        """Return the JSON files that describe the model in its folder, by their names.
+
+        bos, eos, pad: the ids of the tokens' roles.
+        """
+
+    def own_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return those tensors of a model's state that the weights file holds."""
+
+    def stored_state(self, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors of `own_state` with their names and shapes in the weights file."""
+
+    def restored_state(
+        self,
+        stored: Mapping[str, Tensor],
+        own: Mapping[str, Tensor],
+        stored_as: ModelConfig | None = None,
+    ) -> dict[str, Tensor]:
+        """Undo `stored_state`.
+
+        Missing tensors are left out and unexpected ones are kept, so that the caller can report
+        them. own: the model's own state, for the shapes. stored_as: the configuration stored beside
+        the file, if it differs from the model's. Raises RuntimeError if the parts of a tensor have
+        shapes that don't match.
+        """
+
 
 class LanguageModel(nn.Module):
     """A causal language model: the logits at position t see tokens 0..t and predict token t + 1.
@@ -35,8 +74,12 @@ class LanguageModel(nn.Module):
     """'int8' or 'int4' if the matrices are stored in blocks (model/quantized.py)."""
     n_quantized = 0
     """Number of parameters of such a model, of which none is trainable."""
-    weights_file = "model.safetensors"
-    """Name of the file that holds the weights, in a model folder and in checkpoints."""
+    adapter: Adapter | None = None
+    """The low-rank matrices beside frozen weights, if there are any (model/lora.py)."""
+    heads: tuple[str, ...] = ()
+    """Names of modules that are trained whole even with an adapter, such as a classifier's head."""
+    peft_task = "CAUSAL_LM"
+    """PEFT's name of what the model does."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -200,23 +243,27 @@ class LanguageModel(nn.Module):
     def forget_step(self) -> None:
         """Discard the statistics gathered by forward passes since the last `end_step`."""
 
-    # ---- what a model folder holds; subclasses and adapters hold something else ------------------
+    # ---- what a model folder holds -------------------------------------------------------------
+
+    @property
+    def stored(self) -> Stored:
+        """What the model's folder holds: its adapter if it has one, or else the whole model."""
+        return self if self.adapter is None else self.adapter
+
+    weights_file = "model.safetensors"
 
     def description(
         self, *, bos: int | None, eos: int | None, pad: int | None
     ) -> dict[str, dict[str, Any]]:
-        """Return the JSON files that describe the model in its folder, by their names.
-
-        bos, eos, pad: the ids of the tokens' roles.
-        """
+        """Return config.json, as `Stored` says."""
         return {"config.json": formats.describe(self.config, bos=bos, eos=eos, pad=pad)}
 
     def own_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return those tensors of a whole state that the weights file holds."""
+        """Return all tensors."""
         return dict(state)
 
     def stored_state(self, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the tensors of `own_state` with their names and shapes in the weights file."""
+        """Return the tensors with the names and shapes of the model's format."""
         return dict(own) if self.quantized else formats.to_stored(self.config, own)
 
     def restored_state(
@@ -225,13 +272,7 @@ class LanguageModel(nn.Module):
         own: Mapping[str, Tensor],
         stored_as: ModelConfig | None = None,
     ) -> dict[str, Tensor]:
-        """Undo `stored_state`.
-
-        Missing tensors are left out and unexpected ones are kept, so that the caller can report
-        them. own: the model's own state, for the shapes. stored_as: the configuration stored beside
-        the file, if it differs from the model's. Raises RuntimeError if the parts of a tensor have
-        shapes that don't match.
-        """
+        """Undo `stored_state`, as `Stored` says."""
         if self.quantized:
             return dict(stored)
         return formats.from_stored(stored_as or self.config, own, stored)

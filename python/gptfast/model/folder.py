@@ -24,6 +24,14 @@ from torch import Tensor
 
 from gptfast.errors import MissingFileError, UserError
 from gptfast.model import LanguageModel, ModelConfig, build_model, formats
+from gptfast.model.adapter_folder import (
+    PRECISIONS,
+    WEIGHTS_FILE,
+    Base,
+    find_base,
+    is_adapter,
+    read_settings,
+)
 from gptfast.model.config import Precision, RopeScaling
 from gptfast.model.foreign import refuse_pickles, what_it_is
 from gptfast.system.escape import escaped
@@ -33,13 +41,16 @@ from gptfast.tokenizer import Tokenizer, load_tokenizer
 T = TypeVar("T")
 
 FILES = (
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "base.json",
     "config.json",
     "generation_config.json",
     "model.safetensors",
     "tokenizer.json",
     "tokenizer_config.json",
 )
-"""The files that `save_description` and `save_weights` write."""
+"""The files that `save_description`, `describe_model` and `save_weights` write."""
 
 
 def save_weights(
@@ -49,8 +60,8 @@ def save_weights(
 
     state: the full state, if the model itself is sharded.
     """
-    own = model.own_state(model.state_dict() if state is None else state)
-    stored = model.stored_state(own)
+    own = model.stored.own_state(model.state_dict() if state is None else state)
+    stored = model.stored.stored_state(own)
     tensors = {name: t.detach().cpu().contiguous() for name, t in stored.items()}
     try:
         write_atomically(path, lambda p: save_file(tensors, p, metadata={"format": "pt"}))
@@ -74,7 +85,7 @@ def save_description(
 
 def describe_model(folder: Path, model: LanguageModel, tokenizer: Tokenizer) -> None:
     """Write all files of a model's folder, except the weights. Creates the folder."""
-    described = model.description(**_role_ids(tokenizer))
+    described = model.stored.description(**_role_ids(tokenizer))
     _save_files(folder, described, tokenizer, model.config.block_size)
 
 
@@ -108,18 +119,25 @@ def load_model(
 ) -> tuple[LanguageModel, Tokenizer]:
     """Load a model folder: the model in evaluation mode on the CPU, and its tokenizer.
 
-    rope_scaling, rope_factor: how to stretch the context, as in `gptfast.load`. Raises
-    MissingFileError if a file is missing, PermissionError if it may not be read, UserError if a
-    file is damaged or doesn't fit the others.
+    rope_scaling, rope_factor: how to stretch the context, as in `gptfast.load`. An adapter folder
+    is loaded with its base. Raises MissingFileError if a file is missing, PermissionError if it may
+    not be read, UserError if a file is damaged or doesn't fit the others.
     """
     folder = Path(folder)
     refuse_pickles(folder)
+    if is_adapter(folder):
+        return _load_adapter(folder, rope_scaling, rope_factor)
     if not is_file(folder / "config.json"):
         raise MissingFileError(
             f"no model in {folder}: expected a folder with config.json, model.safetensors and "
             f"tokenizer.json, as `python -m gptfast.train --out {folder}` writes"
         )
     config = read_config(folder / "config.json")
+    if read_labels(folder / "config.json") is not None:
+        raise UserError(
+            f"the model in {folder} is a classifier or a reward model, which predicts no tokens: "
+            f"expected a language model; gptfast.load_classifier loads it"
+        )
     tokenizer = load_tokenizer(folder)
     if tokenizer.n_vocab > config.vocab_size:
         raise UserError(
@@ -141,18 +159,65 @@ def load_model(
 
 
 def load_float_model(folder: str | Path, purpose: str) -> tuple[LanguageModel, Tokenizer]:
-    """Load a model folder as `load_model` does, in float32, for what needs float weights.
+    """Load a model folder as `load_merged_model` does, in float32, for what needs float weights.
 
     purpose: what needs them, such as "training". Raises UserError for a model in int8 or int4, too.
     """
-    model, tokenizer = load_model(folder)
-    refuse_blocks(Path(folder), purpose)
+    folder = Path(folder)
+    refuse_blocks(folder, purpose)
+    model, tokenizer = load_merged_model(folder)
     return model.float(), tokenizer
+
+
+def load_merged_model(folder: str | Path) -> tuple[LanguageModel, Tokenizer]:
+    """Load a model folder as `load_model` does, an adapter as one float32 model with its base."""
+    folder = Path(folder)
+    if not is_adapter(folder):
+        return load_model(folder)
+    from gptfast.model.lora import merge
+
+    base = replace(find_base(folder), bits=None)
+    model, tokenizer = with_adapter(folder, *load_float_model(base.folder, "an adapter"), base)
+    merge(model)
+    return model.eval(), tokenizer
+
+
+def _load_adapter(
+    folder: Path, rope_scaling: RopeScaling, rope_factor: float
+) -> tuple[LanguageModel, Tokenizer]:
+    base = find_base(folder)
+    model, tokenizer = load_model(base.folder, rope_scaling=rope_scaling, rope_factor=rope_factor)
+    if base.bits is not None:
+        from gptfast.model.quantized import quantize
+
+        refuse_blocks(base.folder, "an adapter")
+        quantize(model.float(), PRECISIONS[base.bits])
+    return with_adapter(folder, model, tokenizer, base)
+
+
+def with_adapter(
+    folder: Path, model: LanguageModel, tokenizer: Tokenizer, base: Base
+) -> tuple[LanguageModel, Tokenizer]:
+    """Add the adapter in a folder to its base, in place. Return it and the folder's tokenizer.
+
+    tokenizer: the base's, for a folder without one. Raises as `load_model` does.
+    """
+    from gptfast.model.lora import adapted_modules, add_lora
+
+    settings, path = read_settings(folder), folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise MissingFileError(f"no weights at {path}: {_why_none(path)}")
+    targets = adapted_modules(_read(path))
+    stored_as = read_config(base.folder / "config.json")
+    add_lora(model, replace(settings, targets=targets), base, stored_as)
+    load_weights(model, path)
+    own = is_file(folder / "tokenizer.json")
+    return model.eval(), load_tokenizer(folder) if own else tokenizer
 
 
 def refuse_blocks(folder: Path, purpose: str) -> None:
     """Raise UserError if a folder's model is in int8 or int4, which `purpose` can't use."""
-    precision = read_precision(folder / "config.json")
+    precision = read_precision(folder / "config.json") if not is_adapter(folder) else None
     if precision in ("int8", "int4"):
         raise UserError(
             f"the model in {folder} is in {precision}: {purpose} needs float weights; give the "
@@ -200,9 +265,9 @@ def load_weights(
     tensors: dict[str, Tensor] = {}
     for file in _files_of(path):
         tensors |= _read(file)
-    state = model.own_state(model.state_dict())
+    state = model.stored.own_state(model.state_dict())
     try:
-        found = model.restored_state(tensors, state, stored_as)
+        found = model.stored.restored_state(tensors, state, stored_as)
     except RuntimeError as error:  # parts of one tensor whose shapes don't match
         raise UserError(f"{path} does not fit its config.json: {error}") from error
     wrong = [
@@ -274,6 +339,20 @@ def _why_none(path: Path) -> str:
     return "copy or fetch the file from where the model is from"
 
 
+def folder_config(folder: Path) -> ModelConfig:
+    """Read the configuration of a folder's model; that of an adapter is its base's.
+
+    Raises MissingFileError or UserError.
+    """
+    holder = find_base(folder).folder if is_adapter(folder) else folder
+    if not is_file(holder / "config.json"):
+        raise MissingFileError(
+            f"no model in {folder}: expected a folder with config.json, model.safetensors and "
+            f"tokenizer.json"
+        )
+    return read_config(holder / "config.json")
+
+
 def read_config(path: Path) -> ModelConfig:
     """Read a config.json. Raises UserError if gptfast can't compute the model it describes."""
     return _parse_json(path, formats.parse)
@@ -282,6 +361,11 @@ def read_config(path: Path) -> ModelConfig:
 def read_precision(path: Path) -> Precision | None:
     """Return what the model of a config.json was quantized to; None for float weights."""
     return _parse_json(path, formats.precision_of)
+
+
+def read_labels(path: Path) -> tuple[str, ...] | None:
+    """Return the labels in a classifier's config.json, in order; None if it is no classifier's."""
+    return _parse_json(path, formats.labels_of)
 
 
 def _parse_json(path: Path, parse: Callable[[dict[str, Any]], T]) -> T:

@@ -38,14 +38,15 @@ _OTHER_WEIGHTS = (
     ("*.pt", _PICKLE, "`gptfast import nanogpt {file} --out converted` converts nanoGPT's"),
     ("*.pth", _PICKLE, _TAKE_OTHER),
     ("*.ckpt", _PICKLE, _TAKE_OTHER),
-    ("adapter_model.*", "an adapter, which is no model alone", "merge it into its model with "
-     "peft's merge_and_unload, and save that"),
+    ("adapter_model.safetensors", "an adapter without its adapter_config.json", "fetch that, too"),
+    ("adapter_model.bin", _PICKLE, "save it as safetensors with peft"),
     ("*.gguf", "a model for llama.cpp", _TAKE_OTHER),
     ("tf_model*.h5", "a model for TensorFlow", _TAKE_OTHER),
     ("flax_model*.msgpack", "a model for Flax", _TAKE_OTHER),
     ("*.onnx", "a model for ONNX", _TAKE_OTHER),
 )  # fmt: skip
 """Weights in other files than safetensors: their names, what they are, and what to do."""
+_ADAPTER = ("config.json", "model.safetensors")
 
 
 def refuse_pickles(folder: Path) -> None:
@@ -57,7 +58,8 @@ def refuse_pickles(folder: Path) -> None:
         raise UserError(
             f"{folder} is a file: expected the folder of a model, such as {folder.parent}"
         )
-    if any(folder.glob("model*.safetensors*")):
+    is_adapter = all((folder / f"adapter_{name}").is_file() for name in _ADAPTER)
+    if is_adapter or any(folder.glob("model*.safetensors*")):
         return
     for pattern, what, advice in _OTHER_WEIGHTS:
         for file in sorted(folder.glob(pattern)):

@@ -75,6 +75,7 @@ class QuantizedLinear(Blocks):
 
     def __init__(self, shape: tuple[int, ...], kind: Kind, bias: nn.Parameter | None) -> None:
         super().__init__(shape, kind)
+        self.out_features, self.in_features = shape
         self.bias = bias
 
     def forward(self, x: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import nn
 
 from gptfast.cli.units import count
 from gptfast.model import LanguageModel
+from gptfast.model.adapter_folder import weights_sha256
 from gptfast.model.config import Precision
 from gptfast.model.divergence import MAX_LOGITS
 from gptfast.model.finite import check_weights
@@ -28,7 +29,6 @@ from gptfast.system.files import write_folder_atomically
 from gptfast.system.machine import hardware, versions
 from gptfast.tokenizer.chat import read_chat_template, write_chat_template
 from gptfast.train.evaluate import bits_per_byte
-from gptfast.train.init_from import weights_sha256
 
 CALIBRATION_TOKENS = 32_768
 WINDOWS_AT_A_TIME = 8

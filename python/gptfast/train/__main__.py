@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from gptfast.cli import cli
 from gptfast.cli.printing import lossy_output
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from gptfast.model import LanguageModel
     from gptfast.tokenizer import Tokenizer
     from gptfast.train.loop import Result
+
+AnyTrainConfig = TypeVar("AnyTrainConfig", bound=TrainConfig)
 
 MODULE = "gptfast.train"
 SAMPLES = 2
@@ -57,7 +59,20 @@ def parse_config(argv: Sequence[str], module: str = MODULE) -> TrainConfig:
     Its defaults are those of the preset that they name, and the model and the tokenizer those of
     the folder that `--init-from` names, or of the run that `--resume` continues.
     """
-    finder = cli.ArgumentParser(f"python -m {module}", add_help=False, allow_abbrev=False)
+    return parse_extended(TrainConfig, GROUPS, argv, f"python -m {module}")
+
+
+def parse_extended(
+    configuration: type[AnyTrainConfig],
+    groups: Mapping[str, type],
+    argv: Sequence[str],
+    prog: str,
+) -> AnyTrainConfig:
+    """Return what `parse_config` does, of a class that may have further fields.
+
+    groups: the groups of all fields, as for `cli.parse_groups`.
+    """
+    finder = cli.ArgumentParser(prog, add_help=False, allow_abbrev=False)
     finder.add_argument("--preset", default=TrainConfig.preset)
     for name in ("--init-from", "--out"):
         finder.add_argument(name, type=cli.path)
@@ -71,7 +86,7 @@ def parse_config(argv: Sequence[str], module: str = MODULE) -> TrainConfig:
         given = {name: value for name, value in vars(known).items() if value is not None}
         defaults = with_init(replace(defaults, **given))
         defaults = replace(defaults, resume=False, overwrite=False)  # the flags set them
-    return cli.parse_groups(TrainConfig, GROUPS, argv, f"python -m {module}", defaults)
+    return cli.parse_groups(configuration, groups, argv, prog, defaults)
 
 
 def finish(config: TrainConfig, result: Result, say: Callable[[str], None]) -> None:

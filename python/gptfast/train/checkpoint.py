@@ -131,7 +131,7 @@ def save_checkpoint(folder: Path, state: State, keep: int, log: Callable[[str], 
         return
 
     def write(temporary: Path) -> None:
-        weights_file = state.model.weights_file
+        weights_file = state.model.stored.weights_file
         save_weights(state.model, temporary / weights_file, model_state)
         rest = {
             "optimizer": optimizer_state,
@@ -253,7 +253,7 @@ def save_best(
     Then write training/best.json with the val loss, the step and a checksum. On a full disk, make
     room as `save_checkpoint` does. Raises OSError if that doesn't help.
     """
-    path = folder / model.weights_file
+    path = folder / model.stored.weights_file
     _write_or_make_room(folder, lambda: save_weights(model, path, weights), log)
     make_best_record(path, val_loss, step)
 
@@ -349,7 +349,7 @@ def _damage(path: Path) -> str | None:
 
 
 def _load(path: Path, state: State) -> Progress:
-    load_weights(state.model, path / state.model.weights_file, load_full_state)
+    load_weights(state.model, path / state.model.stored.weights_file, load_full_state)
     # weights_only, because a model folder may come from anyone and a pickle could run code.
     rest = torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu")
     described = json.loads((path / "state.json").read_text(encoding="utf-8"))

@@ -307,5 +307,5 @@ def load_preset(name: str) -> TrainConfig:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
-        return list(value)
+        return [_plain(element) for element in value]
     return str(value) if isinstance(value, Path) else value

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from gptfast.data.dataset import Mixture
 from gptfast.errors import MissingFileError, UserError
+from gptfast.model.adapter_folder import weights_sha256
 from gptfast.model.base import LanguageModel
 from gptfast.model.config import ModelConfig
 from gptfast.model.finite import check_weights
-from gptfast.model.folder import load_model, read_config, refuse_blocks
+from gptfast.model.folder import folder_config, load_merged_model, refuse_blocks
 from gptfast.model.foreign import refuse_pickles
-from gptfast.system.files import is_file
 from gptfast.tokenizer import load_tokenizer
 from gptfast.train.checkpoint import has_started
 from gptfast.train.config import TrainConfig
@@ -40,13 +39,7 @@ def with_init(config: TrainConfig) -> TrainConfig:
 def stored_config(folder: Path) -> ModelConfig:
     """Read the configuration of a folder to start from. Raises MissingFileError or UserError."""
     refuse_pickles(folder)
-    path = folder / "config.json"
-    if not is_file(path):
-        raise MissingFileError(
-            f"no model in {folder}: expected a folder with config.json, model.safetensors and "
-            f"tokenizer.json"
-        )
-    config = read_config(path)
+    config = folder_config(folder)
     refuse_blocks(folder, "training")
     return config
 
@@ -134,22 +127,12 @@ def started_from(config: TrainConfig) -> dict[str, Any]:
     return {"init_from_sha256": sha256}
 
 
-def weights_sha256(folder: Path) -> str:
-    """Return the SHA-256 of the weights in a model folder, which may be in several files."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("model*.safetensors")):
-        with path.open("rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
 def copy_weights(folder: Path, model: LanguageModel) -> None:
     """Load a folder's weights into `model`, without learned positions beyond its context.
 
     Raises UserError for weights that are not finite, as training would blame the computation.
     """
-    loaded, _ = load_model(folder)
+    loaded, _ = load_merged_model(folder)
     check_weights(loaded)
     state = loaded.state_dict()
     if "wpe.weight" in state:

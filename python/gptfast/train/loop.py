@@ -184,6 +184,7 @@ class Trainer:
             "tokens_per_second": self.interval_tokens / self.interval_seconds,
             "peak_memory": peak_memory(self.world.device),
         }
+        counted = counted | self.objective.measured(self.world)
         self.metrics.log(progress.step, **measured, seconds=progress.seconds, **counted)
         self.display.step(progress.step, **measured)
         progress.losses, self.interval_tokens, self.interval_seconds = [], 0, 0.0
@@ -213,7 +214,7 @@ class Trainer:
         Raises RunError if the last can't be saved in their place.
         """
         config, progress = self.config, self.state.progress
-        best = config.out / self.state.model.weights_file
+        best = config.out / self.state.model.stored.weights_file
         if not self.recovery.find_best():
             self.display.message(
                 f"{best} does not match its checksum: the weights of the last step replace it"

@@ -74,6 +74,10 @@ class Objective:
         """
         raise NotImplementedError
 
+    def measured(self, world: World) -> dict[str, Any]:
+        """Return figures of the last step for metrics.jsonl. Every process calls this."""
+        return {}
+
     def evaluate(self, model: LanguageModel, world: World, *, whole: bool) -> Evaluation:
         """Measure the model. Every process calls this.
 

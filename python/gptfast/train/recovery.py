@@ -52,7 +52,7 @@ class Recovery:
         config, world = self.config, self.state.world
         load_checkpoint(config.out, self.state, self.display.message)
         progress = self.state.progress
-        best = config.out / self.state.model.weights_file
+        best = config.out / self.state.model.stored.weights_file
         if not self.find_best() and best.exists():
             self.display.message(
                 f"{best} does not match its checksum: the next evaluation replaces it"
@@ -123,7 +123,7 @@ class Recovery:
     def find_best(self) -> bool:
         """Read the loss and step of the best weights; return False if it is damaged."""
         state = self.state
-        path = self.config.out / state.model.weights_file
+        path = self.config.out / state.model.stored.weights_file
         found = read_best(path) if state.world.is_main else None
         (best, *_) = state.world.gather(found)
         state.progress.best_val_loss, state.progress.best_step = best or (math.inf, 0)

@@ -26,7 +26,10 @@ dropout's random numbers, and the tokens that experts balance over."""
 
 _PEAKS = ("learning_rate", "matrix_learning_rate")
 
-PATHS = ("corpus", "mix_corpora", "init_from", "tokenizer", "model", "data", "val_data")
+PATHS = (
+    "corpus", "mix_corpora", "init_from", "tokenizer", "model", "data", "val_data", "prompts",
+    "val_prompts", "teacher", "reward_model",
+)  # fmt: skip
 """Settings that may name the same files in another way. Checksums decide whether they do."""
 
 READING = tuple(field.name for field in fields(TextOptions))

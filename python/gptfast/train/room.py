@@ -24,9 +24,8 @@ def check_room(config: RunConfig, model: LanguageModel) -> None:
     The most is needed while a checkpoint is written, beside those that are kept. The checkpoints
     and the best weights that are there count as free, as the run replaces them.
     """
-    weights = sum(
-        t.numel() * t.element_size() for t in model.own_state(model.state_dict()).values()
-    )
+    own = model.stored.own_state(model.state_dict())
+    weights = sum(t.numel() * t.element_size() for t in own.values())
     optimizer = optimizer_bytes(config, model)
     n_checkpoints = _most_checkpoints(config)
     needed = n_checkpoints * (weights + optimizer) + weights
@@ -39,7 +38,7 @@ def check_room(config: RunConfig, model: LanguageModel) -> None:
                 f"nothing could be saved in {config.out}: {what}, {largest:,} of them in one file, "
                 f"but this process may write files of {limit:,} bytes only: raise `ulimit -f`"
             )
-        replaced = _replaced_bytes(config.out, model.weights_file)
+        replaced = _replaced_bytes(config.out, model.stored.weights_file)
         _allocate(config.out, needed - replaced, largest)
     except OSError as error:
         if error.errno not in _NO_ROOM:

@@ -267,7 +267,7 @@ def measure_best_again(
 
     The model keeps these weights, until a checkpoint replaces them.
     """
-    weights = config.out / model.weights_file
+    weights = config.out / model.stored.weights_file
     (best, *_) = world.gather(read_best(weights) if world.is_main else None)
     if best is None or newest_step(config.out) is None:
         return

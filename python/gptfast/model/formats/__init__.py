@@ -8,7 +8,7 @@ FORMATS. Each is imported on first use.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import cache
 from importlib import import_module
@@ -31,13 +31,17 @@ FORMATS = {
 stored in the first format that expresses it."""
 
 OURS = "gptfast"
+_CLASSIFIER = "ForSequenceClassification"
 
 __all__ = [
     "FORMATS",
     "describe",
+    "describe_classifier",
     "format_of",
     "from_stored",
+    "labels_of",
     "parse",
+    "pieces",
     "precision_of",
     "to_stored",
     "why_not_transformers",
@@ -147,6 +151,36 @@ def precision_of(stored: Stored) -> Precision | None:
     raise UserError(f"its precision is {quantization['precision']!r}: expected 'int8' or 'int4'")
 
 
+def describe_classifier(
+    described: Mapping[str, Any], labels: Sequence[str], pad: int | None
+) -> dict[str, Any]:
+    """Return the content of a classifier's config.json, given that of a model with its body.
+
+    pad: the id that pads a text, by which `transformers` finds the text's last token.
+    """
+    (of_body,) = described.get("architectures", ["GPTForCausalLM"])
+    kind = of_body.replace("LMHeadModel", _CLASSIFIER).replace("ForCausalLM", _CLASSIFIER)
+    return {
+        **described,
+        "architectures": [kind],
+        "id2label": {str(i): label for i, label in enumerate(labels)},
+        "label2id": {label: i for i, label in enumerate(labels)},
+        "pad_token_id": pad,
+    }
+
+
+def labels_of(stored: Stored) -> tuple[str, ...] | None:
+    """Return the labels in a classifier's config.json, in order; None if it is no classifier's.
+
+    Raises KeyError or another exception if `stored` is not a valid config.json.
+    """
+    (kind, *_) = stored.get("architectures") or [""]
+    if not kind.endswith(_CLASSIFIER):
+        return None
+    names = stored.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})  # transformers' default
+    return tuple(str(names[str(i)]) for i in range(len(names)))
+
+
 def parse(stored: Stored) -> ModelConfig:
     """Return the configuration that a config.json describes.
 
@@ -186,12 +220,21 @@ def to_stored(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Ten
     for ours, tensor in state.items():
         if format.is_transposed(ours):
             tensor = tensor.T
-        names = format.names(ours, config)
         if tensor.ndim == 3:
             tensor = tensor.flatten(0, 1)  # stack the experts' rows
-        rows = torch.split(tensor, _row_counts(ours, config, len(names), len(tensor)))
-        stored |= dict(zip(names, rows, strict=True))
+        counts = pieces(config, ours, len(tensor))
+        stored |= dict(zip(counts, torch.split(tensor, list(counts.values())), strict=True))
     return stored
+
+
+def pieces(config: ModelConfig, name: str, n_rows: int) -> dict[str, int]:
+    """Return the number of rows of each stored part of a parameter, by the part's stored name.
+
+    n_rows: the rows of the parameter.
+    """
+    kind = format_of(config)
+    names = [name] if kind == OURS else _format(kind).names(name, config)
+    return dict(zip(names, _row_counts(name, config, len(names), n_rows), strict=True))
 
 
 def from_stored(

@@ -17,6 +17,8 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu_exact",
 }
 """gptfast's activations, keyed by their names in transformers."""
+_HEADS = ("lm_head.", "score.")
+"""Beginnings of the names of what reads the last vectors, which have no prefix."""
 
 
 class GPT2(Format):
@@ -67,7 +69,7 @@ class GPT2(Format):
 
     def names(self, name: str, config: ModelConfig) -> list[str]:
         """Return the one stored name of a parameter."""
-        return [name if name.startswith("lm_head.") else f"transformer.{name}"]
+        return [name if name.startswith(_HEADS) else f"transformer.{name}"]
 
     def is_transposed(self, name: str) -> bool:
         """Return whether the parameter is one of GPT-2's "Conv1D" matrices."""
@@ -76,7 +78,7 @@ class GPT2(Format):
     def canonical(self, stored: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Add the prefix where it is missing, and drop the causal masks of old files."""
         return {
-            name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}": tensor
+            name if name.startswith(("transformer.", *_HEADS)) else f"transformer.{name}": tensor
             for name, tensor in stored.items()
             if not name.endswith((".attn.bias", ".attn.masked_bias"))
         }

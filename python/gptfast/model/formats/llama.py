@@ -13,6 +13,7 @@ NAMES = {
     "wte": ["model.embed_tokens"],
     "ln_f": ["model.norm"],
     "lm_head": ["lm_head"],
+    "score": ["score"],
     "ln_1": ["input_layernorm"],
     "ln_2": ["post_attention_layernorm"],
     "attn.c_attn": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],

@@ -1,0 +1,279 @@
+"""Preference data: two answers to a prompt, of which the first is better.
+
+Legend: B pairs, T time; the axis of length 2 has the chosen answer, then the rejected one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gptfast.data.batch import IGNORED, Batch
+from gptfast.data.conversations import (
+    Conversation,
+    messages_of,
+    prompt_key,
+    read_records,
+    split_by_prompt,
+)
+from gptfast.data.documents.json_records import keys_of
+from gptfast.data.documents.records import BadRecordError
+from gptfast.errors import UserError
+from gptfast.tokenizer.chat import ChatTemplate
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prompt, and a better and a worse answer to it."""
+
+    messages: tuple[dict[str, str], ...]
+    """The prompt: messages with "role" and "content", of which the last is not the assistant's."""
+    chosen: str
+    rejected: str
+    line: int
+    """Line of the file, or number of the element of its list, from 1."""
+
+    def conversations(self) -> tuple[Conversation, Conversation]:
+        """Return the prompt with the chosen answer, and with the rejected one."""
+        chosen, rejected = (
+            Conversation((*self.messages, {"role": "assistant", "content": answer}), self.line)
+            for answer in (self.chosen, self.rejected)
+        )
+        return chosen, rejected
+
+
+@dataclass(frozen=True)
+class EncodedPair:
+    """The ids of both conversations, and which of them belong to the answer, its end included."""
+
+    ids: tuple[list[int], list[int]]
+    counted: tuple[list[bool], list[bool]]
+
+    @property
+    def length(self) -> int:
+        """Return the number of ids of the longer conversation."""
+        return max(map(len, self.ids))
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """Read pairs from JSON lines or a JSON list.
+
+    A record has "chosen" and "rejected", which are texts, and a prompt: "prompt", a text or a list
+    of messages, or "instruction" and perhaps "input". Raises MissingFileError, or UserError with
+    the line of a record without them, and of one whose answers are the same.
+    """
+    return [_pair(path, line, record) for line, record in read_records(path)]
+
+
+def _pair(path: Path, line: int, record: dict[str, Any]) -> Pair:
+    try:
+        return Pair(_prompt(record), *_answers(record), line)
+    except BadRecordError as error:
+        raise UserError(f"{path}, line {line}: {error}") from None
+
+
+def _prompt(record: dict[str, Any]) -> tuple[dict[str, str], ...]:
+    if "prompt" not in record and "instruction" not in record:
+        raise BadRecordError(
+            f"expected a prompt under 'prompt' or 'instruction', and answers under 'chosen' and "
+            f"'rejected'; {keys_of(record)}"
+        )
+    if isinstance(record.get("prompt"), list):
+        messages = messages_of({"messages": record["prompt"]})
+    else:  # the forms of a conversation, whose answer comes later
+        kinds = ("prompt", "instruction", "input")
+        known = {kind: record[kind] for kind in kinds if kind in record}
+        messages = messages_of({**known, "completion": "", "output": ""})[:-1]
+    if messages[-1]["role"] == "assistant":
+        raise BadRecordError(
+            "the last message of 'prompt' is the assistant's: expected one that can be answered"
+        )
+    return messages
+
+
+def _answers(record: dict[str, Any]) -> tuple[str, str]:
+    chosen, rejected = record.get("chosen"), record.get("rejected")
+    if not (isinstance(chosen, str) and isinstance(rejected, str)):
+        raise BadRecordError(
+            f"expected texts under 'chosen' and 'rejected'; {keys_of(record)}, of which "
+            f"{'rejected' if isinstance(chosen, str) else 'chosen'!r} is missing or no text"
+        )
+    if chosen == rejected:
+        raise BadRecordError(
+            "'chosen' and 'rejected' are the same: expected two different answers; remove the "
+            "record"
+        )
+    return chosen, rejected
+
+
+@dataclass(frozen=True)
+class PairSets:
+    """Encoded pairs to train and to evaluate on."""
+
+    train: list[EncodedPair]
+    val: list[EncodedPair]
+    n_left_out: int
+    """Number of pairs that don't fit into the context."""
+
+    def describe(self, block_size: int) -> str:
+        """Return a one-line description."""
+        line = f"pairs: {len(self.train):,} to train on, {len(self.val):,} to validate on"
+        if self.n_left_out:
+            line += f"; {self.n_left_out:,} left out, longer than the context of {block_size} ids"
+        return line
+
+
+def open_pairs(
+    data: Path,
+    val_data: Path | None,
+    val_fraction: float,
+    seed: int,
+    template: ChatTemplate,
+    block_size: int,
+) -> PairSets:
+    """Read and encode pairs. Without val_data, hold out a share of the prompts of `data`.
+
+    Raises MissingFileError or UserError if they can't be read, or if none fits into block_size ids.
+    """
+    train, val = read_pairs(data), read_pairs(val_data) if val_data else []
+    if val_data is None:
+        train, val = split_by_prompt(train, prompt_of, val_fraction, seed)
+    sets = PairSets(
+        encode_pairs(train, template, block_size), encode_pairs(val, template, block_size), 0
+    )
+    for fitting, path in ((sets.train, data), (sets.val, val_data or data)):
+        if not fitting:
+            raise UserError(
+                f"{path}: no pair fits into the context of {block_size} ids: expected shorter "
+                f"ones, or a model with a longer context"
+            )
+    n_left_out = len(train) + len(val) - len(sets.train) - len(sets.val)
+    return replace(sets, n_left_out=n_left_out)
+
+
+def prompt_of(pair: Pair) -> str:
+    """Return what the split goes by: the normalised prompt."""
+    return prompt_key(pair.conversations()[0])
+
+
+def encode_pairs(
+    pairs: Sequence[Pair], template: ChatTemplate, block_size: int
+) -> list[EncodedPair]:
+    """Encode the pairs of which both conversations fit into block_size ids.
+
+    Only the last answer and its end token count. Raises UserError if the template can't be masked,
+    or marks no token of an answer.
+    """
+    encoded = []
+    for pair in pairs:
+        (ids_c, counted_c), (ids_r, counted_r) = (
+            template.encode_with_mask(conversation.messages)
+            for conversation in pair.conversations()
+        )
+        if not (any(counted_c) and any(counted_r)):
+            raise UserError(
+                f"line {pair.line} of the pairs: the chat template marks no token of an answer, "
+                f"not even its end: expected answers that are not empty"
+            )
+        new = EncodedPair((ids_c, ids_r), (_last_run(counted_c), _last_run(counted_r)))
+        if new.length <= block_size:
+            encoded.append(new)
+    return encoded
+
+
+def _last_run(mask: list[bool]) -> list[bool]:
+    """Return the mask with its last run of True alone: the last answer of several."""
+    stop = len(mask) - mask[::-1].index(True)
+    start = stop
+    while start and mask[start - 1]:
+        start -= 1
+    return [start <= i < stop for i in range(len(mask))]
+
+
+# ---- batches -------------------------------------------------------------------------------------
+
+
+def pair_batch(pairs: Sequence[EncodedPair], indices: Sequence[int]) -> Batch:
+    """Return pairs as a batch whose rows are pairs, so that no micro-batch separates two answers.
+
+    ids_BT and targets_BT are (B, 2, T) here; `as_rows` makes two rows of each pair. Both are filled
+    up at the right: ids with 0, which causal attention hides, and targets with IGNORED. The targets
+    are the ids that count, one place to the left. extras: "lengths", the number of ids of each
+    conversation, (B, 2), and "index", the place of each pair in `pairs`, (B,).
+    """
+    # In NumPy: PyTorch would start a second set of OpenMP threads in the thread of the loader.
+    shape = (len(indices), 2, max(pairs[i].length for i in indices))
+    ids_B2T, targets_B2T = np.zeros(shape, np.int64), np.full(shape, IGNORED, np.int64)
+    lengths_B2 = np.zeros(shape[:2], np.int64)
+    for row, i in enumerate(indices):
+        for side, (ids, counted) in enumerate(zip(pairs[i].ids, pairs[i].counted, strict=True)):
+            n = lengths_B2[row, side] = len(ids)
+            ids_B2T[row, side, :n] = ids
+            targets_B2T[row, side, : n - 1] = np.where(counted[1:], ids[1:], IGNORED)
+    extras = {"lengths": torch.from_numpy(lengths_B2), "index": torch.tensor(indices)}
+    return Batch(torch.from_numpy(ids_B2T), torch.from_numpy(targets_B2T), extras=extras)
+
+
+def as_rows(batch: Batch) -> Batch:
+    """Return (2B, T) ids and targets for a batch of pairs: row 2i is chosen, row 2i + 1 rejected.
+
+    extras: "lengths", (2B,).
+    """
+    lengths_R = batch.extras["lengths"].flatten()
+    ids_RT, targets_RT = batch.ids_BT.flatten(0, 1), batch.targets_BT.flatten(0, 1)
+    return Batch(ids_RT, targets_RT, extras={"lengths": lengths_R})
+
+
+class PairSource:
+    """Batches of pairs: in every epoch each pair once, in an order that the seed decides."""
+
+    def __init__(
+        self, pairs: PairSets, batch_size: int, seed: int, made_of: Sequence[str | None]
+    ) -> None:
+        """made_of: what else decides what is learned, for the fingerprint."""
+        self.pairs, self.val = pairs.train, pairs.val
+        self.batch_size, self.seed, self.made_of = batch_size, seed, made_of
+        self.taken = 0
+        self._epoch, self._order = -1, np.empty(0, np.int64)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A checksum of the ids of all pairs, and of `made_of`."""
+        pairs = [[asdict(pair) for pair in part] for part in (self.pairs, self.val)]
+        content = json.dumps([*self.made_of, pairs])
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def next_batch(self) -> Batch:
+        """Return the next pairs, of the next epoch where this one ends."""
+        indices = [self._index(self.taken + i) for i in range(self.batch_size)]
+        self.taken += self.batch_size
+        return pair_batch(self.pairs, indices)
+
+    def example(self) -> Batch:
+        """Return a batch as long as the longest pair."""
+        longest = max(range(len(self.pairs)), key=lambda i: self.pairs[i].length)
+        return pair_batch(self.pairs, [longest] * self.batch_size)
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the number of pairs taken."""
+        return {"taken": self.taken}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go to a saved position."""
+        self.taken = state["taken"]
+
+    def _index(self, i: int) -> int:
+        """Return which pair is the i-th that is taken, over all epochs."""
+        epoch, place = divmod(i, len(self.pairs))
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order = np.random.default_rng((self.seed, epoch)).permutation(len(self.pairs))
+        return int(self._order[place])
