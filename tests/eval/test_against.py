@@ -14,10 +14,10 @@ from judged import TEXTS, save, shaken
 
 from gptfast.cli import cli
 from gptfast.eval.__main__ import main
-from gptfast.eval.against import difference_of_means, diverge
-from gptfast.eval.text import encode_documents, spans
+from gptfast.eval.against import diverge
 from gptfast.model import GPT, ModelConfig, build_model, divergence
 from gptfast.model.divergence import kl_divergence
+from gptfast.model.text_score import difference_of_means, encode_documents, spans
 from gptfast.tokenizer import BPETokenizer, CharTokenizer
 
 

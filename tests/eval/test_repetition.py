@@ -12,7 +12,8 @@ from judged import TEXTS
 
 from gptfast.cli import cli
 from gptfast.eval.__main__ import main
-from gptfast.eval.repetition import distinct, longest_repeat, measures, seq_rep, stretches
+from gptfast.eval.repetition import measures, stretches
+from gptfast.sample.repetition import distinct, longest_repeat, seq_rep
 
 
 def test_measures_by_hand() -> None:

@@ -17,8 +17,8 @@ from judged import STORY, TEXTS, save
 from gptfast.cli import cli
 from gptfast.errors import UserError
 from gptfast.eval.__main__ import main
-from gptfast.eval.text import Document, Score, encode_documents, score, spans
 from gptfast.model import GPT, ModelConfig, build_model
+from gptfast.model.text_score import Document, Score, encode_documents, score, spans
 from gptfast.tokenizer import BPETokenizer, CharTokenizer
 
 

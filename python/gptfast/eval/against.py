@@ -9,25 +9,23 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from gptfast.data.batch import IGNORED
 from gptfast.eval.report import Section
-from gptfast.eval.text import (
+from gptfast.eval.text import about_unknown, how_begun
+from gptfast.model import LanguageModel
+from gptfast.model.divergence import MAX_LOGITS, compare_logits
+from gptfast.model.text_score import (
+    IGNORED,
     Document,
     Score,
     Sums,
-    about_unknown,
     checked_stride,
+    difference_of_means,
     encode_documents,
-    how_begun,
     score,
     windows,
 )
-from gptfast.model import LanguageModel
-from gptfast.model.divergence import MAX_LOGITS, compare_logits
 from gptfast.tokenizer import Tokenizer
 
 
@@ -87,27 +85,6 @@ def diverge(
             total.add(batch, losses_BT)
         n += len(found.kl_M)
     return Divergence(sums[0].score(), sums[1].score(), kl / n, agreed / n)
-
-
-def difference_of_means(
-    first: tuple[NDArray[np.float64], NDArray[np.int64]],
-    second: tuple[NDArray[np.float64], NDArray[np.int64]],
-) -> tuple[float, float | None]:
-    """Return the difference of two means, and its standard error; None for a single document.
-
-    first, second: for each of N documents, the sum over its units and the number of them, such as
-    tokens or bytes. The documents are the independent observations, and each is paired with itself.
-    The standard error is that of a difference of ratio estimates (Cochran, "Sampling Techniques",
-    1977, section 6.3).
-    """
-    means, residuals_N = [], np.zeros(len(first[0]))
-    for sums_N, units_N, sign in ((*first, 1), (*second, -1)):
-        mean = float(sums_N.sum() / units_N.sum())
-        residuals_N += sign * (sums_N - mean * units_N) / units_N.sum()
-        means.append(mean)
-    n = int(((first[1] > 0) & (second[1] > 0)).sum())
-    error = math.sqrt(n / (n - 1) * float((residuals_N**2).sum())) if n > 1 else None
-    return means[0] - means[1], error
 
 
 def compare(

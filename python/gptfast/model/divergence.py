@@ -1,15 +1,18 @@
 """How the predictions of two models differ: losses, KL divergence and agreement, token by token.
 
-Shape suffixes: M predicted tokens, V vocabulary.
+Shape suffixes: B rows, T tokens, M predicted tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from gptfast.model.base import LanguageModel
 
 MAX_LOGITS = 1 << 26
 """Logits of a model that may exist at once: 256 MiB in float32."""
@@ -56,3 +59,32 @@ def kl_divergence(p_logits: Tensor, q_logits: Tensor) -> Tensor:
     """Return sum p (log p - log q) over the last axis for logits (..., V), in nats."""
     p, q = p_logits.log_softmax(-1), q_logits.log_softmax(-1)
     return (p.exp() * (p - q)).sum(-1)
+
+
+@torch.inference_mode()
+def kl_of_continuations(
+    first: LanguageModel,
+    second: LanguageModel,
+    prompt: Sequence[int],
+    continuations: Sequence[Sequence[int]],
+    n_vocab: int,
+) -> list[float]:
+    """Return KL(first || second) in nats at each token of the continuations, one after the other.
+
+    n_vocab: as for `compare_logits`. The prompt and a continuation fit into both contexts.
+    """
+    device, begin = next(first.parameters()).device, len(prompt) - 1
+    T = begin + max(map(len, continuations))
+    n_rows = max(1, MAX_LOGITS // (T * max(first.config.vocab_size, second.config.vocab_size)))
+    found: list[float] = []
+    for start in range(0, len(continuations), n_rows):
+        rows = continuations[start : start + n_rows]
+        filled = [[*prompt, *ids, *[0] * T][: T + 1] for ids in rows]
+        ids_BT = torch.tensor(filled, device=device)
+        lengths_B1 = torch.tensor([[len(ids)] for ids in rows], device=device)
+        places_T = torch.arange(T, device=device) - begin
+        is_continued_BT = (places_T >= 0) & (places_T < lengths_B1)
+        first_MV, second_MV = (m(ids_BT[:, :-1])[is_continued_BT] for m in (first, second))
+        targets_M = ids_BT[:, 1:][is_continued_BT]
+        found += compare_logits(first_MV, second_MV, targets_M, n_vocab).kl_M.tolist()
+    return found

@@ -1,0 +1,151 @@
+"""`gptfast finetune audit`: what tuning a model gained, and what it lost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from gptfast.cli import cli
+from gptfast.cli.path import PATH
+from gptfast.cli.printing import lossy_output
+from gptfast.errors import UserError, check_at_least
+from gptfast.finetune.tasks import VerifiableTask, find_task
+
+if TYPE_CHECKING:
+    from gptfast.finetune.audit_measures import Plan, Question, Subject
+
+
+@dataclass(frozen=True)
+class AuditConfig:
+    """Ask a base and the model that was tuned from it the same prompts, and compare the answers.
+
+    Writes audit.json and audit.png. The same command writes the same figures again.
+    """
+
+    base: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="BASE")]
+    """The model folder before tuning. If tuning added role tokens, that is OUT-base."""
+    tuned: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="TUNED")]
+    """The model folder after tuning, which may be an adapter's."""
+    out: Path
+    """Folder for audit.json and audit.png."""
+    data: Path | None = None
+    """Held-out conversations to ask, in the formats of `gptfast finetune sft`. An answer is right
+    if it is the known one, word for word."""
+    task: str | None = None
+    """A task with a verifier instead, such as make-the-number: its held-out problems."""
+    train: Path | None = None
+    """Conversations that the model was tuned on, to look for memorised answers and leaks."""
+    old_text: Annotated[str | None, PATH] = None
+    """Text of what the base knew, as a file, folder, glob or corpus: what was forgotten?"""
+    prompts: int = 200
+    """Most prompts to ask, spread evenly over the data."""
+    samples: int = 16
+    """Answers to draw for each prompt at temperature 1, besides the greedy one."""
+    max_new_tokens: int = 128
+    """Longest answer."""
+    seed: int = 1337
+    """Seed of the samples."""
+    device: str = "auto"
+    """'auto' (CUDA if there is one), 'cpu', 'cuda' or 'cuda:1'."""
+
+    def __post_init__(self) -> None:
+        for name in ("prompts", "samples", "max_new_tokens"):
+            check_at_least(name, getattr(self, name), 1)
+        if (self.data is None) == (self.task is None):
+            raise UserError("what to ask is not clear: expected either --data or --task")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print the table and the sentences, and write the files. Return 0."""
+    config = cli.parse(AuditConfig, argv, "gptfast finetune audit")
+    task = None if config.task is None else find_task(config.task)
+    # Imported late: PyTorch takes two seconds, which `--help` and a wrong flag don't need.
+    from gptfast.finetune.audit_measures import measure
+    from gptfast.finetune.audit_report import as_json, plot, sentences, table
+    from gptfast.system.files import make_folder, write_atomically, write_text_atomically
+    from gptfast.system.threads import share_cores
+
+    make_folder(config.out)
+    base, tuned = (_subject(folder, config.device) for folder in (config.base, config.tuned))
+    plan = _plan(config, task, base)
+    with share_cores(), lossy_output():
+        facts = measure(base, tuned, plan)
+        said = sentences(facts)
+        settings = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()}
+        del settings["out"]
+        write_text_atomically(config.out / "audit.json", as_json(facts, settings, said))
+        write_atomically(config.out / "audit.png", lambda path: plot(facts, path))
+        console = cli.console()
+        console.print(table(facts))
+        for note in facts.notes:
+            console.print(f"note: {note}")
+        for sentence in said:
+            console.print(f"- {sentence}")
+        console.print(f"audit.json and audit.png are in {config.out}")
+    return 0
+
+
+def _subject(folder: Path, device: str) -> Subject:
+    from gptfast.finetune.audit_measures import Subject
+    from gptfast.model.device import resolve_device
+    from gptfast.model.finite import check_weights
+    from gptfast.model.folder import load_model
+    from gptfast.tokenizer.chat import ChatTemplate, read_chat_template
+
+    model, tokenizer = load_model(folder)
+    check_weights(model)
+    source = read_chat_template(folder)
+    template = None if source is None else ChatTemplate(source, tokenizer)
+    return Subject(model.to(resolve_device(device)), tokenizer, template)
+
+
+def _plan(config: AuditConfig, task: VerifiableTask | None, base: Subject) -> Plan:
+    from gptfast.data.documents import ReadOptions
+    from gptfast.data.sources import load_corpus
+    from gptfast.finetune.audit_measures import Plan, spread
+
+    old_texts: Sequence[str] = ()
+    if config.old_text is not None:
+        options = ReadOptions().separated_by(base.tokenizer.roles.eos)
+        old_texts = load_corpus(config.old_text, options).documents
+    train = [] if config.train is None else _questions(config.train)
+    if task is not None:
+        asked = _problems(task, "test")
+        train = train or _problems(task, "train")
+    else:
+        assert config.data is not None
+        asked = _questions(config.data)
+    return Plan(
+        spread(asked, config.prompts),
+        train,
+        task,
+        old_texts,
+        config.samples,
+        config.max_new_tokens,
+        config.seed,
+    )
+
+
+def _problems(task: VerifiableTask, split: Literal["train", "test"]) -> list[Question]:
+    from gptfast.data.conversations import Conversation
+    from gptfast.finetune.audit_measures import questions_of
+
+    turns = [(("user", p.prompt), ("assistant", p.answer)) for p in task.problems(split)]
+    return questions_of(
+        Conversation(tuple({"role": role, "content": text} for role, text in turn), 0)
+        for turn in turns
+    )
+
+
+def _questions(path: Path) -> list[Question]:
+    from gptfast.data.conversations import read_conversations
+    from gptfast.finetune.audit_measures import questions_of
+
+    found = questions_of(read_conversations(path))
+    if not found:
+        raise UserError(f"{path} has no answer of an assistant: expected some to compare with")
+    return found
