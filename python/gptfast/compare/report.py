@@ -60,14 +60,15 @@ def read_run(folder: Path) -> Run:
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     # The last line may be half written.
     metrics = [json.loads(line) for line in lines if line.endswith("}")]
-    corpora = [record["data"], *record["further_data"]]
+    data = {}
+    if "further_data" in record:  # a pre-training
+        corpora = [record["data"], *record["further_data"]]
+        data["corpus"] = corpora[0]["corpus"]
+        data["texts (SHA-256)"] = " ".join(corpus["corpus_sha256"][:12] for corpus in corpora)
     return Run(
         folder,
         escaped(os.path.normpath(folder)),
-        flat(record["config"])
-        | {"weights": _weights(folder / "config.json")}
-        | {"corpus": corpora[0]["corpus"]}
-        | {"texts (SHA-256)": " ".join(corpus["corpus_sha256"][:12] for corpus in corpora)},
+        flat(record["config"]) | {"weights": _weights(folder / "config.json")} | data,
         load_tokenizer(folder).fingerprint if (folder / "tokenizer.json").is_file() else None,
         record["result"],
         [m for m in metrics if "val_loss" in m],
@@ -140,12 +141,13 @@ def curves(runs: Sequence[Run]) -> Figure:
     for axes in (by_step, by_second):
         axes.grid(alpha=0.3)
     by_step.legend()
-    if len({run.settings["texts (SHA-256)"] for run in runs}) > 1:
+    if len({run.settings.get("texts (SHA-256)") for run in runs}) > 1:
         figure.suptitle("trained and evaluated on different texts")
     return figure
 
 
 def _curve(lines: Sequence[dict[str, Any]], x: str, y: str) -> tuple[list[float], list[float]]:
+    lines = [line for line in lines if y in line]  # fine-tuning measures no bits per byte
     return [line[x] for line in lines], [line[y] for line in lines]
 
 

@@ -166,8 +166,8 @@ def facts(
     c = model.config
     found = {"Parameters": f"{model.n_parameters():,}"}
     result = record["result"] if record else None
-    if record and "data" in record:
-        data = [record["data"], *record.get("further_data", [])]
+    if record and "further_data" in record:  # a pre-training
+        data = [record["data"], *record["further_data"]]
         n_bytes = sum(part["train_bytes"] for part in data)
         found["Trained on"] = f"{_corpora(record)}, {n_bytes / 1e6:,.1f} MB of text"
     if result:
@@ -188,7 +188,7 @@ def facts(
 
 
 def _lead(model: LanguageModel, record: dict[str, Any] | None) -> str:
-    trained = f", trained on {_corpora(record)}" if record and "data" in record else ""
+    trained = f", trained on {_corpora(record)}" if record and "further_data" in record else ""
     return (
         f"A language model of {model.n_parameters():,} parameters{trained}. It runs in this "
         f"page, on your device."
@@ -196,7 +196,7 @@ def _lead(model: LanguageModel, record: dict[str, Any] | None) -> str:
 
 
 def _corpora(record: dict[str, Any]) -> str:
-    data = [record["data"], *record.get("further_data", [])]
+    data = [record["data"], *record["further_data"]]
     return " and ".join(Path(part["corpus"]).name for part in data)
 
 

@@ -9,18 +9,50 @@ from typing import Any
 
 import torch
 
+from gptfast.errors import UserError
 from gptfast.finetune.settings.common import FinetuneConfig
 from gptfast.model import build_model
-from gptfast.model.adapter_folder import weights_sha256
+from gptfast.model.adapter_folder import (
+    PRECISIONS,
+    Base,
+    LoraSettings,
+    find_base,
+    is_adapter,
+    read_settings,
+    relative_path,
+    weights_sha256,
+)
 from gptfast.model.base import LanguageModel
 from gptfast.model.config import ModelConfig
 from gptfast.model.finite import check_weights
-from gptfast.model.folder import load_float_model
+from gptfast.model.folder import load_float_model, with_adapter
+from gptfast.model.lora import add_lora, set_lora_dropout
+from gptfast.model.quantized import quantize
 from gptfast.tokenizer import Tokenizer, load_tokenizer
 from gptfast.tokenizer.chat import read_chat_template
 from gptfast.train.checkpoint import has_started
 from gptfast.train.init_from import stored_config
 from gptfast.train.record import read_record
+
+
+@dataclass(frozen=True)
+class NewAdapter:
+    """The adapter of a run with LoRA."""
+
+    settings: LoraSettings
+    base: Base
+    continues: Path | None
+    """The adapter folder that it starts as; None for a new one."""
+
+    def add(self, model: LanguageModel, tokenizer: Tokenizer) -> None:
+        """Add it to its base, in place. The base's weights go into blocks if it says so."""
+        if self.base.bits is not None:
+            quantize(model, PRECISIONS[self.base.bits]).train()
+        if self.continues is None:
+            add_lora(model, self.settings, self.base)
+        else:
+            with_adapter(self.continues, model, tokenizer, self.base)
+            set_lora_dropout(model.train(), self.settings.dropout)
 
 
 @dataclass(frozen=True)
@@ -34,17 +66,24 @@ class Start:
     """Checksum of the weights of the model that the run was started from."""
     weights_from: Path | None
     """The folder to load weights from; None if a checkpoint replaces them."""
+    adapter: NewAdapter | None = None
 
     def new_model(
         self, build: Callable[[ModelConfig], LanguageModel] = build_model, **changes: Any
     ) -> Callable[[torch.device], LanguageModel]:
-        """Return what makes the initial model.
+        """Return what makes the initial model, with its adapter.
 
         build: makes a model, whose body is a GPT's and whose head may be another; a head that the
         folder lacks keeps its new weights. changes: fields of ModelConfig to change, such as
-        dropout=0.0.
+        dropout=0.0, for which an adapter may have no dropout, either: UserError otherwise.
         """
         config = replace(self.config, **changes)
+        if self.adapter is not None and self.adapter.settings.dropout and not config.dropout:
+            if "dropout" in changes:
+                raise UserError(
+                    f"lora_dropout is {self.adapter.settings.dropout}, but this method computes "
+                    f"without dropout: leave it out"
+                )
 
         def make(device: torch.device) -> LanguageModel:
             model = build(config)
@@ -53,20 +92,57 @@ class Start:
                 check_weights(loaded)
                 own, found = model.state_dict(), loaded.state_dict()
                 model.load_state_dict({name: found.get(name, own[name]) for name in own})
+            if self.adapter is not None:
+                self.adapter.add(model, self.tokenizer)
             return model.to(device)
 
         return make
 
 
 def open_start(config: FinetuneConfig) -> Start:
-    """Read what config.model holds but the weights. Raises MissingFileError or UserError."""
+    """Read what config.model holds but the weights. Raises MissingFileError or UserError.
+
+    An adapter folder is one model with its base, or, with LoRA, the adapter to go on with.
+    """
     resumes = has_started(config)
     folder = config.out if resumes else config.model
     sha256 = read_record(folder)["start_sha256"] if resumes else weights_sha256(folder)
+    adapter = _new_adapter(config, folder, resumes, sha256) if config.lora_rank else None
+    weights_from = None if resumes else folder
+    if adapter is not None:
+        weights_from = adapter.base.folder
     return Start(
-        config=stored_config(folder),
+        config=stored_config(weights_from or folder),
         tokenizer=load_tokenizer(folder),
         chat_template=read_chat_template(folder),
         sha256=sha256,
-        weights_from=None if resumes else folder,
+        weights_from=weights_from,
+        adapter=adapter,
     )
+
+
+def _new_adapter(config: FinetuneConfig, folder: Path, resumes: bool, sha256: str) -> NewAdapter:
+    """Return the adapter that the settings ask for, a new one or that in `folder`."""
+    settings = LoraSettings(
+        rank=config.lora_rank,
+        alpha=2.0 * config.lora_rank if config.lora_alpha is None else config.lora_alpha,
+        dropout=config.lora_dropout,
+        targets=config.lora_targets,
+    )
+    if not is_adapter(folder):
+        base = Base(folder, sha256, config.quantized_base, relative_path(folder, config.out))
+        return NewAdapter(settings, base, None)
+    base = find_base(folder, *([config.model] if resumes else []))
+    base = replace(base, relative=relative_path(base.folder, config.out))
+    if resumes:
+        return NewAdapter(settings, base, folder)
+    stored = read_settings(folder)
+    asked = (settings.rank, config.lora_alpha or stored.alpha, config.quantized_base)
+    if asked != (stored.rank, stored.alpha, base.bits) or config.lora_targets:
+        bits = "" if base.bits is None else f" --quantized-base {base.bits}"
+        raise UserError(
+            f"{folder} holds an adapter: to go on with it, give --lora-rank {stored.rank}{bits} "
+            f"without --lora-alpha and --lora-targets; for another, merge it first (`gptfast "
+            f"finetune merge {folder} --out FOLDER`)"
+        )
+    return NewAdapter(replace(stored, dropout=settings.dropout), base, folder)

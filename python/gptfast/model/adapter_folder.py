@@ -1,7 +1,7 @@
 """The files that describe an adapter, as PEFT writes and reads them, and the search for its base.
 
 An adapter folder has adapter_config.json and adapter_model.safetensors, so that `peft` and
-`transformers` load it, and a tokenizer. base.json is ours: it names the base by the checksum of its
+`transformers` load it, and a tokenizer. adapter_base.json is ours: it names the base by the checksum of its
 weights, and by a path from this folder, which stays right when both folders move together.
 """
 
@@ -21,7 +21,7 @@ from gptfast.system.files import is_file
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
-BASE_FILE = "base.json"
+BASE_FILE = "adapter_base.json"
 
 Bits = Literal[8, 4]
 PRECISIONS: dict[Bits, Precision] = {8: "int8", 4: "int4"}
@@ -83,7 +83,7 @@ def describe_adapter(
     heads: tuple[str, ...],
     is_conv1d: bool,
 ) -> dict[str, dict[str, Any]]:
-    """Return the content of adapter_config.json and base.json.
+    """Return the content of adapter_config.json and adapter_base.json.
 
     task: PEFT's name of the task. targets: PEFT's names of the layers with an adapter. heads:
     modules that are stored whole. is_conv1d: whether the base stores its matrices transposed.
@@ -137,18 +137,19 @@ def read_settings(folder: Path) -> LoraSettings:
         raise UserError(f"{path} is not an adapter's configuration: {error!r}") from error
 
 
-def find_base(folder: Path) -> Base:
-    """Find the base of an adapter folder.
+def find_base(folder: Path, *others: Path) -> Base:
+    """Find the base of an adapter folder; look for it in other places, too.
 
     Raises MissingFileError if it is at none of its paths, UserError if it is another model than the
-    one that the adapter was trained beside. An adapter without base.json, as PEFT writes it, is
+    one that the adapter was trained beside. An adapter without adapter_base.json, as PEFT writes it, is
     believed.
     """
     named = _read(folder / CONFIG_FILE).get("base_model_name_or_path")
     own = _read(folder / BASE_FILE) if is_file(folder / BASE_FILE) else {}
     wanted: str | None = own.get("sha256")
-    paths = [folder / own["relative"]] if own.get("relative") else []
+    paths = [(folder / own["relative"]).resolve()] if own.get("relative") else []
     paths += [Path(named), folder / named] if named else []
+    paths += others
     found = [path for path in paths if (path / "config.json").is_file() and not is_adapter(path)]
     for path in found:
         sha256 = weights_sha256(path)

@@ -43,7 +43,7 @@ T = TypeVar("T")
 FILES = (
     "adapter_config.json",
     "adapter_model.safetensors",
-    "base.json",
+    "adapter_base.json",
     "config.json",
     "generation_config.json",
     "model.safetensors",

@@ -39,6 +39,9 @@ class SequenceClassifier(GPT):
     vocabulary, so it can't continue a text.
     """
 
+    heads = ("score",)
+    peft_task = "SEQ_CLS"
+
     def __init__(self, config: ModelConfig, labels: Sequence[str]) -> None:
         super().__init__(replace(config, tie_embeddings=True))  # without lm_head
         self.labels = tuple(labels)
@@ -56,7 +59,10 @@ class SequenceClassifier(GPT):
         Raises:
             UserError: ids or lengths that the model can't take. Lengths on a GPU are not checked.
         """
-        if can_look_at(lengths_B) and not 1 <= lengths_B.min() <= lengths_B.max() <= ids_BT.shape[1]:
+        if (
+            can_look_at(lengths_B)
+            and not 1 <= lengths_B.min() <= lengths_B.max() <= ids_BT.shape[1]
+        ):
             raise UserError(
                 f"SequenceClassifier: lengths from {int(lengths_B.min())} to "
                 f"{int(lengths_B.max())}; expected 1 to {ids_BT.shape[1]}, the ids' second size"
@@ -103,6 +109,8 @@ class ActorCritic(GPT):
     InstructGPT, would double time and memory. `value` starts at zero. It is no part of a model
     folder, which holds a plain GPT.
     """
+
+    heads = ("value",)
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)

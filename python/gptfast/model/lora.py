@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -123,7 +123,7 @@ class Adapter:
     def description(
         self, *, bos: int | None, eos: int | None, pad: int | None
     ) -> dict[str, dict[str, Any]]:
-        """Return adapter_config.json and base.json."""
+        """Return adapter_config.json and adapter_base.json."""
         model = self.model
         return describe_adapter(
             self.settings,
@@ -215,6 +215,15 @@ def add_lora(
         if isinstance(module, MixtureOfExperts):
             module.balance_rate = 0.0  # balancing would change what the frozen router chooses
     model.adapter = Adapter(model, settings, base, names)
+
+
+def set_lora_dropout(model: LanguageModel, p: float) -> None:
+    """Change the dropout of a model's adapter."""
+    assert model.adapter is not None
+    model.adapter.settings = replace(model.adapter.settings, dropout=p)
+    for module in model.modules():
+        if isinstance(module, LoraLinear):
+            module.dropout.p = p
 
 
 def adapted_modules(tensors: Iterable[str]) -> tuple[str, ...]:

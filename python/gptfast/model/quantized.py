@@ -198,7 +198,8 @@ def _replace(
 def _matrices(model: GPT) -> Iterator[tuple[str, nn.Parameter]]:
     """Yield (name, matrix) for each matrix to be stored in blocks."""
     for name, parameter in model.named_parameters():
-        if _is_large(name, parameter) and parameter.shape[-1] % BLOCK == 0:
+        is_head = name.partition(".")[0] in model.heads
+        if _is_large(name, parameter) and parameter.shape[-1] % BLOCK == 0 and not is_head:
             yield name, parameter
 
 

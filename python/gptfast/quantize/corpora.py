@@ -63,7 +63,7 @@ def find_corpora(
     if texts:
         fraction = 0.1
         return Corpora([_prepared(name, folder, tokenizer, fraction, say) for name in texts])
-    if record is None or "data" not in record:
+    if record is None or "further_data" not in record:
         return f"{folder} has no run.json that names a corpus; give --text FILE"
     reports = [record["data"], *record["further_data"]]
     fraction = record["config"]["val_fraction"]

@@ -16,7 +16,7 @@ from torch import nn
 
 from gptfast.cli.units import count
 from gptfast.model import LanguageModel
-from gptfast.model.adapter_folder import weights_sha256
+from gptfast.model.adapter_folder import find_base, is_adapter, weights_sha256
 from gptfast.model.config import Precision
 from gptfast.model.divergence import MAX_LOGITS
 from gptfast.model.finite import check_weights
@@ -153,7 +153,9 @@ def _measure(
         torch.set_num_threads(n_threads)
     for key, path, speed in zip(("before", "after"), (source, folder), speeds, strict=True):
         table[key]["tokens_per_second"] = speed
-        table[key]["bytes"] = sum(f.stat().st_size for f in path.glob("model*.safetensors"))
+        parts = (path, find_base(path).folder) if is_adapter(path) else (path,)
+        files = [file for part in parts for file in part.glob("*model*.safetensors")]
+        table[key]["bytes"] = sum(file.stat().st_size for file in files)
     return table | {"threads": threads}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from gptfast.data.dataset import Mixture
 from gptfast.errors import MissingFileError, UserError
-from gptfast.model.adapter_folder import weights_sha256
+from gptfast.model.adapter_folder import weights_sha256 as weights_sha256
 from gptfast.model.base import LanguageModel
 from gptfast.model.config import ModelConfig
 from gptfast.model.finite import check_weights

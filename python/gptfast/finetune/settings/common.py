@@ -66,6 +66,16 @@ class FinetuneConfig(RunConfig, LoraOptions, ModelOptions):
                 f"quantized_base is {self.quantized_base}, but blocks can't be trained: give "
                 f"--lora-rank, too, such as 8"
             )
+        if self.lora_rank and self.freeze:
+            raise UserError(
+                f"freeze is {' '.join(self.freeze)}, but with LoRA all weights are frozen: leave "
+                f"one of them out"
+            )
+        if self.lora_rank and self.optimizer == "muon":
+            raise UserError(
+                "optimizer is 'muon', but LoRA's matrices are trained by AdamW, as their products "
+                "matter and not each of them: leave --optimizer out"
+            )
         if self.out.resolve() == self.model.resolve():
             raise UserError(f"out and model are both {self.out}: choose another --out")
 
