@@ -17,9 +17,9 @@ from rich.console import Console
 from gptfast.errors import UserError
 from gptfast.finetune.dpo import DPO, dpo_loss, ipo_loss, pair_logprobs, prepare, simpo_loss
 from gptfast.finetune.settings.dpo import DPOConfig
+from gptfast.model.adapter_folder import weights_sha256
 from gptfast.model.folder import load_model
 from gptfast.train.distributed import SINGLE_PROCESS
-from gptfast.train.init_from import weights_sha256
 from gptfast.train.objective import Task
 from gptfast.train.run import run
 from measured import measured
@@ -165,6 +165,23 @@ def test_another_reference_is_refused(chat_base: Path, pairs: Path, tmp_path: Pa
     path.write_text(kept)
     assert run(longer, prepare) is not None
     assert path.read_text() == kept
+
+
+def test_with_lora_the_reference_is_the_base(chat_base: Path, pairs: Path, tmp_path: Path) -> None:
+    config = settings(chat_base, pairs, tmp_path / "run", max_steps=4, lora_rank=4)
+    run(config, prepare)
+    assert measured(config.out)[0]["val_loss"] == pytest.approx(math.log(2), abs=1e-6)
+    kept = json.loads((config.out / "training" / "reference.json").read_text())
+    assert kept["model_sha256"] == weights_sha256(chat_base)
+    expected = pair_logprobs(
+        load_model(chat_base)[0],
+        objective_of(replace(config, out=tmp_path / "other"))[1].val,
+        range(10),
+        10,
+        SINGLE_PROCESS,
+    )
+    torch.testing.assert_close(torch.tensor(kept["val"]), expected)
+    assert (config.out / "adapter_model.safetensors").exists()
 
 
 @pytest.mark.parametrize(

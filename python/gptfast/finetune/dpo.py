@@ -169,7 +169,7 @@ class DPO(Objective):
         logprob_chosen, logprob_rejected = logprobs_N2.mean(0).tolist()
         measured = {
             "reward_accuracy": accuracy,
-            "reward_accuracy_error": error,
+            "reward_accuracy_stderr": error,
             "reward_margin": margin,
             "logprob_chosen": logprob_chosen,
             "logprob_rejected": logprob_rejected,
