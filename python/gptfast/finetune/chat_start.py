@@ -23,7 +23,7 @@ from gptfast.train.checkpoint import has_started
 from gptfast.train.init_from import weights_sha256
 from gptfast.train.record import read_record
 
-RECORD = "base.json"
+RECORD = "made_from.json"
 """A file in the folder of a base, which says what the base was made from."""
 
 
