@@ -15,6 +15,13 @@ SHOWS = {
     "01_climb_the_ladder": ["LLM(bigram,", "LLM(gpt,", "--- multihead ---"],
     "02_train_on_your_text": ["step 0: val loss", "bits per byte: Bob hears", "model.safetensors"],
     "03_add_a_layer": ["MaxoutGPT, ", "val loss"],
+    "04_teach_your_gpt_to_answer": [
+        "made runs/chat-base",
+        "<|assistant|>",
+        "adapter_model.safetensors: ",
+        "exact match, greedy",
+        "held-out prompts",
+    ],
 }
 
 

@@ -41,11 +41,10 @@ def _failures(facts: Facts) -> Iterator[str]:
             f"NO END TOKEN: {round((1 - ends.tuned[0]) * n)} of {n} answers run to the limit. Is "
             f"the end token of the answers trained?"
         )
-    if (formed.tuned[0] >= 0.9 and exact.tuned[0] < 0.1) or (
-        not is_better and _is_up(formed, by=0.2)
-    ):
+    rose = not is_better and formed.tuned[0] >= 0.5 and _is_up(formed, by=0.2)
+    if rose or (formed.tuned[0] >= 0.9 and exact.tuned[0] < 0.1):
         yield (
-            f"FORMAT, NOT ANSWERS: {_percents(formed)} of the answers are well-formed, but only "
+            f"FORMAT, NOT ANSWERS: {_percents(formed)} of the samples are well-formed, but "
             f"{_percents(exact)} are right. It has learned the format, not the answers."
         )
     length = of["length_sampled"]
