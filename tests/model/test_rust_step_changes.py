@@ -6,6 +6,7 @@ The oracle is the step in PyTorch.
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,7 @@ from gptfast.model.kv_cache import KVCache
 from gptfast.model.mlp import MLP
 from gptfast.model.norm import RMSNorm
 from gptfast.model.transformer import Block
+from gptfast.model.watch import Watch
 
 CONFIG = ModelConfig(64, "gpt", 32, 2, 4, 64)
 
@@ -49,6 +51,22 @@ def double_forward(model: Any) -> None:
     model.h[0].mlp.forward = lambda x_BTC: 2 * forward(x_BTC)
 
 
+def rank_one(weight: torch.Tensor) -> torch.Tensor:
+    """As LoRA (Hu et al., 2022) replaces a weight by a sum."""
+    return weight + weight.mean(1, keepdim=True) * weight.mean(0)
+
+
+class Lowered(nn.Module):
+    """As an adapter wraps a layer."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x_BTC: torch.Tensor) -> torch.Tensor:
+        return self.layer(x_BTC) - x_BTC.mean()
+
+
 CHANGES: dict[str, Callable[[Any], object]] = {
     "a method of a module": double_forward,
     "the class of a module": lambda m: setattr(m.h[0].mlp, "__class__", Doubled),
@@ -58,6 +76,11 @@ CHANGES: dict[str, Callable[[Any], object]] = {
         m.h[0].attn.c_proj.weight, "data", m.h[0].attn.c_proj.weight.data.t()
     ),
     "the memory of a weight": lambda m: setattr(m.wte.weight, "data", m.wte.weight.data * 2),
+    "a new parameter": lambda m: setattr(
+        m.h[1].mlp.c_fc, "weight", nn.Parameter(rank_one(m.h[1].mlp.c_fc.weight.detach()))
+    ),
+    "a wrapped layer": lambda m: setattr(m.h[1].attn, "c_proj", Lowered(m.h[1].attn.c_proj)),
+    "no bias": lambda m: setattr(m.h[0].mlp.c_fc, "bias", None),
     "eps": lambda m: setattr(m.h[0].ln_1, "eps", 0.5),
     "a window": lambda m: setattr(m.h[0].attn, "window", 1),
     "a norm of another kind": lambda m: setattr(m.h[0], "ln_1", RMSNorm(64, 1e-5)),
@@ -87,6 +110,32 @@ def test_a_change_of_a_class_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MLP, "forward", lambda self, x: self.c_proj(self.c_fc(x)))
     expected = defined(model, [7], twin, [0])
     torch.testing.assert_close(model.step([7], cache, [0]), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_watch_sees_other_memory_and_objects_of_the_same_values(n: int) -> None:
+    """Values that change later would be read from the old memory."""
+    model = nn.Sequential(nn.Linear(n, n))
+    weight: Any = model[0].weight
+    values = weight.data
+    for other in (values.clone(), values[:0]):
+        watch = Watch(model, [])
+        assert not watch.sees_a_change(model)
+        weight.data = other
+        assert watch.sees_a_change(model)
+        weight.data = values
+        assert not watch.sees_a_change(model)
+    model[0].weight = nn.Parameter(values.clone())
+    assert watch.sees_a_change(model)
+
+
+def test_a_model_that_is_no_longer_used_is_freed() -> None:
+    model = small()
+    model.step([5], model.new_cache(1), [0])
+    known = weakref.ref(model)
+    del model
+    gc.collect()
+    assert known() is None
 
 
 def replaced(cache: KVCache) -> None:

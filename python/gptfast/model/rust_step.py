@@ -56,7 +56,7 @@ def why_not(model: GPT, cache: KVCache) -> str | None:
     if model.training and (model.config.dropout or model.config.max_ngram > 1 or model.experts()):
         return "the model is in training mode: call model.eval()"
     prepared = _models.get(model)
-    if prepared is None or prepared.watch.sees_a_change():
+    if prepared is None or prepared.watch.sees_a_change(model):
         _models.pop(model, None)
         prepared = _models[model] = _Prepared(model)
     return prepared.refusal or prepared.hooks() or _why_not_cache(cache, model.config)
