@@ -205,8 +205,8 @@ def train_theirs(asked: Work) -> dict[str, Any]:
     from transformers import AutoTokenizer, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
+    from gptfast.data.chats import open_chats
     from gptfast.finetune.settings.sft import SFTConfig as Ours
-    from gptfast.finetune.sft import open_chats
     from gptfast.finetune.start import open_start
     from gptfast.tokenizer.chat import ChatTemplate
 
@@ -214,9 +214,11 @@ def train_theirs(asked: Work) -> dict[str, Any]:
     ours = Ours(model=folder, data=data, val_data=data, out=Path("out"))
     start = open_start(ours)
     assert start.chat_template is not None
-    chats, _ = open_chats(ours, ChatTemplate(start.chat_template, start.tokenizer), start)
+    template = ChatTemplate(start.chat_template, start.tokenizer)
+    block_size = start.config.block_size
+    chats, _ = open_chats(data, data, 0.1, 0, template, block_size)
     records = [{"messages": list(c.messages)} for c in chats.conversations]  # the same that fit
-    is_packed, block_size = asked.entrant == PACKED, start.config.block_size
+    is_packed = asked.entrant == PACKED
     n_rows = asked.rows or len(chats.rows)
     per_row = len(records) / len(chats.rows)
     n_tokens, began, ended = 0, 0.0, 0.0
