@@ -70,11 +70,12 @@ def test_losses_by_hand() -> None:
     assert simpo.tolist() == pytest.approx([math.log(1 + math.exp(-m)) for m in margins])
 
 
-@pytest.mark.parametrize("loss", ["dpo", "ipo", "simpo"])
+@pytest.mark.parametrize(("loss", "sft_weight"), [("dpo", 0.0), ("ipo", 0.0), ("simpo", 0.5)])
 def test_gradient_is_that_of_finite_differences(
-    loss: str, chat_base: Path, pairs: Path, tmp_path: Path
+    loss: str, sft_weight: float, chat_base: Path, pairs: Path, tmp_path: Path
 ) -> None:
-    task, objective = objective_of(settings(chat_base, pairs, tmp_path / "run", loss=loss))
+    config = settings(chat_base, pairs, tmp_path / "run", loss=loss, sft_weight=sft_weight)
+    task, objective = objective_of(config)
     model = task.new_model(torch.device("cpu")).double()
     batch = objective.prepare(model, task.source.next_batch())
     noise = torch.randn(len(batch), 2, dtype=torch.float64)
@@ -93,6 +94,22 @@ def test_gradient_is_that_of_finite_differences(
                 around.append(objective.loss(model, batch).item())
                 weight -= step * direction
         assert slope == pytest.approx((around[0] - around[1]) / 2e-5, rel=1e-5, abs=1e-9)
+
+
+def test_sft_weight_adds_the_loss_of_chosen_answers(
+    chat_base: Path, pairs: Path, tmp_path: Path
+) -> None:
+    config = settings(chat_base, pairs, tmp_path / "run")
+    numbers = (
+        torch.tensor([[-10.0, -12.0]]),
+        torch.tensor([[-11.0, -10.0]]),
+        torch.tensor([[5, 4]]),
+    )
+    alone, more = (
+        objective_of(replace(config, sft_weight=weight))[1].losses(*numbers)[0].item()
+        for weight in (0, 0.25)
+    )
+    assert more - alone == pytest.approx(0.25 * 10 / 5)
 
 
 def test_a_run(chat_base: Path, pairs: Path, tmp_path: Path) -> None:
