@@ -17,9 +17,9 @@ from rich.console import Console
 from gptfast.errors import UserError
 from gptfast.finetune.dpo import DPO, dpo_loss, ipo_loss, pair_logprobs, prepare, simpo_loss
 from gptfast.finetune.settings.dpo import DPOConfig
+from gptfast.model.adapter_folder import weights_sha256
 from gptfast.model.folder import load_model
 from gptfast.train.distributed import SINGLE_PROCESS
-from gptfast.train.init_from import weights_sha256
 from gptfast.train.objective import Task
 from gptfast.train.run import run
 from measured import measured
@@ -70,11 +70,12 @@ def test_losses_by_hand() -> None:
     assert simpo.tolist() == pytest.approx([math.log(1 + math.exp(-m)) for m in margins])
 
 
-@pytest.mark.parametrize("loss", ["dpo", "ipo", "simpo"])
+@pytest.mark.parametrize(("loss", "sft_weight"), [("dpo", 0.0), ("ipo", 0.0), ("simpo", 0.5)])
 def test_gradient_is_that_of_finite_differences(
-    loss: str, chat_base: Path, pairs: Path, tmp_path: Path
+    loss: str, sft_weight: float, chat_base: Path, pairs: Path, tmp_path: Path
 ) -> None:
-    task, objective = objective_of(settings(chat_base, pairs, tmp_path / "run", loss=loss))
+    config = settings(chat_base, pairs, tmp_path / "run", loss=loss, sft_weight=sft_weight)
+    task, objective = objective_of(config)
     model = task.new_model(torch.device("cpu")).double()
     batch = objective.prepare(model, task.source.next_batch())
     noise = torch.randn(len(batch), 2, dtype=torch.float64)
@@ -93,6 +94,22 @@ def test_gradient_is_that_of_finite_differences(
                 around.append(objective.loss(model, batch).item())
                 weight -= step * direction
         assert slope == pytest.approx((around[0] - around[1]) / 2e-5, rel=1e-5, abs=1e-9)
+
+
+def test_sft_weight_adds_the_loss_of_chosen_answers(
+    chat_base: Path, pairs: Path, tmp_path: Path
+) -> None:
+    config = settings(chat_base, pairs, tmp_path / "run")
+    numbers = (
+        torch.tensor([[-10.0, -12.0]]),
+        torch.tensor([[-11.0, -10.0]]),
+        torch.tensor([[5, 4]]),
+    )
+    alone, more = (
+        objective_of(replace(config, sft_weight=weight))[1].losses(*numbers)[0].item()
+        for weight in (0, 0.25)
+    )
+    assert more - alone == pytest.approx(0.25 * 10 / 5)
 
 
 def test_a_run(chat_base: Path, pairs: Path, tmp_path: Path) -> None:
@@ -165,6 +182,23 @@ def test_another_reference_is_refused(chat_base: Path, pairs: Path, tmp_path: Pa
     path.write_text(kept)
     assert run(longer, prepare) is not None
     assert path.read_text() == kept
+
+
+def test_with_lora_the_reference_is_the_base(chat_base: Path, pairs: Path, tmp_path: Path) -> None:
+    config = settings(chat_base, pairs, tmp_path / "run", max_steps=4, lora_rank=4)
+    run(config, prepare)
+    assert measured(config.out)[0]["val_loss"] == pytest.approx(math.log(2), abs=1e-6)
+    kept = json.loads((config.out / "training" / "reference.json").read_text())
+    assert kept["model_sha256"] == weights_sha256(chat_base)
+    expected = pair_logprobs(
+        load_model(chat_base)[0],
+        objective_of(replace(config, out=tmp_path / "other"))[1].val,
+        range(10),
+        10,
+        SINGLE_PROCESS,
+    )
+    torch.testing.assert_close(torch.tensor(kept["val"]), expected)
+    assert (config.out / "adapter_model.safetensors").exists()
 
 
 @pytest.mark.parametrize(

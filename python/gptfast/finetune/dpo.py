@@ -134,13 +134,19 @@ class DPO(Objective):
     def losses(
         self, logprobs_B2: Tensor, reference_B2: Tensor, lengths_B2: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return the losses (B,) and the rewards (B, 2) of the configured method."""
-        beta = self.config.resolved_beta
-        if self.config.loss == "ipo":
-            return ipo_loss(logprobs_B2, reference_B2, lengths_B2, beta)
-        if self.config.loss == "simpo":
-            return simpo_loss(logprobs_B2, lengths_B2, beta, self.config.simpo_gamma)
-        return dpo_loss(logprobs_B2, reference_B2, beta)
+        """Return the losses (B,) and the rewards (B, 2) of the configured method.
+
+        With sft_weight, the loss of a chosen answer's token is added, which keeps it likely (Pang
+        et al., "Iterative Reasoning Preference Optimization", 2024, equation 1).
+        """
+        config, beta = self.config, self.config.resolved_beta
+        if config.loss == "ipo":
+            losses_B, rewards_B2 = ipo_loss(logprobs_B2, reference_B2, lengths_B2, beta)
+        elif config.loss == "simpo":
+            losses_B, rewards_B2 = simpo_loss(logprobs_B2, lengths_B2, beta, config.simpo_gamma)
+        else:
+            losses_B, rewards_B2 = dpo_loss(logprobs_B2, reference_B2, beta)
+        return losses_B - config.sft_weight * logprobs_B2[:, 0] / lengths_B2[:, 0], rewards_B2
 
     def evaluate(self, model: LanguageModel, world: World, *, whole: bool) -> Evaluation:
         """Measure the loss and the accuracy of the rewards on held-out pairs.
@@ -169,7 +175,7 @@ class DPO(Objective):
         logprob_chosen, logprob_rejected = logprobs_N2.mean(0).tolist()
         measured = {
             "reward_accuracy": accuracy,
-            "reward_accuracy_error": error,
+            "reward_accuracy_stderr": error,
             "reward_margin": margin,
             "logprob_chosen": logprob_chosen,
             "logprob_rejected": logprob_rejected,

@@ -22,6 +22,9 @@ class DPOOptions:
     the rewards in 'simpo'. By default 0.1, and 2 for 'simpo'."""
     simpo_gamma: float = 0.5
     """Margin between the rewards that 'simpo' aims at."""
+    sft_weight: float = 0.0
+    """Weight of the ordinary loss of the chosen answers, in nats per token, which is added. Without
+    it, chosen answers may become less likely, too, as long as rejected ones do so faster."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +40,9 @@ class DPOConfig(FinetuneConfig, DPOOptions, PairOptions):
         check_pair_options(self)
         if not self.resolved_beta > 0:
             raise UserError(f"beta is {self.beta}: expected more than 0")
-        if self.simpo_gamma < 0:
-            raise UserError(f"simpo_gamma is {self.simpo_gamma}: expected 0 or more")
+        for name in ("simpo_gamma", "sft_weight"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} is {getattr(self, name)}: expected 0 or more")
         if self.lora_dropout:
             raise UserError(
                 f"lora_dropout is {self.lora_dropout}: expected 0, as DPO compares probabilities "
