@@ -17,7 +17,7 @@ from gptfast.finetune.settings.grpo import GRPOConfig
 
 MAX_NEW_TOKENS = 6
 ROLLOUTS = [
-    Rollout(prompt, ids, [0.0] * len(ids), finished=True)
+    Rollout(prompt, ids, [0.0] * len(ids), finished=ids[-1] == 4)
     for prompt, completions in {
         (0, 2, 40, 41, 4, 3): ([50, 4], [60, 61, 62, 63, 64, 65], [4], [70, 71, 4]),
         (0, 2, 42, 43, 4, 3): ([80, 81, 82, 4], [83, 4], [84, 85, 4], [86, 87, 88, 89, 90, 4]),
