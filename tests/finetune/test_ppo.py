@@ -251,15 +251,15 @@ def test_the_divergence_is_exact_on_average(config: PPOConfig) -> None:
     with torch.no_grad():
         model.wte.weight.add_(torch.randn_like(model.wte.weight) * 0.05)
     prompt = objective.train[0]
-    judged = objective.answer(model, [prompt] * 2000, list(range(2000)))
+    judged = objective.answer(model, [prompt] * 600, list(range(600)))
     sums = judged.sums()
     with torch.no_grad():
         p, q = (m.prefill(prompt.ids, m.new_cache(1), 0) for m in (model, objective.reference))
     exact = torch.nn.functional.kl_div(
         q.log_softmax(-1), p.log_softmax(-1), log_target=True, reduction="sum"
     ).item()
-    assert sums[:2] == [2000, 2000]
-    assert sums[5] / 2000 == pytest.approx(exact, rel=0.15)
+    assert sums[:2] == [600, 600]
+    assert sums[5] / 600 == pytest.approx(exact, rel=0.2)
 
 
 # ---- whole runs ----------------------------------------------------------------------------------
@@ -290,7 +290,7 @@ def test_it_raises_the_score_and_leaves_a_language_model(config: PPOConfig) -> N
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize(("n_processes", "rank"), [(1, "0"), (2, "0"), (1, "2")])
+@pytest.mark.parametrize(("n_processes", "rank"), [(2, "0"), (1, "2")])
 def test_killed_between_updates_on_the_same_answers_it_resumes_bitwise(
     n_processes: int, rank: str, config: PPOConfig, tmp_path: Path
 ) -> None:
