@@ -147,7 +147,7 @@ def test_orders_hidden_in_prompts_leaks_and_repetition() -> None:
 
 
 def test_figures_by_hand() -> None:
-    """Two of five answers are right, one of them not ended; each model knows other ones."""
+    """Two of five answers are right, one of which the base knows, too."""
     asked = [question(p, "yes") for p in "abcde"]
     before = subject(Scripted(lambda prompt: "yes" if prompt in "a" else "no"))
     after = subject(Scripted(lambda prompt: {"a": "yes", "b": " yes\n", "c": None}.get(prompt, "")))
@@ -164,6 +164,8 @@ def test_figures_by_hand() -> None:
     assert of["length_greedy"] == pytest.approx((4 + 6 + 6 + 1 + 1) / 5)  # end tokens count
     assert of["pass_at_k"] == pytest.approx(2 / 5)
     assert facts.measures["seq_rep_4_greedy"].tuned[0] == pytest.approx((2 / 3) / 5)  # zzzzzz
+    cut = measure(before, after, Plan(asked, samples=1, max_new_tokens=3))
+    assert cut.measures["exact_greedy"].tuned[0] == 0  # "yes" without its end
 
 
 def test_pass_at_k_is_the_share_of_draws_with_a_right_one() -> None:
