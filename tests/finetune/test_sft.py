@@ -303,6 +303,18 @@ def test_a_run_learns_and_says_what_it_did(chat_base: Path, tmp_path: Path) -> N
     ).read_text()
 
 
+def test_a_run_goes_on_with_the_same_conversations_only(chat_base: Path, tmp_path: Path) -> None:
+    data = write_chats(tmp_path / "a.jsonl")
+    config = settings(chat_base, data, tmp_path / "out", max_steps=1, eval_interval=1)
+    run(config, prepare)
+    moved = replace(config, resume=True, max_steps=2, data=data.rename(tmp_path / "b.jsonl"))
+    result = run(moved, prepare)
+    assert result is not None
+    assert result.steps == 2
+    with pytest.raises(UserError, match="has changed since the run in"):
+        run(replace(moved, max_steps=3, data=write_chats(tmp_path / "c.jsonl", 39)), prepare)
+
+
 @pytest.mark.integration
 @pytest.mark.parametrize("n_processes", [1, 2])
 def test_killed_it_resumes_bitwise(chat_base: Path, tmp_path: Path, n_processes: int) -> None:
