@@ -121,13 +121,26 @@ def test_the_product_is_that_of_the_weight_the_blocks_stand_for(kind, dtype, bac
 
 @KINDS
 @pytest.mark.parametrize("backend", ["torch", "reference"])
-def test_the_input_and_the_bias_have_their_gradients(kind, backend):
+def test_the_input_and_the_bias_have_their_gradients(kind, backend, monkeypatch):
+    module = import_module("gptfast.ops.quantized_linear")
+    monkeypatch.setattr(module, "_NUMBERS_AT_A_TIME", 130)  # three chunks, the last one shorter
     x, bias = randn(3, 64, dtype=torch.float64), randn(5, dtype=torch.float64)
     blocks = quantize_blocks(randn(5, 64, seed=1), kind)
     assert torch.autograd.gradcheck(
         lambda *inputs: quantized_linear(inputs[0], blocks, kind, inputs[1], backend=backend),
         (x.requires_grad_(), bias.requires_grad_()),
     )
+
+
+@KINDS
+def test_the_gradient_keeps_the_blocks_and_no_float_weights(kind):
+    kept = []
+    blocks = quantize_blocks(randn(64, 96, seed=1), kind)
+    x = randn(2, 96).requires_grad_()
+    keep = torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t)
+    with keep:
+        quantized_linear(x, blocks, kind, backend="torch")
+    assert [t.data_ptr() for t in kept] == [blocks.data_ptr()]
 
 
 def test_no_rows_and_autocast():

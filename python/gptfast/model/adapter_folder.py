@@ -1,8 +1,9 @@
 """The files that describe an adapter, as PEFT writes and reads them, and the search for its base.
 
 An adapter folder has adapter_config.json and adapter_model.safetensors, so that `peft` and
-`transformers` load it, and a tokenizer. adapter_base.json is ours: it names the base by the checksum of its
-weights, and by a path from this folder, which stays right when both folders move together.
+`transformers` load it, and a tokenizer. adapter_base.json is ours: it names the base by the
+checksum of its weights, and by a path from this folder, which stays right when both folders move
+together.
 """
 
 from __future__ import annotations
@@ -160,8 +161,8 @@ def find_base(folder: Path, *others: Path) -> Base:
     """Find the base of an adapter folder; look for it in other places, too.
 
     Raises MissingFileError if it is at none of its paths, UserError if it is another model than the
-    one that the adapter was trained beside. An adapter without adapter_base.json, as PEFT writes it, is
-    believed.
+    one that the adapter was trained beside. An adapter without adapter_base.json, such as PEFT's,
+    is believed.
     """
     named = _read(folder / CONFIG_FILE).get("base_model_name_or_path")
     own = _read(folder / BASE_FILE) if is_file(folder / BASE_FILE) else {}

@@ -1,7 +1,8 @@
 """Models whose matrices are blocks of small numbers: fast on a CPU, small in memory.
 
 `quantize` replaces the matrices of a GPT by modules that hold blocks (ops/quantized_blocks.py).
-Everything else stays float32, and the model computes in float32. It can't be trained.
+Everything else stays float32, and the model computes in float32. It can't be trained, but an
+adapter beside it can (model/lora.py).
 
 Legend: B batch, T time, C channels (n_embd), V vocabulary, E experts, O outputs and N inputs of a
 matrix.
@@ -23,6 +24,7 @@ from gptfast.model.build import build_model
 from gptfast.model.config import ModelConfig, Precision
 from gptfast.model.kv_cache import NewTokens
 from gptfast.model.transformer import GPT
+from gptfast.ops.dispatch import default_backend
 from gptfast.ops.quantized_blocks import (
     BLOCK,
     BLOCK_BYTES,
@@ -65,6 +67,15 @@ class Blocks(nn.Module):
         rows = self.blocks.reshape(*self.blocks.shape[:-1], -1, BLOCK_BYTES[self.kind])
         return rows[..., :2].contiguous().view(torch.float16).squeeze(-1)
 
+    def multiply(self, x: Tensor, blocks: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Return x @ weight^T + bias, with exact float weights in training, beside an adapter.
+
+        The fast kernels round x to 8 bits, and have no gradient.
+        """
+        is_exact = self.training and default_backend() == "auto"
+        backend = "torch" if is_exact else None
+        return ops.quantized_linear(x, blocks, self.kind, bias, backend=backend)
+
     def extra_repr(self) -> str:
         """Return what `print` shows of this module."""
         return f"{self.kind}, {tuple(self.blocks.shape)}"
@@ -80,7 +91,7 @@ class QuantizedLinear(Blocks):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (..., O) for x (..., N)."""
-        return ops.quantized_linear(x, self.blocks, self.kind, self.bias)
+        return self.multiply(x, self.blocks, self.bias)
 
 
 class QuantizedTable(Blocks):
@@ -102,7 +113,7 @@ class QuantizedEmbedding(Blocks):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return (..., V) for hidden (..., C), with the table as the output matrix."""
-        return ops.quantized_linear(hidden, self.blocks, self.kind)
+        return self.multiply(hidden, self.blocks)
 
 
 class QuantizedExperts(Blocks):
@@ -112,10 +123,7 @@ class QuantizedExperts(Blocks):
         """Return (M, O): the rows (M, N) of each expert, which end at `ends_E`, by its matrix."""
         parts = rows.tensor_split(ends_E[:-1].long().cpu())
         return torch.cat(
-            [
-                ops.quantized_linear(part, blocks, self.kind)
-                for part, blocks in zip(parts, self.blocks, strict=True)
-            ]
+            [self.multiply(part, blocks) for part, blocks in zip(parts, self.blocks, strict=True)]
         )
 
 

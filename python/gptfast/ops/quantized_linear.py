@@ -6,7 +6,7 @@ dimensions flattened), N input features, O output features.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -79,13 +79,52 @@ def _in_rust(x: Tensor, blocks: Tensor, kind: Kind, bias: Tensor | None) -> Tens
 
 
 def _in_chunks(x: Tensor, blocks: Tensor, kind: Kind, bias: Tensor | None) -> Tensor:
-    rows = max(1, _NUMBERS_AT_A_TIME // x.shape[-1])
-    biases = [None] * len(blocks) if bias is None else torch.split(bias, rows)
-    parts = [
-        quantized_linear_reference(x, some, kind, b)
-        for some, b in zip(torch.split(blocks, rows), biases, strict=False)
-    ]
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    out: Tensor = (_with_gradient if x.requires_grad else _multiply_in_chunks)(wide, blocks, kind)
+    if bias is not None:
+        out = out + bias.to(out.dtype)
+    return out.to(x.dtype)
+
+
+def _multiply_in_chunks(x: Tensor, blocks: Tensor, kind: str) -> Tensor:
+    known = cast(Kind, kind)
+    parts = [quantized_linear_reference(x, some, known) for some in _chunks(blocks, x.shape[-1])]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+
+def _chunks(blocks: Tensor, n_features: int) -> tuple[Tensor, ...]:
+    return torch.split(blocks, max(1, _NUMBERS_AT_A_TIME // n_features))
+
+
+# The gradient with respect to x dequantizes the blocks again. Autograd alone would keep the float
+# copies of all layers until the backward pass, which is the memory that blocks save.
+_with_gradient = operator("quantized_linear_in_chunks")(_multiply_in_chunks)
+
+
+@_with_gradient.register_fake
+def _(x: Tensor, blocks: Tensor, kind: str) -> Tensor:
+    return x.new_empty(*x.shape[:-1], len(blocks))
+
+
+def _keep_blocks(ctx: Any, inputs: tuple[Tensor, Tensor, str], output: Tensor) -> None:
+    _, blocks, ctx.kind = inputs
+    ctx.save_for_backward(blocks)
+
+
+def _gradient_of_x(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    (blocks,) = ctx.saved_tensors
+    wide = torch.promote_types(grad.dtype, torch.float32)
+    n_features = blocks.shape[1] // BLOCK_BYTES[ctx.kind] * BLOCK
+    total = grad.new_zeros(*grad.shape[:-1], n_features, dtype=wide)
+    first = 0
+    for some in _chunks(blocks, n_features):
+        part = grad[..., first : first + len(some)].to(wide)
+        total += part @ dequantize_blocks(some, ctx.kind).to(wide)
+        first += len(some)
+    return total.to(grad.dtype), None, None
+
+
+_with_gradient.register_autograd(_gradient_of_x, setup_context=_keep_blocks)
 
 
 # ---- 3. the dispatch -----------------------------------------------------------------------------

@@ -1,0 +1,150 @@
+"""Whole runs with LoRA: folders, killed and resumed runs, merging, refusals."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from killing import check_killed_and_resumed
+from safetensors.torch import load_file
+
+from gptfast.errors import MissingFileError, UserError
+from gptfast.finetune.__main__ import main
+from gptfast.model.folder import load_float_model, load_model
+from gptfast.model.quantized import QuantizedLinear
+
+IDS = torch.arange(20)[None]
+
+
+@pytest.fixture(scope="module")
+def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "chats.jsonl"
+    lines = [{"prompt": f"What is {i}?", "completion": f"It is {i * i}."} for i in range(24)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def arguments(base: Path, chats: Path, *further: str) -> list[str]:
+    steps = ["--max-steps", "6", "--eval-interval", "3", "--batch-size", "4"]
+    return [
+        "sft", "--model", str(base), "--data", str(chats), "--lora-rank", "4", "--dtype", "float32",
+        "--warmup-steps", "0", "--learning-rate", "0.01", *steps, *further,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory, chat_base: Path, chats: Path) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "adapter"
+    assert main([*arguments(chat_base, chats), "--out", str(out)]) == 0
+    return out
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("n_processes", "further"),
+    [(1, ("--quantized-base", "8", "--lora-dropout", "0.1")), (2, ("--parallel", "ddp"))],
+)
+def test_a_killed_run_resumes_bitwise(
+    tmp_path: Path, chat_base: Path, chats: Path, n_processes: int, further: tuple[str, ...]
+) -> None:
+    given = arguments(chat_base, chats, *further)
+    check_killed_and_resumed(given, tmp_path, n_processes=n_processes, step=5)
+    files = list((tmp_path / "killed").rglob("*.safetensors"))
+    assert {path.name for path in files} == {"adapter_model.safetensors"}
+    optimizer = torch.load(
+        tmp_path / "killed" / "training" / "step-00000006" / "optimizer.pt", weights_only=True
+    )["optimizer"]
+    assert all(".pairs." in name for name in optimizer["state"])
+
+
+@pytest.mark.integration
+def test_a_run_writes_an_adapter_and_leaves_its_base(
+    adapter: Path, chat_base: Path, tmp_path: Path
+) -> None:
+    assert not (adapter / "config.json").exists()
+    assert not (adapter / "model.safetensors").exists()
+    assert len(load_file(adapter / "adapter_model.safetensors")) == 16
+    model, tokenizer = load_model(adapter)
+    base, its_tokenizer = load_model(chat_base)
+    assert tokenizer.fingerprint == its_tokenizer.fingerprint
+    assert (model(IDS) - base(IDS)).abs().max() > 1e-3
+    assert main(["merge", str(adapter), "--out", str(tmp_path / "merged")]) == 0
+    merged, _ = load_model(tmp_path / "merged")
+    assert (merged(IDS) - model(IDS)).abs().max() < 1e-6
+    assert json.loads((tmp_path / "merged" / "merge.json").read_text())["lost"] < 1e-4
+    assert (tmp_path / "merged" / "chat_template.jinja").is_file()
+    for folder, message in ((tmp_path / "merged", "was merged already"), (chat_base, "no adapter")):
+        with pytest.raises((UserError, MissingFileError), match=message):
+            main(["merge", str(folder), "--out", str(tmp_path / "again")])
+    assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.integration
+def test_training_goes_on_with_an_adapter_or_from_both_merged(
+    adapter: Path, chat_base: Path, chats: Path, tmp_path: Path
+) -> None:
+    start, _ = load_model(adapter)
+    given = [*arguments(adapter, chats), "--max-steps", "1"]
+    assert main([*given, "--out", str(tmp_path / "further"), "--learning-rate", "1e-9"]) == 0
+    further, _ = load_model(tmp_path / "further")
+    assert torch.allclose(further(IDS), start(IDS), atol=1e-5)
+    described = json.loads((tmp_path / "further" / "adapter_base.json").read_text())
+    assert described["folder"] == str(chat_base.resolve())
+    with pytest.raises(UserError, match="holds an adapter: to go on with it, give --lora-rank 4"):
+        main([*given, "--out", str(tmp_path / "other"), "--lora-rank", "8"])
+    whole = [*given, "--lora-rank", "0", "--learning-rate", "1e-9", "--out", str(tmp_path / "all")]
+    assert main(whole) == 0
+    trained, _ = load_float_model(tmp_path / "all", "a test")
+    assert torch.allclose(trained(IDS), start(IDS), atol=1e-5)
+
+
+@pytest.mark.integration
+def test_an_adapter_beside_blocks_loads_with_blocks(
+    chat_base: Path, chats: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [*arguments(chat_base, chats, "--quantized-base", "4"), "--max-steps", "1"]
+    # Rows of 48 numbers have no whole number of blocks, those of the widest layer have.
+    assert main([*given, "--out", str(tmp_path / "a")]) == 0
+    model, _ = load_model(tmp_path / "a")
+    kinds = [m.kind for m in model.modules() if isinstance(m, QuantizedLinear)]
+    assert kinds == ["q4_0", "q4_0"]
+    assert json.loads((tmp_path / "a" / "adapter_base.json").read_text())["bits"] == 4
+    assert main(["merge", str(tmp_path / "a"), "--out", str(tmp_path / "merged")]) == 0
+    assert "was trained beside weights in 4 bits" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("further", "message"),
+    [
+        (["--freeze", "wte.*"], "with LoRA all weights are frozen"),
+        (["--optimizer", "muon"], "LoRA's matrices are trained by AdamW"),
+        (["--lora-rank", "0", "--quantized-base", "8"], "blocks can't be trained"),
+        (["--lora-targets", "wte"], "head and the token embedding are one matrix"),
+    ],
+)
+def test_settings_that_contradict_lora_are_refused(
+    chat_base: Path, chats: Path, tmp_path: Path, further: list[str], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        main([*arguments(chat_base, chats, *further), "--out", str(tmp_path / "out")])
+
+
+@pytest.mark.integration
+def test_a_resumed_run_finds_its_base_by_its_checksum(
+    adapter: Path, chat_base: Path, chats: Path, tmp_path: Path
+) -> None:
+    moved, base = tmp_path / "far" / "adapter", tmp_path / "base"
+    shutil.copytree(adapter, moved)
+    shutil.copytree(chat_base, base)
+    described = json.loads((moved / "adapter_base.json").read_text())
+    gone = {"folder": str(tmp_path / "gone"), "relative": "../gone"}
+    (moved / "adapter_base.json").write_text(json.dumps(described | gone))
+    path = moved / "adapter_config.json"
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps(stored | {"base_model_name_or_path": str(tmp_path / "gone")}))
+    given = [*arguments(base, chats), "--max-steps", "7", "--resume"]
+    assert main([*given, "--out", str(moved)]) == 0
+    assert json.loads(path.read_text())["base_model_name_or_path"] == str(base.resolve())
