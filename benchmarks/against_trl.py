@@ -163,7 +163,7 @@ def train_ours(asked: Work) -> dict[str, Any]:
     from rich.console import Console
 
     from gptfast.data.loader import Prefetcher
-    from gptfast.data.packing import PackedSource
+    from gptfast.data.shuffled import ShuffledSource
     from gptfast.finetune.settings.sft import SFTConfig
     from gptfast.finetune.sft import prepare
     from gptfast.system.memory import keep_freed_memory
@@ -178,14 +178,14 @@ def train_ours(asked: Work) -> dict[str, Any]:
         device="cpu", dtype="float32",
     )  # fmt: skip
     task = prepare(config, Console(quiet=True))
-    packed = task.source
-    assert isinstance(packed, PackedSource)
-    packed.batch_size = asked.rows or len(packed.rows)
+    drawn = task.source
+    assert isinstance(drawn, ShuffledSource)
+    drawn.batch_size = asked.rows or drawn.n_items
     model = task.new_model(cpu).train()
     n_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert bool(asked.rank) == (n_trained < sum(p.numel() for p in model.parameters()))
     optimizer, scaler = build_optimizer(config, model), gradient_scaler("float32", cpu)
-    source = Prefetcher(packed)
+    source = Prefetcher(drawn)
     losses, began = [], 0.0
     with share_cores():
         for step in range(asked.steps):
@@ -195,7 +195,7 @@ def train_ours(asked: Work) -> dict[str, Any]:
             losses.append(train_step(model, batch, optimizer, task.objective, scaler).loss)
     seconds = time.perf_counter() - began
     source.close()
-    per_step = packed.rows.n_tokens / len(packed.rows) * packed.batch_size
+    per_step = task.record["data"]["train"]["tokens"] / drawn.n_items * drawn.batch_size
     return measured(losses, per_step * (asked.steps - WARM_UP), seconds)
 
 

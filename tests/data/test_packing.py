@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gptfast.data.batch import IGNORED
-from gptfast.data.packing import Example, PackedRows, PackedSource, best_fit
+from gptfast.data.packing import Example, PackedRows, best_fit, packed_source
+from gptfast.data.shuffled import ShuffledSource
 from gptfast.errors import UserError
 
 FILL = 99
@@ -79,11 +80,11 @@ def test_all_targets_of_all_examples_are_in_the_rows(lengths: list[int]) -> None
     assert torch.equal(batch.ids_BT[at], batch.targets_BT[at])
 
 
-def source(n: int = 23, batch_size: int = 4, seed: int = 1) -> PackedSource:
-    return PackedSource(PackedRows(numbered([9] * n), 8, FILL), batch_size, seed, "chats")
+def source(n: int = 23, batch_size: int = 4, seed: int = 1) -> ShuffledSource:
+    return packed_source(PackedRows(numbered([9] * n), 8, FILL), batch_size, seed, "chats")
 
 
-def drawn(source: PackedSource, n_batches: int) -> list[int]:
+def drawn(source: ShuffledSource, n_batches: int) -> list[int]:
     """The rows' numbers: each row holds one example, whose ids are its number."""
     return [int(i) for _ in range(n_batches) for i in source.next_batch().ids_BT[:, 0]]
 
@@ -109,4 +110,4 @@ def test_a_saved_position_goes_on_bitwise(n: int) -> None:
 def test_nothing_to_learn_is_refused() -> None:
     rows = PackedRows([example([1, 2], [True, False])], 8, FILL)
     with pytest.raises(UserError, match="no answer to learn from"):
-        PackedSource(rows, 1, 0, "")
+        packed_source(rows, 1, 0, "")

@@ -19,7 +19,7 @@ from gptfast.cli.units import count, number
 from gptfast.data.batch import IGNORED, Batch
 from gptfast.data.chats import Chats, open_chats, shared_prompts
 from gptfast.data.conversations import Conversation
-from gptfast.data.packing import PackedRows, PackedSource
+from gptfast.data.packing import PackedRows, packed_source
 from gptfast.errors import UserError
 from gptfast.finetune.chat_start import open_chat_start
 from gptfast.finetune.settings.sft import SFTConfig
@@ -53,7 +53,7 @@ def prepare(config: SFTConfig, console: Console) -> Task:
         config.data, config.val_data, config.val_fraction, config.seed, template,
         start.config.block_size,
     )  # fmt: skip
-    source = PackedSource(
+    source = packed_source(
         train.rows, config.batch_size, config.seed, fingerprint(start, train.rows, val.rows)
     )
     return Task(
