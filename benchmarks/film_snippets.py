@@ -6,10 +6,11 @@
 
 The texts are sentences of reviews from Rotten Tomatoes, each rated by 20 people (Hutto and Gilbert,
 "VADER", 2014), in the source archive of the PyPI package vaderSentiment 3.3.2. They are third
-parties' and no part of this repository. `write` makes train.jsonl, test.jsonl, and unlabelled.jsonl
-for pre-training: all sentences of the archive, also on other things than films, but those of the
-test. `untrained` writes a model of the same shape with new
-weights, to fine-tune from scratch. `baselines` needs scikit-learn and vaderSentiment.
+parties' and no part of this repository. `write` makes train.jsonl and test.jsonl; for pre-training
+unlabelled.jsonl, all sentences of the archive, also on other things than films, but those of the
+test; and for a reward model pairs.jsonl and test_pairs.jsonl, where the sentence with the higher
+rating is the better answer. `untrained` writes a model of the same shape with new weights, to
+fine-tune from scratch. `baselines` needs scikit-learn and vaderSentiment.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ FILES = ("movieReviewSnippets", "amazonReviewSnippets", "nytEditorialSnippets", 
 LEAST_RATING = 1.0
 """Sentences whose mean rating, from -4 to 4, is nearer to 0 than this have no label."""
 N_TEST = 1000
+PROMPT = "Say something about a film."
 
 
 def rated_sentences(beginning: str) -> dict[str, tuple[float, str]]:
@@ -55,7 +57,7 @@ def rated_sentences(beginning: str) -> dict[str, tuple[float, str]]:
 
 
 def write(out: Path) -> None:
-    """Write the three files. The sentences of the test are drawn by a fixed seed."""
+    """Write the files. The sentences of the test are drawn by a fixed seed."""
     films, *others = (rated_sentences(beginning) for beginning in FILES)
     labelled = [key for key, (rating, _) in films.items() if abs(rating) > LEAST_RATING]
     random.Random(0).shuffle(labelled)
@@ -68,15 +70,26 @@ def write(out: Path) -> None:
         rating, text = films[key]
         return {"text": text, "label": "praise" if rating > 0 else "blame"}
 
+    def pairs(keys: list[str], n: int) -> list[dict[str, str]]:
+        found: list[dict[str, str]] = []
+        while len(found) < n:
+            (low, worse), (high, better) = sorted(films[key] for key in rng.sample(keys, 2))
+            if high - low >= LEAST_RATING:
+                found.append({"prompt": PROMPT, "chosen": better, "rejected": worse})
+        return found
+
+    rng = random.Random(1)
     out.mkdir(parents=True, exist_ok=True)
     for name, records in {
         "train": [with_label(key) for key in train],
         "test": [with_label(key) for key in test],
         "unlabelled": [{"text": text} for text in everything.values()],
+        "pairs": pairs(train, len(train)),
+        "test_pairs": pairs(test, len(test)),
     }.items():
         lines = (json.dumps(one, ensure_ascii=False) + "\n" for one in records)
         (out / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
-        print(f"{out / name}.jsonl: {len(records):,} sentences")
+        print(f"{out / name}.jsonl: {len(records):,} records")
 
 
 def untrained(model: Path, out: Path, seed: int) -> None:

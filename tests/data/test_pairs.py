@@ -118,7 +118,7 @@ def test_every_epoch_has_each_pair_once_and_resumes(template: ChatTemplate, tmp_
     assert all(sorted(order[k : k + 7]) == list(range(7)) for k in (0, 7, 14))
     assert order[:7] != order[7:14]
     later = PairSource(pairs, batch_size=3, seed=1, made_of=["a"])
-    later.load_state_dict({"taken": 9})
+    later.load_state_dict({"drawn": 3})
     assert later.next_batch().extras["index"].tolist() == drawn[3]
     assert source.fingerprint == later.fingerprint
     assert source.fingerprint != PairSource(pairs, 3, 1, ["b"]).fingerprint

@@ -102,6 +102,10 @@ def test_an_unknown_character_counts_as_itself(
     result = json.loads(capsys.readouterr().out)["text"]
     assert result["bits_per_byte"] == pytest.approx(math.log2(3))  # 3 tokens for 3 bytes
     assert any("50.00% of the tokens are <unk>" in note for note in result["notes"])
+    text.write_text("xa" * 40, encoding="utf-8")
+    assert cli.run(main, [str(folder), "--corpus", str(text), "--part", "all", "--json"]) == 0
+    notes = json.loads(capsys.readouterr().out)["corpus"]["notes"]
+    assert any("50.00% of the tokens are <unk>" in note for note in notes)
 
 
 def test_models_with_different_tokenizers_compare(tokenizer: BPETokenizer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from gptfast.finetune.settings.common import FinetuneConfig
 from gptfast.model import ModelConfig, build_model
 from gptfast.model.folder import load_model, save_description, save_weights
 from gptfast.tokenizer import BPETokenizer
-from gptfast.tokenizer.chat import ChatTemplate, read_chat_template
+from gptfast.tokenizer.chat import ChatTemplate, read_chat_template, write_chat_template
 from gptfast.tokenizer.chat_template import ROLE_TOKENS, standard_template
 from gptfast.train.init_from import weights_sha256
 
@@ -72,6 +73,16 @@ def test_a_base_with_roles_is_made_once(tmp_path: Path, console: Console) -> Non
     other = plain_base(tmp_path / "other", seed=1)
     with pytest.raises(UserError, match=r"a-base was not made from the weights in .*other"):
         open_chat_start(replace(config, model=other), console)
+
+
+def test_what_is_wrong_with_a_template_is_said(
+    chat_base: Path, tmp_path: Path, console: Console
+) -> None:
+    shutil.copytree(chat_base, tmp_path / "m")
+    write_chat_template(tmp_path / "m", "{{ messages[0].content }}<|assistant|>")
+    open_chat_start(FinetuneConfig(model=tmp_path / "m", out=tmp_path / "a"), console)
+    (line,) = console.export_text().splitlines()
+    assert line.startswith("note: the chat template has no {% generation %} tags")
 
 
 def test_a_tokenizer_with_roles_needs_no_base(

@@ -18,6 +18,7 @@ from gptfast.errors import UserError
 from gptfast.finetune.__main__ import main
 from gptfast.finetune.classify import prepare
 from gptfast.finetune.settings.classify import ClassifyConfig
+from gptfast.model.folder import load_model
 from gptfast.model.heads import SequenceClassifier, logits_of
 from gptfast.tokenizer import load_tokenizer
 from gptfast.train.distributed import SINGLE_PROCESS
@@ -87,7 +88,9 @@ def test_it_is_evaluated_by_hand_counted_answers(chat_base: Path, tmp_path: Path
     assert found.loss == pytest.approx(sum(nats) / n, abs=1e-6)
     accuracy = sum(right) / n
     assert found.measured["accuracy"] == pytest.approx(accuracy)
-    assert found.measured["accuracy_stderr"] == pytest.approx((accuracy * (1 - accuracy) / n) ** 0.5)
+    assert found.measured["accuracy_stderr"] == pytest.approx(
+        (accuracy * (1 - accuracy) / n) ** 0.5
+    )
     chosen = [0, 2, 4, 6, 9]
     few = task.objective.evaluate(model, SINGLE_PROCESS, whole=False)
     assert few.loss == pytest.approx(sum(nats[i] for i in chosen) / 5, abs=1e-6)
@@ -130,8 +133,8 @@ def test_the_same_text_is_never_on_both_sides(chat_base: Path, tmp_path: Path) -
 def test_a_long_text_is_left_out_and_counted(chat_base: Path, tmp_path: Path) -> None:
     records = [*sentences(50), {"text": "the " * 200, "label": "number"}]
     config = ClassifyConfig(
-        model=chat_base, data=written(tmp_path, records), val_data=written(tmp_path, sentences(9), "v"),
-        out=tmp_path / "out",
+        model=chat_base, data=written(tmp_path, records), out=tmp_path / "out",
+        val_data=written(tmp_path, sentences(9), "val.jsonl"),
     )  # fmt: skip
     notes = prepare(config, Console(quiet=True)).notes
     assert notes[-1] == "left out: 1 text longer than 64 tokens"
@@ -177,12 +180,37 @@ def test_a_label_that_only_val_has_is_refused(chat_base: Path, tmp_path: Path) -
         prepare(config, Console(quiet=True))
 
 
+@pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
+def test_an_adapter_with_a_head_is_a_classifier_for_us_and_for_peft(
+    chat_base: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    data = written(tmp_path, sentences(100))
+    further = ("--lora-rank", "4", "--learning-rate", "1e-2", "--max-steps", "8")
+    assert main([*arguments(chat_base, data, *further), "--out", str(out)]) == 0
+    model, tokenizer = load_classifier(out)
+    assert model.labels == ("greeting", "number")
+    with pytest.raises(UserError, match="is a classifier or a reward model, which predicts no"):
+        load_model(out)
+    texts = [tokenizer.encode_ordinary(one["text"]) for one in sentences(5)]
+    ours_BN = logits_of(model, texts)
+    assert ours_BN.std() > 0.1
+    peft = pytest.importorskip("peft")
+    theirs = peft.AutoPeftModelForSequenceClassification.from_pretrained(out, num_labels=2)
+    for i, ids in enumerate(texts):
+        with torch.no_grad():
+            expected_N = theirs(torch.tensor([ids])).logits[0]
+        torch.testing.assert_close(ours_BN[i], expected_N, atol=1e-5, rtol=0)
+
+
 @pytest.mark.integration
-@pytest.mark.parametrize("n_processes", [1, 2])
-def test_killed_it_resumes_bitwise(n_processes: int, chat_base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("n_processes", "rank"), [(2, "0"), (1, "2")])
+def test_killed_it_resumes_bitwise(
+    n_processes: int, rank: str, chat_base: Path, tmp_path: Path
+) -> None:
     data = written(tmp_path, sentences(60))
     check_killed_and_resumed(
-        arguments(chat_base, data), tmp_path, n_processes=n_processes, step=6
+        arguments(chat_base, data, "--lora-rank", rank), tmp_path, n_processes=n_processes, step=6
     )
 
 

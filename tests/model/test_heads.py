@@ -155,7 +155,10 @@ def test_a_critic_gives_log_probabilities_and_values_and_is_not_stored(tmp_path:
     model = ActorCritic(LLAMA)
     assert not model(torch.tensor([[1, 2]]), torch.tensor([[2, 3]]))[..., 1].any()  # from zero
     torch.nn.init.normal_(model.value.weight)
-    ids_BT, targets_BT = torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.tensor([[2, 3, 4], [5, 6, -100]])
+    ids_BT, targets_BT = (
+        torch.tensor([[1, 2, 3], [4, 5, 6]]),
+        torch.tensor([[2, 3, 4], [5, 6, -100]]),
+    )
     logprobs_BT, values_BT = model(ids_BT, targets_BT).unbind(-1)
     gpt, _ = load_model(saved(model, tmp_path))
     logits_BTV = gpt(ids_BT)

@@ -445,18 +445,18 @@ def test_a_model_folder_and_its_samples_go_by_the_role(
     )
     pretrain(parse_config(options.split()))
     ids = tokenizer.special_tokens
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert (config["bos_token_id"], config["eos_token_id"]) == (ids["<s>"], ids["</s>"])
-    generation = json.loads((tmp_path / "run" / "generation_config.json").read_text())
-    assert generation["eos_token_id"] == [ids["</s>"], ids["<|im_end|>"]]
+    for name in ("config.json", "generation_config.json"):
+        written = json.loads((tmp_path / "run" / name).read_text())
+        assert written["bos_token_id"] == ids["<s>"]
+        assert written["eos_token_id"] == [ids["</s>"], ids["<|im_end|>"]]
     model, loaded = load_model(tmp_path / "run")
     assert loaded.roles == tokenizer.roles
-    for name, written in (("</s>", ""), ("<|im_end|>", ""), ("<s>", "<s>" * 5)):
+    for name, text in (("</s>", ""), ("<|im_end|>", ""), ("<s>", "<s>" * 5)):
         logits = torch.full((model.config.vocab_size,), -100.0)
         logits[ids[name]] = 100.0  # a model that writes nothing but this token
         monkeypatch.setattr(model, "prefill", lambda *_, logits=logits, **__: logits)
         monkeypatch.setattr(model, "step", lambda *_, logits=logits: logits[None])
-        assert write_sample(model, loaded, 5, seed=0) == written
+        assert write_sample(model, loaded, 5, seed=0) == text
 
 
 # ---- the command line ----------------------------------------------------------------------------

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
+from dialogues import FAST, WORDS, dialogues
+from hypothesis import given
 
 from gptfast.errors import UserError
 from gptfast.tokenizer import BPETokenizer, CharTokenizer
-from gptfast.tokenizer.chat import ChatTemplate
+from gptfast.tokenizer.chat import ChatTemplate, write_chat_template
 from gptfast.tokenizer.chat_template import ROLE_TOKENS, standard_template
 
 
@@ -16,9 +21,8 @@ def tokenizer() -> BPETokenizer:
     return BPETokenizer.train([text], 300, progress=False).with_special_tokens(ROLE_TOKENS)
 
 
-def test_the_standard_template_by_hand(tokenizer: BPETokenizer) -> None:
+def test_the_standard_template_by_hand(tokenizer: BPETokenizer, ours: ChatTemplate) -> None:
     special, plain = tokenizer.special_tokens, tokenizer.encode_ordinary
-    template = ChatTemplate(standard_template(tokenizer), tokenizer)
     texts = ["\n be brief<|end|>", " hello\n<|assistant|>", "\n\nhow<|user|>"]
     roles = ["system", "user", "assistant"]
     messages = [{"role": r, "content": text} for r, text in zip(roles, texts, strict=True)]
@@ -26,11 +30,65 @@ def test_the_standard_template_by_hand(tokenizer: BPETokenizer) -> None:
     for role, text in zip(roles, texts, strict=True):
         expected.append((special[f"<|{role}|>"], False))
         expected += [(i, role == "assistant") for i in [*plain(text), special["<|end|>"]]]
-    ids, mask = template.encode_with_mask(messages)
+    ids, mask = ours.encode_with_mask(messages)
     assert list(zip(ids, mask, strict=True)) == expected
-    assert template.encode(messages) == [*ids, special["<|assistant|>"]]
+    assert ours.encode(messages) == [*ids, special["<|assistant|>"]]
     with pytest.raises(UserError, match="a role is tool: expected system, user or assistant"):
-        template.encode([{"role": "tool", "content": "a"}])
+        ours.encode([{"role": "tool", "content": "a"}])
+
+
+NAMES = (*ROLE_TOKENS, "<|endoftext|>")
+
+
+@pytest.fixture(scope="module")
+def ours(tokenizer: BPETokenizer) -> ChatTemplate:
+    return ChatTemplate(standard_template(tokenizer), tokenizer)
+
+
+@pytest.fixture(scope="module")
+def theirs(tokenizer: BPETokenizer, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    from transformers import AutoTokenizer
+
+    folder: Path = tmp_path_factory.mktemp("tokenizer")
+    tokenizer.save(folder)
+    write_chat_template(folder, standard_template(tokenizer))
+    return AutoTokenizer.from_pretrained(folder)
+
+
+@FAST
+@given(messages=dialogues(WORDS))
+def test_ids_and_mask_are_those_of_transformers(
+    ours: ChatTemplate, theirs: Any, messages: list[dict[str, str]]
+) -> None:
+    expected = theirs.apply_chat_template(
+        messages, return_dict=True, return_assistant_tokens_mask=True
+    )
+    ids, mask = ours.encode_with_mask(messages)
+    assert ids == expected["input_ids"]
+    assert mask == [bool(m) for m in expected["assistant_masks"]]
+    assert ours.encode(messages) == [*ids, ours.tokenizer.special_tokens["<|assistant|>"]]
+
+
+@FAST
+@given(messages=dialogues((*WORDS, *NAMES, "<|us", "er|>", "|>")))
+def test_no_text_adds_a_special_token(ours: ChatTemplate, messages: list[dict[str, str]]) -> None:
+    tokenizer = ours.tokenizer
+    name_of = {token_id: name for name, token_id in tokenizer.special_tokens.items()}
+    ids, mask = ours.encode_with_mask(messages)
+    special = [name_of[i] for i in ids if i in name_of]
+    expected = [[f"<|{message['role']}|>", "<|end|>"] for message in messages]
+    assert special == ["<|endoftext|>", *(name for pair in expected for name in pair)]
+    contents: list[list[int]] = []
+    for i in ids:
+        if i in name_of:
+            contents.append([])
+        else:
+            contents[-1].append(i)
+    decoded = [tokenizer.decode(content) for content in contents[1::2]]
+    assert decoded == [message["content"] for message in messages]
+    assert not any(contents[::2])
+    answers = [m["content"] + "<|end|>" for m in messages if m["role"] == "assistant"]
+    assert tokenizer.decode([i for i, m in zip(ids, mask, strict=True) if m]) == "".join(answers)
 
 
 def test_new_role_tokens_play_their_roles(tokenizer: BPETokenizer) -> None:

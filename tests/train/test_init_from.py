@@ -21,6 +21,7 @@ from gptfast.llm import LLM
 from gptfast.model import ModelConfig
 from gptfast.model.folder import load_model
 from gptfast.tokenizer import BPETokenizer
+from gptfast.tokenizer.chat import read_chat_template, write_chat_template
 from gptfast.train import precision
 from gptfast.train.__main__ import main as train_command
 from gptfast.train.__main__ import parse_config
@@ -179,6 +180,7 @@ def test_a_run_resumes_without_the_folder_that_it_started_from(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pretrain(config)
+    write_chat_template(config.out, "{{ messages }}")
     out = tmp_path / "run"
     flags = ["--init-from", str(config.out), "--corpus", config.corpus, "--device", "cpu",
              "--dtype", "float32", "--max-steps", "8", "--eval-interval", "4", "--batch-size", "4",
@@ -202,7 +204,9 @@ def test_a_run_resumes_without_the_folder_that_it_started_from(
     assert cli.run(train_command, [*flags, "--out", str(out), "--resume"]) == 0
     assert "from step 4" in capsys.readouterr().out
     assert measured(out) == measured(tmp_path / "whole")
-    for name in ("model.safetensors", "tokenizer.json", "config.json"):
+    assert read_chat_template(out) == "{{ messages }}"
+    names = ("model.safetensors", "tokenizer.json", "tokenizer_config.json", "config.json")
+    for name in names:
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     llm = LLM.train(
         config.corpus, out=out, init_from=config.out, resume=True, device="cpu", dtype="float32",
@@ -244,3 +248,27 @@ def test_a_run_says_its_precision_and_keeps_it(config: TrainConfig) -> None:
     rest = console.file.getvalue()[len(printed) :]  # type: ignore[attr-defined]
     assert f"parameters on cpu, {chosen}; from step 5" in rest
     assert "dtype" not in rest
+
+
+def test_replay_starts_from_the_folders_losses_and_keeps_the_old_corpus(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    """Continued on other text, with and without the old one: what is forgotten differs."""
+    pretrain(replace(config, max_steps=60))
+    new = tmp_path / "numbers.txt"
+    new.write_text(" ".join(f"{i}+{i}={2 * i};" for i in range(2000)), encoding="utf-8")
+    old_losses = []
+    for name, old, weights in (("replay", (config.corpus,), (80, 20)), ("alone", (), ())):
+        start = with_init(replace(config, init_from=config.out, out=tmp_path / name))
+        start = replace(start, corpus=str(new), mix_corpora=old, corpus_weights=weights)
+        pretrain(replace(start, max_steps=60, eval_interval=60))
+        model, _ = load_model(config.out)
+        vals = [prepare(c, str(config.out), 0, 0.1, print).val for c in (str(new), *old)]
+        base = [evaluate(model, EvalWindows(val, 16, 4, max_windows=1000)) for val in vals]
+        first, *_, last = [m for m in measured(start.out) if "val_loss" in m]
+        assert first.get("val_losses", [first["val_loss"]]) == pytest.approx(base, abs=1e-6)
+        assert last.get("val_losses", [last["val_loss"]])[0] < base[0] - 0.3
+        val = prepare(config.corpus, str(config.out), 0, 0.1, print).val
+        windows = EvalWindows(val, 16, 4, max_windows=1000)
+        old_losses.append(evaluate(load_model(start.out)[0], windows))
+    assert old_losses[0] < old_losses[1] - 0.1

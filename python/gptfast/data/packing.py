@@ -9,13 +9,13 @@ import hashlib
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from gptfast.data.batch import IGNORED, Batch
+from gptfast.data.shuffled import ShuffledSource
 from gptfast.errors import UserError
 
 
@@ -119,56 +119,13 @@ class PackedRows:
         return [self.batch(numbers[i : i + batch_size]) for i in range(0, len(numbers), batch_size)]
 
 
-class PackedState(TypedDict):
-    """The position of a PackedSource."""
+def packed_source(rows: PackedRows, batch_size: int, seed: int, fingerprint: str) -> ShuffledSource:
+    """Return a source that visits every row once per epoch. Raise UserError if it has no target.
 
-    epoch: int
-    position: int
-    """Number of rows taken in this epoch."""
-
-
-class PackedSource:
-    """Batches of packed rows. Each epoch visits every row once, in an order drawn anew.
-
-    The order depends only on (seed, epoch).
+    fingerprint: a checksum of the data, the tokenizer and the model to start from.
     """
-
-    def __init__(self, rows: PackedRows, batch_size: int, seed: int, fingerprint: str) -> None:
-        """Start the first epoch. Raises UserError if there is nothing to learn.
-
-        fingerprint: a checksum of the data, the tokenizer and the model to start from.
-        """
-        if not rows.n_targets:
-            raise UserError("the data have no answer to learn from")
-        self.rows, self.batch_size, self.seed = rows, batch_size, seed
-        self.fingerprint = fingerprint
-        self._start_epoch(0)
-
-    def next_batch(self) -> Batch:
-        """Return the next rows."""
-        numbers: list[int] = []
-        while len(numbers) < self.batch_size:
-            if self.position == len(self.order):
-                self._start_epoch(self.epoch + 1)
-            new = self.order[self.position : self.position + self.batch_size - len(numbers)]
-            numbers.extend(new)
-            self.position += len(new)
-        return self.rows.batch(numbers)
-
-    def example(self) -> Batch:
-        """Return a batch of the first rows, which are the fullest, without advancing."""
-        return self.rows.batch([i % len(self.rows) for i in range(self.batch_size)])
-
-    def state_dict(self) -> PackedState:
-        """Return the position."""
-        return {"epoch": self.epoch, "position": self.position}
-
-    def load_state_dict(self, state: Any) -> None:
-        """Go to a saved position."""
-        self._start_epoch(state["epoch"])
-        self.position = state["position"]
-
-    def _start_epoch(self, epoch: int) -> None:
-        rng = np.random.default_rng((self.seed, epoch))
-        self.order = rng.permutation(len(self.rows))
-        self.epoch, self.position = epoch, 0
+    if not rows.n_targets:
+        raise UserError("the data have no answer to learn from")
+    return ShuffledSource(
+        len(rows), batch_size, seed, lambda numbers, _: rows.batch(numbers), 0, fingerprint
+    )

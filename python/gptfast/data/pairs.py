@@ -9,7 +9,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from gptfast.data.conversations import (
 )
 from gptfast.data.documents.json_records import keys_of
 from gptfast.data.documents.records import BadRecordError
+from gptfast.data.shuffled import ShuffledSource
 from gptfast.errors import UserError
 from gptfast.tokenizer.chat import ChatTemplate
 
@@ -232,48 +232,20 @@ def as_rows(batch: Batch) -> Batch:
     return Batch(ids_RT, targets_RT, extras={"lengths": lengths_R})
 
 
-class PairSource:
-    """Batches of pairs: in every epoch each pair once, in an order that the seed decides."""
+class PairSource(ShuffledSource):
+    """Batches of the pairs to train on: in every epoch each pair once."""
 
     def __init__(
         self, pairs: PairSets, batch_size: int, seed: int, made_of: Sequence[str | None]
     ) -> None:
         """made_of: what else decides what is learned, for the fingerprint."""
         self.pairs, self.val = pairs.train, pairs.val
-        self.batch_size, self.seed, self.made_of = batch_size, seed, made_of
-        self.taken = 0
-        self._epoch, self._order = -1, np.empty(0, np.int64)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """A checksum of the ids of all pairs, and of `made_of`."""
-        pairs = [[asdict(pair) for pair in part] for part in (self.pairs, self.val)]
-        content = json.dumps([*self.made_of, pairs])
-        return hashlib.sha256(content.encode()).hexdigest()
-
-    def next_batch(self) -> Batch:
-        """Return the next pairs, of the next epoch where this one ends."""
-        indices = [self._index(self.taken + i) for i in range(self.batch_size)]
-        self.taken += self.batch_size
-        return pair_batch(self.pairs, indices)
-
-    def example(self) -> Batch:
-        """Return a batch as long as the longest pair."""
-        longest = max(range(len(self.pairs)), key=lambda i: self.pairs[i].length)
-        return pair_batch(self.pairs, [longest] * self.batch_size)
-
-    def state_dict(self) -> dict[str, int]:
-        """Return the number of pairs taken."""
-        return {"taken": self.taken}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go to a saved position."""
-        self.taken = state["taken"]
-
-    def _index(self, i: int) -> int:
-        """Return which pair is the i-th that is taken, over all epochs."""
-        epoch, place = divmod(i, len(self.pairs))
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._order = np.random.default_rng((self.seed, epoch)).permutation(len(self.pairs))
-        return int(self._order[place])
+        encoded = [[asdict(pair) for pair in part] for part in (self.pairs, self.val)]
+        super().__init__(
+            len(self.pairs),
+            batch_size,
+            seed,
+            lambda indices, _: pair_batch(self.pairs, indices),
+            longest=max(range(len(self.pairs)), key=lambda i: self.pairs[i].length),
+            fingerprint=hashlib.sha256(json.dumps([*made_of, encoded]).encode()).hexdigest(),
+        )

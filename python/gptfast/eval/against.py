@@ -144,7 +144,7 @@ def compare(
             score(other, other_documents, strides[1], batch_size),
         )
         notes.append("the tokenizers differ: only bits/byte compare")
-        notes += about_unknown(other_documents, other_tokenizer)
+        notes += about_unknown([document.ids for document in other_documents], other_tokenizer)
     ours, theirs = scores
     columns = ("measure", "this", "other", "this - other")
     if is_same:

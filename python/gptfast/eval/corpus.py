@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from gptfast.data.dataset import TokenSource
 from gptfast.data.loader import EvalWindows
 from gptfast.data.prepare import prepare
 from gptfast.errors import UserError
 from gptfast.eval.config import CorpusConfig
 from gptfast.eval.report import Section
+from gptfast.eval.text import about_unknown
 from gptfast.model import LanguageModel
 from gptfast.tokenizer import Tokenizer
 from gptfast.train.evaluate import bits_per_byte, evaluate
 from gptfast.train.reading import Say, reading
+
+_IDS_AT_A_TIME = 2**22
 
 
 def measure_corpus(
@@ -69,6 +78,16 @@ def measure_corpus(
         "bits_per_byte": bits,
         "tokens": n_predicted,
     }
-    notes = ("windows of the model's context, which do not overlap, as in training",)
+    notes = (
+        "windows of the model's context, which do not overlap, as in training",
+        *about_unknown(_pieces([parts[name][0] for name in names]), tokenizer),
+    )
     title = f"the {part} of {report.corpus}"
     return Section("corpus", title, ("measure", "value"), rows, result, notes)
+
+
+def _pieces(sources: Iterable[TokenSource]) -> Iterator[NDArray[Any]]:
+    """Yield all ids of some sources, which may be larger than the memory."""
+    for source in sources:
+        for start in range(0, len(source), _IDS_AT_A_TIME):
+            yield source[np.arange(start, min(start + _IDS_AT_A_TIME, len(source)))]

@@ -6,9 +6,10 @@ Shape suffixes: B windows, T tokens, N documents.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -187,13 +188,16 @@ def how_begun(tokenizer: Tokenizer) -> str:
     return f"each document is begun by {name}, which predicts its first token"
 
 
-def about_unknown(documents: Sequence[Document], tokenizer: Tokenizer) -> list[str]:
-    """Return a note if tokens of the documents stand for what the tokenizer lacks."""
+def about_unknown(texts: Iterable[NDArray[Any]], tokenizer: Tokenizer) -> list[str]:
+    """Return a note if ids of the texts stand for what the tokenizer lacks."""
     unk = tokenizer.role_id("unk")
-    n_unknown = sum(int((document.ids == unk).sum()) for document in documents)
-    if unk is None or not n_unknown:
+    if unk is None:
         return []
-    share = n_unknown / sum(len(document.ids) for document in documents)
+    counts = [(int((ids == unk).sum()), len(ids)) for ids in texts]
+    n_unknown, n_tokens = map(sum, zip(*counts, strict=True))
+    if not n_unknown:
+        return []
+    share = n_unknown / n_tokens
     return [
         f"{share:.2%} of the tokens are {tokenizer.roles.unk}, which doesn't say what it stands "
         f"for: bits/byte compare only with models of the same vocabulary"
@@ -246,6 +250,6 @@ def measure(
     notes = (
         f"each token sees at least {at_least:,} tokens before it, or all there are",
         how_begun(tokenizer),
-        *about_unknown(documents, tokenizer),
+        *about_unknown([document.ids for document in documents], tokenizer),
     )
     return Section("text", title, ("measure", "value"), tuple(rows), result, notes)

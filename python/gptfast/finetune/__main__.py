@@ -45,6 +45,7 @@ METHODS = {
 
 TOOLS: dict[str, tuple[str, str]] = {
     "merge": ("merge.main", "add an adapter to its base, and write one model folder"),
+    "tasks": ("task_files.main", "write problems with verified answers, to try methods on"),
     "audit": ("audit.main", "compare a tuned model with its base: what was gained, what was lost"),
 }
 """Other subcommands: a function (argv) -> exit code in gptfast.finetune, and its purpose."""

@@ -15,14 +15,15 @@ from gptfast.model.folder import load_float_model, save_description, save_weight
 from gptfast.model.resize import add_tokens
 from gptfast.system.files import write_folder_atomically
 from gptfast.tokenizer import Tokenizer, load_tokenizer
-from gptfast.tokenizer.chat import read_chat_template, write_chat_template
+from gptfast.tokenizer.chat import ChatTemplate, read_chat_template, write_chat_template
+from gptfast.tokenizer.chat_remarks import remarks
 from gptfast.tokenizer.chat_template import ROLE_TOKENS, standard_template
 from gptfast.tokenizer.roles import END_OF_TEXT
 from gptfast.train.checkpoint import has_started
 from gptfast.train.init_from import weights_sha256
 from gptfast.train.record import read_record
 
-RECORD = "base.json"
+RECORD = "made_from.json"
 """A file in the folder of a base, which says what the base was made from."""
 
 
@@ -34,9 +35,10 @@ def base_folder(out: Path) -> Path:
 def open_chat_start(config: FinetuneConfig, console: Console) -> Start:
     """Return what a run with chats starts from, with a chat template.
 
-    A folder without a template gets gptfast's. If its tokenizer lacks the role tokens, too, the run
-    starts from a base of its own, `<out>-base`: the same model with these tokens. An adapter's
-    vocabulary is then its base's. Raises MissingFileError or UserError.
+    What is wrong with a folder's template is printed. A folder without one gets gptfast's. If its
+    tokenizer lacks the role tokens, too, the run starts from a base of its own, `<out>-base`: the
+    same model with these tokens. An adapter's vocabulary is then its base's. Raises
+    MissingFileError or UserError.
     """
     base = base_folder(config.out)
     if has_started(config):
@@ -44,9 +46,11 @@ def open_chat_start(config: FinetuneConfig, console: Console) -> Start:
             weights_sha256(base) == read_record(config.out)["start_sha256"]
         )
         return open_start(replace(config, model=base) if is_its_base else config)
-    if read_chat_template(config.model) is not None:
-        return open_start(config)
     tokenizer = load_tokenizer(config.model)
+    if (source := read_chat_template(config.model)) is not None:
+        for remark in remarks(ChatTemplate(source, tokenizer)):
+            console.print(f"note: {remark}", markup=False)
+        return open_start(config)
     if not _missing(tokenizer):
         console.print(f"{config.model} has role tokens, but no chat template: gptfast's is used")
         return replace(open_start(config), chat_template=standard_template(tokenizer))

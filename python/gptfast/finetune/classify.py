@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 
-import torch
+import numpy as np
 from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -36,7 +36,7 @@ from gptfast.finetune.start import open_start
 from gptfast.model.base import LanguageModel
 from gptfast.model.heads import SequenceClassifier
 from gptfast.train.distributed import World
-from gptfast.train.evaluate import eval_mode
+from gptfast.train.evaluate import sums_over
 from gptfast.train.objective import Evaluation, Objective, Task
 
 
@@ -118,32 +118,28 @@ class Classification(Objective):
         logits_BN = engine(batch.ids_BT, batch.extras["length"])
         return F.cross_entropy(logits_BN.float(), batch.extras["label"])
 
-    @torch.no_grad()
     def evaluate(self, model: LanguageModel, world: World, *, whole: bool) -> Evaluation:
         """Measure the mean cross entropy and the accuracy on val texts."""
         n = len(self.val) if whole else min(self.config.eval_windows, len(self.val))
-        chosen = torch.linspace(0, len(self.val) - 1, n).long().tolist()
+        chosen = np.linspace(0, len(self.val) - 1, n).astype(int).tolist()
         size = self.config.windows_at_a_time(world.size)
-        parts = [chosen[first : first + size] for first in range(0, n, size)]
-        sums = torch.zeros(2, dtype=torch.float64)  # loss, right answers
-        with eval_mode(model):
-            # Every process runs the model equally often, because FSDP synchronizes the processes.
-            for first in range(0, len(parts), world.size):
-                counts = first + world.rank < len(parts)
-                part = parts[first + world.rank if counts else first]
-                batch = class_batch(self.val, part).to(world.device)
-                logits_BN = model(batch.ids_BT, batch.extras["length"]).float()
-                label_B = batch.extras["label"]
-                if counts:
-                    loss = F.cross_entropy(logits_BN, label_B, reduction="sum").item()
-                    right = (logits_BN.argmax(-1) == label_B).sum().item()
-                    sums += torch.tensor([loss, right], dtype=torch.float64)
-        loss, accuracy = (world.sum(sums.to(world.device)) / n).tolist()
+        batches = [class_batch(self.val, chosen[i : i + size]) for i in range(0, n, size)]
+        sums = sums_over(model, batches, _loss_and_right, world)
+        loss, accuracy = sums[0] / n, sums[1] / n
         error = (accuracy * (1 - accuracy) / n) ** 0.5
         measured = {
             "accuracy": accuracy,
             "accuracy_stderr": error,
             "majority_accuracy": self.majority,
         }
-        summary = f"val loss {loss:.4f} nats/text, {accuracy:.1%} right (standard error {error:.1%})"
+        summary = (
+            f"val loss {loss:.4f} nats/text, {accuracy:.1%} right (standard error {error:.1%})"
+        )
         return Evaluation(loss, measured, summary)
+
+
+def _loss_and_right(model: LanguageModel, batch: Batch) -> tuple[float, float]:
+    logits_BN = model(batch.ids_BT, batch.extras["length"]).float()
+    label_B = batch.extras["label"]
+    loss = F.cross_entropy(logits_BN, label_B, reduction="sum")
+    return loss.item(), (logits_BN.argmax(-1) == label_B).sum().item()

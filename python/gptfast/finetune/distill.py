@@ -20,10 +20,10 @@ from gptfast.data.batch import Batch
 from gptfast.data.dataset import Mixture
 from gptfast.errors import UserError
 from gptfast.finetune.settings.distill import DistillConfig
+from gptfast.model.adapter_folder import weights_sha256
 from gptfast.model.base import LanguageModel
 from gptfast.model.finite import check_weights
 from gptfast.model.folder import load_float_model
-from gptfast.train.init_from import weights_sha256
 from gptfast.train.objective import Task
 from gptfast.train.pretrain import CorpusSource, Pretraining, prepare_pretraining
 

@@ -30,18 +30,18 @@ def group_advantages(rewards_PG: Tensor, scale: bool) -> Tensor:
 def token_losses(
     logprobs_NT: Tensor, advantages_N: Tensor, reference_NT: Tensor | None, beta: float
 ) -> Tensor:
-    """Return the loss of each token (N, T): -A p / p_old + beta KL.
+    """Return the loss of each token (N, T): (beta KL - A) p / p_old.
 
     p_old is p without its gradient, so the ratio is 1. The divergence from the reference is
     estimated by k3 = exp(d) - d - 1, d = log p_reference - log p, which is never negative
-    (DeepSeekMath, equation 4). Its mean is the divergence, but its gradient is not the divergence's.
+    (DeepSeekMath, equation 4). Its own gradient would be another one: by the ratio before it, the
+    mean has the gradient of the divergence ("DeepSeek-V3.2", 2025, equation 7).
     """
     ratio_NT = (logprobs_NT - logprobs_NT.detach()).exp()
-    losses_NT = -advantages_N[:, None] * ratio_NT
     if reference_NT is None:
-        return losses_NT
+        return -advantages_N[:, None] * ratio_NT
     d_NT = reference_NT - logprobs_NT
-    return losses_NT + beta * (d_NT.exp() - d_NT - 1)
+    return (beta * (d_NT.exp() - d_NT - 1) - advantages_N[:, None]) * ratio_NT
 
 
 def sum_of_losses(

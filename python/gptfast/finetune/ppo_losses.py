@@ -15,8 +15,8 @@ def advantages(
 ) -> Tensor:
     """Return the generalised advantage estimates (B, T), 0 where the mask is False.
 
-    A_t = sum over l >= 0 of (gamma lambda)^l delta_{t+l}, where delta_t = r_t + gamma V_{t+1} - V_t,
-    and V is 0 after a rollout's last token. Schulman et al., "High-Dimensional Continuous Control
+    A_t = sum over l >= 0 of (gamma lambda)^l delta_{t+l}, with delta_t = r_t + gamma V_{t+1} - V_t
+    and V = 0 after a rollout's last token. Schulman et al., "High-Dimensional Continuous Control
     Using Generalized Advantage Estimation" (2016), equation 16.
     """
     mask = mask_BT.to(values_BT.dtype)

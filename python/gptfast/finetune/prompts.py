@@ -91,9 +91,9 @@ def encode_prompts(start: Start, prompts: Sequence[list[dict[str, str]]]) -> lis
 
 
 def prompt_source(
-    prompts: Sequence[Prompt], batch_size: int, seed: int, fingerprint: str
+    prompts: Sequence[Prompt], batch_size: int, seed: int, fingerprint: str, repeats: int = 1
 ) -> ShuffledSource:
-    """Return a source of batches of prompts.
+    """Return a source of batches of prompts, each of which is drawn `repeats` times in a row.
 
     A batch has the extras "prompt", the index of each, and "draw", how many prompts were drawn
     before it in the run, of which the seeds of rollouts are made: int64 (B,).
@@ -108,4 +108,4 @@ def prompt_source(
         return Batch(ids_BT, torch.full_like(ids_BT, IGNORED), extras=extras)
 
     longest = max(range(len(prompts)), key=lambda i: len(prompts[i].ids))
-    return ShuffledSource(len(prompts), batch_size, seed, make, longest, fingerprint)
+    return ShuffledSource(len(prompts), batch_size, seed, make, longest, fingerprint, repeats)

@@ -10,25 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
 from rich.console import Console
 from torch.nn import functional as F
 
 from gptfast.cli.units import count, number
 from gptfast.data.batch import IGNORED, Batch
-from gptfast.data.conversations import (
-    Conversation,
-    check_answers,
-    prompt_key,
-    read_conversations,
-    split_by_prompt,
-)
-from gptfast.data.packing import Example, PackedRows, PackedSource
+from gptfast.data.chats import Chats, open_chats, shared_prompts
+from gptfast.data.conversations import Conversation
+from gptfast.data.packing import PackedRows, packed_source
 from gptfast.errors import UserError
 from gptfast.finetune.chat_start import open_chat_start
 from gptfast.finetune.settings.sft import SFTConfig
@@ -46,7 +37,6 @@ from gptfast.train.objective import Evaluation, NextToken, Task
 LOGITS = 1 << 26
 """Most logits of an evaluation at once: 256 MiB in float32."""
 SAMPLE_TOKENS = 150
-_LINES_SHOWN = 5
 
 
 def prepare(config: SFTConfig, console: Console) -> Task:
@@ -59,8 +49,11 @@ def prepare(config: SFTConfig, console: Console) -> Task:
             f"which conversations of a row don't see each other"
         )
     template = ChatTemplate(start.chat_template, start.tokenizer)
-    train, val = open_chats(config, template, start)
-    source = PackedSource(
+    train, val = open_chats(
+        config.data, config.val_data, config.val_fraction, config.seed, template,
+        start.config.block_size,
+    )  # fmt: skip
+    source = packed_source(
         train.rows, config.batch_size, config.seed, fingerprint(start, train.rows, val.rows)
     )
     return Task(
@@ -76,108 +69,6 @@ def prepare(config: SFTConfig, console: Console) -> Task:
     )
 
 
-# ---- the data ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Chats:
-    """Conversations of a file, and the rows that they are packed into."""
-
-    path: Path
-    conversations: list[Conversation]
-    """Those that fit into the context."""
-    rows: PackedRows
-    too_long: list[int]
-    """The lines of those that don't fit, which are left out."""
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """The counts, for run.json."""
-        return {
-            "conversations": len(self.conversations),
-            "left_out": len(self.too_long),
-            "tokens": self.rows.n_tokens,
-            "answer_tokens": self.rows.n_targets,
-            "rows": len(self.rows),
-            "positions_used": self.rows.share_used,
-        }
-
-    def notes(self, purpose: str) -> list[str]:
-        """Return a line about the conversations, and one about those that are left out."""
-        rows = self.rows
-        lines = [
-            f"{purpose} {count(len(self.conversations), 'conversation')} of {self.path}: "
-            f"{rows.n_tokens:,} tokens, {rows.n_targets:,} of them of answers, in "
-            f"{count(len(rows), 'row')} of {rows.block_size:,}; {rows.share_used:.1%} of the "
-            f"positions are used"
-        ]
-        if self.too_long:
-            shown = ", ".join(map(str, self.too_long[:_LINES_SHOWN]))
-            more = ", ..." if len(self.too_long) > _LINES_SHOWN else ""
-            lines.append(
-                f"left out {count(len(self.too_long), 'conversation')} longer than the context of "
-                f"{rows.block_size:,} tokens, at line {shown}{more} of {self.path}"
-            )
-        return lines
-
-
-def open_chats(config: SFTConfig, template: ChatTemplate, start: Start) -> tuple[Chats, Chats]:
-    """Read, split and pack the conversations to train on and those to validate on."""
-    conversations = read_conversations(config.data)
-    check_answers(config.data, conversations)
-    block_size = start.config.block_size
-    if config.val_data is None:
-        train, val = split_by_prompt(conversations, prompt_key, config.val_fraction, config.seed)
-        return (
-            pack(config.data, train, template, block_size),
-            pack(config.data, val, template, block_size),
-        )
-    val = read_conversations(config.val_data)
-    check_answers(config.val_data, val)
-    return (
-        pack(config.data, conversations, template, block_size),
-        pack(config.val_data, val, template, block_size),
-    )
-
-
-def pack(
-    path: Path, conversations: Sequence[Conversation], template: ChatTemplate, block_size: int
-) -> Chats:
-    """Encode conversations of a file and pack them, but for those that don't fit into a row.
-
-    Raises UserError, with the line, for one that the template refuses or has no target in, and if
-    none fits.
-    """
-    kept: list[Conversation] = []
-    examples: list[Example] = []
-    too_long: list[int] = []
-    for conversation in conversations:
-        example = encode(path, conversation, template)
-        if len(example.ids) > block_size + 1:
-            too_long.append(conversation.line)
-        else:
-            kept.append(conversation)
-            examples.append(example)
-    if not kept:
-        raise UserError(
-            f"{path}: all of {count(len(too_long), 'conversation')} are longer than the context of "
-            f"{block_size:,} tokens: give shorter ones, or a model with a longer context"
-        )
-    fill = template.tokenizer.role_id("pad") or 0
-    return Chats(path, kept, PackedRows(examples, block_size, fill), too_long)
-
-
-def encode(path: Path, conversation: Conversation, template: ChatTemplate) -> Example:
-    """Return the ids of a conversation, and which of them are of answers."""
-    try:
-        ids, mask = template.encode_with_mask(conversation.messages)
-        if not any(mask[1:]):
-            raise UserError("the chat template marks no token of an answer")
-    except UserError as error:
-        raise UserError(f"{path}, line {conversation.line}: {error}") from None
-    return Example(np.array(ids, dtype=np.int64), np.array(mask, dtype=np.bool_))
-
-
 def fingerprint(start: Start, *parts: PackedRows) -> str:
     """Return a checksum of the data, the tokenizer and the model to start from."""
     made_of = [start.sha256, start.tokenizer.fingerprint, *(rows.sha256 for rows in parts)]
@@ -190,17 +81,6 @@ def describe_length(config: SFTConfig, train: Chats) -> str:
     return (
         f"{count(config.max_steps, 'step')} of {count(config.batch_size, 'row')}: {epochs} epochs"
     )
-
-
-def shared_prompts(train: Chats, val: Chats) -> Iterator[str]:
-    """Say how many val prompts are trained on, too; none after a split by prompt."""
-    trained_on = set(map(prompt_key, train.conversations))
-    n = sum(prompt_key(conversation) in trained_on for conversation in val.conversations)
-    if n:
-        yield (
-            f"note: {n:,} of {count(len(val.conversations), 'prompt')} of {val.path} are in "
-            f"{train.path}, too: the val loss shows less of what is learned for new ones"
-        )
 
 
 # ---- evaluation ----------------------------------------------------------------------------------

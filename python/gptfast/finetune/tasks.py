@@ -116,8 +116,8 @@ def _makes_the_number(problem: Problem, answer: str) -> bool:
 
 
 def _any_expression(problem: Problem, rng: random.Random) -> str:
-    given = problem.prompt[:5].split()
-    return rng.choice(given) + rng.choice("+-*") + rng.choice(given)
+    a, b = rng.sample(problem.prompt[:5].split(), 2)
+    return a + rng.choice("+-*") + b
 
 
 # ---- tasks with one right answer -----------------------------------------------------------------

@@ -82,12 +82,14 @@ def describe_adapter(
     task: str,
     targets: list[str],
     heads: tuple[str, ...],
+    labels: tuple[str, ...],
     is_conv1d: bool,
 ) -> dict[str, dict[str, Any]]:
     """Return the content of adapter_config.json and adapter_base.json.
 
     task: PEFT's name of the task. targets: PEFT's names of the layers with an adapter. heads:
-    modules that are stored whole. is_conv1d: whether the base stores its matrices transposed.
+    modules that are stored whole. labels: names of a classifier's outputs. is_conv1d: whether the
+    base stores its matrices transposed.
     """
     alpha = settings.alpha
     peft = {
@@ -105,6 +107,7 @@ def describe_adapter(
         "inference_mode": True,
     }
     own = {**asdict(base), "folder": str(base.folder.resolve())}
+    own |= {"labels": list(labels)} if labels else {}
     return {CONFIG_FILE: peft, BASE_FILE: own}
 
 
@@ -136,6 +139,22 @@ def read_settings(folder: Path) -> LoraSettings:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not an adapter's configuration: {error!r}") from error
+
+
+def read_adapter_labels(folder: Path) -> tuple[str, ...] | None:
+    """Return the labels of a classifier's adapter, in order; None if it is no classifier's.
+
+    Raises UserError for one without adapter_base.json, as PEFT writes it: PEFT stores no labels.
+    """
+    if _read(folder / CONFIG_FILE).get("task_type") != "SEQ_CLS":
+        return None
+    own = _read(folder / BASE_FILE) if is_file(folder / BASE_FILE) else {}
+    if not isinstance(own.get("labels"), list):
+        raise UserError(
+            f"{folder} has the adapter of a classifier, but no {BASE_FILE} with its labels: merge "
+            f"it with peft's merge_and_unload, and save the whole model"
+        )
+    return tuple(map(str, own["labels"]))
 
 
 def find_base(folder: Path, *others: Path) -> Base:

@@ -34,7 +34,7 @@ class Stored(Protocol):
         """Name of the file that holds the tensors."""
 
     def description(
-        self, *, bos: int | None, eos: int | None, pad: int | None
+        self, *, bos: int | None, eos: Sequence[int], pad: int | None
     ) -> dict[str, dict[str, Any]]:
         """Return the JSON files that describe the model in its folder, by their names.
 
@@ -78,6 +78,8 @@ class LanguageModel(nn.Module):
     """The low-rank matrices beside frozen weights, if there are any (model/lora.py)."""
     heads: tuple[str, ...] = ()
     """Names of modules that are trained whole even with an adapter, such as a classifier's head."""
+    labels: tuple[str, ...] = ()
+    """Names of the outputs of a model that classifies texts."""
     peft_task = "CAUSAL_LM"
     """PEFT's name of what the model does."""
 
@@ -253,7 +255,7 @@ class LanguageModel(nn.Module):
     weights_file = "model.safetensors"
 
     def description(
-        self, *, bos: int | None, eos: int | None, pad: int | None
+        self, *, bos: int | None, eos: Sequence[int], pad: int | None
     ) -> dict[str, dict[str, Any]]:
         """Return config.json, as `Stored` says."""
         return {"config.json": formats.describe(self.config, bos=bos, eos=eos, pad=pad)}

@@ -30,6 +30,7 @@ from gptfast.model.adapter_folder import (
     Base,
     find_base,
     is_adapter,
+    read_adapter_labels,
     read_settings,
 )
 from gptfast.model.config import Precision, RopeScaling
@@ -89,8 +90,10 @@ def describe_model(folder: Path, model: LanguageModel, tokenizer: Tokenizer) -> 
     _save_files(folder, described, tokenizer, model.config.block_size)
 
 
-def _role_ids(tokenizer: Tokenizer) -> dict[str, int | None]:
-    return {role: tokenizer.role_id(role) for role in ("bos", "eos", "pad")}
+def _role_ids(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the arguments of `description` and of `formats.describe` that name tokens."""
+    bos, pad = tokenizer.role_id("bos"), tokenizer.role_id("pad")
+    return {"bos": bos, "eos": sorted(tokenizer.stop_tokens), "pad": pad}
 
 
 def _save_files(
@@ -100,12 +103,11 @@ def _save_files(
     tokenizer.save(folder, max_length=max_length)
     for name, content in described.items():
         _write_json(folder / name, content)
-    bos, eos, pad = _role_ids(tokenizer).values()
-    stops = sorted(tokenizer.stop_tokens)
+    bos, pad = tokenizer.role_id("bos"), tokenizer.role_id("pad")
     generation = {
         "do_sample": True,
         "bos_token_id": bos,
-        "eos_token_id": stops if len(stops) > 1 else eos,
+        "eos_token_id": formats.one_or_all(sorted(tokenizer.stop_tokens)),
         "pad_token_id": pad,
     }
     _write_json(folder / "generation_config.json", generation)
@@ -126,18 +128,15 @@ def load_model(
     folder = Path(folder)
     refuse_pickles(folder)
     if is_adapter(folder):
+        _refuse_classifier(folder)
         return _load_adapter(folder, rope_scaling, rope_factor)
     if not is_file(folder / "config.json"):
         raise MissingFileError(
             f"no model in {folder}: expected a folder with config.json, model.safetensors and "
             f"tokenizer.json, as `python -m gptfast.train --out {folder}` writes"
         )
+    _refuse_classifier(folder)
     config = read_config(folder / "config.json")
-    if read_labels(folder / "config.json") is not None:
-        raise UserError(
-            f"the model in {folder} is a classifier or a reward model, which predicts no tokens: "
-            f"expected a language model; gptfast.load_classifier loads it"
-        )
     tokenizer = load_tokenizer(folder)
     if tokenizer.n_vocab > config.vocab_size:
         raise UserError(
@@ -176,6 +175,7 @@ def load_merged_model(folder: str | Path) -> tuple[LanguageModel, Tokenizer]:
         return load_model(folder)
     from gptfast.model.lora import merge
 
+    _refuse_classifier(folder)
     base = replace(find_base(folder), bits=None)
     model, tokenizer = with_adapter(folder, *load_float_model(base.folder, "an adapter"), base)
     merge(model)
@@ -213,6 +213,14 @@ def with_adapter(
     load_weights(model, path)
     own = is_file(folder / "tokenizer.json")
     return model.eval(), load_tokenizer(folder) if own else tokenizer
+
+
+def _refuse_classifier(folder: Path) -> None:
+    if read_labels(folder) is not None:
+        raise UserError(
+            f"the model in {folder} is a classifier or a reward model, which predicts no tokens: "
+            f"expected a language model; gptfast.load_classifier loads it"
+        )
 
 
 def refuse_blocks(folder: Path, purpose: str) -> None:
@@ -363,9 +371,11 @@ def read_precision(path: Path) -> Precision | None:
     return _parse_json(path, formats.precision_of)
 
 
-def read_labels(path: Path) -> tuple[str, ...] | None:
-    """Return the labels in a classifier's config.json, in order; None if it is no classifier's."""
-    return _parse_json(path, formats.labels_of)
+def read_labels(folder: Path) -> tuple[str, ...] | None:
+    """Return the labels of a classifier's folder, in order; None if it holds no classifier."""
+    if is_adapter(folder):
+        return read_adapter_labels(folder)
+    return _parse_json(folder / "config.json", formats.labels_of)
 
 
 def _parse_json(path: Path, parse: Callable[[dict[str, Any]], T]) -> T:

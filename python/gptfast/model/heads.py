@@ -1,8 +1,9 @@
 """GPTs with another head: a classifier, a reward model, and PPO's policy with its critic.
 
-A classifier returns a number per class instead of the next token's logits. Its folder is that of `GPT2ForSequenceClassification` or `LlamaForSequenceClassification`, so that
-`transformers.AutoModelForSequenceClassification` loads it. A reward model is such a model with one
-label, whose number is the text's score.
+A classifier returns a number per class instead of the next token's logits. Its folder is that of
+`GPT2ForSequenceClassification` or `LlamaForSequenceClassification`, so that transformers'
+`AutoModelForSequenceClassification` loads it. A reward model is a classifier with one label, whose
+number is the text's score.
 
 Legend: B batch, T time, C channels, N labels.
 """
@@ -20,8 +21,16 @@ from torch import Tensor, nn
 from gptfast import ops
 from gptfast.errors import MissingFileError, UserError
 from gptfast.model import formats
+from gptfast.model.adapter_folder import PRECISIONS, find_base, is_adapter
 from gptfast.model.config import ModelConfig
-from gptfast.model.folder import load_weights, read_config, read_labels
+from gptfast.model.folder import (
+    load_float_model,
+    load_weights,
+    read_config,
+    read_labels,
+    with_adapter,
+)
+from gptfast.model.quantized import quantize
 from gptfast.model.transformer import GPT
 from gptfast.ops.checks import can_look_at
 from gptfast.system.files import is_file
@@ -90,7 +99,7 @@ class SequenceClassifier(GPT):
         ]
 
     def description(
-        self, *, bos: int | None, eos: int | None, pad: int | None
+        self, *, bos: int | None, eos: Sequence[int], pad: int | None
     ) -> dict[str, dict[str, Any]]:
         """Return the files that describe the model in its folder, with its labels in config.json.
 
@@ -146,18 +155,31 @@ def load_classifier(folder: str | Path) -> tuple[SequenceClassifier, Tokenizer]:
     Raises UserError if it holds another model, and as `load_model` does.
     """
     folder = Path(folder)
-    path = folder / "config.json"
-    if not is_file(path):
+    if not (is_adapter(folder) or is_file(folder / "config.json")):
         raise MissingFileError(f"no model in {folder}: expected a classifier's folder")
-    labels = read_labels(path)
+    labels = read_labels(folder)
     if labels is None:
         raise UserError(
             f"the model in {folder} is a language model: expected a classifier or a reward model, "
             f"as `gptfast finetune classify` and `gptfast finetune reward` make them"
         )
-    model = SequenceClassifier(read_config(path), labels)
+    if is_adapter(folder):
+        return _load_adapter(folder, labels)
+    model = SequenceClassifier(read_config(folder / "config.json"), labels)
     load_weights(model, folder / "model.safetensors")
     return model.eval(), load_tokenizer(folder)
+
+
+def _load_adapter(folder: Path, labels: tuple[str, ...]) -> tuple[SequenceClassifier, Tokenizer]:
+    """Load a classifier that is an adapter beside a language model."""
+    base = find_base(folder)
+    body, tokenizer = load_float_model(base.folder, "an adapter")
+    model = SequenceClassifier(body.config, labels)
+    model.load_state_dict(body.state_dict(), strict=False)  # the adapter's file has the head
+    if base.bits is not None:
+        quantize(model, PRECISIONS[base.bits])
+    _, tokenizer = with_adapter(folder, model, tokenizer, base)
+    return model.eval(), tokenizer
 
 
 def pad(texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

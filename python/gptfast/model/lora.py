@@ -11,7 +11,7 @@ Legend: N inputs and O outputs of a matrix, R rank.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -121,16 +121,18 @@ class Adapter:
         self.model, self.settings, self.base, self.names = model, settings, base, names
 
     def description(
-        self, *, bos: int | None, eos: int | None, pad: int | None
+        self, *, bos: int | None, eos: Sequence[int], pad: int | None
     ) -> dict[str, dict[str, Any]]:
         """Return adapter_config.json and adapter_base.json."""
         model = self.model
+        own = self.own_state(model.state_dict())  # without heads that no folder holds
         return describe_adapter(
             self.settings,
             self.base,
             task=model.peft_task,
             targets=self._targets(),
-            heads=model.heads,
+            heads=tuple(head for head in model.heads if f"{head}.weight" in own),
+            labels=model.labels,
             is_conv1d=formats.format_of(model.config) == "gpt2",
         )
 

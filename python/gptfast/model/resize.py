@@ -23,11 +23,13 @@ def add_tokens(
     """Return a copy of a model, and its tokenizer, with further special tokens.
 
     Their ids follow those of the tokenizer. Their embeddings, and their rows of an untied head, are
-    the mean of the older rows, so that their logits are the mean of the older ones (Hewitt, 2021,
-    "Initializing New Word Embeddings for Pretrained Language Models"). The logits of the older ids
-    stay the same, bit by bit. (PyTorch's product of less than 4 tokens rounds the last V mod 4 rows
-    by other kernels, so that these may differ by rounding there.) A vocabulary that is padded grows
-    only when the padding is used up.
+    drawn from a normal distribution with the mean and the deviation of the older rows, per channel:
+    always the same ones. Rows that all were the mean would be alike, and stay alike under an
+    adapter, which trains no embedding: such a model can't tell who speaks, or end its turn.
+
+    The logits of the older ids stay the same, bit by bit. (PyTorch's product of less than 4 tokens
+    rounds the last V mod 4 rows by other kernels, so that these may differ by rounding there.) A
+    vocabulary that is padded grows only when the padding is used up.
 
     Raises UserError for a name that the tokenizer has, for weights in blocks, for a model that is
     no GPT, and for one whose n-grams depend on the size of the vocabulary, unless that stays.
@@ -54,8 +56,11 @@ def add_tokens(
 
 
 def _with_rows(table_VC: Tensor, n_old: int, n_new: int, n_rows: int) -> Tensor:
-    """Return a table of n_rows rows, of which those from n_old to n_new are the mean before."""
+    """Return a table of n_rows rows, of which those from n_old to n_new resemble those before."""
     grown_VC = table_VC.new_zeros(n_rows, table_VC.size(1))
     grown_VC[: len(table_VC)] = table_VC
-    grown_VC[n_old:n_new] = table_VC[:n_old].mean(dim=0, dtype=torch.float32)
+    old_VC = table_VC[:n_old].float()
+    same_each_time = torch.Generator().manual_seed(0)
+    noise_VC = torch.randn(n_new - n_old, table_VC.size(1), generator=same_each_time)
+    grown_VC[n_old:n_new] = old_VC.mean(dim=0) + old_VC.std(dim=0) * noise_VC
     return grown_VC

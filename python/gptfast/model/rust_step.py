@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 _KINDS = {torch.float32: "f32", torch.bfloat16: "bf16"}
 _NORMS = {"layernorm": "norm.LayerNorm", "rmsnorm": "norm.RMSNorm"}
 _KNOWN = {
-    "transformer.GPT", "transformer.Block", "attention.CausalSelfAttention", "mlp.MLP",
-    "moe.MixtureOfExperts", "embeddings.TokenEmbedding", "embeddings.PositionEmbedding",
+    "transformer.GPT", "heads.ActorCritic", "transformer.Block", "attention.CausalSelfAttention",
+    "mlp.MLP", "moe.MixtureOfExperts", "embeddings.TokenEmbedding", "embeddings.PositionEmbedding",
     "ngrams.NGramEmbedding", "positions.Rotation", "dropout.Dropout", "norm.LayerNorm",
     "norm.RMSNorm", "quantized.QuantizedLinear", "quantized.QuantizedTable",
     "quantized.QuantizedEmbedding", "quantized.QuantizedExperts",
@@ -159,7 +159,8 @@ def _tensors(model: GPT, dtype: torch.dtype) -> Iterator[tuple[str, tuple[int, s
     """
     if dtype not in _KINDS:
         raise ValueError(f"the weights are {dtype}: expected torch.float32 or torch.bfloat16")
-    for name, tensor in (*model.named_parameters(), *_constants(model)):
+    parameters = model.own_state(dict(model.named_parameters()))  # not those of a critic
+    for name, tensor in (*parameters.items(), *_constants(model)):
         _check_memory(name, tensor)
         if isinstance(tensor, nn.Parameter) and tensor.dtype != dtype:
             raise ValueError(f"{name} is {tensor.dtype}, but other weights are {dtype}")

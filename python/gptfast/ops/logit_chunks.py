@@ -35,6 +35,13 @@ def in_chunks(
     dlosses_M: factor of each token's gradient, at most 1; None means ones. A gradient that isn't
     needed has no rows.
     """
+    if hidden_MC.device.type == "cpu" and not use_triton:  # on a GPU, a look would synchronize
+        counted_N = (targets_M != ignore_index).nonzero().flatten()
+        if len(counted_N) < len(targets_M):
+            return _of_counted(
+                counted_N, hidden_MC, weight_VC, targets_M, ignore_index, softcap,
+                needs_dhidden, needs_dweight, dlosses_M,
+            )  # fmt: skip
     (M, C), V = hidden_MC.shape, len(weight_VC)
     wide = torch.promote_types(hidden_MC.dtype, torch.float32)
     dhidden_MC = hidden_MC.new_empty(M if needs_dhidden else 0, C)
@@ -60,6 +67,39 @@ def in_chunks(
         del logits_NV  # frees the memory for the next chunk
     if dlosses_M is not None and needs_dhidden:
         dhidden_MC = (dhidden_MC * dlosses_M[:, None]).to(dhidden_MC.dtype)
+    return losses_M, dhidden_MC, dweight_VC
+
+
+def _of_counted(
+    counted_N: Tensor,
+    hidden_MC: Tensor,
+    weight_VC: Tensor,
+    targets_M: Tensor,
+    ignore_index: int,
+    softcap: float | None,
+    needs_dhidden: bool,
+    needs_dweight: bool,
+    dlosses_M: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what `in_chunks` does, from the logits of the tokens with these numbers alone.
+
+    In fine-tuning, most targets may be ignored.
+    """
+    losses_N, dhidden_NC, dweight_VC = in_chunks(
+        hidden_MC[counted_N],
+        weight_VC,
+        targets_M[counted_N],
+        ignore_index,
+        softcap,
+        needs_dhidden,
+        needs_dweight,
+        False,
+        None if dlosses_M is None else dlosses_M[counted_N],
+    )
+    losses_M = losses_N.new_zeros(len(targets_M)).index_copy_(0, counted_N, losses_N)
+    if not needs_dhidden:
+        return losses_M, dhidden_NC, dweight_VC
+    dhidden_MC = torch.zeros_like(hidden_MC).index_copy_(0, counted_N, dhidden_NC)
     return losses_M, dhidden_MC, dweight_VC
 
 

@@ -111,7 +111,7 @@ class CharTokenizer(Tokenizer):
         code_points = np.frombuffer(text.encode("utf-32-le", errors="surrogatepass"), np.uint32)
         ids = self._id_of[code_points]
         is_unknown = ids == self.n_vocab
-        if (unk := self.role_id("unk")) is not None:
+        if is_unknown.any() and (unk := self.role_id("unk")) is not None:
             is_surrogate = (code_points & 0xFFFFF800) == 0xD800  # which is no character
             ids[is_unknown & ~is_surrogate] = unk
             is_unknown &= is_surrogate

@@ -66,8 +66,14 @@ def _is_default(template: object) -> bool:
 
 
 def write_chat_template(folder: Path, template: str) -> None:
-    """Write the template into a model folder. Raises OSError."""
+    """Write the template into a model folder, which has a tokenizer already. Raises OSError.
+
+    `transformers` reads chat_template.jinja; older programs read tokenizer_config.json.
+    """
     write_text_atomically(folder / CHAT_TEMPLATE_FILE, template)
+    config = folder / "tokenizer_config.json"
+    content = json.loads(_read(config)) | {"chat_template": template}
+    write_text_atomically(config, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
 
 
 class ChatTemplate:
@@ -137,6 +143,15 @@ class ChatTemplate:
                 "answers can't be found in it: put the tags around the output itself"
             )
         return self._encode(text, inside)
+
+    def pieces(self, messages: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Return the text of a finished dialogue, cut at the template's special tokens.
+
+        Every second piece is the name of a special token; the others are text, or empty. Raises
+        UserError as `encode` does.
+        """
+        text = self._text(self._template, messages, add_generation_prompt=False)
+        return [self._guard.show(piece) for piece in self._special.split(text)]
 
     def _text(
         self, template: Template, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool

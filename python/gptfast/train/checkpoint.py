@@ -1,7 +1,7 @@
 """Checkpoints, from which a run resumes as if it had never stopped.
 
 training/step-00000500/ holds the model's own weights (model.safetensors, or an adapter's file),
-optimizer.pt (optimizer, loss scale and random generators), state.json (progress and source) and
+optimizer.pt (optimizer, loss scale, random generators), state.json (progress and source) and
 checksums.json. A checkpoint is written under a temporary name and renamed; old checkpoints are
 deleted afterwards. A checkpoint whose checksums don't match is skipped in favour of the previous
 one. training/skipped.json lists batches that are not tried again. training/best.json records which
@@ -43,6 +43,7 @@ from gptfast.train.distributed import (
     load_full_optimizer_state,
     load_full_state,
 )
+from gptfast.train.objective import Objective
 from gptfast.train.optim import Optimizer
 
 _SKIPPED = "skipped.json"
@@ -97,6 +98,7 @@ class State:
     optimizer: Optimizer
     scaler: torch.amp.GradScaler
     source: Prefetcher
+    objective: Objective
     world: World
     clock: Clock = field(default_factory=Clock)
     progress: Progress = field(default_factory=Progress)
@@ -123,6 +125,7 @@ def save_checkpoint(folder: Path, state: State, keep: int, log: Callable[[str], 
     model_state = full_state(state.model)
     optimizer_state = full_optimizer_state(state.model, state.optimizers)
     random_states = state.world.gather(_random_state(state.world.device))
+    objective_states = state.world.gather(state.objective.state_dict())
     if not state.world.is_main:
         return
     training = folder / "training"
@@ -137,6 +140,8 @@ def save_checkpoint(folder: Path, state: State, keep: int, log: Callable[[str], 
             "optimizer": optimizer_state,
             "scaler": state.scaler.state_dict(),
             "random": random_states,
+            "objective": objective_states,
+            "unstored": _unstored(state.model, model_state),
         }
         _save_torch(rest, temporary / "optimizer.pt")
         described = {"progress": asdict(state.progress), "source": state.source.state_dict()}
@@ -149,6 +154,13 @@ def save_checkpoint(folder: Path, state: State, keep: int, log: Callable[[str], 
     _write_or_make_room(folder, lambda: write_folder_atomically(path, write), log)
     for old in _checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
+
+
+def _unstored(model: LanguageModel, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the trained tensors that a weights file lacks, such as the head of a critic."""
+    stored = model.stored.own_state(state)
+    trained = (name for name, parameter in model.named_parameters() if parameter.requires_grad)
+    return {name: state[name] for name in trained if name not in stored}
 
 
 def _save_torch(content: object, path: Path) -> None:
@@ -353,11 +365,15 @@ def _load(path: Path, state: State) -> Progress:
     # weights_only, because a model folder may come from anyone and a pickle could run code.
     rest = torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu")
     described = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    if rest["unstored"]:
+        load_full_state(state.model, rest["unstored"])
     load_full_optimizer_state(state.model, state.optimizers, rest["optimizer"])
     if rest["scaler"]:  # empty if the run was not in float16 until now
         state.scaler.load_state_dict(rest["scaler"])
     if state.world.rank < len(rest["random"]):  # the run may have more processes now
         _restore_random_state(state.world.device, rest["random"][state.world.rank])
+    is_same_size = len(rest["objective"]) == state.world.size
+    state.objective.load_state_dict(rest["objective"][state.world.rank] if is_same_size else None)
     state.source.load_state_dict(described["source"])
     return Progress(**described["progress"])
 

@@ -71,6 +71,7 @@ class Trainer:
             build_optimizer(config, model),
             gradient_scaler(config.resolved_dtype, world.device),
             Prefetcher(source),
+            objective,
             world,
             clock,
         )

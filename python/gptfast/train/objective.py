@@ -65,6 +65,16 @@ class Objective:
         """
         return batch
 
+    def state_dict(self) -> dict[str, Any] | None:
+        """Return what checkpoints keep besides weights, optimizer and source, such as rollouts.
+
+        Tensors and JSON types. Each process returns its own.
+        """
+        return None
+
+    def load_state_dict(self, state: Any) -> None:
+        """Restore what `state_dict` returned; None if another number of processes saved it."""
+
     def loss(self, engine: nn.Module, batch: Batch) -> Tensor:
         """Return the mean loss over the targets of a micro-batch, on the engine's device.
 

@@ -21,6 +21,7 @@ from gptfast.data.prepare import prepare
 from gptfast.errors import UserError
 from gptfast.model import build_model
 from gptfast.model.base import LanguageModel
+from gptfast.tokenizer.chat import read_chat_template
 from gptfast.train.checkpoint import has_started
 from gptfast.train.config import TrainConfig
 from gptfast.train.display import WriteSample
@@ -64,6 +65,7 @@ def prepare_pretraining(config: TrainConfig, console: Console) -> Task:
         objective=Pretraining(config, data),
         tokenizer=data.tokenizer,
         new_model=lambda device: new_model(config, n_vocab, device),
+        chat_template=chat_template(config),
         record=record
         | {
             "data": asdict(data.parts[0].report),
@@ -112,6 +114,12 @@ def new_model(config: TrainConfig, n_vocab: int, device: torch.device) -> Langua
 
         copy_weights(config.init_from, model)
     return model.to(device)
+
+
+def chat_template(config: TrainConfig) -> str | None:
+    """Return the chat template of init_from, if it has one. A run that resumes has a copy."""
+    folder = config.out if has_started(config) else config.init_from
+    return None if folder is None else read_chat_template(folder)
 
 
 # ---- batches and loss ----------------------------------------------------------------------------

@@ -14,8 +14,8 @@ class ClassifyOptions:
     """The texts to learn from, each with the name of its class."""
 
     data: Path
-    """Lines of JSON such as {"text": "a fine film", "label": "good"}, or a CSV file with the columns
-    text and label."""
+    """Lines of JSON such as {"text": "a fine film", "label": "good"}, or a CSV file with the
+    columns text and label."""
     val_data: Path | None = None
     """A file of the same kind to validate on. By default, a part of `data`."""
     val_fraction: float = 0.1

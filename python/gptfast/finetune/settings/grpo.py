@@ -26,7 +26,7 @@ class GRPOOptions:
     val_fraction: float = 0.1
     """Share of `prompts` to validate on."""
     group_size: int = 8
-    """Completions of each prompt. A completion is compared with the others of its group."""
+    """Completions of each of the batch_size prompts of a step, which are compared."""
     max_new_tokens: int = 32
     """Most tokens of a completion, with its end token. A longer one is cut off, and its reward is
     that of the text so far."""
@@ -46,9 +46,8 @@ class GRPOConfig(FinetuneConfig, GRPOOptions):
     """The settings of GRPO. Raises UserError for impossible values."""
 
     batch_size: int = 16
-    """Prompts per step. micro_batch_size counts prompts, too."""
-    dtype: Literal["float32"] = "float32"
-    """Completions are sampled in float32, and trained on in the same precision."""
+    """Prompts per step; micro_batch_size counts prompts, too."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     eval_windows: int = 64
     """Val prompts per evaluation, spread evenly. The final evaluation uses all of them."""
 
@@ -64,6 +63,10 @@ class GRPOConfig(FinetuneConfig, GRPOOptions):
             raise UserError(f"the reward {self.reward!r} brings no prompts: give --prompts FILE")
         if self.prompts is None and self.val_prompts is not None:
             raise UserError("val_prompts are given without prompts: give --prompts FILE, too")
+        if self.dtype != "float32":
+            raise UserError(
+                f"dtype is {self.dtype!r}: expected 'float32', in which completions are sampled"
+            )
         if self.parallel == "fsdp":
             raise UserError("grpo needs --parallel ddp: each process samples from the whole model")
 

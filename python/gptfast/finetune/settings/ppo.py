@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from gptfast.errors import UserError, check_at_least
 from gptfast.finetune.settings.common import COMMON_GROUPS, FinetuneConfig
@@ -15,8 +16,7 @@ class PPOOptions:
     """The prompts, the reward model, and the algorithm (Schulman et al., 2017)."""
 
     prompts: Path
-    """Lines of JSON such as {"prompt": "How are you?"}; a prompt may also be a list of messages.
-    Other keys are ignored."""
+    """JSON lines such as {"prompt": "How are you?"}. A prompt may be a list of messages, too."""
     reward_model: Path
     """The folder of a reward model, as `gptfast finetune reward` makes it."""
     val_fraction: float = 0.1
@@ -31,7 +31,7 @@ class PPOOptions:
     updates_per_rollout: int = 4
     """Optimizer steps on the same answers, after which new ones are sampled."""
     clip: float = 0.2
-    """How far the probability of a token may rise or fall, as a share, before its gradient stops."""
+    """How far a token's probability may rise or fall, as a share, before its gradient stops."""
     value_clip: float = 0.2
     """How far a value may move from the one at sampling time before its gradient stops."""
     value_weight: float = 0.1
@@ -47,6 +47,8 @@ class PPOConfig(FinetuneConfig, PPOOptions):
     """The settings of PPO. Raises UserError for impossible values."""
 
     learning_rate: float = 1e-4
+    dtype: Literal["float32"] = "float32"
+    """Answers are sampled in float32, and trained on in the same precision."""
     max_loss_spike: float = 1e6
     """Maximum loss of a step above the mean of the last 50 steps. A policy's loss is no measure of
     its quality, so only absurd ones are refused."""

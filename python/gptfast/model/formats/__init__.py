@@ -40,6 +40,7 @@ __all__ = [
     "format_of",
     "from_stored",
     "labels_of",
+    "one_or_all",
     "parse",
     "pieces",
     "precision_of",
@@ -99,14 +100,15 @@ def describe(
     config: ModelConfig,
     *,
     bos: int | None = None,
-    eos: int | None = None,
+    eos: Sequence[int] = (),
     pad: int | None = None,
     precision: Precision | None = None,
 ) -> dict[str, Any]:
-    """Return the content of config.json; bos, eos and pad are the ids of the tokens' roles.
+    """Return the content of config.json; bos and pad are the ids of the tokens' roles.
 
-    precision: what the model was quantized to. Weights in blocks need gptfast's own format:
-    `transformers` would skip an unknown quantization, and load random weights.
+    eos: the ids at which sampling stops. precision: what the model was quantized to. Weights in
+    blocks need gptfast's own format: `transformers` would skip an unknown quantization, and load
+    random weights.
     """
     if precision in ("int8", "int4"):
         quantization = {"quant_method": OURS, "precision": precision}
@@ -125,10 +127,15 @@ def describe(
         "architectures": [_format(name).architecture],
         **_format(name).describe(config),
         "bos_token_id": bos,
-        "eos_token_id": eos,
+        "eos_token_id": one_or_all(eos),
         # transformers' Llama never trains the embedding of this token, so it can't be eos.
-        "pad_token_id": pad if pad != eos else None,
+        "pad_token_id": pad if pad not in eos else None,
     }
+
+
+def one_or_all(ids: Sequence[int]) -> int | list[int] | None:
+    """Return ids as `transformers` writes them: alone if there is one, None if there is none."""
+    return list(ids) if len(ids) > 1 else next(iter(ids), None)
 
 
 def precision_of(stored: Stored) -> Precision | None:

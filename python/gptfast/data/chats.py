@@ -1,0 +1,141 @@
+"""Conversations as rows to learn from: read, split, encoded by a chat template, and packed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gptfast.cli.units import count
+from gptfast.data.conversations import (
+    Conversation,
+    check_answers,
+    prompt_key,
+    read_conversations,
+    split_by_prompt,
+)
+from gptfast.data.packing import Example, PackedRows
+from gptfast.errors import UserError
+from gptfast.tokenizer.chat import ChatTemplate
+
+_LINES_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Chats:
+    """Conversations of a file, and the rows that they are packed into."""
+
+    path: Path
+    conversations: list[Conversation]
+    """Those that fit into the context."""
+    rows: PackedRows
+    too_long: list[int]
+    """The lines of those that don't fit, which are left out."""
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The counts, for run.json."""
+        return {
+            "conversations": len(self.conversations),
+            "left_out": len(self.too_long),
+            "tokens": self.rows.n_tokens,
+            "answer_tokens": self.rows.n_targets,
+            "rows": len(self.rows),
+            "positions_used": self.rows.share_used,
+        }
+
+    def notes(self, purpose: str) -> list[str]:
+        """Return a line about the conversations, and one about those that are left out."""
+        rows = self.rows
+        lines = [
+            f"{purpose} {count(len(self.conversations), 'conversation')} of {self.path}: "
+            f"{rows.n_tokens:,} tokens, {rows.n_targets:,} of them of answers, in "
+            f"{count(len(rows), 'row')} of {rows.block_size:,}; {rows.share_used:.1%} of the "
+            f"positions are used"
+        ]
+        if self.too_long:
+            shown = ", ".join(map(str, self.too_long[:_LINES_SHOWN]))
+            more = ", ..." if len(self.too_long) > _LINES_SHOWN else ""
+            lines.append(
+                f"left out {count(len(self.too_long), 'conversation')} longer than the context of "
+                f"{rows.block_size:,} tokens, at line {shown}{more} of {self.path}"
+            )
+        return lines
+
+
+def open_chats(
+    data: Path,
+    val_data: Path | None,
+    val_fraction: float,
+    seed: int,
+    template: ChatTemplate,
+    block_size: int,
+) -> tuple[Chats, Chats]:
+    """Read and pack the conversations to train on and those to validate on.
+
+    val_data: None to hold out `val_fraction` of `data`, split by prompt. Raises MissingFileError,
+    or UserError for what can't be learned.
+    """
+    train = read_conversations(data)
+    check_answers(data, train)
+    if val_data is None:
+        train, val = split_by_prompt(train, prompt_key, val_fraction, seed)
+    else:
+        val = read_conversations(val_data)
+        check_answers(val_data, val)
+    return (
+        pack(data, train, template, block_size),
+        pack(val_data or data, val, template, block_size),
+    )
+
+
+def pack(
+    path: Path, conversations: Sequence[Conversation], template: ChatTemplate, block_size: int
+) -> Chats:
+    """Encode conversations of a file and pack them, but for those that don't fit into a row.
+
+    Raises UserError, with the line, for one that the template refuses or has no target in, and if
+    none fits.
+    """
+    kept: list[Conversation] = []
+    examples: list[Example] = []
+    too_long: list[int] = []
+    for conversation in conversations:
+        example = encode(path, conversation, template)
+        if len(example.ids) > block_size + 1:
+            too_long.append(conversation.line)
+        else:
+            kept.append(conversation)
+            examples.append(example)
+    if not kept:
+        raise UserError(
+            f"{path}: all of {count(len(too_long), 'conversation')} are longer than the context of "
+            f"{block_size:,} tokens: give shorter ones, or a model with a longer context"
+        )
+    fill = template.tokenizer.role_id("pad") or 0
+    return Chats(path, kept, PackedRows(examples, block_size, fill), too_long)
+
+
+def encode(path: Path, conversation: Conversation, template: ChatTemplate) -> Example:
+    """Return the ids of a conversation, and which of them are of answers."""
+    try:
+        ids, mask = template.encode_with_mask(conversation.messages)
+        if not any(mask[1:]):
+            raise UserError("the chat template marks no token of an answer")
+    except UserError as error:
+        raise UserError(f"{path}, line {conversation.line}: {error}") from None
+    return Example(np.array(ids, dtype=np.int64), np.array(mask, dtype=np.bool_))
+
+
+def shared_prompts(train: Chats, val: Chats) -> Iterator[str]:
+    """Say how many val prompts are trained on, too; none after a split by prompt."""
+    trained_on = set(map(prompt_key, train.conversations))
+    n = sum(prompt_key(conversation) in trained_on for conversation in val.conversations)
+    if n:
+        yield (
+            f"note: {n:,} of {count(len(val.conversations), 'prompt')} of {val.path} are in "
+            f"{train.path}, too: the val loss shows less of what is learned for new ones"
+        )

@@ -1,0 +1,58 @@
+"""Settings of `gptfast finetune dpo`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from gptfast.errors import UserError
+from gptfast.finetune.settings.common import COMMON_GROUPS, FinetuneConfig
+from gptfast.finetune.settings.pairs import PairOptions, check_pair_options
+
+
+@dataclass(frozen=True)
+class DPOOptions:
+    """The loss."""
+
+    loss: Literal["dpo", "ipo", "simpo"] = "dpo"
+    """'dpo' (Rafailov et al., 2023), 'ipo' (Azar et al., 2023), which aims at a margin instead of
+    the largest one, or 'simpo' (Meng et al., 2024), which needs no reference model."""
+    beta: float | None = None
+    """Strength of the pull to the starting model in 'dpo' and 'ipo', which calls it tau; scale of
+    the rewards in 'simpo'. By default 0.1, and 2 for 'simpo'."""
+    simpo_gamma: float = 0.5
+    """Margin between the rewards that 'simpo' aims at."""
+    sft_weight: float = 0.0
+    """Weight of the ordinary loss of the chosen answers, in nats per token, which is added. Without
+    it, chosen answers may become less likely, too, as long as rejected ones do so faster."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPOConfig(FinetuneConfig, DPOOptions, PairOptions):
+    """The settings of DPO. Raises UserError for impossible values."""
+
+    learning_rate: float = 5e-5
+    eval_windows: int = 256
+    max_loss_spike: float = 10.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_pair_options(self)
+        if not self.resolved_beta > 0:
+            raise UserError(f"beta is {self.beta}: expected more than 0")
+        for name in ("simpo_gamma", "sft_weight"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} is {getattr(self, name)}: expected 0 or more")
+        if self.lora_dropout:
+            raise UserError(
+                f"lora_dropout is {self.lora_dropout}: expected 0, as DPO compares probabilities "
+                f"with those of the starting model, which has no dropout"
+            )
+
+    @property
+    def resolved_beta(self) -> float:
+        """Return beta, or the default of the loss."""
+        return self.beta if self.beta is not None else {"simpo": 2.0}.get(self.loss, 0.1)
+
+
+GROUPS: dict[str, type] = {"pairs": PairOptions, "DPO": DPOOptions, **COMMON_GROUPS}
