@@ -24,7 +24,9 @@ from gptfast.cli import cli
 from gptfast.train.__main__ import main
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["gptfast.train.pretrain", "gptfast.train.optim", "torch._dynamo"])
+CONTEXT.set_forkserver_preload(
+    ["gptfast.train.pretrain", "gptfast.train.optim", "gptfast.finetune.sft", "torch._dynamo"]
+)
 TIMEOUT = 500  # seconds
 
 Program = Callable[[list[str]], int]
