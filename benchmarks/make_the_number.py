@@ -2,11 +2,12 @@
 
     python benchmarks/make_the_number.py --out runs/make-the-number --seeds 1 2 3
 
-The task is `03 18=054:` -> `03*18`. The base has seen problems, but no answer. SFT learns from
-demonstrations of which 30% are right. Then GRPO raises the verifier's reward. The control is SFT on
-the same demonstrations for as many CPU seconds as GRPO took. All is measured on problems that no
-method has seen. Every stage is a command of gptfast, which is printed. CPU seconds are those of one
-thread, of the training alone.
+The task is `03 18=054:` -> `03*18`. The base has seen problems, but no answer. SFT learns from a
+demonstrator that knows the answer 30% of the time, and otherwise guesses an expression of the two
+numbers, so that 43% of its answers are right. Then GRPO raises the verifier's reward. The control
+is SFT on the same demonstrations for as many CPU seconds as GRPO took. All is measured on problems
+that no method has seen. Every stage is a command of gptfast, which is printed. CPU seconds are
+those of one thread, of the training alone.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from gptfast.train.__main__ import main as train
 
 TASK = find_task("make-the-number")
 N_SAMPLES = 16
-RIGHT = 0.3
+RIGHT = 0.43
 MODEL = ("--n-layer", "2", "--n-head", "4", "--n-embd", "64", "--block-size", "20")
 SFT = ("--batch-size", "64", "--optimizer", "muon", "--matrix-learning-rate", "0.02",
        "--learning-rate", "3e-3")  # fmt: skip

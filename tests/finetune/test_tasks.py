@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gptfast.errors import UserError
+from gptfast.finetune.__main__ import main
 from gptfast.finetune.rewards import load_reward
 from gptfast.finetune.tasks import TASKS, Problem, find_task
 
@@ -114,7 +117,7 @@ def test_a_reward_is_a_function_of_the_user(
 ) -> None:
     (tmp_path / "my_rewards.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", ["", *__import__("sys").path])
+    monkeypatch.setattr("sys.path", ["", *sys.path])
     assert load_reward("my_rewards:length")("a", "bcd") == 3
     assert load_reward("task:add")("13+29=", "042") == 1
     for name, message in {
@@ -133,6 +136,28 @@ def test_a_reward_is_a_function_of_the_user(
     }.items():
         with pytest.raises(UserError, match=re.escape(message)):
             load_reward(name)
+
+
+def test_tasks_are_written_to_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "sort"
+    assert main(["tasks", "sort", "--out", str(out), "--demonstrations", "50"]) == 0
+    assert "50 problems of sort" in capsys.readouterr().out
+    demonstrations, held_out = (
+        [json.loads(line) for line in (out / name).read_text().splitlines()]
+        for name in ("demonstrations.jsonl", "test.jsonl")
+    )
+    task = find_task("sort")
+    assert len(demonstrations) == 50
+    assert all(task.reward(one["prompt"], one["completion"]) == 1 for one in demonstrations)
+    assert [one["prompt"] for one in held_out] == [p.prompt for p in task.problems("test")]
+    with pytest.raises(UserError, match=r"right_fraction is 2\.0: expected from 0 to 1"):
+        main(["tasks", "sort", "--out", str(out), "--right-fraction", "2"])
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "reasoning_gym", None)
+    with pytest.raises(UserError, match=r"pip install gptfast\[reasoning-gym\]"):
+        load_reward("reasoning-gym:chain_sum")
 
 
 def test_problems_are_plain_values() -> None:

@@ -25,7 +25,7 @@ from gptfast.finetune.prompts import (
     split_prompts,
     user_message,
 )
-from gptfast.finetune.rewards import load_reward
+from gptfast.finetune.rewards import load_reward, task_of
 from gptfast.finetune.rollouts import (
     GREEDY,
     UNBIASED,
@@ -37,7 +37,6 @@ from gptfast.finetune.rollouts import (
 )
 from gptfast.finetune.settings.grpo import GRPOConfig
 from gptfast.finetune.start import Start, open_start
-from gptfast.finetune.tasks import find_task
 from gptfast.model.base import LanguageModel
 from gptfast.model.folder import load_float_model
 from gptfast.sample.config import SamplingConfig
@@ -76,8 +75,10 @@ def prepare(config: GRPOConfig, console: Console) -> Task:
 
 def read_splits(config: GRPOConfig, start: Start) -> tuple[list[Prompt], list[Prompt]]:
     """Return the prompts to train on, and those to validate on."""
+    task = task_of(config.reward)
     if config.prompts is None:
-        task = find_task(config.reward.removeprefix("task:"))
+        if task is None:
+            raise UserError(f"the reward {config.reward!r} brings no prompts: give --prompts FILE")
         train = [user_message(problem.prompt) for problem in task.problems("train")]
         val = [user_message(problem.prompt) for problem in task.problems("test")]
     elif config.val_prompts is None:

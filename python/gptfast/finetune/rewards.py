@@ -10,15 +10,25 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from gptfast.errors import UserError, shown
-from gptfast.finetune.tasks import find_task
+from gptfast.finetune.tasks import VerifiableTask, find_task
 
 Reward: TypeAlias = Callable[[str, str], float]
 """(prompt, completion) -> a finite number, the higher the better. The completion has no stop token;
 a completion that was cut off is scored like any other."""
 
 
+def task_of(name: str) -> VerifiableTask | None:
+    """Return the task that a reward names, by 'task:NAME' or 'reasoning-gym:NAME', or None."""
+    kind, _, task = name.partition(":")
+    if kind == "reasoning-gym":
+        from gptfast.finetune.reasoning_gym import gym_task
+
+        return gym_task(task)
+    return find_task(task) if kind == "task" else None
+
+
 def load_reward(name: str) -> Reward:
-    """Return the reward of a name: 'task:NAME' of finetune/tasks.py, or 'package.module:function'.
+    """Return the reward of a name: that of a task, or a function 'package.module:function'.
 
     Modules are also found in the current folder. Raises UserError if there is no such function. So
     does the reward, if the function fails or returns anything but a finite number.
@@ -26,8 +36,8 @@ def load_reward(name: str) -> Reward:
     module, colon, function = name.partition(":")
     if not (colon and module and function):
         raise UserError(f"reward is {name!r}: expected package.module:function or task:NAME")
-    if module == "task":
-        return find_task(function).reward
+    if (task := task_of(name)) is not None:
+        return task.reward
     return _checked(name, _function(name, module, function))
 
 

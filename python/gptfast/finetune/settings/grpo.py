@@ -59,8 +59,6 @@ class GRPOConfig(FinetuneConfig, GRPOOptions):
             raise UserError(f"beta is {self.beta}: expected 0 or more, and finite")
         if not 0 < self.val_fraction < 1:
             raise UserError(f"val_fraction is {self.val_fraction}: expected 0 < val_fraction < 1")
-        if self.prompts is None and not self.reward.startswith("task:"):
-            raise UserError(f"the reward {self.reward!r} brings no prompts: give --prompts FILE")
         if self.prompts is None and self.val_prompts is not None:
             raise UserError("val_prompts are given without prompts: give --prompts FILE, too")
         if self.dtype != "float32":
