@@ -141,7 +141,6 @@ class LanguageModel(nn.Module):
         """
         return self.prefill(ids, cache, row, all_logits=True)
 
-    @torch.no_grad()
     def step(self, ids: Sequence[int], cache: KVCache, rows: Sequence[int]) -> Tensor:
         """Append one id to each of n rows, which differ; return the logits after each, (n, V).
 
@@ -151,6 +150,7 @@ class LanguageModel(nn.Module):
         self._check_new(ids, cache, max(cache.lengths[row] for row in rows) + 1)
         return self._step(ids, cache, rows)
 
+    @torch.no_grad()
     def _step(self, ids: Sequence[int], cache: KVCache, rows: Sequence[int]) -> Tensor:
         """Do what `step` does, of valid ids: the definition."""
         ids_B1 = torch.tensor(ids, device=cache.ids_BT.device)[:, None]
