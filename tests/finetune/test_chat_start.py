@@ -96,7 +96,7 @@ def test_what_is_wrong_with_a_template_is_said(
     write_chat_template(tmp_path / "m", template.replace("ANSWER", "{{ m.content }}"))
     with pytest.raises(UserError, match=r"m: the chat template has no .% generation %. tags"):
         open_chat_start(config, console)
-    with pytest.raises(MissingFileError, match="no model in .*none"):
+    with pytest.raises(MissingFileError, match=r"no model in .*none"):
         open_chat_start(replace(config, model=tmp_path / "none"), console)
 
 
@@ -122,8 +122,9 @@ def test_a_turn_ends_even_if_the_tokenizer_says_otherwise(tmp_path: Path, consol
     end = tokenizer.special_tokens["<|end|>"]
     assert end not in tokenizer.stop_tokens
     folder = tmp_path / "m"
-    model = build_model(ModelConfig(tokenizer.n_vocab, block_size=64, n_layer=1, n_head=2, n_embd=16))
-    save_description(folder, model.config, tokenizer)
+    config = ModelConfig(tokenizer.n_vocab, block_size=64, n_layer=1, n_head=2, n_embd=16)
+    model = build_model(config)
+    save_description(folder, config, tokenizer)
     save_weights(model, folder / "model.safetensors")
     start = open_chat_start(FinetuneConfig(model=folder, out=tmp_path / "a"), console)
     assert end in start.tokenizer.stop_tokens
