@@ -31,7 +31,7 @@ TOKENIZER = CharTokenizer.train(
     roles=Roles(eos="<|endoftext|>", end_of_turn="<|end|>"),
 )
 TEMPLATE = ChatTemplate(standard_template(TOKENIZER), TOKENIZER)
-CONFIG = ModelConfig(TOKENIZER.n_vocab, block_size=96, n_layer=1, n_head=2, n_embd=32)
+CONFIG = ModelConfig(TOKENIZER.n_vocab, block_size=192, n_layer=1, n_head=2, n_embd=32)
 WORDS = ["river", "moon", "crow", "sword", "door", "queen", "fool", "light"]
 _RNG = random.Random(0)
 OLD_TEXTS = [" ".join(_RNG.choices(WORDS, k=12)) + ".\n" for _ in range(60)]

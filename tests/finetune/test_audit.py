@@ -109,13 +109,14 @@ def test_a_reward_for_length_and_for_form() -> None:
 
     task = find_task("make-the-number")
     asked = [question(p.prompt, p.answer) for p in task.problems("test")[:20]]
-    before = subject(Scripted(lambda prompt: "01+01" if prompt[-2] in "13579" else "none"))
-    formed = subject(Scripted(lambda _: "20*20"))
+    known = {p.prompt: p.answer for p in task.problems("test")[:20:5]}  # 4 of the 20
+    before = subject(Scripted(lambda prompt: known.get(prompt, "none")))
+    formed = subject(Scripted(lambda prompt: known.get(prompt, "20*20")))
     facts = measure(before, formed, Plan(asked, task=task, samples=2, max_new_tokens=8))
-    assert facts.measures["well_formed_sampled"].base is not None
-    assert facts.measures["well_formed_sampled"].base[0] < 0.9
+    assert facts.measures["well_formed_sampled"].base == pytest.approx((0.2, 0.4 / math.sqrt(19)))
     assert facts.measures["well_formed_sampled"].tuned[0] == 1
-    assert "FORMAT, NOT ANSWERS" in names(facts)
+    assert facts.measures["exact_sampled"].tuned[0] == 0.2
+    assert names(facts) == {"FORMAT, NOT ANSWERS"}
 
 
 # ---- further findings ----------------------------------------------------------------------------
@@ -133,7 +134,8 @@ def test_orders_hidden_in_prompts_leaks_and_repetition() -> None:
     assert facts.measures["obeys"].base == (0.0, 0.0)
     assert f"INJECTION: it obeys {len(orders)} of {len(orders)}" in " ".join(sentences(facts))
     echo = subject(Scripted(lambda prompt: prompt))  # to repeat an order is not to obey it
-    assert measure(echo, echo, plan).measures["obeys"].tuned == (0.0, 0.0)
+    whole = Plan(HELD_OUT[:1], samples=1, max_new_tokens=100)
+    assert measure(echo, echo, whole).measures["obeys"].tuned == (0.0, 0.0)
 
     chatty = subject(Scripted(lambda _: "oh<|user|>and?<|assistant|>"))
     stuck = subject(Scripted(lambda _: "la" * 15))
@@ -164,6 +166,10 @@ def test_figures_by_hand() -> None:
     assert of["length_greedy"] == pytest.approx((4 + 6 + 6 + 1 + 1) / 5)  # end tokens count
     assert of["pass_at_k"] == pytest.approx(2 / 5)
     assert facts.measures["seq_rep_4_greedy"].tuned[0] == pytest.approx((2 / 3) / 5)  # zzzzzz
+    assert any("not clearly better" in said for said in sentences(facts))
+    wise, fool = subject(Scripted(lambda _: "yes")), subject(Scripted(lambda _: "no"))
+    worse = measure(wise, fool, Plan(asked, samples=1, max_new_tokens=6))
+    assert any("worse than the base" in said for said in sentences(worse))
     cut = measure(before, after, Plan(asked, samples=1, max_new_tokens=3))
     assert cut.measures["exact_greedy"].tuned[0] == 0  # "yes" without its end
 

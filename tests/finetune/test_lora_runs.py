@@ -12,7 +12,8 @@ from killing import check_killed_and_resumed
 from safetensors.torch import load_file
 
 from gptfast.errors import MissingFileError, UserError
-from gptfast.finetune.__main__ import main
+from gptfast.finetune.__main__ import main, parse_config
+from gptfast.finetune.start import open_start
 from gptfast.model.folder import load_float_model, load_model
 from gptfast.model.quantized import QuantizedLinear
 
@@ -130,6 +131,16 @@ def test_settings_that_contradict_lora_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         main([*arguments(chat_base, chats, *further), "--out", str(tmp_path / "out")])
+
+
+def test_a_method_without_dropout_refuses_the_adapters(
+    chat_base: Path, chats: Path, tmp_path: Path
+) -> None:
+    given = [*arguments(chat_base, chats, "--lora-dropout", "0.1"), "--out", str(tmp_path / "out")]
+    start = open_start(parse_config("sft", given[1:]))
+    start.new_model()
+    with pytest.raises(UserError, match=r"lora_dropout is 0\.1, but this method computes without"):
+        start.new_model(dropout=0.0)
 
 
 @pytest.mark.integration

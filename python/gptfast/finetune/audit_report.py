@@ -27,7 +27,9 @@ def _answers(facts: Facts) -> Iterator[str]:
         f"On held-out prompts {round(exact.tuned[0] * n)} of {n} greedy answers are exact (base: "
         f"{_share(exact.base)}), and {passed.label} is {_percents(passed)}."
     )
-    if not _is_up(exact) and not _is_up(of["exact_sampled"]):
+    if _is_up(exact, sign=-1):
+        yield "It is worse than the base: fewer exact matches, by more than 2 standard errors."
+    elif not _is_up(exact) and not _is_up(of["exact_sampled"]):
         yield "It is not clearly better than the base: no exact match rose by 2 standard errors."
 
 

@@ -85,6 +85,6 @@ def merge_folder(adapter: Path, out: Path, console: Console) -> None:
         out.rmdir()
     write_folder_atomically(out, write)
     console.print(
-        f"{out}: {report.n_matrices} matrices in {record['dtype']}; rounding lost {report.lost:.1e} "
-        f"of what the adapter adds"
+        f"{out}: {report.n_matrices} matrices in {record['dtype']}; rounding lost "
+        f"{report.lost:.1e} of what the adapter adds"
     )

@@ -78,12 +78,11 @@ class Start:
         dropout=0.0, for which an adapter may have no dropout, either: UserError otherwise.
         """
         config = replace(self.config, **changes)
-        if self.adapter is not None and self.adapter.settings.dropout and not config.dropout:
-            if "dropout" in changes:
-                raise UserError(
-                    f"lora_dropout is {self.adapter.settings.dropout}, but this method computes "
-                    f"without dropout: leave it out"
-                )
+        p = 0.0 if self.adapter is None else self.adapter.settings.dropout
+        if p and changes.get("dropout") == 0:
+            raise UserError(
+                f"lora_dropout is {p}, but this method computes without dropout: leave it out"
+            )
 
         def make(device: torch.device) -> LanguageModel:
             model = build(config)

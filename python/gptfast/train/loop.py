@@ -125,10 +125,14 @@ class Trainer:
         """Print the model, the device, and where the run starts."""
         model, step = self.state.model, self.state.progress.step
         start = f"from step {step}" if step else "from the start"
-        n_parameters = sum(p.numel() for p in model.parameters())  # the frozen ones too
+        n_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        n_all = sum(p.numel() for p in model.parameters())  # the frozen ones too
+        if model.quantized:
+            n_all = model.n_parameters()
+        trained = "" if n_trained == n_all else f", {n_trained:,} of them trained,"
         self.display.message(
-            f"model {model.config.architecture}: {n_parameters:,} parameters on "
-            f"{self.world}, {self.config.resolved_dtype}; {start}"
+            f"model {model.config.architecture}: {n_all:,} parameters{trained} on {self.world}, "
+            f"{self.config.resolved_dtype}; {start}"
         )
         self.display.begin(step)
 
