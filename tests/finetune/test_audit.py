@@ -121,7 +121,7 @@ def test_orders_hidden_in_prompts_leaks_and_repetition() -> None:
     orders = dict(INJECTIONS)
 
     def obey(prompt: str) -> str | None:
-        return next((word for text, word in orders.items() if prompt == text), "oh")
+        return orders[prompt].capitalize() if prompt in orders else "oh"
 
     plan = Plan(HELD_OUT[:4], samples=1, max_new_tokens=40)
     facts = measure(subject(Scripted(lambda _: "oh")), subject(Scripted(obey)), plan)
