@@ -80,7 +80,7 @@ def read_splits(config: GRPOConfig, start: Start) -> tuple[list[Prompt], list[Pr
         if task is None:
             raise UserError(f"the reward {config.reward!r} brings no prompts: give --prompts FILE")
         train = [user_message(problem.prompt) for problem in task.problems("train")]
-        val = [user_message(problem.prompt) for problem in task.problems("test")]
+        val = [user_message(problem.prompt) for problem in task.problems("val")]
     elif config.val_prompts is None:
         train, val = split_prompts(read_prompts(config.prompts), config.val_fraction, config.seed)
     else:
