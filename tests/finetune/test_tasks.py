@@ -107,7 +107,16 @@ def nan(prompt, completion):
     return float("nan")
 
 def text(prompt, completion):
-    return "good"
+    return "1"
+
+def nothing(prompt, completion):
+    pass
+
+def ends(prompt, completion):
+    raise SystemExit(0)
+
+def is_long(prompt, completion):
+    return len(completion) > 2
 
 number = 3
 """
@@ -120,12 +129,15 @@ def test_a_reward_is_a_function_of_the_user(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", ["", *sys.path])
     assert load_reward("my_rewards:length")("a", "bcd") == 3
+    assert load_reward("my_rewards:is_long")("a", "bcd") == 1.0
     assert load_reward("task:add")("13+29=", "042") == 1
     for name, message in {
         "fails": "reward 'my_rewards:fails' of the completion 'b' of the prompt 'a': "
         "ZeroDivisionError: division by zero",
         "nan": "is nan: expected a finite number",
-        "text": "ValueError: could not convert string to float: 'good'",
+        "text": "is '1': expected a finite number",
+        "nothing": "is None: expected a finite number",
+        "ends": "SystemExit: 0",
     }.items():
         with pytest.raises(UserError, match=re.escape(message)):
             load_reward(f"my_rewards:{name}")("a", "b")

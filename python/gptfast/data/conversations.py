@@ -174,7 +174,7 @@ def split_by_prompt(
     if len(groups) < 2:
         raise UserError(
             f"{len(items)} records with {len(groups)} different prompts can't be split into train "
-            f"and val: give more prompts, or a file as --val-data"
+            f"and val: give more prompts, or a file of others to validate on"
         )
     members = list(groups.values())
     wanted = val_fraction * len(items)
