@@ -174,7 +174,7 @@ def split_by_prompt(
     if len(groups) < 2:
         raise UserError(
             f"{count(len(items), 'record')} with {count(len(groups), 'different prompt')} can't be "
-            f"split into train and val: give more prompts, or a file as --val-data"
+            f"split into train and val: give more prompts, or a file of others to validate on"
         )
     members = list(groups.values())
     wanted = val_fraction * len(items)

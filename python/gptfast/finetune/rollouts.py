@@ -116,8 +116,9 @@ def check_room(block_size: int, n_prompt: int, max_new_tokens: int) -> None:
     The last token of a completion is drawn, but never read.
     """
     if n_prompt + max_new_tokens - 1 > block_size:
+        room = block_size + 1 - n_prompt
+        advice = f", or max_new_tokens of at most {room}" if room > 0 else ""
         raise UserError(
             f"max_new_tokens is {max_new_tokens}, but a prompt has {n_prompt} tokens and the "
-            f"model's context {block_size}: give shorter prompts, or max_new_tokens of at most "
-            f"{block_size + 1 - n_prompt}"
+            f"model's context {block_size}: give shorter prompts{advice}"
         )
