@@ -292,7 +292,7 @@ def test_prompts_that_are_trained_and_validated_on_are_counted(
     config = settings(chat_base, tmp_path, reward=reward, prompts=train, val_prompts=val)
     assert prepare(config, Console(quiet=True)).notes == [
         "train on 25 prompts, validate on 2",
-        "1 of the prompts to validate on are among those to train on",
+        "prompts both trained and validated on: 1",
     ]
 
 
@@ -311,19 +311,23 @@ def arguments(chat_base: Path, tmp_path: Path, reward: str) -> list[str]:
 def test_a_run_raises_its_reward_and_logs_figures(
     chat_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The reward is the share of an easy letter; a run must learn to write it."""
+    """The reward is the share of an easy letter; a run must learn to write it.
+
+    Rewards may have any scale, so a loss that jumps by hundreds is no fault.
+    """
+    monkeypatch.setattr("gptfast.train.recovery.RECENT", 3)
     (tmp_path / "easy_rewards.py").write_text(
-        "def e(prompt, completion): return completion.count('e') / max(len(completion), 4)\n"
+        "def e(_, completion): return 1000 * completion.count('e') / max(len(completion), 4)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     config = settings(
         chat_base, tmp_path / "run", reward="easy_rewards:e", prompts=prompts_file(tmp_path),
         batch_size=8, group_size=8, max_steps=30, eval_interval=30, learning_rate=1e-2,
-        warmup_steps=2, beta=0.001, val_fraction=0.5,
+        warmup_steps=2, beta=1.0, val_fraction=0.5,
     )  # fmt: skip
     run(config, prepare)
     first, *_, last = [m for m in measured(tmp_path / "run") if "val_loss" in m]
-    assert last["val_reward"] > first["val_reward"] + 0.3
+    assert last["val_reward"] > first["val_reward"] + 300
     assert last["val_loss"] == 1 - last["val_reward"]
     assert last["val_entropy"] < first["val_entropy"]
     steps = [m for m in measured(tmp_path / "run") if "grad_norm" in m]

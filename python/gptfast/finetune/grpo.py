@@ -63,7 +63,7 @@ def prepare(config: GRPOConfig, console: Console) -> Task:
     notes = [f"train on {count(len(train), 'prompt')}, validate on {len(val):,}"]
     known = set(map(tuple, ids[0]))
     if n_both := sum(tuple(one) in known for one in ids[1]):
-        notes.append(f"{n_both:,} of the prompts to validate on are among those to train on")
+        notes.append(f"prompts both trained and validated on: {n_both:,}")
     fingerprint = hashlib.sha256(content.encode()).hexdigest()
     return Task(
         source=prompt_source(train, config.batch_size, config.seed, fingerprint),
