@@ -154,6 +154,9 @@ def test_beside_blocks_what_is_sampled_is_what_is_trained(
         (["--freeze", "wte.*"], "with LoRA all weights are frozen"),
         (["--optimizer", "muon"], "LoRA's matrices are trained by AdamW"),
         (["--lora-rank", "0", "--quantized-base", "8"], "blocks can't be trained"),
+        (["--lora-rank", "0", "--lora-alpha", "8"], r"lora_alpha is 8\.0, but without --lora-rank"),
+        (["--lora-rank", "0", "--lora-dropout", "0.1"], "lora_dropout is 0.1, but without"),
+        (["--lora-rank", "0", "--lora-targets", "c_fc"], "lora_targets is c_fc, but without"),
         (["--lora-targets", "wte"], "head and the token embedding are one matrix"),
     ],
 )

@@ -390,6 +390,38 @@ def test_an_adapter_of_another_kind_is_refused(tmp_path: Path, key: str, value: 
         load_model(tmp_path / "a")
 
 
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("adapter_config.json", {"r": 0}, "can't be used: r is 0: expected at least 1"),
+        ("adapter_config.json", {"r": "x"}, "can't be used: r is 'x': expected a whole number"),
+        ("adapter_config.json", {"lora_alpha": None}, "lora_alpha is None: expected a number"),
+        ("adapter_config.json", {"lora_alpha": float("nan")}, "has lora_alpha nan"),
+        ("adapter_config.json", {"lora_dropout": 2}, "lora_dropout 2: expected a finite number"),
+        ("adapter_base.json", {"bits": 3}, r"adapter_base\.json is damaged"),
+        ("adapter_base.json", {"relative": 3}, r"adapter_base\.json is damaged"),
+        ("adapter_base.json", {"sha256": None}, r"adapter_base\.json is damaged"),
+    ],
+)
+def test_a_damaged_description_is_refused(
+    tmp_path: Path, file: str, change: dict[str, object], message: str
+) -> None:
+    save_adapter(tmp_path / "a", tmp_path / "base", GPT2, RANK_4)
+    path = tmp_path / "a" / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match=message):
+        load_model(tmp_path / "a")
+
+
+def test_an_adapter_that_names_no_base_is_refused(tmp_path: Path) -> None:
+    save_adapter(tmp_path / "a", tmp_path / "base", GPT2, RANK_4)
+    (tmp_path / "a" / "adapter_base.json").unlink()
+    path = tmp_path / "a" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": None}))
+    with pytest.raises(UserError, match=r"adapter_config\.json names no base"):
+        load_model(tmp_path / "a")
+
+
 def test_an_adapter_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     save_adapter(tmp_path / "a", tmp_path / "base", GPT2, RANK_4)
     path = tmp_path / "a" / "adapter_model.safetensors"
