@@ -115,7 +115,8 @@ def describe_adapter(
 def read_settings(folder: Path) -> LoraSettings:
     """Read adapter_config.json. Raises UserError for an adapter that gptfast can't compute.
 
-    `targets` stay empty: the names of the tensors tell which layers have an adapter.
+    `targets` are right for an adapter that gptfast wrote. In others, the names of the tensors tell
+    which layers have an adapter.
     """
     path = folder / CONFIG_FILE
     stored = _read(path)
@@ -134,6 +135,7 @@ def read_settings(folder: Path) -> LoraSettings:
             rank=as_int64("r", stored["r"]),
             alpha=as_float("lora_alpha", stored["lora_alpha"]),
             dropout=as_float("lora_dropout", stored.get("lora_dropout", 0.0)),
+            targets=tuple(map(str, stored.get("target_modules") or ())),
             rslora=bool(stored.get("use_rslora", False)),
         )
         check_at_least("r", settings.rank, 1)
@@ -223,7 +225,7 @@ def weights_sha256(folder: Path) -> str:
 def relative_path(base: Path, folder: Path) -> str | None:
     """Return the path from a folder to the base; None if there is none, as on another drive."""
     try:
-        return os.path.relpath(base.resolve(), folder.resolve())
+        return Path(os.path.relpath(base.resolve(), folder.resolve())).as_posix()
     except ValueError:  # Windows
         return None
 
