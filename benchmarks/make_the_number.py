@@ -5,7 +5,7 @@
 The task is `03 18=054:` -> `03*18`. The base has seen problems, but no answer. SFT learns from a
 demonstrator that knows the answer 30% of the time, and otherwise guesses an expression of the two
 numbers, so that 43% of its answers are right. Then GRPO raises the verifier's reward. The control
-is SFT on the same demonstrations for as many CPU seconds as GRPO took. All is measured on problems
+is SFT on the same demonstrations for as many CPU seconds as both took. All is measured on problems
 that no method has seen. Every stage is a command of gptfast, which is printed. CPU seconds are
 those of one thread, of the training alone.
 """
@@ -50,7 +50,7 @@ class Row:
     model: str
     seed: int
     cpu_seconds: float
-    """Of the training that led from the model before it."""
+    """Of its training; for GRPO and more SFT, of what came after those of SFT."""
     greedy: float
     """Share of the problems that the likeliest answer solves."""
     at_1: float
@@ -149,8 +149,8 @@ def one_seed(out: Path, seed: int, sft_steps: int, grpo_steps: int) -> list[Row]
         "--eval-interval", max(grpo_steps // 4, 1), "--out", out / "grpo", *common,
     )  # fmt: skip
     rows.append(measure("GRPO", out / "grpo", seed, grpo))
-    control = sft("more-sft", "sft", round(grpo / sft_seconds * sft_steps))
-    rows.append(measure("more SFT", out / "more-sft", seed, control))
+    control = sft("more-sft", "base", round((sft_seconds + grpo) / sft_seconds * sft_steps))
+    rows.append(measure("more SFT", out / "more-sft", seed, control - sft_seconds))
     return rows
 
 
@@ -173,8 +173,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
-    parser.add_argument("--sft-steps", type=int, default=1500)
-    parser.add_argument("--grpo-steps", type=int, default=1000)
+    parser.add_argument("--sft-steps", type=int, default=1000)
+    parser.add_argument("--grpo-steps", type=int, default=400)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.out.exists():

@@ -163,9 +163,8 @@ def load_float_model(folder: str | Path, purpose: str) -> tuple[LanguageModel, T
 
     purpose: what needs them, such as "training". Raises UserError for a model in int8 or int4, too.
     """
-    folder = Path(folder)
-    refuse_blocks(folder, purpose)
     model, tokenizer = load_model(folder)
+    refuse_blocks(Path(folder), purpose)
     return model.float(), tokenizer
 
 
