@@ -43,8 +43,10 @@ from gptfast.model.folder import (
 from gptfast.model.lora import Adapter, LoraLinear, add_lora
 from gptfast.model.lora_merge import merge, merged_for_a_while
 from gptfast.model.quantized import Blocks, QuantizedLinear, compute_exactly, quantize
+from gptfast.model.size import flops_per_token
 from gptfast.train.init_from import stored_config
 from gptfast.train.optim import Optimizer
+from gptfast.train.run import training_flops
 from gptfast.train.step import autocast
 
 RANK_4 = LoraSettings(4, 6.0)
@@ -162,6 +164,12 @@ def test_what_can_not_get_an_adapter_is_refused(
         add_lora(model, replace(RANK_4, targets=(target,)), NOWHERE)
     assert "\n" not in str(error.value)
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_frozen_weights_cost_no_gradient() -> None:
+    plain, adapted = new_model(GPT2), with_pairs(new_model(GPT2), RANK_4)
+    assert training_flops(plain) == 3 * flops_per_token(GPT2)
+    assert training_flops(adapted) == 2 * flops_per_token(GPT2)
 
 
 def test_a_second_adapter_is_refused() -> None:
