@@ -108,6 +108,15 @@ def test_training_goes_on_with_an_adapter_or_from_both_merged(
 
 
 @pytest.mark.integration
+def test_the_base_of_an_adapter_is_not_overwritten(
+    adapter: Path, chat_base: Path, chats: Path
+) -> None:
+    given = [*arguments(adapter, chats)[1:], "--out", str(chat_base), "--overwrite"]
+    with pytest.raises(UserError, match="which holds the base of the adapter in"):
+        open_start(cast(FinetuneConfig, parse_config("sft", given)))
+
+
+@pytest.mark.integration
 def test_an_adapter_beside_blocks_is_merged_as_it_was_trained(
     chat_base: Path, chats: Path, tmp_path: Path
 ) -> None:
@@ -154,6 +163,9 @@ def test_beside_blocks_what_is_sampled_is_what_is_trained(
         (["--freeze", "wte.*"], "with LoRA all weights are frozen"),
         (["--optimizer", "muon"], "LoRA's matrices are trained by AdamW"),
         (["--lora-rank", "0", "--quantized-base", "8"], "blocks can't be trained"),
+        (["--lora-rank", "0", "--lora-alpha", "8"], r"lora_alpha is 8\.0, but without --lora-rank"),
+        (["--lora-rank", "0", "--lora-dropout", "0.1"], "lora_dropout is 0.1, but without"),
+        (["--lora-rank", "0", "--lora-targets", "c_fc"], "lora_targets is c_fc, but without"),
         (["--lora-targets", "wte"], "head and the token embedding are one matrix"),
     ],
 )
@@ -187,6 +199,9 @@ def test_a_resumed_run_finds_its_base_by_its_checksum(
     path = moved / "adapter_config.json"
     stored = json.loads(path.read_text())
     path.write_text(json.dumps(stored | {"base_model_name_or_path": str(tmp_path / "gone")}))
+    # As in pre-training, a run resumes without the best weights.
+    (moved / "adapter_model.safetensors").write_bytes(b"damaged")
     given = [*arguments(base, chats), "--max-steps", "7", "--resume"]
     assert main([*given, "--out", str(moved)]) == 0
+    load_model(moved)
     assert json.loads(path.read_text())["base_model_name_or_path"] == str(base.resolve())

@@ -42,7 +42,7 @@ class NewAdapter:
     settings: LoraSettings
     base: Base
     continues: Path | None
-    """The adapter folder that it starts as; None for a new one."""
+    """The adapter folder that it starts as; None for a new one, or if a checkpoint has it."""
 
     def add(self, model: LanguageModel, tokenizer: Tokenizer) -> None:
         """Add it to its base, in place. The base's weights go into blocks if it says so."""
@@ -111,6 +111,11 @@ def open_start(config: FinetuneConfig) -> Start:
     weights_from = None if resumes else folder
     if adapter is not None:
         weights_from = adapter.base.folder
+        if weights_from.resolve() == config.out.resolve():
+            raise UserError(
+                f"out is {config.out}, which holds the base of the adapter in {folder}: choose "
+                f"another --out"
+            )
     return Start(
         config=stored_config(weights_from or folder),
         tokenizer=load_tokenizer(folder),
@@ -147,9 +152,9 @@ def _new_adapter(config: FinetuneConfig, folder: Path, resumes: bool, sha256: st
         return NewAdapter(settings, base, None)
     base = find_base(folder, *([config.model] if resumes else []))
     base = replace(base, relative=relative_path(base.folder, config.out))
-    if resumes:
-        return NewAdapter(settings, base, folder)
-    stored = read_settings(folder)
+    stored = replace(read_settings(folder), dropout=settings.dropout)
+    if resumes:  # the folder's own weights are not needed, and may be damaged
+        return NewAdapter(stored, base, None)
     asked = (settings.rank, config.lora_alpha or stored.alpha, config.quantized_base)
     if asked != (stored.rank, stored.alpha, base.bits) or config.lora_targets:
         bits = "" if base.bits is None else f" --quantized-base {base.bits}"
@@ -158,4 +163,4 @@ def _new_adapter(config: FinetuneConfig, folder: Path, resumes: bool, sha256: st
             f"without --lora-alpha and --lora-targets; for another, merge it first (`gptfast "
             f"finetune merge {folder} --out FOLDER`)"
         )
-    return NewAdapter(replace(stored, dropout=settings.dropout), base, folder)
+    return NewAdapter(stored, base, folder)

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from safetensors import SafetensorError
-from safetensors.torch import load as load_bytes
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from gptfast.errors import MissingFileError, UserError
@@ -34,8 +33,8 @@ from gptfast.model.adapter_folder import (
     read_settings,
 )
 from gptfast.model.config import Precision, RopeScaling
-from gptfast.model.foreign import refuse_pickles, what_it_is
-from gptfast.system.escape import escaped
+from gptfast.model.foreign import in_words, refuse_pickles, what_it_is
+from gptfast.model.weights_file import read_weights
 from gptfast.system.files import is_file, write_atomically, write_text_atomically
 from gptfast.tokenizer import Tokenizer, load_tokenizer
 
@@ -192,15 +191,13 @@ def with_adapter(
     from gptfast.model.lora import adapted_modules, add_lora
 
     settings, path = read_settings(folder), folder / WEIGHTS_FILE
-    if not path.is_file():
-        raise MissingFileError(f"no weights at {path}: {_why_none(path)}")
+    tensors = read_weights(path)
     if base.bits is not None and model.quantized is None:
         from gptfast.model.quantized import round_to_blocks
 
         round_to_blocks(model.float(), PRECISIONS[base.bits])
-    targets = adapted_modules(_read(path))
     stored_as = read_config(base.folder / "config.json")
-    add_lora(model, replace(settings, targets=targets), base, stored_as)
+    add_lora(model, replace(settings, targets=adapted_modules(tensors)), base, stored_as)
     load_weights(model, path)
     own = is_file(folder / "tokenizer.json")
     return model.eval(), load_tokenizer(folder) if own else tokenizer
@@ -261,9 +258,7 @@ def load_weights(
     load: loads the model's own state into it, if the model is sharded. stored_as: the configuration
     stored beside the file, if it differs from the model's, as for a stretched context.
     """
-    tensors: dict[str, Tensor] = {}
-    for file in _files_of(path):
-        tensors |= _read(file)
+    tensors = read_weights(path)
     state = model.stored.own_state(model.state_dict())
     try:
         found = model.stored.restored_state(tensors, state, stored_as)
@@ -292,50 +287,6 @@ def load_weights(
         model.load_state_dict(found, strict=False)  # an adapter lacks its base
     else:
         load(model, found)
-
-
-def _read(file: Path) -> dict[str, Tensor]:
-    try:
-        with file.open("rb") as opened:  # safetensors would call a file without permission missing
-            if str(file) != escaped(str(file)):  # safetensors opens only files whose path is UTF-8
-                return load_bytes(opened.read())
-        return load_file(file)
-    except SafetensorError as error:
-        what = what_it_is(file) or str(error)
-        raise UserError(f"{file} is not a complete safetensors file: {what}") from error
-
-
-def _files_of(path: Path) -> list[Path]:
-    """Return the weights file, or the files into which `transformers` splits large weights."""
-    if path.is_file():
-        return [path]
-    index = path.with_name(f"{path.name}.index.json")
-    if not index.is_file():
-        raise MissingFileError(f"no weights at {path}: {_why_none(path)}")
-    try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        files = [path.with_name(name) for name in sorted(names)]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        what = what_it_is(index) or _in_words(error)
-        raise UserError(f"{index} is not an index of weights: {what}") from error
-    for file in files:
-        if not file.is_file():
-            raise MissingFileError(f"no {file.name} in {path.parent}, but {index} lists it")
-    return files
-
-
-def _why_none(path: Path) -> str:
-    """Return why there is no weights file, and what to do."""
-    if path.is_symlink():
-        return f"it is a link to {path.readlink()}, which does not exist; fetch that file"
-    if path.is_dir():
-        return "it is a folder; expected a safetensors file"
-    if (path.parent / "run.json").exists():
-        return "the training run has not saved any yet"
-    others = sorted(file.name for file in path.parent.glob("*.safetensors"))
-    if others:
-        return f"there is {others[0]}; fetch the files that transformers saves, or rename it"
-    return "copy or fetch the file from where the model is from"
 
 
 def folder_config(folder: Path) -> ModelConfig:
@@ -375,21 +326,8 @@ def _parse_json(path: Path, parse: Callable[[dict[str, Any]], T]) -> T:
     except UserError as error:
         raise UserError(f"{path} can't be used: {error}") from error
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
-        what = what_it_is(path) or _in_words(error)
+        what = what_it_is(path) or in_words(error)
         raise UserError(f"{path} is not a model's configuration: {what}") from error
-
-
-def _in_words(error: Exception) -> str:
-    """Return what is wrong with a JSON file whose use raised `error`."""
-    match error:
-        case UnicodeError():
-            return "it is not in UTF-8"
-        case ValueError():
-            return f"it is damaged JSON ({error})"
-        case KeyError():
-            return f"{error.args[0]} is missing"
-        case _:
-            return "a value has another type than expected"
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
