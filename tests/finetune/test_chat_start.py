@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from gptfast.errors import MissingFileError, UserError
-from gptfast.finetune.chat_start import RECORD, open_chat_start
+from gptfast.finetune.chat_start import RECORD, base_folder, open_chat_start
 from gptfast.finetune.settings.common import FinetuneConfig
 from gptfast.model import ModelConfig, build_model
 from gptfast.model.folder import load_model, save_description, save_weights
@@ -137,12 +137,15 @@ def test_a_run_that_resumes_keeps_its_base(tmp_path: Path, console: Console) -> 
     config = FinetuneConfig(model=folder, out=out)
     start = open_chat_start(config, console)
     save_description(out, start.config, start.tokenizer)
-    record = {"config": {}, "start_sha256": start.sha256, "result": None}
+    record = {"config": {"model": str(folder)}, "start_sha256": start.sha256, "result": None}
     record |= {"command": "", "fingerprint": "", "resumed_by": []}
     (out / "run.json").write_text(json.dumps(record))
     (out / "chat_template.jinja").write_text(str(start.chat_template))
     (out / "training" / "step-00000001").mkdir(parents=True)
-    for path in folder.iterdir():
-        path.unlink()
-    again = open_chat_start(replace(config, resume=True), console)
+    resumed, other = replace(config, resume=True), plain_base(tmp_path / "other", seed=1)
+    with pytest.raises(UserError, match=r"the weights in .*other are not those that the run in"):
+        open_chat_start(replace(resumed, model=other), console)
+    for same in (folder.rename(tmp_path / "moved"), base_folder(out)):
+        assert open_chat_start(replace(resumed, model=same), console).weights_from is None
+    again = open_chat_start(resumed, console)
     assert again == replace(start, weights_from=None)

@@ -316,6 +316,9 @@ def test_a_run_goes_on_with_the_same_conversations_only(chat_base: Path, tmp_pat
     result = run(moved, prepare)
     assert result is not None
     assert result.steps == 2
+    other = new_chat_base(tmp_path / "other", replace(CHAT_MODEL, n_layer=1))
+    with pytest.raises(UserError, match=r"the weights in .*other are not those that the run in"):
+        run(replace(moved, max_steps=3, model=other), prepare)
     with pytest.raises(UserError, match="has changed since the run in"):
         run(replace(moved, max_steps=3, data=write_chats(tmp_path / "c.jsonl", 39)), prepare)
 
