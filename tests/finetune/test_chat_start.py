@@ -15,11 +15,11 @@ from gptfast.errors import MissingFileError, UserError
 from gptfast.finetune.chat_start import RECORD, base_folder, open_chat_start
 from gptfast.finetune.settings.common import FinetuneConfig
 from gptfast.model import ModelConfig, build_model
+from gptfast.model.adapter_folder import weights_sha256
 from gptfast.model.folder import load_model, save_description, save_weights
 from gptfast.tokenizer import BPETokenizer
 from gptfast.tokenizer.chat import ChatTemplate, read_chat_template, write_chat_template
 from gptfast.tokenizer.chat_template import ROLE_TOKENS, standard_template
-from gptfast.train.init_from import weights_sha256
 
 
 def plain_base(folder: Path, seed: int = 0) -> Path:

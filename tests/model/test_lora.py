@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal, cast
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from adapters import (
     TOKENIZER,
     new_model,
     save_adapter,
+    save_base,
     with_pairs,
 )
 from safetensors.torch import load_file, save_file
@@ -23,16 +25,24 @@ from torch import Tensor, nn
 
 from gptfast.errors import MissingFileError, UserError
 from gptfast.model import GPT, ModelConfig, build_model, rust_step
-from gptfast.model.adapter_folder import LoraSettings, find_base, weights_sha256
+from gptfast.model.adapter_folder import (
+    PRECISIONS,
+    Base,
+    LoraSettings,
+    find_base,
+    weights_sha256,
+)
 from gptfast.model.config import Precision
 from gptfast.model.folder import (
     FILES,
-    load_float_model,
+    describe_model,
     load_model,
     save_weights,
+    with_adapter,
 )
-from gptfast.model.lora import Adapter, LoraLinear, add_lora, merge
-from gptfast.model.quantized import Blocks, QuantizedLinear, quantize
+from gptfast.model.lora import Adapter, LoraLinear, add_lora
+from gptfast.model.lora_merge import merge, merged_for_a_while
+from gptfast.model.quantized import Blocks, QuantizedLinear, compute_exactly, quantize
 from gptfast.train.init_from import stored_config
 from gptfast.train.optim import Optimizer
 from gptfast.train.step import autocast
@@ -127,6 +137,10 @@ def test_frozen_experts_keep_their_balance() -> None:
     model.end_step(lambda x: x)
     assert torch.equal(before, model.experts()[0].bias_E)  # type: ignore[arg-type]
     assert {n.split(".")[2] for n in model.state_dict() if ".pairs." in n} == {"attn"}
+    merge(model)
+    model(IDS, IDS)
+    model.end_step(lambda x: x)
+    assert not torch.equal(before, model.experts()[0].bias_E)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -174,6 +188,26 @@ def test_rust_leaves_steps_with_an_adapter_to_pytorch() -> None:
     merge(model)
     assert rust_step.why_not(model, model.new_cache(1)) is None
     assert torch.allclose(stepped(), model(torch.tensor([ids]))[0], atol=1e-5)
+
+
+@torch.no_grad()
+def test_merged_for_a_while_is_unmerged_and_takes_steps_in_rust() -> None:
+    model = with_pairs(new_model(LLAMA), RANK_4)
+    unmerged, layers = model(IDS), dict(model.named_modules())
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with merged_for_a_while(model):
+        assert (model(IDS) - unmerged).abs().max() < 1e-6
+        assert rust_step.why_not(model, model.new_cache(1)) is None
+    assert dict(model.named_modules()) == layers
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.equal(tensor, before[n]) for n, tensor in model.state_dict().items())
+    model.get_submodule("h.0.attn.c_attn.pairs.q_proj").A.mul_(2)  # type: ignore[union-attr,operator]
+    other = model(IDS)
+    with merged_for_a_while(model):  # nothing is left of the older weights
+        assert (model(IDS) - other).abs().max() < 1e-6
+        steps = model.new_cache(1)
+        stepped = torch.stack([model.step([int(i)], steps, [0])[0] for i in IDS[0]])
+        assert (stepped - other[0]).abs().max() < 1e-5
 
 
 @torch.no_grad()
@@ -268,16 +302,40 @@ def test_a_folder_holds_the_adapter_alone_and_loads_with_its_base(tmp_path: Path
         }.items()
     }  # fmt: skip
     assert len(tensors) == 8
-    loaded, tokenizer = load_model(tmp_path / "a")
+    base = find_base(tmp_path / "a")
+    loaded, tokenizer = with_adapter(tmp_path / "a", *load_model(base.folder), base)
     assert torch.equal(loaded(IDS), model(IDS))
     assert tokenizer.fingerprint == TOKENIZER.fingerprint
     assert isinstance(loaded.stored, Adapter)
     assert loaded.stored.settings.rslora
     assert stored_config(tmp_path / "a") == LLAMA
-    merged, _ = load_float_model(tmp_path / "a", "a test")
+    merged, _ = load_model(tmp_path / "a")
     assert merged.stored is merged
     assert (merged(IDS) - model(IDS)).abs().max() < 1e-6
     assert {path.name for path in (tmp_path / "a").iterdir()} < set(FILES)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bits", [8, 4])
+def test_an_adapter_beside_blocks_loads_merged_as_it_was_trained(
+    tmp_path: Path, bits: Literal[8, 4]
+) -> None:
+    float_model = save_base(tmp_path / "base", LLAMA)
+    plain = float_model(IDS)
+    model = quantize(float_model, PRECISIONS[bits])
+    assert isinstance(model, GPT)
+    compute_exactly(model)
+    with_pairs(model, RANK_4, Base(tmp_path / "base", weights_sha256(tmp_path / "base"), bits))
+    describe_model(tmp_path / "a", model, TOKENIZER)
+    save_weights(model, tmp_path / "a" / "adapter_model.safetensors")
+    merged, _ = load_model(tmp_path / "a")
+    assert rust_step.why_not(cast(GPT, merged), merged.new_cache(1)) is None
+    assert (merged(IDS) - model(IDS)).abs().max() < 1e-5
+    assert torch.equal(model.train()(IDS), model.eval()(IDS))
+    for layer in model.modules():
+        if isinstance(layer, LoraLinear):
+            layer.scale = 0.0
+    assert (model(IDS) - plain).abs().max() > 1e-3  # the blocks do round
 
 
 def test_targets_whose_ends_mean_more_are_named_in_full(tmp_path: Path) -> None:

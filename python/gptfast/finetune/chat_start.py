@@ -12,6 +12,7 @@ from rich.console import Console
 from gptfast.errors import UserError
 from gptfast.finetune.settings.common import FinetuneConfig
 from gptfast.finetune.start import Start, check_model, open_start
+from gptfast.model.adapter_folder import weights_sha256
 from gptfast.model.folder import load_float_model, save_description, save_weights
 from gptfast.model.resize import add_tokens
 from gptfast.system.files import write_folder_atomically
@@ -21,7 +22,7 @@ from gptfast.tokenizer.chat_remarks import remarks
 from gptfast.tokenizer.chat_template import END_OF_TURN, ROLE_TOKENS, standard_template
 from gptfast.tokenizer.roles import END_OF_TEXT, with_names
 from gptfast.train.checkpoint import has_started
-from gptfast.train.init_from import stored_config, weights_sha256
+from gptfast.train.init_from import stored_config
 from gptfast.train.record import read_record
 
 RECORD = "made_from.json"

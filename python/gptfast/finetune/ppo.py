@@ -31,13 +31,12 @@ from gptfast.finetune.prompts import (
 )
 from gptfast.finetune.rollouts import Rollout, check_room, padded_rows, roll_out, seed_of
 from gptfast.finetune.settings.ppo import PPOConfig
-from gptfast.finetune.start import Start, open_start
+from gptfast.finetune.start import Start, load_reference, open_start
+from gptfast.model.adapter_folder import weights_sha256
 from gptfast.model.base import LanguageModel
-from gptfast.model.folder import load_float_model
 from gptfast.model.heads import ActorCritic, SequenceClassifier, load_classifier, score_texts
 from gptfast.tokenizer.chat import read_chat_template
 from gptfast.train.distributed import World
-from gptfast.train.init_from import weights_sha256
 from gptfast.train.objective import Evaluation, Objective, Task
 
 _EVALUATION = 2**62
@@ -108,17 +107,6 @@ def load_reward_model(config: PPOConfig, start: Start, n_tokens: int) -> Sequenc
             f"{start.config.vocab_size}, as the policy has"
         )
     return model.requires_grad_(False)
-
-
-def load_reference(config: PPOConfig, start: Start) -> LanguageModel:
-    """Return the model that the run started from, frozen. Raises UserError if it has changed."""
-    if weights_sha256(config.model) != start.sha256:
-        raise UserError(
-            f"the weights in {config.model} are not those that the run started from, from which "
-            f"PPO measures the divergence: give that model as --model"
-        )
-    reference, _ = load_float_model(config.model, "a reference")
-    return reference.eval().requires_grad_(False)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from gptfast.model.config import ModelConfig
 from gptfast.model.finite import check_weights
 from gptfast.model.folder import load_float_model, with_adapter
 from gptfast.model.lora import add_lora, set_lora_dropout
-from gptfast.model.quantized import quantize
+from gptfast.model.quantized import compute_exactly, quantize, round_to_blocks
 from gptfast.tokenizer import Tokenizer, load_tokenizer
 from gptfast.tokenizer.chat import read_chat_template
 from gptfast.train.checkpoint import has_started
@@ -48,6 +48,7 @@ class NewAdapter:
         """Add it to its base, in place. The base's weights go into blocks if it says so."""
         if self.base.bits is not None:
             quantize(model, PRECISIONS[self.base.bits]).train()
+            compute_exactly(model)  # so that what is sampled or measured is what is trained
         if self.continues is None:
             add_lora(model, self.settings, self.base)
         else:
@@ -133,6 +134,19 @@ def check_model(config: FinetuneConfig, *expected: str) -> None:
             f"the weights in {config.model} are not those that the run in {config.out} was started "
             f"from: give --model {then}, or --overwrite to start again"
         )
+
+
+def load_reference(config: FinetuneConfig, start: Start) -> LanguageModel:
+    """Return the model that a run started from, frozen. Raises UserError if it has changed."""
+    if weights_sha256(config.model) != start.sha256:
+        raise UserError(
+            f"the weights in {config.model} are not those that the run started from, from which "
+            f"the divergence is measured: give that model as --model"
+        )
+    reference, _ = load_float_model(config.model, "a reference")
+    if config.quantized_base is not None and not is_adapter(config.model):
+        round_to_blocks(reference, PRECISIONS[config.quantized_base])
+    return reference.eval().requires_grad_(False)
 
 
 def _new_adapter(config: FinetuneConfig, folder: Path, resumes: bool, sha256: str) -> NewAdapter:

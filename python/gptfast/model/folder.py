@@ -122,8 +122,9 @@ def load_model(
     """Load a model folder: the model in evaluation mode on the CPU, and its tokenizer.
 
     rope_scaling, rope_factor: how to stretch the context, as in `gptfast.load`. An adapter folder
-    is loaded with its base. Raises MissingFileError if a file is missing, PermissionError if it may
-    not be read, UserError if a file is damaged or doesn't fit the others.
+    becomes one model with its base, merged in float32. Raises MissingFileError if a file is
+    missing, PermissionError if it may not be read, UserError if a file is damaged or doesn't fit
+    the others.
     """
     folder = Path(folder)
     refuse_pickles(folder)
@@ -158,55 +159,45 @@ def load_model(
 
 
 def load_float_model(folder: str | Path, purpose: str) -> tuple[LanguageModel, Tokenizer]:
-    """Load a model folder as `load_merged_model` does, in float32, for what needs float weights.
+    """Load a model folder as `load_model` does, in float32, for what needs float weights.
 
     purpose: what needs them, such as "training". Raises UserError for a model in int8 or int4, too.
     """
-    folder = Path(folder)
-    refuse_blocks(folder, purpose)
-    model, tokenizer = load_merged_model(folder)
+    model, tokenizer = load_model(folder)
+    refuse_blocks(Path(folder), purpose)
     return model.float(), tokenizer
-
-
-def load_merged_model(folder: str | Path) -> tuple[LanguageModel, Tokenizer]:
-    """Load a model folder as `load_model` does, an adapter as one float32 model with its base."""
-    folder = Path(folder)
-    if not is_adapter(folder):
-        return load_model(folder)
-    from gptfast.model.lora import merge
-
-    _refuse_classifier(folder)
-    base = replace(find_base(folder), bits=None)
-    model, tokenizer = with_adapter(folder, *load_float_model(base.folder, "an adapter"), base)
-    merge(model)
-    return model.eval(), tokenizer
 
 
 def _load_adapter(
     folder: Path, rope_scaling: RopeScaling, rope_factor: float
 ) -> tuple[LanguageModel, Tokenizer]:
-    base = find_base(folder)
-    model, tokenizer = load_model(base.folder, rope_scaling=rope_scaling, rope_factor=rope_factor)
-    if base.bits is not None:
-        from gptfast.model.quantized import quantize
+    from gptfast.model.lora_merge import merge
 
-        refuse_blocks(base.folder, "an adapter")
-        quantize(model.float(), PRECISIONS[base.bits])
-    return with_adapter(folder, model, tokenizer, base)
+    base = find_base(folder)
+    refuse_blocks(base.folder, "an adapter")
+    model, tokenizer = load_model(base.folder, rope_scaling=rope_scaling, rope_factor=rope_factor)
+    model, tokenizer = with_adapter(folder, model.float(), tokenizer, base)
+    merge(model)
+    return model, tokenizer
 
 
 def with_adapter(
     folder: Path, model: LanguageModel, tokenizer: Tokenizer, base: Base
 ) -> tuple[LanguageModel, Tokenizer]:
-    """Add the adapter in a folder to its base, in place. Return it and the folder's tokenizer.
+    """Put the adapter in a folder beside its base, in place. Return it and the folder's tokenizer.
 
-    tokenizer: the base's, for a folder without one. Raises as `load_model` does.
+    Float weights are rounded to those that the adapter was trained beside. tokenizer: the base's,
+    for a folder without one. Raises as `load_model` does.
     """
     from gptfast.model.lora import adapted_modules, add_lora
 
     settings, path = read_settings(folder), folder / WEIGHTS_FILE
     if not path.is_file():
         raise MissingFileError(f"no weights at {path}: {_why_none(path)}")
+    if base.bits is not None and model.quantized is None:
+        from gptfast.model.quantized import round_to_blocks
+
+        round_to_blocks(model.float(), PRECISIONS[base.bits])
     targets = adapted_modules(_read(path))
     stored_as = read_config(base.folder / "config.json")
     add_lora(model, replace(settings, targets=targets), base, stored_as)
