@@ -80,6 +80,13 @@ def test_a_base_with_roles_is_made_once(tmp_path: Path, console: Console) -> Non
         open_chat_start(config, console)
 
 
+def test_the_base_is_beside_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert base_folder(Path("runs/chat")) == Path("runs/chat-base")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert base_folder(Path()) == tmp_path / "here-base"
+
+
 def test_what_is_wrong_with_a_template_is_said(
     chat_base: Path, tmp_path: Path, console: Console
 ) -> None:

@@ -34,7 +34,8 @@ them changes."""
 
 def base_folder(out: Path) -> Path:
     """Return the folder of the base that a run makes, beside its own."""
-    return out.with_name(f"{out.name}-base")
+    named = out if out.name.strip(".") else out.resolve()  # "." and ".." are no names
+    return named.with_name(f"{named.name}-base")
 
 
 def open_chat_start(config: FinetuneConfig, console: Console) -> Start:
