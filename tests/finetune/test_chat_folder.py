@@ -106,6 +106,13 @@ def test_a_run_names_the_chat_command_only_for_a_chat_model(
         assert ("--chat" in capsys.readouterr().out) == talks
 
 
+def test_help_describes_a_method_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        finetune(["sft", "--help"])
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[2] == "The settings of supervised fine-tuning."
+
+
 def test_smaller_folders_and_files_keep_the_template(folder: Path, tmp_path: Path) -> None:
     from gguf import GGUFReader
 
