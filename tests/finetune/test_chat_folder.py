@@ -11,6 +11,7 @@ import torch
 
 from gptfast.cli import cli
 from gptfast.export.__main__ import main as export_command
+from gptfast.finetune.__main__ import main as finetune
 from gptfast.llm import LLM
 from gptfast.model import ModelConfig, build_model
 from gptfast.model.folder import save_description, save_weights
@@ -20,6 +21,7 @@ from gptfast.sample.__main__ import main as sample_command
 from gptfast.tokenizer import BPETokenizer, Tokenizer
 from gptfast.tokenizer.chat import ChatTemplate, read_chat_template, write_chat_template
 from gptfast.tokenizer.chat_template import ROLE_TOKENS, standard_template
+from gptfast.train.loop import Result
 
 USER = [{"role": "user", "content": "how are you?"}]
 ANSWER = "I am well, thanks."
@@ -88,6 +90,27 @@ def test_the_chat_commands_answer(
     options = ["--model", str(folder), "--chat", "--temperature", "0", "--max-new-tokens", "40"]
     assert cli.run(sample_command, options) == 0
     assert capsys.readouterr().out.splitlines()[1] == ANSWER
+
+
+def test_a_run_names_the_chat_command_only_for_a_chat_model(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """PPO and GRPO train models without a template, too."""
+    given = ["grpo", "--model", "m", "--reward", "task:add"]
+    monkeypatch.setattr("gptfast.train.run.run", lambda *_, **__: Result(3, 3, 0.5, 1.0, 1.0))
+    for out, talks in ((folder, True), (tmp_path, False)):
+        assert finetune([*given, "--out", str(out)]) == 0
+        assert ("--chat" in capsys.readouterr().out) == talks
+
+
+def test_help_describes_a_method_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        finetune(["sft", "--help"])
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[2] == "The settings of supervised fine-tuning."
 
 
 def test_smaller_folders_and_files_keep_the_template(folder: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from gptfast.errors import MissingFileError, UserError
-from gptfast.finetune.chat_start import RECORD, open_chat_start
+from gptfast.finetune.chat_start import RECORD, base_folder, open_chat_start
 from gptfast.finetune.settings.common import FinetuneConfig
 from gptfast.model import ModelConfig, build_model
 from gptfast.model.adapter_folder import weights_sha256
@@ -80,6 +80,13 @@ def test_a_base_with_roles_is_made_once(tmp_path: Path, console: Console) -> Non
         open_chat_start(config, console)
 
 
+def test_the_base_is_beside_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert base_folder(Path("runs/chat")) == Path("runs/chat-base")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert base_folder(Path()) == tmp_path / "here-base"
+
+
 def test_what_is_wrong_with_a_template_is_said(
     chat_base: Path, tmp_path: Path, console: Console
 ) -> None:
@@ -137,12 +144,15 @@ def test_a_run_that_resumes_keeps_its_base(tmp_path: Path, console: Console) -> 
     config = FinetuneConfig(model=folder, out=out)
     start = open_chat_start(config, console)
     save_description(out, start.config, start.tokenizer)
-    record = {"config": {}, "start_sha256": start.sha256, "result": None}
+    record = {"config": {"model": str(folder)}, "start_sha256": start.sha256, "result": None}
     record |= {"command": "", "fingerprint": "", "resumed_by": []}
     (out / "run.json").write_text(json.dumps(record))
     (out / "chat_template.jinja").write_text(str(start.chat_template))
     (out / "training" / "step-00000001").mkdir(parents=True)
-    for path in folder.iterdir():
-        path.unlink()
-    again = open_chat_start(replace(config, resume=True), console)
+    resumed, other = replace(config, resume=True), plain_base(tmp_path / "other", seed=1)
+    with pytest.raises(UserError, match=r"the weights in .*other are not those that the run in"):
+        open_chat_start(replace(resumed, model=other), console)
+    for same in (folder.rename(tmp_path / "moved"), base_folder(out)):
+        assert open_chat_start(replace(resumed, model=same), console).weights_from is None
+    again = open_chat_start(resumed, console)
     assert again == replace(start, weights_from=None)

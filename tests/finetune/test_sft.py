@@ -242,10 +242,10 @@ def test_long_conversations_are_left_out_and_counted(chat_base: Path, tmp_path: 
     )  # fmt: skip
     assert task.record["data"]["train"]["left_out"] == 1
     assert task.record["data"]["train"]["conversations"] == n
-    for seed in range(3):  # whichever part they would be in
-        held_out = prepare(replace(config, val_data=None, seed=seed), Console(quiet=True))
-        parts = held_out.record["data"]
-        assert (parts["train"]["conversations"], parts["val"]["conversations"]) == (n - 4, 4)
+    for seed in (0, 3):  # with which it would be in train, and in val
+        halves = replace(config, val_data=None, val_fraction=0.5, seed=seed)
+        parts = prepare(halves, Console(quiet=True)).record["data"]
+        assert (parts["train"]["conversations"], parts["val"]["conversations"]) == (n - 20, 20)
         assert (parts["train"]["left_out"], parts["val"]["left_out"]) == (1, 0)
     data.write_text(json.dumps({"prompt": "long", "completion": "ab " * 80}) + "\n")
     with pytest.raises(UserError, match=r"a\.jsonl: no conversation fits into the context of 64"):
@@ -316,6 +316,9 @@ def test_a_run_goes_on_with_the_same_conversations_only(chat_base: Path, tmp_pat
     result = run(moved, prepare)
     assert result is not None
     assert result.steps == 2
+    other = new_chat_base(tmp_path / "other", replace(CHAT_MODEL, n_layer=1))
+    with pytest.raises(UserError, match=r"the weights in .*other are not those that the run in"):
+        run(replace(moved, max_steps=3, model=other), prepare)
     with pytest.raises(UserError, match="has changed since the run in"):
         run(replace(moved, max_steps=3, data=write_chats(tmp_path / "c.jsonl", 39)), prepare)
 

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from programs import (
     print_patience,
     train_and_count_threads,
@@ -23,8 +24,10 @@ from programs import (
 )
 from safetensors.torch import load_file
 
+from gptfast.errors import RunError
 from gptfast.model.folder import load_model
 from gptfast.train.__main__ import main as train
+from gptfast.train.distributed import World
 from processes import start
 
 ROOT = Path(__file__).parents[2]
@@ -198,3 +201,13 @@ def test_a_batch_that_cant_be_shared_is_refused(corpus_file: Path, tmp_path: Pat
     team = start(2, [*arguments, "--out", str(tmp_path / "run")], tmp_path / "printed")
     assert 2 in team.exit_codes()
     assert "batch_size 3 can't be divided among 2 processes" in team.printed()
+
+
+def test_the_end_of_process_0_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def barrier() -> None:
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr("torch.distributed.barrier", barrier)
+    world = World(1, 2, torch.device("cpu"))
+    with pytest.raises(RunError, match="process 0 ended before this one"), world.main_first():
+        pass

@@ -215,7 +215,7 @@ def parse_groups(
         [(name, group, dataclasses.field(default=values[name])) for name, group in groups.items()],
         frozen=True,
     )
-    flags.__doc__ = configuration.__doc__
+    flags.__doc__ = (configuration.__doc__ or "").partition(" Raises ")[0]  # for programmers
     parsed: Any = parse(flags, argv, prog)
     merged: dict[str, Any] = {}
     for name in groups:

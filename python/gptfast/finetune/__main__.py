@@ -28,7 +28,7 @@ class Method:
     what: str
     """Its purpose, for --help."""
     makes_chat: bool = False
-    """Whether one can talk to the model that it makes."""
+    """Whether one can talk to the model that it makes, if it has a chat template."""
 
 
 METHODS = {
@@ -85,6 +85,7 @@ def _train(name: str, config: RunConfig, argv: Sequence[str]) -> int:
     console = cli.console()
     if cpu.notice:
         console.print(f"note: {cpu.notice}")
+    from gptfast.tokenizer.chat import read_chat_template
     from gptfast.train.run import run
 
     command = cli.this_command(MODULE, argv)
@@ -97,7 +98,7 @@ def _train(name: str, config: RunConfig, argv: Sequence[str]) -> int:
             f"{name}: loss {result.val_loss:.4f} by the weights of step {result.best_step}, after "
             f"{result.steps} steps in {result.seconds:.0f} s; the model is in {config.out}"
         )
-        if METHODS[name].makes_chat:
+        if METHODS[name].makes_chat and read_chat_template(config.out) is not None:
             talk = cli.command_line("gptfast.sample", ["--model", str(config.out), "--chat"])
             console.print(f"talk to it with:\n  {talk}")
     return 0

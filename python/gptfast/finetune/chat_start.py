@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from gptfast.errors import UserError
 from gptfast.finetune.settings.common import FinetuneConfig
-from gptfast.finetune.start import Start, open_start
+from gptfast.finetune.start import Start, check_model, open_start
 from gptfast.model.adapter_folder import weights_sha256
 from gptfast.model.folder import load_float_model, save_description, save_weights
 from gptfast.model.resize import add_tokens
@@ -33,7 +34,8 @@ them changes."""
 
 def base_folder(out: Path) -> Path:
     """Return the folder of the base that a run makes, beside its own."""
-    return out.with_name(f"{out.name}-base")
+    named = out if out.name.strip(".") else out.resolve()  # "." and ".." are no names
+    return named.with_name(f"{named.name}-base")
 
 
 def open_chat_start(config: FinetuneConfig, console: Console) -> Start:
@@ -46,10 +48,11 @@ def open_chat_start(config: FinetuneConfig, console: Console) -> Start:
     """
     base = base_folder(config.out)
     if has_started(config):
-        is_its_base = _made_from(base) is not None and (
-            weights_sha256(base) == read_record(config.out)["start_sha256"]
-        )
-        return open_start(replace(config, model=base) if is_its_base else config)
+        made_from, sha256 = _made_from(base), read_record(config.out)["start_sha256"]
+        if made_from is None or weights_sha256(base) != sha256:  # it started from another folder
+            return open_start(config)
+        check_model(config, made_from["sha256"], sha256)
+        return open_start(replace(config, model=base))
     stored_config(config.model)  # raises if there is no model to train
     tokenizer = load_tokenizer(config.model)
     if (source := read_chat_template(config.model)) is not None:
@@ -113,9 +116,10 @@ def _make_base(folder: Path, base: Path, console: Console) -> None:
     )
 
 
-def _made_from(base: Path) -> object:
+def _made_from(base: Path) -> dict[str, Any] | None:
     """Return the record of what a base was made from; None for a folder that is no such base."""
     try:
-        return json.loads((base / RECORD).read_text(encoding="utf-8"))["made_from"]
+        record = json.loads((base / RECORD).read_text(encoding="utf-8"))["made_from"]
+        return {name: record[name] for name in ("sha256", "tokenizer", "version")}
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -107,6 +107,8 @@ def open_start(config: FinetuneConfig) -> Start:
     resumes = has_started(config)
     folder = config.out if resumes else config.model
     sha256 = read_record(folder)["start_sha256"] if resumes else weights_sha256(folder)
+    if resumes:
+        check_model(config, sha256)
     adapter = _new_adapter(config, folder, resumes, sha256) if config.lora_rank else None
     weights_from = None if resumes else folder
     if adapter is not None:
@@ -124,6 +126,19 @@ def open_start(config: FinetuneConfig) -> Start:
         weights_from=weights_from,
         adapter=adapter,
     )
+
+
+def check_model(config: FinetuneConfig, *expected: str) -> None:
+    """Raise UserError if a run that resumes names another model than the one it was started from.
+
+    expected: checksums of its weights. A path that the run's record has need not exist any more.
+    """
+    then = read_record(config.out)["config"]["model"]
+    if str(config.model) != then and weights_sha256(config.model) not in expected:
+        raise UserError(
+            f"the weights in {config.model} are not those that the run in {config.out} was started "
+            f"from: give --model {then}, or --overwrite to start again"
+        )
 
 
 def load_reference(config: FinetuneConfig, start: Start) -> LanguageModel:

@@ -22,7 +22,7 @@ from gptfast.tokenizer.chat_jinja import BEGIN, END, Refusal, compiled
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
 _FIRST_SURROGATE, _N_SURROGATES = 0xD800, 2046  # the last two are BEGIN and END
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_KINDS = ("role", "type")  # fields of a message that its sender chooses from a list
+_KINDS = ("role", "type")  # fields of a message that name one of a list, by a single word
 NO_MASK = (
     "the chat template has no {% generation %} tags, so it doesn't say what the assistant writes: "
     "enclose the content of its messages and the token that ends them by {% generation %} and "
@@ -111,8 +111,8 @@ class ChatTemplate:
     def encode(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """Return the ids of the messages, and of what begins the assistant's next one.
 
-        messages: dicts with "role" and "content", both texts. Raises UserError if the template
-        refuses them, for instance because two users follow each other.
+        messages: dicts with "role" and "content", both texts. Raises UserError for others, and if
+        the template refuses them, for instance because two users follow each other.
         """
         text = self._text(self._template, messages, add_generation_prompt=True)
         return self._encode(text, bytes(len(text)))[0]
@@ -158,6 +158,7 @@ class ChatTemplate:
         self, template: Template, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool
     ) -> str:
         """Return the text of messages, in which what they spell of special tokens is hidden."""
+        _check(messages)
         hidden = [self._guard.hide(message) for message in messages]
         try:
             return self._render(template, hidden, add_generation_prompt)
@@ -201,6 +202,25 @@ class ChatTemplate:
         )
 
 
+def _check(messages: Sequence[Mapping[str, Any]]) -> None:
+    """Raise UserError unless these are messages."""
+    if not messages:
+        raise UserError("there are no messages: expected at least one")
+    for number, message in enumerate(messages, 1):
+        match message:
+            case {"role": str(), "content": str()}:
+                pass
+            case _:
+                raise UserError(
+                    f"message {number} is {repr(message)[:80]}: expected a dict with a "
+                    f"'role' and a 'content', both texts"
+                )
+
+
+def _is_kind(field: object, value: object) -> bool:
+    return field in _KINDS and isinstance(value, str) and value.isidentifier()
+
+
 class _Guard:
     """Hides the special tokens that a message spells from the search for those of the template.
 
@@ -234,7 +254,7 @@ class _Guard:
             case [*values]:
                 return [self.hide(one) for one in values]
             case {**items}:
-                return {k: v if k in _KINDS else self.hide(v) for k, v in items.items()}
+                return {k: v if _is_kind(k, v) else self.hide(v) for k, v in items.items()}
             case _:
                 return value
 

@@ -28,6 +28,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from gptfast.errors import RunError
 from gptfast.model import GPT, LanguageModel
 from gptfast.model.device import resolve_device
 from gptfast.train.config import Parallel
@@ -87,9 +88,14 @@ class World:
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
-        """Run the block on rank 0 first, then on the other processes."""
+        """Run the block on rank 0 first, then on the others. Raises RunError if rank 0 ends."""
         if self.size > 1 and not self.is_main:
-            dist.barrier()
+            try:
+                dist.barrier()
+            except RuntimeError as error:  # its connection is closed
+                raise RunError(
+                    "process 0 ended before this one could begin: see its message"
+                ) from error
         yield
         if self.size > 1 and self.is_main:
             dist.barrier()
