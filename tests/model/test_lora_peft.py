@@ -51,6 +51,7 @@ def test_ours_loads_pefts(tmp_path: Path, config: ModelConfig) -> None:
         lora_alpha=5,
         target_modules=["c_attn", "mlp.c_proj"] if is_gpt2 else ["q_proj", "v_proj", "up_proj"],
         fan_in_fan_out=is_gpt2,
+        layers_to_transform=[1] if config is MISTRAL else None,
     )
     base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
     theirs = peft.get_peft_model(base, settings)
