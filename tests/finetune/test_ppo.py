@@ -240,6 +240,18 @@ def test_micro_batches_have_the_gradients_of_the_batch(config: PPOConfig) -> Non
         torch.testing.assert_close(others, gradients[0], atol=1e-6, rtol=1e-4)
 
 
+def test_answers_leave_no_trace_in_the_counts_of_experts(config: PPOConfig) -> None:
+    """Only the tokens that are trained on decide how the load of experts is balanced."""
+    _, objective, _ = prepared(config)
+    sizes = replace(
+        objective.reference.config, n_expert=4, expert_balance="bias", bias=False, n_hidden=32
+    )
+    model = ActorCritic(sizes).train()
+    objective.answer(model, objective.train[:2], [1, 2])
+    assert model.training
+    assert not any(moe.chosen_E.any() for moe in model.experts())
+
+
 def test_rust_writes_the_answers_of_a_policy_with_a_critic(config: PPOConfig) -> None:
     _, _, model = prepared(config)
     assert rust_step.why_not(model.eval(), model.new_cache(2)) is None

@@ -36,12 +36,10 @@ from gptfast.finetune.rollouts import (
     seed_of,
 )
 from gptfast.finetune.settings.grpo import GRPOConfig
-from gptfast.finetune.start import Start, open_start
+from gptfast.finetune.start import Start, load_reference, open_start
 from gptfast.model.base import LanguageModel
-from gptfast.model.folder import load_float_model
 from gptfast.sample.config import SamplingConfig
 from gptfast.train.distributed import World
-from gptfast.train.init_from import weights_sha256
 from gptfast.train.objective import Evaluation, Objective, Task
 
 _EVALUATION = 2**62
@@ -204,17 +202,6 @@ class GRPO(Objective):
             f"{sampled['stop_rate']:.1%} ended, entropy {sampled['entropy']:.3f} nats/token"
         )
         return Evaluation(1 - sampled["reward"], measured, summary)
-
-
-def load_reference(config: GRPOConfig, start: Start) -> LanguageModel:
-    """Return the model that the run started from, frozen. Raises UserError if it has changed."""
-    if weights_sha256(config.model) != start.sha256:
-        raise UserError(
-            f"the weights in {config.model} have changed since the run was started, but beta is "
-            f"{config.beta:g}: give the model that it started from as --model"
-        )
-    reference, _ = load_float_model(config.model, "a reference")
-    return reference.eval().requires_grad_(False)
 
 
 def figures(rollouts: Sequence[Rollout], rewards_PG: Tensor, world: World) -> dict[str, float]:

@@ -31,12 +31,12 @@ from gptfast.finetune.prompts import (
 )
 from gptfast.finetune.rollouts import Rollout, check_room, padded_rows, roll_out, seed_of
 from gptfast.finetune.settings.ppo import PPOConfig
-from gptfast.finetune.start import Start, open_start
+from gptfast.finetune.start import Start, load_reference, open_start
 from gptfast.model.base import LanguageModel
-from gptfast.model.folder import load_float_model
 from gptfast.model.heads import ActorCritic, SequenceClassifier, load_classifier, score_texts
 from gptfast.tokenizer.chat import read_chat_template
 from gptfast.train.distributed import World
+from gptfast.train.evaluate import eval_mode
 from gptfast.train.init_from import weights_sha256
 from gptfast.train.objective import Evaluation, Objective, Task
 
@@ -108,17 +108,6 @@ def load_reward_model(config: PPOConfig, start: Start, n_tokens: int) -> Sequenc
             f"{start.config.vocab_size}, as the policy has"
         )
     return model.requires_grad_(False)
-
-
-def load_reference(config: PPOConfig, start: Start) -> LanguageModel:
-    """Return the model that the run started from, frozen. Raises UserError if it has changed."""
-    if weights_sha256(config.model) != start.sha256:
-        raise UserError(
-            f"the weights in {config.model} are not those that the run started from, from which "
-            f"PPO measures the divergence: give that model as --model"
-        )
-    reference, _ = load_float_model(config.model, "a reference")
-    return reference.eval().requires_grad_(False)
 
 
 @dataclass(frozen=True)
@@ -195,11 +184,11 @@ class PPO(Objective):
         rollouts = roll_out(model, ids, 1, config.max_new_tokens, seeds, self.stop_tokens)
         ids_BT, targets_BT, _ = padded_rows(rollouts)
         reference, policy = self.reference.to(device), []
-        size = config.micro_batch_size or len(ids_BT)
-        for part in Batch(ids_BT, targets_BT).split(size):
-            x_BT, y_BT = part.ids_BT.to(device), part.targets_BT.to(device)
-            reference_BT = -reference(x_BT, y_BT, reduction="none")
-            policy.append(torch.cat([model(x_BT, y_BT), reference_BT[..., None]], -1).cpu())
+        with eval_mode(model):  # also keeps these tokens out of the counts of experts
+            for part in Batch(ids_BT, targets_BT).split(config.windows_at_a_time()):
+                x_BT, y_BT = part.ids_BT.to(device), part.targets_BT.to(device)
+                reference_BT = -reference(x_BT, y_BT, reduction="none")
+                policy.append(torch.cat([model(x_BT, y_BT), reference_BT[..., None]], -1).cpu())
         logprobs_BT, values_BT, reference_BT = torch.cat(policy).unbind(-1)
         texts = [[*one.prompt_ids, *one.ids] for one in rollouts]
         is_cut_B = torch.tensor([float(not one.finished) for one in rollouts])

@@ -98,6 +98,17 @@ class Start:
         return make
 
 
+def load_reference(config: FinetuneConfig, start: Start) -> LanguageModel:
+    """Return the model that the run started from, frozen. Raises UserError if it has changed."""
+    if weights_sha256(config.model) != start.sha256:
+        raise UserError(
+            f"the weights in {config.model} are not those that the run started from, from which "
+            f"the divergence is measured: give that model as --model"
+        )
+    reference, _ = load_float_model(config.model, "a reference")
+    return reference.eval().requires_grad_(False)
+
+
 def open_start(config: FinetuneConfig) -> Start:
     """Read what config.model holds but the weights. Raises MissingFileError or UserError.
 
