@@ -52,7 +52,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class EncodedPair:
-    """The ids of both conversations, and which of them belong to the answer, its end included."""
+    """The ids of both conversations, and which of them belong to the answer, its end included.
+
+    A conversation ends with its answer, as a sampled one does, whatever its template writes then.
+    """
 
     ids: tuple[list[int], list[int]]
     counted: tuple[list[bool], list[bool]]
@@ -86,6 +89,8 @@ def _prompt(record: dict[str, Any]) -> tuple[dict[str, str], ...]:
             f"expected a prompt under 'prompt' or 'instruction', and answers under 'chosen' and "
             f"'rejected'; {keys_of(record)}"
         )
+    if record.get("prompt") == []:
+        raise BadRecordError("'prompt' is an empty list: expected a text, or at least one message")
     if isinstance(record.get("prompt"), list):
         messages = messages_of({"messages": record["prompt"]})
     else:  # the forms of a conversation, whose answer comes later
@@ -183,19 +188,20 @@ def encode_pairs(
                 f"line {pair.line} of the pairs: the chat template marks no token of an answer, "
                 f"not even its end: expected answers that are not empty"
             )
-        new = EncodedPair((ids_c, ids_r), (_last_run(counted_c), _last_run(counted_r)))
+        last_c, last_r = _last_run(counted_c), _last_run(counted_r)
+        new = EncodedPair((ids_c[: len(last_c)], ids_r[: len(last_r)]), (last_c, last_r))
         if new.length <= block_size:
             encoded.append(new)
     return encoded
 
 
 def _last_run(mask: list[bool]) -> list[bool]:
-    """Return the mask with its last run of True alone: the last answer of several."""
+    """Return the mask up to its last True, with the last run of True alone: the last answer."""
     stop = len(mask) - mask[::-1].index(True)
     start = stop
     while start and mask[start - 1]:
         start -= 1
-    return [start <= i < stop for i in range(len(mask))]
+    return [i >= start for i in range(stop)]
 
 
 # ---- batches -------------------------------------------------------------------------------------
