@@ -180,6 +180,23 @@ def test_a_label_that_only_val_has_is_refused(chat_base: Path, tmp_path: Path) -
         prepare(config, Console(quiet=True))
 
 
+def test_a_class_that_the_split_leaves_no_text_of_is_refused(
+    chat_base: Path, tmp_path: Path
+) -> None:
+    records = [{"text": f"{i}", "label": f"{i}"} for i in range(20)]
+    config = ClassifyConfig(model=chat_base, data=written(tmp_path, records), out=tmp_path / "out")
+    with pytest.raises(UserError, match=r"to train on has the label '\d+': give more texts with"):
+        prepare(config, Console(quiet=True))
+
+
+def test_a_folder_is_no_file_of_texts(tmp_path: Path) -> None:
+    folder = tmp_path / "texts.csv"
+    folder.mkdir()
+    for path in (folder, tmp_path / "none.csv"):
+        with pytest.raises(UserError, match=r"no file at .*: expected texts with their labels"):
+            read_labelled(path)
+
+
 @pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
 def test_an_adapter_with_a_head_is_a_classifier_for_us_and_for_peft(
     chat_base: Path, tmp_path: Path

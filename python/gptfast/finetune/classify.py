@@ -51,7 +51,12 @@ def prepare(config: ClassifyConfig, console: Console) -> Task:
         if one.label not in labels:
             raise UserError(
                 f"{config.val_data or config.data}:{one.line}: no text to train on has the label "
-                f"{one.label!r}: expected one of {', '.join(labels)}"
+                f"{one.label!r}: "
+                + (
+                    f"expected one of {', '.join(labels)}"
+                    if config.val_data
+                    else "give more texts with this label, or a file as --val-data"
+                )
             )
     block_size = start.config.block_size
     (to_train, n_long), (to_val, n_long_val) = (
