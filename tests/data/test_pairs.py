@@ -135,3 +135,13 @@ def test_a_conversation_ends_with_its_answer_whatever_the_template_writes_then(
     messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "yes"}]
     assert len(longer.encode_with_mask(messages)[0]) == len(plain[0].ids[0]) + 1
     assert cut == plain
+
+
+def test_val_pairs_with_a_prompt_that_is_trained_on_are_counted(
+    template: ChatTemplate, tmp_path: Path
+) -> None:
+    data = write(tmp_path / "pairs.jsonl", [record(f"q{i}") for i in range(9)])
+    val = write(tmp_path / "val.jsonl", [record(" Q3", "maybe"), record("new"), record("q8")])
+    sets = open_pairs(data, val, 0.5, 0, template, 64)
+    assert sets.describe(64).endswith("; 2 val pairs have a prompt that is trained on, too")
+    assert open_pairs(data, None, 0.5, 0, template, 64).n_shared == 0

@@ -127,12 +127,16 @@ class PairSets:
     val: list[EncodedPair]
     n_left_out: int
     """Number of pairs that don't fit into the context."""
+    n_shared: int = 0
+    """Number of val pairs, the left-out ones too, whose prompt is trained on; 0 after a split."""
 
     def describe(self, block_size: int) -> str:
         """Return a one-line description."""
         line = f"pairs: {len(self.train):,} to train on, {len(self.val):,} to validate on"
         if self.n_left_out:
             line += f"; {self.n_left_out:,} left out, longer than the context of {block_size} ids"
+        if self.n_shared:
+            line += f"; {self.n_shared:,} val pairs have a prompt that is trained on, too"
         return line
 
 
@@ -161,7 +165,9 @@ def open_pairs(
                 f"ones, or a model with a longer context"
             )
     n_left_out = len(train) + len(val) - len(sets.train) - len(sets.val)
-    return replace(sets, n_left_out=n_left_out)
+    trained_on = set(map(prompt_of, train))
+    n_shared = sum(prompt_of(pair) in trained_on for pair in val)
+    return replace(sets, n_left_out=n_left_out, n_shared=n_shared)
 
 
 def prompt_of(pair: Pair) -> str:
