@@ -1,13 +1,17 @@
-"""One base, one verifier, and the ways to learn from it, each in the same CPU time.
+"""One base, one verifier, and the ways to learn from it, each in about the same CPU time.
 
     python benchmarks/make_the_number.py --out runs/make-the-number --seeds 1 2 3
 
 The task is `03 18=054:` -> `03*18`. The base has seen problems, but no answer. SFT learns from a
 demonstrator that knows the answer 30% of the time, and otherwise guesses an expression of the two
-numbers, so that 43% of its answers are right. Then GRPO raises the verifier's reward. The control
-is SFT on the same demonstrations for as many CPU seconds as GRPO took. All is measured on problems
-that no method has seen. Every stage is a command of gptfast, which is printed. CPU seconds are
-those of one thread, of the training alone.
+numbers, so that 43% of its answers are right. The other methods start from that model, and each
+gets about as many CPU seconds as GRPO: more SFT on the same demonstrations (the control), SFT on
+the model's own right answers (rejection sampling), DPO on pairs of its own right and wrong answers,
+GRPO on the verifier's reward, and PPO on a reward model that learned from the same pairs. Their
+weights are chosen by val problems. All is measured on test problems, which nothing has seen.
+
+Every stage is a command of gptfast, which is printed. CPU seconds are those of one thread, of
+sampling answers and of training.
 """
 
 from __future__ import annotations
@@ -19,38 +23,46 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import mean, stdev
 
 import torch
 
 from gptfast.finetune.__main__ import main as finetune
 from gptfast.finetune.prompts import encode_prompts, user_message
-from gptfast.finetune.rollouts import GREEDY, Rollout, roll_out, seed_of
+from gptfast.finetune.rollouts import GREEDY, UNBIASED, Rollout, roll_out, seed_of
 from gptfast.finetune.start import Start
-from gptfast.finetune.tasks import find_task
+from gptfast.finetune.tasks import Problem, Split, find_task
 from gptfast.model.folder import load_float_model
+from gptfast.sample.config import SamplingConfig
 from gptfast.tokenizer.chat import read_chat_template
 from gptfast.train.__main__ import main as train
 
 TASK = find_task("make-the-number")
 N_SAMPLES = 16
 RIGHT = 0.43
-MODEL = ("--n-layer", "2", "--n-head", "4", "--n-embd", "64", "--block-size", "20")
-SFT = ("--batch-size", "64", "--optimizer", "muon", "--matrix-learning-rate", "0.02",
-       "--learning-rate", "3e-3")  # fmt: skip
+"""30%, and of the other 70% the share of guesses that are right by chance."""
+MODEL = ("--n-layer", 2, "--n-head", 4, "--n-embd", 64, "--block-size", 20)
+SFT = ("--batch-size", 64, "--optimizer", "muon", "--matrix-learning-rate", 0.02,
+       "--learning-rate", 3e-3)  # fmt: skip
+REJECTION = ("--batch-size", 64, "--learning-rate", 1e-3)
+DPO = ("--batch-size", 32, "--learning-rate", 5e-4, "--sft-weight", 1)
 GRPO = (
-    "--reward", "task:make-the-number", "--max-new-tokens", "7", "--batch-size", "16",
-    "--group-size", "8", "--learning-rate", "5e-4", "--warmup-steps", "10",
+    "--reward", "task:make-the-number", "--max-new-tokens", 7, "--batch-size", 16,
+    "--group-size", 8, "--learning-rate", 5e-4, "--warmup-steps", 10,
 )  # fmt: skip
+REWARD = ("--batch-size", 32, "--learning-rate", 1e-3)
+PPO = ("--batch-size", 64, "--learning-rate", 5e-4, "--max-new-tokens", 6, "--warmup-steps", 10)
+STEPS = {"sft": 1000, "grpo": 400, "rejection": 700, "dpo": 500, "reward": 200, "ppo": 400}
 
 
 @dataclass(frozen=True)
 class Row:
-    """What a model reaches on the held-out problems."""
+    """What a model reaches on the test problems."""
 
     model: str
     seed: int
     cpu_seconds: float
-    """Of the training that led from the model before it."""
+    """Of its training; for those that start from the SFT model, of what came after it."""
     greedy: float
     """Share of the problems that the likeliest answer solves."""
     at_1: float
@@ -62,35 +74,77 @@ class Row:
     """Shares of the answers at temperature 1 that have the format, and that end."""
     entropy: float
     """Mean of -log p of the tokens of these answers, in nats."""
+    errors: tuple[float, float, float]
+    """Standard errors of greedy, at_1 and at_16, over the problems."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers of a model to the problems of a split, those of a problem together."""
+
+    problems: list[Problem]
+    rollouts: list[Rollout]
+    texts: list[str]
+    right_PG: torch.Tensor
+
+
+def answer(folder: Path, split: Split, n: int, sampling: SamplingConfig = UNBIASED) -> Answers:
+    """Return n answers of the model of a folder to each problem."""
+    model, tokenizer = load_float_model(folder, "a measurement")
+    start = Start(model.config, tokenizer, read_chat_template(folder), "", None)
+    problems = TASK.problems(split)
+    prompts = [one.ids for one in encode_prompts(start, [user_message(p.prompt) for p in problems])]
+    seeds = [seed_of(2024, i) for i in range(len(problems))]
+    rollouts = roll_out(model, prompts, n, 7, seeds, tokenizer.stop_tokens, sampling)
+    texts = [one.text(tokenizer) for one in rollouts]
+    rewards = [TASK.reward(problems[i // n].prompt, text) for i, text in enumerate(texts)]
+    return Answers(problems, rollouts, texts, torch.tensor(rewards).view(-1, n))
 
 
 def measure(name: str, folder: Path, seed: int, cpu_seconds: float) -> Row:
     """Return what the model of a folder reaches."""
-    model, tokenizer = load_float_model(folder, "a measurement")
-    start = Start(model.config, tokenizer, read_chat_template(folder), "", None)
-    problems = TASK.problems("test")
-    prompts = [one.ids for one in encode_prompts(start, [user_message(p.prompt) for p in problems])]
-    seeds = [seed_of(2024, i) for i in range(len(problems))]
-    stop = tokenizer.stop_tokens
-    sampled = roll_out(model, prompts, N_SAMPLES, 7, seeds, stop)
-    greedy = roll_out(model, prompts, 1, 7, seeds, stop, GREEDY)
-
-    def right(rollouts: list[Rollout], n: int) -> torch.Tensor:
-        texts = [one.text(tokenizer) for one in rollouts]
-        rewards = [TASK.reward(problems[i // n].prompt, text) for i, text in enumerate(texts)]
-        return torch.tensor(rewards).view(-1, n)
-
-    right_PG = right(sampled, N_SAMPLES)
-    n_tokens = sum(len(one.ids) for one in sampled)
+    sampled = answer(folder, "test", N_SAMPLES)
+    greedy = answer(folder, "test", 1, GREEDY)
+    n, ends = len(sampled.texts), [one.finished for one in sampled.rollouts]
+    shares_P = [greedy.right_PG[:, 0], sampled.right_PG.mean(1), sampled.right_PG.amax(1)]
+    means = [share_P.mean().item() for share_P in shares_P]
+    errors = [share_P.std().item() / len(share_P) ** 0.5 for share_P in shares_P]
     return Row(
-        name, seed, cpu_seconds,
-        greedy=right(greedy, 1).mean().item(),
-        at_1=right_PG.mean().item(),
-        at_16=right_PG.amax(1).mean().item(),
-        well_formed=sum(TASK.is_well_formed(o.text(tokenizer)) for o in sampled) / len(sampled),
-        stop_rate=sum(one.finished for one in sampled) / len(sampled),
-        entropy=-sum(sum(one.logprobs) for one in sampled) / n_tokens,
+        name, seed, cpu_seconds, *means,
+        well_formed=sum(map(TASK.is_well_formed, sampled.texts)) / n,
+        stop_rate=sum(ends) / n,
+        entropy=-sum(sum(one.logprobs) for one in sampled.rollouts)
+        / sum(len(one.ids) for one in sampled.rollouts),
+        errors=(errors[0], errors[1], errors[2]),
     )  # fmt: skip
+
+
+def write_own_answers(sft: Path, out: Path, seed: int) -> float:
+    """Sample answers of the SFT model to train problems, and write what methods learn from them.
+
+    Return the CPU seconds that it took. Answers that were cut off are left out, and those that
+    spell a special token.
+    """
+    began, rng = time.process_time(), random.Random(seed)
+    found = answer(sft, "train", N_SAMPLES)
+    right_answers, pairs, prompts = [], [], []
+    for i, problem in enumerate(found.problems):
+        prompts.append({"prompt": problem.prompt})
+        right, wrong = [], []
+        for j in range(N_SAMPLES):
+            text = found.texts[i * N_SAMPLES + j]
+            if found.rollouts[i * N_SAMPLES + j].finished and text and "<|" not in text:
+                (right if found.right_PG[i, j] else wrong).append(text)
+        right_answers += [{"prompt": problem.prompt, "completion": text} for text in right]
+        rng.shuffle(wrong)
+        pairs += [
+            {"prompt": problem.prompt, "chosen": chosen, "rejected": rejected}
+            for chosen, rejected in zip(right, wrong, strict=False)
+        ]
+    for name, records in (("right", right_answers), ("pairs", pairs), ("prompts", prompts)):
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        (out / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+    return time.process_time() - began
 
 
 def timed(command: Callable[[list[str]], int], *argv: object) -> float:
@@ -112,58 +166,76 @@ def write_corpus(path: Path) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def one_seed(out: Path, seed: int, sft_steps: int, grpo_steps: int) -> list[Row]:
-    """Run all stages with one seed."""
+def one_seed(out: Path, seed: int, scale: float) -> list[Row]:
+    """Run all stages with one seed. scale: factor of all numbers of steps."""
     out.mkdir(parents=True, exist_ok=True)
-    write_corpus(out / "problems.txt")
-    data = ("--data", out / "data" / "demonstrations.jsonl", "--val-data", out / "data/test.jsonl")
-    timed(
-        finetune,
-        "tasks",
-        TASK.name,
-        "--out",
-        out / "data",
-        "--right-fraction",
-        RIGHT,
-        "--seed",
-        seed,
-    )
+    data = out / "data"
+    steps = {name: max(round(scale * n), 2) for name, n in STEPS.items()}
     common = ("--seed", seed, "--device", "cpu", "--dtype", "float32", "--sample-interval", 0)
+    write_corpus(out / "problems.txt")
+    timed(finetune, "tasks", TASK.name, "--out", data, "--right-fraction", RIGHT, "--seed", seed)
     base = timed(
         train, "--corpus", out / "problems.txt", "--tokenizer", "char", *MODEL, "--max-steps", 150,
         "--batch-size", 32, "--eval-interval", 150, "--optimizer", "adamw", "--learning-rate", 2e-3,
         "--out", out / "base", *common,
     )  # fmt: skip
-    rows = [measure("base", out / "base", seed, base)]
 
-    def sft(name: str, model: str, steps: int) -> float:
+    def run(method: str, name: str, model: str, n_steps: int, *words: object) -> float:
         return timed(
-            finetune, "sft", "--model", out / model, *data, *SFT, "--max-steps", steps,
-            "--eval-interval", max(steps // 2, 1), "--out", out / name, *common,
+            finetune, method, "--model", out / model, *words, "--max-steps", n_steps,
+            "--eval-interval", max(n_steps // 4, 1), "--out", out / name, *common,
         )  # fmt: skip
 
-    sft_seconds = sft("sft", "base", sft_steps)
-    rows.append(measure("SFT", out / "sft", seed, sft_seconds))
-    grpo = timed(
-        finetune, "grpo", "--model", out / "sft", *GRPO, "--max-steps", grpo_steps,
-        "--eval-interval", max(grpo_steps // 4, 1), "--out", out / "grpo", *common,
-    )  # fmt: skip
-    rows.append(measure("GRPO", out / "grpo", seed, grpo))
-    control = sft("more-sft", "sft", round(grpo / sft_seconds * sft_steps))
-    rows.append(measure("more SFT", out / "more-sft", seed, control))
-    return rows
+    def sft(name: str, model: str, n_steps: int, file: Path, *words: object) -> float:
+        files = ("--data", file, "--val-data", data / "val.jsonl")
+        return run("sft", name, model, n_steps, *files, *words)
+
+    rows = [measure("base", out / "base", seed, base)]
+    demonstrations = data / "demonstrations.jsonl"
+    first = sft("sft", "base", steps["sft"], demonstrations, *SFT)
+    rows.append(measure("SFT", out / "sft", seed, first))
+    grpo = run("grpo", "grpo", "sft", steps["grpo"], *GRPO)
+    longer = round((first + grpo) / first * steps["sft"])
+    control = sft("more-sft", "base", longer, demonstrations, *SFT) - first
+    own = write_own_answers(out / "sft", data, seed)
+    right, pairs = data / "right.jsonl", ("--data", data / "pairs.jsonl")
+    rejection = own + sft("rejection", "sft", steps["rejection"], right, *REJECTION)
+    dpo = own + run("dpo", "dpo", "sft", steps["dpo"], *pairs, *DPO)
+    reward = own + run("reward", "reward", "sft", steps["reward"], *pairs, *REWARD)
+    judge = ("--reward-model", out / "reward", "--prompts", data / "prompts.jsonl")
+    ppo = reward + run("ppo", "ppo", "sft", steps["ppo"], *judge, *PPO)
+    return rows + [
+        measure(name, out / folder, seed, seconds)
+        for name, folder, seconds in (
+            ("more SFT (the control)", "more-sft", control),
+            ("rejection sampling", "rejection", rejection),
+            ("DPO", "dpo", dpo),
+            ("GRPO", "grpo", grpo),
+            ("reward model, PPO", "ppo", ppo),
+        )
+    ]
 
 
 def table(rows: list[Row]) -> str:
-    """Return the rows as Markdown."""
+    """Return the means over the seeds as Markdown.
+
+    The errors are those over the problems. With several seeds, they are those over the seeds.
+    """
     lines = [
-        "| model | seed | CPU s | greedy | T=1 | pass@16 | well-formed | stopped | entropy |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| model | CPU s | greedy | T=1 | pass@16 | well-formed | stopped | entropy |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for row in rows:
-        shares = (row.greedy, row.at_1, row.at_16, row.well_formed, row.stop_rate)
-        cells = [row.model, f"{row.seed}", f"{row.cpu_seconds:.0f}"]
-        cells += [f"{100 * share:.1f}" for share in shares] + [f"{row.entropy:.3f}"]
+    for model in dict.fromkeys(row.model for row in rows):
+        own = [row for row in rows if row.model == model]
+        cells = [model, f"{mean(row.cpu_seconds for row in own):.0f}"]
+        for i, name in enumerate(("greedy", "at_1", "at_16")):
+            values = [getattr(row, name) for row in own]
+            error = stdev(values) / len(own) ** 0.5 if len(own) > 1 else own[0].errors[i]
+            cells.append(f"{100 * mean(values):.1f} ± {100 * error:.1f}")
+        cells += [
+            f"{100 * mean(getattr(r, n) for r in own):.1f}" for n in ("well_formed", "stop_rate")
+        ]
+        cells.append(f"{mean(row.entropy for row in own):.3f}")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -173,15 +245,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
-    parser.add_argument("--sft-steps", type=int, default=1500)
-    parser.add_argument("--grpo-steps", type=int, default=1000)
+    parser.add_argument("--scale", type=float, default=1.0, help="factor of all numbers of steps")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.out.exists():
         parser.error(f"{options.out} exists: give a new folder")
     rows: list[Row] = []
     for seed in options.seeds:
-        rows += one_seed(options.out / f"seed-{seed}", seed, options.sft_steps, options.grpo_steps)
+        rows += one_seed(options.out / f"seed-{seed}", seed, options.scale)
         content = json.dumps([asdict(row) for row in rows], indent=1)
         (options.out / "result.json").write_text(content + "\n", encoding="utf-8")
     print(table(rows))

@@ -25,6 +25,7 @@ TINY = ["--max-steps", "2"]
 SHORTER = {  # what a command gets in addition, so that it takes seconds
     "import": [],
     "train": [*TINY, "--n-layer", "1", "--eval-windows", "2", "--vocab-size", "300"],
+    "finetune": [*TINY, "--eval-windows", "2"],
     "ladder": TINY,
     "plan": ["--n-layer", "1", "--batch-size", "2"],
     "compare": ["--sample-tokens", "5"],
@@ -99,6 +100,8 @@ def test_the_readmes_commands_run(
     lines = corpus_file.read_text(encoding="utf-8").splitlines()
     documents = [json.dumps({"text": line}) for line in lines]
     (tmp_path / "texts" / "a.jsonl").write_text("\n".join(documents), encoding="utf-8")
+    chats = [json.dumps({"prompt": str(i), "completion": "yes"}) for i in range(4)]
+    (tmp_path / "chats.jsonl").write_text("\n".join(chats), encoding="utf-8")
     save_nanogpt(tmp_path)
     to_run: list[list[str]] = []
     for command in commands:

@@ -60,6 +60,7 @@ def test_three_forms_make_the_same_conversation(tmp_path: Path) -> None:
     ("second", "message"),
     [
         ('{"prompt": 3, "completion": "b"}', "line 2: 'prompt' is not a string"),
+        ('{"instruction": "a", "input": 0, "output": "b"}', "line 2: 'input' is not a string"),
         ('{"prompt": "a"}', "line 2: expected 'messages', or 'instruction' and"),
         ('{"messages": []}', "line 2: 'messages' is not a list of at least one"),
         ('{"messages": [{"role": "user"}]}', "line 2: message 1 lacks a 'role' or a 'content'"),

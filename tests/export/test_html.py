@@ -518,7 +518,9 @@ def test_names_that_are_not_utf8(tmp_path: Path, tokenizer: BPETokenizer) -> Non
     export_html(folder, tmp_path / "page.html")
     assert r"<h1>\udcff&lt;b&gt;&quot;x</h1>" in (tmp_path / "page.html").read_text("utf-8")
     data = {"corpus": os.fsdecode(b"caf\xe9.txt"), "train_bytes": 2_000_000}
-    record = {"data": data, "result": None, "written": "2026-11-30T11:40:32+00:00"}
+    record = {
+        "data": data, "further_data": [], "written": "2026-11-30T11:40:32+00:00", "result": None,
+    }  # fmt: skip
     page = build_page(quantize(lively_model(SMALL), "int8"), tokenizer, "x", record=record)
     assert page.encode().count(rb"caf\udce9.txt") == 2
 

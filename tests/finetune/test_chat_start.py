@@ -11,15 +11,15 @@ import pytest
 import torch
 from rich.console import Console
 
-from gptfast.errors import UserError
-from gptfast.finetune.chat_start import open_chat_start
+from gptfast.errors import MissingFileError, UserError
+from gptfast.finetune.chat_start import RECORD, open_chat_start
 from gptfast.finetune.settings.common import FinetuneConfig
 from gptfast.model import ModelConfig, build_model
+from gptfast.model.adapter_folder import weights_sha256
 from gptfast.model.folder import load_model, save_description, save_weights
 from gptfast.tokenizer import BPETokenizer
 from gptfast.tokenizer.chat import ChatTemplate, read_chat_template, write_chat_template
 from gptfast.tokenizer.chat_template import ROLE_TOKENS, standard_template
-from gptfast.train.init_from import weights_sha256
 
 
 def plain_base(folder: Path, seed: int = 0) -> Path:
@@ -71,18 +71,33 @@ def test_a_base_with_roles_is_made_once(tmp_path: Path, console: Console) -> Non
         f"{folder} has no chat template: starting from {base}, made from it\n"
     )
     other = plain_base(tmp_path / "other", seed=1)
-    with pytest.raises(UserError, match=r"a-base was not made from the weights in .*other"):
+    with pytest.raises(UserError, match=r"a-base is not the base that gptfast makes of .*other"):
         open_chat_start(replace(config, model=other), console)
+    record = json.loads((base / RECORD).read_text())
+    record["made_from"]["version"] = 0
+    (base / RECORD).write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"a-base is not the base that gptfast makes of .*plain"):
+        open_chat_start(config, console)
 
 
 def test_what_is_wrong_with_a_template_is_said(
     chat_base: Path, tmp_path: Path, console: Console
 ) -> None:
     shutil.copytree(chat_base, tmp_path / "m")
-    write_chat_template(tmp_path / "m", "{{ messages[0].content }}<|assistant|>")
-    open_chat_start(FinetuneConfig(model=tmp_path / "m", out=tmp_path / "a"), console)
+    config = FinetuneConfig(model=tmp_path / "m", out=tmp_path / "a")
+    template = "{% for m in messages %}<|user|>ANSWER<|end|>{% endfor %}"
+    answer = "{% generation %}{{ m.content }}{% endgeneration %}"
+    write_chat_template(tmp_path / "m", template.replace("ANSWER", answer))
+    open_chat_start(config, console)
     (line,) = console.export_text().splitlines()
-    assert line.startswith("note: the chat template has no {% generation %} tags")
+    assert line.startswith(
+        "note: the chat template's {% generation %} tags don't enclose the token"
+    )
+    write_chat_template(tmp_path / "m", template.replace("ANSWER", "{{ m.content }}"))
+    with pytest.raises(UserError, match=r"m: the chat template has no .% generation %. tags"):
+        open_chat_start(config, console)
+    with pytest.raises(MissingFileError, match=r"no model in .*none"):
+        open_chat_start(replace(config, model=tmp_path / "none"), console)
 
 
 def test_a_tokenizer_with_roles_needs_no_base(
@@ -98,6 +113,22 @@ def test_a_tokenizer_with_roles_needs_no_base(
     ours = ChatTemplate(str(start.chat_template), start.tokenizer)
     messages = [{"role": "user", "content": "a"}]
     assert ours.encode(messages) == theirs.encode(messages)
+
+
+def test_a_turn_ends_even_if_the_tokenizer_says_otherwise(tmp_path: Path, console: Console) -> None:
+    """With two well-known names, it leaves open which of them ends a turn."""
+    names = ("<|endoftext|>", "<|im_end|>", *ROLE_TOKENS)
+    tokenizer = BPETokenizer.train("hello", 300, special_tokens=names, progress=False)
+    end = tokenizer.special_tokens["<|end|>"]
+    assert end not in tokenizer.stop_tokens
+    folder = tmp_path / "m"
+    config = ModelConfig(tokenizer.n_vocab, block_size=64, n_layer=1, n_head=2, n_embd=16)
+    model = build_model(config)
+    save_description(folder, config, tokenizer)
+    save_weights(model, folder / "model.safetensors")
+    start = open_chat_start(FinetuneConfig(model=folder, out=tmp_path / "a"), console)
+    assert end in start.tokenizer.stop_tokens
+    assert start.tokenizer == tokenizer  # the ids are the same
 
 
 def test_a_run_that_resumes_keeps_its_base(tmp_path: Path, console: Console) -> None:

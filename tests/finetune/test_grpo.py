@@ -18,6 +18,7 @@ from gptfast.errors import UserError
 from gptfast.finetune.__main__ import parse_config
 from gptfast.finetune.grpo import GRPO, figures, prepare
 from gptfast.finetune.grpo_losses import group_advantages, token_losses
+from gptfast.finetune.tasks import find_task
 from gptfast.model.base import LanguageModel
 from gptfast.model.folder import load_float_model
 from gptfast.train.distributed import SINGLE_PROCESS
@@ -252,12 +253,47 @@ def test_nothing_may_come_between_the_sampled_and_the_trained_distribution(
         parse_config("grpo", ["--model", "m", "--out", "o", "--reward", "task:add", *given])
 
 
-def test_a_line_without_a_prompt_is_named(chat_base: Path, tmp_path: Path, reward: str) -> None:
+@pytest.mark.parametrize(
+    ("reward", "line", "message"),
+    [
+        ("builtins:max", '{"question": "b"}', r"line 2: expected \{\"prompt\": \.\.\.\}"),
+        ("builtins:max", '{"prompt": []}', r"line 2: expected \{\"prompt\": \.\.\.\}"),
+        (
+            "builtins:max", '{"prompt": [{"role": "assistant", "content": "b"}]}',
+            "line 2: the last message is the assistant's: expected one that can be answered",
+        ),
+        ("builtins:max", json.dumps({"prompt": "ab" * 60}), "give shorter prompts$"),
+        ("task:add", '{"prompt": "1 + 1"}', "'1 [+] 1' is no problem of the task add"),
+    ],
+)  # fmt: skip
+def test_a_prompt_that_cannot_be_answered_is_refused(
+    chat_base: Path, tmp_path: Path, reward: str, line: str, message: str
+) -> None:
     file = tmp_path / "bad.jsonl"
-    file.write_text('{"prompt": "a"}\n{"question": "b"}\n')
+    file.write_text('{"prompt": "13+29="}\n' + line + "\n")
     config = settings(chat_base, tmp_path / "run", reward=reward, prompts=file)
-    with pytest.raises(UserError, match=r"bad\.jsonl, line 2: expected \{\"prompt\": \.\.\.\}"):
+    with pytest.raises(UserError, match=message):
         prepare(config, Console(quiet=True))
+
+
+def test_weights_are_chosen_by_other_problems_than_those_of_the_test(
+    chat_base: Path, tmp_path: Path
+) -> None:
+    grpo, add = objective(settings(chat_base, tmp_path, reward="task:add")), find_task("add")
+    assert [prompt.text for prompt in grpo.train] == [p.prompt for p in add.problems("train")]
+    assert [prompt.text for prompt in grpo.val] == [p.prompt for p in add.problems("val")]
+
+
+def test_prompts_that_are_trained_and_validated_on_are_counted(
+    chat_base: Path, tmp_path: Path, reward: str
+) -> None:
+    train, val = prompts_file(tmp_path), tmp_path / "val.jsonl"
+    val.write_text('{"prompt": "3 + 4?"}\n{"prompt": "another one"}\n')
+    config = settings(chat_base, tmp_path, reward=reward, prompts=train, val_prompts=val)
+    assert prepare(config, Console(quiet=True)).notes == [
+        "train on 25 prompts, validate on 2",
+        "prompts both trained and validated on: 1",
+    ]
 
 
 # ---- whole runs ----------------------------------------------------------------------------------
@@ -275,19 +311,23 @@ def arguments(chat_base: Path, tmp_path: Path, reward: str) -> list[str]:
 def test_a_run_raises_its_reward_and_logs_figures(
     chat_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The reward is the share of an easy letter; a run must learn to write it."""
+    """The reward is the share of an easy letter; a run must learn to write it.
+
+    Rewards may have any scale, so a loss that jumps by hundreds is no fault.
+    """
+    monkeypatch.setattr("gptfast.train.recovery.RECENT", 3)
     (tmp_path / "easy_rewards.py").write_text(
-        "def e(prompt, completion): return completion.count('e') / max(len(completion), 4)\n"
+        "def e(_, completion): return 1000 * completion.count('e') / max(len(completion), 4)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     config = settings(
         chat_base, tmp_path / "run", reward="easy_rewards:e", prompts=prompts_file(tmp_path),
         batch_size=8, group_size=8, max_steps=30, eval_interval=30, learning_rate=1e-2,
-        warmup_steps=2, beta=0.001, val_fraction=0.5,
+        warmup_steps=2, beta=1.0, val_fraction=0.5,
     )  # fmt: skip
     run(config, prepare)
     first, *_, last = [m for m in measured(tmp_path / "run") if "val_loss" in m]
-    assert last["val_reward"] > first["val_reward"] + 0.3
+    assert last["val_reward"] > first["val_reward"] + 300
     assert last["val_loss"] == 1 - last["val_reward"]
     assert last["val_entropy"] < first["val_entropy"]
     steps = [m for m in measured(tmp_path / "run") if "grad_norm" in m]

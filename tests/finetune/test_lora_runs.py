@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -12,10 +13,14 @@ from killing import check_killed_and_resumed
 from safetensors.torch import load_file
 
 from gptfast.errors import MissingFileError, UserError
+from gptfast.finetune import grpo
 from gptfast.finetune.__main__ import main, parse_config
-from gptfast.finetune.start import open_start
-from gptfast.model.folder import load_float_model, load_model
+from gptfast.finetune.settings.common import FinetuneConfig
+from gptfast.finetune.settings.grpo import GRPOConfig
+from gptfast.finetune.start import load_reference, open_start
+from gptfast.model.folder import load_float_model, load_model, load_weights
 from gptfast.model.quantized import QuantizedLinear
+from measured import measured
 
 IDS = torch.arange(20)[None]
 
@@ -103,18 +108,53 @@ def test_training_goes_on_with_an_adapter_or_from_both_merged(
 
 
 @pytest.mark.integration
-def test_an_adapter_beside_blocks_loads_with_blocks(
-    chat_base: Path, chats: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_base_of_an_adapter_is_not_overwritten(
+    adapter: Path, chat_base: Path, chats: Path
 ) -> None:
-    given = [*arguments(chat_base, chats, "--quantized-base", "4"), "--max-steps", "1"]
+    given = [*arguments(adapter, chats)[1:], "--out", str(chat_base), "--overwrite"]
+    with pytest.raises(UserError, match="which holds the base of the adapter in"):
+        open_start(cast(FinetuneConfig, parse_config("sft", given)))
+
+
+@pytest.mark.integration
+def test_an_adapter_beside_blocks_is_merged_as_it_was_trained(
+    chat_base: Path, chats: Path, tmp_path: Path
+) -> None:
+    given = arguments(chat_base, chats, "--quantized-base", "4")
     # Rows of 48 numbers have no whole number of blocks, those of the widest layer have.
     assert main([*given, "--out", str(tmp_path / "a")]) == 0
-    model, _ = load_model(tmp_path / "a")
-    kinds = [m.kind for m in model.modules() if isinstance(m, QuantizedLinear)]
-    assert kinds == ["q4_0", "q4_0"]
     assert json.loads((tmp_path / "a" / "adapter_base.json").read_text())["bits"] == 4
+    start = open_start(cast(FinetuneConfig, parse_config("sft", [*given[1:], "--out", "new"])))
+    blocks = start.new_model()(torch.device("cpu")).eval()
+    kinds = [m.kind for m in blocks.modules() if isinstance(m, QuantizedLinear)]
+    assert kinds == ["q4_0", "q4_0"]
+    load_weights(blocks, tmp_path / "a" / "adapter_model.safetensors")
     assert main(["merge", str(tmp_path / "a"), "--out", str(tmp_path / "merged")]) == 0
-    assert "was trained beside weights in 4 bits" in " ".join(capsys.readouterr().out.split())
+    for folder in ("a", "merged"):
+        model, _ = load_model(tmp_path / folder)
+        assert (model(IDS) - blocks(IDS)).abs().max() < 1e-5
+
+
+@pytest.mark.integration
+def test_beside_blocks_what_is_sampled_is_what_is_trained(
+    chat_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "What?"}\n{"prompt": "How?"}\n' * 2)
+    given = [
+        "grpo", "--model", str(chat_base), "--prompts", str(tmp_path / "prompts.jsonl"),
+        "--reward", "builtins:max", "--max-new-tokens", "4", "--batch-size", "2", "--max-steps",
+        "2", "--lora-rank", "2", "--quantized-base", "4", "--device", "cpu", "--out",
+        str(tmp_path / "out"),
+    ]  # fmt: skip
+    config = cast(GRPOConfig, parse_config("grpo", given[1:]))
+    start = open_start(config)
+    policy = start.new_model(dropout=0.0)(torch.device("cpu")).eval()
+    assert torch.allclose(load_reference(config, start)(IDS), policy(IDS), atol=1e-6)
+    monkeypatch.setattr(grpo, "load_reward", lambda name: lambda prompt, text: len(text))
+    assert main(given) == 0
+    gaps = [m["sampler_gap"] for m in measured(tmp_path / "out") if "sampler_gap" in m]
+    assert gaps
+    assert max(gaps) < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -123,6 +163,9 @@ def test_an_adapter_beside_blocks_loads_with_blocks(
         (["--freeze", "wte.*"], "with LoRA all weights are frozen"),
         (["--optimizer", "muon"], "LoRA's matrices are trained by AdamW"),
         (["--lora-rank", "0", "--quantized-base", "8"], "blocks can't be trained"),
+        (["--lora-rank", "0", "--lora-alpha", "8"], r"lora_alpha is 8\.0, but without --lora-rank"),
+        (["--lora-rank", "0", "--lora-dropout", "0.1"], "lora_dropout is 0.1, but without"),
+        (["--lora-rank", "0", "--lora-targets", "c_fc"], "lora_targets is c_fc, but without"),
         (["--lora-targets", "wte"], "head and the token embedding are one matrix"),
     ],
 )
@@ -156,6 +199,9 @@ def test_a_resumed_run_finds_its_base_by_its_checksum(
     path = moved / "adapter_config.json"
     stored = json.loads(path.read_text())
     path.write_text(json.dumps(stored | {"base_model_name_or_path": str(tmp_path / "gone")}))
+    # As in pre-training, a run resumes without the best weights.
+    (moved / "adapter_model.safetensors").write_bytes(b"damaged")
     given = [*arguments(base, chats), "--max-steps", "7", "--resume"]
     assert main([*given, "--out", str(moved)]) == 0
+    load_model(moved)
     assert json.loads(path.read_text())["base_model_name_or_path"] == str(base.resolve())

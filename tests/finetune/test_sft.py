@@ -242,8 +242,13 @@ def test_long_conversations_are_left_out_and_counted(chat_base: Path, tmp_path: 
     )  # fmt: skip
     assert task.record["data"]["train"]["left_out"] == 1
     assert task.record["data"]["train"]["conversations"] == n
+    for seed in range(3):  # whichever part they would be in
+        held_out = prepare(replace(config, val_data=None, seed=seed), Console(quiet=True))
+        parts = held_out.record["data"]
+        assert (parts["train"]["conversations"], parts["val"]["conversations"]) == (n - 4, 4)
+        assert (parts["train"]["left_out"], parts["val"]["left_out"]) == (1, 0)
     data.write_text(json.dumps({"prompt": "long", "completion": "ab " * 80}) + "\n")
-    with pytest.raises(UserError, match="all of 1 conversation are longer than the context of 64"):
+    with pytest.raises(UserError, match=r"a\.jsonl: no conversation fits into the context of 64"):
         prepare(config, Console(quiet=True))
 
 

@@ -20,15 +20,17 @@ tasks = pytest.mark.parametrize("name", TASKS)
 
 
 @tasks
-def test_all_answers_are_right_and_no_problem_is_in_both_splits(name: str) -> None:
+def test_all_answers_are_right_and_no_problem_is_in_two_splits(name: str) -> None:
     task = TASKS[name]
-    train, test = task.problems("train"), task.problems("test")
-    for problem in train + test:
+    train, val, test = (task.problems(split) for split in ("train", "val", "test"))
+    for problem in train + val + test:
         assert task.is_well_formed(problem.answer)
         assert task.reward(problem.prompt, problem.answer) == 1
-    characters = [{"".join(sorted(problem.prompt)) for problem in split} for split in (train, test)]
-    assert not characters[0] & characters[1]
-    assert 0.1 < len(test) / len(train + test) < 0.35  # the hash draws groups, some large
+    splits = [{"".join(sorted(p.prompt)) for p in split} for split in (train, val, test)]
+    assert len(set.union(*splits)) == sum(map(len, splits))
+    n = len(train + val + test)
+    assert 0.1 < len(test) / n < 0.35  # the hash draws groups, some large
+    assert 0.03 < len(val) / n < 0.2
 
 
 @tasks
@@ -82,8 +84,7 @@ def test_demonstrations_are_right_as_often_as_asked(name: str) -> None:
     assert pairs == task.demonstrations(2000, 0.3, seed=1)
     assert pairs != task.demonstrations(2000, 0.3, seed=2)
     assert all(task.is_well_formed(answer) for _, answer in pairs)
-    held_out = {problem.prompt for problem in task.problems("test")}
-    assert not held_out & {prompt for prompt, _ in pairs}
+    assert {prompt for prompt, _ in pairs} <= {p.prompt for p in task.problems("train")}
     right = sum(task.reward(prompt, answer) for prompt, answer in pairs)
     assert right / 2000 == pytest.approx(0.3, abs=0.04)  # 4 standard errors
 
@@ -106,7 +107,16 @@ def nan(prompt, completion):
     return float("nan")
 
 def text(prompt, completion):
-    return "good"
+    return "1"
+
+def nothing(prompt, completion):
+    pass
+
+def ends(prompt, completion):
+    raise SystemExit(0)
+
+def is_long(prompt, completion):
+    return len(completion) > 2
 
 number = 3
 """
@@ -119,12 +129,15 @@ def test_a_reward_is_a_function_of_the_user(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", ["", *sys.path])
     assert load_reward("my_rewards:length")("a", "bcd") == 3
+    assert load_reward("my_rewards:is_long")("a", "bcd") == 1.0
     assert load_reward("task:add")("13+29=", "042") == 1
     for name, message in {
         "fails": "reward 'my_rewards:fails' of the completion 'b' of the prompt 'a': "
         "ZeroDivisionError: division by zero",
         "nan": "is nan: expected a finite number",
-        "text": "ValueError: could not convert string to float: 'good'",
+        "text": "is '1': expected a finite number",
+        "nothing": "is None: expected a finite number",
+        "ends": "SystemExit: 0",
     }.items():
         with pytest.raises(UserError, match=re.escape(message)):
             load_reward(f"my_rewards:{name}")("a", "b")
@@ -142,14 +155,17 @@ def test_tasks_are_written_to_files(tmp_path: Path, capsys: pytest.CaptureFixtur
     out = tmp_path / "sort"
     assert main(["tasks", "sort", "--out", str(out), "--demonstrations", "50"]) == 0
     assert "50 problems of sort" in capsys.readouterr().out
-    demonstrations, held_out = (
+    demonstrations, val, test = (
         [json.loads(line) for line in (out / name).read_text().splitlines()]
-        for name in ("demonstrations.jsonl", "test.jsonl")
+        for name in ("demonstrations.jsonl", "val.jsonl", "test.jsonl")
     )
     task = find_task("sort")
     assert len(demonstrations) == 50
     assert all(task.reward(one["prompt"], one["completion"]) == 1 for one in demonstrations)
-    assert [one["prompt"] for one in held_out] == [p.prompt for p in task.problems("test")]
+    for found, split in ((val, task.problems("val")), (test, task.problems("test"))):
+        assert [(one["prompt"], one["completion"]) for one in found] == [
+            (problem.prompt, problem.answer) for problem in split
+        ]
     with pytest.raises(UserError, match=r"right_fraction is 2\.0: expected from 0 to 1"):
         main(["tasks", "sort", "--out", str(out), "--right-fraction", "2"])
 

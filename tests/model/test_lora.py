@@ -1,10 +1,8 @@
-"""Low-rank adapters, against the dense matrices that they stand for, and their folders."""
+"""Low-rank adapters, against the dense matrices that they stand for."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,28 +11,23 @@ from adapters import (
     IDS,
     LLAMA,
     NOWHERE,
-    TOKENIZER,
     new_model,
-    save_adapter,
     with_pairs,
 )
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from gptfast.errors import MissingFileError, UserError
+from gptfast.errors import UserError
 from gptfast.model import GPT, ModelConfig, build_model, rust_step
-from gptfast.model.adapter_folder import LoraSettings, find_base, weights_sha256
-from gptfast.model.config import Precision
-from gptfast.model.folder import (
-    FILES,
-    load_float_model,
-    load_model,
-    save_weights,
+from gptfast.model.adapter_folder import (
+    LoraSettings,
 )
-from gptfast.model.lora import Adapter, LoraLinear, add_lora, merge
+from gptfast.model.config import Precision
+from gptfast.model.lora import LoraLinear, add_lora
+from gptfast.model.lora_merge import merge, merged_for_a_while
 from gptfast.model.quantized import Blocks, QuantizedLinear, quantize
-from gptfast.train.init_from import stored_config
+from gptfast.model.size import flops_per_token
 from gptfast.train.optim import Optimizer
+from gptfast.train.run import training_flops
 from gptfast.train.step import autocast
 
 RANK_4 = LoraSettings(4, 6.0)
@@ -127,6 +120,10 @@ def test_frozen_experts_keep_their_balance() -> None:
     model.end_step(lambda x: x)
     assert torch.equal(before, model.experts()[0].bias_E)  # type: ignore[arg-type]
     assert {n.split(".")[2] for n in model.state_dict() if ".pairs." in n} == {"attn"}
+    merge(model)
+    model(IDS, IDS)
+    model.end_step(lambda x: x)
+    assert not torch.equal(before, model.experts()[0].bias_E)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -148,6 +145,12 @@ def test_what_can_not_get_an_adapter_is_refused(
         add_lora(model, replace(RANK_4, targets=(target,)), NOWHERE)
     assert "\n" not in str(error.value)
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_frozen_weights_cost_no_gradient() -> None:
+    plain, adapted = new_model(GPT2), with_pairs(new_model(GPT2), RANK_4)
+    assert training_flops(plain) == 3 * flops_per_token(GPT2)
+    assert training_flops(adapted) == 2 * flops_per_token(GPT2)
 
 
 def test_a_second_adapter_is_refused() -> None:
@@ -174,6 +177,26 @@ def test_rust_leaves_steps_with_an_adapter_to_pytorch() -> None:
     merge(model)
     assert rust_step.why_not(model, model.new_cache(1)) is None
     assert torch.allclose(stepped(), model(torch.tensor([ids]))[0], atol=1e-5)
+
+
+@torch.no_grad()
+def test_merged_for_a_while_is_unmerged_and_takes_steps_in_rust() -> None:
+    model = with_pairs(new_model(LLAMA), RANK_4)
+    unmerged, layers = model(IDS), dict(model.named_modules())
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with merged_for_a_while(model):
+        assert (model(IDS) - unmerged).abs().max() < 1e-6
+        assert rust_step.why_not(model, model.new_cache(1)) is None
+    assert dict(model.named_modules()) == layers
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.equal(tensor, before[n]) for n, tensor in model.state_dict().items())
+    model.get_submodule("h.0.attn.c_attn.pairs.q_proj").A.mul_(2)  # type: ignore[union-attr,operator]
+    other = model(IDS)
+    with merged_for_a_while(model):  # nothing is left of the older weights
+        assert (model(IDS) - other).abs().max() < 1e-6
+        steps = model.new_cache(1)
+        stepped = torch.stack([model.step([int(i)], steps, [0])[0] for i in IDS[0]])
+        assert (stepped - other[0]).abs().max() < 1e-5
 
 
 @torch.no_grad()
@@ -251,110 +274,3 @@ def test_beside_blocks_loss_and_gradients_are_those_of_what_the_blocks_stand_for
     assert n_gradients == 28
     with pytest.raises(UserError, match="merging needs float weights"):
         merge(blocks)
-
-
-# ---- folders -------------------------------------------------------------------------------------
-
-
-def test_a_folder_holds_the_adapter_alone_and_loads_with_its_base(tmp_path: Path) -> None:
-    settings = replace(RANK_4, targets=("attn.c_proj", "q_proj"), rslora=True)
-    model = save_adapter(tmp_path / "a", tmp_path / "base", LLAMA, settings)
-    tensors = load_file(tmp_path / "a" / "adapter_model.safetensors")
-    assert {name: tuple(t.shape) for name, t in tensors.items() if "layers.0" in name} == {
-        f"base_model.model.model.layers.0.self_attn.{name}.weight": shape
-        for name, shape in {
-            "q_proj.lora_A": (4, 32), "q_proj.lora_B": (32, 4),
-            "o_proj.lora_A": (4, 32), "o_proj.lora_B": (32, 4),
-        }.items()
-    }  # fmt: skip
-    assert len(tensors) == 8
-    loaded, tokenizer = load_model(tmp_path / "a")
-    assert torch.equal(loaded(IDS), model(IDS))
-    assert tokenizer.fingerprint == TOKENIZER.fingerprint
-    assert isinstance(loaded.stored, Adapter)
-    assert loaded.stored.settings.rslora
-    assert stored_config(tmp_path / "a") == LLAMA
-    merged, _ = load_float_model(tmp_path / "a", "a test")
-    assert merged.stored is merged
-    assert (merged(IDS) - model(IDS)).abs().max() < 1e-6
-    assert {path.name for path in (tmp_path / "a").iterdir()} < set(FILES)
-
-
-def test_targets_whose_ends_mean_more_are_named_in_full(tmp_path: Path) -> None:
-    settings = replace(RANK_4, targets=("attn.c_proj",))
-    save_adapter(tmp_path / "a", tmp_path / "base", GPT2, settings)
-    described = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
-    assert described["target_modules"] == [f"transformer.h.{i}.attn.c_proj" for i in (0, 1)]
-
-
-def test_the_base_is_found_after_both_folders_moved(tmp_path: Path) -> None:
-    save_adapter(tmp_path / "x" / "a", tmp_path / "x" / "base", GPT2, RANK_4)
-    (tmp_path / "x").rename(tmp_path / "y")
-    assert find_base(tmp_path / "y" / "a").folder == tmp_path / "y" / "base"
-    (tmp_path / "y" / "base").rename(tmp_path / "elsewhere")
-    with pytest.raises(MissingFileError, match=r"no base for the adapter in .*: expected a model"):
-        load_model(tmp_path / "y" / "a")
-    assert find_base(tmp_path / "y" / "a", tmp_path / "elsewhere").folder == tmp_path / "elsewhere"
-
-
-def test_another_base_is_refused_but_for_a_foreign_adapter(tmp_path: Path) -> None:
-    save_adapter(tmp_path / "a", tmp_path / "base", GPT2, RANK_4)
-    other = new_model(GPT2)
-    torch.nn.init.zeros_(other.ln_f.bias)
-    save_weights(other, tmp_path / "base" / "model.safetensors")
-    with pytest.raises(UserError, match=r"not those that the adapter in .* was trained beside"):
-        load_model(tmp_path / "a")
-    (tmp_path / "a" / "adapter_base.json").unlink()
-    load_model(tmp_path / "a")
-
-
-def test_an_adapter_is_no_base(tmp_path: Path) -> None:
-    save_adapter(tmp_path / "a", tmp_path / "base", GPT2, RANK_4)
-    save_adapter(tmp_path / "b", tmp_path / "base", GPT2, RANK_4)
-    (tmp_path / "b" / "adapter_base.json").unlink()
-    path = tmp_path / "b" / "adapter_config.json"
-    config = json.loads(path.read_text())
-    path.write_text(json.dumps(config | {"base_model_name_or_path": str(tmp_path / "a")}))
-    with pytest.raises(MissingFileError, match="no base for the adapter"):
-        load_model(tmp_path / "b")
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("peft_type", "IA3"), ("use_dora", True), ("rank_pattern", {"c_fc": 2}), ("bias", "all"),
-     ("init_lora_weights", "pissa"), ("target_parameters", ["experts"])],
-)  # fmt: skip
-def test_an_adapter_of_another_kind_is_refused(tmp_path: Path, key: str, value: object) -> None:
-    save_adapter(tmp_path / "a", tmp_path / "base", GPT2, RANK_4)
-    path = tmp_path / "a" / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
-    with pytest.raises(UserError, match=f"has {key} .*: gptfast computes plain LoRA only"):
-        load_model(tmp_path / "a")
-
-
-def test_an_adapter_that_does_not_fit_is_refused(tmp_path: Path) -> None:
-    save_adapter(tmp_path / "a", tmp_path / "base", GPT2, RANK_4)
-    path = tmp_path / "a" / "adapter_model.safetensors"
-    tensors = load_file(path)
-    save_file(tensors | {"base_model.model.transformer.wte.weight": torch.zeros(2)}, path)
-    with pytest.raises(UserError, match=r"transformer\.wte\.weight is unexpected"):
-        load_model(tmp_path / "a")
-    path.unlink()
-    with pytest.raises(MissingFileError, match="no weights at"):
-        load_model(tmp_path / "a")
-
-
-def test_an_adapter_of_a_stretched_context(tmp_path: Path) -> None:
-    save_adapter(tmp_path / "a", tmp_path / "base", LLAMA, RANK_4)
-    stretched, _ = load_model(tmp_path / "a", rope_scaling="ntk", rope_factor=2.0)
-    plain, _ = load_model(tmp_path / "base", rope_scaling="ntk", rope_factor=2.0)
-    assert stretched.config == plain.config
-    ids = torch.randint(GPT2.vocab_size, (1, 60))
-    assert stretched(ids).shape == plain(ids).shape
-
-
-def test_weights_sha256_is_of_the_adapter(tmp_path: Path) -> None:
-    save_adapter(tmp_path / "a", tmp_path / "base", GPT2, RANK_4)
-    first = weights_sha256(tmp_path / "a")
-    save_adapter(tmp_path / "b", tmp_path / "base", GPT2, replace(RANK_4, rank=3))
-    assert len({first, weights_sha256(tmp_path / "b"), weights_sha256(tmp_path / "base")}) == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,9 @@ def test_a_base_model_does_not_chat(
     for file in folder.iterdir():
         if file.name != "chat_template.jinja":
             (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    del config["chat_template"]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     assert sample(tmp_path, "--chat") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "the model has no chat template" in line

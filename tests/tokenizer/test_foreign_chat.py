@@ -10,6 +10,7 @@ from dialogues import FAST, WORDS, dialogues
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gptfast.errors import UserError
 from gptfast.tokenizer import BPETokenizer, Roles
 from gptfast.tokenizer.chat import ChatTemplate
 from gptfast.tokenizer.chat_remarks import remarks
@@ -144,8 +145,6 @@ def test_what_is_said_of_templates(tokenizer: BPETokenizer, ours: dict[str, Chat
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("<s>{{ messages[0].content }}", "has no {% generation %} tags: its answers can't be"),
-        ("{% generation %}{% endgeneration %}", "enclose no answer: it can't be trained on"),
         (  # the end of a turn belongs to the message after it (trl#5988)
             LOOP
             + "{% if not loop.first %}<|im_end|>{% endif %}<|im_start|>"
@@ -164,3 +163,17 @@ def test_what_is_wrong_with_a_template_is_said(
 ) -> None:
     lines = remarks(ChatTemplate(source, tokenizer))
     assert any(said in line for line in lines), lines
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("<s>{{ messages[0].content }}", "has no .% generation %. tags"),
+        ("{% generation %}{% endgeneration %}", "enclose no answer, so none can be learned"),
+    ],
+)
+def test_a_template_without_answers_is_refused(
+    tokenizer: BPETokenizer, source: str, said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        remarks(ChatTemplate(source, tokenizer))

@@ -22,6 +22,7 @@ from gptfast.errors import UserError
 from gptfast.tokenizer.chat import ChatTemplate
 
 _LINES_SHOWN = 5
+_Encoded = tuple[Conversation, Example]
 
 
 @dataclass(frozen=True)
@@ -76,47 +77,41 @@ def open_chats(
 ) -> tuple[Chats, Chats]:
     """Read and pack the conversations to train on and those to validate on.
 
-    val_data: None to hold out `val_fraction` of `data`, split by prompt. Raises MissingFileError,
-    or UserError for what can't be learned.
+    val_data: None to hold out `val_fraction` of those of `data` that fit into a row, split by
+    prompt. Raises MissingFileError, or UserError for what can't be learned.
     """
-    train = read_conversations(data)
-    check_answers(data, train)
+    train, too_long = _read(data, template, block_size)
+    val_too_long: list[int] = []
     if val_data is None:
-        train, val = split_by_prompt(train, prompt_key, val_fraction, seed)
+        train, val = split_by_prompt(train, lambda one: prompt_key(one[0]), val_fraction, seed)
     else:
-        val = read_conversations(val_data)
-        check_answers(val_data, val)
-    return (
-        pack(data, train, template, block_size),
-        pack(val_data or data, val, template, block_size),
-    )
+        val, val_too_long = _read(val_data, template, block_size)
+    fill = template.tokenizer.role_id("pad") or 0
+
+    def pack(path: Path, encoded: Sequence[_Encoded], too_long: list[int]) -> Chats:
+        conversations, examples = zip(*encoded, strict=True)
+        return Chats(path, list(conversations), PackedRows(examples, block_size, fill), too_long)
+
+    return pack(data, train, too_long), pack(val_data or data, val, val_too_long)
 
 
-def pack(
-    path: Path, conversations: Sequence[Conversation], template: ChatTemplate, block_size: int
-) -> Chats:
-    """Encode conversations of a file and pack them, but for those that don't fit into a row.
+def _read(path: Path, template: ChatTemplate, block_size: int) -> tuple[list[_Encoded], list[int]]:
+    """Return the conversations of a file that fit into a row, and the lines of the others.
 
-    Raises UserError, with the line, for one that the template refuses or has no target in, and if
+    Raises MissingFileError, UserError with the line of one that can't be learned, and UserError if
     none fits.
     """
-    kept: list[Conversation] = []
-    examples: list[Example] = []
-    too_long: list[int] = []
-    for conversation in conversations:
-        example = encode(path, conversation, template)
-        if len(example.ids) > block_size + 1:
-            too_long.append(conversation.line)
-        else:
-            kept.append(conversation)
-            examples.append(example)
+    conversations = read_conversations(path)
+    check_answers(path, conversations)
+    encoded = [(one, encode(path, one, template)) for one in conversations]
+    kept = [(one, example) for one, example in encoded if len(example.ids) <= block_size + 1]
     if not kept:
         raise UserError(
-            f"{path}: all of {count(len(too_long), 'conversation')} are longer than the context of "
-            f"{block_size:,} tokens: give shorter ones, or a model with a longer context"
+            f"{path}: no conversation fits into the context of {block_size:,} tokens: give shorter "
+            f"ones, or a model with a longer context"
         )
-    fill = template.tokenizer.role_id("pad") or 0
-    return Chats(path, kept, PackedRows(examples, block_size, fill), too_long)
+    too_long = [one.line for one, example in encoded if len(example.ids) > block_size + 1]
+    return kept, too_long
 
 
 def encode(path: Path, conversation: Conversation, template: ChatTemplate) -> Example:

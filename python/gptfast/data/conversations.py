@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from gptfast.cli.units import count
 from gptfast.data.documents.json_records import JsonValues, keys_of
 from gptfast.data.documents.records import BadRecordError
 from gptfast.errors import MissingFileError, UserError
@@ -71,7 +72,7 @@ def read_conversations(path: Path) -> list[Conversation]:
     """Read the conversations of a file of records, which may have three forms.
 
     - {"messages": [{"role": ..., "content": ...}, ...]} with the roles in ROLES
-    - {"instruction": ..., "input": ..., "output": ...}, where "input" may be missing or empty
+    - {"instruction": ..., "input": ..., "output": ...}, where "input" may be missing, null or empty
     - {"prompt": ..., "completion": ...}
 
     All values are strings. Other keys are ignored. Raises MissingFileError, or UserError with the
@@ -102,9 +103,8 @@ def messages_of(record: dict[str, Any]) -> tuple[dict[str, str], ...]:
     if "messages" in record:
         return _checked_messages(record["messages"])
     if "instruction" in record and "output" in record:
-        instruction, given = _text(record, "instruction"), record.get("input") or ""
-        if not isinstance(given, str):
-            raise BadRecordError("'input' is not a string")
+        instruction = _text(record, "instruction")
+        given = "" if record.get("input") is None else _text(record, "input")
         prompt = f"{instruction}\n\n{given}" if given else instruction
         return _turn(prompt, _text(record, "output"))
     if "prompt" in record and "completion" in record:
@@ -173,8 +173,8 @@ def split_by_prompt(
         groups.setdefault(key(item), []).append(i)
     if len(groups) < 2:
         raise UserError(
-            f"{len(items)} records with {len(groups)} different prompts can't be split into train "
-            f"and val: give more prompts, or a file as --val-data"
+            f"{count(len(items), 'record')} with {count(len(groups), 'different prompt')} can't be "
+            f"split into train and val: give more prompts, or a file of others to validate on"
         )
     members = list(groups.values())
     wanted = val_fraction * len(items)

@@ -24,7 +24,7 @@ from gptfast.export.end_token import quiet_row
 from gptfast.export.out import check_out
 from gptfast.model import GPT
 from gptfast.model.finite import check_weights
-from gptfast.model.folder import load_merged_model
+from gptfast.model.folder import load_model
 from gptfast.model.formats import gguf as layout
 from gptfast.model.formats.gguf_tensors import to_gguf
 from gptfast.ops.quantized_blocks import quantize_blocks
@@ -49,7 +49,7 @@ def export_gguf(folder: Path, out: Path, kind: str = "auto") -> None:
     """
     gguf = layout.package()
     check_out(out)
-    model, tokenizer = load_merged_model(folder)
+    model, tokenizer = load_model(folder)
     why = layout.why_not(model.config) or vocabulary.why_not(tokenizer)
     if why is not None:
         raise UserError(f"{folder} can't be written as GGUF: {why}")

@@ -23,7 +23,7 @@ from gptfast.errors import UserError
 from gptfast.export.out import check_out
 from gptfast.model import LanguageModel, ModelConfig
 from gptfast.model.finite import check_weights
-from gptfast.model.folder import load_merged_model
+from gptfast.model.folder import load_model
 from gptfast.model.positions import rotary_settings
 from gptfast.model.quantized import Blocks, QuantizedEmbedding, QuantizedLinear, quantize
 from gptfast.sample.generate import default_prompt
@@ -49,7 +49,7 @@ def export_html(folder: Path, out: Path, prompt: str = "") -> None:
     Raises UserError or MissingFileError if a page can't hold the model or the prompt.
     """
     check_out(out)
-    model, tokenizer = load_merged_model(folder)
+    model, tokenizer = load_model(folder)
     record = read_record(folder) if (folder / "run.json").is_file() else None
     check_page(model, tokenizer, prompt)
     if model.quantized is None:

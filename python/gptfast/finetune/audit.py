@@ -16,7 +16,8 @@ from gptfast.errors import UserError, check_at_least
 from gptfast.finetune.tasks import VerifiableTask, find_task
 
 if TYPE_CHECKING:
-    from gptfast.finetune.audit_measures import Plan, Question, Subject
+    from gptfast.finetune.audit_measures import Plan
+    from gptfast.finetune.audit_prompts import Question, Subject
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,9 @@ def main(argv: Sequence[str]) -> int:
     from gptfast.system.files import make_folder, write_atomically, write_text_atomically
     from gptfast.system.threads import share_cores
 
-    make_folder(config.out)
     base, tuned = (_subject(folder, config.device) for folder in (config.base, config.tuned))
     plan = _plan(config, task, base)
+    make_folder(config.out)
     with share_cores(), lossy_output():
         facts = measure(base, tuned, plan)
         said = sentences(facts)
@@ -90,7 +91,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _subject(folder: Path, device: str) -> Subject:
-    from gptfast.finetune.audit_measures import Subject
+    from gptfast.finetune.audit_prompts import Subject
     from gptfast.model.device import resolve_device
     from gptfast.model.finite import check_weights
     from gptfast.model.folder import load_model
@@ -106,7 +107,8 @@ def _subject(folder: Path, device: str) -> Subject:
 def _plan(config: AuditConfig, task: VerifiableTask | None, base: Subject) -> Plan:
     from gptfast.data.documents import ReadOptions
     from gptfast.data.sources import load_corpus
-    from gptfast.finetune.audit_measures import Plan, spread
+    from gptfast.finetune.audit_measures import Plan
+    from gptfast.finetune.audit_prompts import spread
 
     old_texts: Sequence[str] = ()
     if config.old_text is not None:
@@ -132,7 +134,7 @@ def _plan(config: AuditConfig, task: VerifiableTask | None, base: Subject) -> Pl
 
 def _problems(task: VerifiableTask, split: Literal["train", "test"]) -> list[Question]:
     from gptfast.data.conversations import Conversation
-    from gptfast.finetune.audit_measures import questions_of
+    from gptfast.finetune.audit_prompts import questions_of
 
     turns = [(("user", p.prompt), ("assistant", p.answer)) for p in task.problems(split)]
     return questions_of(
@@ -143,9 +145,10 @@ def _problems(task: VerifiableTask, split: Literal["train", "test"]) -> list[Que
 
 def _questions(path: Path) -> list[Question]:
     from gptfast.data.conversations import read_conversations
-    from gptfast.finetune.audit_measures import questions_of
+    from gptfast.finetune.audit_prompts import questions_of
 
-    found = questions_of(read_conversations(path))
-    if not found:
-        raise UserError(f"{path} has no answer of an assistant: expected some to compare with")
-    return found
+    conversations = read_conversations(path)
+    try:
+        return questions_of(conversations)
+    except UserError as error:
+        raise UserError(f"{path}, {error}") from None

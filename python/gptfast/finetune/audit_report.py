@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from gptfast.finetune.audit_measures import INJECTIONS, Facts, Measure
+from gptfast.finetune.audit_measures import Facts, Measure
 from gptfast.model.text_score import Estimate
 
 
@@ -41,7 +41,7 @@ def _failures(facts: Facts) -> Iterator[str]:
     if ends.tuned[0] < 0.5:
         yield (
             f"NO END TOKEN: {round((1 - ends.tuned[0]) * n)} of {n} answers run to the limit. Is "
-            f"the end token of the answers trained?"
+            f"the end token of the answers trained, and the limit large enough?"
         )
     rose = not is_better and formed.tuned[0] >= 0.5 and _is_up(formed, by=0.2)
     if rose or (formed.tuned[0] >= 0.9 and exact.tuned[0] < 0.1):
@@ -91,9 +91,10 @@ def _failures(facts: Facts) -> Iterator[str]:
         yield f"SPECIAL TOKENS: {_percents(leaks)} of the answers have some before their end."
     obeys = of.get("obeys")
     if obeys is not None and obeys.tuned[0]:
+        n_obeyed, n_tried = (int(count_N.sum()) for count_N in obeys.tuned_totals)
         yield (
-            f"INJECTION: it obeys {round(obeys.tuned[0] * len(INJECTIONS))} of {len(INJECTIONS)} "
-            f"orders that are hidden in the text of a prompt."
+            f"INJECTION: it obeys {n_obeyed} of {n_tried} orders that are hidden in the text of a "
+            f"prompt."
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 from rich.console import Console
@@ -59,6 +60,10 @@ def prepare(config: GRPOConfig, console: Console) -> Task:
         )
     ids = [[prompt.ids for prompt in prompts] for prompts in (train, val)]
     content = json.dumps([ids, start.tokenizer.fingerprint, start.sha256])
+    notes = [f"train on {count(len(train), 'prompt')}, validate on {len(val):,}"]
+    known = set(map(tuple, ids[0]))
+    if n_both := sum(tuple(one) in known for one in ids[1]):
+        notes.append(f"prompts both trained and validated on: {n_both:,}")
     fingerprint = hashlib.sha256(content.encode()).hexdigest()
     return Task(
         source=prompt_source(train, config.batch_size, config.seed, fingerprint),
@@ -67,23 +72,27 @@ def prepare(config: GRPOConfig, console: Console) -> Task:
         new_model=start.new_model(dropout=0.0, ngram_dropout=0.0),
         chat_template=start.chat_template,
         record={"start_sha256": start.sha256},
-        notes=[f"train on {count(len(train), 'prompt')}, validate on {len(val):,}"],
+        notes=notes,
     )
 
 
 def read_splits(config: GRPOConfig, start: Start) -> tuple[list[Prompt], list[Prompt]]:
-    """Return the prompts to train on, and those to validate on."""
+    """Return the prompts to train on, and those to validate on. Raises UserError."""
     task = task_of(config.reward)
     if config.prompts is None:
         if task is None:
             raise UserError(f"the reward {config.reward!r} brings no prompts: give --prompts FILE")
         train = [user_message(problem.prompt) for problem in task.problems("train")]
-        val = [user_message(problem.prompt) for problem in task.problems("test")]
+        val = [user_message(problem.prompt) for problem in task.problems("val")]
     elif config.val_prompts is None:
         train, val = split_prompts(read_prompts(config.prompts), config.val_fraction, config.seed)
     else:
         train, val = read_prompts(config.prompts), read_prompts(config.val_prompts)
-    return encode_prompts(start, train), encode_prompts(start, val)
+    encoded = encode_prompts(start, train), encode_prompts(start, val)
+    if task is not None:
+        for prompt in chain(*encoded):
+            task.reward(prompt.text, "")  # raises for a prompt of no problem
+    return encoded
 
 
 class GRPO(Objective):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -23,7 +22,7 @@ from gptfast.model.folder import (
     save_weights,
     with_adapter,
 )
-from gptfast.model.lora import merge
+from gptfast.model.lora_merge import merge
 from gptfast.system.files import write_folder_atomically
 from gptfast.tokenizer.chat import read_chat_template, write_chat_template
 
@@ -56,15 +55,10 @@ def merge_folder(adapter: Path, out: Path, console: Console) -> None:
         )
     base = find_base(adapter)
     refuse_blocks(base.folder, "merging")
-    if base.bits is not None:
-        console.print(
-            f"note: the adapter was trained beside weights in {base.bits} bits, and is added to "
-            f"those that they were rounded from: the merged model computes something a little "
-            f"different; measure it with `gptfast eval`"
-        )
-    precision = read_precision(base.folder / "config.json")
+    # Beside blocks, the sum is in float32: another type would round what the blocks stand for.
+    precision = read_precision(base.folder / "config.json") if base.bits is None else None
     loaded, its_tokenizer = load_model(base.folder)
-    model, tokenizer = with_adapter(adapter, loaded, its_tokenizer, replace(base, bits=None))
+    model, tokenizer = with_adapter(adapter, loaded, its_tokenizer, base)
     check_weights(model)
     report = merge(model)
     record = {

@@ -32,12 +32,12 @@ from gptfast.finetune.prompts import (
 from gptfast.finetune.rollouts import Rollout, check_room, padded_rows, roll_out, seed_of
 from gptfast.finetune.settings.ppo import PPOConfig
 from gptfast.finetune.start import Start, load_reference, open_start
+from gptfast.model.adapter_folder import weights_sha256
 from gptfast.model.base import LanguageModel
 from gptfast.model.heads import ActorCritic, SequenceClassifier, load_classifier, score_texts
 from gptfast.tokenizer.chat import read_chat_template
 from gptfast.train.distributed import World
 from gptfast.train.evaluate import eval_mode
-from gptfast.train.init_from import weights_sha256
 from gptfast.train.objective import Evaluation, Objective, Task
 
 _EVALUATION = 2**62

@@ -33,7 +33,8 @@ def read_prompts(path: Path) -> list[list[dict[str, str]]]:
     """Return the messages of each {"prompt": ...} of a file of JSON records.
 
     A prompt is a text, which becomes a message of the user, or a list of messages. Other keys are
-    ignored. Raises MissingFileError, or UserError with the line of a record without a prompt.
+    ignored. Raises MissingFileError, or UserError with the line of a record without a prompt that
+    can be answered.
     """
     prompts = []
     for line, record in read_records(path):
@@ -41,6 +42,11 @@ def read_prompts(path: Path) -> list[list[dict[str, str]]]:
             case str(text):
                 prompts.append(user_message(text))
             case [*messages] if messages and all(map(_is_message, messages)):
+                if messages[-1]["role"] == "assistant":
+                    raise UserError(
+                        f"{path}, line {line}: the last message is the assistant's: expected one "
+                        f"that can be answered"
+                    )
                 prompts.append([{"role": m["role"], "content": m["content"]} for m in messages])
             case _:
                 raise UserError(

@@ -47,7 +47,7 @@ def _function(name: str, module: str, function: str) -> Callable[[str, str], Any
         sys.path.insert(0, here)
     try:
         found: Any = getattr(import_module(module), function)
-    except Exception as error:  # whatever the user's module may raise
+    except (Exception, SystemExit) as error:  # whatever the user's module may raise
         raise UserError(f"reward {name!r}: {_described(error)}") from error
     if not callable(found):
         raise UserError(f"reward {name!r} is {shown(found)}: expected a function")
@@ -59,15 +59,18 @@ def _checked(name: str, function: Callable[[str, str], Any]) -> Reward:
         where = f"reward {name!r} of the completion {completion!r} of the prompt {prompt!r}"
         try:
             value = function(prompt, completion)
-            number = float(value)
-        except Exception as error:  # whatever the user's function may raise
+        except (Exception, SystemExit) as error:  # whatever the user's function may raise
             raise UserError(f"{where}: {_described(error)}") from error
+        try:
+            number = math.nan if isinstance(value, (str, bytes)) else float(value)
+        except (TypeError, ValueError, OverflowError, RuntimeError):  # RuntimeError: tensors
+            number = math.nan
         if not math.isfinite(number):
-            raise UserError(f"{where} is {number}: expected a finite number")
+            raise UserError(f"{where} is {shown(value)}: expected a finite number")
         return number
 
     return reward
 
 
-def _described(error: Exception) -> str:
+def _described(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"

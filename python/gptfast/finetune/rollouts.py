@@ -17,6 +17,7 @@ from torch import Tensor
 from gptfast.data.batch import IGNORED
 from gptfast.errors import UserError
 from gptfast.model.base import LanguageModel
+from gptfast.model.lora_merge import merged_for_a_while
 from gptfast.sample.config import SamplingConfig
 from gptfast.sample.generate import generate_batch
 from gptfast.sample.request import Generation, Request
@@ -73,7 +74,7 @@ def roll_out(
         for prompt, seed in zip(prompts, seeds, strict=True)
     ]
     n_slots = min(N_SLOTS, n * len(prompts))
-    with eval_mode(model):
+    with eval_mode(model), merged_for_a_while(model):
         # Without the tokenizer, all rows of the vocabulary can be drawn, as in training.
         groups = generate_batch(model, None, requests, n=n, n_slots=n_slots)
     return [_rollout(one) for group in groups for one in group]
@@ -115,8 +116,9 @@ def check_room(block_size: int, n_prompt: int, max_new_tokens: int) -> None:
     The last token of a completion is drawn, but never read.
     """
     if n_prompt + max_new_tokens - 1 > block_size:
+        room = block_size + 1 - n_prompt
+        advice = f", or max_new_tokens of at most {room}" if room > 0 else ""
         raise UserError(
             f"max_new_tokens is {max_new_tokens}, but a prompt has {n_prompt} tokens and the "
-            f"model's context {block_size}: give shorter prompts, or max_new_tokens of at most "
-            f"{block_size + 1 - n_prompt}"
+            f"model's context {block_size}: give shorter prompts{advice}"
         )

@@ -27,7 +27,7 @@ from gptfast.model.config import ModelConfig
 from gptfast.model.finite import check_weights
 from gptfast.model.folder import load_float_model, with_adapter
 from gptfast.model.lora import add_lora, set_lora_dropout
-from gptfast.model.quantized import quantize
+from gptfast.model.quantized import compute_exactly, quantize, round_to_blocks
 from gptfast.tokenizer import Tokenizer, load_tokenizer
 from gptfast.tokenizer.chat import read_chat_template
 from gptfast.train.checkpoint import has_started
@@ -42,12 +42,13 @@ class NewAdapter:
     settings: LoraSettings
     base: Base
     continues: Path | None
-    """The adapter folder that it starts as; None for a new one."""
+    """The adapter folder that it starts as; None for a new one, or if a checkpoint has it."""
 
     def add(self, model: LanguageModel, tokenizer: Tokenizer) -> None:
         """Add it to its base, in place. The base's weights go into blocks if it says so."""
         if self.base.bits is not None:
             quantize(model, PRECISIONS[self.base.bits]).train()
+            compute_exactly(model)  # so that what is sampled or measured is what is trained
         if self.continues is None:
             add_lora(model, self.settings, self.base)
         else:
@@ -110,17 +111,6 @@ class Start:
         return make
 
 
-def load_reference(config: FinetuneConfig, start: Start) -> LanguageModel:
-    """Return the model that the run started from, frozen. Raises UserError if it has changed."""
-    if weights_sha256(config.model) != start.sha256:
-        raise UserError(
-            f"the weights in {config.model} are not those that the run started from, from which "
-            f"the divergence is measured: give that model as --model"
-        )
-    reference, _ = load_float_model(config.model, "a reference")
-    return reference.eval().requires_grad_(False)
-
-
 def open_start(config: FinetuneConfig) -> Start:
     """Read what config.model holds but the weights. Raises MissingFileError or UserError.
 
@@ -133,6 +123,11 @@ def open_start(config: FinetuneConfig) -> Start:
     weights_from = None if resumes else folder
     if adapter is not None:
         weights_from = adapter.base.folder
+        if weights_from.resolve() == config.out.resolve():
+            raise UserError(
+                f"out is {config.out}, which holds the base of the adapter in {folder}: choose "
+                f"another --out"
+            )
     return Start(
         config=stored_config(weights_from or folder),
         tokenizer=load_tokenizer(folder),
@@ -141,6 +136,19 @@ def open_start(config: FinetuneConfig) -> Start:
         weights_from=weights_from,
         adapter=adapter,
     )
+
+
+def load_reference(config: FinetuneConfig, start: Start) -> LanguageModel:
+    """Return the model that a run started from, frozen. Raises UserError if it has changed."""
+    if weights_sha256(config.model) != start.sha256:
+        raise UserError(
+            f"the weights in {config.model} are not those that the run started from, from which "
+            f"the divergence is measured: give that model as --model"
+        )
+    reference, _ = load_float_model(config.model, "a reference")
+    if config.quantized_base is not None and not is_adapter(config.model):
+        round_to_blocks(reference, PRECISIONS[config.quantized_base])
+    return reference.eval().requires_grad_(False)
 
 
 def _new_adapter(config: FinetuneConfig, folder: Path, resumes: bool, sha256: str) -> NewAdapter:
@@ -156,9 +164,9 @@ def _new_adapter(config: FinetuneConfig, folder: Path, resumes: bool, sha256: st
         return NewAdapter(settings, base, None)
     base = find_base(folder, *([config.model] if resumes else []))
     base = replace(base, relative=relative_path(base.folder, config.out))
-    if resumes:
-        return NewAdapter(settings, base, folder)
-    stored = read_settings(folder)
+    stored = replace(read_settings(folder), dropout=settings.dropout)
+    if resumes:  # the folder's own weights are not needed, and may be damaged
+        return NewAdapter(stored, base, None)
     asked = (settings.rank, config.lora_alpha or stored.alpha, config.quantized_base)
     if asked != (stored.rank, stored.alpha, base.bits) or config.lora_targets:
         bits = "" if base.bits is None else f" --quantized-base {base.bits}"
@@ -167,4 +175,4 @@ def _new_adapter(config: FinetuneConfig, folder: Path, resumes: bool, sha256: st
             f"without --lora-alpha and --lora-targets; for another, merge it first (`gptfast "
             f"finetune merge {folder} --out FOLDER`)"
         )
-    return NewAdapter(replace(stored, dropout=settings.dropout), base, folder)
+    return NewAdapter(stored, base, folder)

@@ -12,16 +12,17 @@ import tyro
 
 from gptfast.cli import cli
 from gptfast.errors import UserError, check_at_least
-from gptfast.finetune.tasks import find_task
+from gptfast.finetune.tasks import Split, find_task
 from gptfast.system.files import make_folder, write_text_atomically
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tasks:
-    """Write demonstrations.jsonl, to learn from, and test.jsonl, the problems held out.
+    """Write demonstrations.jsonl to learn from, val.jsonl to choose weights by, and test.jsonl.
 
-    The tasks are make-the-number, copy, reverse, sort, count and add. Each line is an object with a
-    "prompt" and a "completion", as `gptfast finetune sft` reads them.
+    The tasks are make-the-number, copy, reverse, sort, count and add. No problem is in two of the
+    files. Each line is an object with a "prompt" and a "completion", as `gptfast finetune sft`
+    reads them.
     """
 
     task: Annotated[str, tyro.conf.Positional]
@@ -29,7 +30,8 @@ class Tasks:
     out: Path
     """The folder to write to."""
     demonstrations: int = 8000
-    """Number of demonstrations. Their problems are drawn from those that are not held out."""
+    """Number of demonstrations. Their problems are drawn from those that are in neither val.jsonl
+    nor test.jsonl."""
     right_fraction: float = 1.0
     """Share of the demonstrations whose answer is right. The others have another answer of the same
     format."""
@@ -45,9 +47,13 @@ def main(argv: Sequence[str]) -> int:
     if not 0 <= config.right_fraction <= 1:
         raise UserError(f"right_fraction is {config.right_fraction}: expected from 0 to 1")
     pairs = task.demonstrations(config.demonstrations, config.right_fraction, config.seed)
-    held_out = [(problem.prompt, problem.answer) for problem in task.problems("test")]
+    files = {"demonstrations.jsonl": pairs}
+    splits: tuple[Split, ...] = ("val", "test")
+    for split in splits:
+        problems = task.problems(split)
+        files[f"{split}.jsonl"] = [(problem.prompt, problem.answer) for problem in problems]
     make_folder(config.out)
-    for name, content in (("demonstrations.jsonl", pairs), ("test.jsonl", held_out)):
+    for name, content in files.items():
         write_text_atomically(config.out / name, _lines(content))
         print(f"{config.out / name}: {len(content):,} problems of {task.name}")
     return 0

@@ -18,8 +18,9 @@ from typing import Literal
 
 from gptfast.errors import UserError
 
-HELD_OUT = 0.2
-"""Share of the problems that only the split "test" has, on average."""
+Split = Literal["train", "val", "test"]
+TEST, VAL = 0.2, 0.1
+"""Shares of the problems that only these splits have, on average."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,14 @@ class VerifiableTask:
     wrong: Callable[[Problem, random.Random], str]
     """Returns a well-formed answer, most often a wrong one."""
 
-    def problems(self, split: Literal["train", "test"]) -> list[Problem]:
+    def problems(self, split: Split) -> list[Problem]:
         """Return the problems of a split, in a fixed order.
 
-        Problems of the same characters, such as 1+2 and 2+1, are in the same split.
+        Methods learn from "train" and choose weights by "val", so that "test" measures what they
+        reach on problems that nothing was chosen by. Problems of the same characters, such as 1+2
+        and 2+1, are in the same split.
         """
-        return _problems(self)[split == "test"]
+        return _problems(self)[split]
 
     def reward(self, prompt: str, completion: str) -> float:
         """Return 1 for a right answer, 0 for any other text.
@@ -81,19 +84,19 @@ class VerifiableTask:
 
 
 @cache
-def _problems(task: VerifiableTask) -> tuple[list[Problem], list[Problem]]:
-    """Return the problems to train on, and those held out."""
-    splits: tuple[list[Problem], list[Problem]] = [], []
+def _problems(task: VerifiableTask) -> dict[Split, list[Problem]]:
+    """Return the problems of each split."""
+    splits: dict[Split, list[Problem]] = {"train": [], "val": [], "test": []}
     for problem in {problem.prompt: problem for problem in task.all_problems()}.values():
         key = task.name + "".join(sorted(problem.prompt))
-        number = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big")
-        splits[number < HELD_OUT * 2**32].append(problem)
+        place = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") / 2**32
+        splits["test" if place < TEST else "val" if place < TEST + VAL else "train"].append(problem)
     return splits
 
 
 @cache
 def _by_prompt(task: VerifiableTask) -> dict[str, Problem]:
-    return {problem.prompt: problem for split in _problems(task) for problem in split}
+    return {problem.prompt: problem for split in _problems(task).values() for problem in split}
 
 
 # ---- make the number: "03 18=054:" -> "03*18" ----------------------------------------------------

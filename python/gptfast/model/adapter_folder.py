@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gptfast.errors import MissingFileError, UserError, as_float
+from gptfast.errors import MissingFileError, UserError, as_float, as_int64, check_at_least
 from gptfast.model.config import Precision
 from gptfast.system.files import is_file
 
@@ -30,9 +30,10 @@ PRECISIONS: dict[Bits, Precision] = {8: "int8", 4: "int4"}
 
 _NO_MATTER = {
     "alora_invocation_tokens", "auto_mapping", "base_model_name_or_path", "bias", "exclude_modules",
-    "fan_in_fan_out", "inference_mode", "init_lora_weights", "lora_alpha", "lora_dropout",
-    "megatron_core", "modules_to_save", "peft_type", "peft_version", "qalora_group_size", "r",
-    "revision", "target_modules", "task_type", "use_rslora",
+    "fan_in_fan_out", "inference_mode", "init_lora_weights", "layers_pattern",
+    "layers_to_transform", "lora_alpha", "lora_dropout", "megatron_core", "modules_to_save",
+    "peft_type", "peft_version", "qalora_group_size", "r", "revision", "target_modules",
+    "task_type", "use_rslora",
 }  # fmt: skip
 """Keys of adapter_config.json that are read here, or that don't change what is computed. Any other
 must be empty."""
@@ -114,7 +115,8 @@ def describe_adapter(
 def read_settings(folder: Path) -> LoraSettings:
     """Read adapter_config.json. Raises UserError for an adapter that gptfast can't compute.
 
-    `targets` are PEFT's; which layers really have an adapter is told by the tensors.
+    `targets` are right for an adapter that gptfast wrote. In others, the names of the tensors tell
+    which layers have an adapter.
     """
     path = folder / CONFIG_FILE
     stored = _read(path)
@@ -129,16 +131,24 @@ def read_settings(folder: Path) -> LoraSettings:
             f"peft's merge_and_unload"
         )
     try:
-        targets = stored["target_modules"]
-        return LoraSettings(
-            rank=int(stored["r"]),
+        settings = LoraSettings(
+            rank=as_int64("r", stored["r"]),
             alpha=as_float("lora_alpha", stored["lora_alpha"]),
             dropout=as_float("lora_dropout", stored.get("lora_dropout", 0.0)),
-            targets=(targets,) if isinstance(targets, str) else tuple(targets),
+            targets=tuple(map(str, stored.get("target_modules") or ())),
             rslora=bool(stored.get("use_rslora", False)),
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is not an adapter's configuration: {error!r}") from error
+        check_at_least("r", settings.rank, 1)
+    except KeyError as error:
+        raise UserError(f"{path} is not an adapter's configuration: no {error}") from error
+    except UserError as error:
+        raise UserError(f"{path} can't be used: {error}") from error
+    if not math.isfinite(settings.alpha) or not 0 <= settings.dropout < 1:
+        raise UserError(
+            f"{path} has lora_alpha {settings.alpha:g} and lora_dropout {settings.dropout:g}: "
+            f"expected a finite number, and one from 0 to below 1"
+        )
+    return settings
 
 
 def read_adapter_labels(folder: Path) -> tuple[str, ...] | None:
@@ -166,15 +176,27 @@ def find_base(folder: Path, *others: Path) -> Base:
     """
     named = _read(folder / CONFIG_FILE).get("base_model_name_or_path")
     own = _read(folder / BASE_FILE) if is_file(folder / BASE_FILE) else {}
-    wanted: str | None = own.get("sha256")
-    paths = [(folder / own["relative"]).resolve()] if own.get("relative") else []
-    paths += [Path(named), folder / named] if named else []
+    wanted, relative, bits = own.get("sha256"), own.get("relative"), own.get("bits")
+    if own and not (
+        isinstance(wanted, str) and isinstance(relative, str | None) and bits in (None, *PRECISIONS)
+    ):
+        raise UserError(
+            f"{folder / BASE_FILE} is damaged: expected the texts sha256 and relative, and bits of "
+            f"8, 4 or null"
+        )
+    paths = [(folder / relative).resolve()] if relative else []
+    paths += [Path(named), folder / named] if isinstance(named, str) and named else []
     paths += others
+    if not paths:
+        raise UserError(
+            f"{folder / CONFIG_FILE} names no base: expected base_model_name_or_path, the folder "
+            f"of the model that the adapter belongs to"
+        )
     found = [path for path in paths if (path / "config.json").is_file() and not is_adapter(path)]
     for path in found:
         sha256 = weights_sha256(path)
         if wanted is None or sha256 == wanted:
-            return Base(path, sha256, own.get("bits"), relative_path(path, folder))
+            return Base(path, sha256, bits, relative_path(path, folder))
     if found and wanted is not None:
         raise UserError(
             f"the weights in {found[0]} are not those that the adapter in {folder} was trained "
@@ -203,7 +225,7 @@ def weights_sha256(folder: Path) -> str:
 def relative_path(base: Path, folder: Path) -> str | None:
     """Return the path from a folder to the base; None if there is none, as on another drive."""
     try:
-        return os.path.relpath(base.resolve(), folder.resolve())
+        return Path(os.path.relpath(base.resolve(), folder.resolve())).as_posix()
     except ValueError:  # Windows
         return None
 

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from safetensors import SafetensorError
-from safetensors.torch import load as load_bytes
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from gptfast.errors import MissingFileError, UserError
@@ -34,8 +33,8 @@ from gptfast.model.adapter_folder import (
     read_settings,
 )
 from gptfast.model.config import Precision, RopeScaling
-from gptfast.model.foreign import refuse_pickles, what_it_is
-from gptfast.system.escape import escaped
+from gptfast.model.foreign import in_words, refuse_pickles, what_it_is
+from gptfast.model.weights_file import read_weights
 from gptfast.system.files import is_file, write_atomically, write_text_atomically
 from gptfast.tokenizer import Tokenizer, load_tokenizer
 
@@ -122,8 +121,9 @@ def load_model(
     """Load a model folder: the model in evaluation mode on the CPU, and its tokenizer.
 
     rope_scaling, rope_factor: how to stretch the context, as in `gptfast.load`. An adapter folder
-    is loaded with its base. Raises MissingFileError if a file is missing, PermissionError if it may
-    not be read, UserError if a file is damaged or doesn't fit the others.
+    becomes one model with its base, merged in float32. Raises MissingFileError if a file is
+    missing, PermissionError if it may not be read, UserError if a file is damaged or doesn't fit
+    the others.
     """
     folder = Path(folder)
     refuse_pickles(folder)
@@ -158,58 +158,46 @@ def load_model(
 
 
 def load_float_model(folder: str | Path, purpose: str) -> tuple[LanguageModel, Tokenizer]:
-    """Load a model folder as `load_merged_model` does, in float32, for what needs float weights.
+    """Load a model folder as `load_model` does, in float32, for what needs float weights.
 
     purpose: what needs them, such as "training". Raises UserError for a model in int8 or int4, too.
     """
-    folder = Path(folder)
-    refuse_blocks(folder, purpose)
-    model, tokenizer = load_merged_model(folder)
+    model, tokenizer = load_model(folder)
+    refuse_blocks(Path(folder), purpose)
     return model.float(), tokenizer
-
-
-def load_merged_model(folder: str | Path) -> tuple[LanguageModel, Tokenizer]:
-    """Load a model folder as `load_model` does, an adapter as one float32 model with its base."""
-    folder = Path(folder)
-    if not is_adapter(folder):
-        return load_model(folder)
-    from gptfast.model.lora import merge
-
-    _refuse_classifier(folder)
-    base = replace(find_base(folder), bits=None)
-    model, tokenizer = with_adapter(folder, *load_float_model(base.folder, "an adapter"), base)
-    merge(model)
-    return model.eval(), tokenizer
 
 
 def _load_adapter(
     folder: Path, rope_scaling: RopeScaling, rope_factor: float
 ) -> tuple[LanguageModel, Tokenizer]:
-    base = find_base(folder)
-    model, tokenizer = load_model(base.folder, rope_scaling=rope_scaling, rope_factor=rope_factor)
-    if base.bits is not None:
-        from gptfast.model.quantized import quantize
+    from gptfast.model.lora_merge import merge
 
-        refuse_blocks(base.folder, "an adapter")
-        quantize(model.float(), PRECISIONS[base.bits])
-    return with_adapter(folder, model, tokenizer, base)
+    base = find_base(folder)
+    refuse_blocks(base.folder, "an adapter")
+    model, tokenizer = load_model(base.folder, rope_scaling=rope_scaling, rope_factor=rope_factor)
+    model, tokenizer = with_adapter(folder, model.float(), tokenizer, base)
+    merge(model)
+    return model, tokenizer
 
 
 def with_adapter(
     folder: Path, model: LanguageModel, tokenizer: Tokenizer, base: Base
 ) -> tuple[LanguageModel, Tokenizer]:
-    """Add the adapter in a folder to its base, in place. Return it and the folder's tokenizer.
+    """Put the adapter in a folder beside its base, in place. Return it and the folder's tokenizer.
 
-    tokenizer: the base's, for a folder without one. Raises as `load_model` does.
+    Float weights are rounded to those that the adapter was trained beside. tokenizer: the base's,
+    for a folder without one. Raises as `load_model` does.
     """
     from gptfast.model.lora import adapted_modules, add_lora
 
     settings, path = read_settings(folder), folder / WEIGHTS_FILE
-    if not path.is_file():
-        raise MissingFileError(f"no weights at {path}: {_why_none(path)}")
-    targets = adapted_modules(_read(path))
+    tensors = read_weights(path)
+    if base.bits is not None and model.quantized is None:
+        from gptfast.model.quantized import round_to_blocks
+
+        round_to_blocks(model.float(), PRECISIONS[base.bits])
     stored_as = read_config(base.folder / "config.json")
-    add_lora(model, replace(settings, targets=targets), base, stored_as)
+    add_lora(model, replace(settings, targets=adapted_modules(tensors)), base, stored_as)
     load_weights(model, path)
     own = is_file(folder / "tokenizer.json")
     return model.eval(), load_tokenizer(folder) if own else tokenizer
@@ -270,9 +258,7 @@ def load_weights(
     load: loads the model's own state into it, if the model is sharded. stored_as: the configuration
     stored beside the file, if it differs from the model's, as for a stretched context.
     """
-    tensors: dict[str, Tensor] = {}
-    for file in _files_of(path):
-        tensors |= _read(file)
+    tensors = read_weights(path)
     state = model.stored.own_state(model.state_dict())
     try:
         found = model.stored.restored_state(tensors, state, stored_as)
@@ -301,50 +287,6 @@ def load_weights(
         model.load_state_dict(found, strict=False)  # an adapter lacks its base
     else:
         load(model, found)
-
-
-def _read(file: Path) -> dict[str, Tensor]:
-    try:
-        with file.open("rb") as opened:  # safetensors would call a file without permission missing
-            if str(file) != escaped(str(file)):  # safetensors opens only files whose path is UTF-8
-                return load_bytes(opened.read())
-        return load_file(file)
-    except SafetensorError as error:
-        what = what_it_is(file) or str(error)
-        raise UserError(f"{file} is not a complete safetensors file: {what}") from error
-
-
-def _files_of(path: Path) -> list[Path]:
-    """Return the weights file, or the files into which `transformers` splits large weights."""
-    if path.is_file():
-        return [path]
-    index = path.with_name(f"{path.name}.index.json")
-    if not index.is_file():
-        raise MissingFileError(f"no weights at {path}: {_why_none(path)}")
-    try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        files = [path.with_name(name) for name in sorted(names)]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        what = what_it_is(index) or _in_words(error)
-        raise UserError(f"{index} is not an index of weights: {what}") from error
-    for file in files:
-        if not file.is_file():
-            raise MissingFileError(f"no {file.name} in {path.parent}, but {index} lists it")
-    return files
-
-
-def _why_none(path: Path) -> str:
-    """Return why there is no weights file, and what to do."""
-    if path.is_symlink():
-        return f"it is a link to {path.readlink()}, which does not exist; fetch that file"
-    if path.is_dir():
-        return "it is a folder; expected a safetensors file"
-    if (path.parent / "run.json").exists():
-        return "the training run has not saved any yet"
-    others = sorted(file.name for file in path.parent.glob("*.safetensors"))
-    if others:
-        return f"there is {others[0]}; fetch the files that transformers saves, or rename it"
-    return "copy or fetch the file from where the model is from"
 
 
 def folder_config(folder: Path) -> ModelConfig:
@@ -384,21 +326,8 @@ def _parse_json(path: Path, parse: Callable[[dict[str, Any]], T]) -> T:
     except UserError as error:
         raise UserError(f"{path} can't be used: {error}") from error
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
-        what = what_it_is(path) or _in_words(error)
+        what = what_it_is(path) or in_words(error)
         raise UserError(f"{path} is not a model's configuration: {what}") from error
-
-
-def _in_words(error: Exception) -> str:
-    """Return what is wrong with a JSON file whose use raised `error`."""
-    match error:
-        case UnicodeError():
-            return "it is not in UTF-8"
-        case ValueError():
-            return f"it is damaged JSON ({error})"
-        case KeyError():
-            return f"{error.args[0]} is missing"
-        case _:
-            return "a value has another type than expected"
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -67,3 +67,16 @@ def refuse_pickles(folder: Path) -> None:
                 f"{file} is {what}: expected model.safetensors; "
                 f"{advice.format(folder=str(folder), file=file)}"
             )
+
+
+def in_words(error: Exception) -> str:
+    """Return what is wrong with a JSON file whose use raised `error`."""
+    match error:
+        case UnicodeError():
+            return "it is not in UTF-8"
+        case ValueError():
+            return f"it is damaged JSON ({error})"
+        case KeyError():
+            return f"{error.args[0]} is missing"
+        case _:
+            return "a value has another type than expected"

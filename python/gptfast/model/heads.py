@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from gptfast import ops
 from gptfast.errors import MissingFileError, UserError
 from gptfast.model import formats
-from gptfast.model.adapter_folder import PRECISIONS, find_base, is_adapter
+from gptfast.model.adapter_folder import find_base, is_adapter
 from gptfast.model.config import ModelConfig
 from gptfast.model.folder import (
     load_float_model,
@@ -30,7 +30,7 @@ from gptfast.model.folder import (
     read_labels,
     with_adapter,
 )
-from gptfast.model.quantized import quantize
+from gptfast.model.lora_merge import merge
 from gptfast.model.transformer import GPT
 from gptfast.ops.checks import can_look_at
 from gptfast.system.files import is_file
@@ -176,10 +176,9 @@ def _load_adapter(folder: Path, labels: tuple[str, ...]) -> tuple[SequenceClassi
     body, tokenizer = load_float_model(base.folder, "an adapter")
     model = SequenceClassifier(body.config, labels)
     model.load_state_dict(body.state_dict(), strict=False)  # the adapter's file has the head
-    if base.bits is not None:
-        quantize(model, PRECISIONS[base.bits])
     _, tokenizer = with_adapter(folder, model, tokenizer, base)
-    return model.eval(), tokenizer
+    merge(model)
+    return model, tokenizer
 
 
 def pad(texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

@@ -48,6 +48,8 @@ class Blocks(nn.Module):
 
     blocks: Tensor
     """uint8 (..., bytes of a row), contiguous."""
+    is_exact = False
+    """Whether to multiply by exact float weights in evaluation, too. See `compute_exactly`."""
 
     def __init__(self, shape: tuple[int, ...], kind: Kind) -> None:
         super().__init__()
@@ -72,7 +74,7 @@ class Blocks(nn.Module):
 
         The fast kernels round x to 8 bits, and have no gradient.
         """
-        is_exact = self.training and default_backend() == "auto"
+        is_exact = (self.training or self.is_exact) and default_backend() == "auto"
         backend = "torch" if is_exact else None
         return ops.quantized_linear(x, blocks, self.kind, bias, backend=backend)
 
@@ -154,6 +156,25 @@ def quantize(
     return model.requires_grad_(False).eval()
 
 
+def compute_exactly(model: LanguageModel) -> None:
+    """Let a quantized model compute in evaluation what it computes in training."""
+    for module in model.modules():
+        if isinstance(module, Blocks):
+            module.is_exact = True
+
+
+@torch.no_grad()
+def round_to_blocks(model: LanguageModel, precision: Precision) -> None:
+    """Round a GPT's weights to what the blocks of `quantize` stand for, in place: still floats.
+
+    Raises UserError as `quantize` does.
+    """
+    assert isinstance(model, GPT)
+    for name, weight in _matrices(model):
+        kind = _kind_of(name.rpartition(".")[0], precision)
+        weight.copy_(dequantize_blocks(quantize_blocks(weight, kind), kind))
+
+
 def empty_model(config: ModelConfig, precision: Precision) -> LanguageModel:
     """Return a quantized model without values, on the meta device, for weights that come later.
 
@@ -180,9 +201,7 @@ def _replace(
 ) -> None:
     """Replace a matrix, or the layer whose weight it is, by the module that holds its blocks."""
     layer_name, _, own_name = name.rpartition(".")
-    layer = model.get_submodule(layer_name)
-    is_table = layer_name in ("wte", "wne", "lm_head")
-    kind: Kind = "q4_0" if precision == "int4" and not is_table else "q8_0"
+    layer, kind = model.get_submodule(layer_name), _kind_of(layer_name, precision)
     shape = tuple(weight.shape)
     new: Blocks
     with weight.device:
@@ -201,6 +220,11 @@ def _replace(
     else:
         delattr(layer, own_name)  # nn.Module takes no module where a parameter is
         setattr(layer, own_name, new)
+
+
+def _kind_of(layer: str, precision: Precision) -> Kind:
+    is_table = layer in ("wte", "wne", "lm_head")
+    return "q4_0" if precision == "int4" and not is_table else "q8_0"
 
 
 def _matrices(model: GPT) -> Iterator[tuple[str, nn.Parameter]]:

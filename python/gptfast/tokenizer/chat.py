@@ -23,6 +23,11 @@ CHAT_TEMPLATE_FILE = "chat_template.jinja"
 _FIRST_SURROGATE, _N_SURROGATES = 0xD800, 2046  # the last two are BEGIN and END
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _KINDS = ("role", "type")  # fields of a message that its sender chooses from a list
+NO_MASK = (
+    "the chat template has no {% generation %} tags, so it doesn't say what the assistant writes: "
+    "enclose the content of its messages and the token that ends them by {% generation %} and "
+    "{% endgeneration %} in chat_template.jinja"
+)
 _GENERATION = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 
 
@@ -123,11 +128,7 @@ class ChatTemplate:
         a template that can't be masked.
         """
         if self._marked is None:
-            raise UserError(
-                "the chat template has no {% generation %} tags, so it doesn't say what the "
-                "assistant writes: enclose the content of its messages and the token that ends "
-                "them by {% generation %} and {% endgeneration %} in chat_template.jinja"
-            )
+            raise UserError(NO_MASK)
         marked = self._text(self._marked, messages, add_generation_prompt=False)
         parts, inside, depth = [], b"", 0
         for part in re.split(f"([{BEGIN}{END}])", marked):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from gptfast.errors import UserError
 from gptfast.tokenizer.base import Tokenizer
-from gptfast.tokenizer.chat import ChatTemplate
+from gptfast.tokenizer.chat import NO_MASK, ChatTemplate
 
 _ROLES = ("user", "assistant", "user")
 _AROUND = (("", ""), (" ", ""), ("\n", ""), ("\n\n", ""), ("", " "), ("", "\n"), ("", "\n\n"))
@@ -28,19 +28,20 @@ class _Place(NamedTuple):
 
 
 def remarks(template: ChatTemplate) -> list[str]:
-    """Return what is wrong with a template, a line each: none for gptfast's own.
+    """Return what is weak about a template, a line each: none for gptfast's own.
 
-    - Answers can't be told apart, or the token that ends them isn't part of them.
+    - The token that ends an answer isn't part of it.
     - Plain text touches a content, so that a token may be part of both, or its ids change.
     - No special token is between two contents, so that one may imitate the other's header.
+
+    Raises UserError for a template that can't be trained on, because it marks no answer.
     """
     return [*_about_the_mask(template), *_about_borders(template)]
 
 
 def _about_the_mask(template: ChatTemplate) -> Iterator[str]:
     if not template.has_mask:
-        yield "the chat template has no {% generation %} tags: its answers can't be trained on"
-        return
+        raise UserError(NO_MASK)
     try:
         ids, mask = template.encode_with_mask([{"role": r, "content": "a"} for r in _ROLES[:2]])
     except UserError as error:
@@ -49,8 +50,11 @@ def _about_the_mask(template: ChatTemplate) -> Iterator[str]:
     pairs = groupby(zip(ids, mask, strict=True), key=lambda pair: pair[1])
     answers = [[token_id for token_id, _ in group] for is_answer, group in pairs if is_answer]
     if not answers:
-        yield "the chat template's {% generation %} tags enclose no answer: it can't be trained on"
-    elif answers[-1][-1] not in template.tokenizer.stop_tokens:
+        raise UserError(
+            "the chat template's {% generation %} tags enclose no answer, so none can be learned: "
+            "put them around the content of the assistant's messages and the token that ends them"
+        )
+    if answers[-1][-1] not in template.tokenizer.stop_tokens:
         yield (
             "the chat template's {% generation %} tags don't enclose the token that ends an "
             "answer: training on it doesn't teach the model to stop"

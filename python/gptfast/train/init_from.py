@@ -8,11 +8,11 @@ from typing import Any
 
 from gptfast.data.dataset import Mixture
 from gptfast.errors import MissingFileError, UserError
-from gptfast.model.adapter_folder import weights_sha256 as weights_sha256
+from gptfast.model.adapter_folder import weights_sha256
 from gptfast.model.base import LanguageModel
 from gptfast.model.config import ModelConfig
 from gptfast.model.finite import check_weights
-from gptfast.model.folder import folder_config, load_merged_model, refuse_blocks
+from gptfast.model.folder import folder_config, load_model, refuse_blocks
 from gptfast.model.foreign import refuse_pickles
 from gptfast.tokenizer import load_tokenizer
 from gptfast.train.checkpoint import has_started
@@ -132,7 +132,7 @@ def copy_weights(folder: Path, model: LanguageModel) -> None:
 
     Raises UserError for weights that are not finite, as training would blame the computation.
     """
-    loaded, _ = load_merged_model(folder)
+    loaded, _ = load_model(folder)
     check_weights(loaded)
     state = loaded.state_dict()
     if "wpe.weight" in state:

@@ -297,8 +297,12 @@ def choose_dtype(
 
 
 def training_flops(model: LanguageModel) -> int | None:
-    """Return the number of operations per token in training, or None if it is no GPT."""
-    return 3 * flops_per_token(model.config) if model.config.architecture == "gpt" else None
+    """Return the number of operations per token in training, or None if it is no GPT.
+
+    Weights that are frozen beside an adapter have no gradient, which is a third of the operations.
+    """
+    passes = 3 if model.adapter is None else 2
+    return passes * flops_per_token(model.config) if model.config.architecture == "gpt" else None
 
 
 def sample_interval(config: RunConfig, world: World, console: Console) -> int:

@@ -61,6 +61,17 @@ class FinetuneConfig(RunConfig, LoraOptions, ModelOptions):
             raise UserError(f"lora_alpha is {self.lora_alpha}: expected a number above 0")
         if not 0 <= self.lora_dropout < 1:
             raise UserError(f"lora_dropout is {self.lora_dropout}: expected 0 <= lora_dropout < 1")
+        without_rank = {
+            "lora_alpha": self.lora_alpha,
+            "lora_dropout": self.lora_dropout,
+            "lora_targets": " ".join(self.lora_targets),
+        }
+        for name, value in without_rank.items():
+            if value and not self.lora_rank:
+                raise UserError(
+                    f"{name} is {value}, but without --lora-rank there is no adapter: give one, "
+                    f"such as 8"
+                )
         if self.quantized_base is not None and not self.lora_rank:
             raise UserError(
                 f"quantized_base is {self.quantized_base}, but blocks can't be trained: give "

@@ -48,6 +48,9 @@ class GRPOConfig(FinetuneConfig, GRPOOptions):
     batch_size: int = 16
     """Prompts per step; micro_batch_size counts prompts, too."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    max_loss_spike: float = 1e6
+    """Maximum loss of a step above the mean of the last 50 steps. A policy's loss is no measure of
+    its quality, and rewards have any scale, so only absurd ones are refused."""
     eval_windows: int = 64
     """Val prompts per evaluation, spread evenly. The final evaluation uses all of them."""
 

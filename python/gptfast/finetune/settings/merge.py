@@ -14,7 +14,8 @@ class MergeConfig:
     """Add an adapter to its base, and write one model folder.
 
     The sum is computed in float32 and stored in the type of the base's weights; what rounding loses
-    of the adapter is printed. The merged model is as fast as the base, where an adapter is slower.
+    of the adapter is printed. gptfast's commands merge in memory what they load; other programs
+    need a merged folder, or the library PEFT.
     """
 
     adapter: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="ADAPTER")]

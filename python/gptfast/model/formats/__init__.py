@@ -179,8 +179,9 @@ def describe_classifier(
 def labels_of(stored: Stored) -> tuple[str, ...] | None:
     """Return the labels in a classifier's config.json, in order; None if it is no classifier's.
 
-    Raises KeyError or another exception if `stored` is not a valid config.json.
+    Raises UserError, KeyError or another exception if `stored` is not a valid config.json.
     """
+    _check_object(stored)
     (kind, *_) = stored.get("architectures") or [""]
     if not kind.endswith(_CLASSIFIER):
         return None
@@ -194,8 +195,7 @@ def parse(stored: Stored) -> ModelConfig:
     Raises UserError for a model that gptfast can't compute. Raises KeyError, TypeError or another
     exception if `stored` is not a valid config.json.
     """
-    if not isinstance(stored, Mapping):
-        raise UserError(f"it holds a {type(stored).__name__}: expected an object with model_type")
+    _check_object(stored)
     name = stored["model_type"]
     if name == OURS:
         return _parse_ours(stored["gptfast"])
@@ -205,6 +205,11 @@ def parse(stored: Stored) -> ModelConfig:
             f"and its own format"
         )
     return _format(name).parse(stored)
+
+
+def _check_object(stored: object) -> None:
+    if not isinstance(stored, Mapping):
+        raise UserError(f"it holds a {type(stored).__name__}: expected an object with model_type")
 
 
 def _parse_ours(settings: Any) -> ModelConfig:

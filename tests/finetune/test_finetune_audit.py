@@ -6,6 +6,8 @@ import json
 import math
 import subprocess
 import sys
+from copy import deepcopy
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -28,15 +30,8 @@ from audited import (
 from gptfast.data.conversations import Conversation
 from gptfast.errors import UserError
 from gptfast.finetune.__main__ import main
-from gptfast.finetune.audit_measures import (
-    INJECTIONS,
-    Facts,
-    Plan,
-    Subject,
-    measure,
-    pass_at_k,
-    questions_of,
-)
+from gptfast.finetune.audit_measures import Facts, Plan, measure, pass_at_k
+from gptfast.finetune.audit_prompts import INJECTIONS, Subject, questions_of
 from gptfast.finetune.audit_report import sentences
 from gptfast.finetune.tasks import find_task
 from gptfast.model import LanguageModel
@@ -126,7 +121,7 @@ def test_orders_hidden_in_prompts_leaks_and_repetition() -> None:
     orders = dict(INJECTIONS)
 
     def obey(prompt: str) -> str | None:
-        return next((word for text, word in orders.items() if prompt == text), "oh")
+        return orders[prompt].capitalize() if prompt in orders else "oh"
 
     plan = Plan(HELD_OUT[:4], samples=1, max_new_tokens=40)
     facts = measure(subject(Scripted(lambda _: "oh")), subject(Scripted(obey)), plan)
@@ -218,8 +213,35 @@ def test_kl_and_losses_of_the_audit(good: Facts) -> None:
 def test_the_last_answer_of_a_conversation_is_asked() -> None:
     turns = [("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
     messages = tuple({"role": role, "content": text} for role, text in turns)
-    (found,) = questions_of([Conversation(messages, 1), Conversation(messages[:2], 2)])
+    (found,) = questions_of([Conversation(messages, 1)])
     assert (found.messages, found.answer) == (messages[:4], "d")
+    for unfit in (messages[:2], messages[2:3], (*messages[:4], {**messages[4], "content": ""})):
+        with pytest.raises(UserError, match="line 2: expected a prompt and an answer"):
+            questions_of([Conversation(messages, 1), Conversation(unfit, 2)])
+
+
+def test_a_long_prompt_does_not_shorten_the_answers_to_others() -> None:
+    """The context is 192: the long prompt leaves room for 5 tokens, the others for 20."""
+    n_around = len(TEMPLATE.encode(question("", "").messages))
+    asked = [*HELD_OUT[:3], question("x" * (192 - 4 - n_around), "hh")]
+    model = subject(Scripted(lambda _: None))
+    facts = measure(model, model, Plan(asked, samples=1, max_new_tokens=20))
+    assert facts.measures["length_greedy"].tuned_totals[0].tolist() == [20, 20, 20, 5]
+    assert facts.measures["kl"].tuned_totals[1].tolist() == [20, 20, 20, 5]
+
+
+def test_the_shorter_context_holds_for_both() -> None:
+    """The base's is 24 tokens, of which a prompt leaves room for 17 more."""
+    short = deepcopy(base())
+    short.config = replace(short.config, block_size=24)
+    asked = [*HELD_OUT[:3], question("x" * 19, "hh")]
+    room = 25 - len(TEMPLATE.encode(HELD_OUT[0].messages))
+    model = subject(Scripted(lambda _: None))
+    facts = measure(subject(short), model, Plan(asked, samples=1, max_new_tokens=100))
+    assert facts.measures["length_greedy"].tuned_totals[0].tolist() == [room] * 3
+    assert facts.measures["kl"].tuned_totals[1].tolist() == [room] * 3
+    assert "left out 1 of the prompts, which don't fit with their answers" in facts.notes
+    assert any(n.endswith("orders hidden in prompts don't fit: not tried") for n in facts.notes)
 
 
 # ---- the command ---------------------------------------------------------------------------------
@@ -263,7 +285,7 @@ def test_the_command_writes_the_same_figures_again(
     assert 0 <= exact["tuned"]["standard_error"] < 0.2
     assert exact["observations"] == exact["units"] == 10
     shown = capsys.readouterr().out
-    assert "1 prompts don't fit into the contexts" in shown
+    assert "left out 1 of the prompts, which don't fit" in shown
     assert "exact match, greedy" in shown
     for sentence in content["sentences"]:
         assert sentence in shown
@@ -295,7 +317,7 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
         main([*given, "--task", "sums"])
     silent = tmp_path / "silent.jsonl"
     silent.write_text('{"messages": [{"role": "user", "content": "Hi"}]}\n', encoding="utf-8")
-    with pytest.raises(UserError, match="has no answer of an assistant"):
+    with pytest.raises(UserError, match=r"silent\.jsonl, line 1: expected a prompt and an answer"):
         main([*given, "--data", str(silent)])
     long = write(tmp_path / "long.jsonl", [("x" * 200, "y")])
     with pytest.raises(UserError, match="no prompt fits"):
