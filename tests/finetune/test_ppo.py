@@ -18,7 +18,9 @@ from gptfast.errors import UserError
 from gptfast.finetune.__main__ import main
 from gptfast.finetune.ppo import PPO, prepare
 from gptfast.finetune.ppo_losses import advantages, policy_loss, value_loss
+from gptfast.finetune.prompts import encode_prompts, user_message
 from gptfast.finetune.settings.ppo import PPOConfig
+from gptfast.finetune.start import open_start
 from gptfast.model import rust_step
 from gptfast.model.folder import describe_model, load_model, save_weights
 from gptfast.model.heads import ActorCritic, SequenceClassifier, load_classifier
@@ -324,6 +326,14 @@ def test_killed_between_updates_on_the_same_answers_it_resumes_bitwise(
 def test_mistakes_are_refused(change: dict[str, object], complaint: str, config: PPOConfig) -> None:
     with pytest.raises(UserError, match=complaint):
         prepare(replace(config, **change), Console(quiet=True))  # type: ignore[arg-type]
+
+
+def test_an_empty_prompt_needs_a_chat_template(config: PPOConfig) -> None:
+    start = open_start(config)
+    prompts = [user_message("Hello"), user_message("")]
+    assert all(prompt.ids for prompt in encode_prompts(start, prompts))
+    with pytest.raises(UserError, match="a prompt is empty: without a chat template"):
+        encode_prompts(replace(start, chat_template=None), prompts)
 
 
 def test_a_model_that_can_not_judge_is_refused(config: PPOConfig, tmp_path: Path) -> None:
