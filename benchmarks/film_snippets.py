@@ -2,15 +2,22 @@
 
     python benchmarks/film_snippets.py write --out runs/films
     python benchmarks/film_snippets.py untrained --model runs/base --out runs/untrained
+    python benchmarks/film_snippets.py test --model runs/classifier --data runs/films
+    python benchmarks/film_snippets.py judge --model runs/ppo
     python benchmarks/film_snippets.py baselines --data runs/films
 
 The texts are sentences of reviews from Rotten Tomatoes, each rated by 20 people (Hutto and Gilbert,
 "VADER", 2014), in the source archive of the PyPI package vaderSentiment 3.3.2. They are third
-parties' and no part of this repository. `write` makes train.jsonl and test.jsonl; for pre-training
-unlabelled.jsonl, all sentences of the archive, also on other things than films, but those of the
-test; and for a reward model pairs.jsonl and test_pairs.jsonl, where the sentence with the higher
-rating is the better answer. `untrained` writes a model of the same shape with new weights, to
-fine-tune from scratch. `baselines` needs scikit-learn and vaderSentiment.
+parties' and no part of this repository. `write` makes train.jsonl, val.jsonl, by which a run
+chooses its weights, and test.jsonl; of the same parts pairs of sentences for a reward model, where
+the one with the higher rating is the better answer, and chats for SFT, where each is an answer; for
+PPO prompts.jsonl; and for pre-training unlabelled.jsonl, all sentences of the archive, also on
+other things than films, but those of val and test.
+
+`untrained` writes a model of the same shape with new weights, to fine-tune from scratch. `test`
+prints the accuracy of a classifier or of a reward model on the test. `judge` prints what VADER's
+lexicon, which the reward model never saw, says of a chat model's answers. `baselines` are results
+without a neural network. The last two need vaderSentiment, and `baselines` scikit-learn.
 """
 
 from __future__ import annotations
@@ -22,6 +29,7 @@ import random
 import tarfile
 from collections import Counter
 from pathlib import Path
+from statistics import mean, stdev
 
 ARCHIVE = "vaderSentiment-3.3.2.tar.gz"
 SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
@@ -30,8 +38,13 @@ FILES = ("movieReviewSnippets", "amazonReviewSnippets", "nytEditorialSnippets", 
 """Beginnings of the names of the files with ratings. The first has the sentences about films."""
 LEAST_RATING = 1.0
 """Sentences whose mean rating, from -4 to 4, is nearer to 0 than this have no label."""
-N_TEST = 1000
+N_TEST, N_VAL, N_PROMPTS = 1000, 400, 200
 PROMPT = "Say something about a film."
+
+
+def about_film(i: int) -> str:
+    """Return one of many prompts that ask for the same."""
+    return f"Say something about film {i}."
 
 
 def rated_sentences(beginning: str) -> dict[str, tuple[float, str]]:
@@ -61,14 +74,18 @@ def write(out: Path) -> None:
     films, *others = (rated_sentences(beginning) for beginning in FILES)
     labelled = [key for key, (rating, _) in films.items() if abs(rating) > LEAST_RATING]
     random.Random(0).shuffle(labelled)
-    test, train = labelled[:N_TEST], labelled[N_TEST:]
+    test, train = labelled[:N_TEST], labelled[N_TEST:-N_VAL]
+    val = labelled[-N_VAL:]
     everything = {key: text for part in (films, *others) for key, (_, text) in part.items()}
-    for key in test:
+    for key in (*test, *val):
         del everything[key]
 
     def with_label(key: str) -> dict[str, str]:
         rating, text = films[key]
         return {"text": text, "label": "praise" if rating > 0 else "blame"}
+
+    def chat(key: str) -> dict[str, str]:
+        return {"prompt": PROMPT, "completion": films[key][1]}
 
     def pairs(keys: list[str], n: int) -> list[dict[str, str]]:
         found: list[dict[str, str]] = []
@@ -82,10 +99,15 @@ def write(out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for name, records in {
         "train": [with_label(key) for key in train],
+        "val": [with_label(key) for key in val],
         "test": [with_label(key) for key in test],
-        "unlabelled": [{"text": text} for text in everything.values()],
         "pairs": pairs(train, len(train)),
+        "val_pairs": pairs(val, len(val)),
         "test_pairs": pairs(test, len(test)),
+        "chats": [chat(key) for key in train],
+        "val_chats": [chat(key) for key in val],
+        "prompts": [{"prompt": about_film(i)} for i in range(N_PROMPTS)],
+        "unlabelled": [{"text": text} for text in everything.values()],
     }.items():
         lines = (json.dumps(one, ensure_ascii=False) + "\n" for one in records)
         (out / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
@@ -105,25 +127,74 @@ def untrained(model: Path, out: Path, seed: int) -> None:
     save_weights(build_model(trained.config), out / "model.safetensors")
 
 
+def records_of(data: Path, name: str) -> list[dict[str, str]]:
+    """Return the records of one of the files that `write` makes."""
+    return [json.loads(line) for line in (data / f"{name}.jsonl").open(encoding="utf-8")]
+
+
+def print_share(name: str, right: list[bool]) -> None:
+    """Print the share of what is right, with its standard error."""
+    share = sum(right) / len(right)
+    print(f"{name:40}{share:.1%} +- {(share * (1 - share) / len(right)) ** 0.5:.1%}")
+
+
+def test(model: Path, data: Path) -> None:
+    """Print the accuracy on what fits into the context."""
+    from gptfast import load_classifier
+    from gptfast.data.pairs import encode_pairs, read_pairs
+    from gptfast.model.heads import logits_of, score_texts
+    from gptfast.tokenizer.chat import ChatTemplate, read_chat_template
+
+    classifier, tokenizer = load_classifier(model)
+    longest = classifier.config.block_size
+    if len(classifier.labels) > 1:
+        records = records_of(data, "test")
+        encoded = [(tokenizer.encode_ordinary(one["text"]), one["label"]) for one in records]
+        fit = [(ids, label) for ids, label in encoded if len(ids) <= longest]
+        guesses = logits_of(classifier, [ids for ids, _ in fit]).argmax(-1).tolist()
+        right = [classifier.labels[i] == label for i, (_, label) in zip(guesses, fit, strict=True)]
+    else:
+        template = ChatTemplate(read_chat_template(model) or "", tokenizer)
+        pairs = encode_pairs(read_pairs(data / "test_pairs.jsonl"), template, longest)
+        right = [bool(score_texts(classifier, pair.ids).argmax() == 0) for pair in pairs]
+    print_share(f"{model}, {len(right)} of {N_TEST}", right)
+
+
+def judge(model: Path) -> None:
+    """Print the mean of VADER's compound score, from -1 to 1, and of the length of answers."""
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+    from gptfast import LLM
+
+    llm, lexicon = LLM.load(model), SentimentIntensityAnalyzer()
+    answers = [
+        llm.chat(
+            [{"role": "user", "content": about_film(i)}], seed=i, max_new_tokens=44, temperature=1.0
+        )
+        for i in range(N_PROMPTS, 2 * N_PROMPTS)  # that PPO has not seen
+    ]
+    scores = [lexicon.polarity_scores(answer)["compound"] for answer in answers]
+    error = stdev(scores) / len(scores) ** 0.5
+    n_words = mean(len(answer.split()) for answer in answers)
+    print(f"{model!s:40}{mean(scores):.3f} +- {error:.3f}, {n_words:.1f} words")
+
+
 def baselines(data: Path) -> None:
     """Print the accuracy on test.jsonl of what needs no neural network."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
-    train, test = (
-        [json.loads(line) for line in (data / f"{name}.jsonl").open(encoding="utf-8")]
-        for name in ("train", "test")
-    )
     (train_x, train_y), (test_x, test_y) = (
-        ([one["text"] for one in part], [one["label"] for one in part]) for part in (train, test)
+        ([one["text"] for one in part], [one["label"] for one in part])
+        for part in (records_of(data, name) for name in ("train", "test"))
     )
     most_frequent = Counter(train_y).most_common(1)[0][0]
     lexicon = SentimentIntensityAnalyzer()
     vectors = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
     model = LogisticRegression(C=10, max_iter=1000).fit(vectors.fit_transform(train_x), train_y)
     guesses = {
-        "the most frequent class": [most_frequent] * len(test),
+        "the most frequent class": [most_frequent] * len(test_y),
         "VADER's lexicon": [
             "praise" if lexicon.polarity_scores(text)["compound"] > 0 else "blame"
             for text in test_x
@@ -131,8 +202,7 @@ def baselines(data: Path) -> None:
         "logistic regression of TF-IDF": model.predict(vectors.transform(test_x)).tolist(),
     }
     for name, guess in guesses.items():
-        right = sum(a == b for a, b in zip(guess, test_y, strict=True)) / len(test)
-        print(f"{name:32}{right:.1%} +- {(right * (1 - right) / len(test)) ** 0.5:.1%}")
+        print_share(name, [a == b for a, b in zip(guess, test_y, strict=True)])
 
 
 def main() -> None:
@@ -140,7 +210,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     for name, options in {
-        "write": ("--out",), "untrained": ("--model", "--out"), "baselines": ("--data",)
+        "write": ("--out",), "untrained": ("--model", "--out"), "test": ("--model", "--data"),
+        "judge": ("--model",), "baselines": ("--data",),
     }.items():  # fmt: skip
         command = commands.add_parser(name)
         for option in options:
@@ -148,7 +219,8 @@ def main() -> None:
         if name == "untrained":
             command.add_argument("--seed", type=int, default=0)
     given = vars(parser.parse_args())
-    {"write": write, "untrained": untrained, "baselines": baselines}[given.pop("command")](**given)
+    functions = (write, untrained, test, judge, baselines)
+    {function.__name__: function for function in functions}[given.pop("command")](**given)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def test_a_prompt_may_have_three_forms(tmp_path: Path) -> None:
         ({"prompt": "a", "chosen": "b"}, "line 2: .* 'rejected' is missing or no text"),
         (record("a", chosen=["b"]), "line 2: .* 'chosen' is missing or no text"),
         (record(3), "line 2: 'prompt' is not a string"),
-        (record([]), "line 2: 'messages' is not a list of at least one message"),
+        (record([]), "line 2: 'prompt' is an empty list"),
         (record([{"role": "assistant", "content": "a"}]), "line 2: the last message"),
         (record("a", "b", "b"), "line 2: 'chosen' and 'rejected' are the same"),
     ],
@@ -122,3 +122,26 @@ def test_every_epoch_has_each_pair_once_and_resumes(template: ChatTemplate, tmp_
     assert later.next_batch().extras["index"].tolist() == drawn[3]
     assert source.fingerprint == later.fingerprint
     assert source.fingerprint != PairSource(pairs, 3, 1, ["b"]).fingerprint
+
+
+def test_a_conversation_ends_with_its_answer_whatever_the_template_writes_then(
+    template: ChatTemplate, tmp_path: Path
+) -> None:
+    """As ChatML, which ends with a line break. A sampled answer has none."""
+    chatml = TEMPLATE.replace("{% endgeneration %}", "{% endgeneration %}{{ '\\n' }}")
+    data = write(tmp_path / "pairs.jsonl", [record("q"), record("r")])
+    longer = ChatTemplate(chatml, template.tokenizer)
+    plain, cut = (open_pairs(data, data, 0.5, 0, one, 64).train for one in (template, longer))
+    messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "yes"}]
+    assert len(longer.encode_with_mask(messages)[0]) == len(plain[0].ids[0]) + 1
+    assert cut == plain
+
+
+def test_val_pairs_with_a_prompt_that_is_trained_on_are_counted(
+    template: ChatTemplate, tmp_path: Path
+) -> None:
+    data = write(tmp_path / "pairs.jsonl", [record(f"q{i}") for i in range(9)])
+    val = write(tmp_path / "val.jsonl", [record(" Q3", "maybe"), record("new"), record("q8")])
+    sets = open_pairs(data, val, 0.5, 0, template, 64)
+    assert sets.describe(64).endswith("; 2 val pairs have a prompt that is trained on, too")
+    assert open_pairs(data, None, 0.5, 0, template, 64).n_shared == 0

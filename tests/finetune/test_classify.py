@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from chat_model import CHAT_MODEL, new_chat_base
 from killing import check_killed_and_resumed
 from rich.console import Console
 
@@ -18,6 +20,7 @@ from gptfast.errors import UserError
 from gptfast.finetune.__main__ import main
 from gptfast.finetune.classify import prepare
 from gptfast.finetune.settings.classify import ClassifyConfig
+from gptfast.model.config import ExpertBalance
 from gptfast.model.folder import load_model
 from gptfast.model.heads import SequenceClassifier, logits_of
 from gptfast.tokenizer import load_tokenizer
@@ -134,10 +137,13 @@ def test_a_long_text_is_left_out_and_counted(chat_base: Path, tmp_path: Path) ->
     records = [*sentences(50), {"text": "the " * 200, "label": "number"}]
     config = ClassifyConfig(
         model=chat_base, data=written(tmp_path, records), out=tmp_path / "out",
-        val_data=written(tmp_path, sentences(9), "val.jsonl"),
+        val_data=written(tmp_path, records[:9], "val.jsonl"),
     )  # fmt: skip
     notes = prepare(config, Console(quiet=True)).notes
-    assert notes[-1] == "left out: 1 text longer than 64 tokens"
+    assert notes[1:] == [
+        "note: 9 val texts also among those to train on",
+        "left out: 1 text longer than 64 tokens",
+    ]
     assert notes[0].startswith("train on 50 texts of 2 classes (greeting, number), validate on 9;")
 
 
@@ -178,6 +184,36 @@ def test_a_label_that_only_val_has_is_refused(chat_base: Path, tmp_path: Path) -
     )  # fmt: skip
     with pytest.raises(UserError, match=r"val\.jsonl:1: no text to train on has the label 'new'"):
         prepare(config, Console(quiet=True))
+
+
+def test_a_class_that_the_split_leaves_no_text_of_is_refused(
+    chat_base: Path, tmp_path: Path
+) -> None:
+    records = [{"text": f"{i}", "label": f"{i}"} for i in range(20)]
+    config = ClassifyConfig(model=chat_base, data=written(tmp_path, records), out=tmp_path / "out")
+    with pytest.raises(UserError, match=r"to train on has the label '\d+': give more texts with"):
+        prepare(config, Console(quiet=True))
+
+
+def test_experts_that_need_a_loss_to_balance_them_are_refused(tmp_path: Path) -> None:
+    sizes = replace(CHAT_MODEL, n_expert=4, n_hidden=32, bias=False)
+    data = written(tmp_path, sentences(30))
+
+    def config(balance: ExpertBalance) -> ClassifyConfig:
+        base = new_chat_base(tmp_path / balance, replace(sizes, expert_balance=balance))
+        return ClassifyConfig(model=base, data=data, out=tmp_path / "out")
+
+    with pytest.raises(UserError, match="4 experts, balanced by a loss that this method does not"):
+        prepare(config("loss"), Console(quiet=True))
+    assert prepare(config("bias"), Console(quiet=True)).new_model(torch.device("cpu"))
+
+
+def test_a_folder_is_no_file_of_texts(tmp_path: Path) -> None:
+    folder = tmp_path / "texts.csv"
+    folder.mkdir()
+    for path in (folder, tmp_path / "none.csv"):
+        with pytest.raises(UserError, match=r"no file at .*: expected texts with their labels"):
+            read_labelled(path)
 
 
 @pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")

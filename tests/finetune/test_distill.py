@@ -90,6 +90,16 @@ def test_loss_is_that_of_pytorch(temperature: float) -> None:
     assert same.item() == pytest.approx(0, abs=1e-6)
 
 
+def test_rows_of_a_student_that_have_no_token_become_improbable() -> None:
+    student, teacher = torch.randn(2, 2, 3, 11).mul(3).requires_grad_()
+    loss = distillation_loss(student, mean_logprobs([teacher[..., :9]], 2.0), 2.0)
+    p = torch.cat([(teacher[..., :9] / 2).softmax(-1), torch.zeros(2, 3, 2)], -1).flatten(0, 1)
+    log_q = (student / 2).log_softmax(-1).flatten(0, 1)
+    torch.testing.assert_close(loss, 4 * F.kl_div(log_q, p, reduction="batchmean"))
+    (gradient,) = torch.autograd.grad(loss, student)
+    assert (gradient[..., 9:] > 0).all()
+
+
 def test_several_teachers_are_the_mean_of_their_probabilities() -> None:
     first, second = torch.tensor([[[0.9, 0.1]]]).log(), torch.tensor([[[0.3, 0.7]]]).log()
     mean = mean_logprobs([first, second], 1.0)

@@ -18,7 +18,9 @@ from gptfast.errors import UserError
 from gptfast.finetune.__main__ import main
 from gptfast.finetune.ppo import PPO, prepare
 from gptfast.finetune.ppo_losses import advantages, policy_loss, value_loss
+from gptfast.finetune.prompts import encode_prompts, user_message
 from gptfast.finetune.settings.ppo import PPOConfig
+from gptfast.finetune.start import open_start
 from gptfast.model import rust_step
 from gptfast.model.folder import describe_model, load_model, save_weights
 from gptfast.model.heads import ActorCritic, SequenceClassifier, load_classifier
@@ -240,6 +242,18 @@ def test_micro_batches_have_the_gradients_of_the_batch(config: PPOConfig) -> Non
         torch.testing.assert_close(others, gradients[0], atol=1e-6, rtol=1e-4)
 
 
+def test_answers_leave_no_trace_in_the_counts_of_experts(config: PPOConfig) -> None:
+    """Only the tokens that are trained on decide how the load of experts is balanced."""
+    _, objective, _ = prepared(config)
+    sizes = replace(
+        objective.reference.config, n_expert=4, expert_balance="bias", bias=False, n_hidden=32
+    )
+    model = ActorCritic(sizes).train()
+    objective.answer(model, objective.train[:2], [1, 2])
+    assert model.training
+    assert not any(moe.chosen_E.any() for moe in model.experts())
+
+
 def test_rust_writes_the_answers_of_a_policy_with_a_critic(config: PPOConfig) -> None:
     _, _, model = prepared(config)
     assert rust_step.why_not(model.eval(), model.new_cache(2)) is None
@@ -312,6 +326,14 @@ def test_killed_between_updates_on_the_same_answers_it_resumes_bitwise(
 def test_mistakes_are_refused(change: dict[str, object], complaint: str, config: PPOConfig) -> None:
     with pytest.raises(UserError, match=complaint):
         prepare(replace(config, **change), Console(quiet=True))  # type: ignore[arg-type]
+
+
+def test_an_empty_prompt_needs_a_chat_template(config: PPOConfig) -> None:
+    start = open_start(config)
+    prompts = [user_message("Hello"), user_message("")]
+    assert all(prompt.ids for prompt in encode_prompts(start, prompts))
+    with pytest.raises(UserError, match="a prompt is empty: without a chat template"):
+        encode_prompts(replace(start, chat_template=None), prompts)
 
 
 def test_a_model_that_can_not_judge_is_refused(config: PPOConfig, tmp_path: Path) -> None:

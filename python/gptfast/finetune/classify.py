@@ -51,7 +51,12 @@ def prepare(config: ClassifyConfig, console: Console) -> Task:
         if one.label not in labels:
             raise UserError(
                 f"{config.val_data or config.data}:{one.line}: no text to train on has the label "
-                f"{one.label!r}: expected one of {', '.join(labels)}"
+                f"{one.label!r}: "
+                + (
+                    f"expected one of {', '.join(labels)}"
+                    if config.val_data
+                    else "give more texts with this label, or a file as --val-data"
+                )
             )
     block_size = start.config.block_size
     (to_train, n_long), (to_val, n_long_val) = (
@@ -69,6 +74,9 @@ def prepare(config: ClassifyConfig, console: Console) -> Task:
         f"({', '.join(labels[:8])}{', ...' if len(labels) > 8 else ''}), validate on "
         f"{len(to_val):,}; the most frequent class is right for {objective.majority:.1%} of them"
     ]
+    trained_on = {normalised(one.text) for one in train}
+    if n_shared := sum(normalised(one.text) in trained_on for one in val):
+        notes.append(f"note: {count(n_shared, 'val text')} also among those to train on")
     if n_long or n_long_val:
         notes.append(
             f"left out: {count(n_long + n_long_val, 'text')} longer than {block_size} tokens"

@@ -33,11 +33,13 @@ from gptfast.train.pretrain import CorpusSource, Pretraining, prepare_pretrainin
 def distillation_loss(student_BTV: Tensor, teacher_BTV: Tensor, temperature: float) -> Tensor:
     """T^2 KL(teacher || student) of logits divided by the temperature T; the mean over positions.
 
-    student_BTV: logits. teacher_BTV: log-probabilities, from `mean_logprobs`. Hinton et al.,
-    "Distilling the Knowledge in a Neural Network" (2015), section 2: T^2 keeps the size of the
-    gradient. KL and their cross entropy differ by the teacher's entropy, which has no gradient.
+    student_BTV: logits. teacher_BTV: log-probabilities, from `mean_logprobs`. Further rows of the
+    student's vocabulary have the probability 0 for the teacher. Hinton et al., "Distilling the
+    Knowledge in a Neural Network" (2015), section 2: T^2 keeps the size of the gradient. KL and
+    their cross entropy differ by the teacher's entropy, which has no gradient.
     """
-    student_BTV = (student_BTV.float() / temperature).log_softmax(-1)
+    n_vocab = teacher_BTV.shape[-1]
+    student_BTV = (student_BTV.float() / temperature).log_softmax(-1)[..., :n_vocab]
     kl_BTV = F.kl_div(student_BTV, teacher_BTV, reduction="none", log_target=True)
     return temperature**2 * kl_BTV.sum(-1).mean()
 
@@ -117,9 +119,7 @@ class Distillation(Pretraining):
     def loss(self, engine: nn.Module, batch: Batch) -> Tensor:
         """Return the mean loss of a micro-batch, whose logits all exist at once."""
         logits_BTV = engine(batch.ids_BT, None, batch.cu_seqlens)
-        # Further rows of an embedding are padding, which a teacher may have and a student not.
-        student_BTV = logits_BTV[..., : self.n_vocab]
-        soft = distillation_loss(student_BTV, self.teach(batch), self.temperature)
+        soft = distillation_loss(logits_BTV, self.teach(batch), self.temperature)
         if not self.hard_weight:
             return soft
         hard = F.cross_entropy(logits_BTV.flatten(0, 1).float(), batch.targets_BT.flatten())
@@ -132,4 +132,5 @@ class Distillation(Pretraining):
             teacher.to(batch.ids_BT.device)(batch.ids_BT, None, batch.cu_seqlens)
             for teacher in self.teachers
         ]
+        # Further rows of an embedding are padding, which a teacher may have and a student not.
         return mean_logprobs([x[..., : self.n_vocab] for x in logits], self.temperature)

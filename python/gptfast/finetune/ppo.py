@@ -37,6 +37,7 @@ from gptfast.model.base import LanguageModel
 from gptfast.model.heads import ActorCritic, SequenceClassifier, load_classifier, score_texts
 from gptfast.tokenizer.chat import read_chat_template
 from gptfast.train.distributed import World
+from gptfast.train.evaluate import eval_mode
 from gptfast.train.objective import Evaluation, Objective, Task
 
 _EVALUATION = 2**62
@@ -183,11 +184,11 @@ class PPO(Objective):
         rollouts = roll_out(model, ids, 1, config.max_new_tokens, seeds, self.stop_tokens)
         ids_BT, targets_BT, _ = padded_rows(rollouts)
         reference, policy = self.reference.to(device), []
-        size = config.micro_batch_size or len(ids_BT)
-        for part in Batch(ids_BT, targets_BT).split(size):
-            x_BT, y_BT = part.ids_BT.to(device), part.targets_BT.to(device)
-            reference_BT = -reference(x_BT, y_BT, reduction="none")
-            policy.append(torch.cat([model(x_BT, y_BT), reference_BT[..., None]], -1).cpu())
+        with eval_mode(model):  # also keeps these tokens out of the counts of experts
+            for part in Batch(ids_BT, targets_BT).split(config.windows_at_a_time()):
+                x_BT, y_BT = part.ids_BT.to(device), part.targets_BT.to(device)
+                reference_BT = -reference(x_BT, y_BT, reduction="none")
+                policy.append(torch.cat([model(x_BT, y_BT), reference_BT[..., None]], -1).cpu())
         logprobs_BT, values_BT, reference_BT = torch.cat(policy).unbind(-1)
         texts = [[*one.prompt_ids, *one.ids] for one in rollouts]
         is_cut_B = torch.tensor([float(not one.finished) for one in rollouts])

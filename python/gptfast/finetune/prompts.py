@@ -93,6 +93,8 @@ def encode_prompts(start: Start, prompts: Sequence[list[dict[str, str]]]) -> lis
             "prompts of several messages need a model with a chat template: teach it one by "
             "`gptfast finetune sft` first"
         )
+    if any(not ms[0]["content"] for ms in prompts):
+        raise UserError("a prompt is empty: without a chat template, the model has nothing to read")
     return [Prompt(m["content"], start.tokenizer.encode_ordinary(m["content"])) for (m,) in prompts]
 
 

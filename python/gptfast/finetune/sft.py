@@ -60,7 +60,7 @@ def prepare(config: SFTConfig, console: Console) -> Task:
         source=source,
         objective=AnswerTokens(config, val.rows, start.config.vocab_size),
         tokenizer=start.tokenizer,
-        new_model=start.new_model(),
+        new_model=start.new_model(balances=True),
         chat_template=start.chat_template,
         record={"start_sha256": start.sha256, "data": {"train": train.record, "val": val.record}},
         notes=[*train.notes("train on"), *val.notes("validate on"), describe_length(config, train)],

@@ -70,15 +70,27 @@ class Start:
     adapter: NewAdapter | None = None
 
     def new_model(
-        self, build: Callable[[ModelConfig], LanguageModel] = build_model, **changes: Any
+        self,
+        build: Callable[[ModelConfig], LanguageModel] = build_model,
+        *,
+        balances: bool = False,
+        **changes: Any,
     ) -> Callable[[torch.device], LanguageModel]:
         """Return what makes the initial model, with its adapter.
 
         build: makes a model, whose body is a GPT's and whose head may be another; a head that the
-        folder lacks keeps its new weights. changes: fields of ModelConfig to change, such as
-        dropout=0.0, for which an adapter may have no dropout, either: UserError otherwise.
+        folder lacks keeps its new weights. balances: whether the method's loss includes the loss
+        that balances experts; UserError for a model that needs it otherwise. changes: fields of
+        ModelConfig to change, such as dropout=0.0, for which an adapter may have no dropout,
+        either: UserError otherwise.
         """
         config = replace(self.config, **changes)
+        if config.n_expert and config.expert_balance == "loss" and not balances:
+            raise UserError(
+                f"the model has {config.n_expert} experts, balanced by a loss that this method "
+                f"does not compute: start from a model without experts, or with expert_balance "
+                f"'bias'"
+            )
         p = 0.0 if self.adapter is None else self.adapter.settings.dropout
         if p and changes.get("dropout") == 0:
             raise UserError(
