@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -49,3 +50,12 @@ def batch_of(rollouts: Sequence[Rollout], rewards: list[list[float]], scale: boo
     ids, targets, logprobs = (tensor.view(shape) for tensor in padded_rows(rollouts))
     advantages = group_advantages(torch.tensor(rewards, dtype=torch.float64), scale)
     return Batch(ids, targets, extras={"advantages": advantages, "logprobs": logprobs})
+
+
+def prompts_file(folder: Path) -> Path:
+    records: list[dict[str, Any]] = [{"prompt": f"{i} + {i + 1}?", "other": i} for i in range(24)]
+    records.append({"prompt": [{"role": "system", "content": "Add."},
+                               {"role": "user", "content": "1 + 1?"}]})  # fmt: skip
+    path = folder / "prompts.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path

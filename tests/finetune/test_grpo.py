@@ -1,44 +1,33 @@
-"""GRPO: its gradients by hand, its rollouts, what is refused, and kill and resume."""
+"""GRPO: its gradients by hand, its rollouts, and kill and resume."""
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from grpo_toy import MAX_NEW_TOKENS, REWARDS, ROLLOUTS, batch_of, objective, settings
+from grpo_toy import (
+    MAX_NEW_TOKENS,
+    REWARDS,
+    ROLLOUTS,
+    batch_of,
+    objective,
+    prompts_file,
+    settings,
+)
 from killing import check_killed_and_resumed
 from rich.console import Console
 
 from gptfast.data.batch import IGNORED, Batch
-from gptfast.errors import UserError
-from gptfast.finetune.__main__ import parse_config
 from gptfast.finetune.grpo import GRPO, figures, prepare
 from gptfast.finetune.grpo_losses import group_advantages, token_losses
-from gptfast.finetune.tasks import find_task
 from gptfast.model.base import LanguageModel
 from gptfast.model.folder import load_float_model
 from gptfast.train.distributed import SINGLE_PROCESS
 from gptfast.train.run import run
 from gptfast.train.step import accumulate_gradients, gradient_scaler
 from measured import measured
-
-REWARD = """
-def score(prompt, completion):
-    return len(set(completion.encode())) % 5 / 4
-"""
-
-
-@pytest.fixture
-def reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A function of the user whose values differ within most groups."""
-    (tmp_path / "made_up_rewards.py").write_text(REWARD)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
-    monkeypatch.syspath_prepend(tmp_path)
-    return "made_up_rewards:score"
 
 
 @pytest.fixture
@@ -196,104 +185,6 @@ def test_figures_by_hand() -> None:
         "reward": 3.25 / 8, "stop_rate": 7 / 8, "length": 27 / 8, "entropy": 0.0,
         "equal_groups": 0.5,
     }  # fmt: skip
-
-
-# ---- prompts, rewards and what is refused --------------------------------------------------------
-
-
-def prompts_file(folder: Path) -> Path:
-    records: list[dict[str, Any]] = [{"prompt": f"{i} + {i + 1}?", "other": i} for i in range(24)]
-    records.append({"prompt": [{"role": "system", "content": "Add."},
-                               {"role": "user", "content": "1 + 1?"}]})  # fmt: skip
-    path = folder / "prompts.jsonl"
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-    return path
-
-
-def test_prompts_are_messages_of_the_user(chat_base: Path, tmp_path: Path, reward: str) -> None:
-    config = settings(chat_base, tmp_path / "run", reward=reward, prompts=prompts_file(tmp_path))
-    task = prepare(config, Console(quiet=True))
-    grpo = task.objective
-    assert isinstance(grpo, GRPO)
-    assert (len(grpo.train), len(grpo.val)) == (23, 2)
-    by_text = {prompt.text: prompt.ids for prompt in grpo.train + grpo.val}
-    tokens = task.tokenizer.special_tokens
-    text = task.tokenizer.encode_ordinary("3 + 4?")
-    user, end = tokens["<|user|>"], tokens["<|end|>"]
-    assert by_text["3 + 4?"] == [tokens["<|endoftext|>"], user, *text, end, tokens["<|assistant|>"]]
-    assert by_text["1 + 1?"][1] == tokens["<|system|>"]
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"reward": "my:f"}, "the reward 'my:f' brings no prompts: give --prompts FILE"),
-        ({"val_prompts": Path("a")}, "val_prompts are given without prompts"),
-        ({"group_size": 1}, "group_size is 1: expected at least 2, because its completions are"),
-        ({"beta": -1.0}, "beta is -1.0: expected 0 or more"),
-        ({"parallel": "fsdp"}, "grpo needs --parallel ddp: each process samples from the whole"),
-        ({"reward": "task:nothing"}, "unknown task 'nothing'"),
-        ({"max_new_tokens": 60}, "give shorter prompts, or max_new_tokens of at most"),
-    ],
-)
-def test_impossible_settings_are_refused(
-    chat_base: Path, tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(UserError, match=message):
-        prepare(settings(chat_base, tmp_path, **changes), Console(quiet=True))
-
-
-@pytest.mark.parametrize(
-    "given", [("--temperature", "0.8"), ("--top-k", "50"), ("--dtype", "auto")]
-)
-def test_nothing_may_come_between_the_sampled_and_the_trained_distribution(
-    given: tuple[str, str],
-) -> None:
-    with pytest.raises(UserError, match=given[0][2:]):
-        parse_config("grpo", ["--model", "m", "--out", "o", "--reward", "task:add", *given])
-
-
-@pytest.mark.parametrize(
-    ("reward", "line", "message"),
-    [
-        ("builtins:max", '{"question": "b"}', r"line 2: expected \{\"prompt\": \.\.\.\}"),
-        ("builtins:max", '{"prompt": []}', r"line 2: expected \{\"prompt\": \.\.\.\}"),
-        (
-            "builtins:max", '{"prompt": [{"role": "assistant", "content": "b"}]}',
-            "line 2: the last message is the assistant's: expected one that can be answered",
-        ),
-        ("builtins:max", json.dumps({"prompt": "ab" * 60}), "give shorter prompts$"),
-        ("task:add", '{"prompt": "1 + 1"}', "'1 [+] 1' is no problem of the task add"),
-    ],
-)  # fmt: skip
-def test_a_prompt_that_cannot_be_answered_is_refused(
-    chat_base: Path, tmp_path: Path, reward: str, line: str, message: str
-) -> None:
-    file = tmp_path / "bad.jsonl"
-    file.write_text('{"prompt": "13+29="}\n' + line + "\n")
-    config = settings(chat_base, tmp_path / "run", reward=reward, prompts=file)
-    with pytest.raises(UserError, match=message):
-        prepare(config, Console(quiet=True))
-
-
-def test_weights_are_chosen_by_other_problems_than_those_of_the_test(
-    chat_base: Path, tmp_path: Path
-) -> None:
-    grpo, add = objective(settings(chat_base, tmp_path, reward="task:add")), find_task("add")
-    assert [prompt.text for prompt in grpo.train] == [p.prompt for p in add.problems("train")]
-    assert [prompt.text for prompt in grpo.val] == [p.prompt for p in add.problems("val")]
-
-
-def test_prompts_that_are_trained_and_validated_on_are_counted(
-    chat_base: Path, tmp_path: Path, reward: str
-) -> None:
-    train, val = prompts_file(tmp_path), tmp_path / "val.jsonl"
-    val.write_text('{"prompt": "3 + 4?"}\n{"prompt": "another one"}\n')
-    config = settings(chat_base, tmp_path, reward=reward, prompts=train, val_prompts=val)
-    assert prepare(config, Console(quiet=True)).notes == [
-        "train on 25 prompts, validate on 2",
-        "prompts both trained and validated on: 1",
-    ]
 
 
 # ---- whole runs ----------------------------------------------------------------------------------

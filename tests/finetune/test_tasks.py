@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,32 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
     with pytest.raises(UserError, match=r"pip install gptfast\[reasoning-gym\]"):
         load_reward("reasoning-gym:chain_sum")
+
+
+class FakeGym:
+    """The package reasoning-gym with a data set whose scores give credit for any answer."""
+
+    @staticmethod
+    def create_dataset(name: str, size: int, seed: int) -> FakeGym:
+        if name != "sums":
+            raise ValueError(f"Dataset {name} not registered")
+        return FakeGym()
+
+    def __iter__(self) -> Iterator[dict[str, str]]:
+        return iter({"question": f"{i} + 1?", "answer": str(i + 1)} for i in range(100))
+
+    def score_answer(self, answer: str, entry: dict[str, str]) -> float:
+        return 1.0 if answer == entry["answer"] else 0.5 if entry["answer"] in answer else 0.01
+
+
+def test_only_the_full_score_of_reasoning_gym_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "reasoning_gym", FakeGym)
+    reward = load_reward("reasoning-gym:sums")
+    assert [reward("7 + 1?", text) for text in ("8", "it is 8", "9", "")] == [1, 0, 0, 0]
+    with pytest.raises(UserError, match="reasoning-gym has no data set 'song'"):
+        load_reward("reasoning-gym:song")
+    with pytest.raises(UserError, match="'song' is no problem of the task sums"):
+        reward("song", "8")
 
 
 def test_problems_are_plain_values() -> None:

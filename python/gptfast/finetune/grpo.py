@@ -84,6 +84,11 @@ def read_splits(config: GRPOConfig, start: Start) -> tuple[list[Prompt], list[Pr
             raise UserError(f"the reward {config.reward!r} brings no prompts: give --prompts FILE")
         train = [user_message(problem.prompt) for problem in task.problems("train")]
         val = [user_message(problem.prompt) for problem in task.problems("val")]
+        if not (train and val):
+            raise UserError(
+                f"the reward {config.reward!r} brings {len(train)} prompts to train on and "
+                f"{len(val)} to validate on: give --prompts FILE"
+            )
     elif config.val_prompts is None:
         train, val = split_prompts(read_prompts(config.prompts), config.val_fraction, config.seed)
     else:

@@ -20,9 +20,9 @@ class GRPOOptions:
     `gptfast finetune tasks`, or reasoning-gym:NAME."""
     prompts: Path | None = None
     """Lines of JSON such as {"prompt": "2 + 2 ="}; a prompt may also be a list of messages. By
-    default the problems of the task that the reward names, some of which are held out."""
+    default the train problems of the task that the reward names."""
     val_prompts: Path | None = None
-    """Prompts to validate on. By default a share of `prompts`."""
+    """Prompts to validate on. By default a share of `prompts`, or the task's val problems."""
     val_fraction: float = 0.1
     """Share of `prompts` to validate on."""
     group_size: int = 8

@@ -1,0 +1,112 @@
+"""GRPO's prompts and settings: how they are read and split, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from grpo_toy import objective, prompts_file, settings
+from rich.console import Console
+
+from gptfast.errors import UserError
+from gptfast.finetune.__main__ import parse_config
+from gptfast.finetune.grpo import GRPO, prepare
+from gptfast.finetune.tasks import TASKS, Problem, find_task
+
+
+def test_prompts_are_messages_of_the_user(chat_base: Path, tmp_path: Path, reward: str) -> None:
+    config = settings(chat_base, tmp_path / "run", reward=reward, prompts=prompts_file(tmp_path))
+    task = prepare(config, Console(quiet=True))
+    grpo = task.objective
+    assert isinstance(grpo, GRPO)
+    assert (len(grpo.train), len(grpo.val)) == (23, 2)
+    by_text = {prompt.text: prompt.ids for prompt in grpo.train + grpo.val}
+    tokens = task.tokenizer.special_tokens
+    text = task.tokenizer.encode_ordinary("3 + 4?")
+    user, end = tokens["<|user|>"], tokens["<|end|>"]
+    assert by_text["3 + 4?"] == [tokens["<|endoftext|>"], user, *text, end, tokens["<|assistant|>"]]
+    assert by_text["1 + 1?"][1] == tokens["<|system|>"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reward": "my:f"}, "the reward 'my:f' brings no prompts: give --prompts FILE"),
+        ({"val_prompts": Path("a")}, "val_prompts are given without prompts"),
+        ({"group_size": 1}, "group_size is 1: expected at least 2, because its completions are"),
+        ({"beta": -1.0}, "beta is -1.0: expected 0 or more"),
+        ({"parallel": "fsdp"}, "grpo needs --parallel ddp: each process samples from the whole"),
+        ({"reward": "task:nothing"}, "unknown task 'nothing'"),
+        ({"max_new_tokens": 60}, "give shorter prompts, or max_new_tokens of at most"),
+    ],
+)
+def test_impossible_settings_are_refused(
+    chat_base: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        prepare(settings(chat_base, tmp_path, **changes), Console(quiet=True))
+
+
+@pytest.mark.parametrize(
+    "given", [("--temperature", "0.8"), ("--top-k", "50"), ("--dtype", "auto")]
+)
+def test_nothing_may_come_between_the_sampled_and_the_trained_distribution(
+    given: tuple[str, str],
+) -> None:
+    with pytest.raises(UserError, match=given[0][2:]):
+        parse_config("grpo", ["--model", "m", "--out", "o", "--reward", "task:add", *given])
+
+
+@pytest.mark.parametrize(
+    ("reward", "line", "message"),
+    [
+        ("builtins:max", '{"question": "b"}', r"line 2: expected \{\"prompt\": \.\.\.\}"),
+        ("builtins:max", '{"prompt": []}', r"line 2: expected \{\"prompt\": \.\.\.\}"),
+        (
+            "builtins:max", '{"prompt": [{"role": "assistant", "content": "b"}]}',
+            "line 2: the last message is the assistant's: expected one that can be answered",
+        ),
+        ("builtins:max", json.dumps({"prompt": "ab" * 60}), "give shorter prompts$"),
+        ("task:add", '{"prompt": "1 + 1"}', "'1 [+] 1' is no problem of the task add"),
+    ],
+)  # fmt: skip
+def test_a_prompt_that_cannot_be_answered_is_refused(
+    chat_base: Path, tmp_path: Path, reward: str, line: str, message: str
+) -> None:
+    file = tmp_path / "bad.jsonl"
+    file.write_text('{"prompt": "13+29="}\n' + line + "\n")
+    config = settings(chat_base, tmp_path / "run", reward=reward, prompts=file)
+    with pytest.raises(UserError, match=message):
+        prepare(config, Console(quiet=True))
+
+
+def test_weights_are_chosen_by_other_problems_than_those_of_the_test(
+    chat_base: Path, tmp_path: Path
+) -> None:
+    grpo, add = objective(settings(chat_base, tmp_path, reward="task:add")), find_task("add")
+    assert [prompt.text for prompt in grpo.train] == [p.prompt for p in add.problems("train")]
+    assert [prompt.text for prompt in grpo.val] == [p.prompt for p in add.problems("val")]
+
+
+def test_a_task_without_problems_to_validate_on_is_refused(
+    chat_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = replace(find_task("add"), all_problems=lambda: iter([Problem("01+02=", "003")]))
+    monkeypatch.setitem(TASKS, "add", small)
+    with pytest.raises(UserError, match=r"'task:add' brings \d prompts to train on and 0 to"):
+        prepare(settings(chat_base, tmp_path, reward="task:add"), Console(quiet=True))
+
+
+def test_prompts_that_are_trained_and_validated_on_are_counted(
+    chat_base: Path, tmp_path: Path, reward: str
+) -> None:
+    train, val = prompts_file(tmp_path), tmp_path / "val.jsonl"
+    val.write_text('{"prompt": "3 + 4?"}\n{"prompt": "another one"}\n')
+    config = settings(chat_base, tmp_path, reward=reward, prompts=train, val_prompts=val)
+    assert prepare(config, Console(quiet=True)).notes == [
+        "train on 25 prompts, validate on 2",
+        "prompts both trained and validated on: 1",
+    ]
