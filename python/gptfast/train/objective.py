@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,10 @@ from gptfast.data.batch import IGNORED, Batch
 from gptfast.data.loader import BatchSource
 from gptfast.model.base import LanguageModel
 from gptfast.tokenizer import Tokenizer
-from gptfast.train.display import WriteSample
 from gptfast.train.distributed import World
+
+if TYPE_CHECKING:  # the display needs rich, which benchmarks do without
+    from gptfast.train.display import WriteSample
 
 
 class Source(BatchSource, Protocol):
