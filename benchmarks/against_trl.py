@@ -3,7 +3,8 @@
     python benchmarks/against_trl.py runs/chat-base chats.jsonl
 
 The folder is of a format that transformers reads, and has a chat template. Each trainer works in
-processes of its own, with AdamW, float32 and the defaults of its library but for what would differ.
+separate processes, with AdamW and float32. Settings in which the libraries differ are made equal,
+and the others are the defaults.
 TRL runs twice: with padding, and with packing, whose rows its attention keeps apart by positions.
 
 First, losses are compared: three steps on the same conversations. An adapter starts at random, so
@@ -114,7 +115,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def few_conversations(data: Path, path: Path, n: int = 24) -> Path:
-    """Write the first few conversations of a file as a file of its own."""
+    """Write the first few conversations of a file to another file."""
     from gptfast.data.conversations import read_conversations
 
     messages = [{"messages": list(c.messages)} for c in read_conversations(data)[:n]]
@@ -139,7 +140,7 @@ def check_losses(config: Config, rank: int, data: Path) -> dict[str, list[float]
 def run(
     config: Config, entrant: str, rank: int, data: Path, rows: int, steps: int
 ) -> dict[str, Any]:
-    """Train in a process of its own; return what `work` does. Raises RunError if it fails."""
+    """Train in a new process and return what `work` does. Raises RunError if it fails."""
     asked = Work(entrant, str(config.model), str(data), rank, rows, steps)
     command = [sys.executable, __file__, "--work", json.dumps(asdict(asked))]
     with no_spin_count():  # this process has set one already

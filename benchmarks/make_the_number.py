@@ -6,7 +6,7 @@ The task is `03 18=054:` -> `03*18`. The base has seen problems, but no answer. 
 demonstrator that knows the answer 30% of the time, and otherwise guesses an expression of the two
 numbers, so that 43% of its answers are right. The other methods start from that model, and each
 gets about as many CPU seconds as GRPO: more SFT on the same demonstrations (the control), SFT on
-the model's own right answers (rejection sampling), DPO on pairs of its own right and wrong answers,
+the model's own right answers (rejection sampling), DPO on pairs of right and wrong answers,
 GRPO on the verifier's reward, and PPO on a reward model that learned from the same pairs. Their
 weights are chosen by val problems. All is measured on test problems, which nothing has seen.
 
