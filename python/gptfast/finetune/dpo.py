@@ -18,14 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gptfast.data.batch import IGNORED, Batch
-from gptfast.data.pairs import EncodedPair, PairSource, as_rows, open_pairs, pair_batch
+from gptfast.data.pairs import EncodedPair, PairSource, as_rows, pair_batch
 from gptfast.errors import UserError
-from gptfast.finetune.chat_start import open_chat_start
 from gptfast.finetune.logprobs import answer_logprobs
+from gptfast.finetune.pair_start import open_pair_start
 from gptfast.finetune.settings.dpo import DPOConfig
 from gptfast.model.base import LanguageModel
 from gptfast.system.files import add_folder, remove_leftovers, write_text_atomically
-from gptfast.tokenizer.chat import ChatTemplate
 from gptfast.train.checkpoint import has_started
 from gptfast.train.distributed import World
 from gptfast.train.evaluate import eval_mode
@@ -76,15 +75,7 @@ def simpo_loss(
 
 def prepare(config: DPOConfig, console: Console) -> Task:
     """Read the pairs. Raises UserError or MissingFileError if they can't be trained on."""
-    start = open_chat_start(config, console)
-    assert start.chat_template is not None
-    template = ChatTemplate(start.chat_template, start.tokenizer)
-    block_size = start.config.block_size
-    pairs = open_pairs(
-        config.data, config.val_data, config.val_fraction, config.seed, template, block_size
-    )
-    made_of = (start.sha256, start.tokenizer.fingerprint, start.chat_template)
-    source = PairSource(pairs, config.batch_size, config.seed, made_of)
+    start, source, described = open_pair_start(config, console)
     return Task(
         source=source,
         objective=DPO(config, source, start.sha256),
@@ -92,7 +83,7 @@ def prepare(config: DPOConfig, console: Console) -> Task:
         new_model=start.new_model(dropout=0.0, ngram_dropout=0.0),
         chat_template=start.chat_template,
         record={"start_sha256": start.sha256},
-        notes=[pairs.describe(block_size)],
+        notes=[described],
     )
 
 

@@ -11,12 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gptfast.data.batch import Batch
-from gptfast.data.pairs import PairSource, as_rows, open_pairs, pair_batch
-from gptfast.finetune.chat_start import open_chat_start
+from gptfast.data.pairs import PairSource, as_rows, pair_batch
+from gptfast.finetune.pair_start import open_pair_start
 from gptfast.finetune.settings.reward import RewardConfig
 from gptfast.model.base import LanguageModel
 from gptfast.model.heads import SCORE, SequenceClassifier
-from gptfast.tokenizer.chat import ChatTemplate
 from gptfast.train.distributed import World
 from gptfast.train.evaluate import sums_over
 from gptfast.train.objective import Evaluation, Objective, Task
@@ -34,15 +33,7 @@ def bradley_terry_loss(chosen_B: Tensor, rejected_B: Tensor) -> Tensor:
 
 def prepare(config: RewardConfig, console: Console) -> Task:
     """Read the pairs. Raises UserError or MissingFileError if they can't be learned from."""
-    start = open_chat_start(config, console)
-    assert start.chat_template is not None
-    template = ChatTemplate(start.chat_template, start.tokenizer)
-    block_size = start.config.block_size
-    pairs = open_pairs(
-        config.data, config.val_data, config.val_fraction, config.seed, template, block_size
-    )
-    made_of = (start.sha256, start.tokenizer.fingerprint, start.chat_template)
-    source = PairSource(pairs, config.batch_size, config.seed, made_of)
+    start, source, described = open_pair_start(config, console)
     return Task(
         source=source,
         objective=RewardModelling(config, source),
@@ -50,7 +41,7 @@ def prepare(config: RewardConfig, console: Console) -> Task:
         new_model=start.new_model(lambda c: SequenceClassifier(c, SCORE)),
         chat_template=start.chat_template,
         record={"start_sha256": start.sha256},
-        notes=[pairs.describe(block_size)],
+        notes=[described],
     )
 
 
