@@ -27,13 +27,12 @@ from statistics import mean, stdev
 
 import torch
 
+from gptfast.data.prompts import encode_prompts, user_message
+from gptfast.data.verifiable.tasks import Problem, Split, find_task
 from gptfast.finetune.__main__ import main as finetune
-from gptfast.finetune.prompts import encode_prompts, user_message
-from gptfast.finetune.rollouts import GREEDY, UNBIASED, Rollout, roll_out, seed_of
-from gptfast.finetune.start import Start
-from gptfast.finetune.tasks import Problem, Split, find_task
 from gptfast.model.folder import load_float_model
 from gptfast.sample.config import SamplingConfig
+from gptfast.sample.rollouts import GREEDY, UNBIASED, Rollout, roll_out, seed_of
 from gptfast.tokenizer.chat import read_chat_template
 from gptfast.train.__main__ import main as train
 
@@ -91,9 +90,9 @@ class Answers:
 def answer(folder: Path, split: Split, n: int, sampling: SamplingConfig = UNBIASED) -> Answers:
     """Return n answers of the model of a folder to each problem."""
     model, tokenizer = load_float_model(folder, "a measurement")
-    start = Start(model.config, tokenizer, read_chat_template(folder), "", None)
     problems = TASK.problems(split)
-    prompts = [one.ids for one in encode_prompts(start, [user_message(p.prompt) for p in problems])]
+    asked = [user_message(problem.prompt) for problem in problems]
+    prompts = [one.ids for one in encode_prompts(asked, tokenizer, read_chat_template(folder))]
     seeds = [seed_of(2024, i) for i in range(len(problems))]
     rollouts = roll_out(model, prompts, n, 7, seeds, tokenizer.stop_tokens, sampling)
     texts = [one.text(tokenizer) for one in rollouts]

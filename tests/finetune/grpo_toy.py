@@ -13,8 +13,8 @@ from rich.console import Console
 from gptfast.data.batch import Batch
 from gptfast.finetune.grpo import GRPO, prepare
 from gptfast.finetune.grpo_losses import group_advantages
-from gptfast.finetune.rollouts import Rollout, padded_rows
 from gptfast.finetune.settings.grpo import GRPOConfig
+from gptfast.sample.rollouts import Rollout, padded_rows
 
 MAX_NEW_TOKENS = 6
 ROLLOUTS = [

@@ -11,8 +11,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from gptfast.finetune.rollouts import Rollout
-from gptfast.finetune.tasks import Problem
+from gptfast.data.verifiable.tasks import Problem
+from gptfast.sample.rollouts import Rollout
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 PROBLEMS = [Problem("03 18=054:", "03*18"), Problem("01 02=003:", "01+02")]

@@ -14,11 +14,11 @@ from rich.console import Console
 from torch import Tensor
 
 from gptfast.data.batch import IGNORED
+from gptfast.data.prompts import encode_prompts, user_message
 from gptfast.errors import UserError
 from gptfast.finetune.__main__ import main
 from gptfast.finetune.ppo import PPO, prepare
 from gptfast.finetune.ppo_losses import advantages, policy_loss, value_loss
-from gptfast.finetune.prompts import encode_prompts, user_message
 from gptfast.finetune.settings.ppo import PPOConfig
 from gptfast.finetune.start import open_start
 from gptfast.model import rust_step
@@ -331,9 +331,11 @@ def test_mistakes_are_refused(change: dict[str, object], complaint: str, config:
 def test_an_empty_prompt_needs_a_chat_template(config: PPOConfig) -> None:
     start = open_start(config)
     prompts = [user_message("Hello"), user_message("")]
-    assert all(prompt.ids for prompt in encode_prompts(start, prompts))
+    assert all(
+        prompt.ids for prompt in encode_prompts(prompts, start.tokenizer, start.chat_template)
+    )
     with pytest.raises(UserError, match="a prompt is empty: without a chat template"):
-        encode_prompts(replace(start, chat_template=None), prompts)
+        encode_prompts(prompts, start.tokenizer, None)
 
 
 def test_a_model_that_can_not_judge_is_refused(config: PPOConfig, tmp_path: Path) -> None:

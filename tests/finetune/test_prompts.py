@@ -11,10 +11,10 @@ import pytest
 from grpo_toy import objective, prompts_file, settings
 from rich.console import Console
 
+from gptfast.data.verifiable.tasks import TASKS, Problem, find_task
 from gptfast.errors import UserError
 from gptfast.finetune.__main__ import parse_config
 from gptfast.finetune.grpo import GRPO, prepare
-from gptfast.finetune.tasks import TASKS, Problem, find_task
 
 
 def test_prompts_are_messages_of_the_user(chat_base: Path, tmp_path: Path, reward: str) -> None:

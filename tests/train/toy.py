@@ -20,11 +20,11 @@ from torch.nn import functional as F
 from gptfast.data.batch import IGNORED, Batch
 from gptfast.model import ModelConfig, build_model
 from gptfast.model.base import LanguageModel
+from gptfast.model.dropout import eval_mode
 from gptfast.tokenizer import CharTokenizer
 from gptfast.train.checkpoint import State
 from gptfast.train.config import RunConfig
 from gptfast.train.distributed import World
-from gptfast.train.evaluate import eval_mode
 from gptfast.train.objective import Evaluation, Objective, Task
 from gptfast.train.run import run
 

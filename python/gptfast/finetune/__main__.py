@@ -44,11 +44,17 @@ METHODS = {
 }
 
 TOOLS: dict[str, tuple[str, str]] = {
-    "merge": ("merge.main", "add an adapter to its base, and write one model folder"),
-    "tasks": ("task_files.main", "write problems with verified answers, to try methods on"),
-    "audit": ("audit.main", "compare a tuned model with its base: what was gained, what was lost"),
+    "merge": ("finetune.merge.main", "add an adapter to its base, and write one model folder"),
+    "tasks": (
+        "finetune.task_files.main",
+        "write problems with verified answers, to try methods on",
+    ),
+    "audit": (
+        "audit.tuned.main.main",
+        "compare a tuned model with its base: what was gained, what was lost",
+    ),
 }
-"""Other subcommands: a function (argv) -> exit code in gptfast.finetune, and its purpose."""
+"""Other subcommands: a function (argv) -> exit code in gptfast, and its purpose."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -73,7 +79,7 @@ def parse_config(name: str, argv: Sequence[str]) -> RunConfig:
     """Return the settings of a method that the arguments ask for."""
     settings = METHODS[name].settings
     module = import_module(f"gptfast.finetune.settings.{settings.partition('.')[0]}")
-    configuration: type[RunConfig] = _load(f"settings.{settings}")
+    configuration: type[RunConfig] = _load(f"finetune.settings.{settings}")
     if issubclass(configuration, TrainConfig):  # it has presets, and starts from --init-from
         from gptfast.train.__main__ import parse_extended
 
@@ -89,7 +95,9 @@ def _train(name: str, config: RunConfig, argv: Sequence[str]) -> int:
     from gptfast.train.run import run
 
     command = cli.this_command(MODULE, argv)
-    result = run(config, _load(METHODS[name].prepare), command=command, console=console)
+    result = run(
+        config, _load(f"finetune.{METHODS[name].prepare}"), command=command, console=console
+    )
     if result is None:
         console.print(f"stopped and saved; to continue: {cli.resume_command(MODULE, argv)}")
         return 130
@@ -106,7 +114,7 @@ def _train(name: str, config: RunConfig, argv: Sequence[str]) -> int:
 
 def _load(path: str) -> Any:
     module, _, name = path.rpartition(".")
-    return getattr(import_module(f"gptfast.finetune.{module}"), name)
+    return getattr(import_module(f"gptfast.{module}"), name)
 
 
 def _usage(purposes: Mapping[str, str]) -> str:

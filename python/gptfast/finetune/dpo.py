@@ -24,10 +24,10 @@ from gptfast.finetune.logprobs import answer_logprobs
 from gptfast.finetune.pair_start import open_pair_start
 from gptfast.finetune.settings.dpo import DPOConfig
 from gptfast.model.base import LanguageModel
+from gptfast.model.dropout import eval_mode
 from gptfast.system.files import add_folder, remove_leftovers, write_text_atomically
 from gptfast.train.checkpoint import has_started
 from gptfast.train.distributed import World
-from gptfast.train.evaluate import eval_mode
 from gptfast.train.objective import Evaluation, Objective, Task
 
 # ---- the losses ----------------------------------------------------------------------------------

@@ -16,9 +16,7 @@ from torch import Tensor, nn
 
 from gptfast.cli.units import count
 from gptfast.data.batch import IGNORED, Batch
-from gptfast.errors import UserError
-from gptfast.finetune.grpo_losses import group_advantages, sum_of_losses, token_losses
-from gptfast.finetune.prompts import (
+from gptfast.data.prompts import (
     Prompt,
     encode_prompts,
     prompt_source,
@@ -26,8 +24,14 @@ from gptfast.finetune.prompts import (
     split_prompts,
     user_message,
 )
-from gptfast.finetune.rewards import load_reward, task_of
-from gptfast.finetune.rollouts import (
+from gptfast.data.verifiable.rewards import load_reward, task_of
+from gptfast.errors import UserError
+from gptfast.finetune.grpo_losses import group_advantages, sum_of_losses, token_losses
+from gptfast.finetune.settings.grpo import GRPOConfig
+from gptfast.finetune.start import Start, load_reference, open_start
+from gptfast.model.base import LanguageModel
+from gptfast.sample.config import SamplingConfig
+from gptfast.sample.rollouts import (
     GREEDY,
     UNBIASED,
     Rollout,
@@ -36,10 +40,6 @@ from gptfast.finetune.rollouts import (
     roll_out,
     seed_of,
 )
-from gptfast.finetune.settings.grpo import GRPOConfig
-from gptfast.finetune.start import Start, load_reference, open_start
-from gptfast.model.base import LanguageModel
-from gptfast.sample.config import SamplingConfig
 from gptfast.train.distributed import World
 from gptfast.train.objective import Evaluation, Objective, Task
 
@@ -93,7 +93,8 @@ def read_splits(config: GRPOConfig, start: Start) -> tuple[list[Prompt], list[Pr
         train, val = split_prompts(read_prompts(config.prompts), config.val_fraction, config.seed)
     else:
         train, val = read_prompts(config.prompts), read_prompts(config.val_prompts)
-    encoded = encode_prompts(start, train), encode_prompts(start, val)
+    made = start.tokenizer, start.chat_template
+    encoded = encode_prompts(train, *made), encode_prompts(val, *made)
     if task is not None:
         for prompt in chain(*encoded):
             task.reward(prompt.text, "")  # raises for a prompt of no problem

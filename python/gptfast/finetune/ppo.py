@@ -20,24 +20,24 @@ from torch import Tensor, nn
 
 from gptfast.cli.units import count
 from gptfast.data.batch import IGNORED, Batch
-from gptfast.errors import UserError
-from gptfast.finetune.ppo_losses import advantages, policy_loss, value_loss
-from gptfast.finetune.prompts import (
+from gptfast.data.prompts import (
     Prompt,
     encode_prompts,
     prompt_source,
     read_prompts,
     split_prompts,
 )
-from gptfast.finetune.rollouts import Rollout, check_room, padded_rows, roll_out, seed_of
+from gptfast.errors import UserError
+from gptfast.finetune.ppo_losses import advantages, policy_loss, value_loss
 from gptfast.finetune.settings.ppo import PPOConfig
 from gptfast.finetune.start import Start, load_reference, open_start
 from gptfast.model.adapter_folder import weights_sha256
 from gptfast.model.base import LanguageModel
+from gptfast.model.dropout import eval_mode
 from gptfast.model.heads import ActorCritic, SequenceClassifier, load_classifier, score_texts
+from gptfast.sample.rollouts import Rollout, check_room, padded_rows, roll_out, seed_of
 from gptfast.tokenizer.chat import read_chat_template
 from gptfast.train.distributed import World
-from gptfast.train.evaluate import eval_mode
 from gptfast.train.objective import Evaluation, Objective, Task
 
 _EVALUATION = 2**62
@@ -53,7 +53,7 @@ def prepare(config: PPOConfig, console: Console) -> Task:
             f"that `gptfast finetune sft` made"
         )
     train, val = (
-        encode_prompts(start, prompts)
+        encode_prompts(prompts, start.tokenizer, start.chat_template)
         for prompts in split_prompts(read_prompts(config.prompts), config.val_fraction, config.seed)
     )
     longest = max(len(prompt.ids) for prompt in [*train, *val])

@@ -11,8 +11,8 @@ from typing import Annotated
 import tyro
 
 from gptfast.cli import cli
+from gptfast.data.verifiable.tasks import Split, find_task
 from gptfast.errors import UserError, check_at_least
-from gptfast.finetune.tasks import Split, find_task
 from gptfast.system.files import make_folder, write_text_atomically
 
 

@@ -1,6 +1,9 @@
-"""Dropout as a module, computed by gptfast.ops."""
+"""Dropout as a module, computed by gptfast.ops, and how to turn it off for a while."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from torch import Tensor, nn
 
@@ -21,3 +24,14 @@ class Dropout(nn.Module):
     def extra_repr(self) -> str:
         """Return the arguments that the module's repr shows."""
         return f"p={self.p}"
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Turn off dropout within the block, and restore the model's mode after it."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

@@ -16,10 +16,10 @@ from rich.text import Text
 
 from gptfast.cli.units import duration, flop_rate, gib
 from gptfast.model import LanguageModel
+from gptfast.model.dropout import eval_mode
 from gptfast.system.machine import peak_flops
 from gptfast.tokenizer import Tokenizer
 from gptfast.train.distributed import World
-from gptfast.train.evaluate import eval_mode
 
 SECONDS_BETWEEN_LINES = 10.0
 """Shortest time between progress lines in a pipe."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from gptfast.data.batch import IGNORED, Batch
 from gptfast.model.base import LanguageModel
+from gptfast.model.dropout import eval_mode
 from gptfast.train.distributed import SINGLE_PROCESS, World
 
 
@@ -58,17 +58,6 @@ def sums_over(
     assert sums is not None  # there is at least one batch
     summed: list[float] = world.sum(sums.to(device)).tolist()
     return summed
-
-
-@contextmanager
-def eval_mode(model: LanguageModel) -> Iterator[None]:
-    """Turn off dropout within the block, and restore the model's mode after it."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
 
 
 def bits_per_byte(nats_per_token: float, bytes_per_token: float) -> float:

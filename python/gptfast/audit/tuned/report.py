@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from gptfast.finetune.audit_measures import Facts, Measure
+from gptfast.audit.tuned.measures import Facts, Measure
 from gptfast.model.text_score import Estimate
 
 

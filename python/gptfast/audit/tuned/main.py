@@ -12,12 +12,12 @@ import tyro
 from gptfast.cli import cli
 from gptfast.cli.path import PATH
 from gptfast.cli.printing import lossy_output
+from gptfast.data.verifiable.tasks import VerifiableTask, find_task
 from gptfast.errors import UserError, check_at_least
-from gptfast.finetune.tasks import VerifiableTask, find_task
 
 if TYPE_CHECKING:
-    from gptfast.finetune.audit_measures import Plan
-    from gptfast.finetune.audit_prompts import Question, Subject
+    from gptfast.audit.tuned.measures import Plan
+    from gptfast.audit.tuned.prompts import Question, Subject
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ def main(argv: Sequence[str]) -> int:
     config = cli.parse(AuditConfig, argv, "gptfast finetune audit")
     task = None if config.task is None else find_task(config.task)
     # Imported late: PyTorch takes two seconds, which `--help` and a wrong flag don't need.
-    from gptfast.finetune.audit_measures import measure
-    from gptfast.finetune.audit_report import as_json, plot, sentences, table
+    from gptfast.audit.tuned.measures import measure
+    from gptfast.audit.tuned.report import as_json, plot, sentences, table
     from gptfast.system.files import make_folder, write_atomically, write_text_atomically
     from gptfast.system.threads import share_cores
 
@@ -91,7 +91,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _subject(folder: Path, device: str) -> Subject:
-    from gptfast.finetune.audit_prompts import Subject
+    from gptfast.audit.tuned.prompts import Subject
     from gptfast.model.device import resolve_device
     from gptfast.model.finite import check_weights
     from gptfast.model.folder import load_model
@@ -105,10 +105,10 @@ def _subject(folder: Path, device: str) -> Subject:
 
 
 def _plan(config: AuditConfig, task: VerifiableTask | None, base: Subject) -> Plan:
+    from gptfast.audit.tuned.measures import Plan
+    from gptfast.audit.tuned.prompts import spread
     from gptfast.data.documents import ReadOptions
     from gptfast.data.sources import load_corpus
-    from gptfast.finetune.audit_measures import Plan
-    from gptfast.finetune.audit_prompts import spread
 
     old_texts: Sequence[str] = ()
     if config.old_text is not None:
@@ -133,8 +133,8 @@ def _plan(config: AuditConfig, task: VerifiableTask | None, base: Subject) -> Pl
 
 
 def _problems(task: VerifiableTask, split: Literal["train", "test"]) -> list[Question]:
+    from gptfast.audit.tuned.prompts import questions_of
     from gptfast.data.conversations import Conversation
-    from gptfast.finetune.audit_prompts import questions_of
 
     turns = [(("user", p.prompt), ("assistant", p.answer)) for p in task.problems(split)]
     return questions_of(
@@ -144,8 +144,8 @@ def _problems(task: VerifiableTask, split: Literal["train", "test"]) -> list[Que
 
 
 def _questions(path: Path) -> list[Question]:
+    from gptfast.audit.tuned.prompts import questions_of
     from gptfast.data.conversations import read_conversations
-    from gptfast.finetune.audit_prompts import questions_of
 
     conversations = read_conversations(path)
     try:

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from gptfast.errors import UserError
-from gptfast.finetune.rollouts import Rollout, roll_out, seed_of
 from gptfast.model import ModelConfig, build_model, rust_step
 from gptfast.model.base import LanguageModel
+from gptfast.sample.rollouts import Rollout, roll_out, seed_of
 from gptfast.tokenizer import CharTokenizer
 
 N_VOCAB, STOP = 8, 7

@@ -27,13 +27,13 @@ from audited import (
     tuned,
 )
 
+from gptfast.audit.tuned.measures import Facts, Plan, measure, pass_at_k
+from gptfast.audit.tuned.prompts import INJECTIONS, Subject, questions_of
+from gptfast.audit.tuned.report import sentences
 from gptfast.data.conversations import Conversation
+from gptfast.data.verifiable.tasks import find_task
 from gptfast.errors import UserError
 from gptfast.finetune.__main__ import main
-from gptfast.finetune.audit_measures import Facts, Plan, measure, pass_at_k
-from gptfast.finetune.audit_prompts import INJECTIONS, Subject, questions_of
-from gptfast.finetune.audit_report import sentences
-from gptfast.finetune.tasks import find_task
 from gptfast.model import LanguageModel
 from gptfast.model.divergence import kl_of_continuations
 from gptfast.model.folder import save_description, save_weights
@@ -325,6 +325,6 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
 
 
 def test_help_needs_no_pytorch() -> None:
-    code = "import sys, gptfast.finetune.audit; print('torch' in sys.modules)"
+    code = "import sys, gptfast.audit.tuned.main; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -6,8 +6,8 @@ import random
 from collections.abc import Iterator
 from functools import cache
 
+from gptfast.data.verifiable.tasks import Problem, VerifiableTask
 from gptfast.errors import UserError
-from gptfast.finetune.tasks import Problem, VerifiableTask
 
 N_PROBLEMS = 2000
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gptfast.audit.tuned.prompts import Question, Subject
 from gptfast.data.batch import IGNORED
-from gptfast.finetune.audit_prompts import Question, Subject
 from gptfast.model import LanguageModel, ModelConfig, build_model
 from gptfast.model.kv_cache import NewTokens
 from gptfast.tokenizer import CharTokenizer

@@ -15,10 +15,9 @@ from math import comb
 import numpy as np
 import torch
 
+from gptfast.audit.tuned.prompts import INJECTIONS, Answer, Question, Subject, spread
+from gptfast.data.verifiable.tasks import VerifiableTask
 from gptfast.errors import UserError
-from gptfast.finetune.audit_prompts import INJECTIONS, Answer, Question, Subject, spread
-from gptfast.finetune.rollouts import roll_out, seed_of
-from gptfast.finetune.tasks import VerifiableTask
 from gptfast.model.divergence import kl_of_continuations
 from gptfast.model.text_score import (
     Estimate,
@@ -31,6 +30,7 @@ from gptfast.model.text_score import (
 )
 from gptfast.sample.config import SamplingConfig
 from gptfast.sample.repetition import seq_rep
+from gptfast.sample.rollouts import roll_out, seed_of
 
 PASS_AT = 16
 GRAM = 5

@@ -9,8 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from gptfast.data.verifiable.tasks import VerifiableTask, find_task
 from gptfast.errors import UserError, shown
-from gptfast.finetune.tasks import VerifiableTask, find_task
 
 Reward: TypeAlias = Callable[[str, str], float]
 """(prompt, completion) -> a finite number, the higher the better. The completion has no stop token;
@@ -21,7 +21,7 @@ def task_of(name: str) -> VerifiableTask | None:
     """Return the task that a reward names, by 'task:NAME' or 'reasoning-gym:NAME', or None."""
     kind, _, task = name.partition(":")
     if kind == "reasoning-gym":
-        from gptfast.finetune.reasoning_gym import gym_task
+        from gptfast.data.verifiable.reasoning_gym import gym_task
 
         return gym_task(task)
     return find_task(task) if kind == "task" else None

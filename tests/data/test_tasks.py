@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gptfast.data.verifiable.rewards import load_reward
+from gptfast.data.verifiable.tasks import TASKS, Problem, find_task
 from gptfast.errors import UserError
 from gptfast.finetune.__main__ import main
-from gptfast.finetune.rewards import load_reward
-from gptfast.finetune.tasks import TASKS, Problem, find_task
 
 tasks = pytest.mark.parametrize("name", TASKS)
 

@@ -17,12 +17,12 @@ from torch import Tensor
 from gptfast.data.batch import IGNORED
 from gptfast.errors import UserError
 from gptfast.model.base import LanguageModel
+from gptfast.model.dropout import eval_mode
 from gptfast.model.lora_merge import merged_for_a_while
 from gptfast.sample.config import SamplingConfig
 from gptfast.sample.generate import generate_batch
 from gptfast.sample.request import Generation, Request
 from gptfast.tokenizer import Tokenizer
-from gptfast.train.evaluate import eval_mode
 
 N_SLOTS = 64
 """Most completions that grow at once."""

@@ -16,7 +16,7 @@ from gptfast.data.batch import IGNORED, Batch
 from gptfast.data.conversations import normalised, read_records, split_by_prompt
 from gptfast.data.shuffled import ShuffledSource
 from gptfast.errors import UserError
-from gptfast.finetune.start import Start
+from gptfast.tokenizer import Tokenizer
 from gptfast.tokenizer.chat import ChatTemplate
 
 
@@ -78,15 +78,17 @@ def split_prompts(
     )
 
 
-def encode_prompts(start: Start, prompts: Sequence[list[dict[str, str]]]) -> list[Prompt]:
+def encode_prompts(
+    prompts: Sequence[list[dict[str, str]]], tokenizer: Tokenizer, chat_template: str | None
+) -> list[Prompt]:
     """Return the prompts as the model sees them.
 
     With a chat template, they are what precedes the assistant's answer. A model without one
     continues a single text of the user as it is. Raises UserError for other messages, or for text
     that has no ids.
     """
-    if start.chat_template is not None:
-        template = ChatTemplate(start.chat_template, start.tokenizer)
+    if chat_template is not None:
+        template = ChatTemplate(chat_template, tokenizer)
         return [Prompt(ms[-1]["content"], template.encode(ms)) for ms in prompts]
     if any(len(ms) != 1 for ms in prompts):
         raise UserError(
@@ -95,7 +97,7 @@ def encode_prompts(start: Start, prompts: Sequence[list[dict[str, str]]]) -> lis
         )
     if any(not ms[0]["content"] for ms in prompts):
         raise UserError("a prompt is empty: without a chat template, the model has nothing to read")
-    return [Prompt(m["content"], start.tokenizer.encode_ordinary(m["content"])) for (m,) in prompts]
+    return [Prompt(m["content"], tokenizer.encode_ordinary(m["content"])) for (m,) in prompts]
 
 
 def prompt_source(

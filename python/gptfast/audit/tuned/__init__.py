@@ -1,0 +1,1 @@
+"""`gptfast finetune audit`: what tuning a model gained, and what it lost."""

@@ -1,0 +1,1 @@
+"""Tasks whose answers a program verifies, and rewards, which are functions of an answer."""
