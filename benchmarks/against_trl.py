@@ -165,7 +165,7 @@ def train_ours(asked: Work) -> dict[str, Any]:
 
     from gptfast.data.loader import Prefetcher
     from gptfast.data.shuffled import ShuffledSource
-    from gptfast.finetune.settings.sft import SFTConfig
+    from gptfast.finetune.settings.supervised import SFTConfig
     from gptfast.finetune.sft import prepare
     from gptfast.system.memory import keep_freed_memory
     from gptfast.system.threads import share_cores
@@ -207,7 +207,7 @@ def train_theirs(asked: Work) -> dict[str, Any]:
     from trl import SFTConfig, SFTTrainer
 
     from gptfast.data.chats import open_chats
-    from gptfast.finetune.settings.sft import SFTConfig as Ours
+    from gptfast.finetune.settings.supervised import SFTConfig as Ours
     from gptfast.finetune.start import open_start
     from gptfast.tokenizer.chat import ChatTemplate
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from gptfast.data.batch import Batch
 from gptfast.finetune.grpo import GRPO, prepare
 from gptfast.finetune.grpo_losses import group_advantages
-from gptfast.finetune.settings.grpo import GRPOConfig
+from gptfast.finetune.settings.rollouts import GRPOConfig
 from gptfast.sample.rollouts import Rollout, padded_rows
 
 MAX_NEW_TOKENS = 6

@@ -12,10 +12,11 @@ import torch
 from rich.console import Console
 
 from gptfast.errors import MissingFileError, UserError
-from gptfast.finetune.chat_start import RECORD, base_folder, open_chat_start
+from gptfast.finetune.chat_start import base_folder, open_chat_start
 from gptfast.finetune.settings.common import FinetuneConfig
 from gptfast.model import ModelConfig, build_model
 from gptfast.model.adapter_folder import weights_sha256
+from gptfast.model.chat_base import RECORD
 from gptfast.model.folder import load_model, save_description, save_weights
 from gptfast.tokenizer import BPETokenizer
 from gptfast.tokenizer.chat import ChatTemplate, read_chat_template, write_chat_template

@@ -19,7 +19,7 @@ from gptfast.data.classes import class_batch, encode_labelled, read_labelled
 from gptfast.errors import UserError
 from gptfast.finetune.__main__ import main
 from gptfast.finetune.classify import prepare
-from gptfast.finetune.settings.classify import ClassifyConfig
+from gptfast.finetune.settings.supervised import ClassifyConfig
 from gptfast.model.config import ExpertBalance
 from gptfast.model.folder import load_model
 from gptfast.model.heads import SequenceClassifier, logits_of

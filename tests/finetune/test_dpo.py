@@ -16,7 +16,7 @@ from rich.console import Console
 
 from gptfast.errors import UserError
 from gptfast.finetune.dpo import DPO, dpo_loss, ipo_loss, pair_logprobs, prepare, simpo_loss
-from gptfast.finetune.settings.dpo import DPOConfig
+from gptfast.finetune.settings.preferences import DPOConfig
 from gptfast.model.adapter_folder import weights_sha256
 from gptfast.model.folder import load_model
 from gptfast.train.distributed import SINGLE_PROCESS

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from gptfast.data.pairs import pair_batch
 from gptfast.finetune.dpo import DPO, pair_logprobs, prepare, simpo_loss
-from gptfast.finetune.settings.dpo import DPOConfig
+from gptfast.finetune.settings.preferences import DPOConfig
 from gptfast.model.folder import load_model
 from gptfast.train.distributed import SINGLE_PROCESS
 

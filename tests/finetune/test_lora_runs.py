@@ -16,7 +16,7 @@ from gptfast.errors import MissingFileError, UserError
 from gptfast.finetune import grpo
 from gptfast.finetune.__main__ import main, parse_config
 from gptfast.finetune.settings.common import FinetuneConfig
-from gptfast.finetune.settings.grpo import GRPOConfig
+from gptfast.finetune.settings.rollouts import GRPOConfig
 from gptfast.finetune.start import load_reference, open_start
 from gptfast.model.folder import load_float_model, load_model, load_weights
 from gptfast.model.quantized import QuantizedLinear

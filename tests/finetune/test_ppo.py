@@ -19,7 +19,7 @@ from gptfast.errors import UserError
 from gptfast.finetune.__main__ import main
 from gptfast.finetune.ppo import PPO, prepare
 from gptfast.finetune.ppo_losses import advantages, policy_loss, value_loss
-from gptfast.finetune.settings.ppo import PPOConfig
+from gptfast.finetune.settings.rollouts import PPOConfig
 from gptfast.finetune.start import open_start
 from gptfast.model import rust_step
 from gptfast.model.folder import describe_model, load_model, save_weights
@@ -317,10 +317,12 @@ def test_killed_between_updates_on_the_same_answers_it_resumes_bitwise(
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"max_new_tokens": 60}, "max_new_tokens is 60, but a prompt has"),
+        ({"max_new_tokens": 60}, "none of .* prompts has at most 4 tokens, which leave room for"),
         ({"clip": 0.0}, "clip is 0.0: expected more than 0"),
         ({"gamma": 1.5}, "gamma is 1.5: expected from 0 to 1"),
-        ({"parallel": "fsdp"}, "ppo needs --parallel ddp"),
+        ({"parallel": "fsdp"}, "parallel is 'fsdp': expected 'ddp', as each process samples"),
+        ({"dtype": "bfloat16"}, "dtype is 'bfloat16': expected 'float32'"),
+        ({"prompts": None}, "prompts are missing: give --prompts FILE"),
     ],
 )
 def test_mistakes_are_refused(change: dict[str, object], complaint: str, config: PPOConfig) -> None:

@@ -34,13 +34,19 @@ def test_prompts_are_messages_of_the_user(chat_base: Path, tmp_path: Path, rewar
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"reward": "my:f"}, "the reward 'my:f' brings no prompts: give --prompts FILE"),
+        (
+            {"reward": "my:f"},
+            "prompts are missing, and the reward brings none",
+        ),
         ({"val_prompts": Path("a")}, "val_prompts are given without prompts"),
         ({"group_size": 1}, "group_size is 1: expected at least 2, because its completions are"),
         ({"beta": -1.0}, "beta is -1.0: expected 0 or more"),
-        ({"parallel": "fsdp"}, "grpo needs --parallel ddp: each process samples from the whole"),
+        ({"parallel": "fsdp"}, "parallel is 'fsdp': expected 'ddp', as each process samples"),
         ({"reward": "task:nothing"}, "unknown task 'nothing'"),
-        ({"max_new_tokens": 60}, "give shorter prompts, or max_new_tokens of at most"),
+        (
+            {"max_new_tokens": 60},
+            "none of .* room for max_new_tokens 60 in the context of 64",
+        ),
     ],
 )
 def test_impossible_settings_are_refused(
@@ -69,7 +75,6 @@ def test_nothing_may_come_between_the_sampled_and_the_trained_distribution(
             "builtins:max", '{"prompt": [{"role": "assistant", "content": "b"}]}',
             "line 2: the last message is the assistant's: expected one that can be answered",
         ),
-        ("builtins:max", json.dumps({"prompt": "ab" * 60}), "give shorter prompts$"),
         ("task:add", '{"prompt": "1 + 1"}', "'1 [+] 1' is no problem of the task add"),
     ],
 )  # fmt: skip
@@ -81,6 +86,26 @@ def test_a_prompt_that_cannot_be_answered_is_refused(
     config = settings(chat_base, tmp_path / "run", reward=reward, prompts=file)
     with pytest.raises(UserError, match=message):
         prepare(config, Console(quiet=True))
+
+
+def test_prompts_that_leave_no_room_are_left_out_and_counted(
+    chat_base: Path, tmp_path: Path, reward: str
+) -> None:
+    file = tmp_path / "prompts.jsonl"
+    prompts = ["a", "ab" * 60, "b", *(f"{i}" + "ab" * 60 for i in range(6))]
+    file.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
+    task = prepare(settings(chat_base, tmp_path, reward=reward, prompts=file), Console(quiet=True))
+    assert isinstance(task.objective, GRPO)
+    kept = [*task.objective.train, *task.objective.val]
+    assert sorted((prompt.text, prompt.line) for prompt in kept) == [("a", 1), ("b", 3)]
+    room = 65 - task.objective.config.max_new_tokens
+    assert task.notes[1] == (
+        f"left out 7 prompts longer than {room} tokens, with {65 - room} for the answer in the "
+        f"context of 64, at line 2, 4, 5, 6, 7, ... of {file}"
+    )
+    file.write_text(json.dumps({"prompt": "ab" * 60}) + "\n")
+    with pytest.raises(UserError, match=r"prompts.jsonl: none of 1 prompt has at most \d+ tokens"):
+        prepare(settings(chat_base, tmp_path, reward=reward, prompts=file), Console(quiet=True))
 
 
 def test_weights_are_chosen_by_other_problems_than_those_of_the_test(
@@ -96,7 +121,7 @@ def test_a_task_without_problems_to_validate_on_is_refused(
 ) -> None:
     small = replace(find_task("add"), all_problems=lambda: iter([Problem("01+02=", "003")]))
     monkeypatch.setitem(TASKS, "add", small)
-    with pytest.raises(UserError, match=r"'task:add' brings \d prompts to train on and 0 to"):
+    with pytest.raises(UserError, match=r"the task 'add' brings \d prompts to train on and 0 to"):
         prepare(settings(chat_base, tmp_path, reward="task:add"), Console(quiet=True))
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from gptfast import load_classifier
 from gptfast.finetune.__main__ import main
 from gptfast.finetune.reward import bradley_terry_loss, prepare, scores
-from gptfast.finetune.settings.reward import RewardConfig
+from gptfast.finetune.settings.preferences import RewardConfig
 from gptfast.model.heads import SequenceClassifier, score_texts
 from gptfast.tokenizer.chat import ChatTemplate, read_chat_template
 from gptfast.train.distributed import SINGLE_PROCESS

@@ -21,7 +21,7 @@ from unequal import N_TARGETS, main, unequal_batch, unequal_model
 from gptfast.data.batch import IGNORED, Batch
 from gptfast.data.packing import Example, PackedRows
 from gptfast.errors import UserError
-from gptfast.finetune.settings.sft import SFTConfig
+from gptfast.finetune.settings.supervised import SFTConfig
 from gptfast.finetune.sft import AnswerTokens, prepare
 from gptfast.model import GPT, ModelConfig
 from gptfast.model.base import LanguageModel

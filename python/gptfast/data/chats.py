@@ -13,6 +13,7 @@ from gptfast.cli.units import count
 from gptfast.data.conversations import (
     Conversation,
     check_answers,
+    left_out,
     prompt_key,
     read_conversations,
     split_by_prompt,
@@ -21,7 +22,6 @@ from gptfast.data.packing import Example, PackedRows
 from gptfast.errors import UserError
 from gptfast.tokenizer.chat import ChatTemplate
 
-_LINES_SHOWN = 5
 _Encoded = tuple[Conversation, Example]
 
 
@@ -51,20 +51,14 @@ class Chats:
     def notes(self, purpose: str) -> list[str]:
         """Return a line about the conversations, and one about those that are left out."""
         rows = self.rows
-        lines = [
+        line = (
             f"{purpose} {count(len(self.conversations), 'conversation')} of {self.path}: "
             f"{rows.n_tokens:,} tokens, {rows.n_targets:,} of them of answers, in "
             f"{count(len(rows), 'row')} of {rows.block_size:,}; {rows.share_used:.1%} of the "
             f"positions are used"
-        ]
-        if self.too_long:
-            shown = ", ".join(map(str, self.too_long[:_LINES_SHOWN]))
-            more = ", ..." if len(self.too_long) > _LINES_SHOWN else ""
-            lines.append(
-                f"left out {count(len(self.too_long), 'conversation')} longer than the context of "
-                f"{rows.block_size:,} tokens, at line {shown}{more} of {self.path}"
-            )
-        return lines
+        )
+        limit = f"the context of {rows.block_size:,} tokens"
+        return [line, *left_out("conversation", self.too_long, limit, self.path)]
 
 
 def open_chats(

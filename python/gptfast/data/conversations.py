@@ -22,6 +22,7 @@ T = TypeVar("T")
 ROLES = ("system", "user", "assistant")
 LONGEST = 1 << 26
 """Maximum number of characters of a record."""
+_LINES_SHOWN = 5
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -142,6 +143,15 @@ def _text(record: dict[str, Any], key: str) -> str:
         raise BadRecordError(f"{key!r} is not a string")
     text: str = record[key]
     return text
+
+
+def left_out(what: str, lines: Sequence[int], limit: str, path: Path | None) -> list[str]:
+    """Return a line about records that are too long, if any are, with the first of their lines."""
+    if not lines:
+        return []
+    shown = ", ".join(map(str, lines[:_LINES_SHOWN])) + (", ..." if lines[_LINES_SHOWN:] else "")
+    where = "" if path is None else f", at line {shown} of {path}"
+    return [f"left out {count(len(lines), what)} longer than {limit}{where}"]
 
 
 # ---- the split -----------------------------------------------------------------------------------

@@ -5,8 +5,6 @@ Legend: B pairs, T time; the axis of length 2 has the chosen answer, then the re
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,7 +23,7 @@ from gptfast.data.conversations import (
 )
 from gptfast.data.documents.json_records import keys_of
 from gptfast.data.documents.records import BadRecordError
-from gptfast.data.shuffled import ShuffledSource
+from gptfast.data.shuffled import ShuffledSource, fingerprint_of
 from gptfast.errors import UserError
 from gptfast.tokenizer.chat import ChatTemplate
 
@@ -259,5 +257,5 @@ class PairSource(ShuffledSource):
             seed,
             lambda indices, _: pair_batch(self.pairs, indices),
             longest=max(range(len(self.pairs)), key=lambda i: self.pairs[i].length),
-            fingerprint=hashlib.sha256(json.dumps([*made_of, encoded]).encode()).hexdigest(),
+            fingerprint=fingerprint_of(*made_of, encoded),
         )

@@ -13,7 +13,12 @@ import torch
 from torch import nn
 
 from gptfast.data.batch import IGNORED, Batch
-from gptfast.data.conversations import normalised, read_records, split_by_prompt
+from gptfast.data.conversations import (
+    Conversation,
+    normalised,
+    read_records,
+    split_by_prompt,
+)
 from gptfast.data.shuffled import ShuffledSource
 from gptfast.errors import UserError
 from gptfast.tokenizer import Tokenizer
@@ -22,15 +27,21 @@ from gptfast.tokenizer.chat import ChatTemplate
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt, and the ids that the model continues."""
+    """A dialogue that waits for an answer, and the ids that the model continues."""
 
-    text: str
-    """What a reward sees: the text, or the content of the last message."""
+    messages: tuple[dict[str, str], ...]
     ids: list[int]
+    line: int
+    """Where it begins in its file, from 1; 0 if it has none."""
+
+    @property
+    def text(self) -> str:
+        """What a reward sees: the content of the last message."""
+        return self.messages[-1]["content"]
 
 
-def read_prompts(path: Path) -> list[list[dict[str, str]]]:
-    """Return the messages of each {"prompt": ...} of a file of JSON records.
+def read_prompts(path: Path) -> list[Conversation]:
+    """Return the dialogue of each {"prompt": ...} of a file of JSON records.
 
     A prompt is a text, which becomes a message of the user, or a list of messages. Other keys are
     ignored. Raises MissingFileError, or UserError with the line of a record without a prompt that
@@ -40,14 +51,15 @@ def read_prompts(path: Path) -> list[list[dict[str, str]]]:
     for line, record in read_records(path):
         match record.get("prompt"):
             case str(text):
-                prompts.append(user_message(text))
+                prompts.append(user_message(text, line))
             case [*messages] if messages and all(map(_is_message, messages)):
                 if messages[-1]["role"] == "assistant":
                     raise UserError(
                         f"{path}, line {line}: the last message is the assistant's: expected one "
                         f"that can be answered"
                     )
-                prompts.append([{"role": m["role"], "content": m["content"]} for m in messages])
+                of = tuple({"role": m["role"], "content": m["content"]} for m in messages)
+                prompts.append(Conversation(of, line))
             case _:
                 raise UserError(
                     f'{path}, line {line}: expected {{"prompt": ...}} with a text, or with a list '
@@ -56,9 +68,9 @@ def read_prompts(path: Path) -> list[list[dict[str, str]]]:
     return prompts
 
 
-def user_message(text: str) -> list[dict[str, str]]:
+def user_message(text: str, line: int = 0) -> Conversation:
     """Return the dialogue that consists of a text of the user."""
-    return [{"role": "user", "content": text}]
+    return Conversation(({"role": "user", "content": text},), line)
 
 
 def _is_message(value: object) -> bool:
@@ -70,16 +82,18 @@ def _is_message(value: object) -> bool:
 
 
 def split_prompts(
-    prompts: Sequence[list[dict[str, str]]], val_fraction: float, seed: int
-) -> tuple[list[list[dict[str, str]]], list[list[dict[str, str]]]]:
+    prompts: Sequence[Prompt], val_fraction: float, seed: int
+) -> tuple[list[Prompt], list[Prompt]]:
     """Split prompts into train and val; those that read the same are on one side."""
-    return split_by_prompt(
-        prompts, lambda ms: tuple(normalised(m["content"]) for m in ms), val_fraction, seed
-    )
+
+    def key(prompt: Prompt) -> tuple[str, ...]:
+        return tuple(normalised(message["content"]) for message in prompt.messages)
+
+    return split_by_prompt(prompts, key, val_fraction, seed)
 
 
 def encode_prompts(
-    prompts: Sequence[list[dict[str, str]]], tokenizer: Tokenizer, chat_template: str | None
+    prompts: Sequence[Conversation], tokenizer: Tokenizer, chat_template: str | None
 ) -> list[Prompt]:
     """Return the prompts as the model sees them.
 
@@ -88,16 +102,18 @@ def encode_prompts(
     that has no ids.
     """
     if chat_template is not None:
-        template = ChatTemplate(chat_template, tokenizer)
-        return [Prompt(ms[-1]["content"], template.encode(ms)) for ms in prompts]
-    if any(len(ms) != 1 for ms in prompts):
+        encode = ChatTemplate(chat_template, tokenizer).encode
+        return [Prompt(one.messages, encode(one.messages), one.line) for one in prompts]
+    if any(len(one.messages) != 1 for one in prompts):
         raise UserError(
             "prompts of several messages need a model with a chat template: teach it one by "
             "`gptfast finetune sft` first"
         )
-    if any(not ms[0]["content"] for ms in prompts):
+    texts = [one.messages[0]["content"] for one in prompts]
+    if not all(texts):
         raise UserError("a prompt is empty: without a chat template, the model has nothing to read")
-    return [Prompt(m["content"], tokenizer.encode_ordinary(m["content"])) for (m,) in prompts]
+    encoded = map(tokenizer.encode_ordinary, texts)
+    return [Prompt(one.messages, ids, one.line) for one, ids in zip(prompts, encoded, strict=True)]
 
 
 def prompt_source(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -61,3 +64,8 @@ class ShuffledSource:
             self._epoch = epoch
             self._order = np.random.default_rng((self.seed, epoch)).permutation(self.n_items)
         return int(self._order[place])
+
+
+def fingerprint_of(*made_of: Any) -> str:
+    """Return the SHA-256 of JSON values: of the data, and of what else decides what is learned."""
+    return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()

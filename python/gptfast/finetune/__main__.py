@@ -19,12 +19,10 @@ MODULE = "gptfast.finetune"
 
 @dataclass(frozen=True)
 class Method:
-    """A method of fine-tuning: its settings, and the function that makes its task."""
+    """A method of fine-tuning. gptfast.finetune has a module of its name, with `prepare`."""
 
     settings: str
-    """Class in gptfast.finetune.settings, such as 'sft.SFTConfig'. Its module has GROUPS."""
-    prepare: str
-    """Function in gptfast.finetune, such as 'sft.prepare': (config, console) -> Task."""
+    """Class in gptfast.finetune.settings, such as 'supervised.SFTConfig'."""
     what: str
     """Its purpose, for --help."""
     makes_chat: bool = False
@@ -32,29 +30,21 @@ class Method:
 
 
 METHODS = {
-    "sft": Method("sft.SFTConfig", "sft.prepare", "learn to answer from examples of chats", True),
-    "classify": Method("classify.ClassifyConfig", "classify.prepare", "learn to name a class"),
-    "dpo": Method("dpo.DPOConfig", "dpo.prepare", "learn from pairs of good and bad answers", True),
-    "reward": Method("reward.RewardConfig", "reward.prepare", "learn to score answers, from pairs"),
-    "ppo": Method("ppo.PPOConfig", "ppo.prepare", "raise the score of a reward model (PPO)", True),
-    "grpo": Method(
-        "grpo.GRPOConfig", "grpo.prepare", "raise a reward that is a function (GRPO)", True
-    ),
-    "distill": Method("distill.DistillConfig", "distill.prepare", "learn what a teacher predicts"),
+    "sft": Method("supervised.SFTConfig", "learn to answer from examples of chats", True),
+    "classify": Method("supervised.ClassifyConfig", "learn to name a class"),
+    "dpo": Method("preferences.DPOConfig", "learn from pairs of good and bad answers", True),
+    "reward": Method("preferences.RewardConfig", "learn to score answers, from pairs"),
+    "ppo": Method("rollouts.PPOConfig", "raise the score of a reward model (PPO)", True),
+    "grpo": Method("rollouts.GRPOConfig", "raise a reward that is a function (GRPO)", True),
+    "distill": Method("distill.DistillConfig", "learn what a teacher predicts"),
 }
 
-TOOLS: dict[str, tuple[str, str]] = {
-    "merge": ("finetune.merge.main", "add an adapter to its base, and write one model folder"),
-    "tasks": (
-        "finetune.task_files.main",
-        "write problems with verified answers, to try methods on",
-    ),
-    "audit": (
-        "audit.tuned.main.main",
-        "compare a tuned model with its base: what was gained, what was lost",
-    ),
+TOOLS = {
+    "merge": ("finetune.merge", "add an adapter to its base, and write one model folder"),
+    "tasks": ("data.verifiable.main", "write problems with verified answers, to try methods on"),
+    "audit": ("audit.tuned.main", "compare a tuned model with its base: what was gained and lost"),
 }
-"""Other subcommands: a function (argv) -> exit code in gptfast, and its purpose."""
+"""Other subcommands: a module of gptfast with `main`, (argv) -> exit code, and its purpose."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -68,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
     if name not in purposes:
         raise UserError(f"unknown method {name!r}: expected one of {', '.join(purposes)}")
     if name in TOOLS:
-        tool: Callable[[Sequence[str]], int] = _load(TOOLS[name][0])
+        tool: Callable[[Sequence[str]], int] = _load(TOOLS[name][0], "main")
         return tool(rest)
     config = parse_config(name, rest)
     with lossy_output():
@@ -77,14 +67,13 @@ def main(argv: Sequence[str]) -> int:
 
 def parse_config(name: str, argv: Sequence[str]) -> RunConfig:
     """Return the settings of a method that the arguments ask for."""
-    settings = METHODS[name].settings
-    module = import_module(f"gptfast.finetune.settings.{settings.partition('.')[0]}")
-    configuration: type[RunConfig] = _load(f"finetune.settings.{settings}")
+    module, _, settings = METHODS[name].settings.partition(".")
+    configuration: Any = _load(f"finetune.settings.{module}", settings)
+    parse: Any = cli.parse_groups
     if issubclass(configuration, TrainConfig):  # it has presets, and starts from --init-from
-        from gptfast.train.__main__ import parse_extended
-
-        return parse_extended(configuration, module.GROUPS, argv, f"gptfast finetune {name}")
-    return cli.parse_groups(configuration, module.GROUPS, argv, f"gptfast finetune {name}")
+        from gptfast.train.__main__ import parse_extended as parse
+    config: RunConfig = parse(configuration, configuration.groups, argv, f"gptfast finetune {name}")
+    return config
 
 
 def _train(name: str, config: RunConfig, argv: Sequence[str]) -> int:
@@ -95,9 +84,7 @@ def _train(name: str, config: RunConfig, argv: Sequence[str]) -> int:
     from gptfast.train.run import run
 
     command = cli.this_command(MODULE, argv)
-    result = run(
-        config, _load(f"finetune.{METHODS[name].prepare}"), command=command, console=console
-    )
+    result = run(config, _load(f"finetune.{name}", "prepare"), command=command, console=console)
     if result is None:
         console.print(f"stopped and saved; to continue: {cli.resume_command(MODULE, argv)}")
         return 130
@@ -112,8 +99,7 @@ def _train(name: str, config: RunConfig, argv: Sequence[str]) -> int:
     return 0
 
 
-def _load(path: str) -> Any:
-    module, _, name = path.rpartition(".")
+def _load(module: str, name: str) -> Any:
     return getattr(import_module(f"gptfast.{module}"), name)
 
 

@@ -8,13 +8,10 @@ Legend: B batch, N labels.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
-import numpy as np
 from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -29,14 +26,14 @@ from gptfast.data.classes import (
     read_labelled,
 )
 from gptfast.data.conversations import normalised, split_by_prompt
-from gptfast.data.shuffled import ShuffledSource
+from gptfast.data.shuffled import ShuffledSource, fingerprint_of
 from gptfast.errors import UserError
-from gptfast.finetune.settings.classify import ClassifyConfig
+from gptfast.finetune.evaluation import loss_and_accuracy
+from gptfast.finetune.settings.supervised import ClassifyConfig
 from gptfast.finetune.start import open_start
 from gptfast.model.base import LanguageModel
 from gptfast.model.heads import SequenceClassifier
 from gptfast.train.distributed import World
-from gptfast.train.evaluate import sums_over
 from gptfast.train.objective import Evaluation, Objective, Task
 
 
@@ -65,10 +62,7 @@ def prepare(config: ClassifyConfig, console: Console) -> Task:
     if not to_train or not to_val:
         raise UserError(f"all texts of {config.data} are longer than {block_size} tokens")
     objective = Classification(config, to_val)
-    content = json.dumps(
-        [start.sha256, start.tokenizer.fingerprint, labels]
-        + [[asdict(one) for one in part] for part in (to_train, to_val)]
-    )
+    content = ([asdict(one) for one in part] for part in (to_train, to_val))
     notes = [
         f"train on {count(len(to_train), 'text')} of {len(labels)} classes "
         f"({', '.join(labels[:8])}{', ...' if len(labels) > 8 else ''}), validate on "
@@ -88,7 +82,7 @@ def prepare(config: ClassifyConfig, console: Console) -> Task:
             config.seed,
             lambda indices, _: class_batch(to_train, indices),
             longest=max(range(len(to_train)), key=lambda i: len(to_train[i].ids)),
-            fingerprint=hashlib.sha256(content.encode()).hexdigest(),
+            fingerprint=fingerprint_of(start.sha256, start.tokenizer.fingerprint, labels, *content),
         ),
         objective=objective,
         tokenizer=start.tokenizer,
@@ -128,22 +122,18 @@ class Classification(Objective):
 
     def evaluate(self, model: LanguageModel, world: World, *, whole: bool) -> Evaluation:
         """Measure the mean cross entropy and the accuracy on val texts."""
-        n = len(self.val) if whole else min(self.config.eval_windows, len(self.val))
-        chosen = np.linspace(0, len(self.val) - 1, n).astype(int).tolist()
-        size = self.config.windows_at_a_time(world.size)
-        batches = [class_batch(self.val, chosen[i : i + size]) for i in range(0, n, size)]
-        sums = sums_over(model, batches, _loss_and_right, world)
-        loss, accuracy = sums[0] / n, sums[1] / n
-        error = (accuracy * (1 - accuracy) / n) ** 0.5
-        measured = {
-            "accuracy": accuracy,
-            "accuracy_stderr": error,
-            "majority_accuracy": self.majority,
-        }
-        summary = (
-            f"val loss {loss:.4f} nats/text, {accuracy:.1%} right (standard error {error:.1%})"
+        result = loss_and_accuracy(
+            model,
+            len(self.val),
+            lambda indices: class_batch(self.val, indices),
+            _loss_and_right,
+            self.config,
+            world,
+            whole=whole,
+            unit="text",
         )
-        return Evaluation(loss, measured, summary)
+        majority = {"majority_accuracy": self.majority}
+        return replace(result, measured=result.measured | majority)
 
 
 def _loss_and_right(model: LanguageModel, batch: Batch) -> tuple[float, float]:

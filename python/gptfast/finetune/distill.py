@@ -5,7 +5,6 @@ Shape suffixes: B batch, T time, V vocabulary; K teachers.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,8 +17,10 @@ from torch.nn import functional as F
 
 from gptfast.data.batch import Batch
 from gptfast.data.dataset import Mixture
+from gptfast.data.shuffled import fingerprint_of
 from gptfast.errors import UserError
 from gptfast.finetune.settings.distill import DistillConfig
+from gptfast.finetune.start import start_from
 from gptfast.model.adapter_folder import weights_sha256
 from gptfast.model.base import LanguageModel
 from gptfast.model.finite import check_weights
@@ -69,6 +70,12 @@ def prepare(config: DistillConfig, console: Console) -> Task:
     assert isinstance(task.source, CorpusSource)
     data, models = task.source.data, [model for model, _ in teachers]
     sha256 = [weights_sha256(folder) for folder in config.teacher]
+    if config.lora_rank:
+        assert config.init_from is not None
+        start = start_from(config, config.init_from, task.record["init_from_sha256"])
+        # Windows may be shorter than the base's context, which its adapter keeps.
+        trained = replace(config.model, block_size=start.config.block_size)
+        task = replace(task, new_model=replace(start, config=trained).new_model())
     return replace(
         task,
         source=DistillSource(config, data, sha256),
@@ -104,8 +111,7 @@ class DistillSource(CorpusSource):
     @property
     def fingerprint(self) -> str:
         """A checksum of the corpora, the tokenizer and the teachers."""
-        content = " ".join([super().fingerprint, *self.teacher_sha256])
-        return hashlib.sha256(content.encode()).hexdigest()
+        return fingerprint_of(super().fingerprint, *self.teacher_sha256)
 
 
 class Distillation(Pretraining):

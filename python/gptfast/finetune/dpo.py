@@ -6,12 +6,10 @@ Legend: N or B pairs; the axis of length 2 has the chosen answer, then the rejec
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor, nn
@@ -20,14 +18,15 @@ from torch.nn import functional as F
 from gptfast.data.batch import IGNORED, Batch
 from gptfast.data.pairs import EncodedPair, PairSource, as_rows, pair_batch
 from gptfast.errors import UserError
-from gptfast.finetune.logprobs import answer_logprobs
-from gptfast.finetune.pair_start import open_pair_start
-from gptfast.finetune.settings.dpo import DPOConfig
+from gptfast.finetune.chat_start import open_pair_start
+from gptfast.finetune.evaluation import standard_error
+from gptfast.finetune.settings.preferences import DPOConfig
 from gptfast.model.base import LanguageModel
 from gptfast.model.dropout import eval_mode
 from gptfast.system.files import add_folder, remove_leftovers, write_text_atomically
 from gptfast.train.checkpoint import has_started
 from gptfast.train.distributed import World
+from gptfast.train.evaluate import spread
 from gptfast.train.objective import Evaluation, Objective, Task
 
 # ---- the losses ----------------------------------------------------------------------------------
@@ -76,15 +75,8 @@ def simpo_loss(
 def prepare(config: DPOConfig, console: Console) -> Task:
     """Read the pairs. Raises UserError or MissingFileError if they can't be trained on."""
     start, source, described = open_pair_start(config, console)
-    return Task(
-        source=source,
-        objective=DPO(config, source, start.sha256),
-        tokenizer=start.tokenizer,
-        new_model=start.new_model(dropout=0.0, ngram_dropout=0.0),
-        chat_template=start.chat_template,
-        record={"start_sha256": start.sha256},
-        notes=[described],
-    )
+    new_model = start.new_model(dropout=0.0, ngram_dropout=0.0)
+    return start.task(source, DPO(config, source, start.sha256), new_model, [described])
 
 
 class DPO(Objective):
@@ -152,16 +144,13 @@ class DPO(Objective):
             ]
             if world.is_main:
                 write_reference(self.config.out, self.made_by, self.reference)
-        chosen = range(len(self.val))
-        if not whole and self.config.eval_windows < len(self.val):
-            spread = np.linspace(0, len(self.val) - 1, self.config.eval_windows)
-            chosen = spread.astype(int).tolist()
+        chosen = spread(len(self.val), None if whole else self.config.eval_windows)
         logprobs_N2 = pair_logprobs(model, self.val, chosen, n_rows, world)
         lengths_N2 = torch.tensor([[sum(c) for c in self.val[i].counted] for i in chosen])
         losses_N, rewards_N2 = self.losses(logprobs_N2, self.reference[1][chosen], lengths_N2)
         margins_N = rewards_N2[:, 0] - rewards_N2[:, 1]
         accuracy = ((margins_N.sign() + 1) / 2).mean().item()
-        error = math.sqrt(accuracy * (1 - accuracy) / len(chosen))
+        error = standard_error(accuracy, len(chosen))
         loss, margin = losses_N.mean().item(), margins_N.mean().item()
         logprob_chosen, logprob_rejected = logprobs_N2.mean(0).tolist()
         measured = {
@@ -176,6 +165,15 @@ class DPO(Objective):
             f"{margin:.3f}, log p {logprob_chosen:.2f} chosen, {logprob_rejected:.2f} rejected"
         )
         return Evaluation(loss, measured, summary)
+
+
+def answer_logprobs(engine: nn.Module, batch: Batch) -> Tensor:
+    """Return the log-probability of each row's targets together: their sum, (B,), in nats.
+
+    engine: the model, or its wrapper for several processes.
+    """
+    losses_BT: Tensor = engine(batch.ids_BT, batch.targets_BT, batch.cu_seqlens, reduction="none")
+    return -losses_BT.sum(-1)
 
 
 @torch.no_grad()

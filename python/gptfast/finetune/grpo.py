@@ -5,37 +5,26 @@ Legend: P prompts, G completions of each, N = P G, T time.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
-from itertools import chain
 
 import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from gptfast.cli.units import count
 from gptfast.data.batch import IGNORED, Batch
-from gptfast.data.prompts import (
-    Prompt,
-    encode_prompts,
-    prompt_source,
-    read_prompts,
-    split_prompts,
-    user_message,
-)
+from gptfast.data.prompts import Prompt, prompt_source
+from gptfast.data.shuffled import fingerprint_of
 from gptfast.data.verifiable.rewards import load_reward, task_of
-from gptfast.errors import UserError
 from gptfast.finetune.grpo_losses import group_advantages, sum_of_losses, token_losses
-from gptfast.finetune.settings.grpo import GRPOConfig
-from gptfast.finetune.start import Start, load_reference, open_start
+from gptfast.finetune.prompt_start import open_prompt_start, val_share
+from gptfast.finetune.settings.rollouts import GRPOConfig
+from gptfast.finetune.start import Start, load_reference
 from gptfast.model.base import LanguageModel
 from gptfast.sample.config import SamplingConfig
 from gptfast.sample.rollouts import (
     GREEDY,
     UNBIASED,
     Rollout,
-    check_room,
     padded_rows,
     roll_out,
     seed_of,
@@ -43,62 +32,22 @@ from gptfast.sample.rollouts import (
 from gptfast.train.distributed import World
 from gptfast.train.objective import Evaluation, Objective, Task
 
-_EVALUATION = 2**62
-"""Stands for the number of a draw in the seeds of evaluations."""
-
 
 def prepare(config: GRPOConfig, console: Console) -> Task:
     """Read the prompts and load the reward. Raises UserError or MissingFileError."""
-    start = open_start(config)
-    train, val = read_splits(config, start)
-    longest = max(len(prompt.ids) for prompt in [*train, *val])
-    check_room(start.config.block_size, longest, config.max_new_tokens)
-    if not start.tokenizer.stop_tokens:
-        raise UserError(
-            f"the tokenizer of {config.model} has no token that ends a completion: start from a "
-            f"model that `gptfast finetune sft` made"
-        )
-    ids = [[prompt.ids for prompt in prompts] for prompts in (train, val)]
-    content = json.dumps([ids, start.tokenizer.fingerprint, start.sha256])
-    notes = [f"train on {count(len(train), 'prompt')}, validate on {len(val):,}"]
-    known = set(map(tuple, ids[0]))
-    if n_both := sum(tuple(one) in known for one in ids[1]):
-        notes.append(f"prompts both trained and validated on: {n_both:,}")
-    fingerprint = hashlib.sha256(content.encode()).hexdigest()
-    return Task(
-        source=prompt_source(train, config.batch_size, config.seed, fingerprint),
-        objective=GRPO(config, start, train, val),
-        tokenizer=start.tokenizer,
-        new_model=start.new_model(dropout=0.0, ngram_dropout=0.0),
-        chat_template=start.chat_template,
-        record={"start_sha256": start.sha256},
-        notes=notes,
-    )
-
-
-def read_splits(config: GRPOConfig, start: Start) -> tuple[list[Prompt], list[Prompt]]:
-    """Return the prompts to train on, and those to validate on. Raises UserError."""
     task = task_of(config.reward)
-    if config.prompts is None:
-        if task is None:
-            raise UserError(f"the reward {config.reward!r} brings no prompts: give --prompts FILE")
-        train = [user_message(problem.prompt) for problem in task.problems("train")]
-        val = [user_message(problem.prompt) for problem in task.problems("val")]
-        if not (train and val):
-            raise UserError(
-                f"the reward {config.reward!r} brings {len(train)} prompts to train on and "
-                f"{len(val)} to validate on: give --prompts FILE"
-            )
-    elif config.val_prompts is None:
-        train, val = split_prompts(read_prompts(config.prompts), config.val_fraction, config.seed)
-    else:
-        train, val = read_prompts(config.prompts), read_prompts(config.val_prompts)
-    made = start.tokenizer, start.chat_template
-    encoded = encode_prompts(train, *made), encode_prompts(val, *made)
+    start, train, val, notes = open_prompt_start(config, task, n_unread=1)
     if task is not None:
-        for prompt in chain(*encoded):
+        for prompt in [*train, *val]:
             task.reward(prompt.text, "")  # raises for a prompt of no problem
-    return encoded
+    ids = [[prompt.ids for prompt in prompts] for prompts in (train, val)]
+    fingerprint = fingerprint_of(ids, start.tokenizer.fingerprint, start.sha256)
+    return start.task(
+        prompt_source(train, config.batch_size, config.seed, fingerprint),
+        GRPO(config, start, train, val),
+        start.new_model(dropout=0.0, ngram_dropout=0.0),
+        notes,
+    )
 
 
 class GRPO(Objective):
@@ -202,12 +151,7 @@ class GRPO(Objective):
 
         The loss is 1 minus the mean reward at temperature 1, which is what GRPO raises.
         """
-        n = len(self.val)
-        wanted = n if whole else min(n, self.config.eval_windows)
-        chosen = [i * n // wanted for i in range(wanted)]
-        mine = chosen[world.rank :: world.size]
-        seeds = [seed_of(self.config.seed, _EVALUATION, i) for i in mine]
-        prompts = [self.val[i] for i in mine]
+        prompts, seeds = val_share(self.config, self.val, world, whole=whole)
         sampled = figures(*self.roll_out(model, prompts, seeds, 1), world)
         greedy = figures(*self.roll_out(model, prompts, seeds, 1, GREEDY), world)
         measured = {f"val_{name}": sampled[name] for name in sampled if name != "equal_groups"}

@@ -2,83 +2,43 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from rich.console import Console
+import tyro
 
 from gptfast.cli import cli
 from gptfast.cli.printing import lossy_output
-from gptfast.errors import MissingFileError, UserError
-from gptfast.finetune.settings.merge import MergeConfig
-from gptfast.model.adapter_folder import find_base, is_adapter, weights_sha256
-from gptfast.model.finite import check_weights
-from gptfast.model.folder import (
-    load_model,
-    read_precision,
-    refuse_blocks,
-    save_description,
-    save_weights,
-    with_adapter,
-)
-from gptfast.model.lora_merge import merge
-from gptfast.system.files import write_folder_atomically
-from gptfast.tokenizer.chat import read_chat_template, write_chat_template
 
-RECORD = "merge.json"
-"""The file that says what was merged, and what rounding lost."""
+
+@dataclass(frozen=True, kw_only=True)
+class MergeConfig:
+    """Add an adapter to its base, and write one model folder.
+
+    The sum is computed in float32 and stored in the type of the base's weights; what rounding loses
+    of the adapter is printed. gptfast's commands merge in memory what they load; other programs
+    need a merged folder, or the library PEFT.
+    """
+
+    adapter: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="ADAPTER")]
+    """The adapter folder, such as runs/chat."""
+    out: Path
+    """The model folder to write: a new or an empty one."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Merge; return 0. Raise UserError or MissingFileError for what can't be merged."""
     config = cli.parse(MergeConfig, argv, "gptfast finetune merge")
-    if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
-        raise UserError(f"{config.out} already holds something: choose another --out")
+    # Imported late: PyTorch takes two seconds, which `--help` and a wrong flag don't need.
+    from gptfast.model.merged_folder import merge_folder
+
     with lossy_output():
-        merge_folder(config.adapter, config.out, cli.console())
-    return 0
-
-
-def merge_folder(adapter: Path, out: Path, console: Console) -> None:
-    """Write the folder `out`, whole or not at all, and print what rounding lost.
-
-    Raises UserError if `adapter` holds none or a damaged one, or if its base is another model than
-    it was trained beside; MissingFileError if the base is missing.
-    """
-    if not is_adapter(adapter):
-        if (adapter / RECORD).is_file():
-            raise UserError(f"{adapter} was merged already: it is used as it is")
-        raise MissingFileError(
-            f"no adapter in {adapter}: expected adapter_config.json and adapter_model.safetensors, "
-            f"as `gptfast finetune METHOD --lora-rank 8` writes"
+        report = merge_folder(config.adapter, config.out)
+        cli.console().print(
+            f"{config.out}: {report.n_matrices} matrices in "
+            f"{str(report.dtype).removeprefix('torch.')}; rounding lost {report.lost:.1e} of what "
+            f"the adapter adds"
         )
-    base = find_base(adapter)
-    refuse_blocks(base.folder, "merging")
-    # Beside blocks, the sum is in float32: another type would round what the blocks stand for.
-    precision = read_precision(base.folder / "config.json") if base.bits is None else None
-    loaded, its_tokenizer = load_model(base.folder)
-    model, tokenizer = with_adapter(adapter, loaded, its_tokenizer, base)
-    check_weights(model)
-    report = merge(model)
-    record = {
-        "adapter": {"folder": str(adapter), "sha256": weights_sha256(adapter)},
-        "base": {"folder": str(base.folder), "sha256": base.sha256},
-        "dtype": str(report.dtype).removeprefix("torch."),
-        "lost": report.lost,
-    }
-
-    def write(folder: Path) -> None:
-        save_description(folder, model.config, tokenizer, precision)
-        save_weights(model, folder / "model.safetensors")
-        if (template := read_chat_template(adapter)) is not None:
-            write_chat_template(folder, template)
-        (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-
-    if out.is_dir():
-        out.rmdir()
-    write_folder_atomically(out, write)
-    console.print(
-        f"{out}: {report.n_matrices} matrices in {record['dtype']}; rounding lost "
-        f"{report.lost:.1e} of what the adapter adds"
-    )
+    return 0

@@ -8,8 +8,6 @@ Legend: B rollouts, T time.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,64 +16,39 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from gptfast.cli.units import count
 from gptfast.data.batch import IGNORED, Batch
-from gptfast.data.prompts import (
-    Prompt,
-    encode_prompts,
-    prompt_source,
-    read_prompts,
-    split_prompts,
-)
+from gptfast.data.prompts import Prompt, prompt_source
+from gptfast.data.shuffled import fingerprint_of
 from gptfast.errors import UserError
 from gptfast.finetune.ppo_losses import advantages, policy_loss, value_loss
-from gptfast.finetune.settings.ppo import PPOConfig
-from gptfast.finetune.start import Start, load_reference, open_start
+from gptfast.finetune.prompt_start import open_prompt_start, val_share
+from gptfast.finetune.settings.rollouts import PPOConfig
+from gptfast.finetune.start import Start, load_reference
 from gptfast.model.adapter_folder import weights_sha256
 from gptfast.model.base import LanguageModel
 from gptfast.model.dropout import eval_mode
 from gptfast.model.heads import ActorCritic, SequenceClassifier, load_classifier, score_texts
-from gptfast.sample.rollouts import Rollout, check_room, padded_rows, roll_out, seed_of
+from gptfast.sample.rollouts import Rollout, padded_rows, roll_out, seed_of
 from gptfast.tokenizer.chat import read_chat_template
 from gptfast.train.distributed import World
 from gptfast.train.objective import Evaluation, Objective, Task
 
-_EVALUATION = 2**62
-"""Stands for the number of a draw in the seeds of evaluations."""
-
 
 def prepare(config: PPOConfig, console: Console) -> Task:
     """Read the prompts and the models. Raises UserError or MissingFileError."""
-    start = open_start(config)
-    if not start.tokenizer.stop_tokens:
-        raise UserError(
-            f"the tokenizer of {config.model} has no token that ends an answer: start from a model "
-            f"that `gptfast finetune sft` made"
-        )
-    train, val = (
-        encode_prompts(prompts, start.tokenizer, start.chat_template)
-        for prompts in split_prompts(read_prompts(config.prompts), config.val_fraction, config.seed)
-    )
+    start, train, val, notes = open_prompt_start(config, None, n_unread=0)
     longest = max(len(prompt.ids) for prompt in [*train, *val])
-    check_room(start.config.block_size, longest, config.max_new_tokens)
     reward_model = load_reward_model(config, start, longest + config.max_new_tokens)
     reward_sha256 = weights_sha256(config.reward_model)
     ids = [[prompt.ids for prompt in prompts] for prompts in (train, val)]
-    content = json.dumps([ids, start.tokenizer.fingerprint, start.sha256, reward_sha256])
-    return Task(
-        source=prompt_source(
-            train,
-            config.batch_size,
-            config.seed,
-            hashlib.sha256(content.encode()).hexdigest(),
-            repeats=config.updates_per_rollout,
-        ),
-        objective=PPO(config, start, train, val, reward_model, load_reference(config, start)),
-        tokenizer=start.tokenizer,
-        new_model=start.new_model(ActorCritic, dropout=0.0, ngram_dropout=0.0),
-        chat_template=start.chat_template,
-        record={"start_sha256": start.sha256, "reward_model_sha256": reward_sha256},
-        notes=[f"train on {count(len(train), 'prompt')}, validate on {len(val):,}"],
+    fingerprint = fingerprint_of(ids, start.tokenizer.fingerprint, start.sha256, reward_sha256)
+    repeats = config.updates_per_rollout
+    return start.task(
+        prompt_source(train, config.batch_size, config.seed, fingerprint, repeats),
+        PPO(config, start, train, val, reward_model, load_reference(config, start)),
+        start.new_model(ActorCritic, dropout=0.0, ngram_dropout=0.0),
+        notes,
+        reward_model_sha256=reward_sha256,
     )
 
 
@@ -250,14 +223,8 @@ class PPO(Objective):
 
         The loss is what PPO lowers: -(score - kl_penalty * divergence of the whole answer).
         """
-        n = len(self.val)
-        wanted = n if whole else min(n, self.config.eval_windows)
-        chosen = [i * n // wanted for i in range(wanted)]
-        mine = chosen[world.rank :: world.size]
-        sums = [0.0] * 6
-        if mine:
-            seeds = [seed_of(self.config.seed, _EVALUATION, i) for i in mine]
-            sums = self.answer(model, [self.val[i] for i in mine], seeds).sums()
+        prompts, seeds = val_share(self.config, self.val, world, whole=whole)
+        sums = self.answer(model, prompts, seeds).sums() if prompts else [0.0] * 6
         found = figures(sums, world)
         loss = self.config.kl_penalty * found["kl"] * found["length"] - found["score"]
         summary = (

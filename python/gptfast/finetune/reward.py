@@ -5,19 +5,18 @@ Legend: B pairs, R = 2 B rows.
 
 from __future__ import annotations
 
-import numpy as np
 from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gptfast.data.batch import Batch
 from gptfast.data.pairs import PairSource, as_rows, pair_batch
-from gptfast.finetune.pair_start import open_pair_start
-from gptfast.finetune.settings.reward import RewardConfig
+from gptfast.finetune.chat_start import open_pair_start
+from gptfast.finetune.evaluation import loss_and_accuracy
+from gptfast.finetune.settings.preferences import RewardConfig
 from gptfast.model.base import LanguageModel
 from gptfast.model.heads import SCORE, SequenceClassifier
 from gptfast.train.distributed import World
-from gptfast.train.evaluate import sums_over
 from gptfast.train.objective import Evaluation, Objective, Task
 
 
@@ -34,15 +33,8 @@ def bradley_terry_loss(chosen_B: Tensor, rejected_B: Tensor) -> Tensor:
 def prepare(config: RewardConfig, console: Console) -> Task:
     """Read the pairs. Raises UserError or MissingFileError if they can't be learned from."""
     start, source, described = open_pair_start(config, console)
-    return Task(
-        source=source,
-        objective=RewardModelling(config, source),
-        tokenizer=start.tokenizer,
-        new_model=start.new_model(lambda c: SequenceClassifier(c, SCORE)),
-        chat_template=start.chat_template,
-        record={"start_sha256": start.sha256},
-        notes=[described],
-    )
+    new_model = start.new_model(lambda c: SequenceClassifier(c, SCORE))
+    return start.task(source, RewardModelling(config, source), new_model, [described])
 
 
 class RewardModelling(Objective):
@@ -61,18 +53,16 @@ class RewardModelling(Objective):
 
     def evaluate(self, model: LanguageModel, world: World, *, whole: bool) -> Evaluation:
         """Measure the loss and the accuracy on held-out pairs. Equal scores are half right."""
-        n = len(self.val) if whole else min(self.config.eval_windows, len(self.val))
-        chosen = np.linspace(0, len(self.val) - 1, n).astype(int).tolist()
-        size = self.config.windows_at_a_time(world.size)
-        batches = [pair_batch(self.val, chosen[i : i + size]) for i in range(0, n, size)]
-        sums = sums_over(model, batches, _loss_and_right, world)
-        loss, accuracy = sums[0] / n, sums[1] / n
-        error = (accuracy * (1 - accuracy) / n) ** 0.5
-        measured = {"accuracy": accuracy, "accuracy_stderr": error}
-        summary = (
-            f"val loss {loss:.4f} nats/pair, {accuracy:.1%} right (standard error {error:.1%})"
+        return loss_and_accuracy(
+            model,
+            len(self.val),
+            lambda indices: pair_batch(self.val, indices),
+            _loss_and_right,
+            self.config,
+            world,
+            whole=whole,
+            unit="pair",
         )
-        return Evaluation(loss, measured, summary)
 
 
 def scores(engine: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:

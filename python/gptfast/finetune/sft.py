@@ -8,9 +8,8 @@ Legend: B batch, T time, V vocabulary, N counted targets.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rich.console import Console
 from torch.nn import functional as F
@@ -20,10 +19,10 @@ from gptfast.data.batch import IGNORED, Batch
 from gptfast.data.chats import Chats, open_chats, shared_prompts
 from gptfast.data.conversations import Conversation
 from gptfast.data.packing import PackedRows, packed_source
+from gptfast.data.shuffled import fingerprint_of
 from gptfast.errors import UserError
 from gptfast.finetune.chat_start import open_chat_start
-from gptfast.finetune.settings.sft import SFTConfig
-from gptfast.finetune.start import Start
+from gptfast.finetune.settings.supervised import SFTConfig
 from gptfast.model.base import LanguageModel
 from gptfast.sample.generate import stream
 from gptfast.sample.request import Request
@@ -53,26 +52,19 @@ def prepare(config: SFTConfig, console: Console) -> Task:
         config.data, config.val_data, config.val_fraction, config.seed, template,
         start.config.block_size,
     )  # fmt: skip
-    source = packed_source(
-        train.rows, config.batch_size, config.seed, fingerprint(start, train.rows, val.rows)
+    made_of = (start.sha256, start.tokenizer.fingerprint, train.rows.sha256, val.rows.sha256)
+    task = start.task(
+        packed_source(train.rows, config.batch_size, config.seed, fingerprint_of(*made_of)),
+        AnswerTokens(config, val.rows, start.config.vocab_size),
+        start.new_model(balances=True),
+        [*train.notes("train on"), *val.notes("validate on"), describe_length(config, train)],
+        data={"train": train.record, "val": val.record},
     )
-    return Task(
-        source=source,
-        objective=AnswerTokens(config, val.rows, start.config.vocab_size),
-        tokenizer=start.tokenizer,
-        new_model=start.new_model(balances=True),
-        chat_template=start.chat_template,
-        record={"start_sha256": start.sha256, "data": {"train": train.record, "val": val.record}},
-        notes=[*train.notes("train on"), *val.notes("validate on"), describe_length(config, train)],
+    return replace(
+        task,
         examine=lambda: shared_prompts(train, val),
         write_sample=answer_writer(template, val.conversations, config.seed),
     )
-
-
-def fingerprint(start: Start, *parts: PackedRows) -> str:
-    """Return a checksum of the data, the tokenizer and the model to start from."""
-    made_of = [start.sha256, start.tokenizer.fingerprint, *(rows.sha256 for rows in parts)]
-    return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
 
 
 def describe_length(config: SFTConfig, train: Chats) -> str:

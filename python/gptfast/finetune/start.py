@@ -11,6 +11,7 @@ import torch
 
 from gptfast.errors import UserError
 from gptfast.finetune.settings.common import FinetuneConfig
+from gptfast.finetune.settings.distill import DistillConfig
 from gptfast.model import build_model
 from gptfast.model.adapter_folder import (
     PRECISIONS,
@@ -32,6 +33,7 @@ from gptfast.tokenizer import Tokenizer, load_tokenizer
 from gptfast.tokenizer.chat import read_chat_template
 from gptfast.train.checkpoint import has_started
 from gptfast.train.init_from import stored_config
+from gptfast.train.objective import Objective, Source, Task
 from gptfast.train.record import read_record
 
 
@@ -110,18 +112,46 @@ class Start:
 
         return make
 
+    def task(
+        self,
+        source: Source,
+        objective: Objective,
+        new_model: Callable[[torch.device], LanguageModel],
+        notes: list[str],
+        **record: Any,
+    ) -> Task:
+        """Return the task of a run from here. record: what run.json says besides the checksum."""
+        return Task(
+            source,
+            objective,
+            self.tokenizer,
+            new_model,
+            self.chat_template,
+            {"start_sha256": self.sha256, **record},
+            notes,
+        )
+
 
 def open_start(config: FinetuneConfig) -> Start:
     """Read what config.model holds but the weights. Raises MissingFileError or UserError.
 
     An adapter folder is one model with its base, or, with LoRA, the adapter to go on with.
     """
+    if not has_started(config):
+        return start_from(config, config.model, weights_sha256(config.model))
+    sha256 = read_record(config.out)["start_sha256"]
+    check_model(config, sha256)
+    return start_from(config, config.model, sha256)
+
+
+def start_from(config: FinetuneConfig | DistillConfig, model: Path, sha256: str) -> Start:
+    """Read what the folder `model`, or that of a run that resumes, holds but the weights.
+
+    sha256: checksum of the weights in `model`. Raises MissingFileError or UserError.
+    """
     resumes = has_started(config)
-    folder = config.out if resumes else config.model
-    sha256 = read_record(folder)["start_sha256"] if resumes else weights_sha256(folder)
-    if resumes:
-        check_model(config, sha256)
-    adapter = _new_adapter(config, folder, resumes, sha256) if config.lora_rank else None
+    folder = config.out if resumes else model
+    adapter = _new_adapter(config, model, resumes, sha256) if config.lora_rank else None
     weights_from = None if resumes else folder
     if adapter is not None:
         weights_from = adapter.base.folder
@@ -166,8 +196,11 @@ def load_reference(config: FinetuneConfig, start: Start) -> LanguageModel:
     return reference.eval().requires_grad_(False)
 
 
-def _new_adapter(config: FinetuneConfig, folder: Path, resumes: bool, sha256: str) -> NewAdapter:
-    """Return the adapter that the settings ask for, a new one or that in `folder`."""
+def _new_adapter(
+    config: FinetuneConfig | DistillConfig, model: Path, resumes: bool, sha256: str
+) -> NewAdapter:
+    """Return the adapter that the settings ask for, a new one or that in the folder."""
+    folder = config.out if resumes else model
     settings = LoraSettings(
         rank=config.lora_rank,
         alpha=2.0 * config.lora_rank if config.lora_alpha is None else config.lora_alpha,
@@ -177,7 +210,7 @@ def _new_adapter(config: FinetuneConfig, folder: Path, resumes: bool, sha256: st
     if not is_adapter(folder):
         base = Base(folder, sha256, config.quantized_base, relative_path(folder, config.out))
         return NewAdapter(settings, base, None)
-    base = find_base(folder, *([config.model] if resumes else []))
+    base = find_base(folder, *([model] if resumes else []))
     base = replace(base, relative=relative_path(base.folder, config.out))
     stored = replace(read_settings(folder), dropout=settings.dropout)
     if resumes:  # the folder's own weights are not needed, and may be damaged

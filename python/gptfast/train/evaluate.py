@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,6 +59,11 @@ def sums_over(
     assert sums is not None  # there is at least one batch
     summed: list[float] = world.sum(sums.to(device)).tolist()
     return summed
+
+
+def spread(n: int, wanted: int | None = None) -> list[int]:
+    """Return `wanted` of n indices, evenly spread; all if they are fewer, or if it is None."""
+    return np.linspace(0, n - 1, min(n, wanted or n)).astype(int).tolist()  # type: ignore[no-any-return]
 
 
 def bits_per_byte(nats_per_token: float, bytes_per_token: float) -> float:

@@ -56,39 +56,44 @@ class FinetuneConfig(RunConfig, LoraOptions, ModelOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least("lora_rank", self.lora_rank, 0)
-        if self.lora_alpha is not None and not 0 < self.lora_alpha < math.inf:
-            raise UserError(f"lora_alpha is {self.lora_alpha}: expected a number above 0")
-        if not 0 <= self.lora_dropout < 1:
-            raise UserError(f"lora_dropout is {self.lora_dropout}: expected 0 <= lora_dropout < 1")
-        without_rank = {
-            "lora_alpha": self.lora_alpha,
-            "lora_dropout": self.lora_dropout,
-            "lora_targets": " ".join(self.lora_targets),
-        }
-        for name, value in without_rank.items():
-            if value and not self.lora_rank:
-                raise UserError(
-                    f"{name} is {value}, but without --lora-rank there is no adapter: give one, "
-                    f"such as 8"
-                )
-        if self.quantized_base is not None and not self.lora_rank:
-            raise UserError(
-                f"quantized_base is {self.quantized_base}, but blocks can't be trained: give "
-                f"--lora-rank, too, such as 8"
-            )
-        if self.lora_rank and self.freeze:
-            raise UserError(
-                f"freeze is {' '.join(self.freeze)}, but with LoRA all weights are frozen: leave "
-                f"one of them out"
-            )
-        if self.lora_rank and self.optimizer == "muon":
-            raise UserError(
-                "optimizer is 'muon', but LoRA's matrices are trained by AdamW, as their products "
-                "matter and not each of them: leave --optimizer out"
-            )
+        check_lora(self, self)
         if self.out.resolve() == self.model.resolve():
             raise UserError(f"out and model are both {self.out}: choose another --out")
+
+
+def check_lora(lora: LoraOptions, run: RunConfig) -> None:
+    """Raise UserError for impossible values, and for those that contradict the run's."""
+    check_at_least("lora_rank", lora.lora_rank, 0)
+    if lora.lora_alpha is not None and not 0 < lora.lora_alpha < math.inf:
+        raise UserError(f"lora_alpha is {lora.lora_alpha}: expected a number above 0")
+    if not 0 <= lora.lora_dropout < 1:
+        raise UserError(f"lora_dropout is {lora.lora_dropout}: expected 0 <= lora_dropout < 1")
+    without_rank = {
+        "lora_alpha": lora.lora_alpha,
+        "lora_dropout": lora.lora_dropout,
+        "lora_targets": " ".join(lora.lora_targets),
+    }
+    for name, value in without_rank.items():
+        if value and not lora.lora_rank:
+            raise UserError(
+                f"{name} is {value}, but without --lora-rank there is no adapter: give one, "
+                f"such as 8"
+            )
+    if lora.quantized_base is not None and not lora.lora_rank:
+        raise UserError(
+            f"quantized_base is {lora.quantized_base}, but blocks can't be trained: give "
+            f"--lora-rank, too, such as 8"
+        )
+    if lora.lora_rank and run.freeze:
+        raise UserError(
+            f"freeze is {' '.join(run.freeze)}, but with LoRA all weights are frozen: leave "
+            f"one of them out"
+        )
+    if lora.lora_rank and run.optimizer == "muon":
+        raise UserError(
+            "optimizer is 'muon', but LoRA's matrices are trained by AdamW, as their products "
+            "matter and not each of them: give --optimizer adamw"
+        )
 
 
 COMMON_GROUPS: dict[str, type] = {

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from gptfast.cli.path import PATH
 from gptfast.errors import UserError
+from gptfast.finetune.settings.common import LoraOptions, check_lora
 from gptfast.train.config import GROUPS as TRAIN_GROUPS
 from gptfast.train.config import TrainConfig
 
@@ -25,12 +26,17 @@ class DistillOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillConfig(TrainConfig, DistillOptions):
+class DistillConfig(TrainConfig, LoraOptions, DistillOptions):
     """The settings of distillation: those of pre-training, and a teacher.
 
     The student is new, with the sizes of the preset and the model group, or starts from the folder
-    in init_from. Its tokenizer is the teacher's. Raises UserError for impossible values.
+    in init_from, where LoRA may train an adapter instead of it. Its tokenizer is the teacher's.
+    Raises UserError for impossible values.
     """
+
+    groups: ClassVar[dict[str, type]] = {
+        "distillation": DistillOptions, "LoRA": LoraOptions, **TRAIN_GROUPS,
+    }  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -45,6 +51,9 @@ class DistillConfig(TrainConfig, DistillOptions):
                 f"n_expert is {self.model.n_expert}: expected 0, as distillation has no loss that "
                 f"balances the experts of a student"
             )
-
-
-GROUPS: dict[str, type] = {"distillation": DistillOptions, **TRAIN_GROUPS}
+        check_lora(self, self)
+        if self.lora_rank and self.init_from is None:
+            raise UserError(
+                f"lora_rank is {self.lora_rank}, but the student is new, without weights to keep: "
+                f"give --init-from FOLDER, too"
+            )

@@ -1,13 +1,46 @@
-"""Settings of `gptfast finetune dpo`."""
+"""Settings of the methods that learn from pairs of answers: `dpo` and `reward`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import ClassVar, Literal
 
+from gptfast.data.split import check_fraction
 from gptfast.errors import UserError
 from gptfast.finetune.settings.common import COMMON_GROUPS, FinetuneConfig
-from gptfast.finetune.settings.pairs import PairOptions, check_pair_options
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairOptions:
+    """The pairs to learn from."""
+
+    data: Path
+    """JSON lines or a JSON list of objects with 'prompt' (a text or messages), 'chosen' and
+    'rejected' (texts)."""
+    val_data: Path | None = None
+    """Pairs to evaluate on. By default, a share of `data` is held out, split by prompt."""
+    val_fraction: float = 0.1
+    """The share of the prompts of `data` to hold out, without `val_data`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairConfig(FinetuneConfig, PairOptions):
+    """The settings of both methods."""
+
+    eval_windows: int = 256
+    """Val pairs per evaluation, spread evenly. The final evaluation uses all of them."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_fraction(self.val_fraction)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardConfig(PairConfig):
+    """The settings of a reward model. Raises UserError for impossible values."""
+
+    groups: ClassVar[dict[str, type]] = {"pairs": PairOptions, **COMMON_GROUPS}
 
 
 @dataclass(frozen=True)
@@ -28,16 +61,15 @@ class DPOOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPOConfig(FinetuneConfig, DPOOptions, PairOptions):
+class DPOConfig(PairConfig, DPOOptions):
     """The settings of DPO. Raises UserError for impossible values."""
 
     learning_rate: float = 5e-5
-    eval_windows: int = 256
     max_loss_spike: float = 10.0
+    groups: ClassVar[dict[str, type]] = {"pairs": PairOptions, "DPO": DPOOptions, **COMMON_GROUPS}
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_pair_options(self)
         if not self.resolved_beta > 0:
             raise UserError(f"beta is {self.beta}: expected more than 0")
         for name in ("simpo_gamma", "sft_weight"):
@@ -53,6 +85,3 @@ class DPOConfig(FinetuneConfig, DPOOptions, PairOptions):
     def resolved_beta(self) -> float:
         """Return beta, or the default of the loss."""
         return self.beta if self.beta is not None else {"simpo": 2.0}.get(self.loss, 0.1)
-
-
-GROUPS: dict[str, type] = {"pairs": PairOptions, "DPO": DPOOptions, **COMMON_GROUPS}
