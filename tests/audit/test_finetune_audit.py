@@ -277,6 +277,11 @@ def test_the_command_writes_the_same_figures_again(
         found.append((tmp_path / out / "audit.json").read_bytes())
         assert (tmp_path / out / "audit.png").stat().st_size > 10_000
     assert found[0] == found[1]
+    with pytest.raises(UserError, match="already holds an audit: choose another --out, or give"):
+        main(["audit", *given])
+    assert main(["audit", *given, "--overwrite", "--seed", "2"]) == 0
+    replaced = (tmp_path / "two" / "audit.json").read_bytes()
+    assert json.loads(replaced)["settings"]["seed"] == 2
     content = json.loads(found[0])
     assert content["prompts"] == 10
     assert content["prompts_in_train"] == 3
@@ -308,7 +313,7 @@ def test_what_can_not_be_compared_is_said(
     assert sentences(facts)
 
 
-def test_mistakes_are_one_line(tmp_path: Path) -> None:
+def test_mistakes_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = str(save(tmp_path / "base", base()))
     given = ["audit", folder, folder, "--out", str(tmp_path / "out")]
     with pytest.raises(UserError, match="either --data or --task"):
@@ -321,6 +326,10 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
         main([*given, "--data", str(silent)])
     long = write(tmp_path / "long.jsonl", [("x" * 200, "y")])
     with pytest.raises(UserError, match="no prompt fits"):
+        main([*given, "--data", str(long)])
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="one process: start it without torchrun"):
         main([*given, "--data", str(long)])
 
 

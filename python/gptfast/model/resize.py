@@ -42,8 +42,9 @@ def add_tokens(
     if config.max_ngram > 1 and config.vocab_size != model.config.vocab_size:
         raise UserError(
             f"the model has n-grams, whose rows depend on the size of its vocabulary, "
-            f"{model.config.vocab_size}: it can't be given {', '.join(names)}; start from a model "
-            f"without n-grams"
+            f"{model.config.vocab_size}: it can't be given {', '.join(names)}; train a base with "
+            f"--max-ngram 1, or with a tokenizer that has these tokens from the start (`gptfast "
+            f"tokenizer train --special-tokens`, then `gptfast train --tokenizer`)"
         )
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for name in _TABLES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from gptfast.audit.tuned.prompts import Question, Subject
 
 
+FILES = ("audit.json", "audit.png")
+"""What an audit writes."""
+
+
 @dataclass(frozen=True)
 class AuditConfig:
     """Ask a base and the model that was tuned from it the same prompts, and compare the answers.
@@ -33,6 +38,8 @@ class AuditConfig:
     """The model folder after tuning, which may be an adapter's."""
     out: Path
     """Folder for audit.json and audit.png."""
+    overwrite: bool = False
+    """Replace the audit in `out`."""
     data: Path | None = None
     """Held-out conversations to ask, in the formats of `gptfast finetune sft`. An answer is right
     if it is the known one, word for word."""
@@ -58,6 +65,14 @@ class AuditConfig:
             check_at_least(name, getattr(self, name), 1)
         if (self.data is None) == (self.task is None):
             raise UserError("what to ask is not clear: expected either --data or --task")
+        if not self.overwrite and any((self.out / name).exists() for name in FILES):
+            raise UserError(
+                f"{self.out} already holds an audit: choose another --out, or give --overwrite"
+            )
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UserError(
+                "the audit runs in one process: start it without torchrun, or with a single process"
+            )
 
 
 def main(argv: Sequence[str]) -> int:
@@ -77,9 +92,10 @@ def main(argv: Sequence[str]) -> int:
         facts = measure(base, tuned, plan)
         said = sentences(facts)
         settings = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()}
-        del settings["out"]
-        write_text_atomically(config.out / "audit.json", as_json(facts, settings, said))
-        write_atomically(config.out / "audit.png", lambda path: plot(facts, path))
+        del settings["out"], settings["overwrite"]
+        as_text, as_picture = (config.out / name for name in FILES)
+        write_text_atomically(as_text, as_json(facts, settings, said))
+        write_atomically(as_picture, lambda path: plot(facts, path))
         console = cli.console()
         console.print(table(facts))
         for note in facts.notes:
