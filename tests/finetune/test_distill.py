@@ -158,6 +158,37 @@ def test_a_student_comes_nearer_to_its_teacher(text: Path, teacher: Path, tmp_pa
     assert after < 0.8 * before
 
 
+def test_an_adapter_learns_beside_a_student(
+    text: Path, teacher: Path, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    student = write(tmp_path / "student", replace(SIZES, block_size=32), tokenizer, 5)
+    before = (student / "model.safetensors").read_bytes()
+    given = [
+        "--teacher", str(teacher), "--corpus", str(text), "--init-from", str(student),
+        "--lora-rank", "4", "--optimizer", "adamw", "--block-size", "16", "--max-steps", "40",
+        "--learning-rate", "1e-2", "--eval-interval", "20", "--batch-size", "4", "--device", "cpu",
+        "--dtype", "float32", "--out", str(tmp_path / "run"),
+    ]  # fmt: skip
+    config = parse_config("distill", given)
+    assert isinstance(config, DistillConfig)
+    assert run(config, prepare) is not None
+    assert {path.name for path in config.out.rglob("*.safetensors")} == {
+        "adapter_model.safetensors"
+    }
+    assert (student / "model.safetensors").read_bytes() == before
+    resumed = parse_config("distill", [*given, "--max-steps", "60", "--resume"])
+    assert run(resumed, prepare) is not None  # type: ignore[arg-type]
+    objective, batch = objective_of(replace(config, overwrite=True))
+    (base, _), (tuned, _) = load_model(student), load_model(config.out)
+    assert tuned.config.block_size == 32
+    losses = [objective.loss(model, batch).item() for model in (base, tuned)]
+    assert losses[1] < 0.9 * losses[0]
+    with pytest.raises(UserError, match="give --init-from FOLDER, too"):
+        parse_config("distill", [*given[:4], *given[6:]])
+    with pytest.raises(UserError, match="give --optimizer adamw"):
+        parse_config("distill", [*given, "--optimizer", "muon"])
+
+
 def test_others_are_refused(
     text: Path, teacher: Path, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
