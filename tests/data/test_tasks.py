@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gptfast.data.verifiable.rewards import load_reward
+from gptfast.data.verifiable.rewards import load_reward, task_of
 from gptfast.data.verifiable.tasks import TASKS, Problem, find_task
 from gptfast.errors import UserError
 from gptfast.finetune.__main__ import main
@@ -201,6 +201,23 @@ def test_only_the_full_score_of_reasoning_gym_counts(monkeypatch: pytest.MonkeyP
         load_reward("reasoning-gym:song")
     with pytest.raises(UserError, match="'song' is no problem of the task sums"):
         reward("song", "8")
+
+
+def test_the_package_itself_makes_and_verifies_problems() -> None:
+    pytest.importorskip("reasoning_gym")
+    task = task_of("reasoning-gym:chain_sum")
+    assert task is not None
+    reward = load_reward("reasoning-gym:chain_sum")
+    for problem in task.problems("test")[:20]:
+        signed = re.findall(r"[+-]?\d+", problem.prompt.replace(" ", ""))
+        total = str(sum(map(int, signed)))
+        assert reward(problem.prompt, total) == 1
+        for wrong in (f"{total}0", f"The answer is {total}.", "", "no number"):
+            assert reward(problem.prompt, wrong) == 0
+    assert min(len(task.problems(split)) for split in ("train", "val", "test")) > 50
+    assert task.demonstrations(3, 0.0, seed=1) == task.demonstrations(3, 0.0, seed=1)
+    with pytest.raises(UserError, match="reasoning-gym has no data set 'song'"):
+        load_reward("reasoning-gym:song")
 
 
 def test_problems_are_plain_values() -> None:
