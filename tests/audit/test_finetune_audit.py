@@ -41,6 +41,7 @@ from gptfast.tokenizer import CharTokenizer
 from gptfast.tokenizer.chat import write_chat_template
 
 PLAN = Plan(HELD_OUT, TRAIN, old_texts=OLD_TEXTS, samples=4, max_new_tokens=8)
+SMALL = Plan(HELD_OUT[:20], old_texts=OLD_TEXTS[:20], samples=2, max_new_tokens=8)
 
 
 def names(facts: Facts) -> set[str]:
@@ -66,18 +67,18 @@ def test_a_tuning_that_went_well(good: Facts) -> None:
 
 
 def test_no_end_token() -> None:
-    facts = measure(subject(base()), subject(tuned(end=False)), PLAN)
+    facts = measure(subject(base()), subject(tuned(end=False)), SMALL)
     assert "NO END TOKEN" in names(facts)
-    assert any("40 of 40 answers run to the limit" in said for said in sentences(facts))
+    assert any("20 of 20 answers run to the limit" in said for said in sentences(facts))
 
 
 def test_the_prompt_trained_on() -> None:
-    facts = measure(subject(base()), subject(tuned(prompts=True)), PLAN)
+    facts = measure(subject(base()), subject(tuned(prompts=True)), SMALL)
     assert "TRAINED ON PROMPTS" in names(facts)
 
 
 def test_forgetting_by_a_learning_rate_30_times_as_high() -> None:
-    facts = measure(subject(base()), subject(tuned(rate=30 * 2e-3)), PLAN)
+    facts = measure(subject(base()), subject(tuned(rate=30 * 2e-3)), SMALL)
     assert "FORGETTING" in names(facts)
 
 

@@ -6,6 +6,8 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from gptfast.finetune.__main__ import main
 from gptfast.train.checkpoint import State
 from measured import measured
@@ -39,6 +41,20 @@ def check_killed_and_resumed(
     assert len(weights) >= 2  # the best, and a checkpoint's
     for name in weights:
         assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def check_on_one_and_on_two_processes(arguments: list[str], folder: Path, *, step: int) -> None:
+    """Kill and resume the command on 1 process and on 2, which reach the same losses."""
+    lines = []
+    for n in (1, 2):
+        (folder / str(n)).mkdir()
+        check_killed_and_resumed(arguments, folder / str(n), n_processes=n, step=step)
+        lines.append(measured(folder / str(n) / "whole"))
+    one, two = lines
+    assert [m["step"] for m in one] == [m["step"] for m in two]
+    for a, b in zip(one, two, strict=True):
+        for name in ("loss", "val_loss", "logprob_rejected"):
+            assert a.get(name) == pytest.approx(b.get(name), abs=1e-4)
 
 
 def die_at(arguments: list[str]) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from killing import check_killed_and_resumed
+from killing import check_on_one_and_on_two_processes
 from rich.console import Console
 from torch.nn import functional as F
 
@@ -240,11 +240,4 @@ def test_killed_it_resumes_bitwise_and_two_processes_equal_one(
         "--eval-interval", "3", "--batch-size", "4", "--device", "cpu", "--dtype", "float32",
         "--n-layer", "1", "--n-head", "2", "--n-embd", "16", "--block-size", "16",
     ]  # fmt: skip
-    for n in (1, 2):
-        (tmp_path / str(n)).mkdir()
-        check_killed_and_resumed(arguments, tmp_path / str(n), n_processes=n, step=5)
-    one, two = (measured(tmp_path / str(n) / "whole") for n in (1, 2))
-    assert [m["step"] for m in one] == [m["step"] for m in two]
-    for a, b in zip(one, two, strict=True):
-        for name in ("loss", "val_loss"):
-            assert a.get(name) == pytest.approx(b.get(name), abs=1e-4)
+    check_on_one_and_on_two_processes(arguments, tmp_path, step=5)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from chat_model import CHAT_MODEL, new_chat_base
-from killing import check_killed_and_resumed
+from killing import check_on_one_and_on_two_processes
 from rich.console import Console
 from torch.nn import functional as F
 from unequal import N_TARGETS, main, unequal_batch, unequal_model
@@ -324,12 +324,11 @@ def test_a_run_goes_on_with_the_same_conversations_only(chat_base: Path, tmp_pat
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("n_processes", [1, 2])
-def test_killed_it_resumes_bitwise(chat_base: Path, tmp_path: Path, n_processes: int) -> None:
+def test_killed_it_resumes_bitwise(chat_base: Path, tmp_path: Path) -> None:
     data = write_chats(tmp_path / "a.jsonl")
     arguments = [
         "sft", "--model", str(chat_base), "--data", str(data), "--max-steps", "8",
         "--batch-size", "4", "--micro-batch-size", "1", "--eval-interval", "3",
         "--warmup-steps", "2", "--device", "cpu", "--dtype", "float32",
     ]  # fmt: skip
-    check_killed_and_resumed(arguments, tmp_path, n_processes=n_processes, step=5)
+    check_on_one_and_on_two_processes(arguments, tmp_path, step=5)
