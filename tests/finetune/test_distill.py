@@ -143,7 +143,7 @@ def test_documents_are_masked_for_the_teacher_too(
 
 
 def test_a_student_comes_nearer_to_its_teacher(text: Path, teacher: Path, tmp_path: Path) -> None:
-    config = settings(text, teacher, tmp_path / "run", max_steps=60, learning_rate=1e-2)
+    config = settings(text, teacher, tmp_path / "run", max_steps=30, learning_rate=1e-2)
     objective, batch = objective_of(config)
     result = run(config, prepare)
     assert result is not None
@@ -165,8 +165,8 @@ def test_an_adapter_learns_beside_a_student(
     before = (student / "model.safetensors").read_bytes()
     given = [
         "--teacher", str(teacher), "--corpus", str(text), "--init-from", str(student),
-        "--lora-rank", "4", "--optimizer", "adamw", "--block-size", "16", "--max-steps", "40",
-        "--learning-rate", "1e-2", "--eval-interval", "20", "--batch-size", "4", "--device", "cpu",
+        "--lora-rank", "4", "--optimizer", "adamw", "--block-size", "16", "--max-steps", "20",
+        "--learning-rate", "1e-2", "--eval-interval", "10", "--batch-size", "4", "--device", "cpu",
         "--dtype", "float32", "--out", str(tmp_path / "run"),
     ]  # fmt: skip
     config = parse_config("distill", given)
@@ -176,7 +176,7 @@ def test_an_adapter_learns_beside_a_student(
         "adapter_model.safetensors"
     }
     assert (student / "model.safetensors").read_bytes() == before
-    resumed = parse_config("distill", [*given, "--max-steps", "60", "--resume"])
+    resumed = parse_config("distill", [*given, "--max-steps", "30", "--resume"])
     assert run(resumed, prepare) is not None  # type: ignore[arg-type]
     objective, batch = objective_of(replace(config, overwrite=True))
     (base, _), (tuned, _) = load_model(student), load_model(config.out)

@@ -213,16 +213,16 @@ def test_a_run_raises_its_reward_and_logs_figures(
     monkeypatch.syspath_prepend(tmp_path)
     config = settings(
         chat_base, tmp_path / "run", reward="easy_rewards:e", prompts=prompts_file(tmp_path),
-        batch_size=8, group_size=8, max_steps=30, eval_interval=30, learning_rate=1e-2,
+        batch_size=8, group_size=8, max_steps=20, eval_interval=20, learning_rate=1e-2,
         warmup_steps=2, beta=1.0, val_fraction=0.5,
     )  # fmt: skip
     run(config, prepare)
     first, *_, last = [m for m in measured(tmp_path / "run") if "val_loss" in m]
-    assert last["val_reward"] > first["val_reward"] + 300
+    assert last["val_reward"] > first["val_reward"] + 200
     assert last["val_loss"] == 1 - last["val_reward"]
     assert last["val_entropy"] < first["val_entropy"]
     steps = [m for m in measured(tmp_path / "run") if "grad_norm" in m]
-    assert [m["step"] for m in steps] == [10, 20, 30]
+    assert [m["step"] for m in steps] == [10, 20]
     assert all(0 < m["sampler_gap"] < 1e-5 for m in steps)
     assert steps[-1]["reward"] > steps[0]["reward"]
 
