@@ -20,7 +20,7 @@ import numpy as np
 
 from gptfast.audit.power_law import PowerLaw, Prediction, fit_power_law, predict
 from gptfast.audit.scaling_options import HEAD_WIDTH, ScalingConfig
-from gptfast.errors import RunError
+from gptfast.errors import RunError, UserError
 from gptfast.model.config import ModelConfig
 from gptfast.model.folder import load_model
 from gptfast.model.size import flops_per_token
@@ -204,7 +204,8 @@ def _train(run: TrainConfig, say: Callable[[str], None]) -> None:
     command = [sys.executable, "-m", "gptfast.train", *words]
     done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
     if done.returncode:
-        raise RunError(f"training {run.out} ended with exit code {done.returncode}: see above")
+        error = UserError if done.returncode == 2 else RunError
+        raise error(f"training {run.out} ended with exit code {done.returncode}: see above")
 
 
 def _peak_memory(folder: Path) -> int:
