@@ -32,7 +32,7 @@ class PowerLaw:
 
     def __call__(self, compute: float) -> float:
         """Return the predicted loss at a compute, in FLOPs."""
-        return self.floor + self.scale * compute**-self.exponent
+        return float(self.floor + self.scale * compute**-self.exponent)
 
 
 @dataclass(frozen=True)

@@ -10,21 +10,22 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import numpy as np
 
+from gptfast.audit import repetition
+from gptfast.audit.config import SETTINGS, RepetitionPlan
+from gptfast.audit.corpus import read_corpus
 from gptfast.audit.power_law import PowerLaw, Prediction, fit_power_law, predict
 from gptfast.audit.scaling_options import HEAD_WIDTH, ScalingConfig
 from gptfast.errors import RunError, UserError
 from gptfast.model.config import ModelConfig
 from gptfast.model.folder import load_model
 from gptfast.model.size import flops_per_token
-from gptfast.sample.generate import write_sample
 from gptfast.system.files import make_folder
 from gptfast.train.config import TrainConfig
 from gptfast.train.plan import plan
@@ -34,9 +35,22 @@ BATCH_SIZE = 16
 """Windows per step, in every size."""
 TARGET_COMPUTE = 4.0
 """Compute of the model whose loss is predicted, over that of the largest one that was fitted."""
-SAMPLE_TOKENS = 60
+SAMPLES = RepetitionPlan(samples=8, sets=2, prompt_tokens=16, sample_tokens=64)
 _REFERENCE_WIDTH = 128
 """The width that the learning rates were chosen for: `shakespeare-cpu`'s."""
+
+
+@dataclass(frozen=True)
+class Writing:
+    """What a model writes at temperature 0.8, as `audit/repetition.py` measures it."""
+
+    val_seq_rep_4: float
+    seq_rep_4: float
+    """Share of 4-grams of tokens that repeat another: in the val text, and in samples."""
+    val_known_words: float
+    known_words: float
+    """Share of words that the train part has: of the val text's, and of the samples'."""
+    sample: str
 
 
 @dataclass(frozen=True)
@@ -62,7 +76,7 @@ class Run:
     """Peak resident bytes of the process, less those of one that trains a model of 16 channels."""
     planned_memory: int
     """Bytes that `gptfast plan` predicts."""
-    sample: str
+    writing: Writing
 
 
 @dataclass(frozen=True)
@@ -177,7 +191,6 @@ def _run(
     _train(run, say)
     record = read_record(run.out)
     result = record["result"]
-    model, tokenizer = load_model(run.out)
     planned = plan(replace(run, dtype=record["config"]["dtype"]))
     say(f"size {size}, seed {seed}: {result['val_loss']:.4f} nats per token")
     return Run(
@@ -185,7 +198,19 @@ def _run(
         planned.tokens / record["data"]["train_tokens"], float(planned.training_flops),
         result["val_loss"], result["measured"]["val_bits_per_byte"], result["tokens_per_second"],
         max(_peak_memory(run.out) - own_memory, 0), planned.memory.total,
-        write_sample(model, tokenizer, SAMPLE_TOKENS, seed),
+        _writing(run.out),
+    )  # fmt: skip
+
+
+def _writing(folder: Path) -> Writing:
+    """Let a model continue stretches of its val part, and measure what it writes."""
+    model, tokenizer = load_model(folder)
+    val, train = read_corpus(folder, tokenizer, None, lambda message: None)
+    settings = {"T 0.8": SETTINGS["T 0.8"]}
+    text, samples = repetition.measure(model, tokenizer, val, train, SAMPLES, settings).rows
+    return Writing(
+        text.measures["seq_rep_4"], samples.measures["seq_rep_4"],
+        text.measures["known_words"], samples.measures["known_words"], samples.example,
     )  # fmt: skip
 
 
@@ -211,7 +236,7 @@ def _train(run: TrainConfig, say: Callable[[str], None]) -> None:
 def _peak_memory(folder: Path) -> int:
     """Return the largest peak that a run's metrics.jsonl has, in bytes."""
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return max(line.get("peak_memory", 0) for line in map(json.loads, lines))
+    return max(int(json.loads(line).get("peak_memory", 0)) for line in lines)
 
 
 def _memory_of_the_process(config: ScalingConfig, say: Callable[[str], None]) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 
 import numpy as np
 from rich.console import Console
@@ -19,14 +20,25 @@ _BLUE, _ORANGE = "#0072b2", "#d55e00"  # of Okabe and Ito's palette
 
 def print_scaling(result: Scaling, console: Console) -> None:
     """Print the means over the seeds of each size, a sample of each, and the law."""
-    table = Table(title="sizes: means over their seeds", title_justify="left", title_style="bold")
-    for i, column in enumerate(_COLUMNS):
-        table.add_column(column, justify="right" if i else "left")
-    for runs in by_size(result):
-        table.add_row(*_row(runs))
+    table = Table(title="means over the seeds", title_justify="left", title_style="bold")
+    table.add_column("size")
+    groups = by_size(result)
+    for runs in groups:
+        table.add_column(str(runs[0].size), justify="right")
+    table.add_column("val text", justify="right")
+    text = result.runs[0].writing
+    of_text = {
+        "seq-rep-4": f"{text.val_seq_rep_4:.3f}",
+        "known words": f"{text.val_known_words:.3f}",
+    }
+    columns = [_column(runs) for runs in groups]
+    for name in columns[0]:
+        table.add_row(name, *(column[name] for column in columns), of_text.get(name, ""))
     console.print(table, soft_wrap=False)
-    for runs in by_size(result):
-        console.print(f"\n--- size {runs[0].size} ---\n{runs[0].sample.strip()}", markup=False)
+    for runs in groups:
+        sample = runs[0].writing.sample.strip()
+        console.print(f"\n--- size {runs[0].size} ---\n{sample}", markup=False)
+    console.print()
     for line in remarks(result):
         console.print(line, markup=False)
 
@@ -38,25 +50,28 @@ def by_size(result: Scaling) -> list[list[Run]]:
     return [*grouped, [result.law.target]] if result.law else grouped
 
 
-_COLUMNS = (
-    "size", "parameters", "tokens", "epochs", "compute", "val loss", "bits/byte", "tokens/s",
-    "memory", "planned", "seq-rep-4", "known words",
-)  # fmt: skip
+def _column(runs: list[Run]) -> dict[str, str]:
+    """Return what to show of one size."""
 
-
-def _row(runs: list[Run]) -> tuple[str, ...]:
-    def mean(name: str) -> float:
-        return fmean(getattr(run, name) for run in runs)
+    def mean(value: Callable[[Run], float]) -> float:
+        return fmean(map(value, runs))
 
     losses = [run.val_loss for run in runs]
-    spread = f" ± {np.std(losses, ddof=1):.3f}" if len(losses) > 1 else ""
     first = runs[0]
-    return (
-        str(first.size), f"{first.parameters:,}", f"{first.tokens:,}", f"{first.epochs:.1f}",
-        flop_count(first.compute), f"{mean('val_loss'):.3f}{spread}", f"{mean('bits_per_byte'):.3f}",
-        f"{mean('tokens_per_second'):,.0f}", gib(mean("memory")), gib(first.planned_memory),
-        f"{mean('seq_rep_4'):.3f}", f"{mean('known_words'):.3f}",
-    )  # fmt: skip
+    return {
+        "parameters": f"{first.parameters:,}",
+        "tokens": f"{first.tokens:,}",
+        "epochs": f"{first.epochs:.1f}",
+        "compute": flop_count(first.compute),
+        "val loss (nats/token)": f"{fmean(losses):.4f}",
+        "deviation of seeds": f"{stdev(losses):.4f}" if len(losses) > 1 else "",
+        "bits/byte": f"{mean(lambda run: run.bits_per_byte):.3f}",
+        "tokens/s": f"{mean(lambda run: run.tokens_per_second):,.0f}",
+        "memory": gib(mean(lambda run: run.memory)),
+        "memory planned": gib(first.planned_memory),
+        "seq-rep-4": f"{mean(lambda run: run.writing.seq_rep_4):.3f}",
+        "known words": f"{mean(lambda run: run.writing.known_words):.3f}",
+    }
 
 
 def remarks(result: Scaling) -> list[str]:
