@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gptfast.audit.options import Attention, AuditConfig, Repetition
+from gptfast.audit.scaling_options import ScalingConfig
 from gptfast.cli import cli
 from gptfast.cli.printing import lossy_output
 from gptfast.tokenizer.__main__ import run_audit
@@ -30,6 +31,9 @@ def main(argv: Sequence[str]) -> int:
         case Repetition() as config:
             with lossy_output():
                 run_repetition(config)
+        case ScalingConfig() as config:
+            with lossy_output():
+                run_scaling(config)
         case config:
             run_audit(config)
     return 0
@@ -86,6 +90,22 @@ def run_repetition(config: Repetition) -> None:
     if config.out is not None:
         write_text_atomically(config.out / "repetition.json", _as_json(result))
         console.print(f"\nsaved in {config.out}: repetition.json")
+
+
+def run_scaling(config: ScalingConfig) -> None:
+    """Train the sizes that are not there yet; print and save the audit."""
+    from gptfast.audit.scaling import measure
+    from gptfast.audit.scaling_report import print_scaling, save
+    from gptfast.system.files import make_folder
+    from gptfast.system.locking import folder_lock
+
+    make_folder(config.out)
+    console = cli.console()
+    with folder_lock(config.out):
+        result = measure(config, lambda line: console.print(line, markup=False, highlight=False))
+        print_scaling(result, console)
+        save(result, config.out)
+    console.print(f"\nsaved in {config.out}: scaling.json, scaling.png")
 
 
 def _load(folder: Path, device: str) -> tuple[LanguageModel, Tokenizer]:

@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from gptfast.audit.config import RepetitionPlan
+from gptfast.audit.scaling_options import ScalingConfig
 from gptfast.cli.path import PATH
 from gptfast.tokenizer.options import Audit as Tokenizer
 
@@ -67,6 +68,7 @@ class AuditConfig:
     command: Annotated[
         Annotated[Attention, tyro.conf.subcommand("attention")]
         | Annotated[Repetition, tyro.conf.subcommand("repetition")]
+        | Annotated[ScalingConfig, tyro.conf.subcommand("scaling")]
         | Annotated[Tokenizer, tyro.conf.subcommand("tokenizer")],
         tyro.conf.arg(name=""),
     ]
