@@ -20,11 +20,13 @@ from gptfast.data.loader import check_length
 from gptfast.errors import UserError
 from gptfast.ladder.report import RungResult, print_table, save
 from gptfast.ladder.rungs import Rung, rung_config, rungs
+from gptfast.model import LanguageModel
 from gptfast.model.folder import load_model
 from gptfast.sample.generate import write_sample
 from gptfast.system import cpu
 from gptfast.system.files import make_folder, write_text_atomically
 from gptfast.system.locking import folder_lock
+from gptfast.tokenizer import Tokenizer
 from gptfast.train.checkpoint import delete_checkpoints
 from gptfast.train.pretrain import prepare_corpora, pretrain
 from gptfast.train.record import read_record
@@ -135,7 +137,11 @@ def climb(rung: Rung, config: LadderConfig, command: str, console: Console) -> R
         fewer = min(train_config.max_steps, config.max_steps)
         train_config = replace(train_config, max_steps=fewer)
     train_config = replace(train_config, resume=config.resume, overwrite=config.overwrite)
-    result = pretrain(train_config, command, console)
+
+    def sample(model: LanguageModel, tokenizer: Tokenizer) -> str:
+        return write_sample(model, tokenizer, SAMPLE_CHARACTERS, config.seed)
+
+    result = pretrain(train_config, command, console, sample)
     if result is None:
         return None
     model, tokenizer = load_model(train_config.out)
@@ -148,7 +154,7 @@ def climb(rung: Rung, config: LadderConfig, command: str, console: Console) -> R
         val_bits_per_byte=result.measured["val_bits_per_byte"],
         tokens_per_second=result.tokens_per_second,
         seconds=result.seconds,
-        sample=write_sample(model, tokenizer, SAMPLE_CHARACTERS, config.seed),
+        sample=sample(model, tokenizer),
     )
 
 
