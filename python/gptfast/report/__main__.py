@@ -135,9 +135,8 @@ def audit_attention(
         extras.notes.append("no attention, because there is no text to look at")
         return
     try:
-        ids = tokenizer.encode_ordinary(text.strip())[
-            : min(ATTENTION_TOKENS, model.config.block_size)
-        ]
+        n = min(ATTENTION_TOKENS, model.config.block_size)
+        ids = tokenizer.encode_ordinary(text.strip())[:n]
         measured = measure(model, tokenizer, tokenizer.decode(ids))
     except UserError as error:
         extras.notes.append(f"no attention, because {error}")

@@ -175,7 +175,8 @@ def _labels(series: Sequence[Series], scale: Scale) -> Iterator[str]:
             y = scale.y(one.level)
             if all(abs(y - other) > LABEL for other in taken):
                 taken.append(y)
-                yield f'<text class="name" x="100%" y="{_percent(y)}" dy="-0.45em">{text(one.name)}</text>'
+                at = f'x="100%" y="{_percent(y)}" dy="-0.45em"'
+                yield f'<text class="name" {at}>{text(one.name)}</text>'
 
 
 def _dots(one: Series, scale: Scale) -> str:

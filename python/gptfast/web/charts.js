@@ -29,11 +29,13 @@ export function readable(figure) {
     const marks = [element("line", { x1: place, x2: place, y1: 0, y2: "100%" })];
     const lines = [`${axis} ${x.toLocaleString("en")}`];
     for (const one of series) {
-      const point = one.points.find((p) => p[0] === x);
-      if (point) {
-        marks.push(element("circle", { class: `dot ${one.kind}`, cx: place, cy: `${100 * point[3]}%`, r: 4.5 }));
-        lines.push(`${one.name}  ${number.format(point[1])}`);
+      if (one.points.length === 0) {
+        continue;
       }
+      const point = one.points.reduce((a, b) => (Math.abs(b[0] - x) < Math.abs(a[0] - x) ? b : a));
+      const when = point[0] === x ? "" : ` (${axis} ${point[0].toLocaleString("en")})`;
+      marks.push(element("circle", { class: `dot ${one.kind}`, cx: `${100 * point[2]}%`, cy: `${100 * point[3]}%`, r: 4.5 }));
+      lines.push(`${one.name}${when}  ${number.format(point[1])}`);
     }
     cursor.replaceChildren(...marks);
     cursor.removeAttribute("hidden");
