@@ -22,6 +22,7 @@ from gptfast.ladder.report import RungResult, print_table, save
 from gptfast.ladder.rungs import Rung, rung_config, rungs
 from gptfast.model import LanguageModel
 from gptfast.model.folder import load_model
+from gptfast.report.write import read_entries, write_comparison
 from gptfast.sample.generate import write_sample
 from gptfast.system import cpu
 from gptfast.system.files import make_folder, write_text_atomically
@@ -33,6 +34,7 @@ from gptfast.train.record import read_record
 from gptfast.train.run import delete_model
 
 MODULE = "gptfast.ladder"
+TITLE = "From bigram to GPT"
 SAMPLE_CHARACTERS = 200
 
 
@@ -43,7 +45,8 @@ class LadderConfig(TextOptions):
     corpus: Annotated[str, PATH] = "shakespeare"
     """'shakespeare', 'tinyshakespeare', or the path of a text file, a folder or a glob."""
     out: Path = Path("runs/ladder")
-    """Folder for ladder.json, ladder.md, ladder.png, and a model folder for every rung."""
+    """Folder for ladder.json, ladder.md, ladder.png, report.html, and a model folder for every
+    rung."""
     full: bool = False
     """Make the last rung the 10M-parameter GPT: for a GPU, as it takes hours on a CPU."""
     max_steps: int | None = None
@@ -97,7 +100,8 @@ def climb_all(config: LadderConfig, console: Console, argv: Sequence[str]) -> in
         results.append(result)
     print_table(results, console)
     save(results, config.out)
-    console.print(f"\nsaved in {config.out}: ladder.json, ladder.md, ladder.png")
+    write_comparison(TITLE, read_entries([config.out]), config.out / "report.html")
+    console.print(f"\nsaved in {config.out}: ladder.json, ladder.md, ladder.png, report.html")
     return 0
 
 

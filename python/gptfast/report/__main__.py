@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from gptfast.cli import cli
+from gptfast.cli.printing import one_line
 from gptfast.report.options import ReportConfig
 
 # Imported late: PyTorch takes two seconds, which `--help` doesn't need.
@@ -38,9 +39,9 @@ def main(argv: Sequence[str]) -> int:
         extras = gather(entries[0].run, playground=config.playground)
         write_report(entries[0].run, extras, config.out)
         for note in extras.notes:
-            print(f"note: {note}", file=sys.stderr)
+            print(f"note: {one_line(note)}", file=sys.stderr)
     else:
-        title = config.runs[0].resolve().name if len(config.runs) == 1 else "Runs compared"
+        title = "From bigram to GPT" if len(config.runs) == 1 else "Runs compared"
         write_comparison(title, entries, config.out)
     print(f"{config.out}: {config.out.stat().st_size / 1e3:,.0f} kB")
     return 0
@@ -119,6 +120,11 @@ def val_text(part: Dataset) -> str:
     return part.tokenizer.decode([i for i in ids if i != ended])
 
 
+def longest_line(text: str) -> str:
+    """Return the longest of the first lines of a text."""
+    return max(text.strip().split("\n")[:8], key=len)
+
+
 def audit_attention(
     run: Run, model: LanguageModel, tokenizer: Tokenizer, part: Dataset | None, extras: Extras
 ) -> None:
@@ -128,9 +134,9 @@ def audit_attention(
     from gptfast.report.audits import attention_section
 
     if part is not None:
-        text, about = val_text(part)[:400], "the beginning of the val text"
+        text, about = longest_line(val_text(part)), "a line of the val text"
     elif run.samples:
-        text, about = run.samples[-1]["sample"], "what the model wrote"
+        text, about = longest_line(run.samples[-1]["sample"]), "a line that the model wrote"
     else:
         extras.notes.append("no attention, because there is no text to look at")
         return

@@ -25,13 +25,14 @@ class Baseline:
 
     name: str
     what: str
+    """What it knows."""
     loss: float
     """Mean cross entropy in nats per token."""
 
 
 def uniform(n_vocab: int) -> Baseline:
     """Return the loss of a guess that knows nothing but the size of the vocabulary."""
-    return Baseline("uniform", f"each of the {n_vocab:,} tokens equally likely", math.log(n_vocab))
+    return Baseline("uniform", f"nothing but that there are {n_vocab:,} tokens", math.log(n_vocab))
 
 
 def counted(data: Dataset) -> list[Baseline]:
@@ -39,8 +40,8 @@ def counted(data: Dataset) -> list[Baseline]:
     train, val = _ids(data.train), _ids(data.val)
     unigram, bigram = count_losses(train, val, data.tokenizer.n_vocab)
     return [
-        Baseline("unigram", "the token's frequency in the train text", unigram),
-        Baseline("bigram", "its frequency after the token before it", bigram),
+        Baseline("unigram", "how often each token occurs in the train text", unigram),
+        Baseline("bigram", "how often each token follows the one before it", bigram),
     ]
 
 

@@ -9,11 +9,15 @@ from gptfast.cli.units import duration
 from gptfast.report import facts, markup
 from gptfast.report.curves import Axes, Series, chart
 from gptfast.report.markup import Section
-from gptfast.report.sections import stages
+from gptfast.report.sections import spread, stages
 from gptfast.train.history import Run
 
 COLOURS = 8
 """Curves with colours of their own."""
+ROWS = 20
+"""Evaluations of each run in the table; of more, some that are spread evenly."""
+SPREAD = 4
+"""If the longest run is so many times as long as the shortest, the axis is logarithmic."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +36,13 @@ def curves_section(entries: Sequence[Entry]) -> Section:
     in_bytes = needs_bytes([entry.run for entry in entries])
     key = "val_bits_per_byte" if in_bytes else "val_loss"
     unit = "bits per byte" if in_bytes else "nats per token"
-    lengths = [facts.last_step(entry.run) for entry in entries]
-    spread = max(lengths, default=0) > 4 * max(1, min(lengths, default=1))
     parts = []
-    for title, x, is_log in (
-        ("Val loss by steps", "step", spread),
-        ("Val loss by seconds, evaluations included", "seconds", spread),
+    for title, x in (
+        ("Val loss by steps", "step"),
+        ("Val loss by seconds, evaluations included", "seconds"),
     ):
+        ends = [max((line[x] for line in e.run.evaluations), default=0) for e in entries]
+        is_log = max(ends) > SPREAD * max(1, min(ends))
         series = [
             Series(
                 entry.name,
@@ -50,8 +54,27 @@ def curves_section(entries: Sequence[Entry]) -> Section:
         ]
         parts.append(chart(title, Axes(x, unit, is_log), series))
     if not any(parts):
-        parts = [markup.paragraph("None of the runs has an evaluation.")]
-    return Section("curves", "Val loss", "".join(parts))
+        return Section(
+            "curves", "Val loss", markup.paragraph("None of the runs has an evaluation.")
+        )
+    rows = [
+        (
+            entry.name,
+            f"{line['step']:,}",
+            _form(line.get("val_loss"), ".4f"),
+            _form(line.get("val_bits_per_byte"), ".3f"),
+            duration(line["seconds"]),
+        )
+        for entry in entries
+        for line in spread(entry.run.evaluations, ROWS)
+    ]
+    numbers = markup.table("Evaluations", ("run", "step", "val loss", "bits/byte", "time"), rows)
+    return Section(
+        "curves",
+        "Val loss",
+        f'<div class="stacked">{"".join(parts)}</div>'
+        + markup.details("The evaluations, in numbers", numbers),
+    )
 
 
 def needs_bytes(runs: Sequence[Run]) -> bool:
@@ -74,12 +97,12 @@ def results_section(entries: Sequence[Entry]) -> Section:
         for entry in entries
     ]
     columns = ("run", "parameters", "steps", "val loss", "bits/byte", "tokens/s", "wall time")
-    ideas = [f"{entry.name}: {entry.idea}." for entry in entries if entry.idea]
+    ideas = {entry.name: entry.idea for entry in entries if entry.idea}
     return Section(
         "results",
         "Results",
         markup.table("What each run reached", columns, rows)
-        + (markup.listed(ideas) if ideas else "")
+        + (markup.terms(ideas) if ideas else "")
         + markup.details(
             "Settings that differ",
             markup.table(

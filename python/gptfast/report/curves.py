@@ -64,7 +64,7 @@ def chart(title: str, axes: Axes, series: Sequence[Series], small: bool = False)
         f'<li><svg class="key {one.kind}" aria-hidden="true" viewBox="0 0 24 8">'
         f'<path class="line {one.kind}" d="M1 4H23"/></svg>{text(one.name)}</li>'
         for one in drawn
-        if one.points or one.level is not None
+        if one.points
     )
     data = {
         "x": axes.x,
@@ -168,15 +168,14 @@ def _line(one: Series, scale: Scale) -> str:
 
 
 def _labels(series: Sequence[Series], scale: Scale) -> Iterator[str]:
-    """Yield the name of each level above its line, unless another's is there."""
-    taken: list[float] = []
+    """Yield the name of each level above its line, or below it if another's is close above."""
+    places = [scale.y(one.level) for one in series if one.level is not None]
     for one in series:
         if one.level is not None:
             y = scale.y(one.level)
-            if all(abs(y - other) > LABEL for other in taken):
-                taken.append(y)
-                at = f'x="100%" y="{_percent(y)}" dy="-0.45em"'
-                yield f'<text class="name" {at}>{text(one.name)}</text>'
+            is_low = any(0 < y - other < LABEL for other in places)
+            at = f'x="100%" y="{_percent(y)}" dy="{1.1 if is_low else -0.45}em"'
+            yield f'<text class="name" {at}>{text(one.name)}</text>'
 
 
 def _dots(one: Series, scale: Scale) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gptfast.system.escape import escaped
+from gptfast.train.display import printable
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,8 @@ class Section:
 
 
 def text(value: object) -> str:
-    """Return text for a page. The name of a file may have bytes that are no UTF-8."""
-    return html.escape(escaped(str(value)))
+    """Return text for a page. Control characters, and bytes that are no UTF-8, are replaced."""
+    return html.escape(printable(escaped(str(value))))
 
 
 def paragraph(value: str, kind: str = "") -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from gptfast.cli.units import duration
 from gptfast.report import facts, markup
@@ -14,7 +14,11 @@ from gptfast.report.limits import limits
 from gptfast.report.markup import Section
 from gptfast.train.history import Run
 
+T = TypeVar("T")
+
 STAGES = ((0.0, "Before training"), (0.1, "After 10%"), (0.5, "Half way"), (1.0, "At the end"))
+MOST = 100
+"""Samples, and rows of evaluations, that a report has; of more, some that are spread evenly."""
 NEAR = 0.08
 """Furthest that a sample may be from a stage, as a share of the steps."""
 
@@ -27,7 +31,7 @@ def loss_section(run: Run, baselines: Sequence[Baseline]) -> Section:
         Series("val", _points(run.evaluations, "val_loss"), "val", has_dots=True),
         *(Series(f"{b.name} ({b.loss:.3f})", [], "level", level=b.loss) for b in baselines),
     ]
-    parts = [chart("Loss", Axes("step", unit), series)]
+    parts = [chart("Train and val loss", Axes("step", unit), series)]
     if not parts[0]:
         parts = [
             markup.paragraph(
@@ -40,8 +44,7 @@ def loss_section(run: Run, baselines: Sequence[Baseline]) -> Section:
         known = "; ".join(f"{b.name}: {b.what}" for b in baselines)
         parts.append(
             markup.paragraph(
-                f"The dashed lines are models that only count. What each knows of the next token: "
-                f"{known}.",
+                f"The dashed lines are models that only count. What each knows: {known}.",
                 "note",
             )
         )
@@ -82,15 +85,17 @@ def transcript_section(run: Run) -> Section:
         f"{markup.written(_shortened(sample['sample']))}</figure>"
         for name, sample in stages(run)
     )
+    shown = spread(run.samples, MOST)
     every = "".join(
         f'<li><p class="when">{markup.text(_caption(run, sample))}</p>'
         f"{markup.written(sample['sample'])}</li>"
-        for sample in run.samples
+        for sample in shown
     )
-    last = len(run.samples) - 1
+    last = len(shown) - 1
+    count = "All" if len(shown) == len(run.samples) else f"{len(shown)} of"
     scrubber = (
-        f'<div class="scrubber" hidden><label for="moment">All {len(run.samples)} samples, from '
-        f"before training to the end</label>"
+        f'<div class="scrubber" hidden><label for="moment">{count} {len(run.samples)} samples, '
+        f"from the first to the last</label>"
         f'<input id="moment" type="range" min="0" max="{last}" value="{last}" step="1">'
         f'<p class="when" id="moment-about" role="status"></p>'
         f'<pre class="written" id="moment-text" tabindex="0"></pre></div>'
@@ -191,10 +196,17 @@ def _evaluations(run: Run) -> str:
             _or_dash(train.get(line["step"]), ".4f"),
             duration(line["seconds"]),
         )
-        for line in run.evaluations
+        for line in spread(run.evaluations, MOST)
     ]
     columns = ("step", "val loss", "bits/byte", "train loss", "time")
     return markup.table("Evaluations", columns, rows)
+
+
+def spread(items: Sequence[T], n: int) -> list[T]:
+    """Return at most n of the items, spread evenly, the first and the last among them."""
+    if len(items) <= n:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / (n - 1))] for i in range(n)]
 
 
 def _or_dash(value: float | None, form: str) -> str:
@@ -202,9 +214,12 @@ def _or_dash(value: float | None, form: str) -> str:
 
 
 def _caption(run: Run, sample: dict[str, Any]) -> str:
-    losses = {line["step"]: line["val_loss"] for line in run.evaluations}
-    loss = losses.get(sample["step"])
-    return f"step {sample['step']:,}" + ("" if loss is None else f", val loss {loss:.3f}")
+    step = sample["step"]
+    for name, key, lines in (("val", "val_loss", run.evaluations), ("train", "loss", run.losses)):
+        for line in lines:
+            if line["step"] == step and line[key] is not None:
+                return f"step {step:,}, {name} loss {line[key]:.3f}"
+    return f"step {step:,}"
 
 
 def _shortened(value: str, lines: int = 9, characters: int = 320) -> str:
