@@ -48,9 +48,15 @@ def induction_model() -> GPT:
 
 def random_model(**settings: object) -> GPT:
     """Weights as at the start of training, but larger, so that heads differ."""
-    usual: dict[str, object] = {"block_size": 32, "n_layer": 2, "n_head": 2, "n_embd": 32}
+    usual: dict[str, object] = {
+        "vocab_size": len(CHARACTERS),
+        "block_size": 32,
+        "n_layer": 2,
+        "n_head": 2,
+        "n_embd": 32,
+    }
     torch.manual_seed(5)
-    model = GPT(ModelConfig(len(CHARACTERS), **usual | settings)).eval()  # type: ignore[arg-type]
+    model = GPT(ModelConfig(**usual | settings)).eval()  # type: ignore[arg-type]
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)

@@ -134,8 +134,8 @@ def test_a_mask_that_shows_the_future_is_noticed_and_named(monkeypatch: pytest.M
     audit = measure(random_model(), tokenizer(), TEXT)
     found = failed(audit)
     assert not audit.is_sound
-    assert "layer 1, head 1, token 5 gives" in found["no weight beyond the mask: exactly 0"]
-    assert "to token 6, which comes later" in found["no weight beyond the mask: exactly 0"]
+    assert "layer 1, head 1, token 5 gives" in found["weights beyond the mask are exactly 0"]
+    assert "to token 6, which comes later" in found["weights beyond the mask are exactly 0"]
     name = "changing a token leaves all logits before it, by the definition"
     assert "changing token 6 changes the logits of token 5 by" in found[name]
     # PyTorch's op has a mask of its own, which is right; the two no longer agree.

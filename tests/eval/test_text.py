@@ -166,10 +166,8 @@ def test_the_command_saves_what_it_prints(
     [
         ([], "nothing to measure: expected --corpus, --text or --tasks"),
         (["--stride", "3"], "nothing to measure"),
-        (["--corpus", "x", "--repetition"], "--repetition was given without --text"),
+        (["--corpus", "x", "--stride", "3"], "--stride was given without --text"),
         (["--text", "{text}", "--limit", "2"], "--limit was given without --tasks"),
-        (["--text", "{text}", "--samples", "2"], "--samples was given without --repetition"),
-        (["--text", "{text}", "--temperature", "0"], "--temperature was given without --repetit"),
         (["--text", "{text}", "--val-fraction", "0.2"], "--val-fraction was given without --corp"),
         (["--text", "{text}", "--mask-documents"], "--mask-documents was given without --corpus"),
         (["--tasks", "x", "--field", "a"], "--field was given without --corpus or --text"),
@@ -177,8 +175,6 @@ def test_the_command_saves_what_it_prints(
         (["--text", "{text}", "--stride", "0"], "stride is 0"),
         (["--text", "nowhere.txt"], "nowhere.txt"),
         (["--text", "{text}", "--batch-size", "0"], "batch_size is 0"),
-        (["--text", "{text}", "--repetition", "--sample-tokens", "500"], "no document has 532 tok"),
-        (["--text", "{text}", "--repetition", "--sets", "1"], "sets is 1: expected at least 2"),
         (["--tasks", "nowhere.yaml"], "there is no file nowhere.yaml"),
     ],
 )

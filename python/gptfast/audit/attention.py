@@ -32,16 +32,18 @@ class AttentionAudit:
 
     tokens: list[str]
     """The T tokens, with white space made visible."""
+    texts: list[str]
+    """Their texts as they are; U+FFFD for parts of characters."""
     ids: list[int]
     layer: int
     """The layer and the head to show a matrix of, counted from 1."""
     head: int
-    mask: list[list[int]]
-    """Of that layer, (T, T): 1 where token t (the row) may see token s (the column)."""
+    masks: list[list[list[int]]]
+    """`masks[layer - 1]` is (T, T): 1 where token t (the row) may see token s (the column)."""
     rules: list[str]
     """Which token may see which, in sentences."""
     sees: list[str]
-    """The same of each token in that layer."""
+    """The same of each token in the layer to show."""
     checks: list[Check]
     heads: list[Head]
     """The scores of all heads, layer by layer."""
@@ -49,6 +51,11 @@ class AttentionAudit:
     """None if the context or the vocabulary is too small to repeat a sequence."""
     weights: list[list[list[list[float]]]]
     """`weights[layer - 1][head - 1][t][s]` for s up to t, to 4 decimals."""
+
+    @property
+    def mask(self) -> list[list[int]]:
+        """The mask of the chosen layer, (T, T)."""
+        return self.masks[self.layer - 1]
 
     @property
     def matrix(self) -> list[list[float]]:
@@ -115,16 +122,16 @@ def measure(
         induction = measure_induction(model, ordinary, longest, seed)
     heads = _heads(weights_LHTT, sees_LTT, place.first_T, induction)
     chosen = _choose(heads, layer, head)
-    sees_TT = sees_LTT[chosen.layer - 1]
     tokens = [visible(tokenizer.token_bytes(token_id)) for token_id in ids]
     return AttentionAudit(
         tokens=tokens,
+        texts=[tokenizer.decode([token_id]) for token_id in ids],
         ids=ids,
         layer=chosen.layer,
         head=chosen.head,
-        mask=sees_TT.int().tolist(),
+        masks=sees_LTT.int().tolist(),
         rules=_rules(model.config, windows, mask_documents),
-        sees=_sees(tokens, sees_TT),
+        sees=_sees(tokens, sees_LTT[chosen.layer - 1]),
         checks=checks,
         heads=heads,
         induction=induction,

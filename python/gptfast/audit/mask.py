@@ -67,7 +67,7 @@ def check_weights(weights_LHTT: Tensor, sees_LTT: Tensor) -> list[Check]:
             f"largest difference {float(off_LHT.max()):.1e}, at most {ROW_SUM_TOLERANCE:.0e}",
         ),
         Check(
-            "no weight beyond the mask: exactly 0",
+            "weights beyond the mask are exactly 0",
             not len(wrong),
             _named(wrong, weights_LHTT) if len(wrong) else "all are 0",
         ),

@@ -1,1 +1,1 @@
-"""Judge a model: loss on text, another model beside it, answers to tasks, and repetition."""
+"""Judge a model: loss on text, another model beside it, and answers to tasks."""

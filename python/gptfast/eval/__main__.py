@@ -1,4 +1,4 @@
-"""`gptfast eval`: judge a model by its loss, against another model, on tasks, by its repetition."""
+"""`gptfast eval`: judge a model by its loss, against another model, and on tasks."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from gptfast.cli import cli
 from gptfast.cli.path import PATH
 from gptfast.cli.printing import lossy_output
 from gptfast.errors import UserError, check_at_least
-from gptfast.eval.config import CorpusConfig, RepetitionConfig
-from gptfast.sample.config import SamplingConfig
+from gptfast.eval.config import CorpusConfig
 
 if TYPE_CHECKING:
     from gptfast.eval.report import Section
@@ -24,20 +23,17 @@ if TYPE_CHECKING:
 
 
 _NEEDED: dict[tuple[str, ...], tuple[str, ...]] = {
-    ("text",): ("stride", "against", "repetition"),
+    ("text",): ("stride", "against"),
     ("tasks",): ("limit",),
     ("corpus",): ("part", "val_fraction", "mask_documents"),
     ("corpus", "text"): ("field", "column", "document_separator"),
-    ("repetition",): tuple(
-        option.name for part in (RepetitionConfig, SamplingConfig) for option in fields(part)
-    ),
 }
 """Options that only act with one of others, keyed by those others."""
 
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Judge a model: its loss, another model beside it, its answers to tasks, its repetition.
+    """Judge a model: its loss, another model beside it, and its answers to tasks.
 
     Give at least one of --corpus, --text and --tasks.
     """
@@ -63,16 +59,7 @@ class EvalConfig:
     are relative to the current folder. Python functions that they name are run."""
     limit: int | None = None
     """With --tasks: the most documents of each task, to try it out."""
-    repetition: bool = False
-    """With --text: let the model continue stretches of the text, and measure how much it repeats
-    itself, beside the text's own continuations."""
     read: Annotated[CorpusConfig, tyro.conf.arg(name="")] = field(default_factory=CorpusConfig)
-    write: Annotated[RepetitionConfig, tyro.conf.arg(name="")] = field(
-        default_factory=RepetitionConfig
-    )
-    sampling: Annotated[SamplingConfig, tyro.conf.arg(name="")] = field(
-        default_factory=SamplingConfig
-    )
     batch_size: int = 8
     """Windows per forward pass."""
     device: str = "auto"
@@ -90,7 +77,7 @@ class EvalConfig:
             raise UserError("nothing to measure: expected --corpus, --text or --tasks")
         given = {
             option.name
-            for part in (self, self.read, self.write, self.sampling)
+            for part in (self, self.read)
             for option in fields(part)
             if getattr(part, option.name) != option.default
         }
@@ -164,10 +151,6 @@ def _sections(
         yield measure(model, tokenizer, texts, title, stride, size, own)
         if compared is not None:
             yield compared.section
-    if config.repetition:
-        from gptfast.eval.repetition import measure_repetition
-
-        yield measure_repetition(model, tokenizer, texts, config.write, config.sampling)
     if config.tasks:
         from gptfast.eval.harness import run_tasks
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from gptfast.errors import check_at_least
-
 
 @dataclass(frozen=True)
 class CorpusConfig:
@@ -36,24 +34,3 @@ class CorpusConfig:
             "document_separator": self.document_separator,
         }
         return {name: value for name, value in options.items() if value is not None}
-
-
-@dataclass(frozen=True)
-class RepetitionConfig:
-    """How many samples to write, and of what length."""
-
-    samples: int = 8
-    """Samples in each set."""
-    sets: int = 5
-    """Sets of samples. Each uses different seeds, because a single set shows only luck."""
-    prompt_tokens: int = 32
-    """Tokens of the text before each sample."""
-    sample_tokens: int = 200
-    """Tokens of each sample."""
-    seed: int = 1337
-    """The seed of the first sample. Each further sample has the next one."""
-
-    def __post_init__(self) -> None:
-        smallest = {"samples": 1, "sets": 2, "prompt_tokens": 1, "sample_tokens": 5, "seed": 0}
-        for name, least in smallest.items():
-            check_at_least(name, getattr(self, name), least)
