@@ -76,7 +76,7 @@ def test_facts_curves_and_samples_are_those_of_the_files(run: Path, write: Write
         assert stage in page.text
     assert {"uniform", "unigram", "bigram"} <= {one["name"].split()[0] for one in losses}
     assert [check for check in page.text.split() if check.startswith("Failed")] == []
-    for title in ("Tokenizer", "Attention", "What this does not show"):
+    for title in ("Tokenizer", "Attention", "Repetition", "What this does not show"):
         assert title in page.text
 
 
@@ -85,7 +85,7 @@ def test_a_page_names_no_address_and_stays_small(run: Path, write: Write, tmp_pa
     long += [{"step": i, "val_loss": 3.0, "seconds": i} for i in range(0, 20_001, 50)]
     long += [{"step": i, "sample": "word " * 150} for i in range(0, 20_001, 50)]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in long))
-    page = write(run, "--no-playground")
+    page = write(run, "--no-playground", "--no-audits")
     html = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert len(html.encode()) < 400_000
     assert "100 of 401 samples" in page.text
@@ -93,7 +93,7 @@ def test_a_page_names_no_address_and_stays_small(run: Path, write: Write, tmp_pa
     for _, attributes in page.tags:
         for name in ("src", "href", "xlink:href", "srcset", "action"):
             assert re.match(r"#|data:|$", attributes.get(name) or "")
-    write(run)
+    write(run, "--no-audits")
     whole = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert len(html) + 50_000 < len(whole) < 2_500_000
 
@@ -108,7 +108,7 @@ def test_hostile_text_stays_text(run: Path, write: Write) -> None:
     (folder / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in changed))
     record = json.loads((folder / "run.json").read_text())
     change_record(folder, command=HOSTILE, data=record["data"] | {"corpus": HOSTILE})
-    page = write(folder)
+    page = write(folder, "--no-audits")
     assert not {"img", "i"} & {tag for tag, _ in page.tags}
     assert all("onerror" not in attributes for _, attributes in page.tags)
     assert "<i>a&b" in page.text
@@ -140,7 +140,7 @@ def lines_but_the_last(run: Path) -> list[dict[str, Any]]:
 def test_a_run_without_evaluations_or_losses(run: Path, write: Write, kept: str | None) -> None:
     some = [m for m in lines(run) if kept in m]
     (run / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in some))
-    page = write(run, "--no-playground")
+    page = write(run, "--no-playground", "--no-audits")
     assert "There are no samples" in page.text
     assert ("No evaluation yet" in page.text) == (kept == "loss")
     assert ("There are no losses" in page.text) == (kept is None)
@@ -174,7 +174,7 @@ def test_a_quantized_folder_without_metrics(run: Path, write: Write, tmp_path: P
     out = tmp_path / "int8"
     assert cli.run(quantize, [str(run), "--to", "int8", "--out", str(out)]) == 0
     (out / "metrics.jsonl").unlink()
-    page = write(out)
+    page = write(out, "--no-audits")
     assert "were rounded to int8 after training" in page.text
     assert "Missing in the folder: metrics.jsonl" in page.text
     assert "frame" in [attributes.get("id") for _, attributes in page.tags]

@@ -24,6 +24,8 @@ VAL_TOKENS = 300_000
 """Val tokens that the tokenizer is audited on, from the beginning."""
 ATTENTION_TOKENS = 16
 """Tokens of the attention picture: as many as can be read."""
+REPETITION = {"samples": 8, "sets": 2, "prompt_tokens": 16, "sample_tokens": 100}
+"""What is sampled to measure repetition: fewer and shorter texts than `gptfast audit` takes."""
 PIECES = 160
 """Tokens that are shown one by one."""
 
@@ -32,11 +34,13 @@ def main(argv: Sequence[str]) -> int:
     """Write the report. Return 0."""
     config = cli.parse(ReportConfig, argv, "python -m gptfast.report")
     from gptfast.report.write import check_out, read_entries, write_comparison, write_report
+    from gptfast.system.threads import share_cores
 
     entries = read_entries(config.runs)
     check_out(config.out, config.overwrite)
     if len(entries) == 1:
-        extras = gather(entries[0].run, playground=config.playground)
+        with share_cores():
+            extras = gather(entries[0].run, audits=config.audits, playground=config.playground)
         write_report(entries[0].run, extras, config.out)
         for note in extras.notes:
             print(f"note: {one_line(note)}", file=sys.stderr)
@@ -47,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def gather(run: Run, *, playground: bool) -> Extras:
+def gather(run: Run, *, audits: bool, playground: bool) -> Extras:
     """Measure what a report of one run shows besides the run's own files."""
     from gptfast.errors import UserError
     from gptfast.model.folder import load_model
@@ -77,7 +81,10 @@ def gather(run: Run, *, playground: bool) -> Extras:
         extras.notes.append(f"nothing that needs the weights, because {error}")
         return extras
     extras.n_parameters = model.n_parameters()
-    audit_attention(run, model, tokenizer, part, extras)
+    if audits:
+        audit_attention(run, model, tokenizer, part, extras)
+        if part is not None:
+            audit_repetition(run, model, tokenizer, extras)
     if playground:
         add_playground(run, model, tokenizer, extras)
     return extras
@@ -148,6 +155,25 @@ def audit_attention(
         extras.notes.append(f"no attention, because {error}")
         return
     extras.audits.append(attention_section(asdict(measured), about))
+
+
+def audit_repetition(run: Run, model: LanguageModel, tokenizer: Tokenizer, extras: Extras) -> None:
+    """Add the section of repetition."""
+    from gptfast.audit.config import RepetitionPlan
+    from gptfast.audit.corpus import read_corpus
+    from gptfast.audit.repetition import MEASURES, measure
+    from gptfast.audit.repetition_report import sentences
+    from gptfast.errors import UserError
+    from gptfast.report.audits import repetition_section
+
+    try:
+        val, train = read_corpus(run.folder, tokenizer, None, lambda _: None)
+        measured = measure(model, tokenizer, val, train, RepetitionPlan(**REPETITION))
+    except UserError as error:
+        extras.notes.append(f"no repetition, because {error}")
+        return
+    section = repetition_section(asdict(measured), MEASURES, sentences(measured))
+    extras.audits.append(section)
 
 
 def add_playground(run: Run, model: LanguageModel, tokenizer: Tokenizer, extras: Extras) -> None:

@@ -141,6 +141,52 @@ def attention_section(audit: Mapping[str, Any], about: str) -> Section:
     )
 
 
+def repetition_section(
+    audit: Mapping[str, Any], measures: Mapping[str, str], sentences: Sequence[str]
+) -> Section:
+    """Return a section of `asdict(RepetitionAudit)`.
+
+    measures: the names of its measures. sentences: what they say.
+    """
+    rows = [
+        (name, *(_score(row["measures"][key], 3) for row in audit["rows"]))
+        for key, name in measures.items()
+    ]
+    places = [
+        (
+            f"last {place['span']} tokens",
+            f"{place['text']:.3f}",
+            f"{place['rep']:.3f}",
+            f"{place['wrep']:.3f}",
+        )
+        for place in audit["next_token"]
+    ]
+    return Section(
+        "repetition",
+        "Repetition",
+        markup.paragraph(
+            f"Samples of {audit['sample_tokens']} tokens that continue the val text, beside the "
+            f"text's own continuations: {audit['sets']} sets of {audit['samples']}, one of greedy "
+            f"samples. Less repetition than the val text has is no success, so the share of known "
+            f"words matters, too."
+        )
+        + markup.listed(sentences)
+        + markup.table(
+            "How much the samples repeat, and how like the text they are",
+            ("measure", *(row["name"] for row in audit["rows"])),
+            rows,
+        )
+        + markup.details(
+            "The likeliest next token",
+            markup.table(
+                "Share of places in the val text where a token is among the last ones",
+                ("among the", "the text's", "the model's likeliest", "and it is wrong"),
+                places,
+            ),
+        ),
+    )
+
+
 def matrix(tokens: Sequence[str], weights: Sequence[Sequence[float]]) -> str:
     """Return a picture of attention weights; row t has those of the tokens up to t."""
     longest = max(map(len, tokens))
@@ -170,5 +216,8 @@ def _short(token: str) -> str:
     return text(token if len(token) <= 12 else f"{token[:11]}…")
 
 
-def _score(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def _score(value: float | None, digits: int = 2) -> str:
+    """Return a number with so many decimal places, or one from 10 on."""
+    if value is None:
+        return "-"
+    return f"{value:.{digits}f}" if value < 10 else f"{value:.1f}"

@@ -90,7 +90,7 @@ def chart(title: str, axes: Axes, series: Sequence[Series], small: bool = False)
         f"{''.join(_grid(scale, axes, small))}"
         f'<svg viewBox="0 0 1000 1000" preserveAspectRatio="none">'
         f"{''.join(_line(one, scale) for one in drawn)}</svg>"
-        f"{''.join(_dots(one, scale) for one in drawn if one.has_dots)}"
+        f"{''.join(_dots(one, scale) for one in drawn if one.has_dots or len(one.points) == 1)}"
         f"{''.join(_labels(drawn, scale))}"
         f'<g class="cursor" hidden></g></svg><div class="values" hidden></div></div>'
         f'<ul class="legend">{legend}</ul>'
@@ -149,7 +149,8 @@ def _grid(scale: Scale, axes: Axes, small: bool) -> Iterator[str]:
             at = _percent(scale.y(y))
             yield f'<line class="grid" x1="0" x2="100%" y1="{at}" y2="{at}"/>'
             yield f'<text class="tick y" x="0" y="{at}" dx="-0.6em" dy="0.32em">{_plain(y)}</text>'
-    along = LogLocator(numticks=6) if scale.is_log else nice
+    whole = MaxNLocator(bins, steps=[1, 2, 2.5, 5, 10], integer=True)
+    along = LogLocator(numticks=6) if scale.is_log else whole
     for x in along.tick_values(scale.x_low, scale.x_high):
         if scale.x_low <= x <= scale.x_high:
             at = _percent(scale.x(x))

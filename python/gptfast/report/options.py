@@ -21,6 +21,8 @@ class ReportConfig:
     """The file to write."""
     playground: bool = True
     """Put the model itself into the report of one run, in int8, to be tried out in the page."""
+    audits: bool = True
+    """Measure attention and repetition. This runs the model, and takes long if it is large."""
     overwrite: bool = False
     """Replace the file."""
 

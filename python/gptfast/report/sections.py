@@ -61,8 +61,10 @@ def loss_section(run: Run, baselines: Sequence[Baseline]) -> Section:
             small=True,
         )
         for title, key, digits in small
+        if len(_points(run.losses, key)) > 1
     ]
-    parts.append(f'<div class="charts">{"".join(charts)}</div>')
+    if charts:
+        parts.append(f'<div class="charts">{"".join(charts)}</div>')
     if run.evaluations:
         parts.append(markup.details("Every evaluation, in numbers", _evaluations(run)))
     return Section("loss", "Loss", "".join(parts))
