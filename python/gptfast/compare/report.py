@@ -8,6 +8,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from gptfast.report.comparison import differences as differing
+from gptfast.report.comparison import shown
 from gptfast.train.history import Run
 
 RESULTS = {
@@ -26,14 +28,11 @@ def differences(runs: Sequence[Run]) -> Table:
     table.add_column("")
     for run in runs:
         table.add_column(run.name, justify="right", overflow="fold")
-    names = dict.fromkeys(name for run in runs for name in run.settings)  # in run.json's order
-    for name in names:
-        values = [run.settings.get(name, "-") for run in runs]
-        if name not in ("out", "preset") and any(value != values[0] for value in values):
-            table.add_row(name, *map(_text, values))
+    for row in differing(runs):
+        table.add_row(*row)
     table.add_section()
     for name, heading in RESULTS.items():
-        table.add_row(heading, *[_text(_result(run, name)) for run in runs])
+        table.add_row(heading, *[shown(_result(run, name)) for run in runs])
     return table
 
 
@@ -51,9 +50,3 @@ def _result(run: Run, name: str) -> Any:
     if run.result is None:
         return "-"
     return (run.result | run.result["measured"]).get(name, "-")
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:,.5g}" if abs(value) < 1000 else f"{value:,.0f}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gptfast.cli.units import duration
@@ -121,7 +121,7 @@ def differences(runs: Sequence[Run]) -> list[tuple[str, ...]]:
     for name in names:
         values = [run.settings.get(name, "-") for run in runs]
         if name not in ("out", "preset") and any(value != values[0] for value in values):
-            rows.append((name, *map(_shown, values)))
+            rows.append((name, *map(shown, values)))
     return rows
 
 
@@ -183,7 +183,7 @@ def limits_section(entries: Sequence[Entry]) -> Section:
     machines = {facts.machine(run) for run in runs}
     if len(machines) > 1:
         found.append("The runs used different hardware, so their seconds do not compare.")
-    seeds: Mapping[object, None] = dict.fromkeys(run.record["config"]["seed"] for run in runs)
+    seeds = {run.record["config"]["seed"] for run in runs}
     found.append(
         "Each run has one seed"
         + (" (the same)" if len(seeds) == 1 else "")
@@ -200,7 +200,8 @@ def _form(value: float | None, form: str) -> str:
     return "-" if value is None else f"{value:{form}}"
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """Return a setting or a result as text, to five digits."""
     if isinstance(value, float):
         return f"{value:,.5g}" if abs(value) < 1000 else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -26,6 +26,12 @@ def is_pretraining(run: Run) -> bool:
     return "further_data" in run.record
 
 
+def tuned_from(run: Run) -> str | None:
+    """Return the model folder that a fine-tuning began with; None for other runs."""
+    model = run.record["config"].get("model")
+    return model if isinstance(model, str) else None
+
+
 def corpora(run: Run) -> list[dict[str, Any]]:
     """Return the descriptions of the corpora of a pre-training."""
     return [run.record["data"], *run.record["further_data"]]
@@ -125,10 +131,12 @@ def what_and_where(run: Run) -> dict[str, str]:
         if config.get("init_from"):
             rows["Started from"] = str(config["init_from"])
     else:
-        rows["Started from"] = str(config.get("model", "-"))
-        rows["Data"] = str(config.get("data", "-"))
-    shape = config["model"] if isinstance(config.get("model"), dict) else {}
-    if shape:
+        if (start := tuned_from(run)) is not None:
+            rows["Started from"] = start
+        if config.get("data"):
+            rows["Data"] = str(config["data"])
+    shape = config.get("model")
+    if is_pretraining(run) and shape:
         rows["Model"] = (
             f"{shape['architecture']}, {count(shape['n_layer'], 'layer')} of "
             f"{count(shape['n_head'], 'head')}, {shape['n_embd']:,} channels, context of "

@@ -63,8 +63,10 @@ def _lead(run: Run, extras: Extras) -> str:
     size = "" if extras.n_parameters is None else f" of {extras.n_parameters:,} parameters"
     if facts.is_pretraining(run):
         what = f"A language model{size}, trained on {facts.corpus_names(run)}"
+    elif (start := facts.tuned_from(run)) is not None:
+        what = f"A language model{size}, fine-tuned from {start}"
     else:
-        what = f"A language model{size}, fine-tuned from {run.record['config'].get('model', '-')}"
+        what = f"A model{size}, trained"
     steps = f" for {facts.last_step(run):,} steps"
     wall = facts.seconds(run)
     where = f" on {facts.machine(run)}" if wall is None else (
