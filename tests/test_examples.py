@@ -22,6 +22,12 @@ SHOWS = {
         "exact match, greedy",
         "held-out prompts",
     ],
+    "05_look_inside_your_gpt": [
+        "ok     weights beyond the mask are exactly 0",
+        "WRONG | changing a token leaves all logits before it, as this machine computes it",
+        "copied: afecafe",
+        "val text ",
+    ],
 }
 
 

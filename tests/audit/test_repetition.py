@@ -239,7 +239,7 @@ def test_the_command(
     saved = json.loads((out / "repetition.json").read_text(encoding="utf-8"))
     text, greedy = (row["measures"]["seq_rep_4"] for row in saved["rows"][:2])
     assert f"│ {text:.3f} │ {greedy:.3f} │" in " ".join(said.split())
-    assert "greedy: repeats" in said
+    assert f"greedy: {greedy / text:.2g} times the val text's seq-rep-4" in said
     assert "wrep/l" in said
     assert cli.run(main, [*given, "--sample-tokens", "700"]) == 2
     assert "room for one sample of 4 and 700 tokens" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`gptfast tokenizer audit`: what a tokenizer does to prose, code, numbers and rare words."""
+"""`gptfast audit tokenizer`: what a tokenizer does to prose, code, numbers and rare words."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def plot(result: AttentionAudit, path: Path) -> None:
     """Draw the mask, the chosen head and all heads as a PNG."""
     from matplotlib.figure import Figure  # takes half a second to import
 
-    figure = Figure(figsize=(13, 7.2), layout="constrained")
+    figure = Figure(figsize=(12, 6.7), layout="constrained")
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1, 1.35))[0]
     mask, chosen = left.subplots(2, 1, height_ratios=(1, 2.2))
     _draw(mask, [[float(seen) for seen in row] for row in result.mask], "Greys", 2)
@@ -135,9 +135,9 @@ def plot(result: AttentionAudit, path: Path) -> None:
     _label(chosen, result.tokens)
     chosen.set_title(f"Layer {result.layer}, head {result.head}", fontsize=10)
     if len(result.tokens) <= _MOST_NUMBERS:
-        _write(chosen, [[f"{w:.2f}" for w in row[: t + 1]] for t, row in enumerate(result.matrix)])
+        _write(chosen, [[_two_decimals(w) for w in row] for row in result.matrix])
     _draw_all(right, result)
-    figure.savefig(path, format="png", dpi=100)
+    figure.savefig(path, format="png", dpi=100, pil_kwargs={"optimize": True})
 
 
 def _blank_beyond(result: AttentionAudit, layer: int, head: int) -> list[list[float]]:
@@ -151,10 +151,12 @@ def _draw(axes: Axes, matrix: list[list[float]], colors: str, most: float) -> No
 
 
 def _write(axes: Axes, cells: list[list[str]]) -> None:
+    """Write into the cells of a matrix, but no weight that is 0 to two decimals."""
     for t, row in enumerate(cells):
         for s, cell in enumerate(row):
-            color = "white" if cell > "0.60" and "." in cell else "black"
-            axes.text(s, t, cell, ha="center", va="center", fontsize=7, color=color)
+            if cell != ".00":
+                color = "white" if cell > ".60" and "." in cell else "black"
+                axes.text(s, t, cell, ha="center", va="center", fontsize=7, color=color)
 
 
 def _label(axes: Axes, tokens: list[str]) -> None:

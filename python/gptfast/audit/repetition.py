@@ -91,14 +91,15 @@ MEASURES = {
     "distinct_2": "distinct-2",
     "distinct_3": "distinct-3",
     "self_bleu": "self-BLEU",
-    "longest_repeat": "longest repeated span, characters",
-    "longest_copy": "longest copy from train, characters",
-    "compression_ratio": "compression ratio (zlib)",
-    "bits_per_byte_given_train": "bits/byte given train (xz)",
-    "known_words": "words that train has",
+    "longest_repeat": "longest repeat",
+    "longest_copy": "longest copy",
+    "compression_ratio": "compression ratio",
+    "bits_per_byte_given_train": "bits/byte | train",
+    "known_words": "known words",
 }
-"""The measures and their names in tables. seq-rep and the longest spans are means over samples, the
-others are of a whole set."""
+"""The measures and their names in tables. seq-rep and the longest repeat, and the longest copy from
+train, both in characters, are means over samples; so are the words that are in train. The others
+are of a whole set."""
 
 
 def measure(

@@ -20,12 +20,16 @@ def print_audit(result: RepetitionAudit, console: Console) -> None:
     for key, name in MEASURES.items():
         table.add_row(name, *(_cell(row, key) for row in result.rows))
     console.print(table)
-    console.print(
-        f"note: {result.samples} samples of {result.sample_tokens} tokens after "
-        f"{result.prompt_tokens} tokens of the val text; ± is the standard deviation of "
-        f"{result.sets} such sets with other seeds, from {result.seed} on\n"
-        f"note: less repetition than the val text has is no success: look at known words, too"
-    )
+    for note in (
+        f"{result.samples} samples of {result.sample_tokens} tokens, each after "
+        f"{result.prompt_tokens} tokens of the val text",
+        f"± is the standard deviation between {result.sets} such sets, with seeds from "
+        f"{result.seed} on",
+        "longest repeat, and longest copy from train, in characters; bits/byte of xz when it has "
+        "read the end of train; known words: share of the words that are in train",
+        "less repetition than the val text has is no success: look at the known words, too",
+    ):
+        console.print(f"note: {note}")
     for sentence in sentences(result):
         console.print(sentence)
     places = Table(title="the likeliest next token", title_justify="left", title_style="bold")
@@ -44,22 +48,18 @@ def print_audit(result: RepetitionAudit, console: Console) -> None:
 
 
 def sentences(result: RepetitionAudit) -> list[str]:
-    """Return what the numbers say about each setting beside the val text."""
+    """Return how often each setting repeats itself beside the val text."""
     text, *others = result.rows
     usual = text.measures["seq_rep_4"]
+    if usual == 0:
+        return ["the val text repeats no 4-gram"]
     return [
-        f"{row.name}: repeats {_times(row.measures['seq_rep_4'], usual)} 4-grams as the val text"
+        f"{row.name}: {row.measures['seq_rep_4'] / usual:.2g} times the val text's seq-rep-4"
         for row in others
     ]
-
-
-def _times(value: float, usual: float) -> str:
-    if usual == 0:
-        return "as few" if value == 0 else "more"
-    return f"{value / usual:.1f} times as many"
 
 
 def _cell(row: Row, key: str) -> str:
     places = 1 if key in _LENGTHS else 3
     value = f"{row.measures[key]:.{places}f}"
-    return value if row.spread is None else f"{value} ± {row.spread[key]:.{places}f}"
+    return value if row.spread is None else f"{value}±{row.spread[key]:.{places}f}"

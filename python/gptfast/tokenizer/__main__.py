@@ -85,7 +85,9 @@ def run_train(config: Train) -> None:
         f"{sum(len(text.encode()) for text in sample) / 1e6:,.1f} MB of text\n"
         + (f"{eos} ends a document\n" if eos else "no token ends a document: give --eos-token\n")
         + f"saved in {config.out}; see what it does to a text with:\n  "
-        + cli.command_line(MODULE, ["audit", "--tokenizer", str(config.out), *config.files])
+        + cli.command_line(
+            "gptfast.audit", ["tokenizer", "--tokenizer", str(config.out), *config.files]
+        )
     )
 
 
