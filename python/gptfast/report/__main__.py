@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
             extras = gather(entries[0].run, audits=config.audits, playground=config.playground)
         write_report(entries[0].run, extras, config.out)
         for note in extras.notes:
-            print(f"note: {one_line(note)}", file=sys.stderr)
+            say(note)
     else:
         title = "From bigram to GPT" if len(config.runs) == 1 else "Runs compared"
         write_comparison(title, entries, config.out)
@@ -94,7 +94,12 @@ def find_data(run: Run, tokenizer: Tokenizer) -> Corpora | str:
     """Return the corpora of a run, or a clause why there are none."""
     from gptfast.quantize.corpora import find_corpora
 
-    return find_corpora(run.folder, tokenizer, (), lambda _: None)
+    return find_corpora(run.folder, tokenizer, (), say)
+
+
+def say(note: str) -> None:
+    """Print a note beside the result."""
+    print(f"note: {one_line(note)}", file=sys.stderr)
 
 
 def audit_tokenizer(run: Run, tokenizer: Tokenizer, part: Dataset | None, extras: Extras) -> None:
@@ -167,7 +172,7 @@ def audit_repetition(run: Run, model: LanguageModel, tokenizer: Tokenizer, extra
     from gptfast.report.audits import repetition_section
 
     try:
-        val, train = read_corpus(run.folder, tokenizer, None, lambda _: None)
+        val, train = read_corpus(run.folder, tokenizer, None, say)
         measured = measure(model, tokenizer, val, train, RepetitionPlan(**REPETITION))
     except UserError as error:
         extras.notes.append(f"no repetition, because {error}")

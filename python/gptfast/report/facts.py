@@ -176,7 +176,7 @@ def packet(run: Run) -> dict[str, str]:
 
 
 def checksums(run: Run) -> dict[str, str]:
-    """Return the SHA-256 of the texts and of the folder's files; "missing" for the weights."""
+    """Return the SHA-256 of the texts, and of those files in the folder that are CHECKED."""
     rows = {}
     if is_pretraining(run):
         for part in corpora(run):

@@ -13,6 +13,7 @@ from gptfast.report.curves import Axes, Series, chart
 from gptfast.report.limits import limits
 from gptfast.report.markup import Section
 from gptfast.train.history import Run
+from gptfast.web import page
 
 T = TypeVar("T")
 
@@ -169,8 +170,6 @@ def limits_section(
 
 def playground_section(playground: str) -> Section:
     """Return the model itself. playground: a page that runs it."""
-    from gptfast.web import page
-
     content = page.json_for_html(json.dumps(playground))
     return Section(
         "playground",
