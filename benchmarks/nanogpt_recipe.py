@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gptfast.cli import cli
-from gptfast.compare.report import read_run
 from gptfast.errors import MissingFileError, RunError
+from gptfast.train.history import read_run
 from saving import save_results
 
 FLAGS = (

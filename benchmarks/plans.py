@@ -18,10 +18,10 @@ import tyro
 from rich.console import Console
 
 from gptfast.cli import cli
-from gptfast.compare.report import read_run
 from gptfast.model.device import resolve_device
 from gptfast.plan.__main__ import CHARACTERS, PROBE_SECONDS
 from gptfast.train.config import load_preset
+from gptfast.train.history import read_run
 from gptfast.train.plan import probe, with_vocabulary
 from gptfast.train.precision import resolve_dtype
 from gptfast.train.pretrain import pretrain

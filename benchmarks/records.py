@@ -20,13 +20,13 @@ import tyro
 
 from ensemble import Ensemble
 from gptfast.cli import cli
-from gptfast.compare.report import read_run
 from gptfast.data.loader import EvalWindows
 from gptfast.data.prepare import prepare
 from gptfast.errors import UserError
 from gptfast.model.folder import load_model
 from gptfast.system.files import write_text_atomically
 from gptfast.train.evaluate import evaluate
+from gptfast.train.history import read_run
 from gptfast.train.record import read_record
 
 

@@ -36,6 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 # Files and folders whose tests have the marker `integration`.
 INTEGRATION = {
     "bench",
+    "report",
     "test_compare.py",
     "test_distributed.py",
     "test_interpreted.py",

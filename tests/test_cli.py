@@ -117,7 +117,9 @@ def test_an_unknown_command_is_one_line(
     assert main() == 2
     assert capsys.readouterr().err == (
         "error: unknown command 'fly': expected one of train, finetune, sample, serve, eval, "
-        "audit, quantize, tokenizer, plan, compare, ladder, bench, export, import, data, doctor\n"
+        "audit, quantize, tokenizer, plan, compare, report, ladder, bench, export, import, data, "
+        "doctor
+"
     )
 
 

@@ -16,10 +16,12 @@ from rich.console import Console
 
 from gptfast.cli import cli
 from gptfast.compare.__main__ import main as compare
-from gptfast.compare.report import curves, differences, read_run, side_by_side
+from gptfast.compare.report import differences, side_by_side
+from gptfast.errors import UserError
 from gptfast.model.folder import load_model
 from gptfast.sample.generate import write_sample
 from gptfast.train.__main__ import main as train
+from gptfast.train.history import read_run
 
 ARGUMENTS = [
     "--tokenizer", "char", "--block-size", "16", "--n-head", "2", "--n-embd", "16",
@@ -55,7 +57,7 @@ def records(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("records")
 
 
-def test_differences_curves_and_samples(
+def test_differences_and_samples(
     runs: list[Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -63,8 +65,7 @@ def test_differences_curves_and_samples(
 ) -> None:
     capsys.readouterr()
     monkeypatch.chdir(tmp_path)
-    out = tmp_path / "pictures" / "curves.png"
-    assert cli.run(compare, ["shallow", "deep", "--out", str(out)]) == 0
+    assert cli.run(compare, ["shallow", "deep"]) == 0
     text = capsys.readouterr().out
     rows = [line.split("│")[1:-1] for line in text.splitlines() if line.startswith("│")]
     cells = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows if row[0].strip()}
@@ -83,31 +84,6 @@ def test_differences_curves_and_samples(
         model, tokenizer = load_model(folder)
         sample = write_sample(model, tokenizer, 100, 1337)
         assert "".join("".join(column).split()) == "".join(sample.split())
-    assert out.read_bytes().startswith(b"\x89PNG")
-
-
-def test_the_picture_has_the_curves(runs: list[Path], corpus_file: Path) -> None:
-    read = [read_run(folder) for folder in runs]
-    by_step, by_second = curves(read).axes
-    for axes, x in ((by_step, "step"), (by_second, "seconds")):
-        drawn = [line.get_xydata().tolist() for line in axes.lines]
-        for run in read:
-            assert [[e[x], e["val_loss"]] for e in run.evaluations] in drawn
-            assert [[line[x], line["loss"]] for line in run.losses] in drawn
-        assert len(drawn) == 4
-    assert curves(read).get_suptitle() == ""
-    # Losses per token of two tokenizers can't be compared, nor drawn in one picture.
-    text, other = corpus_file.read_text(), corpus_file.with_name("other.txt")
-    assert "~" not in text
-    other.write_text(text.replace("a", "~"))  # as many characters, but others
-    assert train([*ARGUMENTS, "--corpus", str(other), "--out", str(runs[1]), "--overwrite"]) == 0
-    read[1] = read_run(runs[1])
-    figure = curves(read)
-    assert figure.get_suptitle() == "trained and evaluated on different texts"
-    by_step, _ = figure.axes
-    drawn = [line.get_xydata().tolist() for line in by_step.lines]
-    assert drawn == [[[k["step"], k["val_bits_per_byte"]] for k in run.evaluations] for run in read]
-    assert "bits per byte" in by_step.get_ylabel()
 
 
 def test_another_text_of_the_same_name_is_a_difference(runs: list[Path]) -> None:
@@ -128,6 +104,11 @@ def test_curves_are_those_of_metrics_jsonl(runs: list[Path]) -> None:
     with (runs[0] / "metrics.jsonl").open("a") as file:
         file.write('{"step": 30, "lo')  # being written
     assert read_run(runs[0]).losses == run.losses
+    assert [line["step"] for line in run.samples] == [0, 2, 10, 20]  # 10% of the steps, too
+    with (runs[0] / "metrics.jsonl").open("a") as file:
+        file.write('ss": 2\n')  # cut within the file
+    with pytest.raises(UserError, match="is damaged in line 10"):
+        read_run(runs[0])
 
 
 def test_records_count_from_the_beginning(
@@ -207,10 +188,6 @@ def test_mistakes_are_one_line(
     for arguments, message in [
         ([str(runs[0])], "1 runs given: expected two or more folders"),
         ([str(runs[0]), str(tmp_path)], f"no run in {tmp_path}: expected a folder"),
-        (
-            [*map(str, runs), "--out", str(runs[0] / "run.json" / "a.png")],
-            "choose another --out",
-        ),
     ]:
         assert cli.run(compare, arguments) == 2
         error = capsys.readouterr().err

@@ -278,7 +278,7 @@ def test_a_run_is_quantized_on_its_own_corpus_and_every_command_takes_it(
     # Its loss takes the head's weights as floats, where the table takes the logits.
     loss = float(re.search(r"loss, nats/token │ (\S+)", printed)[1])
     assert loss == pytest.approx(table["after"]["nats_per_token"], abs=0.002)
-    printed = run_command(f"compare {run} {small} --out {tmp_path / 'c.png'} --sample-tokens 5")
+    printed = run_command(f"compare {run} {small} --sample-tokens 5")
     assert "weights │ float32 │ int4" in printed
     assert "trained already" in run_command(f"{settings} --out {small} --resume")
     # The corpus is no longer what the model was trained on.

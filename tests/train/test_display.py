@@ -220,27 +220,41 @@ def test_training_is_bitwise_the_same_with_samples(config: TrainConfig, variant:
     plain = pretrain(config, "test", Console(quiet=True))
     sampled = replace(config, out=config.out.with_name("sampled"), sample_interval=3)
     result = pretrain(sampled, "test", console, writer(samples))
-    assert samples == [20, 20, 20]
+    assert samples == [20] * 5
     text = console.export_text()
-    assert re.findall(r"(?m)^--- sample after (\d+) steps ---$", text) == ["3", "6", "9"]
+    shown = re.findall(r"(?m)^--- sample after (\d+) steps ---$", text)
+    assert shown == ["0", "3", "6", "9", "12"]
     assert result.val_loss == plain.val_loss
     for name in ("model.safetensors", "training/step-00000012/model.safetensors"):
         assert (sampled.out / name).read_bytes() == (config.out / name).read_bytes()
 
 
-def test_samples_come_with_every_evaluation_on_a_terminal_and_unasked_nowhere_else(
+def logged_samples(config: TrainConfig) -> dict[int, str]:
+    """Step: text, of every sample in metrics.jsonl."""
+    lines = map(json.loads, (config.out / "metrics.jsonl").read_text().splitlines())
+    return {line["step"]: line["sample"] for line in lines if "sample" in line}
+
+
+def test_samples_are_logged_by_every_run_and_shown_on_a_terminal_or_if_asked_for(
     config: TrainConfig,
 ) -> None:
-    seen = terminal()
-    samples: dict[str, list[int]] = {"terminal": [], "never": [], "pipe": [], "quiet": []}
-    pretrain(config, "test", seen, writer(samples["terminal"]))
+    seen, unseen, asked_for = terminal(), pipe(), pipe()
+    pretrain(config, "test", seen, writer([]))
+    logged = logged_samples(config)
+    assert list(logged) == [0, 1, 4, 6, 8, 12]  # every evaluation, 10% and half of the steps
+    assert {len(text) for text in logged.values()} == {20}
+    assert len(set(logged.values())) > 1
     again = replace(config, overwrite=True)
-    pretrain(replace(again, sample_interval=0), "test", terminal(), writer(samples["never"]))
-    pretrain(again, "test", pipe(), writer(samples["pipe"]))
-    pretrain(
-        replace(again, sample_interval=1), "test", Console(quiet=True), writer(samples["quiet"])
-    )
-    assert samples == {"terminal": [20, 20], "never": [], "pipe": [], "quiet": []}
+    pretrain(again, "test", unseen, writer([]))
+    assert logged_samples(again) == logged
+    pretrain(replace(again, sample_interval=5), "test", asked_for, writer([]))
+    assert list(logged_samples(again)) == [0, 5, 10]
+    never: list[int] = []
+    pretrain(replace(again, sample_interval=0), "test", terminal(), writer(never))
+    assert logged_samples(again) == {}
+    assert never == []
+    assert "--- sample" not in unseen.export_text()
+    assert "--- sample after 10 steps" in asked_for.export_text()
     text = seen.export_text()
     assert "sample after 8 steps" in text
     assert "step 12/12" in text
@@ -257,16 +271,18 @@ def test_a_sample_leaves_mode_and_random_state() -> None:
         assert sampler.sample(model.train(mode)) == "False True"
         assert model.training == mode
     assert torch.rand(1).item() == expected
-    assert [step for step in range(16) if sampler.is_due(step)] == [5, 10, 15]
+    assert [step for step in range(16) if sampler.is_due(step)] == [0, 5, 10, 15]
+    sampler = Sampler(lambda *_: "", None, 5, {7})
+    assert [step for step in range(16) if sampler.is_due(step)] == [0, 5, 7, 10, 15]
+    assert not any(Sampler(lambda *_: "", None, 0, {7}).is_due(step) for step in range(16))
 
 
 def test_the_panel_of_a_sample_keeps_its_height() -> None:
-    model = build_model(ModelConfig(11, "gpt", 8, 1, 2, 8))
     for text in ("short", "a long line " * 100, "many lines\n" * 30):
-        display = Display(10, terminal(), SINGLE_PROCESS, sampler=Sampler(lambda *_: text, None, 1))  # noqa: B023
+        display = Display(10, terminal(), SINGLE_PROCESS)
         before = len(panel_text(display).splitlines())
         with display:
-            display.sample(5, model)
+            display.sample(5, text)
         lines = panel_text(display).splitlines()
         assert any("sample after 5 steps" in line for line in lines)
         (top,) = [i for i, line in enumerate(lines) if "sample after" in line][-1:]
@@ -284,10 +300,10 @@ def test_what_a_terminal_would_obey_is_replaced() -> None:
 def test_sharded_weights_are_not_sampled_from(config: TrainConfig) -> None:
     config = replace(config, parallel="fsdp")
     two = World(0, 2, torch.device("cpu"))
-    assert sample_interval(config, two, terminal()) == 0
-    assert sample_interval(config, SINGLE_PROCESS, terminal()) == 4
-    assert sample_interval(replace(config, parallel="ddp"), two, terminal()) == 4
+    assert sample_interval(config, two) == 0
+    assert sample_interval(config, SINGLE_PROCESS) == 4
+    assert sample_interval(replace(config, parallel="ddp"), two) == 4
     with pytest.raises(UserError, match="sample_interval is 5: with parallel 'fsdp' no process"):
-        sample_interval(replace(config, sample_interval=5), two, terminal())
+        sample_interval(replace(config, sample_interval=5), two)
     with pytest.raises(UserError, match="sample_interval is -1: expected 0 or more"):
         replace(config, sample_interval=-1)

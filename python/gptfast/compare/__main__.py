@@ -1,4 +1,4 @@
-"""`gptfast compare RUN RUN...`: compare settings, curves and samples of runs."""
+"""`gptfast compare RUN RUN...`: compare settings, results and samples of runs."""
 
 from __future__ import annotations
 
@@ -12,21 +12,19 @@ import tyro
 
 from gptfast.cli import cli
 from gptfast.cli.printing import lossy_output
-from gptfast.compare.report import Run, differences, plot, read_run, side_by_side
+from gptfast.compare.report import differences, side_by_side
 from gptfast.errors import MissingFileError, UserError
 from gptfast.model.folder import load_model
 from gptfast.sample.generate import write_sample
-from gptfast.system.files import write_atomically
+from gptfast.train.history import Run, read_run
 
 
 @dataclass(frozen=True)
 class CompareConfig:
-    """Which runs to compare, and where to put the picture."""
+    """Which runs to compare. `gptfast report` draws their curves."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Two or more model folders that training made."""
-    out: Path = Path("comparison.png")
-    """Where to write the picture of the curves."""
     sample_tokens: int = 100
     """Length of each run's sample, in tokens; 0 for none."""
     seed: int = 1337
@@ -40,20 +38,14 @@ class CompareConfig:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print the differences and samples, and write the curves. Return 0."""
+    """Print the differences and samples. Return 0."""
     config = cli.parse(CompareConfig, argv, "python -m gptfast.compare")
     runs = [read_run(folder) for folder in config.runs]
-    try:
-        config.out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"can't write {config.out} ({error}): choose another --out") from error
     with lossy_output():
         console = cli.console()
         console.print(differences(runs), soft_wrap=False)
-        write_atomically(config.out, lambda path: plot(runs, path))
         if config.sample_tokens:
             console.print(side_by_side([(run.name, _sample(run, config)) for run in runs]))
-        console.print(f"\nthe curves are in {config.out}")
     return 0
 
 

@@ -20,17 +20,21 @@ from gptfast.data.loader import check_length
 from gptfast.errors import UserError
 from gptfast.ladder.report import RungResult, print_table, save
 from gptfast.ladder.rungs import Rung, rung_config, rungs
+from gptfast.model import LanguageModel
 from gptfast.model.folder import load_model
+from gptfast.report.write import read_entries, write_comparison
 from gptfast.sample.generate import write_sample
 from gptfast.system import cpu
 from gptfast.system.files import make_folder, write_text_atomically
 from gptfast.system.locking import folder_lock
+from gptfast.tokenizer import Tokenizer
 from gptfast.train.checkpoint import delete_checkpoints
 from gptfast.train.pretrain import prepare_corpora, pretrain
 from gptfast.train.record import read_record
 from gptfast.train.run import delete_model
 
 MODULE = "gptfast.ladder"
+TITLE = "From bigram to GPT"
 SAMPLE_CHARACTERS = 200
 
 
@@ -41,7 +45,8 @@ class LadderConfig(TextOptions):
     corpus: Annotated[str, PATH] = "shakespeare"
     """'shakespeare', 'tinyshakespeare', or the path of a text file, a folder or a glob."""
     out: Path = Path("runs/ladder")
-    """Folder for ladder.json, ladder.md, ladder.png, and a model folder for every rung."""
+    """Folder for ladder.json, ladder.md, ladder.png, report.html, and a model folder for every
+    rung."""
     full: bool = False
     """Make the last rung the 10M-parameter GPT: for a GPU, as it takes hours on a CPU."""
     max_steps: int | None = None
@@ -95,7 +100,8 @@ def climb_all(config: LadderConfig, console: Console, argv: Sequence[str]) -> in
         results.append(result)
     print_table(results, console)
     save(results, config.out)
-    console.print(f"\nsaved in {config.out}: ladder.json, ladder.md, ladder.png")
+    write_comparison(TITLE, read_entries([config.out]), config.out / "report.html")
+    console.print(f"\nsaved in {config.out}: ladder.json, ladder.md, ladder.png, report.html")
     return 0
 
 
@@ -135,7 +141,11 @@ def climb(rung: Rung, config: LadderConfig, command: str, console: Console) -> R
         fewer = min(train_config.max_steps, config.max_steps)
         train_config = replace(train_config, max_steps=fewer)
     train_config = replace(train_config, resume=config.resume, overwrite=config.overwrite)
-    result = pretrain(train_config, command, console)
+
+    def sample(model: LanguageModel, tokenizer: Tokenizer) -> str:
+        return write_sample(model, tokenizer, SAMPLE_CHARACTERS, config.seed)
+
+    result = pretrain(train_config, command, console, sample)
     if result is None:
         return None
     model, tokenizer = load_model(train_config.out)
@@ -148,7 +158,7 @@ def climb(rung: Rung, config: LadderConfig, command: str, console: Console) -> R
         val_bits_per_byte=result.measured["val_bits_per_byte"],
         tokens_per_second=result.tokens_per_second,
         seconds=result.seconds,
-        sample=write_sample(model, tokenizer, SAMPLE_CHARACTERS, config.seed),
+        sample=sample(model, tokenizer),
     )
 
 

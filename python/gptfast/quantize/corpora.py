@@ -54,7 +54,7 @@ class Corpora:
 def find_corpora(
     folder: Path, tokenizer: Tokenizer, texts: Sequence[str], say: Say
 ) -> Corpora | str:
-    """Return the given texts or those of the folder's run, or a sentence why there are none.
+    """Return the given texts or those of the folder's run, or a clause why there are none.
 
     The end of each text is its val part, a tenth as usual or what the run had. Raises UserError or
     MissingFileError for given texts that can't be used.
@@ -64,18 +64,18 @@ def find_corpora(
         fraction = 0.1
         return Corpora([_prepared(name, folder, tokenizer, fraction, say) for name in texts])
     if record is None or "further_data" not in record:
-        return f"{folder} has no run.json that names a corpus; give --text FILE"
+        return f"{folder} has no run.json that names a corpus"
     reports = [record["data"], *record["further_data"]]
     fraction = record["config"]["val_fraction"]
     try:
         parts = [_prepared(r["corpus"], folder, tokenizer, fraction, say) for r in reports]
     except UserError as error:
-        return f"the corpus of the run can't be read ({error}); give --text FILE"
+        return f"the corpus of the run can't be read ({error})"
     for part, report in zip(parts, reports, strict=True):
         if part.report.corpus_sha256 != report["corpus_sha256"]:
             return (
                 f"{report['corpus']} has changed since the model was trained on it, so its val "
-                f"part may have been trained on; give --text FILE"
+                f"part may have been trained on"
             )
     return Corpora(parts)
 

@@ -179,7 +179,9 @@ def _shown(table: dict[str, Any], precision: Precision) -> Table:
         )
         shown.add_row("same likeliest token", "", f"{table['top_1_agreement']:.2%}", "")
     else:
-        shown.caption = f"losses were not measured: {table['losses_not_measured']}"
+        shown.caption = (
+            f"losses were not measured: {table['losses_not_measured']}; give --text FILE"
+        )
     for name, key, unit, form in (
         ("weights, MB", "bytes", 1e6, ",.2f"),
         (f"tokens/s, batch 1, {count(table['threads'], 'thread')}", "tokens_per_second", 1, ",.0f"),

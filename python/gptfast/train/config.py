@@ -149,8 +149,9 @@ class DisplayOptions:
     """What the run displays and logs."""
 
     sample_interval: int | None = None
-    """Steps between text samples of the model, 0 for none. By default, every evaluation prints a
-    sample to a terminal and none to a pipe."""
+    """Steps between text samples of the model, 0 for none. By default, samples are written at every
+    evaluation, and after 10% and half of the steps. metrics.jsonl holds them. A pipe shows them
+    only if this is given."""
     log_to: tuple[LogTo, ...] = ()
     """Where to log metrics besides metrics.jsonl: 'tensorboard', 'trackio' or both."""
 

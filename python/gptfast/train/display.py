@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import TracebackType
 
 import torch
@@ -44,7 +44,7 @@ class Display:
         console: Console,
         world: World,
         flops_per_token: int | None = None,
-        sampler: Sampler | None = None,
+        shows_samples: bool = True,
     ) -> None:
         """flops_per_token: of forward and backward pass; None if they can't be counted."""
         self.max_steps = max_steps
@@ -52,7 +52,7 @@ class Display:
         self.flops_per_token = flops_per_token
         peak = peak_flops(world.device)
         self.peak_flops = peak * world.size if peak else None
-        self.sampler = sampler
+        self.shows_samples = shows_samples
         self.measured = dict.fromkeys(
             ("train loss", "val loss", "learning rate", "best val loss", "gradient norm",
              "peak memory", "speed", "compute"), UNKNOWN,
@@ -142,11 +142,11 @@ class Display:
             "best val loss": f"{best_val_loss:.4f} at step {best_step:,}",
         }
 
-    def sample(self, step: int, model: LanguageModel) -> None:
-        """Show a sample of the model after `step` steps, if one is due."""
-        if self.sampler is None or not self.sampler.is_due(step):
+    def sample(self, step: int, text: str) -> None:
+        """Show what the model wrote after `step` steps, unless samples are not to be shown."""
+        if not self.shows_samples:
             return
-        text = printable(self.sampler.sample(model).strip())
+        text = printable(text.strip())
         title = f"sample after {step:,} steps"
         if self.live.is_started:
             shown = Text(text, no_wrap=False, overflow="fold")
@@ -179,14 +179,24 @@ class Display:
 class Sampler:
     """Samples every `interval` steps, without any effect on training; never if that is 0."""
 
-    def __init__(self, write: WriteSample, tokenizer: Tokenizer, interval: int) -> None:
+    def __init__(
+        self,
+        write: WriteSample,
+        tokenizer: Tokenizer,
+        interval: int,
+        further_steps: Collection[int] = (),
+    ) -> None:
+        """further_steps: when samples are due, too."""
         self.write = write
         self.tokenizer = tokenizer
         self.interval = interval
+        self.further_steps = further_steps
 
     def is_due(self, step: int) -> bool:
-        """Return whether a sample is due after `step` steps; never at step 0 or interval 0."""
-        return self.interval > 0 and step > 0 and step % self.interval == 0
+        """Return whether a sample is due after `step` steps; never with interval 0."""
+        if self.interval == 0:
+            return False
+        return step % self.interval == 0 or step in self.further_steps
 
     def sample(self, model: LanguageModel) -> str:
         """Return a sample. The model's mode and the random state stay as they were."""

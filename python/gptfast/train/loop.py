@@ -20,7 +20,7 @@ from gptfast.system.memory import peak_memory
 from gptfast.system.signals import Stop
 from gptfast.train.checkpoint import Clock, State
 from gptfast.train.config import RunConfig
-from gptfast.train.display import Display
+from gptfast.train.display import Display, Sampler
 from gptfast.train.distributed import World, load_full_state, parallelize
 from gptfast.train.metrics import Metrics
 from gptfast.train.objective import Evaluation, Objective, Source
@@ -61,8 +61,9 @@ class Trainer:
         metrics: Metrics,
         world: World,
         clock: Clock,
+        sampler: Sampler | None = None,
     ) -> None:
-        """clock: started when the wall time of this run did."""
+        """clock: started when the wall time of this run did. sampler: None for no samples."""
         self.config, self.world = config, world
         self.engine = parallelize(model, world, config.parallel)
         self.objective, self.display = objective, display
@@ -75,7 +76,7 @@ class Trainer:
             world,
             clock,
         )
-        self.metrics = metrics
+        self.metrics, self.sampler = metrics, sampler
         self.recovery = Recovery(config, self.state, metrics, display)
         self.interval_tokens, self.interval_seconds = 0, 0.0
 
@@ -103,9 +104,9 @@ class Trainer:
                     self.evaluate()
                 if is_evaluated or step % checkpoint_interval == 0:
                     self.recovery.save(must=is_last)
+                self.sample()
                 if is_last:
                     break
-                self.display.sample(step, state.model)
                 state.lap()
                 self.step()
             except BadStep as bad:
@@ -208,6 +209,14 @@ class Trainer:
         if result.loss < progress.best_val_loss:
             self.recovery.save_best(result.loss)
         self.display.evaluation(result.loss, progress.best_val_loss, progress.best_step)
+
+    def sample(self) -> None:
+        """Log and show a sample of the model, if one is due."""
+        step = self.state.progress.step
+        if self.sampler is not None and self.sampler.is_due(step):
+            text = self.sampler.sample(self.state.model)
+            self.metrics.log_sample(step, text)
+            self.display.sample(step, text)
 
     def evaluation(self, *, whole: bool) -> Evaluation:
         """Measure the model as it is now."""

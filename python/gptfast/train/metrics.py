@@ -63,24 +63,32 @@ class Metrics:
         unbounded = {
             k: None for k, v in values.items() if isinstance(v, float) and not math.isfinite(v)
         }
+        self._append({"step": step, **values, **unbounded})
+        numbers = scalars(values)
+        for tracker in list(self.trackers):
+            self._attempt(tracker, partial(tracker.log, step, numbers))
+
+    def log_sample(self, step: int, text: str) -> None:
+        """Append a line with what the model wrote. Trackers get numbers only."""
+        if self.is_main:
+            self._append({"step": step, "sample": text})
+
+    def close(self) -> None:
+        """Flush and close the trackers."""
+        for tracker in list(self.trackers):
+            self._attempt(tracker, tracker.close)
+
+    def _append(self, line: dict[str, Any]) -> None:
         size = self.path.stat().st_size if self.path.exists() else 0
         try:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, **values, **unbounded}) + "\n")
+                file.write(json.dumps(line) + "\n")
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.truncate(self.path, size)  # remove a partial line
             if not self.is_full:
                 self.say(f"can't write {self.path} ({error}): the run continues without it")
             self.is_full = True
-        numbers = scalars(values)
-        for tracker in list(self.trackers):
-            self._attempt(tracker, partial(tracker.log, step, numbers))
-
-    def close(self) -> None:
-        """Flush and close the trackers."""
-        for tracker in list(self.trackers):
-            self._attempt(tracker, tracker.close)
 
     def _begin(self, name: LogTo, folder: Path) -> None:
         try:
@@ -177,7 +185,8 @@ def scalars(values: dict[str, Any]) -> dict[str, float]:
 
 def _is_up_to(line: bytes, step: int) -> bool:
     try:
-        # The evaluation at `step` comes before the next training step, and will be repeated.
+        # The evaluation and the sample at `step` come before the next training step, and will be
+        # repeated.
         values = json.loads(line)
         has_happened = values["step"] < step or (values["step"] == step and "loss" in values)
         return bool(has_happened) and line.endswith(b"\n")

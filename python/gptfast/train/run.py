@@ -79,7 +79,7 @@ def run(
         stack.enter_context(share_cores())
         console.quiet = console.quiet or not world.is_main
         config.micro_batches(world.size)  # raises if the batch can't be divided evenly
-        interval = sample_interval(config, world, console)
+        interval = sample_interval(config, world)
         stop = stack.enter_context(stop_signal())
         early = f"interrupted while the data is prepared: nothing in {config.out} has changed"
         with stop.at_once(early), world.main_first():  # the other processes find it prepared
@@ -99,9 +99,12 @@ def run(
             record_start(config, command, task, model, older, world)
         world.gather(None)  # an older run is now deleted, so no process can load it
         write = write_sample or task.write_sample
-        sampler = Sampler(write, task.tokenizer, interval) if write else None
-        display = Display(config.max_steps, console, world, training_flops(model), sampler)
-        result = train(config, task, model, display, world, clock, stop)
+        sampler = None
+        if write and world.is_main:
+            sampler = Sampler(write, task.tokenizer, interval, further_samples(config))
+        shown = console.is_terminal or config.sample_interval is not None
+        display = Display(config.max_steps, console, world, training_flops(model), shown)
+        result = train(config, task, model, display, world, clock, stop, sampler)
         if result is not None and world.is_main:
             write_record(config, command, task, result, older, world.size)
         return result
@@ -115,13 +118,16 @@ def train(
     world: World,
     clock: Clock,
     stop: Stop,
+    sampler: Sampler | None,
 ) -> Result | None:
     """Run the training loop, and close its files and threads."""
     with (
         display,
         closing(Metrics(config.out, display.message, world.is_main, config.log_to)) as metrics,
         closing(
-            Trainer(config, model, task.source, task.objective, display, metrics, world, clock)
+            Trainer(
+                config, model, task.source, task.objective, display, metrics, world, clock, sampler
+            )
         ) as trainer,
     ):
         return trainer.run(stop)
@@ -305,7 +311,7 @@ def training_flops(model: LanguageModel) -> int | None:
     return passes * flops_per_token(model.config) if model.config.architecture == "gpt" else None
 
 
-def sample_interval(config: RunConfig, world: World, console: Console) -> int:
+def sample_interval(config: RunConfig, world: World) -> int:
     """Return the steps between samples, 0 for no samples.
 
     Raises UserError if samples are requested but impossible.
@@ -316,8 +322,16 @@ def sample_interval(config: RunConfig, world: World, console: Console) -> int:
             f"sample_interval is {config.sample_interval}: with parallel 'fsdp' no process holds "
             f"the whole model to sample from; give --sample-interval 0 or --parallel ddp"
         )
-    if sharded or console.quiet:
+    if sharded:
         return 0
-    if config.sample_interval is None:
-        return config.eval_interval if console.is_terminal else 0
-    return config.sample_interval
+    return config.eval_interval if config.sample_interval is None else config.sample_interval
+
+
+def further_samples(config: RunConfig) -> set[int]:
+    """Return the steps of the samples by default, besides those of the evaluations.
+
+    A report shows the model before training, after 10% and half of the steps, and at the end.
+    """
+    if config.sample_interval is not None:
+        return set()
+    return {config.max_steps // 10, config.max_steps // 2, config.max_steps}

@@ -1,0 +1,1 @@
+"""Reports of runs: one HTML file each, made from the files in their folders."""
