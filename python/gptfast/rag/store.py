@@ -129,22 +129,45 @@ class Index:
 
         Raises MissingFileError if there is none, UserError if it was made by another version.
         """
-        if not (folder / FILE).is_file():
+        index = cls.find(folder)
+        if index is None:
             raise MissingFileError(
                 f"no index in {folder}: make one with `gptfast rag index PATH --out {folder}`"
             )
-        index = cls(_connect(folder / FILE), folder)
-        if (found := index.version()) != VERSION:
+        if (found := index.get("version")) != VERSION:
             index.close()
             raise UserError(
-                f"the index in {folder} is of version {found}, but this gptfast reads version "
+                f"the index in {folder} is of version {found!s}, but this gptfast reads version "
                 f"{VERSION}: run `gptfast rag index` again"
             )
         return index
 
     @classmethod
+    def find(cls, folder: Path) -> Index | None:
+        """Open the index of any version; None if there is none, or one that was never begun.
+
+        Raises UserError if the file is something else.
+        """
+        if not (folder / FILE).is_file():
+            return None
+        index = cls(_connect(folder / FILE), folder)
+        try:
+            tables = {row[0] for row in index.connection.execute("SELECT name FROM sqlite_master")}
+        except sqlite3.DatabaseError as error:
+            index.close()
+            raise UserError(
+                f"{folder / FILE} is not an index ({error}): delete it, or choose another folder"
+            ) from None
+        if "meta" in tables:
+            return index
+        index.close()  # it was killed before its first transaction
+        return None
+
+    @classmethod
     def create(cls, folder: Path) -> Index:
-        """Make an empty index in a folder that has none."""
+        """Make an empty index in a folder, in the place of any other."""
+        for name in (FILE, f"{FILE}-journal"):
+            (folder / name).unlink(missing_ok=True)
         connection = _connect(folder / FILE)
         connection.executescript(
             f"BEGIN; {_TABLES} INSERT INTO meta VALUES ('version', '{VERSION}'); COMMIT;"
@@ -154,17 +177,6 @@ class Index:
     def close(self) -> None:
         """Close the file."""
         self.connection.close()
-
-    def version(self) -> str:
-        """Return the version of the index. Raises UserError if the file is none."""
-        try:
-            return str(self.get("version"))
-        except sqlite3.DatabaseError as error:
-            self.close()
-            raise UserError(
-                f"{self.folder / FILE} is not an index ({error}): delete it, and run `gptfast rag "
-                f"index` again"
-            ) from None
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -181,6 +193,11 @@ class Index:
         """Return a value about the whole index; None if it isn't set."""
         row = self.connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return None if row is None else row[0]
+
+    def put(self, key: str, value: str) -> None:
+        """Store a value about the whole index."""
+        with self.transaction() as connection:
+            connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
     def text_of(self, file: str, page: int | None) -> str:
         """Return the stored text of a page, or of a file without pages (page None).
@@ -280,10 +297,35 @@ class Index:
             connection.execute("DELETE FROM files WHERE path = ?", (path,))
             _drop_unnamed(connection)
 
+    def without_vectors(self, embedder: str) -> list[Chunk]:
+        """Return the chunks that have no vector of an embedder."""
+        done = set(self.vectors(embedder)[0])
+        return [chunk for chunk in self.chunks() if chunk.id not in done]
+
+    def embedders(self) -> set[str]:
+        """Return the names of the embedders that vectors are of."""
+        return {row[0] for row in self.connection.execute("SELECT DISTINCT embedder FROM vectors")}
+
     def add_vectors(self, embedder: str, chunks: Sequence[int], vectors: Vectors) -> None:
         """Store vectors (N, C) of chunks in one transaction."""
         with self.transaction() as connection:
             _insert_vectors(connection, embedder, chunks, vectors)
+
+    def drop_vectors(self, embedder: str) -> None:
+        """Remove all vectors of an embedder."""
+        with self.transaction() as connection:
+            connection.execute("DELETE FROM vectors WHERE embedder = ?", (embedder,))
+
+    def set_lsa(self, terms: str, idf: bytes, basis: bytes, vectors: Vectors) -> None:
+        """Store what LSA has learned from all chunks, and their vectors, in one transaction."""
+        ids = [row[0] for row in self.connection.execute("SELECT id FROM chunks ORDER BY id")]
+        with self.transaction() as connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO meta VALUES (?, ?)",
+                [("lsa_terms", terms), ("lsa_idf", idf), ("lsa_basis", basis)],
+            )
+            connection.execute("DELETE FROM vectors WHERE embedder = 'lsa'")
+            _insert_vectors(connection, "lsa", ids, vectors)
 
 
 def _connect(file: Path) -> sqlite3.Connection:
@@ -304,10 +346,11 @@ def _insert_vectors(
 
 
 def _point(connection: sqlite3.Connection, path: str, content: int | None) -> None:
-    """Let a path name a content. Every such change makes what LSA has learned out of date."""
     connection.execute("INSERT OR REPLACE INTO files VALUES (?, ?)", (path, content))
     _drop_unnamed(connection)
 
 
 def _drop_unnamed(connection: sqlite3.Connection) -> None:
+    """Remove the texts that no path has, and what LSA has learned of the texts before."""
     connection.execute("DELETE FROM contents WHERE id NOT IN (SELECT content FROM files)")
+    connection.execute("DELETE FROM meta WHERE key = 'lsa_basis'")
