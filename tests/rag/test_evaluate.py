@@ -11,6 +11,7 @@ from scipy.stats import bootstrap as scipy_bootstrap
 from sklearn.metrics import ndcg_score
 
 from gptfast.errors import UserError
+from gptfast.rag import search
 from gptfast.rag.evaluate import Judge, bootstrap, rank_metrics, read_questions
 from gptfast.rag.indexing import index_files
 from gptfast.rag.search import Searcher
@@ -86,7 +87,9 @@ def questions(tmp_path: Path, *records: object) -> Path:
     return path
 
 
-def test_places_are_files_or_quotes(index: Index, tmp_path: Path) -> None:
+def test_places_are_files_or_quotes(
+    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = questions(
         tmp_path,
         {"question": "bones", "relevant": [{"file": "same.md", "quote": "eats bones"}]},
@@ -101,6 +104,7 @@ def test_places_are_files_or_quotes(index: Index, tmp_path: Path) -> None:
     assert (len(judge.own), len(judge.foreign)) == (4, 1)
     assert result.hit_at_1.mean == 3 / 4
     assert (result.answered, result.refuse_below) == (None, None)
+    monkeypatch.setitem(search.REFUSE_BELOW, "lsa", 0.3)
     by_lsa = judge.judge(Searcher(index, "lsa"))
     assert by_lsa.answered is not None
     assert by_lsa.foreign_answered is not None
