@@ -18,7 +18,7 @@ FLOOR = {
     "model": 2, "data": 2,
     "train": 3, "sample": 3,
     "audit": 4, "bench": 4, "convert": 4, "eval": 4, "export": 4, "finetune": 4,
-    "quantize": 4, "report": 4, "serve": 4,
+    "quantize": 4, "rag": 4, "report": 4, "serve": 4,
 }  # fmt: skip
 # Used by every floor, and importing none; system/cpu.py alone asks _rust what the CPU is.
 GROUND = {"errors", "system", "cli", "web", "__version__"}

@@ -12,6 +12,7 @@ COMMANDS = {
     "finetune": "teach a model: chats, preferences, rewards, classes; audit what it learned",
     "sample": "generate text with a trained model",
     "serve": "serve a model with OpenAI's API, and a page to try it in",
+    "rag": "index your own documents, and ask them",
     "eval": "judge a model: loss, bits per byte, another model, tasks",
     "audit": "see what a model learned: its attention, its repetition, its tokenizer",
     "quantize": "make a model smaller: int8, int4 or bfloat16",
