@@ -12,7 +12,7 @@ COMMANDS = {
     "finetune": "teach a model: chats, preferences, rewards, classes; audit what it learned",
     "sample": "generate text with a trained model",
     "serve": "serve a model with OpenAI's API, and a page to try it in",
-    "rag": "index your own documents, and search in them",
+    "rag": "search in your own documents, and answer by quotes",
     "eval": "judge a model: loss, bits per byte, another model, tasks, repetition",
     "quantize": "make a model smaller: int8, int4 or bfloat16",
     "tokenizer": "train a tokenizer, encode and decode with it, audit it, show its tokens",

@@ -25,8 +25,9 @@ Scores = npt.NDArray[np.float64]
 RETRIEVERS = ("fts5", "lsa", "minilm", "hybrid-lsa", "hybrid", "gpt", "gpt-table")
 """hybrid-lsa: the sum of the z-scores of fts5 and lsa. hybrid: that of fts5 and minilm, or
 hybrid-lsa if the index has no vectors of MiniLM or it can't be loaded."""
-REFUSE_BELOW = {"minilm": 0.35, "lsa": 0.35}
-"""Highest cosine of a chunk below which a question is refused, by what makes the vectors."""
+REFUSE_BELOW = {"minilm": 0.35}
+"""Highest cosine of a chunk below which a question is refused, by what makes the vectors. Of other
+vectors, cosines say too little: see `refusal`."""
 
 
 @dataclass(frozen=True)
