@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gptfast.rag.chunks import sentences
-from gptfast.rag.refusal import best_cosine, coverage, is_far
+from gptfast.rag.refusal import Nearness, nearness
 from gptfast.rag.search import Hit, Searcher
 from gptfast.rag.store import Chunk, Index
 
@@ -49,10 +49,8 @@ class Answer:
     answered: bool
     quotes: tuple[Quote, ...]
     """The best first; none if the question is not answered."""
-    best_cosine: float | None
-    """The highest cosine of a chunk; None without embeddings."""
-    coverage: float
-    """The share of the question's words that one chunk has, by weight (`refusal.coverage`)."""
+    near: Nearness
+    """How near the documents come to the question, and what would be near enough."""
     nearest: Chunk | None
     """The best chunk, whether or not it is near enough; None in an index without chunks."""
 
@@ -66,15 +64,15 @@ class Answer:
 def answer(searcher: Searcher, question: str, n_quotes: int = 3) -> Answer:
     """Return at most n_quotes quotes that answer a question, or none.
 
-    There are none if the documents have nothing near enough (`refusal.is_far`). Chosen sentences
+    There are none if the documents have nothing near enough (`Nearness.is_far`). Chosen sentences
     that follow one another become one quote.
 
     Raises RuntimeError if a quote is not verbatim, which is a bug.
     """
     hits = searcher.search(question)
-    covered = coverage(searcher, question, hits)
-    found = Answer(False, (), best_cosine(hits), covered, hits[0].chunk if hits else None)
-    if is_far(searcher, hits, covered):
+    near = nearness(searcher, question, hits)
+    found = Answer(False, (), near, hits[0].chunk if hits else None)
+    if near.is_far:
         return found
     quotes = _quotes(searcher, question, hits[:N_CHUNKS], n_quotes)
     for quote in quotes:

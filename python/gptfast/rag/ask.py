@@ -158,7 +158,11 @@ def _print(asker: Asker, question: str, found: Answer) -> None:
 
 
 def _refusal(found: Answer) -> str:
-    if found.nearest is None or found.coverage == 0:
+    near = found.near
+    if found.nearest is None or near.value <= 0:
         return "the index has nothing about the question"
-    near = f"the nearest place, {shown(reference(found.nearest))}, is not near enough"
-    return f"{near} (it has {100 * found.coverage:.0f}% of the question's words, by weight)"
+    by = "cosine" if near.is_cosine else "share of the question's words"
+    return (
+        f"the nearest place, {shown(reference(found.nearest))}, is not near enough ({by} "
+        f"{near.value:.2f}, expected {near.least:.2f})"
+    )

@@ -38,7 +38,7 @@ class Library:
             of_quote | _more(quote)
             for of_quote, quote in zip(answer["quotes"], found.quotes, strict=True)
         ]
-        near = found.nearest if not found.answered and found.coverage > 0 else None
+        near = found.nearest if not found.answered and found.near.value > 0 else None
         answer["nearest"] = None if near is None else reference(near)
         if generate:
             answer |= {"generated": None, "failure": None}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from gptfast.rag.search import Hit, Searcher
 
@@ -12,22 +13,31 @@ LEAST_COVERAGE = 0.33
 """Share of the words of a question that one chunk must have; see `coverage`."""
 
 
-def is_far(searcher: Searcher, hits: Sequence[Hit], covered: float) -> bool:
-    """Return whether a question should be refused.
+@dataclass(frozen=True)
+class Nearness:
+    """How near the documents come to a question."""
 
-    It should if the highest cosine is below `searcher.refuse_below`. Where the vectors are not
-    those of MiniLM, cosines say little, and words decide. hits: the best chunks. covered: their
-    `coverage`.
+    value: float
+    """The highest cosine of a chunk, or its `coverage`."""
+    least: float
+    """Below which a question is refused."""
+    is_cosine: bool
+
+    @property
+    def is_far(self) -> bool:
+        """Whether a question should be refused."""
+        return self.value < self.least
+
+
+def nearness(searcher: Searcher, question: str, hits: Sequence[Hit]) -> Nearness:
+    """Return how near the best chunks come to a question.
+
+    The cosines of MiniLM say it. Those of other vectors say little: there, words decide.
     """
-    least, best = searcher.refuse_below, best_cosine(hits)
-    if least is not None and best is not None:
-        return best < least
-    return covered < LEAST_COVERAGE
-
-
-def best_cosine(hits: Sequence[Hit]) -> float | None:
-    """Return the highest cosine; None without embeddings, or without hits."""
-    return max((hit.cosine for hit in hits if hit.cosine is not None), default=None)
+    if searcher.refuse_below is not None:
+        cosines = [hit.cosine for hit in hits if hit.cosine is not None]
+        return Nearness(max(cosines, default=0.0), searcher.refuse_below, True)
+    return Nearness(coverage(searcher, question, hits), LEAST_COVERAGE, False)
 
 
 def coverage(searcher: Searcher, question: str, hits: Sequence[Hit]) -> float:

@@ -125,10 +125,21 @@ function open(quote, button) {
     byId("page").replaceChildren(...linesOf(place));
     byId("place").hidden = false;
     byId("page").focus({ preventScroll: true });
-    byId("page").scrollTop = 0;
-    const mark = byId("page").querySelector("mark");
-    mark?.scrollIntoView({ block: "center" });
+    showMiddle(byId("page"), byId("page").querySelector("mark"));
+    byId("place").scrollIntoView({ block: "nearest" });
   });
+}
+
+// Scroll a box, and nothing around it, so that what it holds is in its middle.
+function showMiddle(box, inside) {
+  const [outer, inner] = [box.getBoundingClientRect(), inside.getBoundingClientRect()];
+  box.scrollTop += inner.top - outer.top - Math.max(0, box.clientHeight - inner.height) / 2;
+}
+
+function close() {
+  byId("place").hidden = true;
+  opened.setAttribute("aria-pressed", "false");
+  opened.focus();
 }
 
 // Return the elements of the lines around a quote, each with its number.
@@ -167,8 +178,6 @@ byId("key-form").addEventListener("submit", (event) => {
   answerTo(byId("question").value);
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key !== "Escape" || byId("place").hidden) return;
-  byId("place").hidden = true;
-  opened.setAttribute("aria-pressed", "false");
-  opened.focus();
+  if (event.key === "Escape" && !byId("place").hidden) close();
 });
+byId("close").addEventListener("click", close);
