@@ -10,6 +10,8 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 
+from gptfast.rag.function_words import FUNCTION_WORDS
+
 _WORD = re.compile(r"[^\W_]+(?:[-'’.,:/][^\W_]+)*")
 _PART = re.compile(r"[^\W_]+")
 _BEFORE_SENTENCE = re.compile(r"(?:^|[.!?:;…。！？\n])[\W_]*$")
@@ -28,23 +30,13 @@ NUMBERS |= {"hundred": "100", "thousand": "1000", "million": "1000000", "billion
 del NUMBERS["one"]  # which is a pronoun more often than a number
 """Numbers in words, with their digits."""
 
-_BEGINNINGS = """
-a about according after all although an and any are as at based because before both but by can could
-do does during each every few for from has have he her here his how however i if in into is it its
-many may more most my neither no none nor not of on one only or other our please she should since so
-some such than that the their then there therefore these they this those thus to under unless until
-was we were what when where whether which while who whose why will with would yes yet you your
-"""
-BEGINNINGS = frozenset(_BEGINNINGS.split())
-"""Words that begin a sentence without being a name."""
-
 
 def unsupported(sentence: str, sources: Sequence[str]) -> list[tuple[int, int]]:
     """Return the spans of the numbers and names of `sentence` that no source has.
 
     A number is a word with a digit, or one of `NUMBERS`; 1,998 and 1998 are the same. A name is a
     word with a capital letter. The first word of a sentence counts as one, too, unless it is among
-    `BEGINNINGS`. Words are compared without case, accents kept. A word of several parts, such as
+    `FUNCTION_WORDS`. Words are compared without case, accents kept. A word of several parts, such as
     USB-C or 5kg, is in a source if all its parts are.
 
     The spans are half-open, in characters of `sentence`, from left to right.
@@ -84,7 +76,7 @@ def _is_claim(word: str, is_first: bool) -> bool:
         return True
     if not any(c.isupper() or c.istitle() for c in word) or word == "I":
         return False
-    return not is_first or word.casefold() not in BEGINNINGS
+    return not is_first or word.casefold() not in FUNCTION_WORDS
 
 
 def _has_digit(word: str) -> bool:
