@@ -181,7 +181,7 @@ class _Text(HTMLParser):
             self.parts.append("#" * int(tag[1]) + " ")
         elif tag == "li":
             self.parts.append("- ")
-        elif tag in ("td", "th"):
+        elif tag in ("td", "th") and self.parts[-1:] != ["\n"]:
             self.parts.append(" ")
         self._pre += tag == "pre"
 
@@ -216,5 +216,5 @@ def html_to_text(html: str) -> str:
     parser.feed(html)
     parser.close()
     text = "".join(parser.parts)
-    text = re.sub(r"[ \t]+\n", "\n", text)
+    text = re.sub(r"[ \t]+(?=\n|\Z)", "", text)
     return re.sub(r"\n{3,}", "\n\n", text).strip("\n") + "\n"

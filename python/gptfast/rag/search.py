@@ -196,5 +196,7 @@ def _words(question: str) -> list[str]:
 
 def _z(scores: Scores) -> Scores:
     """Return z-scores: less the mean, by the standard deviation; zeros if all are equal."""
+    if not len(scores):
+        return scores
     spread = scores.std()
     return (scores - scores.mean()) / spread if spread > 1e-12 else np.zeros_like(scores)
