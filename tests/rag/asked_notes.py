@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tiny_pdf import tiny_pdf
+from pdfs import pdf
 
 from gptfast.rag.indexing import index_files
 
@@ -38,7 +38,7 @@ MANUAL = [
     [
         "Cleaning",
         "Clean the filter of the boiler every March.",
-        "Wear gloves (they are in the box).",
+        "Wear the gloves of the box.",
     ],
 ]
 HOSTILE = (
@@ -54,7 +54,7 @@ def write_notes(folder: Path) -> Path:
     (folder / "notes").mkdir(parents=True)
     (folder / "notes" / "cat.md").write_text(CAT, encoding="utf-8")
     (folder / "garden.md").write_text(GARDEN, encoding="utf-8")
-    (folder / "boiler.pdf").write_bytes(tiny_pdf(MANUAL, "/S /r"))
+    (folder / "boiler.pdf").write_bytes(pdf(["\n".join(lines) for lines in MANUAL], first_label=7))
     (folder / "<b>evil\x1b.md").write_text(HOSTILE, encoding="utf-8")
     return folder
 

@@ -22,7 +22,7 @@ from gptfast.rag.indexing import index_files
 from gptfast.rag.search import Searcher
 from gptfast.rag.store import FILE, Index
 
-FOREIGN = "Who won the 1998 football championship in Brazil?"
+FOREIGN = "Who won the 1998 football championship in June?"
 EVIL = "<b>evil\x1b.md"
 
 
@@ -100,7 +100,7 @@ def test_every_quote_of_many_questions_is_verbatim_and_stands_where_it_says(inde
             assert quote.text.split("\n")[0] in lines[0]
             assert quote.text.split("\n")[-1] in lines[-1]
             assert len(lines) == 1 + quote.text.count("\n")
-            assert quote.page_label == (None if quote.page is None else "i" * quote.page)
+            assert quote.page_label == (None if quote.page is None else str(quote.page + 6))
             n += 1
     assert n > 150
     searcher.index.close()
@@ -145,8 +145,8 @@ def test_a_foreign_question_is_refused(
     if retriever == "fts5":
         assert out == "No answer: the index has nothing about the question.\n"
     else:
-        where = r"the nearest place, \S+, (?:p\. \d \(printed i+\), )?lines? [\d-]+,"
-        why = r"is not near enough \(share of the question's words 0\.[01]\d, expected 0\.33\)"
+        where = r"the nearest place, \S+, (?:p\. \d \(printed [789]\), )?lines? [\d-]+,"
+        why = r"is not near enough \(share of the question's words 0\.[12]\d, expected 0\.33\)"
         expected = rf"No answer: {where} {why}\.\n"
         assert re.fullmatch(expected, out)
 
@@ -157,7 +157,7 @@ def test_an_answer_has_references_a_person_can_follow(
     assert ask(index, "How long is the red button pressed?", "--quotes", "1") == 0
     printed = capsys.readouterr()
     assert printed.out == (
-        "[1] boiler.pdf, p. 2 (printed ii), lines 2-3\n"
+        "[1] boiler.pdf, p. 2 (printed 8), lines 2-3\n"
         "    Then press the\n"
         "    red button for ten seconds.\n"
     )

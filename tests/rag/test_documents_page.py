@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 BUTTON = "How long is the red button pressed?"
 PASSWORD = "What is the password of the router?"
-FOREIGN = "Who won the 1998 football championship in Brazil?"
+FOREIGN = "Who won the 1998 football championship in June?"
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_the_keyboard_alone_leads_to_the_quoted_place(url: str, visit: Visit) ->
     _, answer = post(url, "ask", {"question": BUTTON})
     assert quotes(page) == [quote["text"] for quote in answer["quotes"]]
     assert page.locator("#quotes .where").first.text_content() == (
-        "boiler.pdf, p. 2 (printed ii), lines 2-3"
+        "boiler.pdf, p. 2 (printed 8), lines 2-3"
     )
     keys.press("Tab")  # to the button, and on to the first quote
     keys.press("Tab")

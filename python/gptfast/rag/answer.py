@@ -92,7 +92,7 @@ def check_verbatim(index: Index, quote: Quote) -> None:
 
 
 def reference(place: Quote | Chunk) -> str:
-    """Return where a passage is, such as "manual.pdf, p. 13 (printed ix), lines 4-6"."""
+    """Return where a passage is, such as "manual.pdf, p. 13 (printed 9), lines 4-6"."""
     parts = [place.file]
     if place.page is not None:
         is_other = place.page_label is not None and place.page_label != str(place.page)

@@ -36,8 +36,8 @@ def unsupported(sentence: str, sources: Sequence[str]) -> list[tuple[int, int]]:
 
     A number is a word with a digit, or one of `NUMBERS`; 1,998 and 1998 are the same. A name is a
     word with a capital letter. The first word of a sentence counts as one, too, unless it is among
-    `FUNCTION_WORDS`. Words are compared without case, accents kept. A word of several parts, such as
-    USB-C or 5kg, is in a source if all its parts are.
+    `FUNCTION_WORDS`. Words are compared without case, accents kept. A word of several parts, such
+    as USB-C or 5kg, is in a source if all its parts are.
 
     The spans are half-open, in characters of `sentence`, from left to right.
     """
