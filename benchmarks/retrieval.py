@@ -20,7 +20,6 @@ import gzip
 import json
 import re
 import subprocess
-import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -146,7 +145,8 @@ def make_index(name: str, paths: list[Path], folder: Path) -> None:
     seconds = time.perf_counter() - start
     print(f"{name}: {done.n_chunks:,} chunks, {done.n_embedded:,} embedded, {seconds:.0f} s")
     if done.problems:
-        sys.exit(f"{name}: {done.problems}")
+        note = next(iter(done.problems.values()))
+        print(f"{len(done.problems):,} files have notes, such as: {note}")
 
 
 def debian_faq(work: Path) -> None:
@@ -215,7 +215,7 @@ def refusal(work: Path) -> dict[str, object]:
         chosen = round(float(np.quantile(ours[::2], 0.04)), 3)
         auc = (ours[:, None] > others).mean() + (ours[:, None] == others).mean() / 2
         rows = {}
-        for below in (chosen, searcher.refuse_below):
+        for below in filter(None, (chosen, searcher.refuse_below)):
             rows[str(below)] = {
                 "own answered": asdict(bootstrap(ours[1::2] >= below)),
                 "foreign answered": asdict(bootstrap(others[1::2] >= below)),

@@ -28,8 +28,7 @@ def test_index_and_eval(notes: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert cli.run(main, command) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
-        "note: c.pdf: no page has text: it may be a scan, whose text must be recognised (OCR) "
-        "first",
+        "note: c.pdf: pages without text, which may be scans to be recognised (OCR) first: 1",
         "3 files read, 0 unchanged, 0 with the bytes of another, 0 removed; 0 chunks embedded",
         f"{index}: 3 files, 2 chunks",
     ]

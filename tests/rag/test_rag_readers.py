@@ -42,7 +42,11 @@ def test_text(tmp_path: Path) -> None:
         ("a.json", b'{"other": "a"}\n', "can't be read: "),
         ("a.txt.gz", b"\x1f\x8b no gzip", "can't be read: "),
         ("a.pdf", b"no PDF", "can't be read as PDF: "),
-        ("a.pdf", pdf([None, None]), "no page has text: it may be a scan"),
+        (
+            "a.pdf",
+            pdf([None, None]),
+            "pages without text, which may be scans to be recognised (OCR) first: 1, 2",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_said(tmp_path: Path, name: str, data: bytes, problem: str) -> None:
@@ -60,9 +64,21 @@ def test_pdf_pages_with_their_labels(tmp_path: Path) -> None:
         (2, "8", ""),
         (3, "9", "Third"),
     ]
-    assert document.problem == "1 page has no text and may be scans: page 2"
+    assert document.problem == (
+        "pages without text, which may be scans to be recognised (OCR) first: 2"
+    )
     # By what it is, whatever its name.
     assert len(read_bytes(tmp_path, "a.txt", pdf(["One"])).pages) == 1
+
+
+def test_a_broken_page_is_named(tmp_path: Path) -> None:
+    data = pdf(["One", "Two", "Three"])
+    assert b"[4 0 R 6 0 R 8 0 R]" in data
+    # The second page is the font.
+    data = data.replace(b"[4 0 R 6 0 R 8 0 R]", b"[4 0 R 3 0 R 8 0 R]")
+    document = read_bytes(tmp_path, "a.pdf", data)
+    assert [page.text for page in document.pages] == ["One", "", "Three"]
+    assert document.problem == "pages that can't be read: 2"
 
 
 def test_an_empty_page_is_no_scan(tmp_path: Path) -> None:

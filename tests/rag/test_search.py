@@ -81,6 +81,11 @@ def test_words_are_ranked_by_bm25(index: Index) -> None:
         "b.txt",
         "f.txt",
     ]
+    # Words that questions have are ignored, unless there are no others.
+    asked, _ = Searcher(index, "fts5").scores("What is the cat that I had on my red mat?")
+    assert asked == pytest.approx(bm25("cat red mat"), abs=1e-9)
+    assert max(Searcher(index, "fts5").scores("and at all of this")[0]) > 0
+    assert list(Searcher(index, "fts5").scores("at of this")[0]).index(0) == 0
 
 
 def test_lsa_agrees_with_a_dense_svd(index: Index) -> None:

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-from gptfast.rag.function_words import FUNCTION_WORDS
+from gptfast.rag.search import STOP_WORDS
 
 _WORD = re.compile(r"[^\W_]+(?:[-'’.,:/][^\W_]+)*")
 _PART = re.compile(r"[^\W_]+")
@@ -31,12 +31,21 @@ del NUMBERS["one"]  # which is a pronoun more often than a number
 """Numbers in words, with their digits."""
 
 
+_OTHERS = """
+according after again all also although because before both each every few further her his however
+just many may more most neither none nor now off once one only other out over please same since
+then therefore through thus under unless until up very while yes yet
+"""
+BEGINNINGS = STOP_WORDS | frozenset(_OTHERS.split())
+"""Words that begin a sentence without being a name."""
+
+
 def unsupported(sentence: str, sources: Sequence[str]) -> list[tuple[int, int]]:
     """Return the spans of the numbers and names of `sentence` that no source has.
 
     A number is a word with a digit, or one of `NUMBERS`; 1,998 and 1998 are the same. A name is a
     word with a capital letter. The first word of a sentence counts as one, too, unless it is among
-    `FUNCTION_WORDS`. Words are compared without case, accents kept. A word of several parts, such
+    `BEGINNINGS`. Words are compared without case, accents kept. A word of several parts, such
     as USB-C or 5kg, is in a source if all its parts are.
 
     The spans are half-open, in characters of `sentence`, from left to right.
@@ -76,7 +85,7 @@ def _is_claim(word: str, is_first: bool) -> bool:
         return True
     if not any(c.isupper() or c.istitle() for c in word) or word == "I":
         return False
-    return not is_first or word.casefold() not in FUNCTION_WORDS
+    return not is_first or word.casefold() not in BEGINNINGS
 
 
 def _has_digit(word: str) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from gptfast.cli.units import count
 from gptfast.errors import UserError
 from gptfast.rag import lsa
 from gptfast.rag.chunks import chunk
@@ -121,7 +122,7 @@ class _Run:
         for path in sorted(files):
             n_done += self._file(path, files[path], known.get(path), n_done)
             self.progress(n_done)
-        self._embed_rest()
+        self._embed_rest(n_done)
         if index.get("lsa_basis") is None:
             lsa.learn(index)
         summary.n_files, summary.n_chunks = len(index.files()), len(index.chunks())
@@ -140,7 +141,7 @@ class _Run:
         sha256 = hashlib.sha256(data).hexdigest()
         if sha256 == before:
             summary.n_unchanged += 1
-        elif sha256 in index.files().values():
+        elif index.holds(sha256):
             index.link(path, sha256)
             summary.n_same += 1
         else:
@@ -152,7 +153,7 @@ class _Run:
                 n_long += n_here
             problem = document.problem
             if n_long:
-                said = f"{n_long:,} sentences are longer than a chunk, and kept whole"
+                said = f"{count(n_long, 'sentence')} kept whole, beyond the size of a chunk"
                 problem = f"{problem}; {said}" if problem else said
             vectors = None
             if self.encoder is not None:
@@ -167,8 +168,11 @@ class _Run:
             summary.n_new += 1
         return len(data)
 
-    def _embed_rest(self) -> None:
-        """Make vectors of chunks that were indexed without, some hundreds at a time."""
+    def _embed_rest(self, n_bytes: int) -> None:
+        """Make vectors of chunks that were indexed without, some hundreds at a time.
+
+        n_bytes: of all files, whose share that is done is shown.
+        """
         if self.encoder is None:
             return
         rest = self.index.without_vectors(MINILM)
@@ -176,6 +180,7 @@ class _Run:
             part = rest[first : first + 256]
             vectors = self.encoder.embed([chunk.searched for chunk in part])
             self.index.add_vectors(MINILM, [chunk.id for chunk in part], vectors)
+            self.progress(n_bytes * (first + len(part)) // len(rest))
         self.summary.n_embedded += len(rest)
 
 

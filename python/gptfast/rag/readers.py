@@ -129,26 +129,38 @@ def _read_pdf(data: bytes) -> Document:
         pdf = pypdfium2.PdfDocument(data)
     except pypdfium2.PdfiumError as error:
         return Document(problem=f"can't be read as PDF: {error}")
-    pages, empty = [], []
+    pages: list[Page] = []
+    empty: list[int] = []
+    broken: list[int] = []
     with contextlib.closing(pdf):
-        for index in range(len(pdf)):
-            page = pdf[index]
-            # U+FFFE stands for a hyphen at the end of a line, and joins the parts of the word.
-            text = _normal(page.get_textpage().get_text_range()).replace("\ufffe", "")
-            pages.append(Page(index + 1, pdf.get_page_label(index) or None, text))
-            if not text.strip() and next(page.get_objects(), None) is not None:
-                empty.append(index + 1)
-            page.close()
-    if not any(page.text.strip() for page in pages):
-        problem = "no page has text: it may be a scan, whose text must be recognised (OCR) first"
-        return Document(problem=problem)
+        for number in range(1, len(pdf) + 1):
+            text = ""
+            try:
+                page = pdf[number - 1]
+                # U+FFFE stands for a hyphen at the end of a line, and joins the parts of the word.
+                text = _normal(page.get_textpage().get_text_range()).replace("\ufffe", "")
+                if not text.strip() and next(page.get_objects(), None) is not None:
+                    empty.append(number)
+                page.close()
+            except pypdfium2.PdfiumError:
+                broken.append(number)
+            pages.append(Page(number, pdf.get_page_label(number - 1) or None, text))
+    problems = []
+    if broken:
+        problems.append(f"pages that can't be read: {_numbers(broken)}")
     if empty:
-        numbers = ", ".join(map(str, empty[:10])) + (", ..." if len(empty) > 10 else "")
-        noun = "page has" if len(empty) == 1 else "pages have"
-        return Document(
-            tuple(pages), f"{len(empty)} {noun} no text and may be scans: page {numbers}"
+        problems.append(
+            f"pages without text, which may be scans to be recognised (OCR) first: "
+            f"{_numbers(empty)}"
         )
-    return Document(tuple(pages))
+    has_text = any(page.text.strip() for page in pages)
+    if not has_text and not problems:
+        problems = ["has no text"]
+    return Document(tuple(pages) if has_text else (), "; ".join(problems) or None)
+
+
+def _numbers(pages: list[int]) -> str:
+    return ", ".join(map(str, pages[:10])) + (f" and {len(pages) - 10:,} more" * (len(pages) > 10))
 
 
 # Elements that begin and end a paragraph, and those whose text is not shown.

@@ -7,8 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gptfast.rag.function_words import FUNCTION_WORDS
-from gptfast.rag.search import Hit, Searcher
+from gptfast.rag.search import STOP_WORDS, Hit, Searcher
 
 LEAST_COVERAGE = 0.33
 """Share of the words of a question that one chunk must have; see `coverage`."""
@@ -45,11 +44,11 @@ def coverage(searcher: Searcher, question: str, hits: Sequence[Hit]) -> float:
     """Return how much of a question the chunk has that has most of it, from 0 to 1.
 
     Each word, stemmed, counts by its inverse document frequency of BM25, so that rare words count
-    much, and those that are nowhere in the index most. Function words don't count, unless there are
+    much, and those that are nowhere in the index most. `STOP_WORDS` don't count, unless there are
     no others.
     """
     every = dict.fromkeys(re.findall(r"\w+", question.lower()))
-    words = [word for word in every if word not in FUNCTION_WORDS] or every
+    words = [word for word in every if word not in STOP_WORDS] or every
     n_chunks, all_of_it = len(searcher.chunks), 0.0
     had = dict.fromkeys((hit.chunk.id for hit in hits), 0.0)
     for word in words:

@@ -29,6 +29,20 @@ REFUSE_BELOW = {"minilm": 0.35}
 """Highest cosine of a chunk below which a question is refused, by what makes the vectors. Of other
 vectors, cosines say too little: see `refusal`."""
 
+# Questions have many of these. In documents they may be rare, so that BM25 would take them for
+# what the question is about.
+STOP_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        "a about am an and any are as at be been being but by can could d did do does doing don "
+        "for from had has have having he her his how i if in into is it its ll m me my no not of "
+        "on or our re s shall she should so some such t than that the their them then there these "
+        "they this those to too us ve was we were what when where which who whom whose why will "
+        "with would you your",
+    )
+)
+"""English words that say little, which a search by words ignores."""
+
 
 @dataclass(frozen=True)
 class Hit:
@@ -76,6 +90,8 @@ class Searcher:
         if self.retriever.startswith("gpt"):
             return self._by_gpt(model)
         if self.retriever == "minilm":
+            if MINILM not in self.index.embedders():  # before MiniLM is loaded, or even fetched
+                raise self._unfinished("the vectors of MiniLM")
             return self._stored("minilm", MINILM, MiniLM().embed)
         if self.retriever == "hybrid" and MINILM in self.index.embedders():
             try:
@@ -190,8 +206,13 @@ class Searcher:
 
 
 def _words(question: str) -> list[str]:
-    """Return the words of a question as phrases of FTS5, each once."""
-    return [f'"{word}"' for word in dict.fromkeys(re.findall(r"\w+", question.lower()))]
+    """Return the words of a question as phrases of FTS5, each once, without STOP_WORDS.
+
+    If there are no others, those are kept.
+    """
+    words = dict.fromkeys(re.findall(r"\w+", question.lower()))
+    kept = [word for word in words if word not in STOP_WORDS] or list(words)
+    return [f'"{word}"' for word in kept]
 
 
 def _z(scores: Scores) -> Scores:

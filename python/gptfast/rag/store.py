@@ -229,6 +229,11 @@ class Index:
         )
         return dict(rows.fetchall())
 
+    def holds(self, sha256: str) -> bool:
+        """Return whether the index has a file with these bytes, under any path."""
+        query = "SELECT 1 FROM contents WHERE sha256 = ?"
+        return self.connection.execute(query, (sha256,)).fetchone() is not None
+
     def problems(self) -> dict[str, str]:
         """Return why files, or pages of them, have no text, by their paths."""
         rows = self.connection.execute(
