@@ -28,6 +28,15 @@ SHOWS = {
         "copied: afecafe",
         "val text ",
     ],
+    "06_ask_your_notes": [
+        "3 files read",
+        "0 files read, 3 unchanged",
+        "Minka eats twice a day",
+        '"answered": true',
+        "is not near enough",
+        "exit code 3",
+        "7 questions and 3 foreign ones",
+    ],
 }
 
 

@@ -229,17 +229,14 @@ def test_a_large_body_is_refused(server: Running) -> None:
 
 @pytest.mark.parametrize("is_second", [True, False])
 def test_a_deadline_or_a_second_signal_ends_the_wait(is_second: bool) -> None:
-    class Worker:
+    class Stopping:
+        draining = asyncio.Event()
+        metrics = Metrics()
         told: ApiError | None = None
         has_failed = False
 
         def abort(self, error: ApiError) -> None:
             self.told = error
-
-    class Stopping:
-        draining = asyncio.Event()
-        metrics = Metrics()
-        worker = Worker()
 
     async def work() -> None:
         service: Any = Stopping()
@@ -252,7 +249,7 @@ def test_a_deadline_or_a_second_signal_ends_the_wait(is_second: bool) -> None:
             assert service.draining.is_set()
             server.handle_exit(signal.SIGTERM, None)
         assert await server.on_tick(1)
-        assert service.worker.told.status == 503
+        assert service.told.status == 503
 
     asyncio.run(work())
 

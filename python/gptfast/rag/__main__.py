@@ -1,4 +1,4 @@
-"""`gptfast rag`: index documents, and measure how well answers are found in them."""
+"""`gptfast rag`: index documents, ask them, and measure how well answers are found in them."""
 
 from __future__ import annotations
 
@@ -6,22 +6,35 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from gptfast.cli import cli
 from gptfast.cli.progress import show_bytes
 from gptfast.cli.units import count
 from gptfast.errors import UserError
+from gptfast.rag.ask_options import Ask, Chat
 from gptfast.rag.options import Evaluate, IndexFiles, RagConfig
 from gptfast.system.files import write_text_atomically
+
+if TYPE_CHECKING:
+    from gptfast.rag.ask import Asker
 
 _MOST_PROBLEMS = 20
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the subcommand. Return 0."""
+    """Run the subcommand. Return 0, or NOT_ANSWERED of `ask`."""
     match cli.parse(RagConfig, argv, "gptfast rag").command:
         case IndexFiles() as config:
             _index(config)
+        case Ask() as config:
+            from gptfast.rag.ask import ask_once
+
+            return ask_once(_asker(config), config.question, config.json)
+        case Chat() as config:
+            from gptfast.rag.ask import converse
+
+            converse(_asker(config))
         case Evaluate() as config:
             _evaluate(config)
     return 0
@@ -45,6 +58,16 @@ def _index(config: IndexFiles) -> None:
         f"the bytes of another, {done.n_removed:,} removed; {count(done.n_embedded, 'chunk')} "
         f"embedded\n{config.out}: {count(done.n_files, 'file')}, {count(done.n_chunks, 'chunk')}"
     )
+
+
+def _asker(config: Ask | Chat) -> Asker:
+    from gptfast.rag.ask import Asker
+    from gptfast.rag.writers import make_writer
+
+    asker = Asker(config.index, config.retriever, config.quotes, make_writer(config.writer))
+    for note in asker.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return asker
 
 
 def _evaluate(config: Evaluate) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gptfast.errors import UserError
+from gptfast.rag.refusal import nearness
 from gptfast.rag.search import Scores, Searcher
 from gptfast.rag.store import Index
 
@@ -71,10 +72,8 @@ class Result:
     """Mean of 1 / rank of the first relevant place."""
     ndcg_at_10: Interval
     """Discounted cumulative gain by that of the best order (Järvelin and Kekäläinen, 2002)."""
-    refuse_below: float | None
-    """Cosine below which questions are refused; None if this retriever refuses none."""
-    answered: Interval | None
-    """Share of the own questions that are not refused."""
+    answered: Interval
+    """Share of the own questions that are not refused (`refusal.Nearness`)."""
     foreign_answered: Interval | None
     """Share of the foreign questions that are not refused; None without foreign ones."""
 
@@ -194,25 +193,26 @@ class Judge:
         """Search all questions. Raises UserError if none has a relevant place."""
         if not self.own:
             raise UserError("no question has a relevant place: expected some that can be answered")
-        metrics, best = [], []
+        metrics = []
         for question, places in zip(self.own, self._places, strict=True):
-            scores, cosines = searcher.scores(question.text)
-            best.append(_best(cosines))
+            scores, _ = searcher.scores(question.text)
             ranked = _ranked(np.argsort(-scores, kind="stable"), places)
             grades = [place.grade for place in question.relevant]
             metrics.append(rank_metrics(list(ranked), grades))
-        answered = foreign_answered = None
-        if (below := searcher.refuse_below) is not None:
-            answered = _share_of(best, below)
-            if self.foreign:
-                foreign_answered = _share_of(self.best_cosines(searcher, self.foreign), below)
+        answered = self._answered(searcher, self.own)
+        foreign_answered = self._answered(searcher, self.foreign) if self.foreign else None
         return Result(
             searcher.retriever,
             **{name: bootstrap([each[name] for each in metrics]) for name in metrics[0]},
-            refuse_below=below,
             answered=answered,
             foreign_answered=foreign_answered,
         )
+
+    def _answered(self, searcher: Searcher, questions: Sequence[Question]) -> Interval:
+        """Return the share of questions that are not refused."""
+        texts = [question.text for question in questions]
+        near = [nearness(searcher, text, searcher.search(text)) for text in texts]
+        return bootstrap([not each.is_far for each in near])
 
     def _find(self, question: Question) -> _Places:
         by_quote = any(place.quote is not None for place in question.relevant)
@@ -256,10 +256,6 @@ class Judge:
 
 def _best(cosines: Scores | None) -> float:
     return 0.0 if cosines is None else float(cosines.max(initial=-1))
-
-
-def _share_of(best: Sequence[float], below: float) -> Interval:
-    return bootstrap([float(cosine >= below) for cosine in best])
 
 
 def _ranked(order: npt.NDArray[Any], places: _Places) -> Iterator[list[int]]:

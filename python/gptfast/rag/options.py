@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from gptfast.rag.ask_options import Ask, Chat
+
 
 @dataclass(frozen=True, kw_only=True)
 class IndexFiles:
@@ -48,10 +50,12 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class RagConfig:
-    """Search in your own documents."""
+    """Search in your own documents, and answer questions by quotes from them."""
 
     command: Annotated[
         Annotated[IndexFiles, tyro.conf.subcommand("index")]
+        | Annotated[Ask, tyro.conf.subcommand("ask")]
+        | Annotated[Chat, tyro.conf.subcommand("chat")]
         | Annotated[Evaluate, tyro.conf.subcommand("eval")],
         tyro.conf.arg(name=""),
     ]

@@ -90,6 +90,8 @@ class Searcher:
         if self.retriever.startswith("gpt"):
             return self._by_gpt(model)
         if self.retriever == "minilm":
+            if MINILM not in self.index.embedders():  # before MiniLM is loaded, or even fetched
+                raise self._unfinished("the vectors of MiniLM")
             return self._stored("minilm", MINILM, MiniLM().embed)
         if self.retriever == "hybrid" and MINILM in self.index.embedders():
             try:

@@ -1,19 +1,15 @@
-"""The routes of the server, and what they share."""
+"""The server of a model: its routes, and what they share."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
-from starlette.applications import Starlette
-from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from gptfast import __version__
 from gptfast.model import GPT, LanguageModel
@@ -21,27 +17,26 @@ from gptfast.sample.engine import Engine
 from gptfast.serve.attention import attention_of_last
 from gptfast.serve.chat import Chat
 from gptfast.serve.completions import Completions
-from gptfast.serve.errors import ApiError, overloaded
-from gptfast.serve.failures import EXCEPTION_HANDLERS
+from gptfast.serve.documents import Documents
+from gptfast.serve.errors import ApiError
 from gptfast.serve.fields import Fields
-from gptfast.serve.gate import Gate, read_fields
 from gptfast.serve.jobs import while_connected
 from gptfast.serve.limits import Limits, check_length
 from gptfast.serve.logprobs import spelled
-from gptfast.serve.metrics import CONTENT_TYPE, Metrics
-from gptfast.serve.page import build_page, headers
+from gptfast.serve.metrics import Values
+from gptfast.serve.page import build_page, headers_of
 from gptfast.serve.reply import Reply
+from gptfast.serve.site import Handler, Site
 from gptfast.serve.worker import Worker
 from gptfast.tokenizer import Tokenizer
 from gptfast.tokenizer.chat import ChatTemplate
 
-Handler = Callable[[Request], Awaitable[Response | Reply]]
 T = TypeVar("T")
 LARGE = 4096
 """A body of more bytes is worked on in another thread. This many are tokenized in 5 ms."""
 
 
-class Service:
+class Service(Site):
     """A model, and the endpoints that use it. Make the ASGI application with `app`."""
 
     def __init__(
@@ -54,57 +49,52 @@ class Service:
         template: ChatTemplate | None = None,
         keys: Sequence[str] = (),
         is_loopback: bool = True,
+        documents: Documents | None = None,
     ) -> None:
+        super().__init__(limits, documents, keys, is_loopback)
         self.name, self.limits = name, limits
         self.worker: Worker
-        self.draining: asyncio.Event
-        self.metrics = Metrics()
         self._network, self._engine = model, engine
         self._tokenizer, self._template = tokenizer, template
         self._created = int(time.time())
-        self._page_text = build_page(name, model, tokenizer, template is not None)
-        self._keys, self._is_loopback = [key.encode() for key in keys], is_loopback
+        self._page_text = build_page(
+            name, model, tokenizer, template is not None, documents is not None
+        )
 
-    def app(self) -> Starlette:
-        """Return the application. Its lifespan starts and ends the worker."""
-        posts: dict[str, Handler] = {
+    def posts(self) -> dict[str, Handler]:
+        """Return the handlers of POST by path."""
+        return super().posts() | {
             "/v1/completions": self._completions,
             "/v1/chat/completions": self._chat,
             "/tokenize": self._tokenize,
             "/detokenize": self._detokenize,
             "/attention": self._attention,
         }
-        gets: dict[str, Handler] = {
+
+    def gets(self) -> dict[str, Handler]:
+        """Return the handlers of GET by path."""
+        return super().gets() | {
             "/": self._page,
             "/v1/models": self._models,
             "/v1/models/{id}": self._model,
-            "/health": self._health,
-            "/metrics": self._show_metrics,
         }
-        routes = [Route(path, handler, methods=["POST"]) for path, handler in posts.items()]
-        routes += [Route(path, handler, methods=["GET"]) for path, handler in gets.items()]
-        gate = Middleware(
-            Gate,
-            metrics=self.metrics,
-            endpoints=frozenset([*posts, *gets]),
-            keys=self._keys,
-            is_loopback=self._is_loopback,
-        )
-        app = Starlette(
-            routes=routes,
-            middleware=[gate],
-            exception_handlers=EXCEPTION_HANDLERS,
-            lifespan=self._lifespan,
-        )
-        app.router.redirect_slashes = False
-        return app
 
-    @asynccontextmanager
-    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        self.draining = asyncio.Event()
+    @property
+    def has_failed(self) -> bool:
+        """Whether the thread of the engine has ended by an error."""
+        return self.worker.has_failed
+
+    def abort(self, error: ApiError) -> None:
+        """End all texts that are being written with an error."""
+        self.worker.abort(error)
+
+    def start(self) -> None:
+        """Start the worker."""
         self.worker = Worker(self._engine, asyncio.get_running_loop(), self.limits)
         self.worker.start()
-        yield
+
+    def end(self) -> None:
+        """End the worker."""
         self.worker.end()
 
     # ---- text ------------------------------------------------------------------------------------
@@ -123,11 +113,7 @@ class Service:
         return Reply(shape, self.worker, self.name, f"gptfast-{__version__}")
 
     async def _fields(self, request: Request) -> Fields:
-        if self.draining.is_set():
-            raise overloaded("the server is about to stop")
-        fields = await read_fields(request, self.limits, self.draining)
-        self.metrics.n_accepted += 1
-        request.scope["is_accepted"] = True
+        fields = await super()._fields(request)
         model = fields.text("model")
         if model is not None:
             self._check_model(model)
@@ -204,36 +190,28 @@ class Service:
             "has_chat_template": self._template is not None,
         }
 
-    async def _health(self, request: Request) -> Response:
-        if self.draining.is_set() or not self.worker.is_alive():
-            return JSONResponse({"status": "stopping"}, 503)
-        return JSONResponse({"status": "ok"})
-
-    async def _show_metrics(self, request: Request) -> Response:
-        worker = self.worker
-        gauges = {
-            "open_requests": ("Requests that are being answered.", self.metrics.n_open),
-            "accepted_requests": (
-                "Those of them whose body has arrived.",
-                self.metrics.n_accepted,
-            ),
+    def gauges(self) -> Values:
+        """Return what Prometheus may read as it is now."""
+        return super().gauges() | {
             "slots": ("Continuations that can be written at once.", self.limits.n_slots),
-            "slots_in_use": ("Continuations that are being written.", worker.n_running),
-            "queue": ("Continuations that wait for a slot.", worker.n_waiting),
+            "slots_in_use": ("Continuations that are being written.", self.worker.n_running),
+            "queue": ("Continuations that wait for a slot.", self.worker.n_waiting),
         }
-        counters = {
-            "prompt_tokens_total": ("Tokens of accepted prompts.", worker.counts.prompt_tokens),
+
+    def counters(self) -> Values:
+        """Return what Prometheus may read of what has happened since the start."""
+        counts = self.worker.counts
+        return {
+            "prompt_tokens_total": ("Tokens of accepted prompts.", counts.prompt_tokens),
             "completion_tokens_total": (
                 "Tokens of continuations that came to their end.",
-                worker.counts.completion_tokens,
+                counts.completion_tokens,
             ),
-            "steps_total": ("Steps of the engine.", worker.counts.steps),
+            "steps_total": ("Steps of the engine.", counts.steps),
         }
-        text = self.metrics.text(gauges, counters)
-        return PlainTextResponse(text, headers={"content-type": CONTENT_TYPE})
 
     async def _page(self, request: Request) -> Response:
-        return HTMLResponse(self._page_text, headers=headers())
+        return HTMLResponse(self._page_text, headers=headers_of("serve"))
 
 
 async def _aside(fields: Fields, work: Callable[[], T]) -> T:

@@ -15,11 +15,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gptfast.serve.errors import ApiError, overloaded
 from gptfast.serve.fields import Fields, parse_object
-from gptfast.serve.limits import Limits
+from gptfast.serve.limits import BodyLimits
 from gptfast.serve.metrics import Metrics
 
-OPEN = ("/", "/health")
-"""Paths that need no key: the page, which asks for one, and what a load balancer asks for."""
+OPEN = ("/", "/documents", "/health")
+"""Paths that need no key: the pages, which ask for one, and what a load balancer asks for."""
 DISCARDED = 16
 """How many times larger than allowed a body may be, and still be read to its end. Many clients look
 for the answer only then."""
@@ -106,7 +106,7 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-async def read_fields(request: Request, limits: Limits, draining: asyncio.Event) -> Fields:
+async def read_fields(request: Request, limits: BodyLimits, draining: asyncio.Event) -> Fields:
     """Return the fields of a request's body. Raises ApiError (400, 408, 413, or 503 to drain)."""
     too_large = ApiError(
         413,

@@ -12,9 +12,18 @@ MOST_LOGPROBS = 2**18
 """The most log-probabilities in one answer. These take about 7 MB."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class BodyLimits:
+    """How a request may arrive."""
+
+    body_bytes: int = 2**20
+    body_seconds: float = 30.0
+    """How long a client may take to send a body."""
+
+
 @dataclass(frozen=True)
-class Limits:
-    """The bounds of a server."""
+class Limits(BodyLimits):
+    """The bounds of a server of a model."""
 
     block_size: int
     """The model's context in tokens."""
@@ -22,9 +31,6 @@ class Limits:
     """Texts that are written at once."""
     max_waiting: int
     """Texts that may wait for a slot."""
-    body_bytes: int = 2**20
-    body_seconds: float = 30.0
-    """How long a client may take to send a body."""
 
     @property
     def n_places(self) -> int:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TypeAlias
 
 BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Upper bounds of the histogram of latencies, in seconds."""
-Values: TypeAlias = Mapping[str, tuple[str, int]]
+Values: TypeAlias = dict[str, tuple[str, int]]
 """Names, with what each means and its value now."""
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

@@ -1,20 +1,31 @@
-"""The page of a server, in one file: web/serve.html with its scripts and styles."""
+"""The pages of a server, each in one file: web/serve.html, web/ask.html with scripts and styles."""
 
 from __future__ import annotations
 
 import html
 import json
 from functools import cache
+from typing import Literal, TypeAlias
 
 from gptfast.model import GPT, LanguageModel
 from gptfast.tokenizer import Tokenizer
 from gptfast.web import page
 
+Kind: TypeAlias = Literal["serve", "ask"]
+"""The files of a page in web/: `serve.html`, `serve.js`, `serve.css`."""
+
 
 def build_page(
-    name: str, model: LanguageModel, tokenizer: Tokenizer, has_chat_template: bool
+    name: str,
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    has_chat_template: bool,
+    has_documents: bool,
 ) -> str:
-    """Return the page for a model. It asks the server that it comes from for everything else."""
+    """Return the page for a model. It asks the server that it comes from for everything else.
+
+    has_documents: whether to link to the page of documents.
+    """
     description = {
         "name": name,
         "block_size": model.config.block_size,
@@ -30,16 +41,30 @@ def build_page(
             "name": html.escape(name),
             "block_size": str(model.config.block_size),
             "heads_hidden": "" if isinstance(model, GPT) else " hidden",
-            "style": _style(),
+            "documents_hidden": "" if has_documents else " hidden",
+            "style": _style("serve"),
             "description": page.json_for_html(json.dumps(description)),
-            "script": _script(),
+            "script": _script("serve"),
         },
     )
 
 
-def headers() -> dict[str, str]:
+def build_documents_page(name: str, writer: str | None) -> str:
+    """Return the page for documents. writer: the model that may add a sentence, if any does."""
+    return page.fill(
+        page.read("ask.html"),
+        {
+            "name": html.escape(name),
+            "style": _style("ask"),
+            "description": page.json_for_html(json.dumps({"writer": writer})),
+            "script": _script("ask"),
+        },
+    )
+
+
+def headers_of(kind: Kind) -> dict[str, str]:
     """Return the headers by which a browser runs and loads nothing but what the page is made of."""
-    script, style = page.script_hash(_script()), page.script_hash(_style())
+    script, style = page.script_hash(_script(kind)), page.script_hash(_style(kind))
     policy = (
         f"default-src 'none'; script-src '{script}'; style-src '{style}'; connect-src 'self'; "
         f"img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -53,10 +78,14 @@ def headers() -> dict[str, str]:
 
 
 @cache
-def _script() -> str:
-    return page.inline("serve.js")
+def _script(kind: Kind) -> str:
+    return page.inline(f"{kind}.js")
 
 
 @cache
-def _style() -> str:
-    return page.read("style.css") + page.read("serve.css")
+def _style(kind: Kind) -> str:
+    return (
+        page.read("style.css")
+        + page.read("serve.css")
+        + (page.read("ask.css") if kind == "ask" else "")
+    )

@@ -13,8 +13,8 @@ from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gptfast.errors import UserError
-from gptfast.serve.app import Service
 from gptfast.serve.errors import overloaded
+from gptfast.serve.site import Site
 
 BACKLOG = 2048
 LAST_WORDS = 5
@@ -62,7 +62,7 @@ class Server(uvicorn.Server):
     those that are left get an error. Clients then have LAST_WORDS seconds to read it.
     """
 
-    def __init__(self, app: Starlette, service: Service, drain_seconds: float) -> None:
+    def __init__(self, app: Starlette, site: Site, drain_seconds: float) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -76,7 +76,7 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=LAST_WORDS + 5,  # not reached: see _drop_connections
             )
         )
-        self._service, self._drain_seconds = service, drain_seconds
+        self._site, self._drain_seconds = site, drain_seconds
         self._deadline: float | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -88,13 +88,13 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Return whether to end. uvicorn calls this every tenth of a second."""
-        service = self._service
-        has_ended = service.worker.has_failed
+        site = self._site
+        has_ended = site.has_failed
         if self._deadline is not None:
-            service.draining.set()
-            has_ended |= service.metrics.n_accepted == 0
+            site.draining.set()
+            has_ended |= site.metrics.n_accepted == 0
             if time.monotonic() > self._deadline:
-                service.worker.abort(overloaded("the server has stopped"))
+                site.abort(overloaded("the server has stopped"))
                 has_ended = True
         if has_ended and not self.should_exit:
             self.should_exit = True
