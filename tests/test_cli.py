@@ -116,10 +116,9 @@ def test_an_unknown_command_is_one_line(
     monkeypatch.setattr(sys, "argv", ["gptfast", "fly"])
     assert main() == 2
     assert capsys.readouterr().err == (
-        "error: unknown command 'fly': expected one of train, finetune, sample, serve, rag, eval, "
-        "audit, quantize, tokenizer, plan, compare, report, ladder, bench, export, import, data, "
-        "doctor
-"
+        "error: unknown command 'fly': expected one of train, finetune, sample, serve, rag, "
+        "eval, audit, quantize, tokenizer, plan, compare, report, ladder, bench, export, import, "
+        "data, doctor\n"
     )
 
 

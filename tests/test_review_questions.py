@@ -22,9 +22,7 @@ def line_of(quoted: str, file: Path) -> int:
 
 def corrected(page: str) -> str:
     """The page with the line numbers of today's code."""
-    return CITATION.sub(
-        lambda m: f"[`{m[1]}`]({m[2]}#L{line_of(m[1], PAGE.parent / m[2])})", page
-    )
+    return CITATION.sub(lambda m: f"[`{m[1]}`]({m[2]}#L{line_of(m[1], PAGE.parent / m[2])})", page)
 
 
 def test_every_citation_leads_to_the_line_that_it_quotes() -> None:
