@@ -133,12 +133,12 @@ class Echo(LanguageModel):
     """Finds the token before the present one the likeliest, and the present one at first."""
 
     def __init__(self, block_size: int) -> None:
-        super().__init__(ModelConfig(10, "bigram", block_size))
+        super().__init__(ModelConfig(20, "bigram", block_size))
         self.scale = torch.nn.Parameter(torch.ones(()))
 
     def _logits(self, idx_BT: Tensor) -> Tensor:
         before_BT = torch.cat((idx_BT[:, :1], idx_BT[:, :-1]), 1)
-        return torch.nn.functional.one_hot(before_BT, 10) * self.scale
+        return torch.nn.functional.one_hot(before_BT, 20) * self.scale
 
 
 def test_rep_and_wrep_by_hand() -> None:
@@ -156,11 +156,12 @@ def test_rep_and_wrep_by_hand() -> None:
 
 
 def test_a_span_ends_where_it_says() -> None:
-    text = [*range(10), *range(10)] * 2
-    found, _ = measure_next_token(Echo(19), [text, text])
-    # Each token comes again after 10, so from the tenth place on its like is among the last 16.
-    assert [one.span for one in found] == [16]
-    assert found[0].text == 10 / 19
+    # With a period of 16, the next token is the oldest of the last 16, from the 16th place on.
+    for period, share in ((10, 10 / 19), (16, 4 / 19), (17, 0)):
+        text = [*range(period)] * 4
+        (one,), _ = measure_next_token(Echo(19), [text, text])
+        assert one.span == 16
+        assert one.text == pytest.approx(share)
 
 
 # ---- the audit ----------------------------------------------------------------------------------

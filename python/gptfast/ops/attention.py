@@ -57,7 +57,7 @@ def attention_reference(
     docs_B2T = _documents(cu_seqlens, B, T)
     mask = _mask(T, S, causal, window, docs_B2T, q_BHTD.device)
     weights_BHTS = attention_weights(q_BHTD, k_BGSD, mask, scale)
-    keep(weights_BHTS)
+    keep(weights_BHTS)  # for ops.return_weights
     if dropout_p > 0:
         kept_BHTS = dropout_mask(_seed(q_BHTD.device), B, H, T, S, dropout_p)
         weights_BHTS = weights_BHTS * kept_BHTS / (1 - dropout_p)
