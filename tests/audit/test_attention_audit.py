@@ -18,6 +18,8 @@ from gptfast.audit.heads import scores
 from gptfast.audit.mask import check_weights
 from gptfast.errors import UserError
 from gptfast.model import ModelConfig, build_model
+from gptfast.model.config import Precision
+from gptfast.model.quantized import quantize
 from gptfast.tokenizer import CharTokenizer
 
 TEXT = "abcabdabca"
@@ -176,6 +178,14 @@ def test_mistakes_of_the_user() -> None:
         measure(model, tokenizer(), TEXT, layer=3)
     with pytest.raises(UserError, match="has no attention"):
         measure(build_model(ModelConfig(16, "bigram", 16)), tokenizer(), TEXT)
+
+
+@pytest.mark.parametrize("kind", ["int8", "bf16"])
+def test_quantized_models(kind: Precision) -> None:
+    """Their matrix products, which are rounded on their way, are not what is compared."""
+    model = random_model(block_size=64, n_embd=64)
+    quantize(model, kind)
+    assert failed(measure(model, tokenizer(), TEXT)) == {}
 
 
 def test_dropout_is_off_and_training_goes_on() -> None:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gptfast.errors import UserError, check_bool
-from gptfast.ops.attention_weights import keep
+from gptfast.ops.attention_weights import are_wanted, keep
 from gptfast.ops.blockwise import blockwise_attention
 from gptfast.ops.checks import (
     check_cu_seqlens,
@@ -312,7 +312,7 @@ def attention(
     _check_options(q_BHTD, k_BGSD, dropout_p, cu_seqlens)
     chosen = choose(
         work(q_BHTD, k_BGSD, v_BGSD, window is not None or cu_seqlens is not None, dropout_p),
-        backend,
+        "reference" if are_wanted() else backend,
         q_BHTD.device,
         lambda name: why_not(name, q_BHTD),
     )

@@ -5,9 +5,7 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
-from gptfast.ops.dispatch import use_backend
-
-# A plain global, for the reasons that dispatch.py gives for the default backend.
+# A plain global, for the reasons that ops/dispatch.py gives for the default backend.
 _keep: Callable[[Tensor], None] | None = None
 
 
@@ -22,18 +20,23 @@ def return_weights(part: Callable[[Tensor], Tensor] = _whole) -> Iterator[list[T
         with torch.no_grad(), ops.return_weights() as weights:
             model(ids)
 
-    Each call of `ops.attention` in the block takes the definition, and appends its weights after
-    the softmax, (B, H, T, S) in float32, before dropout. A model's layers follow in order. part:
-    what to keep of the weights of a call, which takes less memory than all of them.
+    Each call of `ops.attention` in the block takes the definition, whatever its backend, and
+    appends its weights after the softmax, (B, H, T, S) in float32, before dropout. A model's layers
+    follow in order; the other ops are as outside. part: what to keep of the weights of a call,
+    which takes less memory than all of them.
     """
     global _keep
     before, kept = _keep, list[Tensor]()
     _keep = lambda weights_BHTS: kept.append(part(weights_BHTS))  # noqa: E731
     try:
-        with use_backend("reference"):
-            yield kept
+        yield kept
     finally:
         _keep = before
+
+
+def are_wanted() -> bool:
+    """Return whether there is a `return_weights` around the call."""
+    return _keep is not None
 
 
 def keep(weights_BHTS: Tensor) -> None:
