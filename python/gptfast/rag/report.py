@@ -31,18 +31,14 @@ def table(results: Sequence[Result]) -> Table:
 
 
 def refusals(results: Sequence[Result]) -> list[str]:
-    """Return a line for each retriever that refuses questions."""
-    return [
-        f"{result.retriever} refuses below a cosine of {result.refuse_below}: answered are "
-        f"{_share(result.answered)} of the questions"
-        + (
-            f" and {_share(result.foreign_answered)} of the foreign ones"
-            if result.foreign_answered is not None
-            else ""
-        )
-        for result in results
-        if result.answered is not None
-    ]
+    """Return a line for each retriever: which share of the questions it does not refuse."""
+    lines = []
+    for result in results:
+        line = f"{result.retriever} answers {_share(result.answered)} of the questions"
+        if result.foreign_answered is not None:
+            line += f" and {_share(result.foreign_answered)} of the foreign ones"
+        lines.append(line)
+    return lines
 
 
 def _share(share: Interval) -> str:
