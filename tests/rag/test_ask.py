@@ -146,7 +146,7 @@ def test_a_foreign_question_is_refused(
         assert out == "No answer: the index has nothing about the question.\n"
     else:
         where = r"the nearest place, \S+, (?:p\. \d \(printed [789]\), )?lines? [\d-]+,"
-        why = r"is not near enough \(share of the question's words 0\.[12]\d, expected 0\.33\)"
+        why = r"is not near enough \(0\.[12]\d, expected 0\.33\)"
         expected = rf"No answer: {where} {why}\.\n"
         assert re.fullmatch(expected, out)
 

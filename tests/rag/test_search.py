@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from pathlib import Path
@@ -11,7 +12,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from gptfast.errors import UserError
 from gptfast.rag.indexing import index_files
 from gptfast.rag.lsa import Lsa
-from gptfast.rag.search import Searcher
+from gptfast.rag.search import Searcher, highest
 from gptfast.rag.store import Index
 
 TEXTS = {
@@ -102,7 +103,13 @@ def test_hybrid_is_the_sum_of_z_scores(index: Index) -> None:
     assert [hit.score for hit in hits] == sorted(scores, reverse=True)[:3]
     assert cosines is not None
     assert hits[0].cosine == max(cosines)
-    # Without MiniLM, hybrid is the same, and says so.
+    # Beside MiniLM, the root of BM25 counts.
+    assert searcher._dense is not None
+    searcher._dense = dataclasses.replace(searcher._dense, kind="minilm")
+    roots = z([math.sqrt(score) for score in bm25("red cat")])
+    found = searcher.scores("red cat")[0]
+    assert found == pytest.approx(roots + z(lsa_cosines("red cat")), abs=0.01)
+    # Without MiniLM, hybrid is the same as with LSA, and says so.
     other = Searcher(index)
     assert [hit.chunk for hit in other.search("red cat", k=3)] == [hit.chunk for hit in hits]
     assert "no vectors of MiniLM" in other.notes[0]
@@ -119,6 +126,14 @@ def test_ranking_of_a_low_rank_is_that_of_the_first_singular_vectors() -> None:
     assert (lsa.basis_VK.T @ lsa.basis_VK) == pytest.approx(np.eye(120), abs=1e-4)
     assert (Lsa.fit(texts).basis_VK == lsa.basis_VK).all()
     assert (lsa.embed(["unknown words"]) == 0).all()
+
+
+def test_highest_is_the_head_of_a_stable_sort() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        scores = rng.integers(0, 5, rng.integers(1, 40)).astype(float)
+        k = int(rng.integers(1, 45))
+        assert list(highest(scores, k)) == sorted(range(len(scores)), key=lambda i: -scores[i])[:k]
 
 
 def test_scores_of_sentences(index: Index) -> None:

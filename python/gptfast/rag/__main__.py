@@ -72,7 +72,7 @@ def _asker(config: Ask | Chat) -> Asker:
 
 def _evaluate(config: Evaluate) -> None:
     from gptfast.rag.evaluate import Judge, read_questions
-    from gptfast.rag.report import table
+    from gptfast.rag.report import refusals, table
     from gptfast.rag.search import RETRIEVERS, Searcher
     from gptfast.rag.store import Index
 
@@ -108,6 +108,8 @@ def _evaluate(config: Evaluate) -> None:
     )
     console.print(table(results), soft_wrap=False)
     console.print("below each mean: its 95% interval over questions (bootstrap)")
+    for line in refusals(results):
+        console.print(line)
 
 
 if __name__ == "__main__":

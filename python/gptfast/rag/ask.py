@@ -161,8 +161,7 @@ def _refusal(found: Answer) -> str:
     near = found.near
     if found.nearest is None or near.value <= 0:
         return "the index has nothing about the question"
-    by = "cosine" if near.is_cosine else "share of the question's words"
     return (
-        f"the nearest place, {shown(reference(found.nearest))}, is not near enough ({by} "
-        f"{near.value:.2f}, expected {near.least:.2f})"
+        f"the nearest place, {shown(reference(found.nearest))}, is not near enough "
+        f"({near.value:.2f}, expected {near.least:.2f})"
     )

@@ -13,15 +13,18 @@ LEAST_COVERAGE = 0.33
 """Share of the words of a question that one chunk must have; see `coverage`."""
 
 
+LEAST_WITH_COSINE = 0.75
+"""The same and the highest cosine of MiniLM, added."""
+
+
 @dataclass(frozen=True)
 class Nearness:
     """How near the documents come to a question."""
 
     value: float
-    """The highest cosine of a chunk, or its `coverage`."""
+    """Their `coverage`; with MiniLM, it and the highest cosine of a chunk, added."""
     least: float
     """Below which a question is refused."""
-    is_cosine: bool
 
     @property
     def is_far(self) -> bool:
@@ -32,12 +35,14 @@ class Nearness:
 def nearness(searcher: Searcher, question: str, hits: Sequence[Hit]) -> Nearness:
     """Return how near the best chunks come to a question.
 
-    The cosines of MiniLM say it. Those of other vectors say little: there, words decide.
+    Words and the cosine of MiniLM say more together than each alone. The cosines of other vectors
+    say too little to count.
     """
-    if searcher.refuse_below is not None:
-        cosines = [hit.cosine for hit in hits if hit.cosine is not None]
-        return Nearness(max(cosines, default=0.0), searcher.refuse_below, True)
-    return Nearness(coverage(searcher, question, hits), LEAST_COVERAGE, False)
+    covered = coverage(searcher, question, hits)
+    if searcher.refuse_below is None:
+        return Nearness(covered, LEAST_COVERAGE)
+    cosines = [hit.cosine for hit in hits if hit.cosine is not None]
+    return Nearness(covered + max(cosines, default=0.0), LEAST_WITH_COSINE)
 
 
 def coverage(searcher: Searcher, question: str, hits: Sequence[Hit]) -> float:

@@ -23,8 +23,8 @@ from gptfast.rag.store import Chunk, Index, Vectors
 Scores = npt.NDArray[np.float64]
 
 RETRIEVERS = ("fts5", "lsa", "minilm", "hybrid-lsa", "hybrid", "gpt", "gpt-table")
-"""hybrid-lsa: the sum of the z-scores of fts5 and lsa. hybrid: that of fts5 and minilm, or
-hybrid-lsa if the index has no vectors of MiniLM or it can't be loaded."""
+"""hybrid-lsa: the sum of the z-scores of fts5 and lsa. hybrid: that of the root of fts5 and minilm,
+or hybrid-lsa if the index has no vectors of MiniLM or it can't be loaded."""
 REFUSE_BELOW = {"minilm": 0.35}
 """Highest cosine of a chunk below which a question is refused, by what makes the vectors. Of other
 vectors, cosines say too little: see `refusal`."""
@@ -135,10 +135,9 @@ class Searcher:
     def search(self, question: str, k: int = 10) -> list[Hit]:
         """Return the k best chunks, best first."""
         scores, cosines = self.scores(question)
-        best = np.argsort(-scores, kind="stable")[:k]
         return [
             Hit(self.chunks[i], float(scores[i]), None if cosines is None else float(cosines[i]))
-            for i in best
+            for i in highest(scores, k)
         ]
 
     def scores(self, question: str) -> tuple[Scores, Scores | None]:
@@ -161,7 +160,14 @@ class Searcher:
         if words is None:
             assert cosines is not None
             return cosines, cosines
-        return (words, None) if cosines is None else (_z(words) + _z(cosines), cosines)
+        if cosines is None:
+            return words, None
+        assert self._dense is not None
+        if self._dense.kind == "minilm":
+            # Few chunks share words with a question, so their z-scores are far above those of any
+            # cosine. The root keeps words from outweighing MiniLM, which is better than they are.
+            words = np.sqrt(words)
+        return _z(words) + _z(cosines), cosines
 
     def _cosines(self, question: str, texts: Sequence[str] | None = None) -> Scores | None:
         if self._dense is None:
@@ -203,6 +209,13 @@ class Searcher:
                 scores[row - 1] += idf * saturation[row - 1]
         memory.close()
         return scores
+
+
+def highest(scores: Scores, k: int) -> npt.NDArray[np.int64]:
+    """Return the rows of the k highest scores, the highest first; of equal ones the first rows."""
+    least = np.partition(scores, -k)[-k] if k < len(scores) else -np.inf
+    rows = np.flatnonzero(scores >= least)
+    return rows[np.argsort(-scores[rows], kind="stable")][:k]
 
 
 def _words(question: str) -> list[str]:
