@@ -69,3 +69,15 @@ def test_the_table_has_shares_and_their_errors(story: ModuleType) -> None:
     other = replace(row, seed=2, greedy=0.7)
     *_, last = story.table([row, other]).splitlines()
     assert last.startswith("| SFT | 12 | 60.0 ± 10.0 |")  # of two seeds, 20 points apart
+    *_, last = story.table_of_seeds([row, other]).splitlines()
+    assert last == "| SFT | 50.0 / 70.0 | 50.0 / 50.0 |"
+
+
+def test_the_accuracy_on_held_out_pairs_is_that_of_the_kept_weights(
+    story: ModuleType, tmp_path: Path
+) -> None:
+    for name, measured in (("dpo", {"reward_accuracy": 0.925}), ("reward", {"accuracy": 0.8})):
+        (tmp_path / name).mkdir()
+        record = {"result": {"measured": measured}}
+        (tmp_path / name / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    assert story.pair_accuracy(tmp_path) == "dpo 92.5%, reward 80.0%"
