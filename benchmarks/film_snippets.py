@@ -242,6 +242,7 @@ def draw(rows: list[dict[str, Any]], out: Path) -> None:
     right = left.twinx()
     errors = [row["judge_stderr"] for row in rows]
     right.errorbar(steps, [row["judge"] for row in rows], errors, fmt="s--", color="C1")
+    right.set_ylim(0, 1)  # all that a positive compound can be, so that small moves look small
     right.set_ylabel("VADER's compound, ± standard error", color="C1")
     left.grid(alpha=0.3)
     figure.savefig(out, format="png", dpi=100)
