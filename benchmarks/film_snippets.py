@@ -4,6 +4,7 @@
     python benchmarks/film_snippets.py untrained --model runs/base --out runs/untrained
     python benchmarks/film_snippets.py test --model runs/classifier --data runs/films
     python benchmarks/film_snippets.py judge --model runs/ppo
+    python benchmarks/film_snippets.py curve --model runs/ppo --out runs/curve.json
     python benchmarks/film_snippets.py baselines --data runs/films
 
 The texts are sentences of reviews from Rotten Tomatoes, each rated by 20 people (Hutto and Gilbert,
@@ -16,8 +17,10 @@ other things than films, but those of val and test.
 
 `untrained` writes a model of the same shape with new weights, to fine-tune from scratch. `test`
 prints the accuracy of a classifier or of a reward model on the test. `judge` prints what VADER's
-lexicon, which the reward model never saw, says of a chat model's answers. `baselines` are results
-without a neural network. The last two need vaderSentiment, and `baselines` scikit-learn.
+lexicon, which the reward model never saw, says of a chat model's answers, and `curve` what it says
+at each checkpoint of a PPO run, beside the reward model's score, as a table, JSON and a PNG.
+`baselines` are results without a neural network. The last three need vaderSentiment, `baselines`
+scikit-learn, and `curve` matplotlib.
 """
 
 from __future__ import annotations
@@ -30,6 +33,10 @@ import tarfile
 from collections import Counter
 from pathlib import Path
 from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gptfast import LLM
 
 ARCHIVE = "vaderSentiment-3.3.2.tar.gz"
 SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
@@ -38,7 +45,7 @@ FILES = ("movieReviewSnippets", "amazonReviewSnippets", "nytEditorialSnippets", 
 """Beginnings of the names of the files with ratings. The first has the sentences about films."""
 LEAST_RATING = 1.0
 """Sentences whose mean rating, from -4 to 4, is nearer to 0 than this have no label."""
-N_TEST, N_VAL, N_PROMPTS = 1000, 400, 200
+N_TEST, N_VAL, N_PROMPTS, N_JUDGED = 1000, 400, 200, 500
 PROMPT = "Say something about a film."
 
 
@@ -160,23 +167,85 @@ def test(model: Path, data: Path) -> None:
     print_share(f"{model}, {len(right)} of {N_TEST}", right)
 
 
-def judge(model: Path) -> None:
-    """Print the mean of VADER's compound score, from -1 to 1, and of the length of answers."""
+def judged(llm: LLM) -> dict[str, float]:
+    """Return the mean of VADER's compound score, from -1 to 1, and of the words of answers.
+
+    The answers are to prompts that PPO has not seen, at temperature 1, from the same seeds always.
+    """
     from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
-    from gptfast import LLM
-
-    llm, lexicon = LLM.load(model), SentimentIntensityAnalyzer()
+    lexicon = SentimentIntensityAnalyzer()
     answers = [
         llm.chat(
             [{"role": "user", "content": about_film(i)}], seed=i, max_new_tokens=44, temperature=1.0
         )
-        for i in range(N_PROMPTS, 2 * N_PROMPTS)  # that PPO has not seen
+        for i in range(N_PROMPTS, N_PROMPTS + N_JUDGED)
     ]
     scores = [lexicon.polarity_scores(answer)["compound"] for answer in answers]
-    error = stdev(scores) / len(scores) ** 0.5
-    n_words = mean(len(answer.split()) for answer in answers)
-    print(f"{model!s:40}{mean(scores):.3f} +- {error:.3f}, {n_words:.1f} words")
+    return {
+        "judge": mean(scores),
+        "judge_stderr": stdev(scores) / len(scores) ** 0.5,
+        "words": mean(len(answer.split()) for answer in answers),
+    }
+
+
+def judge(model: Path) -> None:
+    """Print what VADER's lexicon says of a chat model's answers, and how many words they have."""
+    from gptfast import LLM
+
+    found = judged(LLM.load(model))
+    print(
+        f"{model!s:40}{found['judge']:.3f} +- {found['judge_stderr']:.3f}, "
+        f"{found['words']:.1f} words"
+    )
+
+
+def curve(model: Path, out: Path) -> None:
+    """Judge the model that a PPO run started from, and the weights of its checkpoints.
+
+    A checkpoint without an evaluation at the same step is left out.
+    """
+    from gptfast import LLM
+    from gptfast.model.folder import load_weights
+
+    metrics = [json.loads(line) for line in (model / "metrics.jsonl").open(encoding="utf-8")]
+    evaluations = {one["step"]: one for one in metrics if "val_score" in one}
+    start = json.loads((model / "run.json").read_text(encoding="utf-8"))["config"]["model"]
+    llm = LLM.load(model)
+    weights = {0: Path(start)} | {
+        int(folder.name.removeprefix("step-")): folder
+        for folder in sorted((model / "training").glob("step-*"))
+    }
+    rows: list[dict[str, Any]] = []
+    print("| step | reward model | nats/token | VADER | words |\n|---|---|---|---|---|")
+    for step, folder in weights.items():
+        if step not in evaluations:
+            continue
+        load_weights(llm.model, folder / "model.safetensors")
+        one = evaluations[step]
+        rows.append({"step": step, "score": one["val_score"], "kl": one["val_kl"]} | judged(llm))
+        print("| {step} | {score:.2f} | {kl:.2f} | {judge:.3f} | {words:.1f} |".format(**rows[-1]))
+    out.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    draw(rows, out.with_suffix(".png"))
+
+
+def draw(rows: list[dict[str, Any]], out: Path) -> None:
+    """Draw what `curve` measured: the reward model's score on the left, VADER's on the right."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    left = figure.add_subplot()
+    steps = [row["step"] for row in rows]
+    left.plot(steps, [row["score"] for row in rows], "o-", color="C0")
+    left.set_xlabel("steps of PPO")
+    left.set_ylabel("reward model's score", color="C0")
+    right = left.twinx()
+    errors = [row["judge_stderr"] for row in rows]
+    right.errorbar(steps, [row["judge"] for row in rows], errors, fmt="s--", color="C1")
+    right.set_ylim(0, 1)  # all that a positive compound can be, so that small moves look small
+    right.set_ylabel("VADER's compound, ± standard error", color="C1")
+    left.grid(alpha=0.3)
+    figure.savefig(out, format="png", dpi=100)
 
 
 def baselines(data: Path) -> None:
@@ -211,7 +280,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, options in {
         "write": ("--out",), "untrained": ("--model", "--out"), "test": ("--model", "--data"),
-        "judge": ("--model",), "baselines": ("--data",),
+        "judge": ("--model",), "curve": ("--model", "--out"), "baselines": ("--data",),
     }.items():  # fmt: skip
         command = commands.add_parser(name)
         for option in options:
@@ -219,7 +288,7 @@ def main() -> None:
         if name == "untrained":
             command.add_argument("--seed", type=int, default=0)
     given = vars(parser.parse_args())
-    functions = (write, untrained, test, judge, baselines)
+    functions = (write, untrained, test, judge, curve, baselines)
     {function.__name__: function for function in functions}[given.pop("command")](**given)
 
 
