@@ -99,7 +99,9 @@ def run(
             record_start(config, command, task, model, older, world)
         world.gather(None)  # an older run is now deleted, so no process can load it
         write = write_sample or task.write_sample
-        sampler = Sampler(write, task.tokenizer, interval) if write else None
+        sampler = None
+        if write is not None and task.tokenizer is not None:
+            sampler = Sampler(write, task.tokenizer, interval)
         display = Display(config.max_steps, console, world, training_flops(model), sampler)
         result = train(config, task, model, display, world, clock, stop)
         if result is not None and world.is_main:
