@@ -12,6 +12,7 @@ from importlib import import_module
 import torch
 
 from gptfast.ops.attention import attention
+from gptfast.ops.attention_weights import return_weights
 from gptfast.ops.decode_attention import decode_attention
 from gptfast.ops.dispatch import offered, preference, set_backend, use_backend
 from gptfast.ops.dropout import dropout
@@ -29,6 +30,7 @@ __all__ = [
     "layer_norm",
     "linear_cross_entropy",
     "quantized_linear",
+    "return_weights",
     "rms_norm",
     "rotary",
     "set_backend",

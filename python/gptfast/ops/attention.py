@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gptfast.errors import UserError, check_bool
+from gptfast.ops.attention_weights import keep
 from gptfast.ops.blockwise import blockwise_attention
 from gptfast.ops.checks import (
     check_cu_seqlens,
@@ -56,6 +57,7 @@ def attention_reference(
     docs_B2T = _documents(cu_seqlens, B, T)
     mask = _mask(T, S, causal, window, docs_B2T, q_BHTD.device)
     weights_BHTS = attention_weights(q_BHTD, k_BGSD, mask, scale)
+    keep(weights_BHTS)
     if dropout_p > 0:
         kept_BHTS = dropout_mask(_seed(q_BHTD.device), B, H, T, S, dropout_p)
         weights_BHTS = weights_BHTS * kept_BHTS / (1 - dropout_p)
