@@ -13,7 +13,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ import numpy.typing as npt
 from gptfast.errors import MissingFileError, UserError
 
 Pixels = npt.NDArray[np.uint8]
+T = TypeVar("T")
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """Endings of the names of image files, in lower case."""
@@ -39,7 +40,7 @@ def is_image(path: Path) -> bool:
 
 def is_grey(path: Path) -> bool:
     """Return whether an image file has no colours. Raises as `read_image` does."""
-    return _opened(path, lambda image: image.mode in ("1", "L", "LA"))
+    return _opened(path, lambda image: bool(image.mode in ("1", "L", "LA")))
 
 
 def read_image(path: Path, channels: int, image_size: int | None = None) -> Pixels:
@@ -73,7 +74,7 @@ def read_image(path: Path, channels: int, image_size: int | None = None) -> Pixe
     return _opened(path, read)
 
 
-def _opened(path: Path, read: Callable[[Any], Any]) -> Any:
+def _opened(path: Path, read: Callable[[Any], T]) -> T:
     from PIL import Image  # matplotlib needs it, so it is there
 
     if not path.is_file():
@@ -121,7 +122,8 @@ def read_idx(data: bytes, name: str) -> Pixels:
             f"{name} is damaged: it has {len(data) - start:,} bytes of data, and its shape is "
             f"{' x '.join(map(str, shape))}"
         )
-    return np.frombuffer(data[start:], np.uint8).reshape(shape)
+    array: Pixels = np.frombuffer(data[start:], np.uint8).reshape(shape)
+    return array
 
 
 def read_idx_folder(folder: Path) -> dict[str, tuple[Pixels, Pixels]]:
@@ -151,7 +153,11 @@ def read_idx_deb(path: Path) -> dict[str, tuple[Pixels, Pixels]]:
 
 
 def _idx_parts(files: Mapping[str, bytes], place: Path) -> dict[str, tuple[Pixels, Pixels]]:
-    found = {part: read_idx(files[name], name) for name in files if (part := idx_part(name))}
+    found = {}
+    for name, data in files.items():
+        part_and_kind = idx_part(name)
+        if part_and_kind is not None:
+            found[part_and_kind] = read_idx(data, name)
     parts = {}
     for part in ("train", "test"):
         images, labels = found.get((part, "images")), found.get((part, "labels"))

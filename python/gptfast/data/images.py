@@ -172,7 +172,7 @@ def _digits() -> LabelledImages:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise UserError(
-            'the images \'digits\' come with scikit-learn: pip install "gptfast[vision]"'
+            "the images 'digits' come with scikit-learn: pip install \"gptfast[vision]\""
         ) from error
     pixels_NS, labels_N = load_digits(return_X_y=True)
     pixels = (pixels_NS * (255 / 16)).round().astype(np.uint8).reshape(-1, 1, 8, 8)
@@ -212,6 +212,8 @@ def _read_idx(name: str) -> tuple[LabelledImages, LabelledImages | None, tuple[s
         raise MissingFileError(
             f"no images {name!r}: it is not {', '.join(NAMED_IMAGES)}, and there is no such path"
         )
+    if path.suffix != ".deb" and not path.is_dir():
+        raise UserError(f"{path} is no folder and no .deb: expected a folder of images by class")
     parts = read_idx_deb(path) if path.suffix == ".deb" else read_idx_folder(path)
     images = {
         part: LabelledImages(pixels, labels.astype(np.int64))

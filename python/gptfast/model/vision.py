@@ -47,8 +47,10 @@ class PatchEmbedding(nn.Linear):
     def forward(self, pixels_BKSS: Tensor) -> Tensor:
         """Return (B, T, C), row by row of the image, for pixels (B, K, S, S)."""
         P = self.patch_size
-        # Cut both sides into pieces of P: (B, K, S, S) -> (B, rows, columns, K, P, P).
-        cut = pixels_BKSS.unflatten(3, (-1, P)).unflatten(2, (-1, P)).permute(0, 2, 4, 1, 3, 5)
+        # Cut both sides into pieces of P, and put those of a patch together:
+        # (B, K, S, S) -> (B, rows, columns, K, P, P) -> (B, T, K P P).
+        B, K, S, _ = pixels_BKSS.shape
+        cut = pixels_BKSS.reshape(B, K, S // P, P, S // P, P).permute(0, 2, 4, 1, 3, 5)
         return super().forward(cut.flatten(3).flatten(1, 2))
 
 
@@ -118,7 +120,7 @@ class VisionTransformer(LanguageModel):
         device = self.head.weight.device
         parts = [
             self(normalised(part.to(device))).float().softmax(-1).cpu()
-            for part in pixels.split(_IMAGES_AT_A_TIME)
+            for part in torch.split(pixels, _IMAGES_AT_A_TIME)
         ]
         return torch.cat(parts)
 

@@ -88,9 +88,7 @@ class ImageClassification(Objective):
         """
         logits_BN = engine(normalised(batch.extras["pixels"]))
         smoothing = self.config.label_smoothing
-        return F.cross_entropy(
-            logits_BN.float(), batch.extras["label"], label_smoothing=smoothing
-        )
+        return F.cross_entropy(logits_BN.float(), batch.extras["label"], label_smoothing=smoothing)
 
     def evaluate(self, model: LanguageModel, world: World, *, whole: bool) -> Evaluation:
         """Measure the loss and the accuracy on val images; at the end also on the test images."""

@@ -45,11 +45,14 @@ class ImageOptions:
     of their own."""
 
 
+_SMALL = VisionOptions()
+
+
 @dataclass(frozen=True, kw_only=True)
 class VisionTrainConfig(RunConfig, ImageOptions, PresetOptions):
     """The settings of training on images. Raises UserError for impossible values."""
 
-    model: VisionOptions = VisionOptions()
+    model: VisionOptions = _SMALL
     """The model."""
     batch_size: int = 64
     """Images per step."""
