@@ -27,7 +27,8 @@ from gptfast.train.vision_config import VisionTrainConfig, load_vision_preset
 from measured import measured
 
 SMALL = [
-    "--preset", "vit-digits", "--n-layer", "1", "--n-head", "2", "--n-embd", "64", "--max-steps", "80", "--eval-interval", "20", "--warmup-steps", "5", "--batch-size", "32",
+    "--preset", "vit-digits", "--n-layer", "1", "--n-head", "2", "--n-embd", "64",
+    "--max-steps", "80", "--eval-interval", "20", "--warmup-steps", "5", "--batch-size", "32",
     "--device", "cpu", "--dtype", "float32",
 ]  # fmt: skip
 
