@@ -207,7 +207,7 @@ def _of_images(config: EvalConfig, device: torch.device) -> Iterator[Section]:
             raise UserError("--attention: expected one image file as --images")
         pixels, _ = read_for(model, config.images)
         ((label, probability),) = model.classify(pixels)
-        title = f"{config.images[0].name}: {label}, {probability:.0%}"
+        title = f"{config.images[0].name}: {label}, {probability:.1%}"
         draw_attention(model, pixels[0], title, config.attention)
         _say(f"where each head looks is in {config.attention}")
     yield name_images(model, config.images)
