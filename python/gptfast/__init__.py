@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from gptfast.model import LanguageModel
     from gptfast.model.config import RopeScaling
     from gptfast.model.heads import SequenceClassifier
+    from gptfast.model.vision import VisionTransformer
     from gptfast.tokenizer import Tokenizer
 
-__all__ = ["LLM", "__version__", "load", "load_classifier"]
+__all__ = ["LLM", "__version__", "load", "load_classifier", "load_vision"]
 
 # Cargo.toml holds the number; maturin writes it into the metadata of what is installed.
 try:
@@ -58,6 +59,17 @@ def load_classifier(folder: str | Path) -> tuple[SequenceClassifier, Tokenizer]:
     from gptfast.model.heads import load_classifier  # importing torch takes seconds
 
     return load_classifier(folder)
+
+
+def load_vision(folder: str | Path) -> VisionTransformer:
+    """Load the folder of a vision transformer, in evaluation mode on the CPU.
+
+    `model.classify(pixels)` names the classes of images. Raises MissingFileError if the folder
+    holds no model, UserError if it holds another kind of model or if its files are damaged.
+    """
+    from gptfast.model.vision import load_vision  # importing torch takes seconds
+
+    return load_vision(folder)
 
 
 if not TYPE_CHECKING:  # a type checker would believe that every name exists

@@ -8,7 +8,7 @@ from importlib import import_module
 from gptfast import __version__
 
 COMMANDS = {
-    "train": "train a GPT and its tokenizer, and write a model folder",
+    "train": "train a GPT and its tokenizer, or a vision transformer; write a model folder",
     "finetune": "teach a model: chats, preferences, rewards, classes; audit what it learned",
     "sample": "generate text with a trained model",
     "serve": "serve a model with OpenAI's API, and a page to try it in",

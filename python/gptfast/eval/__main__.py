@@ -1,4 +1,4 @@
-"""`gptfast eval`: judge a model by its loss, against another model, and on tasks."""
+"""`gptfast eval`: judge a model: loss, another model, tasks, images."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from gptfast.errors import UserError, check_at_least
 from gptfast.eval.config import CorpusConfig
 
 if TYPE_CHECKING:
+    import torch
+
     from gptfast.eval.report import Section
     from gptfast.model import LanguageModel
     from gptfast.tokenizer import Tokenizer
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 _NEEDED: dict[tuple[str, ...], tuple[str, ...]] = {
     ("text",): ("stride", "against"),
     ("tasks",): ("limit",),
+    ("images",): ("attention",),
     ("corpus",): ("part", "val_fraction", "mask_documents"),
     ("corpus", "text"): ("field", "column", "document_separator"),
 }
@@ -35,7 +38,7 @@ _NEEDED: dict[tuple[str, ...], tuple[str, ...]] = {
 class EvalConfig:
     """Judge a model: its loss, another model beside it, and its answers to tasks.
 
-    Give at least one of --corpus, --text and --tasks.
+    Give at least one of --corpus, --text and --tasks; for a vision transformer, give --images.
     """
 
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
@@ -59,6 +62,11 @@ class EvalConfig:
     are relative to the current folder. Python functions that they name are run."""
     limit: int | None = None
     """With --tasks: the most documents of each task, to try it out."""
+    images: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILES...")] = ()
+    """Show images to a vision transformer, and print the class of each: files, and folders of
+    files. For a folder with a folder for each class, print how often it is right."""
+    attention: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """With --images and one image: a PNG file for a picture of where each head looks."""
     read: Annotated[CorpusConfig, tyro.conf.arg(name="")] = field(default_factory=CorpusConfig)
     batch_size: int = 8
     """Windows per forward pass."""
@@ -73,8 +81,11 @@ class EvalConfig:
         check_at_least("batch_size", self.batch_size, 1)
         if self.limit is not None:
             check_at_least("limit", self.limit, 1)
-        if self.corpus is None and not self.text and not self.tasks:
-            raise UserError("nothing to measure: expected --corpus, --text or --tasks")
+        of_text = self.corpus is not None or self.text or self.tasks
+        if not of_text and not self.images:
+            raise UserError("nothing to measure: expected --corpus, --text, --tasks or --images")
+        if of_text and self.images:
+            raise UserError("--images: no model reads text and images; give one of them")
         given = {
             option.name
             for part in (self, self.read)
@@ -107,14 +118,15 @@ def main(argv: Sequence[str]) -> int:
     device = resolve_device(config.device)
     models = []
     for folder in (config.model, config.against):
-        if folder is not None:
+        if folder is not None and not config.images:
             model, tokenizer = load_model(folder)
             check_weights(model)
             models.append((model.to(device), tokenizer))
     console = cli.console()
     sections: list[Section] = []
     with lossy_output(), share_cores():
-        for section in _sections(config, models):
+        found = _of_images(config, device) if config.images else _sections(config, models)
+        for section in found:
             sections.append(section)
             if not config.json:
                 section.print(console)
@@ -155,6 +167,33 @@ def _sections(
         from gptfast.eval.harness import run_tasks
 
         yield run_tasks(model, tokenizer, config.tasks, config.batch_size, config.limit)
+
+
+def _of_images(config: EvalConfig, device: torch.device) -> Iterator[Section]:
+    """Yield what a vision transformer makes of images, and draw where it looks."""
+    from gptfast.eval.images import is_labelled, measure_images, name_images, read_for
+    from gptfast.model.finite import check_weights
+    from gptfast.model.vision import load_vision
+
+    model = load_vision(config.model)
+    check_weights(model)
+    model.to(device)
+    if any(map(is_labelled, config.images)):
+        if len(config.images) > 1 or config.attention is not None:
+            raise UserError("--images: give a folder of classes alone, without other options")
+        yield measure_images(model, config.images[0])
+        return
+    if config.attention is not None:
+        from gptfast.eval.image_attention import draw_attention
+
+        if len(config.images) != 1 or not config.images[0].is_file():
+            raise UserError("--attention: expected one image file as --images")
+        pixels, _ = read_for(model, config.images)
+        ((label, probability),) = model.classify(pixels)
+        title = f"{config.images[0].name}: {label}, {probability:.1%}"
+        draw_attention(model, pixels[0], title, config.attention)
+        _say(f"where each head looks is in {config.attention}")
+    yield name_images(model, config.images)
 
 
 def _say(message: str) -> None:

@@ -60,6 +60,7 @@ def prepare(config: DistillConfig, console: Console) -> Task:
     if config.tokenizer == "bpe":  # the default; only the teacher's is possible
         config = replace(config, tokenizer=str(config.teacher[0]))
     task = prepare_pretraining(config, console)
+    assert task.tokenizer is not None
     for folder, (_, fingerprint) in zip(config.teacher, teachers, strict=True):
         if fingerprint != task.tokenizer.fingerprint:
             raise UserError(

@@ -18,6 +18,7 @@ from gptfast.model.norm import RMSNorm
 class CausalSelfAttention(nn.Module):
     """Computes softmax(q k^T / sqrt(D)) v for H heads; each token sees itself and the past.
 
+    Without `config.causal`, each token sees all tokens, as in a vision transformer.
     "Attention Is All You Need" (Vaswani et al., 2017), section 3.2, with GPT-2's names. If G is
     less than H, query heads share keys and values ("GQA", Ainslie et al., 2023).
     """
@@ -26,6 +27,7 @@ class CausalSelfAttention(nn.Module):
         super().__init__()
         self.heads = (config.n_head, config.key_value_heads, config.key_value_heads)
         self.dropout = config.dropout
+        self.causal = config.causal
         self.window = config.layer_window(layer)
         self.layer = layer
         # Queries, keys and values of all heads in one matrix product.
@@ -69,7 +71,7 @@ class CausalSelfAttention(nn.Module):
                 q_BHTD,
                 k_BGTD,
                 v_BGTD,
-                causal=True,
+                causal=self.causal,
                 window=self.window,
                 dropout_p=self.dropout if self.training else 0.0,
                 cu_seqlens=cu_seqlens,

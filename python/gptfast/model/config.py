@@ -44,6 +44,9 @@ class ModelConfig:
     """Probability of zeroing an element of the embeddings, the attention weights and the blocks'
     outputs in training."""
 
+    causal: bool = True
+    """Let each token see only itself and the past. Only a vision transformer can do without: a
+    language model would see the tokens that it has to predict."""
     n_kv_head: int | None = None
     """Key and value heads. Each serves n_head / n_kv_head query heads. None means n_head."""
     qk_norm: bool = False

@@ -34,6 +34,7 @@ from gptfast.model.adapter_folder import (
 )
 from gptfast.model.config import Precision, RopeScaling
 from gptfast.model.foreign import in_words, refuse_pickles, what_it_is
+from gptfast.model.vision_config import VisionConfig
 from gptfast.model.weights_file import read_weights
 from gptfast.system.files import is_file, write_atomically, write_text_atomically
 from gptfast.tokenizer import Tokenizer, load_tokenizer
@@ -47,6 +48,7 @@ FILES = (
     "config.json",
     "generation_config.json",
     "model.safetensors",
+    "preprocessor_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
 )
@@ -83,8 +85,16 @@ def save_description(
     _save_files(folder, {"config.json": described}, tokenizer, config.block_size)
 
 
-def describe_model(folder: Path, model: LanguageModel, tokenizer: Tokenizer) -> None:
-    """Write all files of a model's folder, except the weights. Creates the folder."""
+def describe_model(folder: Path, model: LanguageModel, tokenizer: Tokenizer | None) -> None:
+    """Write all files of a model's folder, except the weights. Creates the folder.
+
+    tokenizer: None for a model that reads no text.
+    """
+    if tokenizer is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in model.stored.description(bos=None, eos=(), pad=None).items():
+            _write_json(folder / name, content)
+        return
     described = model.stored.description(**_role_ids(tokenizer))
     _save_files(folder, described, tokenizer, model.config.block_size)
 
@@ -318,6 +328,13 @@ def read_labels(folder: Path) -> tuple[str, ...] | None:
     if is_adapter(folder):
         return read_adapter_labels(folder)
     return _parse_json(folder / "config.json", formats.labels_of)
+
+
+def read_vision_config(folder: Path) -> VisionConfig | None:
+    """Return the configuration of a vision transformer's folder; None if it holds another model."""
+    from gptfast.model.formats import vit
+
+    return _parse_json(folder / "config.json", vit.parse)
 
 
 def _parse_json(path: Path, parse: Callable[[dict[str, Any]], T]) -> T:

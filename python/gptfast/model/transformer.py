@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gptfast import ops
-from gptfast.errors import as_int64, check_at_least
+from gptfast.errors import UserError, as_int64, check_at_least
 from gptfast.model import rust_step
 from gptfast.model.attention import CausalSelfAttention
 from gptfast.model.base import LanguageModel
@@ -57,6 +57,30 @@ class Block(nn.Module):
         return out_BTC
 
 
+@torch.no_grad()
+def init_weights(model: LanguageModel) -> None:
+    """Set GPT-2's initial weights: N(0, 0.02) for matrices and embeddings, zero for biases.
+
+    The weights of norms start at one.
+
+    Each block adds two outputs to the residual stream. The matrices that produce them are
+    divided by sqrt(2 n_layer), so that the variance of the sum does not depend on the depth
+    (GPT-2, section 2.3). With `zero_init`, these matrices start at zero.
+    """
+    config = model.config
+    for name, parameter in model.named_parameters():
+        if parameter.ndim >= 2:
+            nn.init.normal_(parameter, std=0.02)
+        elif name.endswith("bias"):
+            nn.init.zeros_(parameter)
+        else:
+            nn.init.ones_(parameter)
+    residual_std = 0.0 if config.zero_init else 0.02 / math.sqrt(2 * config.n_layer)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim >= 2 and "c_proj" in name:
+            nn.init.normal_(parameter, std=residual_std)
+
+
 class GPT(LanguageModel):
     """GPT-2 ("Language Models are Unsupervised Multitask Learners", Radford et al., 2019).
 
@@ -67,6 +91,12 @@ class GPT(LanguageModel):
     wte: TokenEmbedding
 
     def __init__(self, config: ModelConfig) -> None:
+        """Raise UserError without `config.causal`."""
+        if not config.causal:
+            raise UserError(
+                "causal is False: a language model would see the tokens that it has to predict; "
+                "leave it out"
+            )
         super().__init__(config)
         self.activation_checkpointing = False
         """Keep only each block's input for the backward pass and compute the rest again: less
@@ -85,29 +115,7 @@ class GPT(LanguageModel):
         self.ln_f = build_norm(config)
         if not config.tie_embeddings:
             self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        self.init_weights()
-
-    @torch.no_grad()
-    def init_weights(self) -> None:
-        """Set GPT-2's initial weights: N(0, 0.02) for matrices and embeddings, zero for biases.
-
-        The weights of norms start at one.
-
-        Each block adds two outputs to the residual stream. The matrices that produce them are
-        divided by sqrt(2 n_layer), so that the variance of the sum does not depend on the depth
-        (GPT-2, section 2.3). With `zero_init`, these matrices start at zero.
-        """
-        for name, parameter in self.named_parameters():
-            if parameter.ndim >= 2:
-                nn.init.normal_(parameter, std=0.02)
-            elif name.endswith("bias"):
-                nn.init.zeros_(parameter)
-            else:
-                nn.init.ones_(parameter)
-        residual_std = 0.0 if self.config.zero_init else 0.02 / math.sqrt(2 * self.config.n_layer)
-        for name, parameter in self.named_parameters():
-            if parameter.ndim >= 2 and "c_proj" in name:
-                nn.init.normal_(parameter, std=residual_std)
+        init_weights(self)
 
     @property
     def head_VC(self) -> Tensor:

@@ -1,7 +1,11 @@
-"""`python -m gptfast.train`: corpus to tokenizer to trained model, and a first sample of it."""
+"""`python -m gptfast.train`: corpus to tokenizer to trained model, and a first sample of it.
+
+With a preset for images: images to a trained vision transformer, and its accuracy.
+"""
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -11,9 +15,13 @@ from gptfast.cli import cli
 from gptfast.cli.printing import lossy_output
 from gptfast.system import cpu
 from gptfast.train.config import GROUPS, TrainConfig, load_preset
+from gptfast.train.vision_config import GROUPS as VISION_GROUPS
+from gptfast.train.vision_config import VisionTrainConfig, is_vision_preset, load_vision_preset
 
 # Imported late: PyTorch takes two seconds, which `--help` and a wrong flag don't need.
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from gptfast.model import LanguageModel
     from gptfast.tokenizer import Tokenizer
     from gptfast.train.loop import Result
@@ -27,15 +35,34 @@ SAMPLE_TOKENS = 150
 
 def main(argv: Sequence[str]) -> int:
     """Train as the arguments say. Return 0, or 130 if a signal ended the run early."""
-    config = parse_config(argv)
+    preset = _given(argv).preset
+    config: TrainConfig | VisionTrainConfig
+    if is_vision_preset(preset):
+        defaults = load_vision_preset(preset)
+        prog = f"python -m {MODULE}"
+        config = cli.parse_groups(VisionTrainConfig, VISION_GROUPS, argv, prog, defaults)
+    else:
+        config = parse_config(argv)
     with lossy_output():
         return _train(config, argv)
 
 
-def _train(config: TrainConfig, argv: Sequence[str]) -> int:
+def _train(config: TrainConfig | VisionTrainConfig, argv: Sequence[str]) -> int:
     console = cli.console()
     if cpu.notice:
         console.print(f"note: {cpu.notice}")
+    command = cli.this_command(MODULE, argv)
+    if isinstance(config, VisionTrainConfig):
+        result = _train_vision(config, command, console)
+    else:
+        result = _train_text(config, command, console)
+    if result is None:
+        console.print(f"stopped and saved; to continue: {cli.resume_command(MODULE, argv)}")
+        return 130
+    return 0
+
+
+def _train_text(config: TrainConfig, command: str, console: Console) -> Result | None:
     from gptfast.sample.generate import write_sample
     from gptfast.train.pretrain import pretrain
 
@@ -43,14 +70,29 @@ def _train(config: TrainConfig, argv: Sequence[str]) -> int:
         # The same random numbers each time: what differs is what the model has learned.
         return write_sample(model, tokenizer, SAMPLE_TOKENS, config.seed)
 
-    result = pretrain(config, cli.this_command(MODULE, argv), console, sample)
-    if result is None:
-        console.print(f"stopped and saved; to continue: {cli.resume_command(MODULE, argv)}")
-        return 130
-    if console.quiet:
-        return 0  # the main one of several processes says how it went
-    finish(config, result, console.print)
-    return 0
+    result = pretrain(config, command, console, sample)
+    if result is not None and not console.quiet:  # the main one of several processes says it
+        finish(config, result, console.print)
+    return result
+
+
+def _train_vision(config: VisionTrainConfig, command: str, console: Console) -> Result | None:
+    from gptfast.train.run import run
+    from gptfast.train.vision import prepare_images
+
+    result = run(config, prepare_images, command=command, console=console)
+    if result is not None and not console.quiet:
+        measured = result.measured
+        console.print(
+            f"val loss {result.val_loss:.4f} nats/image, {measured['accuracy']:.1%} right, by the "
+            f"weights of step {result.best_step}, after {result.steps} steps in "
+            f"{result.seconds:.0f} s\n"
+            f"test images: {measured['test_accuracy']:.1%} right (standard error "
+            f"{measured['test_accuracy_stderr']:.1%})\n"
+            f"the model is in {config.out}; show it images with:\n"
+            f"  {cli.command_line('gptfast.eval', [str(config.out), '--images', 'IMAGES'])}"
+        )
+    return result
 
 
 def parse_config(argv: Sequence[str], module: str = MODULE) -> TrainConfig:
@@ -72,13 +114,7 @@ def parse_extended(
 
     groups: the groups of all fields, as for `cli.parse_groups`.
     """
-    finder = cli.ArgumentParser(prog, add_help=False, allow_abbrev=False)
-    finder.add_argument("--preset", default=TrainConfig.preset)
-    for name in ("--init-from", "--out"):
-        finder.add_argument(name, type=cli.path)
-    for name in ("--resume", "--overwrite"):
-        finder.add_argument(name, action="store_true")
-    known = finder.parse_known_args(argv)[0]
+    known = _given(argv, prog)
     defaults = load_preset(known.preset)
     if known.init_from is not None:
         from gptfast.train.init_from import with_init
@@ -87,6 +123,17 @@ def parse_extended(
         defaults = with_init(replace(defaults, **given))
         defaults = replace(defaults, resume=False, overwrite=False)  # the flags set them
     return cli.parse_groups(configuration, groups, argv, prog, defaults)
+
+
+def _given(argv: Sequence[str], prog: str = f"python -m {MODULE}") -> argparse.Namespace:
+    """Return the arguments that decide the defaults of the others."""
+    finder = cli.ArgumentParser(prog, add_help=False, allow_abbrev=False)
+    finder.add_argument("--preset", default=TrainConfig.preset)
+    for name in ("--init-from", "--out"):
+        finder.add_argument(name, type=cli.path)
+    for name in ("--resume", "--overwrite"):
+        finder.add_argument(name, action="store_true")
+    return finder.parse_known_args(argv)[0]
 
 
 def finish(config: TrainConfig, result: Result, say: Callable[[str], None]) -> None:

@@ -31,7 +31,8 @@ class PresetOptions:
     """A preset."""
 
     preset: str = "shakespeare-cpu"
-    """Preset that sets the defaults: the name of a file in train/presets/, without .json."""
+    """Preset that sets the defaults: the name of a file in train/presets/, without .json. Those
+    that begin with vit- train on images, and have their own --help."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,7 +300,11 @@ def load_preset(name: str) -> TrainConfig:
     path = PRESETS / f"{name}.json"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in PRESETS.glob("*.json")))
-        raise UserError(f"unknown preset {name!r}: expected one of {known}")
+        images = ", ".join(sorted(file.stem for file in PRESETS.glob("images/*.json")))
+        raise UserError(
+            f"unknown preset {name!r}: expected one of {known}, or, for `gptfast train` on images, "
+            f"{images}"
+        )
     values = json.loads(path.read_text(encoding="utf-8"))
     values["out"] = Path(values.get("out", f"runs/{name}"))
     values["model"] = replace(TrainConfig.model, **values["model"])

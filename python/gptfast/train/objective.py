@@ -114,8 +114,8 @@ class Task:
 
     source: Source
     objective: Objective
-    tokenizer: Tokenizer
-    """Saved beside the model."""
+    tokenizer: Tokenizer | None
+    """Saved beside the model. None for a model that reads no text."""
     new_model: Callable[[torch.device], LanguageModel]
     """Makes the initial model. New weights are drawn from PyTorch's global generator."""
     chat_template: str | None = None

@@ -28,7 +28,7 @@ _PEAKS = ("learning_rate", "matrix_learning_rate")
 
 PATHS = (
     "corpus", "mix_corpora", "init_from", "tokenizer", "model", "data", "val_data", "prompts",
-    "val_prompts", "teacher", "reward_model",
+    "val_prompts", "teacher", "reward_model", "images",
 )  # fmt: skip
 """Settings that may name the same files in another way. Checksums decide whether they do."""
 

@@ -100,7 +100,7 @@ def run(
         world.gather(None)  # an older run is now deleted, so no process can load it
         write = write_sample or task.write_sample
         sampler = None
-        if write and world.is_main:
+        if write is not None and task.tokenizer is not None and world.is_main:
             sampler = Sampler(write, task.tokenizer, interval, further_samples(config))
         shown = console.is_terminal or config.sample_interval is not None
         display = Display(config.max_steps, console, world, training_flops(model), shown)

@@ -30,6 +30,8 @@ FORMATS = {
 """The module and the class of each format, keyed by the model_type in config.json. A model is
 stored in the first format that expresses it."""
 
+IMAGES = ("vit", "gptfast-vit")
+"""The model_types of models that read images (vit.py)."""
 OURS = "gptfast"
 _CLASSIFIER = "ForSequenceClassification"
 
@@ -199,6 +201,11 @@ def parse(stored: Stored) -> ModelConfig:
     name = stored["model_type"]
     if name == OURS:
         return _parse_ours(stored["gptfast"])
+    if name in IMAGES:
+        raise UserError(
+            "it describes a vision transformer, which reads images and not text: expected a "
+            "language model; `gptfast eval FOLDER --images IMAGES` names what images show"
+        )
     if not isinstance(name, str) or name not in FORMATS:
         raise UserError(
             f"it describes a {name!r} model: gptfast reads {', '.join(map(repr, FORMATS))} "
