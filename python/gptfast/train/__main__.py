@@ -35,16 +35,19 @@ SAMPLE_TOKENS = 150
 
 def main(argv: Sequence[str]) -> int:
     """Train as the arguments say. Return 0, or 130 if a signal ended the run early."""
-    preset = _given(argv).preset
-    config: TrainConfig | VisionTrainConfig
-    if is_vision_preset(preset):
-        defaults = load_vision_preset(preset)
-        prog = f"python -m {MODULE}"
-        config = cli.parse_groups(VisionTrainConfig, VISION_GROUPS, argv, prog, defaults)
-    else:
-        config = parse_config(argv)
+    config = parse_any_config(argv)
     with lossy_output():
         return _train(config, argv)
+
+
+def parse_any_config(argv: Sequence[str]) -> TrainConfig | VisionTrainConfig:
+    """Return the settings that the arguments ask for, of text or of images."""
+    preset = _given(argv).preset
+    if not is_vision_preset(preset):
+        return parse_config(argv)
+    defaults = load_vision_preset(preset)
+    prog = f"python -m {MODULE}"
+    return cli.parse_groups(VisionTrainConfig, VISION_GROUPS, argv, prog, defaults)
 
 
 def _train(config: TrainConfig | VisionTrainConfig, argv: Sequence[str]) -> int:
