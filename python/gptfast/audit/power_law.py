@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 
 MIN_SIZES = 4
 """Three parameters need more than three points, or the fit goes through all of them."""
-MIN_SEEDS = 2
+MIN_SEEDS = 3
 _EXPONENTS = (0.005, 2.0)
 _CANDIDATES = 400
 
@@ -109,34 +109,35 @@ def predict(
 ) -> Prediction:
     """Predict the mean loss of `target_seeds` runs at the compute `target`, with an interval.
 
-    compute_S: FLOPs of each size. loss_SK: losses of its seeds. The interval is a bootstrap: each
-    resample draws the relative deviations of seeds from the mean of their size, pooled over all
-    sizes, adds them to the means, fits again, and adds the deviation of the target's runs. It knows
-    the noise of seeds. It does not know whether the law holds beyond the sizes that were fitted.
+    compute_S: FLOPs of each size. loss_SK: losses of its seeds. The interval is a bootstrap of
+    residuals ("Bootstrap Methods", Efron, 1979): each resample draws relative deviations of runs
+    from the fitted law, pooled over all sizes and seeds, adds them to the law, fits again, and adds
+    the deviation of the target's runs. It knows the noise of seeds and how badly the law fits. It
+    does not know whether the law holds beyond the sizes that were fitted.
 
-    Raises UserError for fewer than 4 sizes or 2 seeds.
+    Raises UserError for fewer than 4 sizes or 3 seeds.
     """
     n_sizes, n_seeds = loss_SK.shape
     if n_seeds < MIN_SEEDS:
         raise UserError(
-            f"{n_seeds} seed given: expected at least {MIN_SEEDS}, because the interval comes from "
-            f"how seeds differ"
+            f"seeds given: {n_seeds}; expected at least {MIN_SEEDS}, because the interval comes "
+            f"from how runs differ"
         )
-    mean_S = loss_SK.mean(1)
-    # The mean of K seeds is nearer to them than the true mean is: K / (K - 1) makes up for it.
-    deviations = (loss_SK / mean_S[:, None] - 1).ravel() * (n_seeds / (n_seeds - 1)) ** 0.5
+    law = fit_power_law(compute_S, loss_SK.mean(1))
+    fitted_S = np.array([law(compute) for compute in compute_S])
+    # A law with 3 parameters is nearer to its runs than the true one: this makes up for it.
+    n_runs = loss_SK.size
+    deviations = (loss_SK / fitted_S[:, None] - 1).ravel() * (n_runs / (n_runs - 3)) ** 0.5
     generator = np.random.default_rng(seed)
     predictions = []
     for _ in range(resamples):
         drawn_S = generator.choice(deviations, (n_sizes, n_seeds)).mean(1)
         own = generator.choice(deviations, target_seeds).mean()
         try:
-            law = fit_power_law(compute_S, mean_S * (1 + drawn_S))
+            resampled = fit_power_law(compute_S, fitted_S * (1 + drawn_S))(target)
         except UserError:  # this resample does not fall: it predicts no improvement
-            predictions.append(float(mean_S.min()) * (1 + own))
-            continue
-        predictions.append(law(target) * (1 + own))
+            resampled = float(fitted_S.min())
+        predictions.append(resampled * (1 + own))
     tail = 50 * (1 - coverage)
     low, high = np.percentile(predictions, (tail, 100 - tail))
-    loss = fit_power_law(compute_S, mean_S)(target)
-    return Prediction(target, loss, float(low), float(high), coverage)
+    return Prediction(target, law(target), float(low), float(high), coverage)

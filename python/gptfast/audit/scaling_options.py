@@ -36,7 +36,7 @@ class ScalingConfig:
     """Seeds of the runs of each size."""
     fit: bool = False
     """Fit L = E + A C^-g to the mean losses, predict the loss of a model with about 4 times the
-    compute of the largest one, and train that model to see. Needs 4 sizes and 2 seeds or more."""
+    compute of the largest one, and train that model to see. Needs 4 sizes and 3 seeds or more."""
     tokens_per_parameter: float = 20.0
     """With --fit: tokens per parameter of the matrices and the output, for every size."""
 
@@ -53,7 +53,7 @@ class ScalingConfig:
             for name, least in (("sizes", MIN_SIZES), ("seeds", MIN_SEEDS)):
                 given = len(getattr(self, name))
                 if given < least:
-                    raise UserError(f"{given} {name} given with --fit: expected {least} or more")
+                    raise UserError(f"{name} given with --fit: {given}; expected {least} or more")
             if self.tokens_per_parameter <= 0:
                 given_ratio = self.tokens_per_parameter
                 raise UserError(f"tokens_per_parameter is {given_ratio}: expected more than 0")

@@ -92,6 +92,8 @@ def remarks(result: Scaling) -> list[str]:
     lines.append(
         f"L = {law.floor:.3f} + {law.scale:.4g} C^-{law.exponent:.4f}, C in FLOPs of training"
     )
+    if law.floor == 0:
+        lines.append("the floor is 0: these sizes do not show where the loss levels off")
     lines.append(
         f"size {target.size} was predicted to reach {prediction.loss:.4f} nats per token "
         f"({prediction.coverage:.0%} interval {prediction.low:.4f} to {prediction.high:.4f}). "
