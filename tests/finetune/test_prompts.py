@@ -69,11 +69,11 @@ def test_nothing_may_come_between_the_sampled_and_the_trained_distribution(
 @pytest.mark.parametrize(
     ("reward", "line", "message"),
     [
-        ("builtins:max", '{"question": "b"}', r"line 2: expected \{\"prompt\": \.\.\.\}"),
-        ("builtins:max", '{"prompt": []}', r"line 2: expected \{\"prompt\": \.\.\.\}"),
+        ("builtins:max", '{"question": "b"}', "line 2: expected 'prompt' or 'instruction'"),
+        ("builtins:max", '{"prompt": []}', "line 2: 'prompt' is not a list of at least one"),
         (
             "builtins:max", '{"prompt": [{"role": "assistant", "content": "b"}]}',
-            "line 2: the last message is the assistant's: expected one that can be answered",
+            "line 2: the last message of 'prompt' is the assistant's: expected one that can be",
         ),
         ("task:add", '{"prompt": "1 + 1"}', "'1 [+] 1' is no problem of the task add"),
     ],

@@ -16,7 +16,8 @@ from gptfast.data.batch import IGNORED, Batch
 from gptfast.data.conversations import (
     Conversation,
     normalised,
-    read_records,
+    prompt_of,
+    read_as,
     split_by_prompt,
 )
 from gptfast.data.shuffled import ShuffledSource
@@ -41,44 +42,18 @@ class Prompt:
 
 
 def read_prompts(path: Path) -> list[Conversation]:
-    """Return the dialogue of each {"prompt": ...} of a file of JSON records.
+    """Return the dialogue of each prompt of a file of JSON records.
 
-    A prompt is a text, which becomes a message of the user, or a list of messages. Other keys are
-    ignored. Raises MissingFileError, or UserError with the line of a record without a prompt that
-    can be answered.
+    A record has "prompt", a text of the user or a list of messages, or "instruction" and perhaps
+    "input". Other keys are ignored. Raises MissingFileError, or UserError with the line of a record
+    without a prompt that can be answered.
     """
-    prompts = []
-    for line, record in read_records(path):
-        match record.get("prompt"):
-            case str(text):
-                prompts.append(user_message(text, line))
-            case [*messages] if messages and all(map(_is_message, messages)):
-                if messages[-1]["role"] == "assistant":
-                    raise UserError(
-                        f"{path}, line {line}: the last message is the assistant's: expected one "
-                        f"that can be answered"
-                    )
-                of = tuple({"role": m["role"], "content": m["content"]} for m in messages)
-                prompts.append(Conversation(of, line))
-            case _:
-                raise UserError(
-                    f'{path}, line {line}: expected {{"prompt": ...}} with a text, or with a list '
-                    f'of messages such as {{"role": "user", "content": "Hi"}}'
-                )
-    return prompts
+    return read_as(path, lambda record, line: Conversation(prompt_of(record), line))
 
 
 def user_message(text: str, line: int = 0) -> Conversation:
     """Return the dialogue that consists of a text of the user."""
     return Conversation(({"role": "user", "content": text},), line)
-
-
-def _is_message(value: object) -> bool:
-    match value:
-        case {"role": str(), "content": str()}:
-            return True
-        case _:
-            return False
 
 
 def split_prompts(

@@ -17,8 +17,8 @@ class PromptOptions:
     """The prompts to answer."""
 
     prompts: Path | None = None
-    """Lines of JSON such as {"prompt": "2 + 2 ="}; a prompt may also be a list of messages. By
-    default the train problems of the task that GRPO's reward names."""
+    """JSON lines or a JSON list of objects with 'prompt' (a text or messages). By default the train
+    problems of the task that GRPO's reward names."""
     val_prompts: Path | None = None
     """Prompts to validate on. By default a share of `prompts`, or the task's val problems."""
     val_fraction: float = 0.1
