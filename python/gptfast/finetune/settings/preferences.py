@@ -66,6 +66,8 @@ class DPOConfig(PairConfig, DPOOptions):
 
     learning_rate: float = 5e-5
     max_loss_spike: float = 10.0
+    """Maximum loss of a step above the mean of the last 50 steps. A pair that is ranked wrong costs
+    as much as its margin, so losses differ more than in other methods."""
     groups: ClassVar[dict[str, type]] = {"pairs": PairOptions, "DPO": DPOOptions, **COMMON_GROUPS}
 
     def __post_init__(self) -> None:
