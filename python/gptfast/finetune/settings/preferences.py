@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -72,11 +73,11 @@ class DPOConfig(PairConfig, DPOOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.resolved_beta > 0:
-            raise UserError(f"beta is {self.beta}: expected more than 0")
+        if not 0 < self.resolved_beta < math.inf:
+            raise UserError(f"beta is {self.beta}: expected more than 0, and finite")
         for name in ("simpo_gamma", "sft_weight"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} is {getattr(self, name)}: expected 0 or more")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"{name} is {getattr(self, name)}: expected 0 or more, and finite")
         if self.lora_dropout:
             raise UserError(
                 f"lora_dropout is {self.lora_dropout}: expected 0, as DPO compares probabilities "
