@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -121,6 +121,7 @@ class PPOOptions:
 class PPOConfig(RolloutConfig, PPOOptions):
     """The settings of PPO. Raises UserError for impossible values."""
 
+    prompts: Path = field()  # no task brings them
     learning_rate: float = 1e-4
     max_new_tokens: int = 64
     groups: ClassVar[dict[str, type]] = {
@@ -129,8 +130,6 @@ class PPOConfig(RolloutConfig, PPOOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.prompts is None:
-            raise UserError("prompts are missing: give --prompts FILE")
         check_at_least("updates_per_rollout", self.updates_per_rollout, 1)
         for name in ("unfinished_penalty", "kl_penalty", "value_weight"):
             if not 0 <= getattr(self, name) < math.inf:
