@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -103,6 +104,15 @@ def read_as(path: Path, make: Callable[[dict[str, Any], int], T]) -> list[T]:
     except BadRecordError as error:
         raise UserError(f"{path}, line {line}: {error}") from None
     return made
+
+
+@contextmanager
+def errors_at(where: str) -> Iterator[None]:
+    """Let a UserError begin with the place that it is about, such as 'line 3 of the pairs'."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def check_answers(path: Path, conversations: Sequence[Conversation]) -> None:

@@ -16,6 +16,7 @@ import torch
 from gptfast.data.batch import IGNORED, Batch
 from gptfast.data.conversations import (
     Conversation,
+    errors_at,
     prompt_key,
     prompt_of,
     read_as,
@@ -150,20 +151,21 @@ def encode_pairs(
 ) -> list[EncodedPair]:
     """Encode the pairs of which both conversations fit into block_size ids.
 
-    Only the last answer and its end token count. Raises UserError if the template can't be masked,
-    or marks no token of an answer.
+    Only the last answer and its end token count. Raises UserError with the line of a pair that has
+    no ids, or if the template can't be masked, or marks no token of an answer.
     """
     encoded = []
     for pair in pairs:
-        (ids_c, counted_c), (ids_r, counted_r) = (
-            template.encode_with_mask(conversation.messages)
-            for conversation in pair.conversations()
-        )
-        if not (any(counted_c) and any(counted_r)):
-            raise UserError(
-                f"line {pair.line} of the pairs: the chat template marks no token of an answer, "
-                f"not even its end: expected answers that are not empty"
+        with errors_at(f"line {pair.line} of the pairs"):
+            (ids_c, counted_c), (ids_r, counted_r) = (
+                template.encode_with_mask(conversation.messages)
+                for conversation in pair.conversations()
             )
+            if not (any(counted_c) and any(counted_r)):
+                raise UserError(
+                    "the chat template marks no token of an answer, not even its end: expected "
+                    "answers that are not empty"
+                )
         last_c, last_r = _last_run(counted_c), _last_run(counted_r)
         new = EncodedPair((ids_c[: len(last_c)], ids_r[: len(last_r)]), (last_c, last_r))
         if new.length <= block_size:

@@ -15,6 +15,7 @@ from torch import nn
 from gptfast.data.batch import IGNORED, Batch
 from gptfast.data.conversations import (
     Conversation,
+    errors_at,
     normalised,
     prompt_of,
     read_as,
@@ -73,22 +74,26 @@ def encode_prompts(
     """Return the prompts as the model sees them.
 
     With a chat template, they are what precedes the assistant's answer. A model without one
-    continues a single text of the user as it is. Raises UserError for other messages, or for text
-    that has no ids.
+    continues a single text of the user as it is. Raises UserError for other messages, or with the
+    line of text that has no ids.
     """
-    if chat_template is not None:
-        encode = ChatTemplate(chat_template, tokenizer).encode
-        return [Prompt(one.messages, encode(one.messages), one.line) for one in prompts]
-    if any(len(one.messages) != 1 for one in prompts):
+    template = None if chat_template is None else ChatTemplate(chat_template, tokenizer)
+    if template is None and any(len(one.messages) != 1 for one in prompts):
         raise UserError(
             "prompts of several messages need a model with a chat template: teach it one by "
             "`gptfast finetune sft` first"
         )
-    texts = [one.messages[0]["content"] for one in prompts]
-    if not all(texts):
+    if template is None and not all(one.messages[0]["content"] for one in prompts):
         raise UserError("a prompt is empty: without a chat template, the model has nothing to read")
-    encoded = map(tokenizer.encode_ordinary, texts)
-    return [Prompt(one.messages, ids, one.line) for one, ids in zip(prompts, encoded, strict=True)]
+    encoded = []
+    for one in prompts:
+        with errors_at(f"line {one.line} of the prompts" if one.line else "a prompt"):
+            if template is not None:
+                ids = template.encode(one.messages)
+            else:
+                ids = tokenizer.encode_ordinary(one.messages[0]["content"])
+        encoded.append(Prompt(one.messages, ids, one.line))
+    return encoded
 
 
 def prompt_source(
