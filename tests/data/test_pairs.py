@@ -51,11 +51,11 @@ def test_a_prompt_may_have_three_forms(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"chosen": "a", "rejected": "b"}, "line 2: expected a prompt under 'prompt'"),
+        ({"chosen": "a", "rejected": "b"}, "line 2: expected 'prompt' or 'instruction'"),
         ({"prompt": "a", "chosen": "b"}, "line 2: .* 'rejected' is missing or no text"),
         (record("a", chosen=["b"]), "line 2: .* 'chosen' is missing or no text"),
         (record(3), "line 2: 'prompt' is not a string"),
-        (record([]), "line 2: 'prompt' is an empty list"),
+        (record([]), "line 2: 'prompt' is not a list of at least one message"),
         (record([{"role": "assistant", "content": "a"}]), "line 2: the last message"),
         (record("a", "b", "b"), "line 2: 'chosen' and 'rejected' are the same"),
     ],

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from killing import check_on_one_and_on_two_processes
+from killing import check_killed_and_resumed, check_on_one_and_on_two_processes
 from rich.console import Console
 from torch.nn import functional as F
 
@@ -228,16 +228,33 @@ def test_command_takes_presets_and_a_student_to_start_from(text: Path, teacher: 
     assert isinstance(started, TrainConfig)
     assert started.model == load_model(teacher)[0].config
     assert started.tokenizer == str(teacher)
-    with pytest.raises(UserError, match="--teacher"):
-        parse_config("distill", flags[2:])
+    for missing in ("--teacher", "--out"):
+        at = flags.index(missing)
+        with pytest.raises(UserError, match=missing):
+            parse_config("distill", flags[:at] + flags[at + 2 :])
+
+
+def small_run(text: Path, teacher: Path) -> list[str]:
+    return [
+        "distill", "--teacher", str(teacher), "--corpus", str(text), "--max-steps", "8",
+        "--eval-interval", "3", "--batch-size", "4", "--device", "cpu", "--dtype", "float32",
+        "--block-size", "16",
+    ]  # fmt: skip
 
 
 def test_killed_it_resumes_bitwise_and_two_processes_equal_one(
     text: Path, teacher: Path, tmp_path: Path
 ) -> None:
-    arguments = [
-        "distill", "--teacher", str(teacher), "--corpus", str(text), "--max-steps", "8",
-        "--eval-interval", "3", "--batch-size", "4", "--device", "cpu", "--dtype", "float32",
-        "--n-layer", "1", "--n-head", "2", "--n-embd", "16", "--block-size", "16",
-    ]  # fmt: skip
-    check_on_one_and_on_two_processes(arguments, tmp_path, step=5)
+    student = ["--n-layer", "1", "--n-head", "2", "--n-embd", "16"]
+    check_on_one_and_on_two_processes([*small_run(text, teacher), *student], tmp_path, step=5)
+
+
+def test_killed_an_adapter_resumes_bitwise(
+    text: Path, teacher: Path, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    student = write(tmp_path / "student", SIZES, tokenizer, 2)
+    lora = ["--init-from", str(student), "--lora-rank", "2", "--optimizer", "adamw"]
+    check_killed_and_resumed([*small_run(text, teacher), *lora], tmp_path, step=5)
+    assert {path.name for path in tmp_path.joinpath("killed").rglob("*.safetensors")} == {
+        "adapter_model.safetensors"
+    }

@@ -205,6 +205,8 @@ def test_with_lora_the_reference_is_the_base(chat_base: Path, pairs: Path, tmp_p
     ("changes", "message"),
     [
         ({"beta": 0.0}, "beta is 0.0"),
+        ({"beta": math.inf}, "beta is inf"),
+        ({"sft_weight": math.nan}, "sft_weight is nan"),
         ({"lora_rank": 8, "lora_dropout": 0.1}, "lora_dropout is 0.1: expected 0"),
         ({"val_fraction": 1.0}, "val_fraction is 1.0"),
         ({"simpo_gamma": -1.0}, "simpo_gamma is -1.0"),

@@ -16,7 +16,7 @@ from torch import Tensor
 from gptfast.data.batch import IGNORED
 from gptfast.data.prompts import encode_prompts, user_message
 from gptfast.errors import UserError
-from gptfast.finetune.__main__ import main
+from gptfast.finetune.__main__ import main, parse_config
 from gptfast.finetune.ppo import PPO, prepare
 from gptfast.finetune.ppo_losses import advantages, policy_loss, value_loss
 from gptfast.finetune.settings.rollouts import PPOConfig
@@ -322,12 +322,16 @@ def test_killed_between_updates_on_the_same_answers_it_resumes_bitwise(
         ({"gamma": 1.5}, "gamma is 1.5: expected from 0 to 1"),
         ({"parallel": "fsdp"}, "parallel is 'fsdp': expected 'ddp', as each process samples"),
         ({"dtype": "bfloat16"}, "dtype is 'bfloat16': expected 'float32'"),
-        ({"prompts": None}, "prompts are missing: give --prompts FILE"),
     ],
 )
 def test_mistakes_are_refused(change: dict[str, object], complaint: str, config: PPOConfig) -> None:
     with pytest.raises(UserError, match=complaint):
         prepare(replace(config, **change), Console(quiet=True))  # type: ignore[arg-type]
+
+
+def test_no_task_brings_prompts() -> None:
+    with pytest.raises(UserError, match=r"Missing .*--prompts"):
+        parse_config("ppo", ["--model", "m", "--reward-model", "r", "--out", "o"])
 
 
 def test_an_empty_prompt_needs_a_chat_template(config: PPOConfig) -> None:

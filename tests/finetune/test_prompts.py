@@ -8,13 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_model import SPECIAL
 from grpo_toy import objective, prompts_file, settings
 from rich.console import Console
 
+from gptfast.data.classes import encode_labelled, read_labelled
+from gptfast.data.pairs import encode_pairs, read_pairs
+from gptfast.data.prompts import encode_prompts, read_prompts
 from gptfast.data.verifiable.tasks import TASKS, Problem, find_task
 from gptfast.errors import UserError
 from gptfast.finetune.__main__ import parse_config
 from gptfast.finetune.grpo import GRPO, prepare
+from gptfast.tokenizer import CharTokenizer
+from gptfast.tokenizer.chat import ChatTemplate
+from gptfast.tokenizer.chat_template import standard_template
 
 
 def test_prompts_are_messages_of_the_user(chat_base: Path, tmp_path: Path, reward: str) -> None:
@@ -69,11 +76,11 @@ def test_nothing_may_come_between_the_sampled_and_the_trained_distribution(
 @pytest.mark.parametrize(
     ("reward", "line", "message"),
     [
-        ("builtins:max", '{"question": "b"}', r"line 2: expected \{\"prompt\": \.\.\.\}"),
-        ("builtins:max", '{"prompt": []}', r"line 2: expected \{\"prompt\": \.\.\.\}"),
+        ("builtins:max", '{"question": "b"}', "line 2: expected 'prompt' or 'instruction'"),
+        ("builtins:max", '{"prompt": []}', "line 2: 'prompt' is not a list of at least one"),
         (
             "builtins:max", '{"prompt": [{"role": "assistant", "content": "b"}]}',
-            "line 2: the last message is the assistant's: expected one that can be answered",
+            "line 2: the last message of 'prompt' is the assistant's: expected one that can be",
         ),
         ("task:add", '{"prompt": "1 + 1"}', "'1 [+] 1' is no problem of the task add"),
     ],
@@ -135,3 +142,21 @@ def test_prompts_that_are_trained_and_validated_on_are_counted(
         "train on 25 prompts, validate on 2",
         "prompts both trained and validated on: 1",
     ]
+
+
+def test_text_without_ids_is_refused_with_its_line(tmp_path: Path) -> None:
+    tokenizer = CharTokenizer.train("abc", special_tokens=SPECIAL)
+    template = standard_template(tokenizer)
+    records = [
+        {"prompt": text, "chosen": text, "rejected": "c", "text": text, "label": "l"}
+        for text in ("a", "b", "z")
+    ]
+    path = tmp_path / "records.jsonl"
+    path.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    for chat_template in (template, None):
+        with pytest.raises(UserError, match=r"^line 3 of the prompts: the character 'z'"):
+            encode_prompts(read_prompts(path), tokenizer, chat_template)
+    with pytest.raises(UserError, match=r"^line 3 of the pairs: the character 'z'"):
+        encode_pairs(read_pairs(path), ChatTemplate(template, tokenizer), 64)
+    with pytest.raises(UserError, match=r"^line 3 of the texts: the character 'z'"):
+        encode_labelled(read_labelled(path), ["l"], tokenizer, 64)

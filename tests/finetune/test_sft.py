@@ -27,6 +27,7 @@ from gptfast.model import GPT, ModelConfig
 from gptfast.model.base import LanguageModel
 from gptfast.model.folder import load_model
 from gptfast.train.distributed import SINGLE_PROCESS
+from gptfast.train.evaluate import evaluate
 from gptfast.train.objective import NextToken
 from gptfast.train.run import run
 from gptfast.train.step import accumulate_gradients, gradient_scaler
@@ -196,6 +197,9 @@ def test_an_evaluation_weights_by_counted_targets(tmp_path: Path) -> None:
     assert result.loss == pytest.approx(F.cross_entropy(logits, targets).item(), abs=1e-6)
     accuracy = (logits.argmax(-1) == targets).float().mean().item()
     assert result.measured["val_accuracy"] == pytest.approx(accuracy)
+    nothing = Batch(ids[:2, :-1], torch.full((2, 64), IGNORED))
+    batches = [nothing, *rows.batches(2)]  # the mean of nothing would be NaN
+    assert evaluate(model, batches) == pytest.approx(result.loss, abs=1e-6)
     some = objective.evaluate(model, SINGLE_PROCESS, whole=False)  # rows 0, 2 and 4
     assert some.loss != result.loss
     objective.rows_at_once = 1  # few logits at once

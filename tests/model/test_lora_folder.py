@@ -39,6 +39,7 @@ from gptfast.model.folder import (
 )
 from gptfast.model.heads import SequenceClassifier, load_classifier
 from gptfast.model.lora import Adapter, LoraLinear
+from gptfast.model.merged_folder import merge_folder
 from gptfast.model.quantized import compute_exactly, quantize
 from gptfast.train.init_from import stored_config
 
@@ -111,6 +112,10 @@ def test_the_adapter_of_a_classifier_loads_merged_as_it_was_trained(
     assert merged.adapter is None
     lengths = torch.tensor([20, 7])
     assert (merged(IDS, lengths) - model.eval()(IDS, lengths)).abs().max() < 1e-5
+    merge_folder(tmp_path / "a", tmp_path / "whole")
+    whole, _ = load_classifier(tmp_path / "whole")
+    assert whole.labels == ("good", "bad")
+    assert torch.equal(whole(IDS, lengths), merged(IDS, lengths))
 
 
 def test_targets_whose_ends_mean_more_are_named_in_full(tmp_path: Path) -> None:

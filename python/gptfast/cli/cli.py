@@ -200,9 +200,13 @@ def parse_groups(
     groups: heading to dataclass. Either `configuration` inherits the fields of that dataclass, or
     `configuration` has a field of the heading's name that holds one. default: an instance of
     `configuration`, or of a class that it inherits, whose values replace the defaults of
-    `configuration`. Fields without a default must be given.
+    `configuration`. Its fields without a default must be given.
     """
-    had = _defaults(configuration) | (vars(default) if default is not None else {})
+    import tyro
+
+    had = _defaults(configuration)
+    if default is not None:
+        had |= {name: value for name, value in vars(default).items() if had[name] != tyro.MISSING}
     nested = {n for n, group in groups.items() if isinstance(had.get(n), group)}
     values = {
         name: had[name]

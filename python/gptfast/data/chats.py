@@ -13,6 +13,7 @@ from gptfast.cli.units import count
 from gptfast.data.conversations import (
     Conversation,
     check_answers,
+    errors_at,
     left_out,
     prompt_key,
     read_conversations,
@@ -110,12 +111,10 @@ def _read(path: Path, template: ChatTemplate, block_size: int) -> tuple[list[_En
 
 def encode(path: Path, conversation: Conversation, template: ChatTemplate) -> Example:
     """Return the ids of a conversation, and which of them are of answers."""
-    try:
+    with errors_at(f"{path}, line {conversation.line}"):
         ids, mask = template.encode_with_mask(conversation.messages)
         if not any(mask[1:]):
             raise UserError("the chat template marks no token of an answer")
-    except UserError as error:
-        raise UserError(f"{path}, line {conversation.line}: {error}") from None
     return Example(np.array(ids, dtype=np.int64), np.array(mask, dtype=np.bool_))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from gptfast.data.batch import IGNORED, Batch
-from gptfast.data.conversations import read_records
+from gptfast.data.conversations import errors_at, read_records
 from gptfast.errors import MissingFileError, UserError
 from gptfast.tokenizer import Tokenizer
 
@@ -77,10 +77,15 @@ def _read_csv(path: Path) -> list[tuple[int, dict[str, Any]]]:
 def encode_labelled(
     texts: Sequence[Labelled], labels: Sequence[str], tokenizer: Tokenizer, block_size: int
 ) -> tuple[list[EncodedText], int]:
-    """Encode the texts that fit into block_size ids; return them and the number of the others."""
-    encoded = [
-        EncodedText(tokenizer.encode_ordinary(one.text), labels.index(one.label)) for one in texts
-    ]
+    """Encode the texts that fit into block_size ids; return them and the number of the others.
+
+    Raises UserError with the line of a text that has no ids.
+    """
+    encoded = []
+    for one in texts:
+        with errors_at(f"line {one.line} of the texts"):
+            ids = tokenizer.encode_ordinary(one.text)
+        encoded.append(EncodedText(ids, labels.index(one.label)))
     fit = [one for one in encoded if len(one.ids) <= block_size]
     return fit, len(encoded) - len(fit)
 

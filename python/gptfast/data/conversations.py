@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,7 +34,15 @@ class Conversation:
     messages: tuple[dict[str, str], ...]
     """Each has "role", one of ROLES, and "content"."""
     line: int
-    """Where it begins in its file, from 1."""
+    """Where it begins in its file, from 1; 0 if it has none."""
+
+    @property
+    def prompt(self) -> tuple[dict[str, str], ...]:
+        """What precedes the last answer; all messages if there is no answer."""
+        for last in reversed(range(len(self.messages))):
+            if self.messages[last]["role"] == "assistant":
+                return self.messages[:last]
+        return self.messages
 
 
 def read_records(path: Path) -> list[tuple[int, dict[str, Any]]]:
@@ -79,14 +88,31 @@ def read_conversations(path: Path) -> list[Conversation]:
     All values are strings. Other keys are ignored. Raises MissingFileError, or UserError with the
     line of a record that has none of these forms.
     """
-    return [_conversation(path, line, record) for line, record in read_records(path)]
+    return read_as(path, lambda record, line: Conversation(messages_of(record), line))
 
 
-def _conversation(path: Path, line: int, record: dict[str, Any]) -> Conversation:
+def read_as(path: Path, make: Callable[[dict[str, Any], int], T]) -> list[T]:
+    """Return what `make` makes of each record of a file and its line.
+
+    Raises MissingFileError or UserError as `read_records` does, and UserError with the line for a
+    BadRecordError of `make`.
+    """
+    made, line = [], 0
     try:
-        return Conversation(messages_of(record), line)
+        for line, record in read_records(path):
+            made.append(make(record, line))
     except BadRecordError as error:
         raise UserError(f"{path}, line {line}: {error}") from None
+    return made
+
+
+@contextmanager
+def errors_at(where: str) -> Iterator[None]:
+    """Let a UserError begin with the place that it is about, such as 'line 3 of the pairs'."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def check_answers(path: Path, conversations: Sequence[Conversation]) -> None:
@@ -102,7 +128,7 @@ def check_answers(path: Path, conversations: Sequence[Conversation]) -> None:
 def messages_of(record: dict[str, Any]) -> tuple[dict[str, str], ...]:
     """Return the messages of a record. Raise BadRecordError if it has none of the three forms."""
     if "messages" in record:
-        return _checked_messages(record["messages"])
+        return _checked_messages(record["messages"], "messages")
     if "instruction" in record and "output" in record:
         instruction = _text(record, "instruction")
         given = "" if record.get("input") is None else _text(record, "input")
@@ -116,9 +142,30 @@ def messages_of(record: dict[str, Any]) -> tuple[dict[str, str], ...]:
     )
 
 
-def _checked_messages(messages: Any) -> tuple[dict[str, str], ...]:
+def prompt_of(record: dict[str, Any]) -> tuple[dict[str, str], ...]:
+    """Return the messages that wait for an answer.
+
+    "prompt" is a text or a list of messages. "instruction" and perhaps "input" are a text, too.
+    Raises BadRecordError if there is none, or if its last message is the assistant's.
+    """
+    if "prompt" not in record and "instruction" not in record:
+        raise BadRecordError(f"expected 'prompt' or 'instruction'; {keys_of(record)}")
+    if isinstance(record.get("prompt"), list):
+        messages = _checked_messages(record["prompt"], "prompt")
+    else:  # the forms of a conversation, whose answer comes later
+        kinds = ("prompt", "instruction", "input")
+        known = {kind: record[kind] for kind in kinds if kind in record}
+        messages = messages_of({**known, "completion": "", "output": ""})[:-1]
+    if messages[-1]["role"] == "assistant":
+        raise BadRecordError(
+            "the last message of 'prompt' is the assistant's: expected one that can be answered"
+        )
+    return messages
+
+
+def _checked_messages(messages: Any, key: str) -> tuple[dict[str, str], ...]:
     if not isinstance(messages, list) or not messages:
-        raise BadRecordError("'messages' is not a list of at least one message")
+        raise BadRecordError(f"{key!r} is not a list of at least one message")
     for number, message in enumerate(messages, 1):
         match message:
             case {"role": str(role), "content": str()} if role in ROLES:
@@ -159,10 +206,7 @@ def left_out(what: str, lines: Sequence[int], limit: str, path: Path | None) -> 
 
 def prompt_key(conversation: Conversation) -> str:
     """Return what precedes the last answer, normalised: case, width of letters and spaces go."""
-    messages = conversation.messages
-    answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-    before = messages[: answers[-1]] if answers else messages
-    return "\n".join(f"{m['role']}: {normalised(m['content'])}" for m in before)
+    return "\n".join(f"{m['role']}: {normalised(m['content'])}" for m in conversation.prompt)
 
 
 def normalised(text: str) -> str:

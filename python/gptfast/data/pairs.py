@@ -16,9 +16,10 @@ import torch
 from gptfast.data.batch import IGNORED, Batch
 from gptfast.data.conversations import (
     Conversation,
-    messages_of,
+    errors_at,
     prompt_key,
-    read_records,
+    prompt_of,
+    read_as,
     split_by_prompt,
 )
 from gptfast.data.documents.json_records import keys_of
@@ -71,35 +72,7 @@ def read_pairs(path: Path) -> list[Pair]:
     of messages, or "instruction" and perhaps "input". Raises MissingFileError, or UserError with
     the line of a record without them, and of one whose answers are the same.
     """
-    return [_pair(path, line, record) for line, record in read_records(path)]
-
-
-def _pair(path: Path, line: int, record: dict[str, Any]) -> Pair:
-    try:
-        return Pair(_prompt(record), *_answers(record), line)
-    except BadRecordError as error:
-        raise UserError(f"{path}, line {line}: {error}") from None
-
-
-def _prompt(record: dict[str, Any]) -> tuple[dict[str, str], ...]:
-    if "prompt" not in record and "instruction" not in record:
-        raise BadRecordError(
-            f"expected a prompt under 'prompt' or 'instruction', and answers under 'chosen' and "
-            f"'rejected'; {keys_of(record)}"
-        )
-    if record.get("prompt") == []:
-        raise BadRecordError("'prompt' is an empty list: expected a text, or at least one message")
-    if isinstance(record.get("prompt"), list):
-        messages = messages_of({"messages": record["prompt"]})
-    else:  # the forms of a conversation, whose answer comes later
-        kinds = ("prompt", "instruction", "input")
-        known = {kind: record[kind] for kind in kinds if kind in record}
-        messages = messages_of({**known, "completion": "", "output": ""})[:-1]
-    if messages[-1]["role"] == "assistant":
-        raise BadRecordError(
-            "the last message of 'prompt' is the assistant's: expected one that can be answered"
-        )
-    return messages
+    return read_as(path, lambda record, line: Pair(prompt_of(record), *_answers(record), line))
 
 
 def _answers(record: dict[str, Any]) -> tuple[str, str]:
@@ -152,7 +125,7 @@ def open_pairs(
     """
     train, val = read_pairs(data), read_pairs(val_data) if val_data else []
     if val_data is None:
-        train, val = split_by_prompt(train, prompt_of, val_fraction, seed)
+        train, val = split_by_prompt(train, key_of, val_fraction, seed)
     sets = PairSets(
         encode_pairs(train, template, block_size), encode_pairs(val, template, block_size), 0
     )
@@ -163,12 +136,12 @@ def open_pairs(
                 f"ones, or a model with a longer context"
             )
     n_left_out = len(train) + len(val) - len(sets.train) - len(sets.val)
-    trained_on = set(map(prompt_of, train))
-    n_shared = sum(prompt_of(pair) in trained_on for pair in val)
+    trained_on = set(map(key_of, train))
+    n_shared = sum(key_of(pair) in trained_on for pair in val)
     return replace(sets, n_left_out=n_left_out, n_shared=n_shared)
 
 
-def prompt_of(pair: Pair) -> str:
+def key_of(pair: Pair) -> str:
     """Return what the split goes by: the normalised prompt."""
     return prompt_key(pair.conversations()[0])
 
@@ -178,20 +151,21 @@ def encode_pairs(
 ) -> list[EncodedPair]:
     """Encode the pairs of which both conversations fit into block_size ids.
 
-    Only the last answer and its end token count. Raises UserError if the template can't be masked,
-    or marks no token of an answer.
+    Only the last answer and its end token count. Raises UserError with the line of a pair that has
+    no ids, or if the template can't be masked, or marks no token of an answer.
     """
     encoded = []
     for pair in pairs:
-        (ids_c, counted_c), (ids_r, counted_r) = (
-            template.encode_with_mask(conversation.messages)
-            for conversation in pair.conversations()
-        )
-        if not (any(counted_c) and any(counted_r)):
-            raise UserError(
-                f"line {pair.line} of the pairs: the chat template marks no token of an answer, "
-                f"not even its end: expected answers that are not empty"
+        with errors_at(f"line {pair.line} of the pairs"):
+            (ids_c, counted_c), (ids_r, counted_r) = (
+                template.encode_with_mask(conversation.messages)
+                for conversation in pair.conversations()
             )
+            if not (any(counted_c) and any(counted_r)):
+                raise UserError(
+                    "the chat template marks no token of an answer, not even its end: expected "
+                    "answers that are not empty"
+                )
         last_c, last_r = _last_run(counted_c), _last_run(counted_r)
         new = EncodedPair((ids_c[: len(last_c)], ids_r[: len(last_r)]), (last_c, last_r))
         if new.length <= block_size:

@@ -15,8 +15,10 @@ from torch import nn
 from gptfast.data.batch import IGNORED, Batch
 from gptfast.data.conversations import (
     Conversation,
+    errors_at,
     normalised,
-    read_records,
+    prompt_of,
+    read_as,
     split_by_prompt,
 )
 from gptfast.data.shuffled import ShuffledSource
@@ -41,44 +43,18 @@ class Prompt:
 
 
 def read_prompts(path: Path) -> list[Conversation]:
-    """Return the dialogue of each {"prompt": ...} of a file of JSON records.
+    """Return the dialogue of each prompt of a file of JSON records.
 
-    A prompt is a text, which becomes a message of the user, or a list of messages. Other keys are
-    ignored. Raises MissingFileError, or UserError with the line of a record without a prompt that
-    can be answered.
+    A record has "prompt", a text of the user or a list of messages, or "instruction" and perhaps
+    "input". Other keys are ignored. Raises MissingFileError, or UserError with the line of a record
+    without a prompt that can be answered.
     """
-    prompts = []
-    for line, record in read_records(path):
-        match record.get("prompt"):
-            case str(text):
-                prompts.append(user_message(text, line))
-            case [*messages] if messages and all(map(_is_message, messages)):
-                if messages[-1]["role"] == "assistant":
-                    raise UserError(
-                        f"{path}, line {line}: the last message is the assistant's: expected one "
-                        f"that can be answered"
-                    )
-                of = tuple({"role": m["role"], "content": m["content"]} for m in messages)
-                prompts.append(Conversation(of, line))
-            case _:
-                raise UserError(
-                    f'{path}, line {line}: expected {{"prompt": ...}} with a text, or with a list '
-                    f'of messages such as {{"role": "user", "content": "Hi"}}'
-                )
-    return prompts
+    return read_as(path, lambda record, line: Conversation(prompt_of(record), line))
 
 
 def user_message(text: str, line: int = 0) -> Conversation:
     """Return the dialogue that consists of a text of the user."""
     return Conversation(({"role": "user", "content": text},), line)
-
-
-def _is_message(value: object) -> bool:
-    match value:
-        case {"role": str(), "content": str()}:
-            return True
-        case _:
-            return False
 
 
 def split_prompts(
@@ -98,22 +74,26 @@ def encode_prompts(
     """Return the prompts as the model sees them.
 
     With a chat template, they are what precedes the assistant's answer. A model without one
-    continues a single text of the user as it is. Raises UserError for other messages, or for text
-    that has no ids.
+    continues a single text of the user as it is. Raises UserError for other messages, or with the
+    line of text that has no ids.
     """
-    if chat_template is not None:
-        encode = ChatTemplate(chat_template, tokenizer).encode
-        return [Prompt(one.messages, encode(one.messages), one.line) for one in prompts]
-    if any(len(one.messages) != 1 for one in prompts):
+    template = None if chat_template is None else ChatTemplate(chat_template, tokenizer)
+    if template is None and any(len(one.messages) != 1 for one in prompts):
         raise UserError(
             "prompts of several messages need a model with a chat template: teach it one by "
             "`gptfast finetune sft` first"
         )
-    texts = [one.messages[0]["content"] for one in prompts]
-    if not all(texts):
+    if template is None and not all(one.messages[0]["content"] for one in prompts):
         raise UserError("a prompt is empty: without a chat template, the model has nothing to read")
-    encoded = map(tokenizer.encode_ordinary, texts)
-    return [Prompt(one.messages, ids, one.line) for one, ids in zip(prompts, encoded, strict=True)]
+    encoded = []
+    for one in prompts:
+        with errors_at(f"line {one.line} of the prompts" if one.line else "a prompt"):
+            if template is not None:
+                ids = template.encode(one.messages)
+            else:
+                ids = tokenizer.encode_ordinary(one.messages[0]["content"])
+        encoded.append(Prompt(one.messages, ids, one.line))
+    return encoded
 
 
 def prompt_source(

@@ -17,9 +17,9 @@ from gptfast.cli.printing import lossy_output
 class MergeConfig:
     """Add an adapter to its base, and write one model folder.
 
-    The sum is computed in float32 and stored in the type of the base's weights; what rounding loses
-    of the adapter is printed. gptfast's commands merge in memory what they load; other programs
-    need a merged folder, or the library PEFT.
+    The sum is computed in float32 and stored in the type of the base's weights, a classifier's in
+    float32; what rounding loses of the adapter is printed. gptfast's commands merge in memory what
+    they load; other programs need a merged folder, or the library PEFT.
     """
 
     adapter: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="ADAPTER")]

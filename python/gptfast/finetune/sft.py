@@ -110,17 +110,16 @@ def answer_writer(
     template: ChatTemplate, conversations: Sequence[Conversation], seed: int
 ) -> WriteSample:
     """Return what shows a held-out prompt and the model's answer, the same prompt each time."""
-    messages = conversations[0].messages
-    last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
-    asked = messages[last - 1]["content"] if last else ""
+    asked = conversations[0].prompt
+    shown = asked[-1]["content"] if asked else ""
 
     def write(model: LanguageModel, tokenizer: Tokenizer) -> str:
         try:
-            prompt, stops = template.encode(messages[:last]), tokenizer.stop_tokens
+            prompt, stops = template.encode(asked), tokenizer.stop_tokens
             request = Request(prompt, SAMPLE_TOKENS, seed=seed, stop_tokens=stops)
             answer = "".join(stream(model, tokenizer, request))
         except UserError as error:  # a sample must not end a run
             answer = f"(no sample: {error})"
-        return f"> {asked}\n{answer}"
+        return f"> {shown}\n{answer}"
 
     return write

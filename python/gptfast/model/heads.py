@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from gptfast import ops
 from gptfast.errors import MissingFileError, UserError
 from gptfast.model import formats
-from gptfast.model.adapter_folder import find_base, is_adapter
+from gptfast.model.adapter_folder import Base, find_base, is_adapter
 from gptfast.model.config import ModelConfig
 from gptfast.model.folder import (
     load_float_model,
@@ -164,20 +164,22 @@ def load_classifier(folder: str | Path) -> tuple[SequenceClassifier, Tokenizer]:
             f"as `gptfast finetune classify` and `gptfast finetune reward` make them"
         )
     if is_adapter(folder):
-        return _load_adapter(folder, labels)
+        model, tokenizer = unmerged_classifier(folder, labels, find_base(folder))
+        merge(model)
+        return model, tokenizer
     model = SequenceClassifier(read_config(folder / "config.json"), labels)
     load_weights(model, folder / "model.safetensors")
     return model.eval(), load_tokenizer(folder)
 
 
-def _load_adapter(folder: Path, labels: tuple[str, ...]) -> tuple[SequenceClassifier, Tokenizer]:
-    """Load a classifier that is an adapter beside a language model."""
-    base = find_base(folder)
+def unmerged_classifier(
+    folder: Path, labels: Sequence[str], base: Base
+) -> tuple[SequenceClassifier, Tokenizer]:
+    """Load a classifier that is an adapter beside a language model, in float32."""
     body, tokenizer = load_float_model(base.folder, "an adapter")
     model = SequenceClassifier(body.config, labels)
     model.load_state_dict(body.state_dict(), strict=False)  # the adapter's file has the head
     _, tokenizer = with_adapter(folder, model, tokenizer, base)
-    merge(model)
     return model, tokenizer
 
 

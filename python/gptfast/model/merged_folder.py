@@ -7,15 +7,19 @@ from pathlib import Path
 
 from gptfast.errors import MissingFileError, UserError
 from gptfast.model.adapter_folder import find_base, is_adapter, weights_sha256
+from gptfast.model.base import LanguageModel
 from gptfast.model.finite import check_weights
 from gptfast.model.folder import (
+    describe_model,
     load_model,
+    read_labels,
     read_precision,
     refuse_blocks,
     save_description,
     save_weights,
     with_adapter,
 )
+from gptfast.model.heads import unmerged_classifier
 from gptfast.model.lora_merge import MergeReport, merge
 from gptfast.system.files import write_folder_atomically
 from gptfast.tokenizer.chat import read_chat_template, write_chat_template
@@ -41,10 +45,15 @@ def merge_folder(adapter: Path, out: Path) -> MergeReport:
         )
     base = find_base(adapter)
     refuse_blocks(base.folder, "merging")
-    # Beside blocks, the sum is in float32: another type would round what the blocks stand for.
-    precision = read_precision(base.folder / "config.json") if base.bits is None else None
-    loaded, its_tokenizer = load_model(base.folder)
-    model, tokenizer = with_adapter(adapter, loaded, its_tokenizer, base)
+    labels, precision = read_labels(adapter), None
+    model: LanguageModel
+    if labels is not None:
+        model, tokenizer = unmerged_classifier(adapter, labels, base)
+    else:
+        if base.bits is None:  # another type than float32 would round what blocks stand for
+            precision = read_precision(base.folder / "config.json")
+        loaded, its_tokenizer = load_model(base.folder)
+        model, tokenizer = with_adapter(adapter, loaded, its_tokenizer, base)
     check_weights(model)
     report = merge(model)
     record = {
@@ -55,7 +64,10 @@ def merge_folder(adapter: Path, out: Path) -> MergeReport:
     }
 
     def write(folder: Path) -> None:
-        save_description(folder, model.config, tokenizer, precision)
+        if labels is None:
+            save_description(folder, model.config, tokenizer, precision)
+        else:
+            describe_model(folder, model, tokenizer)
         save_weights(model, folder / "model.safetensors")
         if (template := read_chat_template(adapter)) is not None:
             write_chat_template(folder, template)

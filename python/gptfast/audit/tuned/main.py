@@ -122,9 +122,9 @@ def _subject(folder: Path, device: str) -> Subject:
 
 def _plan(config: AuditConfig, task: VerifiableTask | None, base: Subject) -> Plan:
     from gptfast.audit.tuned.measures import Plan
-    from gptfast.audit.tuned.prompts import spread
     from gptfast.data.documents import ReadOptions
     from gptfast.data.sources import load_corpus
+    from gptfast.train.evaluate import spread
 
     old_texts: Sequence[str] = ()
     if config.old_text is not None:
@@ -138,7 +138,7 @@ def _plan(config: AuditConfig, task: VerifiableTask | None, base: Subject) -> Pl
         assert config.data is not None
         asked = _questions(config.data)
     return Plan(
-        spread(asked, config.prompts),
+        [asked[i] for i in spread(len(asked), config.prompts)],
         train,
         task,
         old_texts,

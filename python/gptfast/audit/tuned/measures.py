@@ -15,7 +15,7 @@ from math import comb
 import numpy as np
 import torch
 
-from gptfast.audit.tuned.prompts import INJECTIONS, Answer, Question, Subject, spread
+from gptfast.audit.tuned.prompts import INJECTIONS, Answer, Question, Subject
 from gptfast.data.verifiable.tasks import VerifiableTask
 from gptfast.errors import UserError
 from gptfast.model.divergence import kl_of_continuations
@@ -31,6 +31,7 @@ from gptfast.model.text_score import (
 from gptfast.sample.config import SamplingConfig
 from gptfast.sample.repetition import seq_rep
 from gptfast.sample.rollouts import roll_out, seed_of
+from gptfast.train.evaluate import spread
 
 PASS_AT = 16
 GRAM = 5
@@ -173,7 +174,8 @@ class _Audit:
             for totals in self._totals("exact_sampled")
         )
         self._add("pass_at_k", f"pass@{k}", passed)
-        if train := spread(self._that_fit(plan.train), len(asked)):
+        if fit := self._that_fit(plan.train):
+            train = [fit[i] for i in spread(len(fit), len(asked))]
             given = [self._answers(s, train, 1, 0.0) for s in self.models]
             self._count("exact", "train", "greedy, train prompts", train, given)
             self._compare_with_train(greedy)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-
-import numpy as np
 
 from gptfast.data.conversations import Conversation, prompt_key
 from gptfast.errors import UserError
@@ -43,15 +41,14 @@ def questions_of(conversations: Iterable[Conversation]) -> list[Question]:
     """
     found = []
     for conversation in conversations:
-        messages = conversation.messages
-        last = max((i for i, m in enumerate(messages) if m["role"] == "assistant"), default=0)
-        if not last or not messages[last]["content"]:
+        prompt = conversation.prompt
+        rest = conversation.messages[len(prompt) :]
+        if not (prompt and rest and rest[0]["content"]):
             raise UserError(
                 f"line {conversation.line}: expected a prompt and an answer of the assistant that "
                 f"is not empty; remove the record"
             )
-        key = prompt_key(conversation)
-        found.append(Question(messages[:last], messages[last]["content"], key))
+        found.append(Question(prompt, rest[0]["content"], prompt_key(conversation)))
     return found
 
 
@@ -90,9 +87,3 @@ class Subject:
     def leaks(self, answer: Answer) -> bool:
         """Return whether an answer has a special token, or spells one."""
         return any(name in answer.text for name in self.tokenizer.special_tokens)
-
-
-def spread(questions: Sequence[Question], n: int) -> list[Question]:
-    """Return n of the questions, or all if they are fewer, evenly spread."""
-    places = np.linspace(0, len(questions) - 1, min(n, len(questions))).round().astype(int)
-    return [questions[place] for place in places]

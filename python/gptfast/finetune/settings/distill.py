@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -34,6 +34,7 @@ class DistillConfig(TrainConfig, LoraOptions, DistillOptions):
     Raises UserError for impossible values.
     """
 
+    out: Path = field()  # without the default of pre-training
     groups: ClassVar[dict[str, type]] = {
         "distillation": DistillOptions, "LoRA": LoraOptions, **TRAIN_GROUPS,
     }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -66,15 +67,17 @@ class DPOConfig(PairConfig, DPOOptions):
 
     learning_rate: float = 5e-5
     max_loss_spike: float = 10.0
+    """Maximum loss of a step above the mean of the last 50 steps. A pair that is ranked wrong costs
+    as much as its margin, so losses differ more than in other methods."""
     groups: ClassVar[dict[str, type]] = {"pairs": PairOptions, "DPO": DPOOptions, **COMMON_GROUPS}
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.resolved_beta > 0:
-            raise UserError(f"beta is {self.beta}: expected more than 0")
+        if not 0 < self.resolved_beta < math.inf:
+            raise UserError(f"beta is {self.beta}: expected more than 0, and finite")
         for name in ("simpo_gamma", "sft_weight"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} is {getattr(self, name)}: expected 0 or more")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"{name} is {getattr(self, name)}: expected 0 or more, and finite")
         if self.lora_dropout:
             raise UserError(
                 f"lora_dropout is {self.lora_dropout}: expected 0, as DPO compares probabilities "

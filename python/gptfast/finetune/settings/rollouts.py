@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -17,8 +17,8 @@ class PromptOptions:
     """The prompts to answer."""
 
     prompts: Path | None = None
-    """Lines of JSON such as {"prompt": "2 + 2 ="}; a prompt may also be a list of messages. By
-    default the train problems of the task that GRPO's reward names."""
+    """JSON lines or a JSON list of objects with 'prompt' (a text or messages). By default the train
+    problems of the task that GRPO's reward names."""
     val_prompts: Path | None = None
     """Prompts to validate on. By default a share of `prompts`, or the task's val problems."""
     val_fraction: float = 0.1
@@ -121,6 +121,7 @@ class PPOOptions:
 class PPOConfig(RolloutConfig, PPOOptions):
     """The settings of PPO. Raises UserError for impossible values."""
 
+    prompts: Path = field()  # no task brings them
     learning_rate: float = 1e-4
     max_new_tokens: int = 64
     groups: ClassVar[dict[str, type]] = {
@@ -129,8 +130,6 @@ class PPOConfig(RolloutConfig, PPOOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.prompts is None:
-            raise UserError("prompts are missing: give --prompts FILE")
         check_at_least("updates_per_rollout", self.updates_per_rollout, 1)
         for name in ("unfinished_penalty", "kl_penalty", "value_weight"):
             if not 0 <= getattr(self, name) < math.inf:
