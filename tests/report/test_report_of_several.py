@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from read_page import read_page
+from reported_runs import Made
 
-from conftest import Made
 from gptfast.cli import cli
 from gptfast.report.__main__ import main
 from gptfast.train.history import read_run
