@@ -9,6 +9,8 @@ PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 RUST_SOURCES := Cargo.toml Cargo.lock rust/Cargo.toml $(shell find rust/src -name '*.rs')
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 export UV_CONSTRAINT := $(CURDIR)/constraints.txt
+# Images of Python often set it. Each process would then compile the sources of PyTorch anew.
+unexport PYTHONDONTWRITEBYTECODE
 # uv does not read pip's settings: hand on the index that they name, if any.
 PIP_INDEX = $(shell $(BIN)/python -m pip config list | sed -n "s/.*\.index-url='\(.*\)'/\1/p")
 INSTALL = $(BIN)/uv pip install --quiet $(addprefix --default-index ,$(lastword $(PIP_INDEX)))

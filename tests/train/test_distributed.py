@@ -35,6 +35,7 @@ SMALL = [
     "--tokenizer", "char", "--block-size", "16", "--n-layer", "2", "--n-head", "2",
     "--n-embd", "16", "--batch-size", "8", "--max-steps", "20", "--eval-interval", "5",
     "--eval-windows", "5", "--warmup-steps", "2", "--device", "cpu", "--dtype", "float32",
+    "--sample-interval", "0",
 ]  # fmt: skip
 # Balanced by a loss, a process would see only the choices of its own tokens.
 EXPERTS = [
@@ -65,7 +66,7 @@ def losses(folder: Path) -> dict[tuple[int, str], float]:
 @pytest.mark.parametrize(
     "settings",
     [
-        ["--parallel", "ddp"],
+        ["--parallel", "ddp", "--sample-interval", "5"],
         ["--parallel", "ddp", "--micro-batch-size", "2", "--optimizer", "adamw"],
         ["--parallel", "fsdp"],
         ["--parallel", "fsdp", "--micro-batch-size", "2", *EXPERTS],

@@ -58,6 +58,7 @@ def _format(name: str) -> Format:
     return loaded
 
 
+@cache
 def format_of(config: ModelConfig) -> str:
     """Return the name of the first format that fully expresses `config`, or 'gptfast'."""
     if config.architecture != "gpt":
