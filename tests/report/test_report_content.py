@@ -209,7 +209,9 @@ def test_mistakes_are_one_line(
     cut = shutil.copytree(run, tmp_path / "cut")
     (cut / "run.json").write_text("{")
     broken = shutil.copytree(run, tmp_path / "broken")
-    (broken / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\nnonsense\n')
+    (broken / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0, "seconds": 1}\nnonsense\n')
+    infinite = shutil.copytree(run, tmp_path / "infinite")
+    (infinite / "metrics.jsonl").write_text('{"step": 1, "loss": NaN, "seconds": 1}\n')
     for arguments, message in [
         ([], "no run given"),
         ([tmp_path], f"no run in {tmp_path}: expected a folder"),
@@ -218,6 +220,7 @@ def test_mistakes_are_one_line(
         ([run, "--out", there / "a.html"], "choose another --out"),
         ([cut], "run.json is damaged"),
         ([broken], "metrics.jsonl is damaged in line 2"),
+        ([infinite], "metrics.jsonl is damaged in line 1 (NaN is no JSON)"),
     ]:
         capsys.readouterr()
         assert cli.run(main, list(map(str, arguments))) == 2
@@ -225,3 +228,45 @@ def test_mistakes_are_one_line(
         assert message in error
         assert error.count("\n") == 1
     assert there.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("lost", "message"),
+    [
+        (("written",), "written is None"),
+        (("hardware", "cpu"), "hardware.cpu is None"),
+        (("config", "model", "n_head"), "config.model.n_head is None"),
+        (("data", "val_tokens"), "val_tokens is None"),
+        (("result", "val_loss"), "val_loss"),
+        (("shares", 0), "shares is []"),
+    ],
+)
+def test_a_record_that_lacks_something_is_one_line(
+    run: Path, lost: tuple[Any, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = content = json.loads((run / "run.json").read_text())
+    for name in lost[:-1]:
+        content = content[name]
+    del content[lost[-1]]
+    (run / "run.json").write_text(json.dumps(record))
+    assert cli.run(main, [str(run), "--out", str(run / "report.html")]) == 2
+    error = capsys.readouterr().err
+    assert "run.json is damaged" in error
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_losses_that_were_not_finite_are_gaps(run: Path, write: Write) -> None:
+    """metrics.jsonl has null for them."""
+    change_record(run, result=None)
+    metrics = [m | ({"val_loss": None} if "val_loss" in m else {}) for m in lines(run)]
+    one = next(m for m in metrics if "val_loss" in m and m["step"] == 20)
+    one["val_loss"] = 5.0
+    (run / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in metrics))
+    page = write(run, "--no-playground", "--no-audits")
+    assert page.facts["Val loss"].startswith("5.0000")
+    val = next(one for one in page.charts[0]["series"] if one["name"] == "val")
+    assert [point[:2] for point in val["points"]] == [[20, 5.0]]
+    assert ["40", "-"] in [row[:2] for row in page.cells]
+    page = write(run, run)
+    assert [point[:2] for point in page.charts[0]["series"][0]["points"]] == [[20, 5.0]]

@@ -28,8 +28,8 @@ def loss_section(run: Run, baselines: Sequence[Baseline]) -> Section:
     """Return the curves: losses with baselines, and how the steps went."""
     unit = "nats per token" if facts.is_pretraining(run) else "loss"
     series = [
-        Series("train", _points(run.losses, "loss"), "train"),
-        Series("val", _points(run.evaluations, "val_loss"), "val", has_dots=True),
+        Series("train", points(run.losses, "loss"), "train"),
+        Series("val", points(run.evaluations, "val_loss"), "val", has_dots=True),
         *(Series(f"{b.name} ({b.loss:.3f})", [], "level", level=b.loss) for b in baselines),
     ]
     parts = [chart("Train and val loss", Axes("step", unit), series)]
@@ -58,11 +58,11 @@ def loss_section(run: Run, baselines: Sequence[Baseline]) -> Section:
         chart(
             title,
             Axes("step", "", digits=digits),
-            [Series(title.lower(), _points(run.losses, key), "train strong")],
+            [Series(title.lower(), points(run.losses, key), "train strong")],
             small=True,
         )
         for title, key, digits in small
-        if len(_points(run.losses, key)) > 1
+        if len(points(run.losses, key)) > 1
     ]
     if charts:
         parts.append(f'<div class="charts">{"".join(charts)}</div>')
@@ -183,8 +183,9 @@ def playground_section(playground: str) -> Section:
     )
 
 
-def _points(lines: Sequence[dict[str, Any]], key: str) -> list[tuple[float, float]]:
-    return [(line["step"], line[key]) for line in lines if line.get(key) is not None]
+def points(lines: Sequence[dict[str, Any]], key: str, x: str = "step") -> list[tuple[float, float]]:
+    """Return the points of a curve; values that were not measured or not finite are left out."""
+    return [(line[x], line[key]) for line in lines if line.get(key) is not None]
 
 
 def _evaluations(run: Run) -> str:
@@ -192,7 +193,7 @@ def _evaluations(run: Run) -> str:
     rows = [
         (
             f"{line['step']:,}",
-            f"{line['val_loss']:.4f}",
+            _or_dash(line["val_loss"], ".4f"),
             _or_dash(line.get("val_bits_per_byte"), ".3f"),
             _or_dash(train.get(line["step"]), ".4f"),
             duration(line["seconds"]),
