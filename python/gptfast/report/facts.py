@@ -160,9 +160,10 @@ def packet(run: Run) -> dict[str, str]:
         "Seed": str(config["seed"]),
         "Device": str(config["device"]),
         "Data type": str(config["dtype"]),
-        "Batch": f"{config['batch_size']:,} windows",
+        "Batch": f"{config['batch_size']:,}",
     }
     if is_pretraining(run):
+        rows["Batch"] += " windows"
         rows["Context"] = f"{config['model']['block_size']:,} tokens"
     rows["Optimizer"] = f"{config['optimizer']}, peak learning rate {config['learning_rate']:g}"
     if run.result:
