@@ -31,7 +31,9 @@ def test_sizes_differ_in_width_alone_or_with_fit_also_in_tokens() -> None:
     assert narrow.max_steps == wide.max_steps == 100
     assert (narrow.model.n_head, wide.model.n_head) == (2, 4)
     assert replace(wide.model, n_embd=32, n_head=2) == narrow.model
-    fitted = replace(same, fit=True, sizes=(32, 48, 64, 80), seeds=(1, 2), tokens_per_parameter=10)
+    fitted = replace(
+        same, fit=True, sizes=(32, 48, 64, 80), seeds=(1, 2, 3), tokens_per_parameter=10
+    )
     for size in fitted.sizes:
         run = training(fitted, size, 1)
         assert run.max_steps * 2048 / matrix_parameters(run.model) == pytest.approx(10, rel=0.02)
@@ -39,7 +41,7 @@ def test_sizes_differ_in_width_alone_or_with_fit_also_in_tokens() -> None:
 
 def test_the_target_costs_about_four_times_as_much() -> None:
     config = ScalingConfig(
-        out=Path("x"), fit=True, sizes=(32, 48, 64, 80), seeds=(1, 2), n_layer=2, vocab_size=512
+        out=Path("x"), fit=True, sizes=(32, 48, 64, 80), seeds=(1, 2, 3), n_layer=2, vocab_size=512
     )
     target, largest = (training(config, size, 1) for size in (target_size(config), 80))
     # 6 N D with D = 20 N; attention's share, which grows with the context alone, is left out.
@@ -54,8 +56,8 @@ def test_the_target_costs_about_four_times_as_much() -> None:
         ({"sizes": ()}, "expected one or more"),
         ({"seeds": (1, 1)}, r"seeds are \(1, 1\): expected one or more, each once"),
         ({"tokens": 0}, "tokens is 0: expected at least 1"),
-        ({"fit": True, "seeds": (1, 2)}, "3 sizes given with --fit: expected 4 or more"),
-        ({"fit": True, "sizes": (16, 32, 48, 64)}, "1 seeds given with --fit: expected 2 or more"),
+        ({"fit": True, "seeds": (1, 2, 3)}, "3 sizes given with --fit: expected 4 or more"),
+        ({"fit": True, "sizes": (16, 32, 48, 64)}, "1 seed given with --fit: expected 3 or more"),
     ],
 )
 def test_impossible_options_are_refused(options: dict[str, object], message: str) -> None:
@@ -103,6 +105,10 @@ def test_two_sizes_are_trained_measured_and_not_trained_again(
     assert cli.run(main, command) == 0
     assert weights.stat().st_mtime_ns == before
     assert json.loads((tmp_path / "out" / "scaling.json").read_text()) == content
+    # A longer training of the same folder would not be one training of that length.
+    assert cli.run(main, [*command, "--tokens", "4096"]) == 2
+    said = capsys.readouterr().err
+    assert "has a run of 4 steps: expected 8; choose another --out" in said
 
 
 @pytest.mark.integration

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gptfast.cli.units import count
 from gptfast.errors import UserError
 
 Floats = NDArray[np.float64]
 
 MIN_SIZES = 4
 """Three parameters need more than three points, or the fit goes through all of them."""
-MIN_SEEDS = 2
+MIN_SEEDS = 3
+"""Of the noise of two, nothing can be said."""
 _EXPONENTS = (0.005, 2.0)
 _CANDIDATES = 400
 
@@ -114,13 +116,13 @@ def predict(
     sizes, adds them to the means, fits again, and adds the deviation of the target's runs. It knows
     the noise of seeds. It does not know whether the law holds beyond the sizes that were fitted.
 
-    Raises UserError for fewer than 4 sizes or 2 seeds.
+    Raises UserError for fewer than 4 sizes or 3 seeds.
     """
     n_sizes, n_seeds = loss_SK.shape
     if n_seeds < MIN_SEEDS:
         raise UserError(
-            f"{n_seeds} seed given: expected at least {MIN_SEEDS}, because the interval comes from "
-            f"how seeds differ"
+            f"{count(n_seeds, 'seed')} given: expected at least {MIN_SEEDS}, because the interval "
+            f"comes from how seeds differ"
         )
     mean_S = loss_SK.mean(1)
     # The mean of K seeds is nearer to them than the true mean is: K / (K - 1) makes up for it.
