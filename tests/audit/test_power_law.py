@@ -67,7 +67,7 @@ def test_what_no_law_can_be_fitted_to_is_refused() -> None:
         fit_power_law(COMPUTE[:3], losses(1, 10, 0.1)[:3])
     with pytest.raises(UserError, match="do not fall with compute"):
         fit_power_law(COMPUTE, losses(1, 10, 0.1)[::-1].copy())
-    with pytest.raises(UserError, match="seeds given: 1; expected at least 3"):
+    with pytest.raises(UserError, match="1 seed given: expected at least 3"):
         predict(COMPUTE, losses(1, 10, 0.1)[:, None], TARGET, 1)
 
 

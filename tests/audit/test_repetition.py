@@ -263,7 +263,13 @@ def test_the_corpus_of_the_run_is_taken(
     record = {"config": config, "command": "", "fingerprint": "", "resumed_by": [], "result": None}
     (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
     tokenizer = load_tokenizer(folder)
+    capsys.readouterr()
     val, train = read_corpus(folder, tokenizer, None, print)
+    assert "has changed" not in capsys.readouterr().out
     assert [tokenizer.decode(document).strip() for document in val if document] == ["TWO"]
     assert nursery_text.strip() in train
     assert "TWO" not in train
+    other = {"corpus_sha256": "0" * 64}
+    (folder / "run.json").write_text(json.dumps(record | {"data": other}), encoding="utf-8")
+    read_corpus(folder, tokenizer, None, print)
+    assert "marked.txt has changed since the model was trained on it" in capsys.readouterr().out

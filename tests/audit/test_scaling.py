@@ -56,8 +56,8 @@ def test_the_target_costs_about_four_times_as_much() -> None:
         ({"sizes": ()}, "expected one or more"),
         ({"seeds": (1, 1)}, r"seeds are \(1, 1\): expected one or more, each once"),
         ({"tokens": 0}, "tokens is 0: expected at least 1"),
-        ({"fit": True, "seeds": (1, 2, 3)}, "sizes given with --fit: 3; expected 4 or more"),
-        ({"fit": True, "sizes": (16, 32, 48, 64)}, "seeds given with --fit: 1; expected 3 or more"),
+        ({"fit": True, "seeds": (1, 2, 3)}, "3 sizes given with --fit: expected 4 or more"),
+        ({"fit": True, "sizes": (16, 32, 48, 64)}, "1 seed given with --fit: expected 3 or more"),
     ],
 )
 def test_impossible_options_are_refused(options: dict[str, object], message: str) -> None:
@@ -81,6 +81,7 @@ def test_two_sizes_are_trained_measured_and_not_trained_again(
     assert cli.run(main, command) == 0
     printed = capsys.readouterr().out
     assert "1 seed of each size: differences between neighbours may be chance" in printed
+    assert max(map(len, printed[printed.index("means over") :].split("\n\n")[0].split("\n"))) <= 80
     content = json.loads((tmp_path / "out" / "scaling.json").read_text())
     small, large = content["runs"]
     for size, run in ((16, small), (32, large)):
@@ -104,6 +105,10 @@ def test_two_sizes_are_trained_measured_and_not_trained_again(
     assert cli.run(main, command) == 0
     assert weights.stat().st_mtime_ns == before
     assert json.loads((tmp_path / "out" / "scaling.json").read_text()) == content
+    # A longer training of the same folder would not be one training of that length.
+    assert cli.run(main, [*command, "--tokens", "4096"]) == 2
+    said = capsys.readouterr().err
+    assert "has a run of 4 steps: expected 8; choose another --out" in said
 
 
 @pytest.mark.integration

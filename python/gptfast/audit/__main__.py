@@ -66,7 +66,8 @@ def run_attention(config: Attention) -> int:
     if (out := config.out) is not None:
         write_text_atomically(out / "attention.json", _as_json(result))
         write_atomically(out / "attention.png", lambda path: plot(result, path))
-        write_text_atomically(out / "attention.html", make_page(result, config.folder.name))
+        page = make_page(result, config.folder.resolve().name)
+        write_text_atomically(out / "attention.html", page)
         console.print(f"\nsaved in {out}: attention.json, attention.png, attention.html")
     return 0 if result.is_sound else 1
 

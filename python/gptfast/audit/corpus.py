@@ -24,13 +24,20 @@ def read_corpus(
     folder: of the model, whose run names the corpus and the share of val unless `corpus` is given.
     Raises UserError if neither names one, and as `prepare` does.
     """
-    of_run = read_record(folder)["config"] if (folder / "run.json").is_file() else {}
+    record = read_record(folder) if (folder / "run.json").is_file() else {"config": {}}
+    of_run = record["config"]
     name = corpus or of_run.get("corpus")
     if name is None:
         raise UserError(f"{folder} does not say which corpus its model learned from: give --corpus")
     options = reading(folder, name, {}, say)
     share = of_run.get("val_fraction", 0.1)
     data = prepare(name, str(folder), tokenizer.n_vocab, share, say, options)
+    learned = record.get("data", {}).get("corpus_sha256")
+    if corpus is None and learned not in (None, data.report.corpus_sha256):
+        say(
+            f"{name} has changed since the model was trained on it, so its val part may have "
+            f"been trained on"
+        )
     n_train = len(data.train)
     if n_train > MOST_TRAIN_TOKENS:
         say(f"comparing with the last {MOST_TRAIN_TOKENS:,} of {n_train:,} train tokens")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gptfast.cli.units import count
 from gptfast.errors import UserError
 
 Floats = NDArray[np.float64]
@@ -17,6 +18,7 @@ Floats = NDArray[np.float64]
 MIN_SIZES = 4
 """Three parameters need more than three points, or the fit goes through all of them."""
 MIN_SEEDS = 3
+"""Of the noise of two, nothing can be said."""
 _EXPONENTS = (0.005, 2.0)
 _CANDIDATES = 400
 
@@ -120,8 +122,8 @@ def predict(
     n_sizes, n_seeds = loss_SK.shape
     if n_seeds < MIN_SEEDS:
         raise UserError(
-            f"seeds given: {n_seeds}; expected at least {MIN_SEEDS}, because the interval comes "
-            f"from how runs differ"
+            f"{count(n_seeds, 'seed')} given: expected at least {MIN_SEEDS}, because the interval "
+            f"comes from how runs differ"
         )
     law = fit_power_law(compute_S, loss_SK.mean(1))
     fitted_S = np.array([law(compute) for compute in compute_S])

@@ -215,7 +215,17 @@ def _writing(folder: Path) -> Writing:
 
 
 def _train(run: TrainConfig, say: Callable[[str], None]) -> None:
-    """Run `gptfast train` in a process, unless its folder is finished."""
+    """Run `gptfast train` in a process, unless its folder is finished.
+
+    Raises UserError for a run of another length in the folder, which `--resume` would prolong.
+    """
+    if (run.out / "run.json").is_file():
+        steps = read_record(run.out)["config"].get("max_steps")
+        if steps != run.max_steps:
+            raise UserError(
+                f"{run.out} has a run of {steps} steps: expected {run.max_steps}; choose another "
+                f"--out, or remove it"
+            )
     words = [str(word) for word in (
         "--corpus", run.corpus, "--tokenizer", "bpe", "--vocab-size", run.model.vocab_size,
         "--block-size", run.model.block_size, "--n-layer", run.model.n_layer,
@@ -244,6 +254,8 @@ def _memory_of_the_process(config: ScalingConfig, say: Callable[[str], None]) ->
     run = training(config, HEAD_WIDTH, 0)
     tiny = replace(run.model, n_layer=1)
     out = config.out / "process"
-    run = replace(run, model=tiny, batch_size=1, max_steps=10, eval_interval=10, out=out)
+    run = replace(
+        run, model=tiny, batch_size=1, max_steps=10, warmup_steps=0, eval_interval=10, out=out
+    )  # fmt: skip
     _train(run, say)
     return _peak_memory(run.out)

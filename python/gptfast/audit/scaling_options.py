@@ -8,6 +8,7 @@ from typing import Annotated
 
 from gptfast.audit.power_law import MIN_SEEDS, MIN_SIZES
 from gptfast.cli.path import PATH
+from gptfast.cli.units import count
 from gptfast.errors import UserError, check_at_least
 
 HEAD_WIDTH = 16
@@ -50,10 +51,12 @@ class ScalingConfig:
         for name in ("n_layer", "block_size", "tokens"):
             check_at_least(name, getattr(self, name), 1)
         if self.fit:
-            for name, least in (("sizes", MIN_SIZES), ("seeds", MIN_SEEDS)):
-                given = len(getattr(self, name))
+            for name, given, least in (
+                ("size", len(self.sizes), MIN_SIZES), ("seed", len(self.seeds), MIN_SEEDS)
+            ):  # fmt: skip
                 if given < least:
-                    raise UserError(f"{name} given with --fit: {given}; expected {least} or more")
+                    found = count(given, name)
+                    raise UserError(f"{found} given with --fit: expected {least} or more")
             if self.tokens_per_parameter <= 0:
                 given_ratio = self.tokens_per_parameter
                 raise UserError(f"tokens_per_parameter is {given_ratio}: expected more than 0")
