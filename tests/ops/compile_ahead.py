@@ -1,19 +1,15 @@
-"""Compile every kernel for GPUs that need not be here: `python compile_ahead.py sm_90 gfx942`.
+"""Compile every kernel for a GPU that need not be here: `python compile_ahead.py sm_90`.
 
-Prints a line of JSON per GPU, in the order given: the rows of its kernels, each with the kernel's
-name, what it is part of, its bytes of shared memory and of spilled registers. Or, in place of the
-rows, the traceback as a string. A process per GPU, all forked when PyTorch and Triton are imported.
-A script of its own, because the tests beside it may run in the interpreter.
+Prints a JSON list, one row per kernel: its name, what it is part of, its bytes of shared memory and
+of spilled registers. A script of its own, because the tests beside it may run in the interpreter.
 Nothing is launched: each launch is recorded and then compiled for the arguments that it had.
 """
 
 import json
-import multiprocessing
 import re
 import subprocess
 import sys
 import tempfile
-import traceback
 
 import torch
 import triton
@@ -153,8 +149,7 @@ def spilled_bytes(assembly):
     return int(re.search(r"STACK:(\d+)", usage)[1])
 
 
-def compile_for(target):
-    """Return the rows of a GPU's kernels."""
+def main(target):
     rows = []
     flash_attention.has_copy_engine = lambda _: target == "sm_90"
 
@@ -192,18 +187,8 @@ def compile_for(target):
     launch_table(128, torch.bfloat16)
     part = "table"
     launch_table(256, torch.float16)
-    return rows
-
-
-def rows_or_traceback(target):
-    try:
-        return compile_for(target)
-    except Exception:
-        return traceback.format_exc()
+    print(json.dumps(rows))
 
 
 if __name__ == "__main__":
-    targets = sys.argv[1:]
-    with multiprocessing.get_context("fork").Pool(len(targets)) as pool:
-        for found in pool.imap(rows_or_traceback, targets, chunksize=1):
-            print(json.dumps(found), flush=True)
+    main(sys.argv[1])
