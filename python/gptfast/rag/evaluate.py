@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from gptfast.errors import UserError
 from gptfast.rag.refusal import nearness
-from gptfast.rag.search import Scores, Searcher
+from gptfast.rag.search import Searcher
 from gptfast.rag.store import Index
 
 N_RESAMPLES = 2000
@@ -162,6 +162,13 @@ def bootstrap(values: npt.ArrayLike) -> Interval:
     return Interval(float(values_Q.mean()), float(low), float(high))
 
 
+def answered(searcher: Searcher, questions: Sequence[Question]) -> Interval:
+    """Return the share of questions that are not refused."""
+    texts = [question.text for question in questions]
+    near = [nearness(searcher, text, searcher.search(text)) for text in texts]
+    return bootstrap([not each.is_far for each in near])
+
+
 @dataclass(frozen=True)
 class _Places:
     """The chunks (row numbers) of each relevant place of a question, and what is ranked."""
@@ -185,10 +192,6 @@ class Judge:
         self.foreign = [question for question in questions if not question.relevant]
         self._places = [self._find(question) for question in self.own]
 
-    def best_cosines(self, searcher: Searcher, questions: Sequence[Question]) -> list[float]:
-        """Return the highest cosine of any chunk for each question; 0 without embeddings."""
-        return [_best(searcher.scores(question.text)[1]) for question in questions]
-
     def judge(self, searcher: Searcher) -> Result:
         """Search all questions. Raises UserError if none has a relevant place."""
         if not self.own:
@@ -199,20 +202,12 @@ class Judge:
             ranked = _ranked(np.argsort(-scores, kind="stable"), places)
             grades = [place.grade for place in question.relevant]
             metrics.append(rank_metrics(list(ranked), grades))
-        answered = self._answered(searcher, self.own)
-        foreign_answered = self._answered(searcher, self.foreign) if self.foreign else None
         return Result(
             searcher.retriever,
             **{name: bootstrap([each[name] for each in metrics]) for name in metrics[0]},
-            answered=answered,
-            foreign_answered=foreign_answered,
+            answered=answered(searcher, self.own),
+            foreign_answered=answered(searcher, self.foreign) if self.foreign else None,
         )
-
-    def _answered(self, searcher: Searcher, questions: Sequence[Question]) -> Interval:
-        """Return the share of questions that are not refused."""
-        texts = [question.text for question in questions]
-        near = [nearness(searcher, text, searcher.search(text)) for text in texts]
-        return bootstrap([not each.is_far for each in near])
 
     def _find(self, question: Question) -> _Places:
         by_quote = any(place.quote is not None for place in question.relevant)
@@ -252,10 +247,6 @@ class Judge:
                 for match in found[chunk.page]
             ):
                 yield row
-
-
-def _best(cosines: Scores | None) -> float:
-    return 0.0 if cosines is None else float(cosines.max(initial=-1))
 
 
 def _ranked(order: npt.NDArray[Any], places: _Places) -> Iterator[list[int]]:
