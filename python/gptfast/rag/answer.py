@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gptfast.rag.chunks import sentences
+from gptfast.rag.passages import Chunk
 from gptfast.rag.refusal import Nearness, nearness
 from gptfast.rag.search import Hit, Searcher
-from gptfast.rag.store import Chunk, Index
+from gptfast.rag.store import Index
 
 N_CHUNKS = 5
 """Chunks from whose sentences the quotes are chosen."""

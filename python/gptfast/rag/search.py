@@ -18,7 +18,8 @@ from gptfast.errors import UserError
 from gptfast.rag.embeddings import NAME as MINILM
 from gptfast.rag.embeddings import MiniLM
 from gptfast.rag.lsa import Lsa
-from gptfast.rag.store import Chunk, Index, Vectors
+from gptfast.rag.passages import Chunk
+from gptfast.rag.store import Index, Vectors
 
 Scores = npt.NDArray[np.float64]
 
