@@ -138,3 +138,13 @@ def test_wrong_questions_are_refused(tmp_path: Path, line: str) -> None:
         read_questions(path)
     with pytest.raises(UserError, match="can't read"):
         read_questions(tmp_path / "none.jsonl")
+
+
+def test_the_docs_have_what_the_questions_of_the_benchmark_ask_for() -> None:
+    root = Path(__file__).parents[2]
+    for question in read_questions(root / "benchmarks/questions/own_docs.jsonl"):
+        for place in question.relevant:
+            text = " ".join((root / place.file).read_text(encoding="utf-8").split())
+            assert " ".join((place.quote or "").split()) in text, (
+                f"{question.where}: {place.file} has moved {place.quote!r}: name its new place"
+            )

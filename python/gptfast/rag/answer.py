@@ -18,8 +18,9 @@ from gptfast.rag.store import Index
 
 N_CHUNKS = 5
 """Chunks from whose sentences the quotes are chosen."""
-_NO_ANSWER = re.compile(r"^#{1,6}[ \t]|\?[\"'”’»)\]*_]*$")
-"""A heading or a question, which is quoted only where there is nothing else."""
+_NO_ANSWER = re.compile(r"^#{1,6}[ \t]|\?[\"'”’»)\]*_]*$|(?:\.[ \t]*){5}")
+"""A heading, a question, or a line of a table of contents, whose dots lead to a page number. They
+are quoted only where there is nothing else."""
 
 
 @dataclass(frozen=True)
