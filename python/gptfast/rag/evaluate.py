@@ -81,7 +81,7 @@ class Result:
 def read_questions(path: Path) -> list[Question]:
     """Read questions from JSON lines. Raises UserError, which names the line, for a wrong one."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"can't read {path} ({error}): expected questions as JSON lines") from None
     questions = [
@@ -113,9 +113,15 @@ def _relevant(
     quote: str | None = None,
     grade: float = 1.0,
 ) -> Relevant:
-    pages = () if page is None else (page,) if isinstance(page, int) else tuple(page)
-    if not grade > 0:
-        raise ValueError(f"the grade is {grade}, and must be above 0")
+    pages = () if page is None else tuple(page) if isinstance(page, list) else (page,)
+    if not isinstance(file, str):
+        raise ValueError(f"the file is {file!r}, which is no text")
+    if page is not None and not (pages and all(type(number) is int for number in pages)):
+        raise ValueError(f"the page is {page!r}, which is no number or list of numbers")
+    if quote is not None and not (isinstance(quote, str) and quote.strip()):
+        raise ValueError(f"the quote is {quote!r}, which is no text")
+    if not (isinstance(grade, (int, float)) and 0 < grade < float("inf")):
+        raise ValueError(f"the grade is {grade!r}, and must be a number above 0")
     return Relevant(file, pages, quote, grade)
 
 
