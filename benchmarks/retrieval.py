@@ -4,8 +4,9 @@
 
 - perlfaq: the answers of the Perl FAQ (Debian package perl-doc); a question is the heading of its
   answer, which is taken out of the text.
-- Debian FAQ: the PDF of the Debian package debian-faq; questions are the headings of its outline,
-  which are taken out of the pages. The page before or after counts as well.
+- Debian FAQ: the PDF of the Debian package debian-faq; questions are the headings of its outline
+  that are questions. The page before or after counts as well. Bare: those headings are taken out
+  of the pages.
 - Cranfield: 1,400 abstracts and 225 questions with judgements: a folder with the collection's files
   cran.all.1400, cran.qry and cranqrel.
 - own docs: README.md and docs/*.md of gptfast, and questions/own_docs.jsonl.
@@ -30,21 +31,24 @@ from gptfast.cli import cli
 from gptfast.rag import lsa
 from gptfast.rag.chunks import chunk
 from gptfast.rag.embeddings import NAME, MiniLM
-from gptfast.rag.evaluate import Judge, bootstrap, read_questions
+from gptfast.rag.evaluate import Judge, answered, read_questions
 from gptfast.rag.indexing import index_files
 from gptfast.rag.readers import read
 from gptfast.rag.report import refusals, table
-from gptfast.rag.search import REFUSE_BELOW, RETRIEVERS, Searcher, highest
+from gptfast.rag.search import RETRIEVERS, Searcher, highest
 from gptfast.rag.store import Index
 from gptfast.system.files import write_text_atomically
 
 ROOT = Path(__file__).parents[1]
+SETS = ("perlfaq", "cranfield", "debian-faq", "debian-faq-bare", "own-docs")
+ASKED = ("perlfaq", "cranfield", "debian-faq", "own-docs")
 # set, retriever, measure, goal
 GOALS = (
     ("perlfaq", "hybrid", "hit_at_5", 0.88),
     ("perlfaq", "hybrid", "recall_at_10", 0.92),
     ("cranfield", "hybrid", "ndcg_at_10", 0.41),
     ("debian-faq", "fts5", "hit_at_5", 0.90),
+    ("debian-faq-bare", "fts5", "hit_at_5", 0.90),
     ("own-docs", "hybrid", "hit_at_5", 0.90),
 )
 
@@ -69,7 +73,7 @@ def main() -> None:
     debian_faq(work)
 
     found: dict[str, object] = {}
-    for name in ("perlfaq", "cranfield", "debian-faq", "own-docs"):
+    for name in SETS:
         found[name] = measure(name, work / name, arguments.gpt)
     found["refusal"] = refusal(work)
     found["exact search of 100,000 x 384, ms"] = exact_search()
@@ -150,33 +154,38 @@ def make_index(name: str, paths: list[Path], folder: Path) -> None:
 
 
 def debian_faq(work: Path) -> None:
-    """Index the pages of the PDF without the headings, which are the questions."""
+    """Index the PDF as it is, and its pages without the headings that are the questions."""
     import pypdfium2
 
-    folder = work / "debian-faq"
     packed = next(fetch("debian-faq", work).rglob("debian-faq.en.pdf.gz"))
     data = gzip.decompress(packed.read_bytes())
+    (work / "debian-faq").mkdir(exist_ok=True)
+    (work / "debian-faq" / "debian-faq.pdf").write_bytes(data)
+    make_index("debian-faq", [work / "debian-faq" / "debian-faq.pdf"], work / "debian-faq")
     with pypdfium2.PdfDocument(data) as pdf:
-        outline = [(entry.get_title(), entry.get_dest().get_index() + 1) for entry in pdf.get_toc()]
+        entries = [(entry.get_title(), entry.get_dest().get_index() + 1) for entry in pdf.get_toc()]
+    asked = [(title, page) for title, page in entries if "?" in title]
     document = read(Path("debian-faq.pdf"), data)
     pages = []
     for page in document.pages:
         text = page.text
-        for title, _ in sorted(outline, key=lambda entry: -len(entry[0])):
+        for title, _ in sorted(asked, key=lambda entry: -len(entry[0])):
             pattern = r"\W+".join(map(re.escape, re.findall(r"\w+", title)))
             text = re.sub(pattern + r"\W{0,3}", " ", text)
         pages.append(replace(page, text=text, spans=chunk(text, document.layout)[0]))
-    (folder / "index").mkdir(parents=True, exist_ok=True)
-    index = Index.create(folder / "index")
+    bare = work / "debian-faq-bare"
+    (bare / "index").mkdir(parents=True, exist_ok=True)
+    index = Index.create(bare / "index")
     texts = [page.text[span.char_start : span.char_end] for page in pages for span in page.spans]
     index.add("debian-faq.pdf", "0", pages, None, (NAME, MiniLM().embed(texts)))
     lsa.learn(index)
     index.close()
-    write_set(folder, {}, [
+    questions: list[dict[str, object]] = [
         {"question": title, "relevant": [{"file": "debian-faq.pdf", "page": [p - 1, p, p + 1]}]}
-        for title, p in outline
-        if "?" in title
-    ])  # fmt: skip
+        for title, p in asked
+    ]
+    for folder in (work / "debian-faq", bare):
+        write_set(folder, {}, questions)
 
 
 def measure(name: str, folder: Path, gpt: Path | None) -> dict[str, object]:
@@ -198,26 +207,20 @@ def measure(name: str, folder: Path, gpt: Path | None) -> dict[str, object]:
 
 
 def refusal(work: Path) -> dict[str, object]:
-    """Ask the index of perlfaq its own questions, and those of the other sets.
-
-    The threshold is chosen on every second question, so that 96% of the own ones are answered, and
-    measured on the others.
-    """
-    index = Index.open(work / "perlfaq" / "index")
-    sets = ("perlfaq", "debian-faq", "cranfield", "own-docs")
-    questions = {name: read_questions(work / name / "questions.jsonl") for name in sets}
-    judge, searcher = Judge(index, questions["perlfaq"]), Searcher(index)
-    best = {name: np.array(judge.best_cosines(searcher, questions[name])) for name in sets}
-    chosen = round(float(np.quantile(best["perlfaq"][::2], 0.04)), 2)
-    print(f"\nthe threshold chosen on one half: {chosen}; on the other half are answered")
-    found: dict[str, object] = {"chosen": chosen}
-    for below in sorted({chosen, *REFUSE_BELOW.values(), 0.45}):
-        for name in sets:
-            share = bootstrap(best[name][1::2] >= below)
-            found[f"answered at {below}, {name}"] = asdict(share)
-            print(f"at {below}: {share.mean:.1%} ({share.low:.1%} to {share.high:.1%}) of {name}")
-    for name in sets[1:]:
-        found[f"AUC, {name}"] = float((best["perlfaq"][:, None] > best[name]).mean())
+    """Ask two indices their own questions and those of all sets: which does `rag ask` answer?"""
+    questions = {name: read_questions(work / name / "questions.jsonl") for name in ASKED}
+    found: dict[str, object] = {}
+    for documents in ("perlfaq", "own-docs"):
+        index = Index.open(work / documents / "index")
+        for retriever in ("hybrid", "hybrid-lsa"):
+            searcher = Searcher(index, retriever)
+            for name in ASKED:
+                share = answered(searcher, questions[name])
+                found[f"{documents}, {retriever}: answered of {name}"] = asdict(share)
+                print(
+                    f"{documents}, {retriever}: answers {share.mean:.1%} ({share.low:.1%} to "
+                    f"{share.high:.1%}) of {name}"
+                )
     return found
 
 

@@ -88,6 +88,14 @@ def lines_of(file: str, page: int | None) -> list[str]:
     return {"notes/cat.md": CAT, "garden.md": GARDEN, EVIL: HOSTILE}[file].split("\n")
 
 
+def test_a_table_of_contents_is_no_answer(tmp_path: Path) -> None:
+    contents = "1.1 Cleaning the filter of the boiler . . . . . . . 9"
+    (tmp_path / "a.txt").write_text(f"{contents}\n\nRinse the filter. Then let it dry.\n")
+    index_files((tmp_path / "a.txt",), tmp_path / "index", "none")
+    found = Asker(tmp_path / "index", "fts5", 1).ask("How do I clean the filter of the boiler?")
+    assert [quote.text for quote in found.quotes] == ["Rinse the filter."]
+
+
 def test_every_quote_of_many_questions_is_verbatim_and_stands_where_it_says(index: Path) -> None:
     """The lines are those of the files, and of the PDF as it was typed."""
     searcher = Searcher(Index.open(index))

@@ -138,3 +138,33 @@ def test_wrong_questions_are_refused(tmp_path: Path, line: str) -> None:
         read_questions(path)
     with pytest.raises(UserError, match="can't read"):
         read_questions(tmp_path / "none.jsonl")
+
+
+def test_the_docs_have_what_the_questions_of_the_benchmark_ask_for() -> None:
+    root = Path(__file__).parents[2]
+    for question in read_questions(root / "benchmarks/questions/own_docs.jsonl"):
+        for place in question.relevant:
+            text = " ".join((root / place.file).read_text(encoding="utf-8").split())
+            assert " ".join((place.quote or "").split()) in text, (
+                f"{question.where}: {place.file} has moved {place.quote!r}: name its new place"
+            )
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ('{"file": 3}', "the file is 3"),
+        ('{"file": "a.md", "page": "3"}', "the page is '3'"),
+        ('{"file": "a.md", "page": []}', r"the page is \[\]"),
+        ('{"file": "a.md", "page": true}', "the page is True"),
+        ('{"file": "a.md", "quote": 3}', "the quote is 3"),
+        ('{"file": "a.md", "quote": " "}', "the quote is ' '"),
+        ('{"file": "a.md", "grade": "2"}', "the grade is '2'"),
+        ('{"file": "a.md", "grade": Infinity}', "the grade is inf"),
+    ],
+)
+def test_a_place_of_the_wrong_kind(tmp_path: Path, place: str, said: str) -> None:
+    questions = tmp_path / "q.jsonl"
+    questions.write_text(f'\ufeff{{"question": "a", "relevant": [{place}]}}\r\n', encoding="utf-8")
+    with pytest.raises(UserError, match=f"line 1: {said}"):
+        read_questions(questions)

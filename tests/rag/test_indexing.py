@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
 import subprocess
@@ -126,6 +127,37 @@ def test_the_same_bytes_are_one_until_both_are_gone(texts: Path) -> None:
     (texts / "copy.txt").unlink()
     update(texts)
     assert len(Index.open(folder).chunks()) < n_chunks
+
+
+def test_the_same_bytes_of_another_kind_are_another_document(texts: Path) -> None:
+    (texts / "a.txt").write_text("<p>One &amp; two.</p>")
+    (texts / "b.html").write_text("<p>One &amp; two.</p>")
+    assert update(texts).n_same == 0
+    (texts / "a.txt").rename(texts / "c.html")
+    assert update(texts).n_same == 1
+    index = Index.open(texts.parent / "index")
+    for name in ("b.html", "c.html"):
+        assert index.text_of(name, None) == "One & two.\n"
+
+
+def test_a_renamed_file_keeps_its_chunks(texts: Path) -> None:
+    update(texts)
+    folder = texts.parent / "index"
+    ids = [chunk.id for chunk in Index.open(folder).chunks()]
+    (texts / "005.txt").rename(texts / "zzz.txt")
+    done = update(texts)
+    assert (done.n_new, done.n_same, done.n_removed) == (0, 1, 1)
+    assert [chunk.id for chunk in Index.open(folder).chunks()] == ids
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names elsewhere are Unicode")
+def test_a_name_that_is_not_utf8(texts: Path) -> None:
+    with open(os.fsencode(texts) + b"/caf\xe9.txt", "w") as file:
+        file.write("A text with such a name.")
+    update(texts)
+    index = Index.open(texts.parent / "index")
+    assert index.text_of(r"caf\udce9.txt", None) == "A text with such a name."
+    assert update(texts).n_unchanged == 13
 
 
 def test_what_cannot_be_read_is_named_every_time(texts: Path) -> None:

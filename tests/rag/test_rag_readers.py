@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pdfs import pdf
@@ -122,15 +124,33 @@ def test_find(tmp_path: Path) -> None:
     for name in ("b/x.md", "b/.hidden.md", "b/.git/y.md", "b/z.png", "a.html", "b/c/d.PDF"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    root, files = find([tmp_path])
-    assert root == tmp_path
+    files, problems = find([tmp_path])
+    assert not problems
+    assert files["b/x.md"] == tmp_path / "b" / "x.md"
     assert sorted(files) == ["a.html", "b/c/d.PDF", "b/x.md"]
     # The paths are relative to the folder that holds all that was given.
-    root, files = find([tmp_path / "b" / "c", tmp_path / "b" / "z.png"])
-    assert root == tmp_path / "b"
+    files, _ = find([tmp_path / "b" / "c", tmp_path / "b" / "z.png"])
     assert sorted(files) == ["c/d.PDF", "z.png"]
-    root, files = find([tmp_path / "a.html"])
-    assert (root, list(files)) == (tmp_path, ["a.html"])
+    files, _ = find([tmp_path / "a.html"])
+    assert list(files) == ["a.html"]
+
+
+def test_find_names_a_folder_that_cannot_be_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.md").touch()
+    (tmp_path / "closed").mkdir()
+    scandir = os.scandir
+
+    def refuse(path: str) -> Any:
+        if os.path.basename(path) == "closed":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    files, problems = find([tmp_path])
+    assert list(files) == ["a.md"]
+    assert problems == {"closed": "can't be opened (Permission denied)"}
 
 
 def test_nothing_to_find(tmp_path: Path) -> None:

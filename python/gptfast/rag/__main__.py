@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from gptfast.cli.units import count
 from gptfast.errors import UserError
 from gptfast.rag.ask_options import Ask, Chat
 from gptfast.rag.options import Evaluate, IndexFiles, RagConfig
+from gptfast.rag.shown import shown
 from gptfast.system.files import write_text_atomically
 
 if TYPE_CHECKING:
@@ -44,13 +46,16 @@ def _index(config: IndexFiles) -> None:
     from gptfast.rag.indexing import index_files
     from gptfast.rag.readers import find
 
-    total = sum(file.stat().st_size for file in find(config.paths)[1].values())
+    total = 0
+    for file in find(config.paths)[0].values():
+        with suppress(OSError):  # a file that is gone again
+            total += file.stat().st_size
     with show_bytes("indexing", total, True) as progress:
         done = index_files(config.paths, config.out, config.embeddings, progress)
     for note in done.notes:
         print(f"note: {note}")
     for path, problem in list(done.problems.items())[:_MOST_PROBLEMS]:
-        print(f"note: {path}: {problem}")
+        print(f"note: {shown(path)}: {shown(problem)}")
     if len(done.problems) > _MOST_PROBLEMS:
         print(f"note: {len(done.problems) - _MOST_PROBLEMS:,} more files have such problems")
     print(

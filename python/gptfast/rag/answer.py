@@ -11,14 +11,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gptfast.rag.chunks import sentences
+from gptfast.rag.passages import Chunk
 from gptfast.rag.refusal import Nearness, nearness
 from gptfast.rag.search import Hit, Searcher
-from gptfast.rag.store import Chunk, Index
+from gptfast.rag.store import Index
 
 N_CHUNKS = 5
 """Chunks from whose sentences the quotes are chosen."""
-_NO_ANSWER = re.compile(r"^#{1,6}[ \t]|\?[\"'”’»)\]*_]*$")
-"""A heading or a question, which is quoted only where there is nothing else."""
+_NO_ANSWER = re.compile(r"^#{1,6}[ \t]|\?[\"'”’»)\]*_]*$|(?:\.[ \t]*){5}")
+"""A heading, a question, or a line of a table of contents, whose dots lead to a page number. They
+are quoted only where there is nothing else."""
 
 
 @dataclass(frozen=True)

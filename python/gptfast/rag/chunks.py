@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, TypeAlias
 
-from gptfast.rag.store import Span
+from gptfast.rag.passages import Span
 
 MAX_CHARS = 900
 """Longest chunk in characters, unless a single sentence is longer."""

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from gptfast.errors import UserError
 from gptfast.rag.refusal import nearness
-from gptfast.rag.search import Scores, Searcher
+from gptfast.rag.search import Searcher
 from gptfast.rag.store import Index
 
 N_RESAMPLES = 2000
@@ -81,7 +81,7 @@ class Result:
 def read_questions(path: Path) -> list[Question]:
     """Read questions from JSON lines. Raises UserError, which names the line, for a wrong one."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"can't read {path} ({error}): expected questions as JSON lines") from None
     questions = [
@@ -113,9 +113,15 @@ def _relevant(
     quote: str | None = None,
     grade: float = 1.0,
 ) -> Relevant:
-    pages = () if page is None else (page,) if isinstance(page, int) else tuple(page)
-    if not grade > 0:
-        raise ValueError(f"the grade is {grade}, and must be above 0")
+    pages = () if page is None else tuple(page) if isinstance(page, list) else (page,)
+    if not isinstance(file, str):
+        raise ValueError(f"the file is {file!r}, which is no text")
+    if page is not None and not (pages and all(type(number) is int for number in pages)):
+        raise ValueError(f"the page is {page!r}, which is no number or list of numbers")
+    if quote is not None and not (isinstance(quote, str) and quote.strip()):
+        raise ValueError(f"the quote is {quote!r}, which is no text")
+    if not (isinstance(grade, (int, float)) and 0 < grade < float("inf")):
+        raise ValueError(f"the grade is {grade!r}, and must be a number above 0")
     return Relevant(file, pages, quote, grade)
 
 
@@ -162,6 +168,13 @@ def bootstrap(values: npt.ArrayLike) -> Interval:
     return Interval(float(values_Q.mean()), float(low), float(high))
 
 
+def answered(searcher: Searcher, questions: Sequence[Question]) -> Interval:
+    """Return the share of questions that are not refused."""
+    texts = [question.text for question in questions]
+    near = [nearness(searcher, text, searcher.search(text)) for text in texts]
+    return bootstrap([not each.is_far for each in near])
+
+
 @dataclass(frozen=True)
 class _Places:
     """The chunks (row numbers) of each relevant place of a question, and what is ranked."""
@@ -185,10 +198,6 @@ class Judge:
         self.foreign = [question for question in questions if not question.relevant]
         self._places = [self._find(question) for question in self.own]
 
-    def best_cosines(self, searcher: Searcher, questions: Sequence[Question]) -> list[float]:
-        """Return the highest cosine of any chunk for each question; 0 without embeddings."""
-        return [_best(searcher.scores(question.text)[1]) for question in questions]
-
     def judge(self, searcher: Searcher) -> Result:
         """Search all questions. Raises UserError if none has a relevant place."""
         if not self.own:
@@ -199,20 +208,12 @@ class Judge:
             ranked = _ranked(np.argsort(-scores, kind="stable"), places)
             grades = [place.grade for place in question.relevant]
             metrics.append(rank_metrics(list(ranked), grades))
-        answered = self._answered(searcher, self.own)
-        foreign_answered = self._answered(searcher, self.foreign) if self.foreign else None
         return Result(
             searcher.retriever,
             **{name: bootstrap([each[name] for each in metrics]) for name in metrics[0]},
-            answered=answered,
-            foreign_answered=foreign_answered,
+            answered=answered(searcher, self.own),
+            foreign_answered=answered(searcher, self.foreign) if self.foreign else None,
         )
-
-    def _answered(self, searcher: Searcher, questions: Sequence[Question]) -> Interval:
-        """Return the share of questions that are not refused."""
-        texts = [question.text for question in questions]
-        near = [nearness(searcher, text, searcher.search(text)) for text in texts]
-        return bootstrap([not each.is_far for each in near])
 
     def _find(self, question: Question) -> _Places:
         by_quote = any(place.quote is not None for place in question.relevant)
@@ -252,10 +253,6 @@ class Judge:
                 for match in found[chunk.page]
             ):
                 yield row
-
-
-def _best(cosines: Scores | None) -> float:
-    return 0.0 if cosines is None else float(cosines.max(initial=-1))
 
 
 def _ranked(order: npt.NDArray[Any], places: _Places) -> Iterator[list[int]]:

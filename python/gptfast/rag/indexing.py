@@ -14,8 +14,9 @@ from gptfast.rag import lsa
 from gptfast.rag.chunks import chunk
 from gptfast.rag.embeddings import NAME as MINILM
 from gptfast.rag.embeddings import MiniLM
-from gptfast.rag.readers import find, read
-from gptfast.rag.store import VERSION, Index, Page
+from gptfast.rag.passages import Page
+from gptfast.rag.readers import find, kind_of, read
+from gptfast.rag.store import VERSION, Index
 from gptfast.system.files import make_folder
 from gptfast.system.locking import folder_lock
 
@@ -57,14 +58,14 @@ def index_files(
     and can't be loaded, or the index has its vectors and "auto" can't make more. Each file is
     written in one transaction: killed at any moment, the next call completes the index.
     """
-    root, files = find(paths)
+    files, problems = find(paths)
     make_folder(folder, "choose another --out")
     with folder_lock(folder):
-        summary = Summary()
+        summary = Summary(problems=problems)
         index = _open(folder, summary)
         try:
             encoder = _encoder(index, embeddings, summary)
-            _Run(index, encoder, summary, progress).update(root, files)
+            _Run(index, encoder, summary, progress).update(files)
         finally:
             index.close()
     return summary
@@ -110,18 +111,16 @@ class _Run:
     summary: Summary
     progress: Callable[[int], object]
 
-    def update(self, root: Path, files: dict[str, Path]) -> None:
+    def update(self, files: dict[str, Path]) -> None:
         index, summary = self.index, self.summary
         known = index.files()
-        if index.get("root") != str(root):
-            index.put("root", str(root))
-        for path in known.keys() - files.keys():
-            index.remove(path)
-            summary.n_removed += 1
         n_done = 0
         for path in sorted(files):
             n_done += self._file(path, files[path], known.get(path), n_done)
             self.progress(n_done)
+        for path in known.keys() - files.keys():  # last: a file may only have another name now
+            index.remove(path)
+            summary.n_removed += 1
         self._embed_rest(n_done)
         if index.get("lsa_basis") is None:
             lsa.learn(index)
@@ -138,7 +137,8 @@ class _Run:
             if before is not None:
                 index.remove(path)
             return 0
-        sha256 = hashlib.sha256(data).hexdigest()
+        # The same bytes are another document where they are read in another way.
+        sha256 = hashlib.sha256(kind_of(file, data).encode() + b"\0" + data).hexdigest()
         if sha256 == before:
             summary.n_unchanged += 1
         elif index.holds(sha256):

@@ -12,10 +12,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from gptfast.data.documents import ReadOptions, read_blocks
-from gptfast.data.documents.names import family_of, packing_of, suffix_of
+from gptfast.data.documents.names import bare_name, family_of, packing_of, suffix_of
 from gptfast.errors import MissingFileError, UserError
 from gptfast.rag.chunks import RECORDS_END, Layout
-from gptfast.rag.store import Page
+from gptfast.rag.passages import Page
 
 MARKDOWN = (".md", ".markdown")
 HTML = (".html", ".htm", ".xhtml")
@@ -32,8 +32,11 @@ class Document:
     layout: Layout = "plain"
 
 
-def find(paths: Sequence[Path]) -> tuple[Path, dict[str, Path]]:
-    """Return the folder that holds all paths, and the files below them by their path within it.
+def find(paths: Sequence[Path]) -> tuple[dict[str, Path], dict[str, str]]:
+    r"""Return the files below paths, and why folders below them can't be read.
+
+    Both go by their path within the folder that holds all paths. Bytes of a name that are not UTF-8
+    are written as `\udcff`, because an index holds UTF-8.
 
     The files of a folder are those with a suffix of text, Markdown, HTML, PDF, and of the records
     that `gptfast.data` reads; hidden ones are left out, and links to folders are not followed. A
@@ -43,31 +46,54 @@ def find(paths: Sequence[Path]) -> tuple[Path, dict[str, Path]]:
     if not paths:
         raise UserError("no files were given: expected at least one file or folder")
     files: list[Path] = []
+    errors: list[OSError] = []
     for path in paths:
         if path.is_file():
             files.append(path)
         elif path.is_dir():
-            files.extend(_inside(path))
+            files.extend(_inside(path, errors))
         else:
             raise MissingFileError(f"there is no {path}: expected a file or a folder")
-    if not files:
+    if not files and not errors:
         suffixes = " ".join((*PDF, *HTML, ".md", ".txt", ".jsonl", ".csv", ".parquet"))
         raise MissingFileError(
             f"no file in {' '.join(map(str, paths))} ends in one of {suffixes}: expected documents"
         )
     roots = [os.path.abspath(path if path.is_dir() else path.parent) for path in paths]
     root = Path(os.path.commonpath(roots))
-    return root, {Path(os.path.abspath(file)).relative_to(root).as_posix(): file for file in files}
+    problems = {
+        _within(root, Path(error.filename)): f"can't be opened ({error.strerror})"
+        for error in errors
+    }
+    return {_within(root, file): file for file in files}, problems
 
 
-def _inside(folder: Path) -> Iterator[Path]:
-    for place, folders, names in os.walk(folder):
+def _within(root: Path, path: Path) -> str:
+    name = Path(os.path.abspath(path)).relative_to(root).as_posix()
+    return name.encode(errors="backslashreplace").decode()
+
+
+def _inside(folder: Path, errors: list[OSError]) -> Iterator[Path]:
+    for place, folders, names in os.walk(folder, onerror=errors.append):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             suffix = suffix_of(name)
             is_known = family_of(name) is not None or suffix in (*HTML, *PDF, ".rst")
             if is_known and not name.startswith(".") and os.path.isfile(os.path.join(place, name)):
                 yield Path(place, name)
+
+
+def kind_of(file: Path, data: bytes) -> str:
+    """Return how the bytes of a file are read: "pdf", "html", "markdown", "text", or as records.
+
+    That is by its first bytes, or its name. Of records, the kind is what the name ends in.
+    """
+    suffix, family, packing = suffix_of(file.name), family_of(file.name), packing_of(file.name)
+    if data.startswith(b"%PDF-") or suffix in PDF:
+        return "pdf"
+    if family not in (None, "text") or packing:
+        return suffix_of(bare_name(file.name)) + packing
+    return "html" if suffix in HTML else "markdown" if suffix in MARKDOWN else "text"
 
 
 def read(file: Path, data: bytes) -> Document:
@@ -78,10 +104,10 @@ def read(file: Path, data: bytes) -> Document:
 
     Raises UserError if the library for PDF files is not installed.
     """
-    suffix = suffix_of(file.name)
-    if data.startswith(b"%PDF-") or suffix in PDF:
+    kind = kind_of(file, data)
+    if kind == "pdf":
         return _read_pdf(data)
-    if family_of(file.name) not in (None, "text") or packing_of(file.name):
+    if kind not in ("html", "markdown", "text"):
         return _read_records(file)
     encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
@@ -90,10 +116,9 @@ def read(file: Path, data: bytes) -> Document:
         return Document(problem=f"is not UTF-8 text (byte {error.start}): convert it")
     if "\x00" in text:
         return Document(problem="is not text: it has NUL characters")
-    if suffix in HTML:
+    if kind == "html":
         text = html_to_text(text)
-    has_headings = suffix in (*HTML, *MARKDOWN)
-    return Document((Page(None, None, text),), layout="markdown" if has_headings else "plain")
+    return Document((Page(None, None, text),), layout="plain" if kind == "text" else "markdown")
 
 
 def _normal(text: str) -> str:

@@ -11,8 +11,6 @@ from gptfast.rag.search import STOP_WORDS, Hit, Searcher
 
 LEAST_COVERAGE = 0.33
 """Share of the words of a question that one chunk must have; see `coverage`."""
-
-
 LEAST_WITH_COSINE = 0.75
 """The same and the highest cosine of MiniLM, added."""
 
@@ -39,7 +37,7 @@ def nearness(searcher: Searcher, question: str, hits: Sequence[Hit]) -> Nearness
     say too little to count.
     """
     covered = coverage(searcher, question, hits)
-    if searcher.refuse_below is None:
+    if not searcher.has_minilm:
         return Nearness(covered, LEAST_COVERAGE)
     cosines = [hit.cosine for hit in hits if hit.cosine is not None]
     return Nearness(covered + max(cosines, default=0.0), LEAST_WITH_COSINE)

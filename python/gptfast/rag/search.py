@@ -18,16 +18,14 @@ from gptfast.errors import UserError
 from gptfast.rag.embeddings import NAME as MINILM
 from gptfast.rag.embeddings import MiniLM
 from gptfast.rag.lsa import Lsa
-from gptfast.rag.store import Chunk, Index, Vectors
+from gptfast.rag.passages import Chunk
+from gptfast.rag.store import Index, Vectors
 
 Scores = npt.NDArray[np.float64]
 
 RETRIEVERS = ("fts5", "lsa", "minilm", "hybrid-lsa", "hybrid", "gpt", "gpt-table")
 """hybrid-lsa: the sum of the z-scores of fts5 and lsa. hybrid: that of the root of fts5 and minilm,
 or hybrid-lsa if the index has no vectors of MiniLM or it can't be loaded."""
-REFUSE_BELOW = {"minilm": 0.35}
-"""Highest cosine of a chunk below which a question is refused, by what makes the vectors. Of other
-vectors, cosines say too little: see `refusal`."""
 
 # Questions have many of these. In documents they may be rare, so that BM25 would take them for
 # what the question is about.
@@ -128,9 +126,9 @@ class Searcher:
         )
 
     @property
-    def refuse_below(self) -> float | None:
-        """Best cosine below which a question should be refused; None where none is known."""
-        return None if self._dense is None else REFUSE_BELOW.get(self._dense.kind)
+    def has_minilm(self) -> bool:
+        """Whether the cosines are those of MiniLM."""
+        return self._dense is not None and self._dense.kind == "minilm"
 
     def search(self, question: str, k: int = 10) -> list[Hit]:
         """Return the k best chunks, best first."""

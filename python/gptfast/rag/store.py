@@ -1,7 +1,7 @@
 """The index: one SQLite file with the text of the documents, its chunks, words and vectors.
 
-The same bytes under several paths are stored once. Everything about a file is written in one
-transaction, so that a killed process leaves each file in the index whole, or not at all.
+The same document under several paths is stored once: `sha256` is that of its kind and bytes. Each
+is written in one transaction: a killed process leaves it in the index whole, or not at all.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gptfast.errors import MissingFileError, UserError
+from gptfast.rag.passages import Chunk, Page
 
 FILE = "index.sqlite"
 VERSION = "1"
@@ -61,61 +61,6 @@ END;
 """
 
 
-@dataclass(frozen=True)
-class Span:
-    """The place of a chunk within the text of a page."""
-
-    line_start: int
-    """First line, from 1."""
-    line_end: int
-    """Last line, inclusive."""
-    char_start: int
-    char_end: int
-    heading: str = ""
-    """Headings above the chunk, from the title down, separated by ' > '."""
-
-
-@dataclass(frozen=True)
-class Page:
-    """The text of a page of a PDF, or of a whole file of another kind."""
-
-    number: int | None
-    """From 1, in a PDF; None for other files."""
-    label: str | None
-    """The number that is printed on the page, such as 'iv'."""
-    text: str
-    spans: tuple[Span, ...] = ()
-    """The chunks of the text."""
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """A passage of a document, and where it is."""
-
-    id: int
-    file: str
-    """Path relative to the folder that holds everything indexed."""
-    page: int | None
-    """Page of a PDF, from 1."""
-    page_label: str | None
-    """The number that is printed on the page, such as 'iv'."""
-    line_start: int
-    """First line of the page or file, from 1."""
-    line_end: int
-    """Last line, inclusive."""
-    char_start: int
-    """`text` is `text_of(file, page)[char_start:char_end]`."""
-    char_end: int
-    text: str
-    heading: str = ""
-    """Headings above the chunk, from the title down, separated by ' > '. Not part of `text`."""
-
-    @property
-    def searched(self) -> str:
-        """The text that embedders read: the headings above the chunk, and the chunk."""
-        return f"{self.heading}\n{self.text}" if self.heading else self.text
-
-
 class Index:
     """An index that is open for reading and writing."""
 
@@ -155,9 +100,8 @@ class Index:
             tables = {row[0] for row in index.connection.execute("SELECT name FROM sqlite_master")}
         except sqlite3.DatabaseError as error:
             index.close()
-            raise UserError(
-                f"{folder / FILE} is not an index ({error}): delete it, or choose another folder"
-            ) from None
+            said = f"{folder / FILE} is not an index ({error})"
+            raise UserError(f"{said}: delete it, or choose another folder") from None
         if "meta" in tables:
             return index
         index.close()  # it was killed before its first transaction
@@ -194,11 +138,6 @@ class Index:
         row = self.connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return None if row is None else row[0]
 
-    def put(self, key: str, value: str) -> None:
-        """Store a value about the whole index."""
-        with self.transaction() as connection:
-            connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
-
     def text_of(self, file: str, page: int | None) -> str:
         """Return the stored text of a page, or of a file without pages (page None).
 
@@ -231,8 +170,8 @@ class Index:
 
     def holds(self, sha256: str) -> bool:
         """Return whether the index has a file with these bytes, under any path."""
-        query = "SELECT 1 FROM contents WHERE sha256 = ?"
-        return self.connection.execute(query, (sha256,)).fetchone() is not None
+        rows = self.connection.execute("SELECT 1 FROM contents WHERE sha256 = ?", (sha256,))
+        return rows.fetchone() is not None
 
     def problems(self) -> dict[str, str]:
         """Return why files, or pages of them, have no text, by their paths."""
@@ -293,8 +232,8 @@ class Index:
     def link(self, path: str, sha256: str) -> None:
         """Let a path name bytes that the index holds already."""
         with self.transaction() as connection:
-            row = connection.execute("SELECT id FROM contents WHERE sha256 = ?", (sha256,))
-            _point(connection, path, row.fetchone()[0])
+            rows = connection.execute("SELECT id FROM contents WHERE sha256 = ?", (sha256,))
+            _point(connection, path, rows.fetchone()[0])
 
     def remove(self, path: str) -> None:
         """Remove a path, and its text if no other path has it."""
