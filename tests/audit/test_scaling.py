@@ -79,6 +79,7 @@ def test_two_sizes_are_trained_measured_and_not_trained_again(
     assert cli.run(main, command) == 0
     printed = capsys.readouterr().out
     assert "1 seed of each size: differences between neighbours may be chance" in printed
+    assert max(map(len, printed[printed.index("means over") :].split("\n\n")[0].split("\n"))) <= 80
     content = json.loads((tmp_path / "out" / "scaling.json").read_text())
     small, large = content["runs"]
     for size, run in ((16, small), (32, large)):

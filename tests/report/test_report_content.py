@@ -164,10 +164,13 @@ def test_a_resumed_run_names_both_commands_and_each_step_once(
 def test_a_changed_text_gives_no_baseline(run: Path, write: Write) -> None:
     record = json.loads((run / "run.json").read_text())
     change_record(run, data=record["data"] | {"corpus": "gone.txt"})
+    silent = [json.dumps(m) + "\n" for m in lines(run) if "sample" not in m]
+    (run / "metrics.jsonl").write_text("".join(silent))
     page = write(run, "--no-playground")
     names = [one["name"].split()[0] for one in page.charts[0]["series"]]
     assert names == ["train", "val", "uniform"]
     assert "This report lacks something: no baselines that count" in page.text
+    assert "on a line of built-in text" in page.text
 
 
 def test_a_quantized_folder_without_metrics(run: Path, write: Write, tmp_path: Path) -> None:
@@ -193,6 +196,7 @@ def test_an_adapter_and_the_folder_that_it_was_tuned_from(
     page = write(out)
     assert "fine-tuned from" in page.text
     assert page.facts["Data"] == str(data)
+    assert "no repetition, because there is no val text to compare with" in page.text
     drawn = {one["name"]: [p[:2] for p in one["points"]] for one in page.charts[0]["series"]}
     assert drawn["val"] == [[m["step"], m["val_loss"]] for m in lines(out) if "val_loss" in m]
     rows = dict(row for row in page.cells if len(row) == 2)
@@ -209,7 +213,9 @@ def test_mistakes_are_one_line(
     cut = shutil.copytree(run, tmp_path / "cut")
     (cut / "run.json").write_text("{")
     broken = shutil.copytree(run, tmp_path / "broken")
-    (broken / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\nnonsense\n')
+    (broken / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0, "seconds": 1}\nnonsense\n')
+    infinite = shutil.copytree(run, tmp_path / "infinite")
+    (infinite / "metrics.jsonl").write_text('{"step": 1, "loss": NaN, "seconds": 1}\n')
     for arguments, message in [
         ([], "no run given"),
         ([tmp_path], f"no run in {tmp_path}: expected a folder"),
@@ -218,6 +224,7 @@ def test_mistakes_are_one_line(
         ([run, "--out", there / "a.html"], "choose another --out"),
         ([cut], "run.json is damaged"),
         ([broken], "metrics.jsonl is damaged in line 2"),
+        ([infinite], "metrics.jsonl is damaged in line 1 (NaN is no JSON)"),
     ]:
         capsys.readouterr()
         assert cli.run(main, list(map(str, arguments))) == 2
@@ -225,3 +232,57 @@ def test_mistakes_are_one_line(
         assert message in error
         assert error.count("\n") == 1
     assert there.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("lost", "message"),
+    [
+        (("written",), "written is None"),
+        (("hardware", "cpu"), "hardware.cpu is None"),
+        (("config", "model", "n_head"), "config.model.n_head is None"),
+        (("data", "val_tokens"), "val_tokens is None"),
+        (("result", "val_loss"), "val_loss"),
+        (("shares", 0), "shares is []"),
+    ],
+)
+def test_a_record_that_lacks_something_is_one_line(
+    run: Path, lost: tuple[Any, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = content = json.loads((run / "run.json").read_text())
+    for name in lost[:-1]:
+        content = content[name]
+    del content[lost[-1]]
+    (run / "run.json").write_text(json.dumps(record))
+    assert cli.run(main, [str(run), "--out", str(run / "report.html")]) == 2
+    error = capsys.readouterr().err
+    assert "run.json is damaged" in error
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_losses_that_were_not_finite_are_gaps(run: Path, write: Write) -> None:
+    """metrics.jsonl has null for them."""
+    change_record(run, result=None)
+    metrics = [m | ({"val_loss": None} if "val_loss" in m else {}) for m in lines(run)]
+    one = next(m for m in metrics if "val_loss" in m and m["step"] == 20)
+    one["val_loss"] = 5.0
+    (run / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in metrics))
+    page = write(run, "--no-playground", "--no-audits")
+    assert page.facts["Val loss"].startswith("5.0000")
+    val = next(one for one in page.charts[0]["series"] if one["name"] == "val")
+    assert [point[:2] for point in val["points"]] == [[20, 5.0]]
+    assert ["40", "-"] in [row[:2] for row in page.cells]
+    page = write(run, run)
+    assert [point[:2] for point in page.charts[0]["series"][0]["points"]] == [[20, 5.0]]
+
+
+def test_what_evaluations_measure_besides_the_loss_is_drawn(run: Path, write: Write) -> None:
+    more = {"reward_accuracy": 0.25, "reward_accuracy_stderr": 0.01, "loads": [1, 2]}
+    metrics = [m | (more if "val_loss" in m else {}) for m in lines(run)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in metrics))
+    page = write(run, "--no-playground", "--no-audits")
+    steps = [m["step"] for m in metrics if "val_loss" in m]
+    (drawn,) = (c["series"] for c in page.charts if c["series"][0]["name"] == "reward accuracy")
+    assert [point[:2] for point in drawn[0]["points"]] == [[step, 0.25] for step in steps]
+    assert "stderr" not in page.text
+    assert [row[4] for row in page.cells if "0.2500" in row] == ["0.2500"] * len(steps)

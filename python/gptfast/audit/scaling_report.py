@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gptfast.audit.scaling import Run, Scaling
-from gptfast.cli.units import flop_count, gib
+from gptfast.cli.units import number
 from gptfast.system.files import write_atomically, write_text_atomically
 
 _BLUE, _ORANGE = "#0072b2", "#d55e00"  # of Okabe and Ito's palette
@@ -24,7 +24,7 @@ def print_scaling(result: Scaling, console: Console) -> None:
     table.add_column("size")
     groups = by_size(result)
     for runs in groups:
-        table.add_column(str(runs[0].size), justify="right")
+        table.add_column(str(runs[0].size), justify="right", overflow="fold")
     table.add_column("val text", justify="right")
     text = result.runs[0].writing
     of_text = {
@@ -60,15 +60,15 @@ def _column(runs: list[Run]) -> dict[str, str]:
     first = runs[0]
     return {
         "parameters": f"{first.parameters:,}",
-        "tokens": f"{first.tokens:,}",
+        "tokens (M)": number(first.tokens / 1e6),
         "epochs": f"{first.epochs:.1f}",
-        "compute": flop_count(first.compute),
-        "val loss (nats/token)": f"{fmean(losses):.4f}",
-        "deviation of seeds": f"{stdev(losses):.4f}" if len(losses) > 1 else "",
+        "TFLOP": number(first.compute / 1e12),
+        "val loss": f"{fmean(losses):.4f}",
+        "± of seeds": f"{stdev(losses):.4f}" if len(losses) > 1 else "",
         "bits/byte": f"{mean(lambda run: run.bits_per_byte):.3f}",
         "tokens/s": f"{mean(lambda run: run.tokens_per_second):,.0f}",
-        "memory": gib(mean(lambda run: run.memory)),
-        "memory planned": gib(first.planned_memory),
+        "memory (MiB)": number(mean(lambda run: run.memory) / 2**20),
+        "planned (MiB)": number(first.planned_memory / 2**20),
         "seq-rep-4": f"{mean(lambda run: run.writing.seq_rep_4):.3f}",
         "known words": f"{mean(lambda run: run.writing.known_words):.3f}",
     }

@@ -83,7 +83,9 @@ def gather(run: Run, *, audits: bool, playground: bool) -> Extras:
     extras.n_parameters = model.n_parameters()
     if audits:
         audit_attention(run, model, tokenizer, part, extras)
-        if part is not None:
+        if part is None:
+            extras.notes.append("no repetition, because there is no val text to compare with")
+        else:
             audit_repetition(run, model, tokenizer, extras)
     if playground:
         add_playground(run, model, tokenizer, extras)
@@ -140,8 +142,9 @@ def longest_line(text: str) -> str:
 def audit_attention(
     run: Run, model: LanguageModel, tokenizer: Tokenizer, part: Dataset | None, extras: Extras
 ) -> None:
-    """Add the section of attention: on val text, or on what the model wrote."""
+    """Add the section of attention: on val text, on what the model wrote, or on built-in text."""
     from gptfast.audit.attention import measure
+    from gptfast.audit.probes import probe
     from gptfast.errors import UserError
     from gptfast.report.audits import attention_section
 
@@ -150,8 +153,7 @@ def audit_attention(
     elif run.samples:
         text, about = longest_line(run.samples[-1]["sample"]), "a line that the model wrote"
     else:
-        extras.notes.append("no attention, because there is no text to look at")
-        return
+        text, about = longest_line(probe("latin")), "a line of built-in text"
     try:
         n = min(ATTENTION_TOKENS, model.config.block_size)
         ids = tokenizer.encode_ordinary(text.strip())[:n]

@@ -9,7 +9,7 @@ from gptfast.cli.units import duration
 from gptfast.report import facts, markup
 from gptfast.report.curves import Axes, Series, chart
 from gptfast.report.markup import Section
-from gptfast.report.sections import spread, stages
+from gptfast.report.sections import points, spread, stages
 from gptfast.train.history import Run
 
 COLOURS = 8
@@ -46,7 +46,7 @@ def curves_section(entries: Sequence[Entry]) -> Section:
         series = [
             Series(
                 entry.name,
-                [(line[x], line[key]) for line in entry.run.evaluations if key in line],
+                points(entry.run.evaluations, key, x),
                 f"run-{i % COLOURS}",
                 has_dots=True,
             )

@@ -69,7 +69,8 @@ def val_loss(run: Run) -> float | None:
     """Return the final val loss, or the lowest so far; None before the first evaluation."""
     if run.result:
         return float(run.result["val_loss"])
-    return min((float(line["val_loss"]) for line in run.evaluations), default=None)
+    losses = (line["val_loss"] for line in run.evaluations)  # None where one was not finite
+    return min((float(loss) for loss in losses if loss is not None), default=None)
 
 
 def bits_per_byte(run: Run) -> float | None:
@@ -77,10 +78,8 @@ def bits_per_byte(run: Run) -> float | None:
     if run.result:
         measured: float | None = run.result["measured"].get("val_bits_per_byte")
         return measured
-    return min(
-        (line["val_bits_per_byte"] for line in run.evaluations if "val_bits_per_byte" in line),
-        default=None,
-    )
+    found = (line.get("val_bits_per_byte") for line in run.evaluations)
+    return min((bits for bits in found if bits is not None), default=None)
 
 
 def seconds(run: Run) -> float | None:
@@ -148,7 +147,7 @@ def what_and_where(run: Run) -> dict[str, str]:
     if run.result:
         rows["Speed"] = f"{run.result['tokens_per_second']:,.0f} tokens/s in training"
         rows["Best weights"] = f"those of step {run.result['best_step']:,}"
-    if peak := max((line.get("peak_memory", 0) for line in run.losses), default=0):
+    if peak := max((line.get("peak_memory") or 0 for line in run.losses), default=0):
         rows["Peak memory"] = gib(peak)
     rows["Written"] = f"{datetime.fromisoformat(run.record['written']):%d %B %Y, %H:%M} UTC"
     return rows
@@ -161,9 +160,10 @@ def packet(run: Run) -> dict[str, str]:
         "Seed": str(config["seed"]),
         "Device": str(config["device"]),
         "Data type": str(config["dtype"]),
-        "Batch": f"{config['batch_size']:,} windows",
+        "Batch": f"{config['batch_size']:,}",
     }
     if is_pretraining(run):
+        rows["Batch"] += " windows"
         rows["Context"] = f"{config['model']['block_size']:,} tokens"
     rows["Optimizer"] = f"{config['optimizer']}, peak learning rate {config['learning_rate']:g}"
     if run.result:

@@ -28,8 +28,8 @@ def loss_section(run: Run, baselines: Sequence[Baseline]) -> Section:
     """Return the curves: losses with baselines, and how the steps went."""
     unit = "nats per token" if facts.is_pretraining(run) else "loss"
     series = [
-        Series("train", _points(run.losses, "loss"), "train"),
-        Series("val", _points(run.evaluations, "val_loss"), "val", has_dots=True),
+        Series("train", points(run.losses, "loss"), "train"),
+        Series("val", points(run.evaluations, "val_loss"), "val", has_dots=True),
         *(Series(f"{b.name} ({b.loss:.3f})", [], "level", level=b.loss) for b in baselines),
     ]
     parts = [chart("Train and val loss", Axes("step", unit), series)]
@@ -50,25 +50,40 @@ def loss_section(run: Run, baselines: Sequence[Baseline]) -> Section:
             )
         )
     small = [
-        ("Learning rate", "learning_rate", 6),
-        ("Gradient norm", "grad_norm", 3),
-        ("Tokens per second", "tokens_per_second", 0),
+        *(_small(_heading(key), run.evaluations, key, 4) for key in _measured(run)),
+        _small("Learning rate", run.losses, "learning_rate", 6),
+        _small("Gradient norm", run.losses, "grad_norm", 3),
+        _small("Tokens per second", run.losses, "tokens_per_second", 0),
     ]
-    charts = [
-        chart(
-            title,
-            Axes("step", "", digits=digits),
-            [Series(title.lower(), _points(run.losses, key), "train strong")],
-            small=True,
-        )
-        for title, key, digits in small
-        if len(_points(run.losses, key)) > 1
-    ]
-    if charts:
-        parts.append(f'<div class="charts">{"".join(charts)}</div>')
+    if any(small):
+        parts.append(f'<div class="charts">{"".join(small)}</div>')
     if run.evaluations:
         parts.append(markup.details("Every evaluation, in numbers", _evaluations(run)))
     return Section("loss", "Loss", "".join(parts))
+
+
+def _small(title: str, lines: Sequence[dict[str, Any]], key: str, digits: int) -> str:
+    """Return a small chart of one measurement; "" for fewer than two points."""
+    curve = points(lines, key)
+    series = [Series(title.lower(), curve, "train strong")]
+    axes = Axes("step", "", digits=digits)
+    return chart(title, axes, series, small=True) if len(curve) > 1 else ""
+
+
+def _measured(run: Run) -> list[str]:
+    """Return what evaluations measured besides the loss, such as a reward or an accuracy."""
+    known = ("step", "seconds", "val_loss", "val_bits_per_byte")
+    names = (
+        name
+        for line in run.evaluations
+        for name, value in line.items()
+        if not (name in known or name.endswith("_stderr") or isinstance(value, list))
+    )
+    return list(dict.fromkeys(names))
+
+
+def _heading(key: str) -> str:
+    return key.replace("_", " ").capitalize()
 
 
 def transcript_section(run: Run) -> Section:
@@ -78,8 +93,8 @@ def transcript_section(run: Run) -> Section:
             "samples",
             "What it wrote",
             markup.paragraph(
-                "There are no samples: the run was told not to write any, or an older version of "
-                "gptfast trained it."
+                "There are no samples: the run was told not to write any, or its model writes no "
+                "text."
             ),
         )
     cards = "".join(
@@ -183,23 +198,27 @@ def playground_section(playground: str) -> Section:
     )
 
 
-def _points(lines: Sequence[dict[str, Any]], key: str) -> list[tuple[float, float]]:
-    return [(line["step"], line[key]) for line in lines if line.get(key) is not None]
+def points(lines: Sequence[dict[str, Any]], key: str, x: str = "step") -> list[tuple[float, float]]:
+    """Return the points of a curve; values that were not measured or not finite are left out."""
+    return [(line[x], line[key]) for line in lines if line.get(key) is not None]
 
 
 def _evaluations(run: Run) -> str:
     train = {line["step"]: line["loss"] for line in run.losses}
+    measured = _measured(run)
     rows = [
         (
             f"{line['step']:,}",
-            f"{line['val_loss']:.4f}",
+            _or_dash(line["val_loss"], ".4f"),
             _or_dash(line.get("val_bits_per_byte"), ".3f"),
             _or_dash(train.get(line["step"]), ".4f"),
+            *(_or_dash(line.get(key), ".4f") for key in measured),
             duration(line["seconds"]),
         )
         for line in spread(run.evaluations, MOST)
     ]
-    columns = ("step", "val loss", "bits/byte", "train loss", "time")
+    names = (key.replace("_", " ") for key in measured)
+    columns = ("step", "val loss", "bits/byte", "train loss", *names, "time")
     return markup.table("Evaluations", columns, rows)
 
 
