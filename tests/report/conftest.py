@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from made_runs import Made
 
 from gptfast.cli import cli
 from gptfast.train.__main__ import main as train
@@ -17,17 +17,6 @@ FLAGS = [
     "--max-steps", "40", "--batch-size", "4", "--eval-windows", "4", "--eval-interval", "10",
     "--dtype", "float32", "--device", "cpu",
 ]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Made:
-    """A folder with a corpus, a cache and the runs 'bpe' (of 40 steps) and 'char' (of 4)."""
-
-    folder: Path
-
-    @property
-    def corpus(self) -> Path:
-        return self.folder / "nursery.txt"
 
 
 @pytest.fixture(scope="session")

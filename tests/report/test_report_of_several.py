@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from made_runs import Made
 from read_page import read_page
 
-from conftest import Made
 from gptfast.cli import cli
 from gptfast.report.__main__ import main
 from gptfast.train.history import read_run
