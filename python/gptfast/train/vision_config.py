@@ -90,7 +90,7 @@ GROUPS: dict[str, type] = {
 
 def is_vision_preset(name: str) -> bool:
     """Return whether a preset trains on images."""
-    return (VISION_PRESETS / f"{name}.json").is_file()
+    return name in {file.stem for file in VISION_PRESETS.glob("*.json")}
 
 
 def load_vision_preset(name: str) -> VisionTrainConfig:
