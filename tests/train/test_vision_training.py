@@ -111,7 +111,7 @@ def train_and_be_killed(arguments: list[str]) -> int:
             os.kill(os.getpid(), signal.SIGKILL)
         return lap(state)
 
-    State.lap = lap_or_be_killed  # type: ignore[method-assign]
+    State.lap = lap_or_be_killed  # type: ignore[assignment,method-assign]
     return train(arguments)
 
 
@@ -152,6 +152,12 @@ def test_shifts_depend_on_the_seed_and_the_batch_alone(tmp_path: Path) -> None:
     assert not torch.equal(still.next_batch().extras["pixels"], pixels)
 
 
+def test_a_shift_must_leave_something_of_an_image(tmp_path: Path) -> None:
+    prepare_images(config(tmp_path, shift=7), Console(quiet=True))
+    with pytest.raises(UserError, match="shift is 8, but the images have 8 x 8 pixels"):
+        prepare_images(config(tmp_path, shift=8), Console(quiet=True))
+
+
 def test_label_smoothing_is_that_of_its_definition(tmp_path: Path) -> None:
     task = prepare_images(config(tmp_path, label_smoothing=0.1), Console(quiet=True))
     model = task.new_model(torch.device("cpu")).eval()
@@ -170,6 +176,7 @@ def test_label_smoothing_is_that_of_its_definition(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"shift": -1}, "shift is -1: expected 0 or more"),
+        ({"image_size": 0}, "image_size is 0: expected at least 1"),
         ({"label_smoothing": 1.0}, "label_smoothing is 1.0: expected from 0 to 1"),
         ({"test_fraction": 0.0}, "test_fraction is 0.0: expected 0 < test_fraction < 1"),
         ({"sample_interval": 5}, "a vision transformer writes no text"),
@@ -225,7 +232,7 @@ def test_a_folder_of_classes_is_measured(
 def test_an_image_is_named_and_its_attention_drawn(
     run: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file, picture = next((pictures / "0").iterdir()), tmp_path / "heads.png"
+    file, picture = next((pictures / "0").iterdir()), tmp_path / "new" / "heads.png"
     arguments = [str(run), "--images", str(file), "--attention", str(picture), "--json"]
     assert evaluate([*arguments, "--device", "cpu"]) == 0
     (named,) = json.loads(capsys.readouterr().out)["images"]["images"]
