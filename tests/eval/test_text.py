@@ -164,7 +164,7 @@ def test_the_command_saves_what_it_prints(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "nothing to measure: expected --corpus, --text or --tasks"),
+        ([], "nothing to measure: expected --corpus, --text, --tasks or --images"),
         (["--stride", "3"], "nothing to measure"),
         (["--corpus", "x", "--stride", "3"], "--stride was given without --text"),
         (["--text", "{text}", "--limit", "2"], "--limit was given without --tasks"),

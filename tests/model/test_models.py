@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from allocations import largest_and_peak
 from gptfast.errors import UserError
 from gptfast.model import GPT, LanguageModel, ModelConfig, build_model
-from gptfast.model.attention import CausalSelfAttention
+from gptfast.model.attention import SelfAttention
 from gptfast.ops.attention import attention_reference
 
 SHAPES = {
@@ -152,7 +152,7 @@ def test_the_averaging_window_is_a_running_mean() -> None:
 def test_attention_is_the_formula_on_its_own_projections() -> None:
     torch.manual_seed(0)
     config = SHAPES["gpt"]
-    module = CausalSelfAttention(config).eval()
+    module = SelfAttention(config).eval()
     x = torch.randn(2, 7, 32)
     q, k, v = (t.view(2, 7, 4, 8).transpose(1, 2) for t in module.c_attn(x).split(32, dim=-1))
     mixed = attention_reference(q, k, v).transpose(1, 2).reshape(2, 7, 32)
@@ -161,7 +161,7 @@ def test_attention_is_the_formula_on_its_own_projections() -> None:
 
 def test_attention_rows_sum_to_1() -> None:
     torch.manual_seed(0)
-    module = CausalSelfAttention(SHAPES["gpt"]).eval()
+    module = SelfAttention(SHAPES["gpt"]).eval()
     with torch.no_grad():
         # Values of all ones and an identity projection: each output is the sum of a row of weights.
         module.c_attn.weight[64:] = 0
@@ -240,7 +240,7 @@ def test_a_model_prints_as_a_line_with_its_settings_and_parameters() -> None:
         f"{n:,} parameters)"
     )
     assert repr(model.h[0]).startswith("Block(")
-    assert "(attn): CausalSelfAttention(" in torch.nn.Module.__repr__(model)
+    assert "(attn): SelfAttention(" in torch.nn.Module.__repr__(model)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,12 @@ from gptfast.eval.__main__ import main as evaluate
 from gptfast.model.vision import normalised
 from gptfast.model.weights_file import read_weights
 from gptfast.train.__main__ import main as train
+from gptfast.train.checkpoint import State
 from gptfast.train.distributed import SINGLE_PROCESS
 from gptfast.train.vision import prepare_images
 from gptfast.train.vision_config import VisionTrainConfig, load_vision_preset
 from measured import measured
+from processes import start
 
 SMALL = [
     "--preset", "vit-digits", "--n-layer", "1", "--n-head", "2", "--n-embd", "64",
@@ -85,6 +89,54 @@ def test_a_stopped_run_resumes_to_the_same_bits(run: Path, tmp_path: Path) -> No
     assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
+def test_a_run_killed_goes_on_to_the_same_bits(run: Path, tmp_path: Path) -> None:
+    arguments = [*SMALL, "--out", str(tmp_path / "killed")]
+    team = start(1, arguments, tmp_path / "printed", train_and_be_killed, grouped=False)
+    assert team.exit_codes() == [-signal.SIGKILL], team.printed()
+    saved = tmp_path / "killed" / "training"
+    assert max(path.name for path in saved.glob("step-*")) == "step-00000040"
+    assert train([*arguments, "--resume"]) == 0
+    weights, again = (read_weights(p / "model.safetensors") for p in (run, tmp_path / "killed"))
+    assert weights.keys() == again.keys()
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    assert measured(tmp_path / "killed") == measured(run)
+
+
+def train_and_be_killed(arguments: list[str]) -> int:
+    """Train until the weights have changed in step 50, ten steps after a checkpoint."""
+    lap = State.lap
+
+    def lap_or_be_killed(state: State) -> float:
+        if state.progress.step == 50:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return lap(state)
+
+    State.lap = lap_or_be_killed  # type: ignore[assignment,method-assign]
+    return train(arguments)
+
+
+def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
+    arguments = [*SMALL, "--max-steps", "20", "--eval-interval", "5", "--micro-batch-size", "8"]
+    assert train([*arguments, "--out", str(tmp_path / "one")]) == 0
+    start(2, [*arguments, "--out", str(tmp_path / "two")], tmp_path / "printed").finished()
+    one, two = (
+        [
+            value
+            for line in measured(tmp_path / name)
+            for key, value in line.items()
+            if key in ("loss", "val_loss", "accuracy")
+        ]
+        for name in ("one", "two")
+    )
+    assert len(one) >= 2 * 5 + 2
+    assert two == pytest.approx(one, abs=1e-5)
+    results = [
+        json.loads((tmp_path / name / "run.json").read_text())["result"]["measured"]
+        for name in ("one", "two")
+    ]
+    assert results[1] == pytest.approx(results[0], abs=1e-5)
+
+
 def test_shifts_depend_on_the_seed_and_the_batch_alone(tmp_path: Path) -> None:
     console = Console(quiet=True)
     first, second, other, still = (
@@ -98,6 +150,12 @@ def test_shifts_depend_on_the_seed_and_the_batch_alone(tmp_path: Path) -> None:
     other.next_batch(), still.next_batch()
     assert not torch.equal(other.next_batch().extras["pixels"], pixels)
     assert not torch.equal(still.next_batch().extras["pixels"], pixels)
+
+
+def test_a_shift_must_leave_something_of_an_image(tmp_path: Path) -> None:
+    prepare_images(config(tmp_path, shift=7), Console(quiet=True))
+    with pytest.raises(UserError, match="shift is 8, but the images have 8 x 8 pixels"):
+        prepare_images(config(tmp_path, shift=8), Console(quiet=True))
 
 
 def test_label_smoothing_is_that_of_its_definition(tmp_path: Path) -> None:
@@ -118,6 +176,7 @@ def test_label_smoothing_is_that_of_its_definition(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"shift": -1}, "shift is -1: expected 0 or more"),
+        ({"image_size": 0}, "image_size is 0: expected at least 1"),
         ({"label_smoothing": 1.0}, "label_smoothing is 1.0: expected from 0 to 1"),
         ({"test_fraction": 0.0}, "test_fraction is 0.0: expected 0 < test_fraction < 1"),
         ({"sample_interval": 5}, "a vision transformer writes no text"),
@@ -173,7 +232,7 @@ def test_a_folder_of_classes_is_measured(
 def test_an_image_is_named_and_its_attention_drawn(
     run: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file, picture = next((pictures / "0").iterdir()), tmp_path / "heads.png"
+    file, picture = next((pictures / "0").iterdir()), tmp_path / "new" / "heads.png"
     arguments = [str(run), "--images", str(file), "--attention", str(picture), "--json"]
     assert evaluate([*arguments, "--device", "cpu"]) == 0
     (named,) = json.loads(capsys.readouterr().out)["images"]["images"]

@@ -18,7 +18,7 @@ from gptfast.audit.heads import Head, Induction, measure_induction, scores
 from gptfast.audit.mask import Check, Place, check_paths, check_weights
 from gptfast.errors import UserError
 from gptfast.model import LanguageModel, ModelConfig
-from gptfast.model.attention import CausalSelfAttention
+from gptfast.model.attention import SelfAttention
 from gptfast.tokenizer import Tokenizer
 from gptfast.tokenizer.show import visible
 
@@ -96,7 +96,7 @@ def measure(
         UserError: the model has no attention, or lacks the layer or the head; the text has too few
             or too many tokens, or the tokenizer none that ends a document.
     """
-    layers = [m for m in model.modules() if isinstance(m, CausalSelfAttention)]
+    layers = [m for m in model.modules() if isinstance(m, SelfAttention)]
     if not layers:
         name = model.config.architecture
         raise UserError(f"a model of the kind {name!r} has no attention: expected another model")

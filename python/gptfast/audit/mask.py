@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gptfast import ops
 from gptfast.model import LanguageModel
-from gptfast.model.attention import CausalSelfAttention
+from gptfast.model.attention import SelfAttention
 
 ROW_SUM_TOLERANCE = 1e-6
 AGREEMENT_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
@@ -88,9 +88,7 @@ def _named(wrong: Tensor, weights_LHTT: Tensor) -> str:
     )
 
 
-def check_paths(
-    model: LanguageModel, layers: Sequence[CausalSelfAttention], place: Place
-) -> list[Check]:
+def check_paths(model: LanguageModel, layers: Sequence[SelfAttention], place: Place) -> list[Check]:
     """Check attention by its definition and as the machine computes it, and that these agree."""
     checks = [_check_past(model, place, "as this machine computes it")]
     with ops.use_backend("reference"):
@@ -125,9 +123,7 @@ def _check_past(model: LanguageModel, place: Place, how: str) -> Check:
     return Check(name, True, found)
 
 
-def _check_agreement(
-    model: LanguageModel, layers: Sequence[CausalSelfAttention], place: Place
-) -> Check:
+def _check_agreement(model: LanguageModel, layers: Sequence[SelfAttention], place: Place) -> Check:
     """Check the output of each layer's attention against the definition, given the same input."""
     outputs: list[Tensor] = []  # of each layer, as computed and as defined, before its c_proj
 

@@ -16,7 +16,7 @@ from gptfast.compare.report import differences, side_by_side
 from gptfast.errors import MissingFileError, UserError
 from gptfast.model.folder import load_model
 from gptfast.sample.generate import write_sample
-from gptfast.train.history import Run, read_run
+from gptfast.train.history import Run, check_comparable, read_run
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,11 @@ def main(argv: Sequence[str]) -> int:
     """Print the differences and samples. Return 0."""
     config = cli.parse(CompareConfig, argv, "python -m gptfast.compare")
     runs = [read_run(folder) for folder in config.runs]
+    check_comparable(runs)
     with lossy_output():
         console = cli.console()
         console.print(differences(runs), soft_wrap=False)
-        if config.sample_tokens:
+        if config.sample_tokens and not runs[0].reads_images:
             console.print(side_by_side([(run.name, _sample(run, config)) for run in runs]))
     return 0
 

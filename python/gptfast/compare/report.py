@@ -13,8 +13,10 @@ from gptfast.report.comparison import shown
 from gptfast.train.history import Run
 
 RESULTS = {
-    "val_loss": "val loss (nats/token)",
+    "val_loss": "val loss (nats/{unit})",
     "val_bits_per_byte": "val bits/byte",
+    "accuracy": "val accuracy",
+    "test_accuracy": "test accuracy",
     "steps": "steps taken",
     "best_step": "best step",
     "tokens_per_second": "tokens/s",
@@ -31,8 +33,13 @@ def differences(runs: Sequence[Run]) -> Table:
     for row in differing(runs):
         table.add_row(*row)
     table.add_section()
+    unit = "image" if runs[0].reads_images else "token"
     for name, heading in RESULTS.items():
-        table.add_row(heading, *[shown(_result(run, name)) for run in runs])
+        if not any(name in _results(run) for run in runs):
+            continue
+        table.add_row(
+            heading.format(unit=unit), *[shown(_results(run).get(name, "-")) for run in runs]
+        )
     return table
 
 
@@ -46,7 +53,5 @@ def side_by_side(samples: Sequence[tuple[str, str]]) -> Table:
     return table
 
 
-def _result(run: Run, name: str) -> Any:
-    if run.result is None:
-        return "-"
-    return (run.result | run.result["measured"]).get(name, "-")
+def _results(run: Run) -> dict[str, Any]:
+    return {} if run.result is None else run.result | run.result["measured"]

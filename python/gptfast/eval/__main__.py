@@ -174,6 +174,7 @@ def _of_images(config: EvalConfig, device: torch.device) -> Iterator[Section]:
     from gptfast.eval.images import is_labelled, measure_images, name_images, read_for
     from gptfast.model.finite import check_weights
     from gptfast.model.vision import load_vision
+    from gptfast.system.files import make_folder
 
     model = load_vision(config.model)
     check_weights(model)
@@ -191,6 +192,7 @@ def _of_images(config: EvalConfig, device: torch.device) -> Iterator[Section]:
         pixels, _ = read_for(model, config.images)
         ((label, probability),) = model.classify(pixels)
         title = f"{config.images[0].name}: {label}, {probability:.1%}"
+        make_folder(config.attention.parent)
         draw_attention(model, pixels[0], title, config.attention)
         _say(f"where each head looks is in {config.attention}")
     yield name_images(model, config.images)

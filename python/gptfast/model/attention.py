@@ -1,4 +1,4 @@
-"""Causal multi-head self-attention, the one place where tokens exchange information.
+"""Multi-head self-attention, the one place where tokens exchange information.
 
 Legend: B batch, T time, C channels (n_embd), H query heads, G key and value heads, D head width
 (C = H * D), P channel pairs that rotary positions rotate.
@@ -15,7 +15,7 @@ from gptfast.model.kv_cache import NewTokens
 from gptfast.model.norm import RMSNorm
 
 
-class CausalSelfAttention(nn.Module):
+class SelfAttention(nn.Module):
     """Computes softmax(q k^T / sqrt(D)) v for H heads; each token sees itself and the past.
 
     Without `config.causal`, each token sees all tokens, as in a vision transformer.

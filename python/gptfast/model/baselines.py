@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gptfast.model.attention import CausalSelfAttention
+from gptfast.model.attention import SelfAttention
 from gptfast.model.base import LanguageModel
 from gptfast.model.config import Architecture, ModelConfig
 from gptfast.model.mlp import MLP
@@ -58,7 +58,7 @@ class SelfAttentionLM(LanguageModel):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
-        self.attn = CausalSelfAttention(config)
+        self.attn = SelfAttention(config)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size)
 
     def _logits(self, idx_BT: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class MultiHeadLM(LanguageModel):
         super().__init__(config)
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.block_size, config.n_embd)
-        self.attn = CausalSelfAttention(config)
+        self.attn = SelfAttention(config)
         self.mlp = MLP(config)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size)
 

@@ -27,7 +27,7 @@ from gptfast.model.adapter_folder import (
     LoraSettings,
     describe_adapter,
 )
-from gptfast.model.attention import CausalSelfAttention
+from gptfast.model.attention import SelfAttention
 from gptfast.model.config import ModelConfig
 from gptfast.model.dropout import Dropout
 from gptfast.model.mlp import MLP
@@ -238,7 +238,7 @@ def adapted_modules(tensors: Iterable[str]) -> tuple[str, ...]:
 def _linear_layers(model: LanguageModel, stored_as: ModelConfig | None = None) -> Iterator[_Layer]:
     """Yield the linear layers of attention and MLP."""
     for prefix, module in model.named_modules():
-        if not isinstance(module, (CausalSelfAttention, MLP)):
+        if not isinstance(module, (SelfAttention, MLP)):
             continue
         for child, layer in module.named_children():
             name, base = f"{prefix}.{child}", layer.base if isinstance(layer, LoraLinear) else layer

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _KINDS = {torch.float32: "f32", torch.bfloat16: "bf16"}
 _NORMS = {"layernorm": "norm.LayerNorm", "rmsnorm": "norm.RMSNorm"}
 _KNOWN = {
-    "transformer.GPT", "heads.ActorCritic", "transformer.Block", "attention.CausalSelfAttention",
+    "transformer.GPT", "heads.ActorCritic", "transformer.Block", "attention.SelfAttention",
     "mlp.MLP", "moe.MixtureOfExperts", "embeddings.TokenEmbedding", "embeddings.PositionEmbedding",
     "ngrams.NGramEmbedding", "positions.Rotation", "dropout.Dropout", "norm.LayerNorm",
     "norm.RMSNorm", "quantized.QuantizedLinear", "quantized.QuantizedTable",

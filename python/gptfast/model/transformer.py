@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from gptfast import ops
 from gptfast.errors import UserError, as_int64, check_at_least
 from gptfast.model import rust_step
-from gptfast.model.attention import CausalSelfAttention
+from gptfast.model.attention import SelfAttention
 from gptfast.model.base import LanguageModel
 from gptfast.model.config import ModelConfig
 from gptfast.model.dropout import Dropout
@@ -39,7 +39,7 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.ln_1 = build_norm(config)
-        self.attn = CausalSelfAttention(config, layer)
+        self.attn = SelfAttention(config, layer)
         self.ln_2 = build_norm(config)
         self.mlp = MixtureOfExperts(config) if config.n_expert else MLP(config)
 

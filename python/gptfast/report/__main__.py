@@ -55,12 +55,19 @@ def gather(run: Run, *, audits: bool, playground: bool) -> Extras:
     """Measure what a report of one run shows besides the run's own files."""
     from gptfast.errors import UserError
     from gptfast.model.folder import load_model
+    from gptfast.model.vision import load_vision
     from gptfast.report.baselines import counted, uniform
     from gptfast.report.facts import is_pretraining
     from gptfast.report.write import Extras
     from gptfast.tokenizer import load_tokenizer
 
     extras = Extras()
+    if run.reads_images:
+        try:
+            extras.n_parameters = load_vision(run.folder).n_parameters()
+        except (UserError, OSError) as error:
+            extras.notes.append(f"no number of parameters, because {error}")
+        return extras
     try:
         tokenizer: Tokenizer = load_tokenizer(run.folder)
     except UserError as error:

@@ -35,7 +35,7 @@ def curves_section(entries: Sequence[Entry]) -> Section:
     """Return the val losses of all runs, over steps and over seconds."""
     in_bytes = needs_bytes([entry.run for entry in entries])
     key = "val_bits_per_byte" if in_bytes else "val_loss"
-    unit = "bits per byte" if in_bytes else "nats per token"
+    unit = "bits per byte" if in_bytes else facts.loss_unit(entries[0].run)
     parts = []
     for title, x in (
         ("Val loss by steps", "step"),

@@ -98,13 +98,24 @@ def machine(run: Run) -> str:
     return f"{count(found['cpu_cores'], 'core')} of {found['cpu']}"
 
 
+def loss_unit(run: Run) -> str:
+    """Return the unit of a run's losses; "loss" for an objective without one."""
+    if run.reads_images:
+        return "nats per image"
+    return "nats per token" if is_pretraining(run) else "loss"
+
+
 def headline(run: Run, n_parameters: int | None) -> dict[str, str]:
     """Return the few numbers that a reader looks for first."""
     rows = {}
     if n_parameters is not None:
         rows["Parameters"] = f"{n_parameters:,}"
     if (loss := val_loss(run)) is not None:
-        rows["Val loss"] = f"{loss:.4f}" + (" nats per token" if is_pretraining(run) else "")
+        rows["Val loss"] = f"{loss:.4f}" + (
+            "" if (unit := loss_unit(run)) == "loss" else f" {unit}"
+        )
+    if run.reads_images and run.result:
+        rows["Test images right"] = f"{run.result['measured']['test_accuracy']:.1%}"
     if (bits := bits_per_byte(run)) is not None:
         rows["Bits per byte"] = f"{bits:.3f}"
     if (tokens := tokens_seen(run)) is not None:
@@ -132,6 +143,8 @@ def what_and_where(run: Run) -> dict[str, str]:
     else:
         if (start := tuned_from(run)) is not None:
             rows["Started from"] = start
+        if run.reads_images:
+            rows["Images"] = str(config["images"])
         if config.get("data"):
             rows["Data"] = str(config["data"])
     shape = config.get("model")
@@ -140,6 +153,13 @@ def what_and_where(run: Run) -> dict[str, str]:
             f"{shape['architecture']}, {count(shape['n_layer'], 'layer')} of "
             f"{count(shape['n_head'], 'head')}, {shape['n_embd']:,} channels, context of "
             f"{shape['block_size']:,} tokens"
+        )
+    if run.reads_images and shape:
+        size = f"{shape['patch_size']} x {shape['patch_size']}"
+        rows["Model"] = (
+            f"vision transformer, {count(shape['n_layer'], 'layer')} of "
+            f"{count(shape['n_head'], 'head')}, {shape['n_embd']:,} channels, patches of {size} "
+            f"pixels"
         )
     rows["Steps"] = f"{last_step(run):,} of {config['max_steps']:,}"
     if (wall := seconds(run)) is not None:
@@ -165,6 +185,8 @@ def packet(run: Run) -> dict[str, str]:
     if is_pretraining(run):
         rows["Batch"] += " windows"
         rows["Context"] = f"{config['model']['block_size']:,} tokens"
+    if run.reads_images:
+        rows["Batch"] += " images"
     rows["Optimizer"] = f"{config['optimizer']}, peak learning rate {config['learning_rate']:g}"
     if run.result:
         for name, value in {"val_loss": run.result["val_loss"], **run.result["measured"]}.items():
@@ -181,7 +203,7 @@ def checksums(run: Run) -> dict[str, str]:
     if is_pretraining(run):
         for part in corpora(run):
             rows[f"text {Path(part['corpus']).name}"] = part["corpus_sha256"]
-    rows["data and tokenizer"] = run.record["fingerprint"]
+    rows["images" if run.reads_images else "data and tokenizer"] = run.record["fingerprint"]
     for name in ("start_sha256", "teacher_sha256", "reward_model_sha256"):
         if name in run.record:
             rows[name.removesuffix("_sha256").replace("_", " ")] = run.record[name]

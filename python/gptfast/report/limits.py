@@ -32,7 +32,7 @@ def _of_progress(run: Run) -> Iterator[str]:
     if run.result is None:
         yield (
             f"The run is not finished: the figures are those of step {last_step(run):,} of "
-            f"{run.record['config']['max_steps']:,}, on part of the val text."
+            f"{run.record['config']['max_steps']:,}, on part of the val {_data(run)}."
         )
     weights = run.settings.get("weights", "float32")
     if weights != "float32":
@@ -59,7 +59,7 @@ def _of_scale(run: Run, n_parameters: int | None) -> Iterator[str]:
                 f"repeated text teaches less and less (Muennighoff et al., 2023), and parts of it "
                 f"are learned by heart."
             )
-    if n_parameters and n_parameters < SMALL:
+    if n_parameters and n_parameters < SMALL and not run.reads_images:
         ratio = n_parameters / GPT2_SMALL
         size = f"{ratio:.2g} times the size of" if ratio >= 1 else f"1/{1 / ratio:,.0f} of"
         yield (
@@ -72,7 +72,10 @@ def _of_scale(run: Run, n_parameters: int | None) -> Iterator[str]:
 def _of_the_gap(run: Run) -> Iterator[str]:
     loss = val_loss(run)
     if loss is None:
-        yield "No val loss was measured, so nothing is known about text that it was not trained on."
+        yield (
+            f"No val loss was measured, so nothing is known about {_data(run)} that it was not "
+            f"trained on."
+        )
         return
     if not run.losses or not is_pretraining(run):
         return
@@ -122,11 +125,15 @@ def _of_the_measurement(run: Run) -> Iterator[str]:
             "other kinds of text."
         )
     yield (
-        "The best weights were chosen by part of the val text that the final loss is measured on, "
-        "so that loss is slightly too good. It is of one run with one seed: another seed gives "
-        "another loss, and small differences between runs may be chance."
+        f"The best weights were chosen by part of the val {_data(run)} that the final loss is "
+        f"measured on, so that loss is slightly too good. It is of one run with one seed: another "
+        f"seed gives another loss, and small differences between runs may be chance."
     )
     yield (
         "The same command, versions and machine give the same numbers; other hardware rounds "
         "differently."
     )
+
+
+def _data(run: Run) -> str:
+    return "images" if run.reads_images else "text"

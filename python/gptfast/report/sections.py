@@ -26,7 +26,7 @@ NEAR = 0.08
 
 def loss_section(run: Run, baselines: Sequence[Baseline]) -> Section:
     """Return the curves: losses with baselines, and how the steps went."""
-    unit = "nats per token" if facts.is_pretraining(run) else "loss"
+    unit = facts.loss_unit(run)
     series = [
         Series("train", points(run.losses, "loss"), "train"),
         Series("val", points(run.evaluations, "val_loss"), "val", has_dots=True),
@@ -153,9 +153,8 @@ def run_section(run: Run) -> Section:
 
 def packet_section(run: Run) -> Section:
     """Return what it takes to reproduce the run."""
-    missing = [
-        name for name in ("metrics.jsonl", "tokenizer.json") if not (run.folder / name).is_file()
-    ]
+    expected = ["metrics.jsonl", *([] if run.reads_images else ["tokenizer.json"])]
+    missing = [name for name in expected if not (run.folder / name).is_file()]
     if not any(run.folder.glob("*model*.safetensors")):
         missing.append("the weights")
     note = markup.paragraph(f"Missing in the folder: {', '.join(missing)}.") if missing else ""

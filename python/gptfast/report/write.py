@@ -17,7 +17,7 @@ from gptfast.report.comparison import Entry
 from gptfast.report.markup import Section
 from gptfast.system.escape import escaped
 from gptfast.system.files import make_folder, write_text_atomically
-from gptfast.train.history import Run, read_run
+from gptfast.train.history import Run, check_comparable, read_run
 
 
 @dataclass
@@ -47,7 +47,7 @@ def write_report(run: Run, extras: Extras, out: Path) -> None:
     name = escaped(run.folder.resolve().name)
     parts = [
         sections.loss_section(run, extras.baselines),
-        sections.transcript_section(run),
+        *([] if run.reads_images else [sections.transcript_section(run)]),
         *([sections.playground_section(extras.playground)] if extras.playground else []),
         sections.run_section(run),
         sections.packet_section(run),
@@ -63,6 +63,8 @@ def _lead(run: Run, extras: Extras) -> str:
     size = "" if extras.n_parameters is None else f" of {extras.n_parameters:,} parameters"
     if facts.is_pretraining(run):
         what = f"A language model{size}, trained on {facts.corpus_names(run)}"
+    elif run.reads_images:
+        what = f"A vision transformer{size}, trained on images ({run.record['config']['images']})"
     elif (start := facts.tuned_from(run)) is not None:
         what = f"A language model{size}, fine-tuned from {start}"
     else:
@@ -77,7 +79,11 @@ def _lead(run: Run, extras: Extras) -> str:
 
 
 def write_comparison(title: str, entries: Sequence[Entry], out: Path) -> None:
-    """Write a report that compares several runs."""
+    """Write a report that compares several runs.
+
+    Raises UserError if some of them train on images, and others on text.
+    """
+    check_comparable([entry.run for entry in entries])
     best = min(
         (entry for entry in entries if facts.val_loss(entry.run) is not None),
         key=lambda entry: facts.val_loss(entry.run) or 0.0,
@@ -95,7 +101,7 @@ def write_comparison(title: str, entries: Sequence[Entry], out: Path) -> None:
     parts = [
         comparison.curves_section(entries),
         comparison.results_section(entries),
-        comparison.samples_section(entries),
+        *([] if entries[0].run.reads_images else [comparison.samples_section(entries)]),
         comparison.packets_section(entries),
         comparison.limits_section(entries),
     ]

@@ -297,15 +297,19 @@ GROUPS: dict[str, type] = {
 
 def load_preset(name: str) -> TrainConfig:
     """Load the configuration of a preset. Raises UserError for an unknown name."""
-    path = PRESETS / f"{name}.json"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in PRESETS.glob("*.json")))
-        images = ", ".join(sorted(file.stem for file in PRESETS.glob("images/*.json")))
+    known = sorted(file.stem for file in PRESETS.glob("*.json"))
+    of_images = sorted(file.stem for file in PRESETS.glob("images/*.json"))
+    if name in of_images:
         raise UserError(
-            f"unknown preset {name!r}: expected one of {known}, or, for `gptfast train` on images, "
-            f"{images}"
+            f"the preset {name} is for images, and only `gptfast train` takes it: expected one of "
+            f"{', '.join(known)}"
         )
-    values = json.loads(path.read_text(encoding="utf-8"))
+    if name not in known:
+        raise UserError(
+            f"unknown preset {name!r}: expected one of {', '.join(known)}, or, for `gptfast train` "
+            f"on images, {', '.join(of_images)}"
+        )
+    values = json.loads((PRESETS / f"{name}.json").read_text(encoding="utf-8"))
     values["out"] = Path(values.get("out", f"runs/{name}"))
     values["model"] = replace(TrainConfig.model, **values["model"])
     return TrainConfig(preset=name, **values)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -69,6 +69,24 @@ class Run:
     """The lines that have a training loss."""
     samples: list[dict[str, Any]]
     """The lines that have a sample."""
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether the run trains a vision transformer."""
+        return "images" in self.record["config"]
+
+
+def check_comparable(runs: Sequence[Run]) -> None:
+    """Raise UserError if some of the runs train on images, and others on text."""
+    of_images, of_text = (
+        [run.name for run in runs if run.reads_images == reads_images]
+        for reads_images in (True, False)
+    )
+    if of_images and of_text:
+        raise UserError(
+            f"{of_images[0]} was trained on images, and {of_text[0]} on text: expected runs of one "
+            f"kind, whose losses compare"
+        )
 
 
 def read_run(folder: Path) -> Run:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from gptfast.model.attention import CausalSelfAttention
+from gptfast.model.attention import SelfAttention
 from gptfast.model.mlp import MLP
 from gptfast.model.moe import MixtureOfExperts
 from gptfast.train.config import RunConfig
@@ -169,7 +169,7 @@ def optimizer_bytes(config: RunConfig, model: nn.Module) -> int:
 
 
 _HIDDEN_MATRICES: dict[type[nn.Module], tuple[str, ...]] = {
-    CausalSelfAttention: ("c_attn.weight", "c_proj.weight"),
+    SelfAttention: ("c_attn.weight", "c_proj.weight"),
     MLP: ("c_fc.weight", "c_proj.weight"),
     MixtureOfExperts: ("c_fc", "c_proj"),  # not the router, which has few rows
 }

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from gptfast.data.batch import Batch
 from gptfast.data.images import ImageData, LabelledImages, image_batch, load_images, shifted
 from gptfast.data.shuffled import ShuffledSource
+from gptfast.errors import UserError
 from gptfast.model.base import LanguageModel
 from gptfast.model.vision import VisionTransformer, normalised
 from gptfast.model.vision_config import VisionConfig, VisionOptions
@@ -35,6 +36,11 @@ def prepare_images(config: VisionTrainConfig, console: Console) -> Task:
         image_size=config.image_size,
     )
     vision = vision_config(config.model, data)
+    if config.shift >= vision.image_size:
+        raise UserError(
+            f"shift is {config.shift}, but the images have {vision.image_size} x "
+            f"{vision.image_size} pixels: expected less, or nothing is left of an image"
+        )
     n_tokens = vision.body.block_size
 
     def make(indices: Sequence[int], n_before: int) -> Batch:

@@ -64,6 +64,8 @@ class VisionTrainConfig(RunConfig, ImageOptions, PresetOptions):
         for name in ("val_fraction", "test_fraction"):
             if not 0 < getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: expected 0 < {name} < 1")
+        if self.image_size is not None and self.image_size < 1:
+            raise UserError(f"image_size is {self.image_size}: expected at least 1")
         if self.shift < 0:
             raise UserError(f"shift is {self.shift}: expected 0 or more")
         if not 0 <= self.label_smoothing < 1:
@@ -90,7 +92,7 @@ GROUPS: dict[str, type] = {
 
 def is_vision_preset(name: str) -> bool:
     """Return whether a preset trains on images."""
-    return (VISION_PRESETS / f"{name}.json").is_file()
+    return name in {file.stem for file in VISION_PRESETS.glob("*.json")}
 
 
 def load_vision_preset(name: str) -> VisionTrainConfig:
