@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from reported_runs import Made
 from read_page import read_page
 from reported_runs import Made
 
