@@ -201,6 +201,8 @@ def test_others_are_refused(
     out = tmp_path / "run"
     two = replace(settings(text, teacher, out), teacher=(teacher, stranger))
     refused(two, "another tokenizer than the student")
+    with_char = replace(settings(text, teacher, out), tokenizer="char")  # as a preset may have
+    refused(with_char, f"give --tokenizer {teacher}")
     short = write(tmp_path / "short", replace(SIZES, block_size=8), tokenizer, 2)
     refused(settings(text, short, out), "context of 8 tokens, and the student one of 16")
     run(settings(text, teacher, out, max_steps=3), prepare)

@@ -65,8 +65,8 @@ def prepare(config: DistillConfig, console: Console) -> Task:
         if fingerprint != task.tokenizer.fingerprint:
             raise UserError(
                 f"the teacher in {folder} has another tokenizer than the student: expected the "
-                f"same one; leave --tokenizer out, and train on a text or prepare the corpus with "
-                f"--tokenizer {folder}"
+                f"same one; give --tokenizer {folder}, with a text or a corpus that was prepared "
+                f"with it"
             )
     assert isinstance(task.source, CorpusSource)
     data, models = task.source.data, [model for model, _ in teachers]
