@@ -168,7 +168,7 @@ def training(config: ScalingConfig, size: int, seed: int) -> TrainConfig:
     return TrainConfig(
         corpus=config.corpus, tokenizer="bpe", model=model, max_steps=steps, batch_size=BATCH_SIZE,
         learning_rate=6e-3 * (_REFERENCE_WIDTH / size) ** 0.75, matrix_learning_rate=0.03,
-        warmup_steps=min(100, steps // 5), eval_interval=max(steps // 10, 1), seed=seed,
+        dtype=config.dtype, warmup_steps=min(100, steps // 5), eval_interval=max(steps // 10, 1), seed=seed,
         out=config.out / f"size-{size}-seed-{seed}",
     )  # fmt: skip
 
@@ -191,7 +191,7 @@ def _run(
     _train(run, say)
     record = read_record(run.out)
     result = record["result"]
-    planned = plan(replace(run, dtype=record["config"]["dtype"]))
+    planned = plan(run)
     say(f"size {size}, seed {seed}: {result['val_loss']:.4f} nats per token")
     return Run(
         size, seed, planned.parameters, matrix_parameters(run.model), planned.tokens,
@@ -233,6 +233,7 @@ def _train(run: TrainConfig, say: Callable[[str], None]) -> None:
         "--batch-size", run.batch_size, "--learning-rate", f"{run.learning_rate:.6g}",
         "--matrix-learning-rate", run.matrix_learning_rate, "--warmup-steps", run.warmup_steps,
         "--eval-interval", run.eval_interval, "--sample-interval", 0, "--seed", run.seed,
+        "--dtype", run.dtype,
         "--out", run.out, "--resume",
     )]  # fmt: skip
     say(f"$ gptfast train {shlex.join(words)}")

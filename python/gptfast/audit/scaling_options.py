@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from gptfast.audit.power_law import MIN_SEEDS, MIN_SIZES
 from gptfast.cli.path import PATH
@@ -35,6 +35,8 @@ class ScalingConfig:
     """Tokens that each model is trained on, without --fit."""
     seeds: tuple[int, ...] = (1,)
     """Seeds of the runs of each size."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the matrix products, in every run."""
     fit: bool = False
     """Fit L = E + A C^-g to the mean losses, predict the loss of a model with about 4 times the
     compute of the largest one, and train that model to see. Needs 4 sizes and 3 seeds or more."""
