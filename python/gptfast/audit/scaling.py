@@ -168,8 +168,8 @@ def training(config: ScalingConfig, size: int, seed: int) -> TrainConfig:
     return TrainConfig(
         corpus=config.corpus, tokenizer="bpe", model=model, max_steps=steps, batch_size=BATCH_SIZE,
         learning_rate=6e-3 * (_REFERENCE_WIDTH / size) ** 0.75, matrix_learning_rate=0.03,
-        dtype=config.dtype, warmup_steps=min(100, steps // 5), eval_interval=max(steps // 10, 1), seed=seed,
-        out=config.out / f"size-{size}-seed-{seed}",
+        warmup_steps=min(100, steps // 5), eval_interval=max(steps // 10, 1), seed=seed,
+        dtype=config.dtype, out=config.out / f"size-{size}-seed-{seed}",
     )  # fmt: skip
 
 

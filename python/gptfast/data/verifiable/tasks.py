@@ -19,7 +19,7 @@ from typing import Literal
 from gptfast.errors import UserError
 
 Split = Literal["train", "val", "test"]
-TEST, VAL = 0.2, 0.1
+TEST, VAL = 0.12, 0.08
 """Shares of the problems that only these splits have, on average."""
 
 
