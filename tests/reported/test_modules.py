@@ -34,7 +34,6 @@ from torch.nn import functional as F
 from gptfast.errors import UserError
 from gptfast.model import LanguageModel, ModelConfig, build_model, formats
 from gptfast.model.folder import read_config
-from gptfast.model.transformer import init_weights
 
 # ---- casts ---------------------------------------------------------------------------------------
 
@@ -193,7 +192,7 @@ def test_logits_depend_on_the_state_alone(config: ModelConfig) -> None:
 @pytest.mark.usefixtures("empty_is_nan")
 def test_init_weights_sets_every_weight(config: ModelConfig) -> None:
     model = on_meta(config).to_empty(device="cpu")
-    init_weights(model)
+    model.init_weights()
     assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
     assert model(some_ids(), some_ids()).isfinite()
 

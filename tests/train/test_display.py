@@ -256,7 +256,7 @@ def test_samples_are_logged_by_every_run_and_shown_on_a_terminal_or_if_asked_for
     assert "--- sample" not in unseen.export_text()
     assert "--- sample after 10 steps" in asked_for.export_text()
     text = seen.export_text()
-    assert "sample after 8 steps" in text
+    assert "sample after 12 steps" in text  # the last frame shows the newest
     assert "step 12/12" in text
     assert "step 12: val loss" in text
 

@@ -200,12 +200,15 @@ def parse_groups(
     groups: heading to dataclass. Either `configuration` inherits the fields of that dataclass, or
     `configuration` has a field of the heading's name that holds one. default: an instance of
     `configuration`, or of a class that it inherits, whose values replace the defaults of
-    `configuration`. Its fields without a default must be given.
+    `configuration`. The values of an inherited class leave out fields that `configuration` declares
+    without a default: they must be given.
     """
     import tyro
 
     had = _defaults(configuration)
-    if default is not None:
+    if isinstance(default, configuration):
+        had = dict(vars(default))
+    elif default is not None:
         had |= {name: value for name, value in vars(default).items() if had[name] != tyro.MISSING}
     nested = {n for n, group in groups.items() if isinstance(had.get(n), group)}
     values = {

@@ -115,6 +115,10 @@ class GPT(LanguageModel):
         self.ln_f = build_norm(config)
         if not config.tie_embeddings:
             self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Set the initial weights, also those of layers that a subclass has put in."""
         init_weights(self)
 
     @property
