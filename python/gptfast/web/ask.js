@@ -1,40 +1,14 @@
 // The page that asks documents: quotes, and the places where they stand. All text is set as text.
 
 import { ask, ServerError } from "./events.js";
+import { byId, Performer } from "./performer.js";
 
-const byId = (id) => document.getElementById(id);
 const { writer } = JSON.parse(byId("description").textContent);
 
 let opened = null; // the button of the quote whose place is shown
 
-// Does one thing at a time: what is under way is stopped first. What goes wrong is shown.
-class Performer {
-  async perform(work) {
-    this.abort();
-    const mine = (this.running = new AbortController());
-    try {
-      await work(mine.signal);
-      complain(null);
-    } catch (error) {
-      if (error.name === "AbortError") return;
-      if (!(error instanceof ServerError)) throw error;
-      byId("key-form").hidden = error.status !== 401;
-      complain(error.message);
-    }
-  }
-
-  abort() {
-    this.running?.abort();
-  }
-}
-
 const questions = new Performer();
 const places = new Performer();
-
-function complain(message) {
-  byId("failure").hidden = message === null;
-  byId("failure").textContent = message ?? "";
-}
 
 function element(name, className, text = "") {
   const made = document.createElement(name);

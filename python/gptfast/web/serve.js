@@ -1,9 +1,10 @@
 // The page of a server: what happens when someone types, clicks or points.
 
 import { Chat } from "./chat.js";
-import { ask, ServerError, stream } from "./events.js";
+import { ask, stream } from "./events.js";
 import { ServedHeads } from "./heads.js";
 import { settings } from "./options.js";
+import { byId, Performer } from "./performer.js";
 import { guessesOf, isPartial, ServedText, spellToken } from "./text.js";
 import { Bars, percent, TokenText } from "./view.js";
 
@@ -13,7 +14,6 @@ const TYPING = 150; // milliseconds without a key until the prompt is read
 const ALL_SURPRISE = 10; // bits from which on a token is shown as wholly surprising
 const NATS_PER_BIT = Math.log(2);
 
-const byId = (id) => document.getElementById(id);
 const description = JSON.parse(byId("description").textContent);
 
 // What would end the text is not drawn, so that there is a token with its likeliest rivals.
@@ -26,11 +26,11 @@ let served = new ServedText();
 let nPrompt = 0; // code points of the text that are the prompt
 let next = null; // guesses for what follows the text; null while unknown
 let place = null; // the token that is looked at; null for the end of the text
-let running = null; // the AbortController of the request under way
 let isWriting = false;
 let timer = 0;
 let isDue = false;
 
+const requests = new Performer();
 const text = new TokenText(byId("text"), (looked) => {
   place = looked;
   showGuesses();
@@ -41,22 +41,9 @@ const bars = new Bars(byId("guesses"), N_BARS, (row) => choose(bars.guesses[row]
 
 // ---- requests -------------------------------------------------------------------------------------
 
-// Do work that can be stopped, after what is under way was; show what goes wrong.
-async function perform(work) {
-  running?.abort();
+function perform(work) {
   clearTimeout(timer);
-  const mine = (running = new AbortController());
-  try {
-    await work(mine.signal);
-    complain(null);
-  } catch (error) {
-    if (error.name === "AbortError") return;
-    if (!(error instanceof ServerError)) throw error;
-    byId("key-form").hidden = error.status !== 401;
-    complain(error.message);
-  } finally {
-    if (running === mine) running = null;
-  }
+  return requests.perform(work);
 }
 
 // Take a text as it is, and see what the model thinks of it.
@@ -182,11 +169,6 @@ function setWriting(now) {
   showGuesses();
 }
 
-function complain(message) {
-  byId("failure").hidden = message === null;
-  byId("failure").textContent = message ?? "";
-}
-
 function showExample() {
   byId("base").textContent = `${location.origin}/v1`;
   byId("example").textContent = `curl ${location.origin}/v1/completions -H "Content-Type: application/json" -d '` +
@@ -199,14 +181,14 @@ const prompt = () => byId("prompt").value;
 const readPrompt = () => read(prompt(), [...prompt()].length);
 
 function generate() {
-  if (isWriting) running.abort();
+  if (isWriting) requests.abort();
   else write(prompt(), [...prompt()].length);
 }
 
 byId("generate").addEventListener("click", generate);
 byId("more").addEventListener("click", () => write(served.text, nPrompt));
 byId("prompt").addEventListener("input", () => {
-  if (isWriting) running.abort();
+  if (isWriting) requests.abort();
   clearTimeout(timer);
   timer = setTimeout(readPrompt, TYPING);
 });
@@ -232,12 +214,12 @@ for (const radio of document.querySelectorAll("input[name=mode]")) {
 
 const chat = new Chat(byId("messages"), byId("message"), byId("full"), { perform, settings, setWriting, showUsage });
 byId("modes").hidden = !description.has_chat_template;
-byId("send").addEventListener("click", () => (isWriting ? running.abort() : chat.send()));
+byId("send").addEventListener("click", () => (isWriting ? requests.abort() : chat.send()));
 byId("forget").addEventListener("click", () => chat.forget());
 byId("forget-oldest").addEventListener("click", () => chat.forgetOldest());
 document.addEventListener("keydown", (event) => {
   const isChat = byId("text-mode").hidden;
-  if (event.key === "Escape" && isWriting) running.abort();
+  if (event.key === "Escape" && isWriting) requests.abort();
   else if (event.key !== "Enter" || isWriting) return;
   else if (!isChat && (event.ctrlKey || event.metaKey)) generate();
   else if (isChat && event.target === byId("message") && !event.shiftKey) {
