@@ -1,7 +1,7 @@
 """Train one model in several sizes with the same code, tokens and seeds, and measure each.
 
-Each run is `gptfast train` in a process of its own, so that its peak memory is its own. A run that
-is finished is not repeated.
+Each run is `gptfast train` in a separate process, so that its peak memory can be measured. A
+finished run is not repeated.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ def load_images(
     """Load 'digits', 'mnist-5k', 'fashion-mnist', a folder of images by class, or IDX files.
 
     val_fraction, test_fraction: shares of each class to validate on and to test with; IDX files
-    have a test part of their own, and then val_fraction is a share of the rest. image_size: the
+    have a separate test part, and then val_fraction is a share of the rest. image_size: the
     size to which the images of a folder are scaled; None if all have one size already. Raises
     MissingFileError if the images can't be found or downloaded, UserError if they can't be read or
     don't fit together.

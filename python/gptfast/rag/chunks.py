@@ -60,7 +60,7 @@ def chunk(text: str, layout: Layout = "plain") -> tuple[tuple[Span, ...], int]:
 
     A chunk ends where a paragraph does, and before a heading (layout "markdown") or another record
     (layout "records"). Only a paragraph longer than MAX_CHARS is divided, between two sentences. A
-    sentence longer than that is a chunk of its own. White space at both ends of a chunk is left
+    sentence longer than that is a separate chunk. White space at both ends of a chunk is left
     out. Chunks do not overlap.
     """
     n_long = 0

@@ -1,6 +1,6 @@
 """The sections that show measurements of the tokenizer and of the model.
 
-Each takes the measurement as a dictionary: the audits are applications of their own, and a door
+Each takes the measurement as a dictionary: the audits are separate applications, and a door
 (report/__main__.py) joins them with reports.
 """
 

@@ -13,7 +13,7 @@ from gptfast.report.sections import points, spread, stages
 from gptfast.train.history import Run
 
 COLOURS = 8
-"""Curves with colours of their own."""
+"""Number of curves with different colours."""
 ROWS = 20
 """Evaluations of each run in the table; of more, some that are spread evenly."""
 SPREAD = 4

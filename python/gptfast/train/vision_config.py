@@ -41,8 +41,8 @@ class ImageOptions:
     val_fraction: float = 0.1
     """Share of the images of each class that choose among the weights of the run."""
     test_fraction: float = 0.2
-    """Share of the images of each class to test with, once, at the end. IDX files have a test part
-    of their own."""
+    """Share of the images of each class to test with, once, at the end. IDX files have a
+    separate test part."""
 
 
 _SMALL = VisionOptions()
