@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-import select
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from gptfast.cli import cli
 from gptfast.rag import ask
 from gptfast.rag.__main__ import main
 from gptfast.rag.answer import Answer
+from terminals import until
 
 
 @pytest.fixture(scope="module")
@@ -132,13 +131,3 @@ def test_a_chat_on_a_terminal_has_a_history(index: Path) -> None:
         process.kill()
         process.wait()
         os.close(outside)
-
-
-def until(terminal: int, wanted: str) -> None:
-    """Read what the program prints, up to a text."""
-    seen = ""
-    ends = time.monotonic() + 120
-    while wanted not in seen:
-        ready, _, _ = select.select([terminal], [], [], max(0, ends - time.monotonic()))
-        assert ready, f"no {wanted!r} in {seen[-500:]!r}"
-        seen += os.read(terminal, 1).decode("latin-1")

@@ -28,8 +28,8 @@ from gptfast.rag.library import MOST_CHARACTERS, MOST_LINES, Library
 from gptfast.serve.__main__ import main
 from gptfast.serve.documents import MOST_QUESTIONS, Documents
 from gptfast.serve.limits import BodyLimits
-from gptfast.serve.server import Server, listen
 from gptfast.serve.site import Site
+from serving import in_thread
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -50,16 +50,8 @@ def served(index: Path, model: str | None = None, **options: Any) -> Iterator[st
     writer = None if model is None else EndpointWriter(model)
     library = options.pop("library", None) or Library(Asker(index, writer=writer), index)
     limits = BodyLimits(**{k: options.pop(k) for k in ("body_bytes",) if k in options})
-    site = Site(limits, Documents(library), **options)
-    with listen("127.0.0.1", 0) as listener:
-        server = Server(site.app(), site, drain_seconds=10)
-        thread = threading.Thread(target=server.run, args=([listener],))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
+    with in_thread(Site(limits, Documents(library), **options)) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import io
 import os
-import select
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from gptfast.model.folder import save_description, save_weights
 from gptfast.sample import interactive
 from gptfast.sample.__main__ import main
 from gptfast.tokenizer import CharTokenizer
+from terminals import until
 
 TOKENIZER = CharTokenizer.train("abcdefghij \n")
 PROMPT = "abc "
@@ -305,16 +304,6 @@ def test_a_conversation_on_a_terminal(folder: Path, llm: LLM) -> None:
         process.kill()
         process.wait()
         os.close(outside)
-
-
-def until(terminal: int, wanted: str) -> None:
-    """Read what the program prints, up to a text."""
-    seen = ""
-    ends = time.monotonic() + 120
-    while wanted not in seen:
-        ready, _, _ = select.select([terminal], [], [], max(0, ends - time.monotonic()))
-        assert ready, f"no {wanted!r} in {seen[-500:]!r}"
-        seen += os.read(terminal, 1024).decode(errors="replace")
 
 
 # ---- gptfast.LLM ---------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ import re
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -17,9 +16,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
-
-from gptfast.serve.app import Service
-from gptfast.serve.server import Server, listen
 
 MANY_STEPS = 10**9
 
@@ -138,17 +134,3 @@ def running(folder: Path, log: Path, *flags: str) -> Iterator[Running]:
             process.wait()
             assert process.stdout is not None
             process.stdout.close()
-
-
-@contextmanager
-def in_thread(service: Service) -> Iterator[str]:
-    """Run a server in a thread of this process; yield its URL."""
-    with listen("127.0.0.1", 0) as listener:
-        server = Server(service.app(), service, drain_seconds=10)
-        thread = threading.Thread(target=server.run, args=([listener],))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from servers import in_thread
 
 from browser import Open, Visit
 from gptfast.model import GPT, ModelConfig
@@ -24,6 +23,7 @@ from gptfast.serve.jobs import Job
 from gptfast.serve.limits import Limits
 from gptfast.serve.reply import Reply
 from gptfast.tokenizer import BPETokenizer
+from serving import in_thread
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

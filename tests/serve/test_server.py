@@ -19,7 +19,7 @@ from typing import Any
 import openai
 import pytest
 import torch
-from servers import Running, in_thread, post_bytes, running
+from servers import Running, post_bytes, running
 from starlette.applications import Starlette
 
 from gptfast.cli import cli
@@ -32,6 +32,7 @@ from gptfast.serve.metrics import Metrics
 from gptfast.serve.server import Server
 from gptfast.serve.worker import MOST_CALLS
 from gptfast.tokenizer import BPETokenizer
+from serving import in_thread
 
 pytestmark = pytest.mark.integration
 
