@@ -56,8 +56,8 @@ ladder: build  ## train every rung from bigram to GPT and compare them
 	$(BIN)/python -m gptfast.ladder --resume $(ARGS)
 
 # The tests that need these are skipped without them.
-$(VENV)/ranks: $(VENV)/.dev
-	-test -e $@ || $(BIN)/python tests/tokenizer/fetch_ranks.py $@
+$(VENV)/.vocabularies: $(VENV)/.dev tests/families/fetch.py
+	-$(BIN)/python tests/families/fetch.py $(VENV)/vocabularies && touch $@
 
 check: lint  ## what to run before every commit: lint, unit and property tests
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not integration" $(ARGS)
@@ -68,11 +68,11 @@ test-rust:
 	MAKEFLAGS= cargo test --quiet --package gptfast
 
 # Status 5: ARGS leaves none.
-test-python: $(VENV)/ranks
+test-python: $(VENV)/.vocabularies
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS) || [ $$? -eq 5 ]
 
 # Tests marked `alone` come last, one by one (tests/conftest.py).
-test-alone: $(VENV)/ranks
+test-alone: $(VENV)/.vocabularies
 	$(BIN)/python -m pytest --alone $(or $(ARGS),$$(grep --recursive --files-with-matches \
 	  --include='*.py' pytest.mark.alone tests)) || [ $$? -eq 5 ]
 

@@ -1,4 +1,4 @@
-"""The BPE tokenizer beside gigatoken, tiktoken, tokenizers, tokie and rustbpe: same files, one run.
+"""The BPE tokenizer beside the libraries of ENTRANTS and TRAINERS: same files, one run.
 
     python benchmarks/tokenizer.py --rows encode,files --repeats 5 --json out.json
 
@@ -32,22 +32,16 @@ from gptfast.errors import MissingFileError, RunError, UserError
 from gptfast.system.files import write_text_atomically
 from saving import circumstances
 from tokenizer_bench import report, worker
+from tokenizer_bench.cases import cases_of
 from tokenizer_bench.entrants import ENTRANTS, OURS
 from tokenizer_bench.inputs import Inputs, copy_text, sha256
+from tokenizer_bench.measures import rows_of
+from tokenizer_bench.plan import ASK_ONCE_SECONDS, GROUPS, VOCAB_SIZE, jobs_of, rounds_of
 from tokenizer_bench.trainers import TRAINERS
-from tokenizer_bench.worker import Job
+from tokenizer_bench.vocabularies import VOCABULARIES, find_ranks
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 GPT2_RANKS = SHARED / "gpt2.tiktoken"
-VOCAB_SIZE = 32_768
-GROUPS = ("encode", "files", "scaling", "small", "decode", "train", "growth")
-_TASKS = {
-    "encode": [("encode", 1), ("encode_batch", 2)],
-    "files": [("encode_files", 1), ("encode_files", 2)],
-    "scaling": [("encode_blocks", 1), ("encode_blocks", 2)],
-    "small": [("encode_short", 1)],
-    "decode": [("decode", 1), ("decode_bytes", 1), ("decode_batch", 2)],
-}
 
 
 @dataclass(frozen=True)
@@ -61,9 +55,13 @@ class Config:
     rows: str = ",".join(GROUPS)
     """Which tables, with commas between."""
     repeats: int = 5
-    """Rounds, each with a fresh process for every library and row."""
+    """Rounds, each with a fresh process for every library and row. "first" has nearly twice as
+    many (9 of 5), "vocabularies", "scripts" and "train" half."""
     libraries: str = ",".join(ENTRANTS | TRAINERS)
     """Which libraries, with commas between; those that are not installed are left out."""
+    ranks: Path = Path(".venv/vocabularies")
+    """A folder with the rank files of cl100k, o200k, Llama 3 and Qwen 2, under any names; those
+    that are missing are left out."""
     megabytes: float | None = None
     """Use only the beginning of the corpus: for a quick run."""
     json: Path | None = None
@@ -121,7 +119,7 @@ def main(argv: Sequence[str]) -> int:
         console.print_json(data={key: record[key] for key in ("hardware", "versions", "corpus")})
         rows: list[report.Row] = []
         for group in config.groups:
-            measure(group, config.repeats, installed, inputs, record["runs"])
+            measure(group, config, installed, inputs, record["runs"])
             rows += show(group, record, inputs.folder, console)
             if config.json is not None:
                 write_text_atomically(config.json, json.dumps(record, indent=1) + "\n")
@@ -131,38 +129,34 @@ def main(argv: Sequence[str]) -> int:
 
 
 def measure(
-    group: str, repeats: int, installed: list[str], inputs: Inputs, runs: list[dict[str, Any]]
+    group: str, config: Config, installed: list[str], inputs: Inputs, runs: list[dict[str, Any]]
 ) -> None:
     """Append to `runs` what every job of the group replied, in each round.
 
-    Whoever is refused or fails once is not asked again for the same.
+    Whoever is refused or fails once is not asked again for the same; nor is whoever is very slow.
     """
+    ranks = {"gpt2": inputs.ranks} | find_ranks(config.ranks)
+    if group == "vocabularies" and (missing := VOCABULARIES.keys() - ranks.keys()):
+        names = ", ".join(sorted(missing))
+        print(f"{names} left out: no rank file in {config.ranks}", file=sys.stderr)
+    cases = cases_of(group, config.megabytes or 1000, ranks)
+    for case in filter(None, cases):
+        path = ranks[case.split("-")[1]] if not case.startswith("first") else ""
+        reply = run_worker(["case", str(inputs.folder), case, str(path)], 2)
+        if why := reply.get("error") or reply.get("failed"):
+            raise RunError(f"the inputs of {case} could not be made: {why}")
     given_up = set()
-    for round_number in range(repeats):
-        for job in jobs_of(group, installed):
+    rounds = rounds_of(group, config.repeats)
+    for round_number in range(rounds):
+        for job in (job for case in cases for job in jobs_of(group, installed, case)):
             if job in given_up:
                 continue
-            place = f"{group}, round {round_number + 1} of {repeats}"
+            place = f"{group} {job.case}, round {round_number + 1} of {rounds}"
             print(f"{place}: {job.who}, {job.task}, threads: {job.threads}", file=sys.stderr)
             reply = run_worker(worker.arguments_of(job, inputs.folder), job.threads)
-            if "seconds" not in reply:
+            if sum(reply.get("seconds", [ASK_ONCE_SECONDS])) >= ASK_ONCE_SECONDS:
                 given_up.add(job)
             runs.append({"group": group, "round": round_number, **asdict(job), "reply": reply})
-
-
-def jobs_of(group: str, installed: list[str]) -> list[Job]:
-    if group == "train":
-        return [Job("train", who, 2, VOCAB_SIZE) for who in TRAINERS if who in installed]
-    if group == "growth":
-        sizes = [(n * 1024, 1.0) for n in (8, 16, 32, 64)]
-        texts = [(VOCAB_SIZE, fraction) for fraction in (0.1, 0.2, 0.5)]
-        return [Job("train", OURS, 2, size, fraction) for size, fraction in sizes + texts]
-    return [
-        Job(task, who, threads)
-        for task, threads in _TASKS[group]
-        for who, entrant in ENTRANTS.items()
-        if who in installed and hasattr(entrant, task)
-    ]
 
 
 def run_worker(arguments: list[str], threads: int) -> dict[str, Any]:
@@ -183,14 +177,21 @@ def show(group: str, record: dict[str, Any], folder: Path, console: Console) -> 
     for run in runs:
         if "seconds" not in run["reply"]:
             ((why, what),) = run["reply"].items()
-            job = f"{run['who']}, {run['task']}, threads: {run['threads']}"
+            job = ", ".join(filter(None, (run["case"], run["who"], run["task"])))
             console.print(f"{job}: {why}, so no speed is shown: {what}", soft_wrap=True)
+    if group == "limits":
+        record["limits"] = runs[0]["reply"].get("limits", {})
+        console.print("what this machine can do at most, on one thread")
+        report.print_limits(record["limits"], console)
+        return []
     if group == "growth":
         record["growth"] = report.growth_of(runs)
         report.print_growth(record["growth"], console)
         return []
-    rows = report.rows_of(group, runs)
+    rows = rows_of(group, runs)
     report.print_rows(group, rows, console)
+    if group == "first":
+        report.print_first(runs, record["limits"], console)
     if group == "train":
         record["notes"] = report.training_notes(runs, folder)
         for note in record["notes"]:
@@ -216,7 +217,10 @@ def _record(
         raise RunError(f"the inputs could not be made: {vocabulary['failed']}")
     about = circumstances()
     about["hardware"] |= _resources(config.scratch)
-    about["versions"] |= {who: importlib.metadata.version(who) for who in installed if who != OURS}
+    package = importlib.metadata.packages_distributions()
+    about["versions"] |= {
+        who: importlib.metadata.version(package[who][0]) for who in installed if who != OURS
+    }
     return {
         **about,
         "command": shlex.join(["python", "benchmarks/tokenizer.py", *sys.argv[1:]]),
@@ -231,6 +235,7 @@ def _record(
             **vocabulary,
         },
         "repeats": config.repeats,
+        "limits": {},
         "rows": [],
         "growth": {},
         "notes": [],

@@ -7,48 +7,17 @@ Call. A library takes part in the tasks that its class has a method for.
 from __future__ import annotations
 
 import itertools
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tokenizer_bench.inputs import (
-    DOCUMENT_BYTES,
-    END_OF_TEXT,
-    GPT2_PATTERN,
-    Ids,
-    Inputs,
-    marked_ids,
-    pieces,
-)
-
-
-@dataclass(frozen=True)
-class Call:
-    """What is timed, and how to get from its output what is compared."""
-
-    run: Callable[[], Any]
-    result: Callable[[Any], Any]
-
-
-def as_ids(output: Any) -> Ids:
-    return np.asarray(output, dtype=np.uint32)
-
-
-def joined_text(texts: Iterable[str | bytes]) -> bytes:
-    """The texts in UTF-8, each followed by a byte that UTF-8 never has."""
-    return b"".join((t.encode() if isinstance(t, str) else t) + b"\xff" for t in texts)
-
-
-def one_by_one(function: Callable[[Any], Any], given: Sequence[Any], join: Any) -> Call:
-    """A call for each input. The timed loop keeps no output: the comparison calls once more."""
-    return Call(
-        run=lambda: deque(map(function, given), maxlen=0),
-        result=lambda _: join(map(function, given)),
-    )
+from tokenizer_bench.calls import Call, Ids, as_ids, joined_text, marked_ids, one_by_one
+from tokenizer_bench.inputs import DOCUMENT_BYTES, Inputs, pieces
+from tokenizer_bench.rivals import BpeOpenai, Splintr, Tokie, Wordchipper
+from tokenizer_bench.vocabularies import END_OF_TEXT
 
 
 class Gptfast:
@@ -59,7 +28,8 @@ class Gptfast:
 
         self.inputs = inputs
         self.threads = threads
-        self.tokenizer = BPETokenizer.from_tiktoken(inputs.ranks, "gpt2", inputs.special_tokens)
+        pattern = "gpt2" if inputs.name == "gpt2" else inputs.vocabulary.pattern
+        self.tokenizer = BPETokenizer(inputs.mergeable_ranks, pattern, inputs.special_tokens)
 
     def encode(self) -> Call:
         text = self.inputs.text
@@ -94,6 +64,35 @@ class Gptfast:
 
         return Call(run, result)
 
+    def jsonl_to_shards(self) -> Call:
+        from gptfast.data.documents import ReadOptions
+        from gptfast.data.prepare_shards import prepare_files
+
+        folders = (self.inputs.folder / f"prepared-{i}" for i in itertools.count())
+        options = ReadOptions(n_threads=self.threads)
+        dtype = np.uint16 if self.tokenizer.n_vocab <= 2**16 else np.uint32
+
+        def run() -> Path:
+            out = next(folders)
+            prepare_files(self.tokenizer, self.inputs.jsonl, out, 0, options, progress=False)
+            return out
+
+        def result(out: Path) -> Ids:
+            shards = sorted((out / "train").glob("*.bin"))
+            ids = np.concatenate([np.fromfile(shard, dtype, offset=64) for shard in shards])
+            shutil.rmtree(out)
+            return as_ids(ids[ids != self.tokenizer.eot_token])
+
+        return Call(run, result)
+
+    def chat_lists(self) -> Call:
+        messages, encode = self.inputs.messages, self.tokenizer.encode_batch
+        return Call(lambda: encode(messages, self.threads), marked_ids)
+
+    def chat_arrays(self) -> Call:
+        messages, encode = self.inputs.messages, self.tokenizer.encode_batch_to_numpy
+        return Call(lambda: encode(messages, self.threads), marked_ids)
+
     def encode_short(self) -> Call:
         return one_by_one(self.tokenizer.encode_ordinary, self.inputs.short, marked_ids)
 
@@ -117,9 +116,12 @@ class Gigatoken:
 
         self.flatten = lambda arrays: as_ids(awkward.to_numpy(awkward.flatten(arrays)))
         self.inputs = inputs
-        self.tokenizer = gigatoken.Tokenizer.from_tiktoken(
-            inputs.ranks, "gpt2", inputs.special_tokens
-        )
+        if (pattern := inputs.vocabulary.gigatoken) is None:
+            self.tokenizer = gigatoken.Tokenizer(inputs.tokenizer_json)
+        else:
+            self.tokenizer = gigatoken.Tokenizer.from_tiktoken(
+                inputs.ranks, pattern, inputs.special_tokens
+            )
 
     def encode(self) -> Call:
         text = self.inputs.text
@@ -141,6 +143,20 @@ class Gigatoken:
         source = TextFileSource([self.inputs.corpus], separator=END_OF_TEXT)
         return Call(lambda: self.tokenizer.encode_files(source), self.flatten)
 
+    def jsonl_to_shards(self) -> Call:
+        from gigatoken import JsonlFileSource
+
+        source = JsonlFileSource([self.inputs.jsonl])
+        return Call(lambda: self.tokenizer.encode_files(source), self.flatten)
+
+    def chat_lists(self) -> Call:
+        messages = self.inputs.messages
+        return Call(lambda: self.tokenizer.encode_batch_list(messages), marked_ids)
+
+    def chat_arrays(self) -> Call:
+        messages = self.inputs.messages
+        return Call(lambda: self.tokenizer.encode_batch(messages), marked_ids)
+
     def encode_short(self) -> Call:
         return one_by_one(self.tokenizer.encode, self.inputs.short, marked_ids)
 
@@ -158,7 +174,7 @@ class Tiktoken:
         self.threads = threads
         self.encoding = tiktoken.Encoding(
             "benchmark",
-            pat_str=GPT2_PATTERN,
+            pat_str=inputs.vocabulary.pattern,
             mergeable_ranks=inputs.mergeable_ranks,
             special_tokens=inputs.special_tokens,
         )
@@ -171,6 +187,22 @@ class Tiktoken:
         documents = self.inputs.documents
         encode = self.encoding.encode_ordinary_batch
         return Call(lambda: encode(documents, num_threads=self.threads), marked_ids)
+
+    def jsonl_to_shards(self) -> Call:
+        out, encode = self.inputs.folder / "tiktoken.bin", self.encoding.encode_ordinary_batch
+
+        def run() -> None:
+            with self.inputs.jsonl.open("rb") as lines, out.open("wb") as shard:
+                while batch := list(itertools.islice(lines, 1000)):
+                    texts = [json.loads(line)["text"] for line in batch]
+                    for ids in encode(texts, num_threads=self.threads):
+                        shard.write(as_ids(ids).tobytes())
+
+        return Call(run, lambda _: np.fromfile(out, np.uint32))
+
+    def chat_lists(self) -> Call:
+        messages, encode = self.inputs.messages, self.encoding.encode_ordinary_batch
+        return Call(lambda: encode(messages, num_threads=self.threads), marked_ids)
 
     def encode_short(self) -> Call:
         return one_by_one(self.encoding.encode_ordinary, self.inputs.short, marked_ids)
@@ -213,6 +245,10 @@ class Tokenizers:
         encode = self.tokenizer.encode_batch_fast
         return Call(lambda: [encoding.ids for encoding in encode(documents)], marked_ids)
 
+    def chat_lists(self) -> Call:
+        messages, encode = self.inputs.messages, self.tokenizer.encode_batch_fast
+        return Call(lambda: [encoding.ids for encoding in encode(messages)], marked_ids)
+
     def encode_short(self) -> Call:
         def encode(text: str) -> Any:
             return self.tokenizer.encode(text).ids
@@ -227,28 +263,14 @@ class Tokenizers:
         return Call(lambda: self.tokenizer.decode_batch(sequences), joined_text)
 
 
-class Tokie:
-    """Encoding only."""
-
-    def __init__(self, inputs: Inputs, threads: int) -> None:
-        import tokie
-
-        self.inputs = inputs
-        self.tokenizer = tokie.Tokenizer.from_json(str(inputs.tokenizer_json))
-
-    def encode(self) -> Call:
-        text = self.inputs.text.decode()
-        encode = self.tokenizer.encode
-        return Call(
-            lambda: encode(text, add_special_tokens=False), lambda encoding: as_ids(encoding.ids)
-        )
-
-
 OURS = "gptfast"
 ENTRANTS: dict[str, type[Any]] = {
     OURS: Gptfast,
     "gigatoken": Gigatoken,
     "tiktoken": Tiktoken,
     "tokenizers": Tokenizers,
+    "splintr": Splintr,
     "tokie": Tokie,
+    "bpe_openai": BpeOpenai,
+    "wordchipper": Wordchipper,
 }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import lzma
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,18 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gptfast.errors import UserError
 from gptfast.tokenizer import BPETokenizer
 from gptfast.tokenizer.ranks import read_tiktoken
-
-Ids = NDArray[np.uint32]
-
-END_OF_TEXT = "<|endoftext|>"
-GPT2_PATTERN = (
-    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # as tiktoken has it
-)
+from tokenizer_bench.calls import Ids, marked_ids
+from tokenizer_bench.vocabularies import END_OF_TEXT, VOCABULARIES, Vocabulary, tokenizer_json
 
 BLOCK_BYTES = 1_000_000
 DOCUMENT_BYTES = 16_000
@@ -31,9 +27,11 @@ BATCH_BYTES = 10_000_000
 SHORT_BYTES = 30
 N_SHORT = 1000
 N_SEQUENCES, SEQUENCE_LENGTH = 1000, 1000
+MESSAGE_BYTES, N_MESSAGES = 200, 10_000
+JSONL_DOCUMENT_BYTES, JSONL_BYTES = 4_000, 40_000_000
 
 # Between a letter and a space before a letter GPT-2's pattern always cuts, whatever stands around.
-_SAFE_CUT = re.compile(rb"[A-Za-z](?= [A-Za-z])")
+SAFE_CUT = re.compile(rb"[A-Za-z](?= [A-Za-z])")
 _CHUNK = 1 << 20
 
 
@@ -64,7 +62,7 @@ def pieces(text: bytes, size: int) -> Iterator[bytes]:
     """
     start = 0
     while start < len(text):
-        cut = _SAFE_CUT.search(text, start + size)
+        cut = SAFE_CUT.search(text, start + size)
         end = cut.end() if cut else len(text)
         yield text[start:end]
         start = end
@@ -82,18 +80,28 @@ def short_strings(text: str) -> list[str]:
     return found
 
 
-def marked_ids(sequences: Any) -> Ids:
-    """The sequences' ids end to end, each followed by a mark that is no id."""
-    mark = np.array([2**32 - 1], dtype=np.uint32)
-    parts = [part for ids in sequences for part in (np.asarray(ids, dtype=np.uint32), mark)]
-    return np.concatenate(parts)
-
-
 @dataclass(frozen=True)
 class Inputs:
-    """The files in the benchmark's temporary folder that the timed processes read."""
+    """The files in the benchmark's temporary folder that the timed processes read.
+
+    A folder inside it is a case of its own: another text, or another vocabulary.
+    """
 
     folder: Path
+
+    @cached_property
+    def name(self) -> str:
+        """The vocabulary's, in VOCABULARIES; "gpt2" also for one that was learned."""
+        path = self.folder / "vocabulary.txt"
+        return path.read_text() if path.exists() else "gpt2"
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return VOCABULARIES[self.name]
+
+    @property
+    def is_published(self) -> bool:
+        return hashlib.sha256(self.ranks.read_bytes()).hexdigest() == self.vocabulary.sha256
 
     @property
     def corpus(self) -> Path:
@@ -119,6 +127,18 @@ class Inputs:
         start = next(pieces(self.text, min(BATCH_BYTES, len(self.text))))
         return [piece.decode() for piece in pieces(start, DOCUMENT_BYTES)]
 
+    @property
+    def messages(self) -> list[str]:
+        """N_MESSAGES texts of about MESSAGE_BYTES, spread evenly over the text."""
+        text, step = self.text, max(MESSAGE_BYTES, len(self.text) // N_MESSAGES)
+        starts = range(0, len(text) - MESSAGE_BYTES, step)
+        return [text[i : i + MESSAGE_BYTES].decode(errors="ignore") for i in starts][:N_MESSAGES]
+
+    @property
+    def jsonl(self) -> Path:
+        """The first JSONL_BYTES of the text in documents, one in a line, with other fields."""
+        return self.folder / "documents.jsonl"
+
     @cached_property
     def blocks(self) -> list[bytes]:
         return list(pieces(self.text, BLOCK_BYTES))
@@ -136,7 +156,7 @@ class Inputs:
         return {END_OF_TEXT: max(self.mergeable_ranks.values()) + 1}
 
     def expected_ids(self, kind: str) -> Ids:
-        """tiktoken's ids of the "text", of the "documents" or of the "short" strings."""
+        """tiktoken's ids of the "text", "documents", "short" strings, "messages" or "jsonl"."""
         ids: Ids = np.load(self.folder / f"{kind}.npy", mmap_mode="r")
         return ids
 
@@ -171,8 +191,6 @@ def prepare(inputs: Inputs, vocabulary: Path | None, vocab_size: int) -> dict[st
 
     Raises UserError if the corpus or the vocabulary can't be used.
     """
-    import tiktoken
-
     try:
         text = inputs.text.decode()
     except UnicodeDecodeError as error:
@@ -180,32 +198,55 @@ def prepare(inputs: Inputs, vocabulary: Path | None, vocab_size: int) -> dict[st
     if END_OF_TEXT in text:
         raise UserError(f"the corpus has {END_OF_TEXT}, on which the libraries disagree by design")
     if vocabulary is None:
-        tokenizer = BPETokenizer.train([text], vocab_size)
+        BPETokenizer.train([text], vocab_size).to_tiktoken(inputs.ranks)
     else:
-        ranks = read_tiktoken(vocabulary)
-        tokenizer = BPETokenizer(ranks, "gpt2", {END_OF_TEXT: max(ranks.values()) + 1})
-    tokenizer.to_tiktoken(inputs.ranks)
-    tokenizer.save(inputs.tokenizer_json.parent)
+        shutil.copyfile(vocabulary, inputs.ranks)
+    reply = write_vocabulary_and_ids(inputs)
+    encode = reference(inputs).encode_ordinary
+    documents = list(pieces(inputs.text[:JSONL_BYTES], JSONL_DOCUMENT_BYTES))
+    with inputs.jsonl.open("w") as file:
+        for i, document in enumerate(documents):
+            fields = {"id": f"doc-{i}", "text": document.decode(), "score": i / 7, "lang": "en"}
+            file.write(json.dumps(fields, ensure_ascii=False) + "\n")
+    np.save(inputs.folder / "jsonl.npy", np.concatenate([encode(d.decode()) for d in documents]))
+    for kind in ("documents", "short", "messages"):
+        np.save(inputs.folder / f"{kind}.npy", marked_ids(map(encode, getattr(inputs, kind))))
+    return reply
 
-    reference = tiktoken.Encoding(
-        "reference",
-        pat_str=GPT2_PATTERN,
-        mergeable_ranks=inputs.mergeable_ranks,
-        special_tokens=inputs.special_tokens,
-    )
-    ids = reference.encode_to_numpy(text, disallowed_special=())
+
+def write_vocabulary_and_ids(inputs: Inputs) -> dict[str, Any]:
+    """Write the vocabulary as a `tokenizer.json`, and tiktoken's ids of the text."""
+    inputs.tokenizer_json.parent.mkdir()
+    if inputs.name == "gpt2":
+        BPETokenizer(inputs.mergeable_ranks, "gpt2", inputs.special_tokens).save(
+            inputs.tokenizer_json.parent
+        )
+    else:
+        inputs.tokenizer_json.write_text(
+            tokenizer_json(inputs.mergeable_ranks, inputs.vocabulary.plain, inputs.special_tokens)
+        )
+    ids = reference(inputs).encode_to_numpy(inputs.text.decode(), disallowed_special=())
     parts = np.array_split(ids, len(ids) // 1_000_000 + 1)
     if b"".join(inputs.bytes_of(part.tolist()) for part in parts) != inputs.text:
         raise UserError("tiktoken's ids do not give the corpus back: nothing to compare with")
-    encode = reference.encode_ordinary
     np.save(inputs.folder / "text.npy", ids)
-    np.save(inputs.folder / "documents.npy", marked_ids(map(encode, inputs.documents)))
-    np.save(inputs.folder / "short.npy", marked_ids(map(encode, inputs.short)))
     return {
-        "n_vocab": tokenizer.n_vocab,
+        "n_vocab": inputs.special_tokens[END_OF_TEXT] + 1,
         "ids_of_the_corpus": len(ids),
         "ids_sha256": hashlib.sha256(ids.tobytes()).hexdigest(),
     }
+
+
+def reference(inputs: Inputs) -> Any:
+    """Return tiktoken's encoding of this vocabulary."""
+    import tiktoken
+
+    return tiktoken.Encoding(
+        "reference",
+        pat_str=inputs.vocabulary.pattern,
+        mergeable_ranks=inputs.mergeable_ranks,
+        special_tokens=inputs.special_tokens,
+    )
 
 
 def _is_utf8(data: bytes) -> bool:

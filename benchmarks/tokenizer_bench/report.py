@@ -46,68 +46,8 @@ class Row:
     def ratios(self, peer: str) -> list[float]:
         """How many times better ours was, round by round; empty if one of them has no samples."""
         ours, theirs = self.samples.get(self.ours, []), self.samples.get(peer, [])
-        return [b / a for a, b in zip(ours, theirs, strict=True)] if ours and theirs else []
-
-
-@dataclass(frozen=True)
-class _Measure:
-    """Which runs a row is made of, and which of a reply's numbers it takes."""
-
-    group: str
-    title: str
-    task: str
-    number: Callable[[Run], float]
-    unit: str
-    targets: dict[str, float] = field(default_factory=dict)
-    threads: int = 2
-
-
-_FILES = {"gigatoken": 1.5}
-_MEMORY = {"gigatoken": 2.0, "rustbpe": 2.0}
-
-
-def _cold(reply: Run) -> float:
-    return float(reply["seconds"][0])
-
-
-def _warm(reply: Run) -> float:
-    return float(median(reply["seconds"][1:]))
-
-
-def _memory(moment: str) -> Callable[[Run], float]:
-    return lambda reply: float(reply[moment])
-
-
-_MEASURES = [
-    _Measure("encode", "encode, cold, 1 thread", "encode", _cold, "MB/s", {"gigatoken": 2}, 1),
-    _Measure("encode", "encode, warm, 1 thread", "encode", _warm, "MB/s", {"gigatoken": 1.5}, 1),
-    _Measure("encode", "encode_batch to lists, 2 threads", "encode_batch", _warm, "MB/s"),
-    # gigatoken's call ends with the ids in memory, ours with a shard flushed to the disk.
-    _Measure("files", "file to shard, cold, 2 threads", "encode_files", _cold, "MB/s", _FILES),
-    _Measure("files", "file to shard, warm, 2 threads", "encode_files", _warm, "MB/s", _FILES),
-    _Measure("scaling", "encode in memory, 2 threads", "encode_blocks", _warm, "MB/s"),
-    _Measure("small", "a 30-byte string", "encode_short", _warm, "ns", {"tiktoken": 2}, 1),
-    _Measure("decode", "decode, 1,000 ids a call", "decode", _warm, "MB/s", {"tiktoken": 1}, 1),
-    _Measure("decode", "decode_bytes, the same", "decode_bytes", _warm, "MB/s", {"tiktoken": 1}, 1),
-    # Ours decodes on one thread; those peers that can use two do.
-    _Measure("decode", "decode_batch", "decode_batch", _warm, "MB/s", {"tiktoken": 1}),
-    _Measure("train", "train, time", "train", _cold, "s", {"gigatoken": 4, "rustbpe": 8}),
-    _Measure("train", "train, peak memory", "train", _memory("rss_peak"), "MB", _MEMORY),
-    _Measure("train", "memory before training", "train", _memory("rss_before"), "MB"),
-]
-
-
-def rows_of(group: str, runs: list[Run]) -> list[Row]:
-    """The rows of a group. Whoever was refused or failed in one round is in none of them."""
-    rows = []
-    for m in _MEASURES:
-        if m.group == group and (chosen := _chosen(runs, group, m.task, m.threads)):
-            amount = chosen[0]["reply"]["amount"]
-            rows.append(Row(m.title, m.unit, _samples(chosen, m.number), m.targets, amount))
-    tasks = {run["task"] for run in runs if run["group"] == group and run["threads"] == 1}
-    if group in ("files", "scaling"):
-        rows += [row for task in sorted(tasks) for row in _scaling(runs, group, task)]
-    return rows
+        # Whoever is slow is asked in the first round alone.
+        return [b / a for a, b in zip(ours, theirs, strict=False)]
 
 
 def growth_of(runs: list[Run]) -> Growth:
@@ -122,8 +62,8 @@ def growth_of(runs: list[Run]) -> Growth:
         table[kind] = [
             (
                 size,
-                [_cold(reply) for s, reply in chosen if s == size],
-                median(_memory("rss_peak")(reply) for s, reply in chosen if s == size),
+                [reply["seconds"][0] for s, reply in chosen if s == size],
+                median(reply["rss_peak"] for s, reply in chosen if s == size),
             )
             for size in sorted({size for size, _ in chosen})
         ]
@@ -215,17 +155,56 @@ def print_targets(rows: Iterable[Row], growth: Growth, console: Console) -> None
     console.print(table)
 
 
+def print_limits(limits: dict[str, float], console: Console) -> None:
+    """What the machine can do at most, on one thread."""
+    for what, value in limits.items():
+        name = what.removesuffix("_bytes_per_second").removesuffix("_seconds").replace("_", " ")
+        shown = f"{value / 1e9:.1f} GB/s" if value > 1 else f"{value * 1e6:.2f} µs"
+        console.print(f"  {name}: {shown}")
+
+
+def print_first(runs: Iterable[Run], limits: dict[str, float], console: Console) -> None:
+    """What the first calls took of the system: new pages, and the time that they cost."""
+    title = "the first call: medians of its page faults, and what they cost by the limits"
+    table = Table(title=title, title_justify="left", title_style="bold", pad_edge=False)
+    for column in ("", "MB/s", "worst", "faults", "MB in huge pages", "system s", "faults' share"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        if "seconds" in run["reply"]:
+            groups.setdefault(f"{run['case']}, {run['who']}", []).append(run["reply"])
+    for name, replies in groups.items():
+        speeds = [reply["amount"] / reply["seconds"][0] / 1e6 for reply in replies]
+        used = {
+            what: median(reply["first"][what] for reply in replies) for what in replies[0]["first"]
+        }
+        n_huge = used["huge_bytes"] / (2 << 20)
+        cost = n_huge * limits.get("fault_2mb_seconds", 0.0)
+        cost += max(0.0, used["faults"] - n_huge) * limits.get("fault_4kb_seconds", 0.0)
+        seconds = median(reply["seconds"][0] for reply in replies)
+        table.add_row(
+            name,
+            f"{median(speeds):,.1f}",
+            f"{min(speeds):,.1f}",
+            f"{used['faults']:,.0f}",
+            f"{used['huge_bytes'] / 1e6:,.0f}",
+            f"{used['system_seconds']:.3f}",
+            f"{cost / seconds:.0%}" if limits else "",
+        )
+    console.print(table)
+
+
 def training_notes(runs: list[Run], folder: Path) -> list[str]:
     """What the trained vocabularies have in common: how well they compress, and their merges."""
     compression = {
         run["who"]: f"{run['who']} {run['reply']['bytes_per_token']:.3f}"
         for run in runs
-        if run["group"] == "train" and "seconds" in run["reply"]
+        if run["group"] == "train" and run["pattern"] == "gpt2" and "seconds" in run["reply"]
     }
     notes = [f"bytes per token of a sample: {', '.join(compression.values())}"]
     merges = {
-        path.stem.removeprefix("merges-"): json.loads(path.read_text())
-        for path in sorted(folder.glob("merges-*.json"))
+        path.stem.removeprefix("merges-gpt2-"): json.loads(path.read_text())
+        for path in sorted(folder.glob("merges-gpt2-*.json"))
     }
     for peer in merges.keys() - {OURS} if OURS in merges else ():
         ours, theirs = merges[OURS], merges[peer]
@@ -236,39 +215,6 @@ def training_notes(runs: list[Run], folder: Path) -> list[str]:
             f"{common:,} are ours at any"
         )
     return notes
-
-
-def _chosen(runs: list[Run], group: str, task: str, threads: int) -> list[Run]:
-    """The runs of everybody who was never refused, round by round."""
-    of_task = [
-        run for run in runs if (run["group"], run["task"], run["threads"]) == (group, task, threads)
-    ]
-    out = {run["who"] for run in of_task if "seconds" not in run["reply"]}
-    return [run for run in of_task if run["who"] not in out]
-
-
-def _samples(runs: list[Run], number: Callable[[Run], float]) -> dict[str, list[float]]:
-    samples: dict[str, list[float]] = {}
-    for run in runs:
-        samples.setdefault(run["who"], []).append(number(run["reply"]))
-    return samples
-
-
-def _scaling(runs: list[Run], group: str, task: str) -> list[Row]:
-    """Each library on 2 threads beside itself on 1."""
-    one, two = (_samples(_chosen(runs, group, task, n), _warm) for n in (1, 2))
-    amount = next((run["reply"]["amount"] for run in _chosen(runs, group, task, 1)), 0)
-    return [
-        Row(
-            f"scaling of {who}'s {task}, warm",
-            "MB/s",
-            {"2 threads": two[who], "1 thread": one[who]},
-            {"1 thread": 1.8} if who == OURS else {},
-            amount,
-            ours="2 threads",
-        )
-        for who in one.keys() & two.keys()
-    ]
 
 
 def _spread(ratios: list[float]) -> str:

@@ -14,8 +14,10 @@ from typing import Any
 
 from gptfast.tokenizer.formats import byte_level_alphabet
 from gptfast.tokenizer.ranks import write_tiktoken
-from tokenizer_bench.entrants import OURS, Call
-from tokenizer_bench.inputs import BLOCK_BYTES, GPT2_PATTERN, pieces
+from tokenizer_bench.calls import Call, Unsupported
+from tokenizer_bench.entrants import OURS
+from tokenizer_bench.inputs import BLOCK_BYTES, pieces
+from tokenizer_bench.vocabularies import VOCABULARIES
 
 Merges = list[tuple[bytes, bytes]]
 
@@ -32,7 +34,7 @@ class Trained:
     decode: Callable[[Sequence[int]], str]
 
 
-def train_gptfast(path: Path, vocab_size: int, threads: int) -> Call:
+def train_gptfast(path: Path, vocab_size: int, threads: int, pattern: str) -> Call:
     from gptfast.data.documents import ReadOptions
     from gptfast.data.train_tokenizer import train_tokenizer
     from gptfast.tokenizer import BPETokenizer
@@ -41,6 +43,7 @@ def train_gptfast(path: Path, vocab_size: int, threads: int) -> Call:
         return train_tokenizer(
             [path],
             vocab_size,
+            pattern=pattern,
             special_tokens=(),
             tie="huggingface",
             options=ReadOptions(n_threads=threads),
@@ -55,8 +58,11 @@ def train_gptfast(path: Path, vocab_size: int, threads: int) -> Call:
     return Call(run, result)
 
 
-def train_gigatoken(path: Path, vocab_size: int, threads: int) -> Call:
+def train_gigatoken(path: Path, vocab_size: int, threads: int, pattern: str) -> Call:
     import gigatoken
+
+    if pattern != "gpt2":
+        raise Unsupported(f"it does not train with {pattern}'s pattern")
 
     def result(output: tuple[dict[int, bytes], Merges]) -> Trained:
         vocabulary, merges = output
@@ -73,8 +79,11 @@ def train_gigatoken(path: Path, vocab_size: int, threads: int) -> Call:
     return Call(lambda: gigatoken.train_bpe(path, vocab_size, special_tokens=[]), result)
 
 
-def train_tokenizers(path: Path, vocab_size: int, threads: int) -> Call:
+def train_tokenizers(path: Path, vocab_size: int, threads: int, pattern: str) -> Call:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    if pattern != "gpt2":
+        raise Unsupported("it takes a minute: GPT-2's pattern alone")
 
     alphabet = byte_level_alphabet()
     to_byte = {char: byte for byte, char in alphabet.items()}
@@ -107,12 +116,14 @@ def train_tokenizers(path: Path, vocab_size: int, threads: int) -> Call:
     return Call(run, result)
 
 
-def train_rustbpe(path: Path, vocab_size: int, threads: int) -> Call:
+def train_rustbpe(path: Path, vocab_size: int, threads: int, pattern: str) -> Call:
     import rustbpe
+
+    published = VOCABULARIES[pattern].pattern
 
     def run() -> Any:
         tokenizer = rustbpe.Tokenizer()
-        tokenizer.train_from_iterator(_blocks(path), vocab_size, pattern=GPT2_PATTERN)
+        tokenizer.train_from_iterator(_blocks(path), vocab_size, pattern=published)
         return tokenizer
 
     def result(tokenizer: Any) -> Trained:

@@ -17,12 +17,15 @@ from typing import Any
 import numpy as np
 
 from gptfast.errors import UserError
-from tokenizer_bench.entrants import ENTRANTS, Call, joined_text
+from tokenizer_bench import limits
+from tokenizer_bench.calls import Call, Unsupported, joined_text
+from tokenizer_bench.cases import make_case
+from tokenizer_bench.entrants import ENTRANTS
 from tokenizer_bench.inputs import Inputs, prepare
 from tokenizer_bench.trainers import TRAINERS, Trained
 
 WARM_CALLS, WARM_CALLS_IF_SHORT = 5, 20
-SHORT_SECONDS, LONG_SECONDS = 0.5, 10.0
+SHORT_SECONDS, LONG_SECONDS = 0.5, 4.0
 SAMPLE_BYTES = 100_000
 
 
@@ -36,6 +39,12 @@ class Job:
     vocab_size: int = 32_768
     fraction: float = 1.0
     """Training only: the part of the text to learn from."""
+    pattern: str = "gpt2"
+    """Training only: a name in VOCABULARIES."""
+    case: str = ""
+    """The folder of another text or vocabulary, made by `cases.make_case`."""
+    calls: int = 0
+    """How often to call at most; 0 for as often as WARM_CALLS and others say."""
 
 
 class Different(Exception):
@@ -45,28 +54,38 @@ class Different(Exception):
 def run_job(job: Job, folder: Path) -> dict[str, Any]:
     """Do a job and say what came of it: {"seconds": ...}, or {"refused": why}."""
     bind_threads(job.threads)
-    inputs = Inputs(folder)
+    inputs = Inputs(folder / job.case)
+    if job.task == "limits":
+        return {"seconds": [], "amount": 0, "limits": limits.measure(inputs.corpus)}
     try:
         return _train(job, inputs) if job.task == "train" else _call_repeatedly(job, inputs)
     except Different as different:
         return {"refused": str(different)}
+    except Unsupported as unsupported:
+        return {"left out": str(unsupported)}
 
 
 def _call_repeatedly(job: Job, inputs: Inputs) -> dict[str, Any]:
     call: Call = getattr(ENTRANTS[job.who](inputs, job.threads), job.task)()
     expected = _expected(job.task, inputs)
     seconds: list[float] = []
-    while _go_on(seconds):
+    first: dict[str, float] = {}
+    while _go_on(seconds, job.calls):
+        before = limits.usage()
         start = time.perf_counter()
         output = call.run()
         seconds.append(time.perf_counter() - start)
+        used = {what: after - before[what] for what, after in limits.usage().items()}
+        first = first or used
         compare(call.result(output), expected)
         del output
-    return {"seconds": seconds, "amount": _amount(job.task, inputs)}
+    return {"seconds": seconds, "amount": _amount(job.task, inputs), "first": first}
 
 
-def _go_on(seconds: list[float]) -> bool:
+def _go_on(seconds: list[float], calls: int = 0) -> bool:
     """Whether to call again: once at least, WARM_CALLS times unless calls are long or short."""
+    if calls:
+        return len(seconds) < calls
     warm_calls, total = len(seconds) - 1, sum(seconds)
     return (
         warm_calls < 1
@@ -77,7 +96,7 @@ def _go_on(seconds: list[float]) -> bool:
 
 def _train(job: Job, inputs: Inputs) -> dict[str, Any]:
     path = inputs.prefix(job.fraction)
-    call = TRAINERS[job.who](path, job.vocab_size, job.threads)
+    call = TRAINERS[job.who](path, job.vocab_size, job.threads, job.pattern)
     with path.open("rb") as file:
         sample = file.read(SAMPLE_BYTES).decode(errors="ignore")
     rss_before = peak_rss()
@@ -94,7 +113,7 @@ def _train(job: Job, inputs: Inputs) -> dict[str, Any]:
         raise Different("its vocabulary does not give a sample of the text back")
     if trained.merges is not None:
         merges = [[left.hex(), right.hex()] for left, right in trained.merges]
-        (inputs.folder / f"merges-{job.who}.json").write_text(json.dumps(merges))
+        (inputs.folder / f"merges-{job.pattern}-{job.who}.json").write_text(json.dumps(merges))
     return {
         "seconds": [seconds],
         "amount": path.stat().st_size,
@@ -140,6 +159,10 @@ def _expected(task: str, inputs: Inputs) -> Any:
             return inputs.expected_ids("documents")
         case "encode_short":
             return inputs.expected_ids("short")
+        case "chat_lists" | "chat_arrays":
+            return inputs.expected_ids("messages")
+        case "jsonl_to_shards":
+            return inputs.expected_ids("jsonl")
         case "decode" | "decode_bytes" | "decode_batch":
             return joined_text(map(inputs.bytes_of, inputs.sequences))
         case _:
@@ -153,6 +176,10 @@ def _amount(task: str, inputs: Inputs) -> int:
             return sum(len(document.encode()) for document in inputs.documents)
         case "encode_short":
             return len(inputs.short)
+        case "chat_lists" | "chat_arrays":
+            return sum(len(message.encode()) for message in inputs.messages)
+        case "jsonl_to_shards":
+            return inputs.jsonl.stat().st_size
         case "decode" | "decode_bytes" | "decode_batch":
             return sum(len(inputs.bytes_of(sequence)) for sequence in inputs.sequences)
         case _:
@@ -160,12 +187,17 @@ def _amount(task: str, inputs: Inputs) -> int:
 
 
 def main(arguments: list[str]) -> None:
-    """`prepare FOLDER VOCABULARY VOCAB_SIZE`, or `run FOLDER JOB` with the job in JSON."""
+    """`prepare FOLDER VOCABULARY SIZE`, `case FOLDER CASE RANKS` or `run FOLDER JOB` in JSON."""
     match arguments:
         case ["prepare", folder, vocabulary, vocab_size]:
             path = Path(vocabulary) if vocabulary else None
             try:
                 reply = prepare(Inputs(Path(folder)), path, int(vocab_size))
+            except UserError as error:
+                reply = {"error": str(error)}
+        case ["case", folder, case, ranks]:
+            try:
+                reply = make_case(Inputs(Path(folder)), case, Path(ranks) if ranks else None)
             except UserError as error:
                 reply = {"error": str(error)}
         case ["run", folder, job]:

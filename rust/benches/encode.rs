@@ -8,7 +8,7 @@ use gptfast_rust::encode::Tokenizer;
 use gptfast_rust::naive;
 use gptfast_rust::pretokenize::Pattern;
 use gptfast_rust::train::piece_counts::PieceCounts;
-use gptfast_rust::train::train;
+use gptfast_rust::train::{Limits, train};
 use gptfast_rust::vocab::{Pair, Vocab};
 
 const N_MERGES: usize = 4096;
@@ -18,7 +18,7 @@ fn encode(criterion: &mut Criterion) {
     let merges = learn(&text);
     let vocab = vocab_of(&merges);
     let new_tokenizer = |pattern| Tokenizer::new(vocab.clone(), pattern);
-    let tokenizer = new_tokenizer(Pattern::Gpt2);
+    let tokenizer = new_tokenizer(Pattern::new("gpt2").unwrap());
     let ids = tokenizer.encode_ordinary(&text).unwrap();
     assert_equals_naive(&tokenizer, &merges, &text[..1 << 13]);
     assert_eq!(decode(&vocab, &ids), text.as_bytes());
@@ -31,7 +31,7 @@ fn encode(criterion: &mut Criterion) {
     });
     group.bench_function("cold cache", |bencher| {
         bencher.iter_batched(
-            || new_tokenizer(Pattern::Gpt2),
+            || new_tokenizer(Pattern::new("gpt2").unwrap()),
             |tokenizer| tokenizer.encode_ordinary(&text).unwrap(),
             BatchSize::PerIteration,
         );
@@ -53,10 +53,16 @@ fn learn(text: &str) -> Vec<Pair> {
     let context = Context::default();
     let mut counts = PieceCounts::default();
     counts
-        .add_text(&context, &Pattern::Gpt2, text.as_bytes())
+        .add_text(&context, &Pattern::new("gpt2").unwrap(), text.as_bytes())
         .unwrap();
     let bytes = std::array::from_fn(|i| i as u8);
-    train(&context, counts, &bytes, N_MERGES, 1, &[], |_| true).unwrap()
+    let limits = Limits {
+        n_merges: N_MERGES,
+        min_frequency: 1,
+        forbidden: &[],
+        max_token_length: None,
+    };
+    train(&context, counts, &bytes, limits, |_| true).unwrap()
 }
 
 fn vocab_of(merges: &[Pair]) -> Vocab {

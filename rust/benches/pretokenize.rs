@@ -4,17 +4,13 @@ mod common;
 
 use criterion::{Criterion, Throughput};
 use fancy_regex::Regex;
-use gptfast_rust::pretokenize::{CL100K_REGEX, GPT2_REGEX, O200K_REGEX, Pattern};
+use gptfast_rust::pretokenize::{Pattern, SCANNERS, Scanner};
 
 fn pretokenize(criterion: &mut Criterion) {
     let text = common::prose(1 << 20);
     let mut group = criterion.benchmark_group("pretokenize");
     group.throughput(Throughput::Bytes(text.len() as u64));
-    for (name, regex) in [
-        ("gpt2", GPT2_REGEX),
-        ("cl100k", CL100K_REGEX),
-        ("o200k", O200K_REGEX),
-    ] {
+    for &Scanner { name, regex, .. } in &SCANNERS {
         let pattern = Pattern::new(name).unwrap();
         assert_equals_regex(&pattern, regex, &text);
         group.bench_function(name, |bencher| {

@@ -7,7 +7,7 @@ use gptfast_rust::Context;
 use gptfast_rust::naive;
 use gptfast_rust::pretokenize::Pattern;
 use gptfast_rust::train::piece_counts::PieceCounts;
-use gptfast_rust::train::train;
+use gptfast_rust::train::{Limits, train};
 use gptfast_rust::vocab::Pair;
 
 const N_MERGES: usize = 4096;
@@ -15,23 +15,24 @@ const N_MERGES: usize = 4096;
 fn count(text: &str) -> PieceCounts {
     let mut counts = PieceCounts::default();
     counts
-        .add_text(&Context::default(), &Pattern::Gpt2, text.as_bytes())
+        .add_text(
+            &Context::default(),
+            &Pattern::new("gpt2").unwrap(),
+            text.as_bytes(),
+        )
         .unwrap();
     counts
 }
 
 fn learn(counts: PieceCounts, n_merges: usize) -> Vec<Pair> {
     let bytes = std::array::from_fn(|i| i as u8);
-    train(
-        &Context::default(),
-        counts,
-        &bytes,
+    let limits = Limits {
         n_merges,
-        1,
-        &[],
-        |_| true,
-    )
-    .unwrap()
+        min_frequency: 1,
+        forbidden: &[],
+        max_token_length: None,
+    };
+    train(&Context::default(), counts, &bytes, limits, |_| true).unwrap()
 }
 
 fn training(criterion: &mut Criterion) {
@@ -59,7 +60,7 @@ fn assert_equals_naive(text: &str) {
         pieces.push(piece.as_bytes().to_vec());
         Ok(())
     };
-    Pattern::Gpt2.split(text, collect).unwrap();
+    Pattern::new("gpt2").unwrap().split(text, collect).unwrap();
     let pieces: Vec<&[u8]> = pieces.iter().map(Vec::as_slice).collect();
     assert_eq!(learn(count(text), 64), naive::train(&pieces, 64, 1, &[]));
 }

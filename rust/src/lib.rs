@@ -2,7 +2,7 @@
 //! module `gptfast._rust`.
 //!
 //! [`linear`] multiplies matrices of weights by vectors, and [`decode`] takes the steps of a GPT with it.
-//! The rest is BPE:
+//! [`documents`] reads the texts of corpora. The rest is BPE:
 //!
 //! Text is cut into pre-tokens by a [`Pattern`](pretokenize::Pattern). [`train`](train::train) learns
 //! merges from their counts, which make a [`Vocab`](vocab::Vocab). A
@@ -41,10 +41,12 @@
 #[cfg(feature = "python")]
 mod bindings;
 pub mod decode;
+pub mod documents;
 pub mod encode;
 pub mod error;
 pub mod linear;
 pub mod naive;
+pub mod normalize;
 pub mod pretokenize;
 pub mod train;
 mod util;
@@ -64,6 +66,8 @@ mod _rust {
     use crate::bindings::cpu::amx_state;
     #[pymodule_export]
     use crate::bindings::decode::{Cache, Decoder};
+    #[pymodule_export]
+    use crate::bindings::documents::{Names, hash_documents, json_texts, shared_windows};
     #[pymodule_export]
     use crate::bindings::linear::multiply;
     #[pymodule_export]

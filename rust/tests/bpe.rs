@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use common::cpu_time;
@@ -12,31 +13,12 @@ use gptfast_rust::naive;
 use gptfast_rust::pretokenize::Pattern;
 use gptfast_rust::train::piece_counts::{PieceCounts, count_texts};
 use gptfast_rust::train::spill::{Pruned, Spill, training_bytes};
-use gptfast_rust::train::train;
-use gptfast_rust::vocab::{Pair, Vocab};
+use gptfast_rust::train::{Limits, extend, train};
+use gptfast_rust::vocab::{Model, Pair, Vocab};
 use proptest::prelude::*;
 
 fn from_merges(merges: &[Pair], special_tokens: &[String]) -> Result<Vocab, Error> {
     Vocab::from_merges(&Context::default(), &BYTES, merges, special_tokens)
-}
-
-/// tiktoken's rule: of all adjacent tokens whose concatenated bytes are a token, merge those of lowest
-/// rank.
-fn encode_by_rank(vocab: &Vocab, piece: &[u8]) -> Vec<u32> {
-    let mut parts: Vec<Vec<u8>> = piece.iter().map(|&byte| vec![byte]).collect();
-    loop {
-        let ranks = parts.windows(2).enumerate().filter_map(|(i, pair)| {
-            let rank = vocab.id_of(&pair.concat())?;
-            Some((rank, i))
-        });
-        let Some((_, i)) = ranks.min() else { break };
-        let right = parts.remove(i + 1);
-        parts[i].extend(right);
-    }
-    parts
-        .iter()
-        .map(|part| vocab.id_of(part).unwrap())
-        .collect()
 }
 
 const BYTES: [u8; 256] = {
@@ -73,16 +55,17 @@ fn train_with(
     forbidden: &[Vec<u8>],
 ) -> Vec<Pair> {
     let context = Context::new(n_threads);
-    train(
-        &context,
-        counts,
-        &BYTES,
+    let limits = limits(n_merges, min_frequency, forbidden);
+    train(&context, counts, &BYTES, limits, |_| true).unwrap()
+}
+
+fn limits(n_merges: usize, min_frequency: u64, forbidden: &[Vec<u8>]) -> Limits<'_> {
+    Limits {
         n_merges,
         min_frequency,
         forbidden,
-        |_| true,
-    )
-    .unwrap()
+        max_token_length: None,
+    }
 }
 
 /// Texts of few letters, so that pairs repeat, overlap and tie.
@@ -134,13 +117,14 @@ proptest! {
         prop_assert_eq!(&merges, &naive::train(&pieces, n_merges, min_frequency, &forbidden));
 
         let vocab = from_merges(&merges, &[]).unwrap();
+        let ranks = vocab.ranks().into_iter().map(|(token, id)| (token.into_owned(), id)).collect();
         let tokenizer = Tokenizer::new(vocab.clone(), pattern.clone());
         for text in learn_from.iter().chain(&encode_too) {
             let mut by_merges = Vec::new();
             let mut by_rank = Vec::new();
             pattern.split(text, |piece| {
                 by_merges.extend(naive::encode(&merges, piece.as_bytes()));
-                by_rank.extend(encode_by_rank(&vocab, piece.as_bytes()));
+                by_rank.extend(naive::encode_by_rank(&ranks, piece.as_bytes()));
                 Ok(())
             }).unwrap();
             let ids = tokenizer.encode_ordinary(text).unwrap();
@@ -154,11 +138,127 @@ proptest! {
     #[test]
     fn any_bytes_survive(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
         let vocab = from_merges(&[(0x61, 0x62), (0xe2, 0x82)], &[]).unwrap();
-        let tokenizer = Tokenizer::new(vocab.clone(), Pattern::Gpt2);
+        let tokenizer = Tokenizer::new(vocab.clone(), Pattern::new("gpt2").unwrap());
         let mut ids = Vec::new();
         tokenizer.encode_bytes_to(&Context::default(), &bytes, &mut ids).unwrap();
         let ids = ids.into_iter().map(i64::from);
         prop_assert_eq!(vocab.decode_bytes(&Context::default(), ids).unwrap(), bytes);
+    }
+}
+
+/// A vocabulary of characters or bytes, of merges of these in any order, and of tokens that no merge makes.
+#[derive(Debug, Clone)]
+struct Invented {
+    /// By id.
+    tokens: Vec<String>,
+    /// The pairs to merge, those of lowest rank first. One may be given twice.
+    merges: Vec<(String, String)>,
+}
+
+/// Tokens of the letters a, b and c.
+fn invented() -> impl Strategy<Value = Invented> {
+    let pairs = prop::collection::vec(
+        (any::<prop::sample::Index>(), any::<prop::sample::Index>()),
+        0..30,
+    );
+    let whole = prop::collection::vec("[abc]{2,6}", 0..4);
+    (pairs, whole).prop_flat_map(|(pairs, whole)| {
+        let mut tokens: Vec<String> = ["a", "b", "c"].map(String::from).into();
+        let mut merges = Vec::new();
+        for (left, right) in pairs {
+            let (left, right) = (left.get(&tokens).clone(), right.get(&tokens).clone());
+            let both = format!("{left}{right}");
+            if both.len() < 20 {
+                merges.push((left, right));
+                tokens.push(both);
+            }
+        }
+        tokens.extend(whole);
+        tokens.sort();
+        tokens.dedup();
+        (Just(tokens).prop_shuffle(), Just(merges).prop_shuffle())
+            .prop_map(|(tokens, merges)| Invented { tokens, merges })
+    })
+}
+
+fn model(merges: &[(String, String)]) -> Model {
+    let bytes = |token: &String| Box::from(token.as_bytes());
+    Model {
+        merges: Some(merges.iter().map(|(l, r)| (bytes(l), bytes(r))).collect()),
+        ..Model::default()
+    }
+}
+
+fn listed(ids: &HashMap<String, u32>, merges: &[(String, String)]) -> HashMap<Pair, (u32, u32)> {
+    let ranked = (0..).zip(merges);
+    ranked
+        .map(|(rank, (left, right))| {
+            let made = ids[&format!("{left}{right}")];
+            ((ids[left], ids[right]), (rank, made))
+        })
+        .collect()
+}
+
+fn vocab_of(ids: &HashMap<String, u32>, model: &Model) -> Vocab {
+    let ranks = ids.iter().map(|(token, &id)| (token.as_bytes().into(), id));
+    Vocab::with_model(&Context::default(), ranks, &[], model).unwrap()
+}
+
+proptest! {
+    #![proptest_config(cases(512))]
+
+    /// Characters, and bytes where some are missing, with merges in any order.
+    #[test]
+    fn merges_in_any_order_equal_the_naive_twin(
+        invented in invented(),
+        pieces in prop::collection::vec("([abcx]{0,60}|[ab]{0,12}|(abc|cab|é){0,60}|[abcé🦀]{0,200})", 1..6),
+        n_bytes in prop_oneof![Just(256), Just(0xc4), Just(0)],
+        unk in prop::option::of(Just(5000)),
+        fuse_unk: bool,
+        ignore_merges: bool,
+    ) {
+        let mut ids: HashMap<String, u32> = invented.tokens.iter().cloned().zip(0..).collect();
+        ids.extend((0..n_bytes).map(|byte| (format!("<0x{byte:02X}>"), 1000 + byte)));
+        let mut model = model(&invented.merges);
+        (model.unk, model.fuse_unk, model.byte_fallback) = (unk, fuse_unk, true);
+        model.ignore_merges = ignore_merges;
+        let merges = listed(&ids, &invented.merges);
+        let tokenizer = Tokenizer::new(vocab_of(&ids, &model), Pattern::None);
+        for piece in &pieces {
+            let first = naive::characters(&ids, unk, fuse_unk, piece);
+            let whole = ids.get(piece).filter(|_| ignore_merges);
+            let expected = whole.map_or_else(|| naive::merge(&merges, first), |&id| vec![id]);
+            prop_assert_eq!(tokenizer.encode_ordinary(piece).unwrap(), expected);
+        }
+    }
+
+    /// Bytes with merges in any order, and the same tokens as tiktoken reads them.
+    #[test]
+    fn merges_and_ranks_of_bytes_equal_the_naive_twins(
+        invented in invented(),
+        pieces in prop::collection::vec("([abcx]{0,60}|(abc|cab|é){0,60})", 1..6),
+    ) {
+        let mut ids: HashMap<String, u32> = invented.tokens.iter().cloned().zip(300..).collect();
+        let ascii = (0..128u8).map(char::from).filter(|c| !('a'..='c').contains(c));
+        ids.extend(ascii.map(|c| (c.to_string(), u32::from(c))));
+        let merges = listed(&ids, &invented.merges);
+        let vocab = vocab_of(&ids, &model(&invented.merges));
+        let tokenizer = Tokenizer::new(vocab, Pattern::None);
+        let mut ranks: HashMap<Vec<u8>, u32> = ids.into_iter().map(|(t, id)| (t.into(), id)).collect();
+        for piece in &pieces {
+            // The bytes of other characters than ASCII are left out.
+            let first = piece.bytes().filter_map(|byte| ranks.get(&[byte][..])).copied().collect();
+            let expected = naive::merge(&merges, first);
+            prop_assert_eq!(tokenizer.encode_ordinary(piece).unwrap(), expected);
+        }
+        ranks.extend((128..=255u8).map(|byte| (vec![byte], u32::from(byte))));
+        let as_ranks = ranks.iter().map(|(token, &id)| (token[..].into(), id));
+        let vocab = Vocab::new(&Context::default(), as_ranks, &[]).unwrap();
+        let tokenizer = Tokenizer::new(vocab, Pattern::None);
+        for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
+            let expected = naive::encode_by_rank(&ranks, piece.as_bytes());
+            prop_assert_eq!(tokenizer.encode_ordinary(piece).unwrap(), expected);
+        }
     }
 }
 
@@ -222,7 +322,7 @@ fn the_last_letter_changes_all_before_it() {
     assert_eq!(ids, expected.repeat(30_000));
 }
 
-fn listed(counts: &PieceCounts) -> Vec<(Vec<u8>, u64)> {
+fn list_of(counts: &PieceCounts) -> Vec<(Vec<u8>, u64)> {
     let mut list = Vec::new();
     let visit = |piece: &[u8], count| {
         list.push((piece.to_vec(), count));
@@ -255,7 +355,7 @@ fn counts_come_back_from_disk() {
     let context = Context::default();
     let (mut spill, all) = spilled(&context, 3);
     let (kept, pruned) = spill.most_frequent(u64::MAX).unwrap();
-    assert_eq!(listed(&kept), listed(&all));
+    assert_eq!(list_of(&kept), list_of(&all));
     assert_eq!(pruned, Pruned::default());
 }
 
@@ -263,11 +363,11 @@ fn counts_come_back_from_disk() {
 fn the_rarest_counts_are_left_out() {
     let context = Context::default();
     let (_, all) = spilled(&context, 1);
-    let all = listed(&all);
+    let all = list_of(&all);
     let size_of_all: u64 = all.iter().map(|(piece, _)| training_bytes(piece)).sum();
     for room in [0, size_of_all / 10, size_of_all / 2, size_of_all / 10 * 9] {
         let (kept, pruned) = spilled(&context, 1).0.most_frequent(room).unwrap();
-        let kept = listed(&kept);
+        let kept = list_of(&kept);
         let size: u64 = kept.iter().map(|(piece, _)| training_bytes(piece)).sum();
         // A hash decides at the cutoff, so the room is used only on average.
         assert!(size.abs_diff(room) <= size_of_all / 50, "{size} of {room}");
@@ -283,7 +383,7 @@ fn the_rarest_counts_are_left_out() {
         );
         // The order of counting does not matter.
         let (again, _) = spilled(&context, 1).0.most_frequent(room).unwrap();
-        assert_eq!(listed(&again), kept);
+        assert_eq!(list_of(&again), kept);
     }
 }
 
@@ -295,6 +395,38 @@ fn a_tie_goes_to_the_smallest_pair_of_ids() {
     assert_eq!(merges, [(97, 98), (99, 100)]);
 }
 
+proptest! {
+    #[test]
+    fn further_merges_are_those_that_follow(
+        texts in texts(),
+        n_first in 0..20usize,
+        n_further in 0..20usize,
+        min_frequency in 1..3u64,
+    ) {
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let counts = counts_of(&Pattern::new("gpt2").unwrap(), &texts, 1);
+        let all = train_with(1, counts.clone(), n_first + n_further, min_frequency, &[]);
+        let first = &all[..n_first.min(all.len())];
+        let vocab = from_merges(first, &[]).unwrap();
+        let limits = limits(n_further, min_frequency, &[]);
+        let further = extend(&Context::new(2), counts, &vocab, limits, |_| true).unwrap();
+        prop_assert_eq!(&further, &all[first.len()..]);
+    }
+
+    #[test]
+    fn no_token_is_longer_than_allowed(texts in texts(), max in 1..5usize) {
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let counts = counts_of(&Pattern::new("gpt2").unwrap(), &texts, 1);
+        let limits = Limits { max_token_length: Some(max), ..limits(30, 1, &[]) };
+        let merges = train(&Context::default(), counts, &BYTES, limits, |_| true).unwrap();
+        let mut lengths = vec![1; 256];
+        for &(left, right) in &merges {
+            lengths.push(lengths[left as usize] + lengths[right as usize]);
+        }
+        prop_assert!(lengths.iter().all(|&length| length <= max));
+    }
+}
+
 fn stopped() -> Context {
     let context = Context::default();
     context.stop();
@@ -304,17 +436,12 @@ fn stopped() -> Context {
 #[test]
 fn training_can_be_interrupted() {
     let counts = counts_of(&Pattern::None, &["ab"], 1);
-    let by_callback = train(
-        &Context::default(),
-        counts.clone(),
-        &BYTES,
-        1,
-        1,
-        &[],
-        |_| false,
-    );
+    let limits = limits(1, 1, &[]);
+    let by_callback = train(&Context::default(), counts.clone(), &BYTES, limits, |_| {
+        false
+    });
     assert_eq!(by_callback, Err(Error::Interrupted));
-    let by_context = train(&stopped(), counts, &BYTES, 1, 1, &[], |_| true);
+    let by_context = train(&stopped(), counts, &BYTES, limits, |_| true);
     assert_eq!(by_context, Err(Error::Interrupted));
 }
 
@@ -332,7 +459,7 @@ fn decoding_and_counts_can_be_interrupted() {
     let vocab = from_merges(&[], &[]).unwrap();
     let decoded = vocab.decode_bytes(&stopped(), [65; 10].into_iter());
     assert_eq!(decoded, Err(Error::Interrupted));
-    let counts = counts_of(&Pattern::Gpt2, &["a b"], 1);
+    let counts = counts_of(&Pattern::new("gpt2").unwrap(), &["a b"], 1);
     let visited = counts.for_each(&stopped(), |_, _| Ok(()));
     assert_eq!(visited, Err(Error::Interrupted));
     let appended = counts.clone().append(&stopped(), counts);
@@ -364,7 +491,6 @@ fn vocabularies_that_are_not_bpe_are_refused() {
     let with = |token: &[u8], id| vocab(&mut bytes().chain([(token.into(), id)]), &[]);
     for (result, complaint) in [
         (vocab(&mut bytes().skip(1), &[]), "0x00 has no id"),
-        (with(b"abc", 256), "into 3 tokens"), // neither ab nor bc is a token
         (with(b"ab", 97), "the same id 97"),
         (with(b"a", 256), "two ids"),
         (with(b"", 256), "empty token"),

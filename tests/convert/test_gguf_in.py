@@ -42,7 +42,7 @@ def there_and_back(folder: Path, model: GPT, tokenizer: Tokenizer, kind: str = "
 @pytest.mark.parametrize("name", small_models.CONFIGS)
 def test_a_round_trip_changes_nothing(tmp_path: Path, name: str, nursery_text: str) -> None:
     config = small_models.CONFIGS[name]
-    tokenizer = small_models.bpe("cl100k", nursery_text, 300)
+    tokenizer = small_models.bpe("llama3", nursery_text, 300)
     back = there_and_back(tmp_path, small_models.with_large_weights(config), tokenizer)
     (model, _), (model_back, tokenizer_back) = load_model(tmp_path / "m"), load_model(back)
     assert tokenizer_back == tokenizer
@@ -52,7 +52,7 @@ def test_a_round_trip_changes_nothing(tmp_path: Path, name: str, nursery_text: s
     for key, value in before.items():  # padding stays behind
         is_table = key in ("lm_head.weight", "wte.weight")
         assert torch.equal(after[key], value[: tokenizer.n_vocab] if is_table else value)
-    same = {"vocab_size": 300, "sliding_window": None}
+    same: dict[str, Any] = {"vocab_size": 300, "sliding_window": None}
     if config.rope_scaling == "ntk":  # which is nothing but a larger base
         theta = config.rope_theta * 4 ** (16 / 14)
         same |= {"rope_scaling": "none", "rope_factor": 1.0, "rope_theta": pytest.approx(theta)}
@@ -150,7 +150,7 @@ F32 = gguf.GGMLQuantizationType.F32
 @pytest.mark.parametrize(
     ("keys", "tensors", "why"),
     [
-        ({"general__architecture": "qwen3"}, {}, "general.architecture is 'qwen3'"),
+        ({"general__architecture": "gemma2"}, {}, "general.architecture is 'gemma2'"),
         ({"gpt2__block_count": 2}, {}, "blk.1.*shape None"),
         ({"gpt2__block_count": 10**9}, {}, "block_count is 1000000000: it has fewer"),
         ({"gpt2__embedding_length": 64}, {}, "shape"),
@@ -168,7 +168,7 @@ F32 = gguf.GGMLQuantizationType.F32
         ({"tokenizer__ggml__pre": "qwen2"}, {}, "pre is 'qwen2'"),
         ({"tokenizer__ggml__tokens": ["a"]}, {}, "token_type has 257 elements for 1"),
         ({"tokenizer__ggml__tokens": None}, {}, "tokens is missing"),
-        ({"tokenizer__ggml__merges": ["a b"]}, {}, "merges"),
+        ({"tokenizer__ggml__merges": ["a b"]}, {}, "a merge has the token"),
         ({"tokenizer__ggml__eos_token_id": 3}, {}, "eos_token_id is 3"),
         ({}, {"rope_freqs.weight": (np.ones(8, "f4"), F32)}, "rope_freqs.weight"),
         ({}, {"blk.0.ffn_up.bias": None}, "blk.0.ffn_up.bias has the shape None"),
@@ -193,13 +193,35 @@ def test_a_scaling_that_gptfast_lacks_is_refused(tmp_path: Path) -> None:
     for key, value in (
         ("llama__rope__scaling__type", "linear"),
         ("llama__attention__sliding_window", 16),
-        ("llama__attention__key_length", 99),
+        ("llama__attention__value_length", 99),
     ):
         file = tmp_path / f"{key}.gguf"
         export_gguf(tmp_path / "m", file)
         rewrite(file, {}, **{key: value})
         with pytest.raises(UserError, match=key.replace("__", r"\.")):
             load_gguf(file)
+
+
+def test_the_factors_of_rotary_positions_are_llama_3s_or_refused(tmp_path: Path) -> None:
+    config = replace(small_models.CONFIGS["llama-3.1"], vocab_size=257)
+    small_models.write_folder(tmp_path / "m", GPT(config), END)
+    file = tmp_path / "m.gguf"
+    export_gguf(tmp_path / "m", file)
+    factors_P = load_factors(file)
+    # Turns within 24 tokens, by hand: pair p turns 24 / (2 pi 50^(p / 8)) times.
+    turns_P = 24 / (2 * np.pi * 50 ** (np.arange(8) / 8))
+    kept_P = np.clip((turns_P - 1) / 3, 0, 1)
+    assert ((kept_P > 0) & (kept_P < 1)).any()
+    np.testing.assert_allclose(factors_P, 1 / (kept_P + (1 - kept_P) / 8), rtol=1e-6)
+    factors_P[2] *= 1.01
+    rewrite(file, {"rope_freqs.weight": (factors_P, F32)})
+    with pytest.raises(UserError, match=r"rope_freqs\.weight does not divide"):
+        load_gguf(file)
+
+
+def load_factors(file: Path) -> Any:
+    tensors = {tensor.name: tensor.data for tensor in gguf.GGUFReader(file).tensors}
+    return np.array(tensors["rope_freqs.weight"])
 
 
 def test_a_huge_context_takes_no_memory(tmp_path: Path) -> None:

@@ -31,6 +31,13 @@ CONFIGS = {
     "llama-yarn": replace(LLAMA, block_size=128, rope_scaling="yarn", rope_factor=4.0),
     "llama-wide-window": replace(LLAMA, sliding_window=64),
     "mixtral": replace(LLAMA, n_expert=4),
+    "llama-3.1": replace(
+        LLAMA, rope_scaling="llama3", rope_factor=8.0, rope_original_context=24, rope_theta=50.0
+    ),
+    "llama-wide-heads": replace(LLAMA, head_dim=24, bias=True),
+    "qwen2": replace(LLAMA, qkv_bias=True, tie_embeddings=True),
+    "qwen3": replace(LLAMA, qk_norm=True, head_dim=32),
+    "smollm3": replace(LLAMA, n_layer=5, nope_every=4),
 }
 CHARACTERS = "\n abcdeEÉß字🦀é"
 """Of one byte to four, among them some that share their first bytes."""

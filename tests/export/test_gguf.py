@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 
 from export import small_models
@@ -171,7 +172,7 @@ def test_gguf_keys_of_a_mixture_of_experts(tmp_path: Path) -> None:
 
 
 def test_a_tokenizers_keys(tmp_path: Path, nursery_text: str) -> None:
-    tokenizer = small_models.bpe("cl100k", nursery_text)
+    tokenizer = small_models.bpe("llama3", nursery_text)
     keys, _ = read(export(tmp_path, GPT(replace(GPT2, vocab_size=310)), "f32", tokenizer))
     tokens, types = keys["tokenizer.ggml.tokens"], keys["tokenizer.ggml.token_type"]
     written = tokenizer.to_json()["model"]  # as Hugging Face spells it
@@ -225,7 +226,15 @@ def test_a_folders_chat_template_is_in_the_file(tmp_path: Path, stored: Any, fou
         (replace(GPT2, activation="gelu_exact"), ["activation 'gelu_exact'"]),
         (replace(LLAMA, activation="relu2"), ["activation 'relu2'"]),
         (replace(GPT2, positions="none"), ["positions is 'none'"]),
-        (replace(LLAMA, qk_norm=True), ["qk_norm True"]),
+        (replace(GPT2, qk_norm=True), ["qk_norm True"]),
+        (replace(GPT2, head_dim=24), ["head_dim 24"]),
+        (replace(LLAMA, qkv_bias=True, head_dim=24), ["head_dim 24", "Qwen 2"]),
+        (replace(LLAMA, qk_norm=True, bias=True), ["bias True", "Qwen 3"]),
+        (replace(LLAMA, nope_every=3), ["nope_every 3", "SmolLM 3"]),
+        (
+            replace(LLAMA, qk_norm=True, rope_scaling="llama3", rope_factor=2.0),
+            ["rope_scaling is 'llama3'", "Qwen 3"],
+        ),
         (replace(LLAMA, logit_softcap=15.0), ["logit_softcap 15.0"]),
         (replace(GPT2, max_ngram=2), ["max_ngram 2"]),
         (replace(GPT2, embedding_norm=True), ["embedding_norm True"]),
@@ -269,7 +278,9 @@ def test_the_plan_allows_what_can_be_exported(tmp_path: Path) -> None:
         (BPETokenizer(BYTES, r"\w+|\W+"), "pattern is"),
         (CharTokenizer("ab", ["<unk>"], Roles(unk="<unk>")), "unk is '<unk>'"),
         (BPETokenizer(BYTES, special_tokens={"<ab": 256, "b>": 257}), "'<ab' and 'b>' overlap"),
-        (BPETokenizer(BYTES, "cl100k", {"end": 256}), "'end' is a whole pre-token"),
+        (BPETokenizer(BYTES, "llama3", {"end": 256}), "'end' is a whole pre-token"),
+        (BPETokenizer(BYTES, "qwen2", normalizer={"type": "NFKC"}), "normalizer .*NFKC"),
+        (BPETokenizer(BYTES, "qwen2", {"e\u0301": 256}, normalizer=vocabulary.NFC), "not in NFC"),
     ],
 )
 def test_tokenizers_that_llama_cpp_lacks_are_refused(
@@ -278,6 +289,22 @@ def test_tokenizers_that_llama_cpp_lacks_are_refused(
     small_models.write_folder(tmp_path / "m", GPT(GPT2), tokenizer)
     with pytest.raises(UserError, match=why):
         export_gguf(tmp_path / "m", tmp_path / "a.gguf")
+
+
+def test_nfc_is_left_out_with_a_note(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], nursery_text: str
+) -> None:
+    plain = small_models.bpe("qwen2", nursery_text)
+    ours = BPETokenizer(
+        plain.mergeable_ranks, "qwen2", None, plain.added_tokens, normalizer=vocabulary.NFC
+    )
+    keys, _ = read(export(tmp_path, GPT(GPT2), "f32", ours))
+    assert keys["tokenizer.ggml.pre"] == "qwen2"
+    assert "note: llama.cpp normalizes no text: give it text in NFC" in capsys.readouterr().out
+    again = vocabulary.from_metadata(keys)
+    normalizer = tokenizers.normalizers.NFC()
+    for text in small_models.hostile_texts(100):
+        assert again.encode(normalizer.normalize_str(text)) == ours.encode(text)
 
 
 def test_the_folder_is_made(tmp_path: Path) -> None:

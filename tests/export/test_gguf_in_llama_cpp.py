@@ -15,6 +15,7 @@ from gptfast.convert.gguf import load_gguf
 from gptfast.export.gguf import export_gguf
 from gptfast.model import GPT, ModelConfig
 from gptfast.model.folder import load_model
+from gptfast.tokenizer import gguf as vocabulary
 
 pytest.importorskip("gguf")
 pytest.importorskip("xllamacpp", reason="llama.cpp is the oracle")
@@ -23,6 +24,10 @@ GELU_TABLE, ROUNDING = 1e-2, 2e-4
 """The largest difference of log-probabilities: llama.cpp's GELU is a table in float16."""
 
 
+PATTERNS = {
+    "qwen2": "qwen2", "qwen3": "qwen3.5", "smollm3": "starcoder2", "llama-biases": "deepseek"
+}  # fmt: skip
+"""Models with these patterns; the others have gpt2 and llama3."""
 NARROW = ["f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1"]
 
 
@@ -38,7 +43,7 @@ def answers(
 ) -> dict[str, tuple[Path, dict[str, Any], dict[str, Any]]]:
     """The folder, the questions and llama.cpp's answers for each model, all of one process."""
     folder = tmp_path_factory.mktemp("gguf")
-    tokenizers = {p: small_models.bpe(p, nursery_text) for p in ("gpt2", "cl100k")}
+    tokenizers = {p: small_models.bpe(p, nursery_text) for p in vocabulary.PRE}
     folders, questions = {}, []
 
     def add(name: str, model: GPT, tokenizer: Any, kind: str = "f32", **question: Any) -> None:
@@ -51,8 +56,9 @@ def answers(
 
     texts, special = small_models.hostile_texts(3000), ["a<|endoftext|>b<|user|> <b> <b>c", "<|x|>"]
     for name, config in small_models.CONFIGS.items():
-        pattern = "gpt2" if name.startswith("gpt2") else "cl100k"
-        tokenized = {"tokenize": texts, "special": special} if name in ("gpt2", "llama") else {}
+        pattern = PATTERNS.get(name, "gpt2" if name.startswith("gpt2") else "llama3")
+        is_first = name in ("gpt2", "llama", *PATTERNS)
+        tokenized = {"tokenize": texts, "special": special} if is_first else {}
         model = small_models.with_large_weights(config)
         add(name, model, tokenizers[pattern], **tokenized)
     for kind in NARROW:
@@ -128,7 +134,7 @@ def test_greedy_tokens_of_a_trained_model_agree(answers: Any) -> None:
         assert len(set(theirs)) > 5
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "characters"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "characters", *PATTERNS])
 def test_text_has_the_same_ids(answers: Any, name: str) -> None:
     folder, question, answer = answers[name]
     _, tokenizer = load_model(folder)

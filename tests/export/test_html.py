@@ -20,7 +20,7 @@ from browser import Open, Visit
 from gptfast.cli import cli
 from gptfast.errors import UserError
 from gptfast.export.__main__ import main
-from gptfast.export.html import build_page, describe_tokenizer, export_html
+from gptfast.export.html import PATTERNS, build_page, describe_tokenizer, export_html
 from gptfast.model import LanguageModel, ModelConfig, build_model
 from gptfast.model.folder import load_model, save_description, save_weights
 from gptfast.model.quantized import quantize
@@ -44,6 +44,9 @@ CONFIGS = {
     "llama, untied": replace(LLAMA, tie_embeddings=False),
     "windows, normed queries, yarn": replace(
         LLAMA, sliding_window=5, global_every=2, qk_norm=True, rope_scaling="yarn", rope_factor=4.0
+    ),
+    "wide heads, a layer without positions": replace(
+        LLAMA, head_dim=24, nope_every=2, qkv_bias=True, rope_scaling="llama3", rope_factor=4.0
     ),
     "n-grams, relu2, soft cap, a context that fills up": replace(
         SMALL, block_size=24, max_ngram=3, ngram_rows=50, activation="relu2", logit_softcap=5.0,
@@ -253,8 +256,7 @@ def test_tokenizers_agree(chromium: Browser, tokenizer: BPETokenizer) -> None:
     page = chromium.new_page()
     ranks = tokenizer.mergeable_ranks
     by_pattern = [
-        BPETokenizer(ranks, pattern, {"<|endoftext|>": len(ranks)})
-        for pattern in ("gpt2", "cl100k", "o200k")
+        BPETokenizer(ranks, pattern, {"<|endoftext|>": len(ranks)}) for pattern in PATTERNS
     ]
     for ours in (*by_pattern, chars):
         found = page.evaluate(
@@ -550,6 +552,7 @@ def test_what_a_page_cannot_have_is_refused(tmp_path: Path, tokenizer: BPETokeni
     cases: list[tuple[LanguageModel, Tokenizer, str, str]] = [
         (bigram, tokenizer, "", "architecture is 'bigram'"),
         (gpt, BPETokenizer(ranks, "none"), "", "pattern is 'none'"),
+        (gpt, BPETokenizer(ranks, "qwen2", normalizer={"type": "NFC"}), "", "normalizer .*NFC"),
         (gpt, BPETokenizer(ranks, added_tokens=[named]), "", "'<name>' is not special"),
         (gpt, CharTokenizer("ab"), "abc", "'c'"),
     ]

@@ -30,6 +30,10 @@ MODELS = {
         GPT2, n_head=4, n_embd=16, n_kv_head=2, norm="rmsnorm", bias=False,
         positions="rotary", activation="swiglu", n_hidden=24, tie_embeddings=False,
     ),
+    "wide heads": replace(
+        GPT2, n_layer=2, norm="rmsnorm", bias=False, qkv_bias=True, head_dim=12, nope_every=2,
+        positions="rotary", rope_scaling="llama3", rope_factor=2.0,
+    ),
     "speedrun": replace(
         GPT2, n_layer=2, norm="rmsnorm", bias=False, positions="rotary", activation="relu2",
         qk_norm=True, embedding_norm=True, logit_softcap=15.0, sliding_window=5, global_every=2,

@@ -190,7 +190,9 @@ def test_the_other_rungs_come_back_as_they_were(tmp_path: Path, architecture: st
 
 OWN = {
     "rmsnorm alone": replace(TINY, norm="rmsnorm"),
-    "qk_norm": replace(LLAMA, qk_norm=True),
+    "qk_norm": replace(TINY, qk_norm=True),
+    "qk_norm and biases": replace(LLAMA, qk_norm=True, qkv_bias=True),
+    "wide heads": replace(TINY, head_dim=16),
     "window": replace(LLAMA, sliding_window=4, global_every=2),
     "ntk": replace(LLAMA, rope_scaling="ntk", rope_factor=2.0),
     "bias-balanced experts": replace(MIXTRAL, expert_balance="bias"),
@@ -217,9 +219,21 @@ def test_what_no_format_of_theirs_expresses_comes_back_as_it_was(name: str, tmp_
     ("changes", "message"),
     [
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
-        ({"head_dim": 16}, "head_dim 16"),
+        ({"head_dim": 0}, "head_dim is 0"),
         ({"mlp_bias": True}, "mlp_bias True"),
-        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1.0}}, "rope_type 'llama3'"),
+        ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1.0}}, "rope_type 'linear'"),
+        (
+            {
+                "rope_parameters": {
+                    "rope_type": "llama3",
+                    "rope_theta": 9.0,
+                    "factor": 8.0,
+                    "low_freq_factor": 2.0,
+                }
+            },
+            "low_freq_factor 2.0",
+        ),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"),
         ({"num_key_value_heads": 3}, "can't share n_kv_head 3"),
     ],
 )
@@ -242,7 +256,7 @@ def test_why_transformers_lacks_a_model_names_its_fields() -> None:
     for config in MODELS.values():
         assert formats.why_not_transformers(config) is None
     why = formats.why_not_transformers(replace(LLAMA, qk_norm=True, logit_softcap=15.0))
-    assert why == "LlamaForCausalLM, the closest, lacks qk_norm True, logit_softcap 15.0"
+    assert why == "Qwen3ForCausalLM, the closest, lacks logit_softcap 15.0"
     why = formats.why_not_transformers(replace(MIXTRAL, expert_balance="bias"))
     assert why == "MixtralForCausalLM, the closest, lacks expert_balance 'bias'"
     for config in OWN.values():
@@ -287,14 +301,15 @@ def test_the_first_name_of_rope_type_is_known() -> None:
             formats.parse(old | {"rope_scaling": {"type": kind, "factor": 4.0}})
 
 
-def test_yarn_that_stretches_what_was_trained_is_refused() -> None:
+def test_yarn_counts_turns_in_the_context_that_the_folder_names() -> None:
     """Without the key, YaRN's context of the training is all of the model's for transformers."""
     rope = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 10_000.0}
     described = described_by_transformers(rope_parameters=dict(rope))
     assert described["rope_parameters"]["original_max_position_embeddings"] == 64
     for read in (described, described | {"rope_parameters": rope}):
-        with pytest.raises(UserError, match="has original_max_position_embeddings 64: gptfast has"):
-            formats.parse(read)
+        config = formats.parse(read)
+        assert (config.block_size, config.rope_factor, config.original_context) == (64, 4.0, 64)
+        assert formats.parse(formats.describe(config)) == config
 
 
 def test_a_gpt2_without_its_head_has_no_prefix(tmp_path: Path) -> None:

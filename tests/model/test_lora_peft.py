@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,12 @@ peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
-CONFIGS = {"gpt2": GPT2, "llama": LLAMA, "mistral": MISTRAL}
+CONFIGS = {
+    "gpt2": GPT2,
+    "llama": LLAMA,
+    "mistral": MISTRAL,
+    "qwen3": replace(LLAMA, qk_norm=True, head_dim=24),
+}
 
 
 def their_logits(model: torch.nn.Module) -> torch.Tensor:

@@ -14,7 +14,8 @@ import gptfast
 from gptfast.errors import UserError
 from gptfast.model import GPT, ModelConfig
 from gptfast.model.folder import save_description, save_weights
-from gptfast.model.positions import rotation
+from gptfast.model.positions import rotary_settings, rotation
+from gptfast.ops.rotary import rotary_frequencies
 from gptfast.tokenizer import CharTokenizer
 
 
@@ -45,6 +46,42 @@ def test_yarn_is_transformers_yarn(factor: float, head: int) -> None:
         rotation(config(1536, "yarn", factor, head)), expected, strict=True
     ):
         torch.testing.assert_close(ours, cos_or_sin[0, :, : head // 2], atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("factor", "head"), [(8.0, 128), (32.0, 64)], ids=["llama 3.1", "llama 3.2 1B"]
+)
+def test_llama_3s_scaling_is_transformers_with_the_published_numbers(
+    factor: float, head: int
+) -> None:
+    pytest.importorskip("transformers")
+    from transformers import LlamaConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    published = LlamaConfig(
+        hidden_size=2 * head, num_attention_heads=2, max_position_embeddings=131_072,
+        rope_parameters={
+            "rope_type": "llama3", "rope_theta": 500_000.0, "factor": factor,
+            "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        },
+    )  # fmt: skip
+    expected_P, scale = ROPE_INIT_FUNCTIONS["llama3"](published, "cpu")
+    ours = replace(
+        config(131_072, "llama3", factor, head), rope_theta=500_000.0, rope_original_context=8192
+    )
+    frequencies_P, our_scale = rotary_settings(ours)
+    assert scale == our_scale == 1.0
+    torch.testing.assert_close(frequencies_P.float(), expected_P, atol=0, rtol=1e-6)
+    kinds = (frequencies_P / rotary_frequencies(head, 500_000.0)).unique()
+    assert kinds[0] == pytest.approx(1 / factor)
+    assert kinds[-1] == 1
+    assert len(kinds) > 2  # some pairs are in between
+    # At the last position, against the exact angles in float64.
+    cos_TP, sin_TP = rotation(ours)
+    angles_P = 131_071 * frequencies_P
+    torch.testing.assert_close(cos_TP[-1].double(), angles_P.cos(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(sin_TP[-1].double(), angles_P.sin(), atol=1e-6, rtol=0)
 
 
 def angles(cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

@@ -57,6 +57,11 @@ VARIANTS = {
         ngram_rows=500,
     ),
     "llama": LLAMA,
+    "wide heads": replace(LLAMA, head_dim=24),
+    "biases of q, k and v": replace(LLAMA, qkv_bias=True),
+    "layers without positions": replace(
+        LLAMA, nope_every=2, rope_scaling="llama3", rope_factor=4.0, qk_norm=True, head_dim=12
+    ),
     "experts": replace(LLAMA, n_expert=4, n_hidden=64),
     "experts, bias-balanced": replace(
         LLAMA, n_expert=4, n_hidden=64, n_expert_active=3, expert_balance="bias"
@@ -252,7 +257,7 @@ def test_recomputing_blocks_changes_no_gradient(name: str) -> None:
         ({"global_every": 2}, "2 without a sliding window: give --sliding-window"),
         ({"positions": "rotary", "n_embd": 20}, "a head has 5: choose"),
         ({"rope_scaling": "yarn", "rope_factor": 2.0}, "only 'rotary' positions can be stretched"),
-        ({"positions": "rotary", "rope_factor": 2.0}, "a factor above 1 with 'ntk' or 'yarn'"),
+        ({"positions": "rotary", "rope_factor": 2.0}, "a factor above 1 with 'ntk', 'yarn' or"),
         ({"positions": "rotary", "rope_factor": 0.5}, "rope_factor is 0.5: expected at least 1"),
         ({"rope_theta": 1.0}, "rope_theta is 1.0: expected more than 1, and finite"),
         (

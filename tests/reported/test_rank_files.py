@@ -18,12 +18,12 @@ from tiktoken_ext import openai_public
 
 from gptfast.errors import MissingFileError, UserError
 from gptfast.tokenizer import BPETokenizer, get_encoding, load_tokenizer
-from gptfast.tokenizer.formats import spelling_of
+from gptfast.tokenizer.known_ranks import PUBLISHED
 from gptfast.tokenizer.published import open_tokenizer
-from gptfast.tokenizer.ranks import PUBLISHED
+from gptfast.tokenizer.spelling import spelling_of
 from tricky_text import ATOMS
 
-PUBLISHED_RANKS = Path(__file__).parents[2] / ".venv" / "ranks"
+PUBLISHED_RANKS = Path(__file__).parents[2] / ".venv" / "vocabularies"
 
 # 256 bytes, then "ab" and "abc".
 RANKS = {bytes([byte]): byte for byte in range(256)} | {b"ab": 256, b"abc": 257}
@@ -82,12 +82,12 @@ TEKKEN = {"config": {"pattern": "."}, "vocab": [{"rank": 0, "token_bytes": "AA==
 @pytest.mark.parametrize(
     ("data", "what"),
     [
-        (SENTENCEPIECE, "is a SentencePiece model, which is no byte-level BPE: give the tokenizer"),
+        (SENTENCEPIECE, "is a SentencePiece model, which is not read: give the tokenizer.json"),
         (SENTENCEPIECE.replace(b"<unk>", b"<pad>", 1), "is a SentencePiece model"),
         (b"<unk>\t0\n<s>\t0\n\xe2\x96\x81the\t-3.2\n", "is the vocabulary of a SentencePiece"),
         (
             json.dumps(TEKKEN).encode(),
-            "is a tekken.json, no rank file: write a line of token_bytes",
+            "is a tekken.json, no rank file: give it to load_tokenizer",
         ),
         (b"\xef\xbb\xbf" + json.dumps(TEKKEN, indent=1).encode(), "is a tekken.json"),
         (b'{"model": {"type": "BPE"}}', "is a tokenizer.json, no rank file: give it to load_tok"),
@@ -178,7 +178,7 @@ def test_a_bad_line_is_named_by_its_number(path: Path, line: bytes, complaint: s
     ("data", "what"),
     [
         (SENTENCEPIECE, "is a SentencePiece model"),
-        (json.dumps(TEKKEN).encode(), "is a tekken.json"),
+        (json.dumps(TEKKEN).encode(), "config.default_num_special_tokens is None: expected"),
         (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
         (b'{"a": 0, "b": 1}', "is a vocab.json"),
         (b'{"text": "a"}\n{"text": "b"}\n', "is JSON lines"),
@@ -214,7 +214,6 @@ def test_a_rank_file_is_no_tokenizer_json(path: Path) -> None:
         ("tokenizer.model", SENTENCEPIECE, "is a SentencePiece model"),
         ("spiece.model", SENTENCEPIECE, "is a SentencePiece model"),
         ("tokenizer.model", b"\n".join(LINES), "is a tiktoken rank file"),  # Llama 3's name
-        ("tekken.json", json.dumps(TEKKEN).encode(), "is a tekken.json"),
         ("qwen.tiktoken", b"\n".join(LINES), "is a tiktoken rank file: give it to BPETok"),
         ("vocab.txt", b"[PAD]\n[UNK]\nthe\n", "is a WordPiece vocab.txt"),
         ("vocab.json", b'{"a": 0}', "is a vocab.json"),

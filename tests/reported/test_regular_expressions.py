@@ -56,6 +56,16 @@ O200K = "|".join(
         r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     ]
 )
+QWEN35 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
+    r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+NANOCHAT = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*"
+    r"|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+TEKKEN = O200K.replace("(?i:'s|'t|'re|'ve|'m|'ll|'d)?", "").replace("{1,3}", "")
+KIMI = r"[\p{Han}]+|" + O200K.replace(r"\p{M}]", r"\p{M}&&[^\p{Han}]]").replace(r"\n/]", r"\n]")
 QWEN = OLD_CL100K.replace(r"\p{N}{1,3}", r"\p{N}")
 DEEPSEEK = (
     r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
@@ -65,7 +75,12 @@ PUBLISHED = {
     "r50k": (R50K, "gpt2"),
     "gpt2": (OLD_GPT2, "gpt2"),
     "cl100k": (CL100K, "cl100k"),
-    "old cl100k, Llama 3": (OLD_CL100K, OLD_CL100K),
+    "old cl100k, Llama 3": (OLD_CL100K, "llama3"),
+    "Qwen 2": (QWEN, "qwen2"),
+    "Qwen 3.5": (QWEN35, "qwen3.5"),
+    "nanochat": (NANOCHAT, "nanochat"),
+    "tekken": (TEKKEN, "tekken"),
+    "Kimi": (KIMI, "kimi"),
     "o200k": (O200K, "o200k"),
 }
 
@@ -107,6 +122,49 @@ def test_published_expressions_are_known_by_their_text(name: str, tmp_path: Path
         assert pieces == tiktoken_pieces(regex, text)
         cut = theirs.pre_tokenizer.pre_tokenize_str(text)
         assert pieces == [text[start:end] for _, (start, end) in cut]
+
+
+def of_split(regex: str, **changes: Any) -> dict[str, Any]:
+    split = {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
+    return split | changes
+
+
+DIGITS = {"type": "Digits", "individual_digits": True}
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+ALPHABET = BYTE_LEVEL | {"use_regex": False}
+DEEPSEEK_STEPS = [  # as in its file, where newlines are no escapes
+    r"\p{N}{1,3}",
+    "[一-龥\u3040-ゟ゠-ヿ]+",
+    DEEPSEEK.replace(r"\"", '"').replace(r"\r\n", "\r\n"),
+]
+PRE_TOKENIZERS = [
+    ("deepseek", [*map(of_split, DEEPSEEK_STEPS), ALPHABET]),
+    ("starcoder2", [DIGITS, BYTE_LEVEL]),
+    ("starcoder2", [DIGITS, of_split(OLD_GPT2), ALPHABET]),
+    ("gpt2", [BYTE_LEVEL]),
+    ("gpt2", [of_split(OLD_GPT2), BYTE_LEVEL]),
+    ("llama3", [of_split(OLD_CL100K), ALPHABET]),
+    ("llama3", [of_split(OLD_CL100K, behavior="Removed", invert=True), ALPHABET]),
+    ("qwen2", [of_split(QWEN), ALPHABET]),
+    ("kimi", [of_split(KIMI), ALPHABET]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "parts"), PRE_TOKENIZERS)
+def test_published_pre_tokenizers_are_known_by_their_parts(
+    name: str, parts: list[dict[str, Any]]
+) -> None:
+    pre_tokenizer = {"type": "Sequence", "pretokenizers": parts}
+    tokenizer = BPETokenizer(BYTES, pattern_from_json(pre_tokenizer))
+    assert tokenizer.pattern == name
+    theirs = tokenizers.Tokenizer(tokenizers.models.BPE())
+    file = json.loads(theirs.to_str()) | {"pre_tokenizer": pre_tokenizer}
+    theirs = tokenizers.Tokenizer.from_str(json.dumps(file))
+    for text in TEXTS:
+        cut = theirs.pre_tokenizer.pre_tokenize_str(text)
+        expected = [text[start:end] for _, (start, end) in cut]
+        assert tokenizer.pretokenize(text) == expected
+        assert name == "gpt2" or oniguruma(in_file(tokenizer), text) == expected
 
 
 def tiktoken_pieces(regex: str, text: str) -> list[str]:

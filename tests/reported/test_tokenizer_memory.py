@@ -48,7 +48,7 @@ def resident_bytes() -> int:
 def test_the_memory_of_many_threads_is_bounded_and_can_be_released() -> None:
     tokenizer = BPETokenizer(BYTES)
     source = random.Random(7)
-    words = (f" {''.join(source.choices(LETTERS, k=9))}" for _ in range(60_000))
+    words = (f" {''.join(source.choices(LETTERS, k=9))}" for _ in range(120_000))
     text = "".join(words)
 
     before = resident_bytes()

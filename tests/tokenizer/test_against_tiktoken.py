@@ -1,7 +1,7 @@
 """Every id must be tiktoken's: for GPT-2's, cl100k's and o200k's pattern, with two vocabularies.
 
 The one is learned here. The other is the published one, if its rank file is there:
-`gpt2.tiktoken` in shared/data, the others where `fetch_ranks.py` puts them for `make test`.
+`gpt2.tiktoken` in shared/data, the others where `tests/families/fetch.py` puts them.
 GPTFAST_EXHAUSTIVE=1 tries 100,000 generated strings for each of the six instead of 1,000.
 """
 
@@ -31,7 +31,7 @@ from tricky_text import ATOMS, TEXTS
 Pair: TypeAlias = tuple[BPETokenizer, tiktoken.Encoding]
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
-RANKS = Path(__file__).parents[2] / ".venv" / "ranks"
+RANKS = Path(__file__).parents[2] / ".venv" / "vocabularies"
 RANK_FILES = {
     "gpt2": SHARED / "gpt2.tiktoken",
     "cl100k": RANKS / "cl100k_base.tiktoken",
@@ -133,7 +133,9 @@ def test_published_ranks_are_known_by_what_they_are(pattern: str, tmp_path: Path
     ]
     other = tmp_path / "other"
     other.write_bytes(b"\n".join(swapped) + b"\n" + b"".join(rest))
-    with pytest.raises(UserError, match="does not have the ranks of GPT-2, p50k, cl100k or o200k"):
+    with pytest.raises(
+        UserError, match="does not have the ranks of GPT-2, p50k, cl100k, o200k, Llama"
+    ):
         open_tokenizer(other)
     opened = open_tokenizer(other, pattern)
     assert opened.special_tokens == {"<|endoftext|>": len(rest) + 2}

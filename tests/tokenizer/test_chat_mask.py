@@ -18,7 +18,7 @@ from gptfast.tokenizer.chat_template import ROLE_TOKENS, standard_template
 @pytest.fixture(scope="module")
 def tokenizer() -> BPETokenizer:
     text = "how are you?\n\nhello there\n hello you <|user|> <|end|>"
-    return BPETokenizer.train([text], 300, progress=False).with_special_tokens(ROLE_TOKENS)
+    return BPETokenizer.train([text], 300, progress=False).with_added(ROLE_TOKENS)
 
 
 def test_the_standard_template_by_hand(tokenizer: BPETokenizer, ours: ChatTemplate) -> None:
@@ -92,18 +92,18 @@ def test_no_text_adds_a_special_token(ours: ChatTemplate, messages: list[dict[st
 
 
 def test_new_role_tokens_play_their_roles(tokenizer: BPETokenizer) -> None:
-    chars = CharTokenizer(["a", "b"], ["<unk>"]).with_special_tokens(["<|endoftext|>", "<|end|>"])
+    chars = CharTokenizer(["a", "b"], ["<unk>"]).with_added(["<|endoftext|>", "<|end|>"])
     assert chars.special_tokens == {"<unk>": 2, "<|endoftext|>": 3, "<|end|>": 4}
     assert chars.stop_tokens == {3, 4}
     assert (chars.role_id("pad"), chars.role_id("unk")) == (3, 2)
-    again = tokenizer.with_special_tokens(["<|im_end|>"])  # now it ends a turn
+    again = tokenizer.with_added(["<|im_end|>"])  # now it ends a turn
     special = again.special_tokens
     assert again.roles.end_of_turn == "<|im_end|>"
     assert again.stop_tokens == {special[n] for n in ("<|im_end|>", "<|end|>", "<|endoftext|>")}
     text = "hello <|im_end|> you"
     assert again.encode_ordinary(text) == tokenizer.encode_ordinary(text)
     with pytest.raises(UserError, match=r"has a token .* already"):
-        tokenizer.with_special_tokens(["<|end|>"])
+        tokenizer.with_added(["<|end|>"])
     with pytest.raises(UserError, match=r"no <\|system\|>, <\|user\|>"):
         standard_template(chars)
 

@@ -144,7 +144,7 @@ def test_a_span_that_ends_at_the_first_token(tokenizer: BPETokenizer) -> None:
 
 
 def test_what_is_said_of_templates(tokenizer: BPETokenizer, ours: dict[str, ChatTemplate]) -> None:
-    own = tokenizer.with_special_tokens(ROLE_TOKENS)
+    own = tokenizer.with_added(ROLE_TOKENS)
     assert remarks(ChatTemplate(standard_template(own), own)) == []
     said = {name: remarks(template) for name, template in ours.items()}
     everyone = "the system and the user and the assistant"

@@ -19,7 +19,8 @@ from gptfast.data.prepare import prepare
 from gptfast.errors import MissingFileError, RunError, UserError
 from gptfast.llm import LLM
 from gptfast.model import ModelConfig
-from gptfast.model.folder import load_model
+from gptfast.model.folder import load_model, save_description
+from gptfast.model.positions import rotation
 from gptfast.tokenizer import BPETokenizer
 from gptfast.tokenizer.chat import read_chat_template, write_chat_template
 from gptfast.train import precision
@@ -63,7 +64,19 @@ def test_the_first_val_loss_is_the_folders(config: TrainConfig, tmp_path: Path) 
     assert load_model(tmp_path / "run")[1].fingerprint == tokenizer.fingerprint
 
 
-@pytest.mark.parametrize("kind", ["GPT2", "Llama", "Mistral", "Mixtral"])
+@pytest.mark.parametrize("scaling", ["yarn", "llama3"])
+def test_a_shorter_context_keeps_stretched_positions(scaling: str, tmp_path: Path) -> None:
+    stretched = replace(
+        MODEL, block_size=64, positions="rotary", rope_scaling=scaling, rope_factor=4.0
+    )
+    save_description(tmp_path, stretched, BPETokenizer.train(["some text"], 258))
+    shorter = parse_config(["--init-from", str(tmp_path), "--block-size", "16"], "x").model
+    assert shorter.block_size == 16
+    for ours, whole in zip(rotation(shorter), rotation(stretched), strict=True):
+        assert torch.equal(ours, whole[:16])
+
+
+@pytest.mark.parametrize("kind", ["GPT2", "Llama", "Mistral", "Mixtral", "Qwen3"])
 def test_a_folder_of_transformers_is_a_start(
     kind: str, config: TrainConfig, corpus_file: Path, tmp_path: Path
 ) -> None:

@@ -34,12 +34,15 @@ class Nanogpt:
     """The tokenizer of any other: a folder with a tokenizer.json, a tokenizer.json, or a tiktoken
     rank file, such as GPT-2's."""
     pattern: str | None = None
-    """The pattern of a rank file other than GPT-2's, cl100k's or o200k's."""
+    """The split pattern of a rank file that is not one of the published ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gguf:
-    """Make a model folder of a GGUF file of GPT-2, Llama or Mixtral. The weights become float32."""
+    """Make a model folder of a GGUF file of GPT-2, Llama, Mixtral, Qwen 2 or 3 or SmolLM 3.
+
+    The weights become float32.
+    """
 
     file: Annotated[Path, tyro.conf.Positional]
     """The GGUF file, whose tokenizer is a byte-level BPE with GPT-2's or Llama 3's pattern."""

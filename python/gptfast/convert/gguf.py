@@ -1,4 +1,4 @@
-"""GGUF files of llama.cpp become model folders: GPT-2's, Llama's and Mixtral's architecture.
+"""GGUF files of llama.cpp become model folders, if their architecture is one of gptfast's.
 
 The weights become float32. Those of a float32 file are the same numbers, so that exporting the
 folder gives the same file.
@@ -49,7 +49,9 @@ def load_gguf(path: Path) -> Loaded:
     try:
         tokenizer = vocabulary.from_metadata(file.metadata)
         n_tokens = len(file.metadata["tokenizer.ggml.tokens"])
-        config = layout.from_metadata(file.metadata, n_tokens, file.tensors)
+        factors_P = file.tensors.get(layout.ROPE_FACTORS)
+        slowest = None if factors_P is None else float(_dequantized(factors_P, gguf).max())
+        config = layout.from_metadata(file.metadata, n_tokens, file.tensors, slowest)
         if config.n_layer > len(file.tensors):
             raise UserError(f"its block_count is {config.n_layer}: it has fewer tensors")
         _check_widths(file, config)
@@ -69,7 +71,7 @@ def _check_widths(file: GgufFile, config: ModelConfig) -> None:
     """
     C, hidden = config.n_embd, config.hidden_width
     _check_shape(file, "token_embd.weight", (config.vocab_size, C))
-    _check_shape(file, "blk.0.attn_output.weight", (C, C))
+    _check_shape(file, "blk.0.attn_output.weight", (C, config.n_head * config.head_width))
     if config.positions == "learned":
         _check_shape(file, "position_embd.weight", (config.block_size, C))
     if config.n_expert:
@@ -88,7 +90,9 @@ def _on_meta(config: ModelConfig) -> GPT:
     """Return a model without weights, and without the tables of rotary positions."""
     small = config
     if config.positions == "rotary":  # whose tables take memory even on the meta device
-        small = replace(config, block_size=1, rope_scaling="none", rope_factor=1.0)
+        small = replace(
+            config, block_size=1, rope_scaling="none", rope_factor=1.0, rope_original_context=None
+        )
     with torch.device("meta"):
         model = GPT(small)
     model.config = config
@@ -108,6 +112,13 @@ def _weights(file: GgufFile, config: ModelConfig, model: GPT, gguf: Any) -> dict
         return _dequantized(file.tensors[name], gguf)
 
     weights = from_gguf(config, state, read)
+    if config.rope_scaling == "llama3":
+        factors_P = read(layout.ROPE_FACTORS)
+        if not torch.allclose(factors_P, layout.rope_factors(config), rtol=1e-5, atol=0):
+            raise UserError(
+                f"{layout.ROPE_FACTORS} does not divide the frequencies as Llama 3.1 does, from a "
+                f"context of {config.original_context}"
+            )
     for name in file.tensors.keys() - used:
         if _dequantized(file.tensors[name], gguf).any():
             raise UserError(f"{name} is not zero, but {layout.NO_BIAS} says that there is none")

@@ -1,4 +1,4 @@
-"""`python -m gptfast.data`: describe a corpus, or prepare token shards to train on."""
+"""`python -m gptfast.data`: describe a corpus, prepare token shards, convert those of others."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from gptfast.cli import cli
 from gptfast.cli.printing import lossy_output
 from gptfast.data.hub import HubDataset
-from gptfast.data.options import DataConfig, Describe, Prepare
+from gptfast.data.manifest import open_prepared
+from gptfast.data.options import DataConfig, Describe, ExportBin, ImportBin, Prepare
 from gptfast.data.prepare_shards import prepare_files
+from gptfast.data.raw_bin import export_bin, import_bin
 from gptfast.data.sources import add_local_copy, load_corpus
 from gptfast.data.split import overlap, split_documents
 from gptfast.errors import UserError
-from gptfast.tokenizer import BPETokenizer
-from gptfast.tokenizer.published import open_tokenizer
+from gptfast.tokenizer.published import as_bpe, open_tokenizer
 
 MODULE = "gptfast.data"
 
@@ -27,6 +28,10 @@ def main(argv: Sequence[str]) -> int:
         case Prepare() as config:
             with lossy_output():
                 run_prepare(config)
+        case ImportBin() as config:
+            run_import(config)
+        case ExportBin() as config:
+            run_export(config)
     return 0
 
 
@@ -48,9 +53,7 @@ def run_describe(config: Describe) -> None:
 
 def run_prepare(config: Prepare) -> None:
     """Make the shards that are missing, and print a summary of all of them."""
-    tokenizer = open_tokenizer(config.tokenizer, config.pattern)
-    if not isinstance(tokenizer, BPETokenizer):
-        raise UserError(f"{config.tokenizer} is a character tokenizer: expected a byte-level BPE")
+    tokenizer = as_bpe(open_tokenizer(config.tokenizer, config.pattern), config.tokenizer)
     made = prepare_files(tokenizer, _source(config), config.out, config.val_fraction, config.read)
     report = made.report
     print(
@@ -70,6 +73,25 @@ def run_prepare(config: Prepare) -> None:
         f"saved in {config.out}; train on it with:\n  "
         + cli.command_line("gptfast.train", ["--corpus", str(config.out)])
     )
+
+
+def run_import(config: ImportBin) -> None:
+    """Write the folder, and print what is in it."""
+    tokenizer = open_tokenizer(config.tokenizer, config.pattern)
+    report = import_bin(config.files, config.val, tokenizer, config.out).report
+    print(
+        f"train: {report.train_tokens:,} tokens, {report.train_bytes:,} bytes of text\n"
+        f"val: {report.val_tokens:,} tokens, {report.val_bytes:,} bytes of text\n"
+        f"saved in {config.out}"
+        + ("; train on it with:\n  " if config.val else ", without a val part to train with")
+        + (cli.command_line("gptfast.train", ["--corpus", str(config.out)]) if config.val else "")
+    )
+
+
+def run_export(config: ExportBin) -> None:
+    """Write the files, and print their names and sizes."""
+    for path in export_bin(open_prepared(config.folder), config.out, config.format):
+        print(f"{path}: {path.stat().st_size:,} bytes")
 
 
 def _source(config: Prepare) -> tuple[str, ...] | HubDataset:

@@ -51,9 +51,16 @@ class TokenShards:
 
     def __getitem__(self, places: NDArray[np.int64]) -> NDArray[np.uint32]:
         """Return the ids at `places`, an array of any shape with indices from 0 to len - 1."""
-        if places.size and (places.min() < 0 or places.max() >= len(self)):
-            raise IndexError(f"expected places from 0 to {len(self) - 1}")
         ids = np.empty(places.shape, dtype=np.uint32)
+        if not places.size:
+            return ids
+        least, most = places.min(), places.max()
+        if least < 0 or most >= len(self):
+            raise IndexError(f"expected places from 0 to {len(self) - 1}")
+        first, last = np.searchsorted(self._ends, (least, most), side="right")
+        if first == last:  # as a rule: then the shard of each need not be found
+            ids[...] = self._shards[first][places - (self._ends[first] - len(self._shards[first]))]
+            return ids
         shard_of = np.searchsorted(self._ends, places, side="right")
         for i in np.unique(shard_of):
             here = shard_of == i

@@ -7,19 +7,23 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gptfast.cli.progress import show_bytes
 from gptfast.data.documents import (
     BLOCK_BYTES,
     Block,
+    Documents,
     Paths,
     ReadOptions,
     ReadReport,
     find_files,
-    read_blocks,
+    read_documents,
 )
+from gptfast.data.documents.block import one_by_one
 from gptfast.data.documents.report import skip_log
 from gptfast.data.shard import Shard, TakeBack, is_shard, write_shard
 from gptfast.errors import UserError
@@ -72,7 +76,7 @@ def encode_files(
     log = _log_of(out)
     with show_bytes("encoding", total, progress) as move, skip_log(log) as report.log:
         batches = encoder.encode(encoder.blocks(files), lambda: move(report.bytes_read))
-        ids = ([array for block_ids, _ in batch for array in block_ids] for batch in batches)
+        ids = ([array for encoded in batch for array in encoded.ids] for batch in batches)
         shard = write_shard(out, ids, tokenizer, sync_from=_SYNC_FROM)
     if progress:
         for line in report.notes(options, log):
@@ -111,6 +115,17 @@ def _log_of(out: Path) -> Path:
     return out.with_name(f"{out.name}.skipped.jsonl")
 
 
+class Encoded(NamedTuple):
+    """The ids of a block, or of many documents."""
+
+    ids: list[IdArray | TakeBack]
+    """With the separator after each document. Of many documents, one array."""
+    n_documents: int
+    """How many documents end here."""
+    ends: NDArray[np.int64] | None = None
+    """Of many documents, (documents,): where each ends in the array, after its separator."""
+
+
 @dataclass(frozen=True)
 class Encoder:
     """Reads files and encodes their documents, batch by batch."""
@@ -138,8 +153,8 @@ class Encoder:
         n_threads, limit = thread_count(options.n_threads), options.memory_bytes
         # Memory in units of blocks: the text of the batch being read and of the batch being
         # encoded, at worst one id per byte of the latter and of the batch being written, and the
-        # reader's own buffers.
-        in_flight = _BLOCKS_PER_THREAD * n_threads * (2 + 2 * tokenizer.dtype.itemsize) + 3
+        # reader's own buffers: a block of lines for each thread, its copy, and its texts.
+        in_flight = n_threads * (_BLOCKS_PER_THREAD * (2 + 2 * tokenizer.dtype.itemsize) + 3) + 3
         block_bytes = min(BLOCK_BYTES, (_DEFAULT_MEMORY if limit is None else limit) // in_flight)
         if limit is not None and block_bytes < _SMALLEST_BLOCK:
             raise UserError(
@@ -148,12 +163,12 @@ class Encoder:
             )
         return cls(tokenizer, options, report, separator_ids, n_threads, block_bytes)
 
-    def blocks(self, files: Sequence[Path]) -> Iterator[Block]:
+    def blocks(self, files: Sequence[Path]) -> Iterator[Block | Documents]:
         """Read the documents, cut where the tokenizer allows it."""
         # With a limit, the block size affects which documents are too long. If those are left out,
         # it must not depend on n_threads. Otherwise the largest blocks are the fastest.
         is_limited = self.options.memory_bytes is not None and self.options.on_error == "skip"
-        return read_blocks(
+        return read_documents(
             files,
             self.options,
             safe_cut=self.tokenizer.safe_cut,
@@ -163,9 +178,9 @@ class Encoder:
         )
 
     def encode(
-        self, blocks: Iterable[Block], update: Callable[[], None]
-    ) -> Iterator[list[tuple[list[IdArray | TakeBack], bool]]]:
-        """Yield batches of (ids, ends_document), one for each block, in order.
+        self, blocks: Iterable[Block | Documents], update: Callable[[], None]
+    ) -> Iterator[list[Encoded]]:
+        """Yield batches of the ids of the blocks, in order.
 
         The last block of a document includes the separator. Encodes in the calling thread, which
         receives Ctrl-C, while another thread reads the next batch. Calls `update` after each batch.
@@ -180,31 +195,51 @@ class Encoder:
             batch, is_last = next(batches)  # of a small text, which is not worth a thread, the last
             while batch:
                 reading = None if is_last else background.submit(next, batches)
-                encoded: list[tuple[list[IdArray | TakeBack], bool]] = []
-                for block, ids in zip(batch, self._ids(batch), strict=True):
+                encoded: list[Encoded] = []
+                for block, ids in self._ids(batch):
+                    if isinstance(ids, Encoded):
+                        encoded.append(ids)
+                        document += ids.n_documents
+                        continue
+                    assert isinstance(block, Block)  # as the ids are those of one
                     if is_left_out:
-                        encoded.append(([], block.ends_document))
+                        encoded.append(Encoded([], block.ends_document))
                     elif isinstance(ids, UserError):
                         self._leave_out(document, block, ids)
-                        encoded.append(([TakeBack(n_ids)], block.ends_document))
+                        encoded.append(Encoded([TakeBack(n_ids)], block.ends_document))
                         is_left_out = True
                     else:
                         n_ids += len(ids)
                         after = self.separator if block.ends_document else ()
-                        encoded.append(([ids, *after], block.ends_document))
+                        encoded.append(Encoded([ids, *after], block.ends_document))
                     if block.ends_document:
                         document, n_ids, is_left_out = document + 1, 0, False
                 yield encoded
                 update()
                 batch, is_last = ([], True) if reading is None else reading.result()
 
-    def _ids(self, batch: Sequence[Block]) -> Sequence[IdArray | UserError]:
-        """Encode the blocks; return the error of a block that can't be."""
+    def _ids(
+        self, batch: Sequence[Block | Documents]
+    ) -> Iterator[tuple[Block | Documents, Encoded | IdArray | UserError]]:
+        """Encode a batch. Yields each of it with its ids, or the error of a block without any."""
         n_threads = min(self.n_threads, len(batch))
+        texts = [item.data for item in batch if isinstance(item, Block)]
+        many = [
+            (item.data, item.starts, item.ends) for item in batch if isinstance(item, Documents)
+        ]
+        separator = int(self.separator[0][0]) if self.separator else None
         try:
-            return self.tokenizer.encode_batch_to_numpy([b.data for b in batch], n_threads)
+            of_texts = iter(self.tokenizer.encode_batch_to_numpy(texts, n_threads))
+            of_many = iter(self.tokenizer.encode_documents(many, separator, n_threads))
         except UserError:  # which doesn't say of which block
-            return [self._ids_of(block) for block in batch]
+            yield from ((block, self._ids_of(block)) for block in one_by_one(batch))
+            return
+        for item in batch:
+            if isinstance(item, Block):
+                yield item, next(of_texts)
+            else:
+                ids, ends = next(of_many)
+                yield item, Encoded([ids], len(ends), ends)
 
     def _ids_of(self, block: Block) -> IdArray | UserError:
         try:
@@ -240,9 +275,12 @@ def _id_of(separator: str, tokenizer: BPETokenizer) -> int:
     return token_id
 
 
-def _batches(blocks: Iterable[Block], batch_bytes: int) -> Iterator[tuple[list[Block], bool]]:
+def _batches(
+    blocks: Iterable[Block | Documents], batch_bytes: int
+) -> Iterator[tuple[list[Block | Documents], bool]]:
     """Yield batches, each with whether it is the last, which may be empty."""
-    batch, size = [], 0
+    batch: list[Block | Documents] = []
+    size = 0
     for block in blocks:
         batch.append(block)
         size += len(block.data) + _BYTES_PER_OBJECT

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gptfast.data.documents import Block, ReadReport
+from gptfast.data.documents import Block, Documents, ReadReport
 from gptfast.errors import UserError
 from gptfast.system.files import write_atomically
+from gptfast.tokenizer.rust import hash_documents
 
 HASH_BYTES = 16
 """Size of a hash. A collision among 10 billion documents has a chance below 1 in 10^18."""
@@ -32,6 +33,12 @@ def new_hash() -> hashlib.blake2b:
     return hashlib.blake2b(digest_size=HASH_BYTES)
 
 
+def hashes_of(documents: Documents) -> NDArray[np.uint8]:
+    """Return the hash of each document, (documents, HASH_BYTES)."""
+    hashes = hash_documents((documents.data, documents.starts, documents.ends))
+    return np.frombuffer(hashes, np.uint8).reshape(-1, HASH_BYTES)
+
+
 @dataclass(frozen=True)
 class Hashes:
     """The hashes of the documents in some files, in order, and a report of how they were read."""
@@ -43,11 +50,15 @@ class Hashes:
     report: ReadReport
 
     @classmethod
-    def of(cls, blocks: Iterable[Block], report: ReadReport) -> Hashes:
+    def of(cls, blocks: Iterable[Block | Documents], report: ReadReport) -> Hashes:
         """Hash the documents in `blocks`. Their reader updates `report`."""
         hashes, sizes = bytearray(), array("q")
         digest, size = new_hash(), 0
         for block in blocks:
+            if isinstance(block, Documents):
+                hashes += hashes_of(block).data
+                sizes.extend(block.sizes.tolist())
+                continue
             digest.update(block.data)
             size += len(block.data)
             if block.ends_document:

@@ -28,7 +28,7 @@ def sample(tokens: TokenSource, tokenizer: Tokenizer, n: int) -> list[str]:
         is_end = ids == end
         documents = np.split(ids[~is_end], np.flatnonzero(is_end) - np.arange(is_end.sum()))
         # A chunk may begin or end inside a character.
-        texts += (tokenizer.decode(document, errors="ignore") for document in documents)
+        texts += (tokenizer.decode(document).strip("\ufffd") for document in documents)
     return texts
 
 

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gptfast.cli.progress import show_bytes
-from gptfast.data.documents import Block, ReadReport
+from gptfast.data.documents import Block, Documents, ReadReport
 from gptfast.data.documents.report import skip_log
-from gptfast.data.encode import Encoder
-from gptfast.data.hashes import DUPLICATE, NOT_ENCODED, VAL, Hashes, new_hash
+from gptfast.data.encode import Encoded, Encoder
+from gptfast.data.hashes import DUPLICATE, NOT_ENCODED, VAL, Hashes, hashes_of, new_hash
 from gptfast.data.manifest import damage_in
 from gptfast.data.shard import Shard, TakeBack, write_shard
 from gptfast.errors import UserError
@@ -106,7 +106,9 @@ def _size(parts: Sequence[Part]) -> int:
     return sum(part.size for part in parts)
 
 
-def _until(stop: threading.Event, blocks: Iterable[Block]) -> Iterator[Block]:
+def _until(
+    stop: threading.Event, blocks: Iterable[Block | Documents]
+) -> Iterator[Block | Documents]:
     for block in blocks:
         if stop.is_set():
             raise CancelledError
@@ -167,8 +169,11 @@ def log_of(part: Part, folder: Path) -> Path:
 
 
 def _kept(
-    blocks: Iterable[Block], hashes: NDArray[np.uint8], routes: NDArray[np.uint8], part: Part
-) -> Iterator[Block]:
+    blocks: Iterable[Block | Documents],
+    hashes: NDArray[np.uint8],
+    routes: NDArray[np.uint8],
+    part: Part,
+) -> Iterator[Block | Documents]:
     """Leave out duplicates. Raises UserError if the documents are not those that were hashed."""
     changed = UserError(
         f"a file among {part.files[0]} to {part.files[-1].name} has changed since it was hashed: "
@@ -176,6 +181,15 @@ def _kept(
     )
     i, digest = 0, new_hash()
     for block in blocks:
+        if isinstance(block, Documents):
+            end = i + len(block.lines)
+            if not np.array_equal(hashes_of(block), hashes[i:end]):
+                raise changed
+            kept = block.only(routes[i:end] != DUPLICATE)
+            if len(kept.lines):
+                yield kept
+            i = end
+            continue
         digest.update(block.data)
         if i < len(hashes) and routes[i] != DUPLICATE:
             yield block
@@ -191,7 +205,7 @@ def _kept(
 class _Sides:
     """Divides the encoded documents of a part. Keeps val's ids, the fewer, in memory."""
 
-    batches: Iterable[list[tuple[list[IdArray | TakeBack], bool]]]
+    batches: Iterable[list[Encoded]]
     """What `Encoder.encode` yields."""
     in_val: NDArray[np.bool_]
     """(documents,), in the same order."""
@@ -203,7 +217,15 @@ class _Sides:
         document = 0
         for batch in self.batches:
             train_ids: list[IdArray | TakeBack] = []
-            for ids, ends_document in batch:
-                (self.val if self.in_val[document] else train_ids).extend(ids)
-                document += ends_document
+            for ids, n_documents, ends in batch:
+                in_val = self.in_val[document : document + n_documents]
+                if ends is None or not in_val.any():
+                    (self.val if self.in_val[document] else train_ids).extend(ids)
+                else:
+                    array = ids[0]
+                    assert not isinstance(array, TakeBack)  # of many documents it is one array
+                    is_val = np.repeat(in_val, np.diff(ends, prepend=0))
+                    self.val.append(array[is_val])
+                    train_ids.append(array[~is_val])
+                document += n_documents
             yield train_ids

@@ -235,7 +235,7 @@ def _make(
         folders = (hashes_folder, encoded_folder)
         _join(out / "skipped.jsonl", [log_of(p, f) for p in parts for f in folders], dataset)
     with damage_in(out):
-        share, train_bytes, val_bytes = _leakage(train, val, encoder.tokenizer)
+        share, train_bytes, val_bytes = _leakage(train, val, encoder)
     encoder.tokenizer.save(out)
     in_train, in_val = routes == TRAIN, routes == VAL
     data = DataReport(
@@ -275,11 +275,12 @@ def _join(path: Path, logs: Sequence[Path], dataset: HubDataset | None) -> None:
 
 
 def _leakage(
-    train: Sequence[Shard], val: Sequence[Shard], tokenizer: BPETokenizer
+    train: Sequence[Shard], val: Sequence[Shard], encoder: Encoder
 ) -> tuple[float, int, int]:
     """Return the overlap of val with train in samples of both, and the samples' sizes in bytes."""
+    tokenizer = encoder.tokenizer
     train_texts, val_texts = (
         sample(TokenShards(side, tokenizer), tokenizer, SAMPLE_TOKENS) for side in (train, val)
     )
     n_train, n_val = (sum(len(t.encode()) for t in texts) for texts in (train_texts, val_texts))
-    return overlap(train_texts, val_texts), n_train, n_val
+    return overlap(train_texts, val_texts, encoder.n_threads), n_train, n_val

@@ -13,10 +13,8 @@ from gptfast.data.documents import Block, Paths, ReadOptions, ReadReport, read_b
 from gptfast.data.documents.report import skip_log
 from gptfast.errors import UserError, warn_after_work
 from gptfast.tokenizer import BPETokenizer
+from gptfast.tokenizer.patterns import is_linear
 from gptfast.tokenizer.roles import END_OF_TEXT, Roles, roles_of_trained
-
-_NEVER_GIVE_UP = ("gpt2", "cl100k", "o200k", "none")
-"""The patterns that are no regular expressions here."""
 
 
 def train_tokenizer(
@@ -28,6 +26,7 @@ def train_tokenizer(
     *,
     roles: Roles | None = None,
     tie: Literal["bytes", "huggingface"] = "bytes",
+    max_token_length: int | None = None,
     options: ReadOptions | None = None,
     progress: bool | TrainingProgress = True,
     log: Path | None = None,
@@ -58,7 +57,7 @@ def train_tokenizer(
             report=report,
         )
 
-    leaves_out = options.on_error == "skip" and pattern not in _NEVER_GIVE_UP
+    leaves_out = options.on_error == "skip" and not is_linear(pattern)
     texts = _splittable(blocks(), single_bytes, report) if leaves_out else blocks()
     try:
         with skip_log(log) if log else nullcontext() as report.log:
@@ -70,6 +69,7 @@ def train_tokenizer(
                 min_frequency,
                 roles=roles,
                 tie=tie,
+                max_token_length=max_token_length,
                 n_threads=options.n_threads,
                 memory_limit=options.memory_bytes,
                 progress=progress,

@@ -30,7 +30,7 @@ from gptfast.model.formats.gguf_tensors import to_gguf
 from gptfast.ops.quantized_blocks import quantize_blocks
 from gptfast.system.escape import escaped
 from gptfast.system.files import write_atomically
-from gptfast.tokenizer import CharTokenizer, Tokenizer
+from gptfast.tokenizer import BPETokenizer, CharTokenizer, Tokenizer
 from gptfast.tokenizer import gguf as vocabulary
 from gptfast.tokenizer.chat import read_chat_template
 
@@ -72,8 +72,9 @@ def export_gguf(folder: Path, out: Path, kind: str = "auto") -> None:
     }
     if (template := read_chat_template(folder)) is not None:
         metadata["tokenizer.chat_template"] = template
-    if "llama.vocab_size" in metadata:
-        metadata["llama.vocab_size"] = n_tokens
+    size_key = f"{metadata['general.architecture']}.vocab_size"
+    if size_key in metadata:
+        metadata[size_key] = n_tokens
     stored = [
         _Stored(name, value, _type_of(name, value, kind)) for name, value in to_gguf(config, state)
     ]
@@ -216,4 +217,6 @@ def _notes(tokenizer: Tokenizer) -> list[str]:
         notes.append(f"llama.cpp drops what is not among the {n} characters of the vocabulary")
     if tokenizer.roles.stop:
         notes.append(f"llama.cpp has no key for the stop tokens {', '.join(tokenizer.roles.stop)}")
+    if isinstance(tokenizer, BPETokenizer) and tokenizer.normalizer is not None:
+        notes.append("llama.cpp normalizes no text: give it text in NFC for the ids of gptfast")
     return notes

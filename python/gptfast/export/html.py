@@ -33,7 +33,7 @@ from gptfast.tokenizer import BPETokenizer, CharTokenizer, Tokenizer
 from gptfast.train.record import read_record
 from gptfast.web import page
 
-PATTERNS = ("gpt2", "cl100k", "o200k")
+PATTERNS = ("gpt2", "cl100k", "o200k", "llama3", "qwen2")
 """The split patterns that tokenizer.js has."""
 LARGE = 50 * 10**6
 """Bytes from which on a page is too large for many phones."""
@@ -125,6 +125,7 @@ def describe_config(config: ModelConfig) -> dict[str, Any]:
         "n_kv_head": config.key_value_heads,
         "head_width": config.head_width,
         "windows": [config.layer_window(layer) for layer in range(config.n_layer)],
+        "rotates": [config.layer_rotates(layer) for layer in range(config.n_layer)],
     }
     if config.positions == "rotary":
         frequencies_P, scale = rotary_settings(config)
@@ -134,11 +135,6 @@ def describe_config(config: ModelConfig) -> dict[str, Any]:
 
 def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
     """Return what tokenizer.js needs. Raises UserError for a tokenizer that it lacks."""
-    for token in tokenizer.added_tokens:
-        if not token.special:
-            raise UserError(
-                f"the added token {token.name!r} is not special: a page knows special ones only"
-            )
     special = tokenizer.special_tokens
     if isinstance(tokenizer, CharTokenizer):
         n_chars = tokenizer.n_vocab - len(special)
@@ -149,6 +145,13 @@ def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
         raise UserError(
             f"the tokenizer's pattern is {pattern!r}: a page knows {', '.join(PATTERNS)}, and "
             f"tokenizers of characters"
+        )
+    if part := tokenizer.further_part():
+        raise UserError(f"{part}: a page has no such part")
+    if not tokenizer.merges_ascend:
+        raise UserError(
+            "the merges of this vocabulary are not in the order of training: a page can't apply "
+            "them; train a tokenizer"
         )
     tokens: list[str | None] = [None] * tokenizer.n_vocab
     for token_bytes, token_id in tokenizer.mergeable_ranks.items():

@@ -1,7 +1,7 @@
 """Multi-head self-attention, the one place where tokens exchange information.
 
 Legend: B batch, T time, C channels (n_embd), H query heads, G key and value heads, D head width
-(C = H * D), P channel pairs that rotary positions rotate.
+(C / H unless head_dim is given), P channel pairs that rotary positions rotate.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ class SelfAttention(nn.Module):
         self.dropout = config.dropout
         self.causal = config.causal
         self.window = config.layer_window(layer)
+        self.rotates = config.layer_rotates(layer)
         self.layer = layer
+        C, D = config.n_embd, config.head_width
         # Queries, keys and values of all heads in one matrix product.
-        self.c_attn = nn.Linear(
-            config.n_embd, sum(self.heads) * config.head_width, bias=config.bias
-        )
-        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.c_attn = nn.Linear(C, sum(self.heads) * D, bias=config.bias or config.qkv_bias)
+        self.c_proj = nn.Linear(config.n_head * D, C, bias=config.bias)
         if config.qk_norm:
-            self.q_norm = RMSNorm(config.head_width, config.norm_eps)
-            self.k_norm = RMSNorm(config.head_width, config.norm_eps)
+            self.q_norm = RMSNorm(D, config.norm_eps)
+            self.k_norm = RMSNorm(D, config.norm_eps)
         self.qk_norm = config.qk_norm
         self.resid_dropout = Dropout(config.dropout)
 
@@ -61,7 +61,7 @@ class SelfAttention(nn.Module):
         if self.qk_norm:
             q_BHTD, k_BGTD = self.q_norm(q_BHTD), self.k_norm(k_BGTD)
         # Rotate by position, so that q k^T depends only on the distance between two tokens.
-        if rotation is not None:
+        if rotation is not None and self.rotates:
             q_BHTD, k_BGTD = ops.rotary(q_BHTD, k_BGTD, *rotation)
         # When sampling, the keys and values of the past come from the cache.
         if cache is not None:
@@ -76,7 +76,6 @@ class SelfAttention(nn.Module):
                 dropout_p=self.dropout if self.training else 0.0,
                 cu_seqlens=cu_seqlens,
             )
-        # Concatenate the heads and mix them: (B, H, T, D) -> (B, T, C).
-        y_BTC = y_BHTD.transpose(1, 2).flatten(2)
-        out_BTC: Tensor = self.resid_dropout(self.c_proj(y_BTC))
+        # Concatenate the heads and mix them: (B, H, T, D) -> (B, T, H D) -> (B, T, C).
+        out_BTC: Tensor = self.resid_dropout(self.c_proj(y_BHTD.transpose(1, 2).flatten(2)))
         return out_BTC

@@ -11,7 +11,7 @@ from gptfast.errors import UserError, as_float, as_int64, check_bool
 Architecture = Literal["bigram", "average", "head", "multihead", "gpt"]
 Norm = Literal["layernorm", "rmsnorm"]
 Positions = Literal["learned", "rotary", "none"]
-RopeScaling = Literal["none", "ntk", "yarn"]
+RopeScaling = Literal["none", "ntk", "yarn", "llama3"]
 Activation = Literal["gelu", "gelu_exact", "swiglu", "relu2"]
 ExpertBalance = Literal["loss", "bias"]
 Precision = Literal["int8", "int4", "bf16"]
@@ -37,7 +37,7 @@ class ModelConfig:
     n_layer: int = 12
     """Number of transformer blocks."""
     n_head: int = 12
-    """Attention heads per block. Must divide n_embd."""
+    """Attention heads per block."""
     n_embd: int = 768
     """Width C of the residual stream."""
     dropout: float = 0.0
@@ -49,8 +49,13 @@ class ModelConfig:
     language model would see the tokens that it has to predict."""
     n_kv_head: int | None = None
     """Key and value heads. Each serves n_head / n_kv_head query heads. None means n_head."""
+    head_dim: int | None = None
+    """Width D of a head. None means n_embd / n_head, which must then be a whole number."""
+    qkv_bias: bool = False
+    """Give queries, keys and values a bias, even if other layers have none (Qwen 2)."""
     qk_norm: bool = False
-    """Normalise queries and keys per head (RMS norm), which bounds the attention logits."""
+    """Normalise queries and keys per head (RMS norm), which bounds the attention logits. Qwen 3
+    does so."""
     sliding_window: int | None = None
     """Number of most recent tokens that a token sees, itself included. None means all."""
     global_every: int | None = None
@@ -68,9 +73,15 @@ class ModelConfig:
     rope_theta: float = 10_000.0
     """Base of the rotary frequencies."""
     rope_scaling: RopeScaling = "none"
-    """How rotary positions are stretched to a context `rope_factor` times the trained one."""
+    """How rotary positions are stretched to a context that is longer than the original one."""
     rope_factor: float = 1.0
-    """Ratio of block_size to the context that the weights were trained with."""
+    """By how much they are stretched."""
+    rope_original_context: int | None = None
+    """Context before the stretching, by which 'yarn' and 'llama3' tell fast rotations from slow
+    ones. None means block_size / rope_factor."""
+    nope_every: int | None = None
+    """With rotary positions, every nope_every-th layer goes without positions (SmolLM 3). None
+    means no layer."""
 
     activation: Activation = "gelu"
     """Activation of the MLP: 'gelu' (GPT-2's tanh approximation), 'gelu_exact' (nanoGPT),
@@ -112,15 +123,16 @@ class ModelConfig:
         self._check_types()
         self._check_choices()
         for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "n_kv_head",
-                     "n_hidden", "sliding_window", "global_every", "n_expert_active", "max_ngram",
+                     "head_dim", "n_hidden", "sliding_window", "global_every", "nope_every",
+                     "rope_original_context", "n_expert_active", "max_ngram",
                      "ngram_rows"):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} is {value}: expected at least 1")
-        if self.n_embd % self.n_head:
+        if self.head_dim is None and self.n_embd % self.n_head:
             raise UserError(
                 f"n_embd {self.n_embd} can't be divided into n_head {self.n_head} heads: "
-                f"choose a multiple of n_head as n_embd"
+                f"choose a multiple of n_head as n_embd, or give head_dim"
             )
         if self.n_head % self.key_value_heads:
             raise UserError(
@@ -145,7 +157,7 @@ class ModelConfig:
     @property
     def head_width(self) -> int:
         """D, the width of a head."""
-        return self.n_embd // self.n_head
+        return self.n_embd // self.n_head if self.head_dim is None else self.head_dim
 
     @property
     def key_value_heads(self) -> int:
@@ -166,6 +178,16 @@ class ModelConfig:
         if self.global_every is not None and (layer + 1) % self.global_every == 0:
             return None
         return self.sliding_window
+
+    def layer_rotates(self, layer: int) -> bool:
+        """Return whether layer `layer`, counted from 0, has rotary positions."""
+        is_nope = self.nope_every is not None and (layer + 1) % self.nope_every == 0
+        return self.positions == "rotary" and not is_nope
+
+    @property
+    def original_context(self) -> int:
+        """The context before rotary positions were stretched."""
+        return self.rope_original_context or round(self.block_size / self.rope_factor)
 
     def _check_types(self) -> None:
         """Raise UserError for a value of another type. Convert whole floats, as in JSON, to int."""
@@ -197,7 +219,12 @@ class ModelConfig:
         if self.positions == "rotary" and self.head_width % 2:
             raise UserError(
                 f"rotary positions rotate pairs of channels, but a head has {self.head_width}: "
-                f"choose an even n_embd / n_head"
+                f"choose an even head_dim, or an even n_embd / n_head"
+            )
+        if self.nope_every is not None and self.positions != "rotary":
+            raise UserError(
+                f"nope_every is {self.nope_every}, but positions is {self.positions!r}: only "
+                f"'rotary' positions can be left out of a layer"
             )
         if self.rope_scaling != "none" and self.positions != "rotary":
             raise UserError(
@@ -209,9 +236,15 @@ class ModelConfig:
         if (self.rope_factor > 1) != (self.rope_scaling != "none"):
             raise UserError(
                 f"rope_factor is {self.rope_factor} and rope_scaling {self.rope_scaling!r}: "
-                f"expected a factor above 1 with 'ntk' or 'yarn', and 1 with 'none'"
+                f"expected a factor above 1 with 'ntk', 'yarn' or 'llama3', and 1 with 'none'"
             )
-        if self.rope_scaling == "yarn" and round(self.block_size / self.rope_factor) < 1:
+        if self.rope_scaling not in ("yarn", "llama3"):
+            if self.rope_original_context is not None:
+                raise UserError(
+                    f"rope_original_context is {self.rope_original_context}, but rope_scaling is "
+                    f"{self.rope_scaling!r}: only 'yarn' and 'llama3' use it"
+                )
+        elif self.original_context < 1:
             raise UserError(
                 f"rope_factor is {self.rope_factor} with block_size {self.block_size}: the trained "
                 f"context would be shorter than one token; choose a smaller factor"

@@ -1,9 +1,9 @@
 """Read and write a model folder, in the layout that Hugging Face users expect.
 
 A folder has config.json, model.safetensors, tokenizer.json, tokenizer_config.json and
-generation_config.json. A model that GPT-2's, Llama's, Mistral's or Mixtral's format can express is
-stored in that format (model/formats/): `transformers` loads the folder, and this module loads
-folders of these formats that `transformers` saved. No file is a pickle.
+generation_config.json. A model that a format of model/formats/ can express, such as GPT-2's or
+Llama's, is stored in it: `transformers` loads the folder, and this module loads folders of these
+formats that `transformers` saved. No file is a pickle.
 """
 
 from __future__ import annotations

@@ -20,6 +20,8 @@ from gptfast.ops.rotary import rotary_frequencies, rotary_tables
 # the pair unchanged, at most _YARN_SLOW stretch it fully, and a linear ramp lies between (section
 # 3.2, with the values for Llama).
 _YARN_FAST, _YARN_SLOW = 32.0, 1.0
+# Llama 3.1 does the same with these turns (its high_freq_factor and low_freq_factor).
+_LLAMA3_FAST, _LLAMA3_SLOW = 4.0, 1.0
 
 
 class Rotation(nn.Module):
@@ -65,19 +67,28 @@ def rotary_settings(config: ModelConfig) -> tuple[Tensor, float]:
 
     The scale multiplies queries and keys, so it scales the logits by its square.
 
-    config.rope_scaling is 'none', 'ntk' or 'yarn'. 'ntk' uses a larger base, which makes the
+    config.rope_scaling says how they are stretched. 'ntk' uses a larger base, which makes the
     slowest pair turn rope_factor times slower and keeps the fastest ("NTK-aware scaled RoPE",
-    bloc97, 2023). 'yarn' is "YaRN" (Peng et al., 2023).
+    bloc97, 2023). 'yarn' is "YaRN" (Peng et al., 2023), 'llama3' is Llama 3.1's way (Grattafiori et
+    al., 2024; the constants are in the published model's code).
     """
     D, theta, factor = config.head_width, config.rope_theta, config.rope_factor
     if config.rope_scaling == "ntk":
         theta *= factor ** (D / (D - 2)) if D > 2 else 1.0  # a single pair is the fastest one
     frequencies_P = rotary_frequencies(D, theta)
+    if config.rope_scaling == "llama3":
+        return llama3_frequencies(frequencies_P, factor, config.original_context), 1.0
     if config.rope_scaling != "yarn":
         return frequencies_P, 1.0
-    trained_context = round(config.block_size / factor)
     temperature = 0.1 * math.log(factor) + 1  # YaRN, eq. 22
-    return yarn_frequencies(frequencies_P, theta, factor, trained_context), temperature
+    return yarn_frequencies(frequencies_P, theta, factor, config.original_context), temperature
+
+
+def llama3_frequencies(frequencies_P: Tensor, factor: float, trained_context: int) -> Tensor:
+    """Divide slow frequencies by `factor`, keep fast ones, and blend between by their turns."""
+    turns_P = frequencies_P * trained_context / (2 * math.pi)
+    kept_P = ((turns_P - _LLAMA3_SLOW) / (_LLAMA3_FAST - _LLAMA3_SLOW)).clamp(0, 1)
+    return frequencies_P * kept_P + frequencies_P / factor * (1 - kept_P)
 
 
 def yarn_frequencies(

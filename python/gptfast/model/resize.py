@@ -53,7 +53,7 @@ def add_tokens(
     with torch.device("meta"):
         grown = build_model(config)
     grown.load_state_dict(state, assign=True)
-    return grown.train(model.training), tokenizer.with_special_tokens(names)
+    return grown.train(model.training), tokenizer.with_added(names)
 
 
 def _with_rows(table_VC: Tensor, n_old: int, n_new: int, n_rows: int) -> Tensor:

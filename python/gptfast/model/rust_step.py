@@ -93,7 +93,9 @@ class _Prepared:
         self.dtype = model.ln_f.weight.dtype
         """Type of the logits."""
         # It keeps aliases of the tensors, whose memory Rust reads.
-        self.watch = Watch(model, [*_options(model.config), "window", "kind", "cos_TP", "sin_TP"])
+        self.watch = Watch(
+            model, [*_options(model.config), "window", "rotates", "kind", "cos_TP", "sin_TP"]
+        )
         modules = list(model.modules())
         self._hooks = [
             *(table for m in modules for table in (m._forward_hooks, m._forward_pre_hooks)),
@@ -150,6 +152,8 @@ def _check_modules(model: GPT) -> None:
         attention: Any = block.attn
         if attention.window != config.layer_window(layer):
             raise ValueError(f"the window of layer {layer} is not what the configuration says")
+        if attention.rotates != config.layer_rotates(layer):
+            raise ValueError(f"layer {layer} rotates otherwise than the configuration says")
 
 
 def _tensors(model: GPT, dtype: torch.dtype) -> Iterator[tuple[str, tuple[int, str, int, int]]]:

@@ -84,8 +84,8 @@ def init_weights(model: LanguageModel) -> None:
 class GPT(LanguageModel):
     """GPT-2 ("Language Models are Unsupervised Multitask Learners", Radford et al., 2019).
 
-    Other configurations make it Llama, Mistral, Mixtral or a speedrun model. Parameters have
-    GPT-2's names; model/formats/ maps them to the names in Hugging Face's formats.
+    Other configurations make it Llama, Mistral, Mixtral, Qwen, SmolLM 3 or a speedrun model.
+    Parameters have GPT-2's names; model/formats/ maps them to the names in Hugging Face's formats.
     """
 
     wte: TokenEmbedding

@@ -19,6 +19,7 @@ from gptfast.tokenizer.roles import Roles
 if TYPE_CHECKING:
     from gptfast.tokenizer.bpe import BPETokenizer
     from gptfast.tokenizer.char import CharTokenizer
+    from gptfast.tokenizer.objects import as_hf, as_tiktoken
     from gptfast.tokenizer.published import get_encoding
 
 __all__ = [
@@ -27,11 +28,19 @@ __all__ = [
     "CharTokenizer",
     "Roles",
     "Tokenizer",
+    "as_hf",
+    "as_tiktoken",
     "get_encoding",
     "load_tokenizer",
 ]
 
-_MODULES = {"BPETokenizer": "bpe", "CharTokenizer": "char", "get_encoding": "published"}
+_MODULES = {
+    "BPETokenizer": "bpe",
+    "CharTokenizer": "char",
+    "as_hf": "objects",
+    "as_tiktoken": "objects",
+    "get_encoding": "published",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -40,14 +49,14 @@ def __getattr__(name: str) -> Any:
 
 
 def load_tokenizer(folder_or_file: str | Path) -> Tokenizer:
-    """Load a `tokenizer.json`, or the one in a folder, as the class for its model type.
+    """Load a `tokenizer.json` or `tekken.json`, or the one in a folder, as the class for its model.
 
     Raises MissingFileError if there is no such file, UserError if it can't be used.
     """
     path = tokenizer_json_path(folder_or_file)
     data = read_tokenizer_json(path)
     match data:
-        case {"model": {"type": "BPE"}}:
+        case {"model": {"type": "BPE"}} | {"config": {"pattern": _}, "vocab": [*_]}:
             from gptfast.tokenizer.bpe import BPETokenizer
 
             return BPETokenizer.load(path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -16,16 +15,27 @@ from gptfast.audit.probes import KINDS, probe
 from gptfast.audit.report import print_audit, save
 from gptfast.cli import cli
 from gptfast.cli.printing import lossy_output
+from gptfast.data.beginning import check_text, first_texts
 from gptfast.data.documents import ReadOptions, ReadReport, find_files, read_blocks
 from gptfast.data.encode import encode_files
 from gptfast.data.shard import Shard
 from gptfast.data.train_tokenizer import train_tokenizer
-from gptfast.errors import RunError, UserError
+from gptfast.errors import UserError
 from gptfast.system.escape import escaped
 from gptfast.system.files import make_folder
 from gptfast.tokenizer import BPETokenizer, Tokenizer
-from gptfast.tokenizer.options import Audit, Decode, Encode, Show, TokenizerConfig, Train
-from gptfast.tokenizer.published import open_tokenizer
+from gptfast.tokenizer.options import (
+    Add,
+    Audit,
+    Decode,
+    Encode,
+    Extend,
+    Show,
+    TokenizerConfig,
+    Train,
+)
+from gptfast.tokenizer.published import as_bpe, open_tokenizer
+from gptfast.tokenizer.saving import check_out, save_tokenizer
 from gptfast.tokenizer.show import show
 
 MODULE = "gptfast.tokenizer"
@@ -39,6 +49,11 @@ def main(argv: Sequence[str]) -> int:
         case Train() as config:
             with lossy_output():
                 run_train(config)
+        case Add() as config:
+            run_add(config)
+        case Extend() as config:
+            with lossy_output():
+                run_extend(config)
         case Encode() as config:
             with lossy_output() if config.out else nullcontext():  # ids alone must not be lost
                 run_encode(config)
@@ -55,13 +70,10 @@ def main(argv: Sequence[str]) -> int:
 def run_train(config: Train) -> None:
     """Train and save a tokenizer; print how long it took and how well it compresses."""
     files = find_files(config.files)
-    _check_out(config)  # before the work, not after it
+    check_out(config.out, config.overwrite)  # before the work, not after it
     names, roles = config.names_and_roles()
     read = config.read.separated_by(roles.eos)
-    if not _first_bytes(files, 1, read):
-        raise UserError(
-            f"there is no text in {' '.join(config.files)}: expected some to learn from"
-        )
+    check_text(files, config.files, read)
     start = time.perf_counter()
     tokenizer = train_tokenizer(
         files,
@@ -71,12 +83,13 @@ def run_train(config: Train) -> None:
         config.min_frequency,
         roles=roles,
         tie=config.tie,
+        max_token_length=config.max_token_length,
         options=config.read,
         log=config.out / "tokenizer.skipped.jsonl",
     )
     seconds = time.perf_counter() - start
-    _save(tokenizer, config.out)
-    sample = _first_bytes(files, SAMPLE_BYTES, read)
+    save_tokenizer(tokenizer, config.out)
+    sample = first_texts(files, SAMPLE_BYTES, read)
     n_read = sum(path.stat().st_size for path in files)
     eos = tokenizer.roles.eos
     print(
@@ -91,54 +104,51 @@ def run_train(config: Train) -> None:
     )
 
 
-def _check_out(config: Train) -> None:
-    """Make the folder of `out`. Raises UserError if a tokenizer can't be written there."""
-    file = config.out / "tokenizer.json"
-    if file.is_dir():
-        raise UserError(f"{file} is a folder: expected another --out")
-    if file.exists() and not config.overwrite:
-        raise UserError(
-            f"{config.out} already holds a tokenizer: give --overwrite to replace it, or another "
-            f"--out"
-        )
-    make_folder(config.out, "give another --out")
-
-
-def _save(tokenizer: Tokenizer, out: Path) -> None:
-    """Save the tokenizer; if this fails by now, in a folder for temporary files.
-
-    Raises RunError, which names that folder.
-    """
-    try:
-        tokenizer.save(out)
-    except (OSError, UserError) as error:
-        elsewhere = Path(tempfile.mkdtemp(prefix="gptfast-tokenizer-"))
-        tokenizer.save(elsewhere)
-        raise RunError(f"{error}: the tokenizer is in {elsewhere} instead, move it") from None
-
-
-def _first_bytes(files: Sequence[Path], n: int, options: ReadOptions) -> list[str]:
-    """Return the documents at the beginning of the files, cut after `n` bytes."""
-    texts: list[str] = []
-    # Compression on them hardly depends on where they are cut, so any place will do.
-    for block in read_blocks(files, options, safe_cut=_before_last_character):
-        texts.append(block.data[:n].decode(errors="ignore"))
-        n -= len(block.data)
-        if n <= 0:
-            break
-    return texts
-
-
-def _before_last_character(data: bytes) -> int:
-    cut = len(data) - 1
-    while cut > 0 and data[cut] & 0xC0 == 0x80:
-        cut -= 1
-    return max(cut, 0)
-
-
 def _speed(n_bytes: int, seconds: float) -> str:
     megabytes = n_bytes / 1e6
     return f"{megabytes:,.1f} MB in {seconds:.1f} s ({megabytes / seconds:,.0f} MB/s)"
+
+
+def run_add(config: Add) -> None:
+    """Write a tokenizer with further added tokens, and print their ids."""
+    tokenizer = config.open()
+    if not config.token:
+        raise UserError("no token was given: expected --token NAME")
+    grown = tokenizer.with_added(config.token, special=config.special)
+    check_out(config.out, config.overwrite)
+    save_tokenizer(grown, config.out)
+    for name in config.token:
+        print(f"{grown.token_to_id(name)}  {escaped(name)}")
+    _print_sizes(tokenizer, grown, config.out)
+
+
+def run_extend(config: Extend) -> None:
+    """Write a tokenizer with further merges."""
+    tokenizer = as_bpe(config.open(), config.tokenizer)
+    check_out(config.out, config.overwrite)
+    read = config.read.separated_by(tokenizer.roles.eos)
+    files = find_files(config.files)
+    check_text(files, config.files, read)
+    blocks = read_blocks(
+        files,
+        read,
+        safe_cut=tokenizer.safe_cut,
+        special_tokens=list(tokenizer.special_tokens),
+    )
+    grown = tokenizer.extend(
+        (block.data for block in blocks),
+        config.vocab_size,
+        config.min_frequency,
+        max_token_length=config.max_token_length,
+        n_threads=read.n_threads,
+        memory_limit=read.memory_bytes,
+    )
+    save_tokenizer(grown, config.out)
+    _print_sizes(tokenizer, grown, config.out)
+
+
+def _print_sizes(old: Tokenizer, new: Tokenizer, out: Path) -> None:
+    print(f"{new.n_vocab:,} ids, {new.n_vocab - old.n_vocab:,} of them new; saved in {out}")
 
 
 def run_encode(config: Encode) -> None:
@@ -162,7 +172,7 @@ def run_encode(config: Encode) -> None:
     report = ReadReport()
     start = time.perf_counter()
     shard = encode_files(
-        _bpe(tokenizer, config.tokenizer),
+        as_bpe(tokenizer, config.tokenizer),
         config.files[0],
         config.out,
         config.read,
@@ -174,12 +184,6 @@ def run_encode(config: Encode) -> None:
         f"{shard.path}: {shard.count:,} ids of {shard.dtype.itemsize} bytes; encoded "
         f"{_speed(report.bytes_read, seconds)}"
     )
-
-
-def _bpe(tokenizer: Tokenizer, path: Path) -> BPETokenizer:
-    if not isinstance(tokenizer, BPETokenizer):
-        raise UserError(f"{path} is a character tokenizer: expected a byte-level BPE")
-    return tokenizer
 
 
 def run_decode(config: Decode) -> None:
@@ -218,7 +222,7 @@ def run_audit(config: Audit) -> None:
         if name in (*tokenizers, CHARACTERS, WORDS):
             raise UserError(f"two tokenizers are named {name!r}: give --against another name")
         pattern = None if tokenizers else config.pattern
-        tokenizers[name] = _bpe(open_tokenizer(path, pattern), path)
+        tokenizers[name] = as_bpe(open_tokenizer(path, pattern), path)
     if config.out is not None:
         make_folder(config.out)
     read = config.to_read().separated_by(next(iter(tokenizers.values())).roles.eos)

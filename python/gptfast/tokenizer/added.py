@@ -4,34 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 from gptfast.errors import UserError
 from gptfast.tokenizer.checks import check_kind, shorten
+
+_FLAGS = ("normalized", "lstrip", "rstrip", "single_word")
 
 
 @dataclass(frozen=True)
 class AddedToken:
     """A token that is found in text by its name, as Hugging Face's `tokenizers` does.
 
-    special: found only where `encode` allows it; otherwise it is found in any text. normalized: a
-    flag of `tokenizer.json`, kept as it is. It changes nothing here, without a normalizer.
+    special: found only where `encode` allows it; otherwise it is found in any text. normalized: its
+    normalized name is found in the normalized text, after the other tokens. lstrip, rstrip: it
+    takes the white space before it, after it. single_word: it is not found in or beside a word.
     """
 
     name: str
     id: int
     special: bool = True
     normalized: bool = False
+    lstrip: bool = False
+    rstrip: bool = False
+    single_word: bool = False
+
+    def for_rust(self) -> tuple[str, int, bool, bool, bool, bool, bool]:
+        """Return the token as the Rust extension takes it."""
+        flags = (self.normalized, self.lstrip, self.rstrip, self.single_word)
+        return self.name, self.id, self.special, *flags
 
     def to_json(self) -> dict[str, Any]:
         """Return the token as `tokenizer.json` lists it."""
         return {
             "id": self.id,
             "content": self.name,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
+            "single_word": self.single_word,
+            "lstrip": self.lstrip,
+            "rstrip": self.rstrip,
             "normalized": self.normalized,
             "special": self.special,
         }
@@ -43,7 +53,8 @@ class AddedToken:
             case {"content": str(name), "id": int(token_id)}:
                 # A token is special unless the file says otherwise.
                 special = bool(token.get("special", True))
-                return cls(name, token_id, special, bool(token.get("normalized")))
+                flags = {flag: bool(token.get(flag)) for flag in _FLAGS}
+                return cls(name, token_id, special, **flags)
             case _:
                 raise UserError(f"added_tokens has {shorten(token)}: expected a content and an id")
 
@@ -72,30 +83,17 @@ def all_added(
     return tokens
 
 
-def check_found_alike(added_tokens: Sequence[dict[str, Any]], vocab: dict[str, Any]) -> None:
-    """Raise UserError if Hugging Face would find a token differently, or give it another id."""
+def check_ids_alike(added_tokens: Sequence[dict[str, Any]], vocab: dict[str, Any]) -> None:
+    """Raise UserError if Hugging Face would give an added token another id."""
     next_id = len(vocab)
     for token in added_tokens:
         name, given = token["content"], token["id"]
-        for key in ("lstrip", "rstrip", "single_word"):
-            if token.get(key):
-                raise UserError(f"added_tokens has {name!r} with {key}: expected {key} to be false")
         wanted = vocab.get(name, next_id)
         next_id += name not in vocab
         if given != wanted:
             raise UserError(
                 f"added_tokens has {name!r} with the id {given}: expected {wanted}, its id in "
                 f"model.vocab or the next free one"
-            )
-    # Hugging Face searches for the tokens that are not normalized first. Without a normalizer, the
-    # order matters only for tokens that can overlap.
-    first = [t["content"] for t in added_tokens if not t.get("normalized")]
-    then = [t["content"] for t in added_tokens if t.get("normalized")]
-    for a, b in product(first, then):
-        if can_overlap(a, b):
-            raise UserError(
-                f"added_tokens has {a!r} and {b!r}, which overlap, and only one is normalized: "
-                f"expected both to be, or neither"
             )
 
 

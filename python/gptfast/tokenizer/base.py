@@ -34,6 +34,7 @@ from gptfast.tokenizer.roles import (
     tokenizer_config,
     with_names,
 )
+from gptfast.tokenizer.template import Around
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -138,14 +139,29 @@ class Tokenizer(ABC):
         names = {self.roles.eos, self.roles.end_of_turn, *self.roles.stop}
         return frozenset(token.id for token in self.added_tokens if token.name in names)
 
-    def encode(self, text: str, allowed_special: AllowedSpecial = frozenset()) -> list[int]:
+    def encode(
+        self,
+        text: str,
+        allowed_special: AllowedSpecial = frozenset(),
+        *,
+        add_special_tokens: bool = False,
+    ) -> list[int]:
         """Return the ids of `text`, with the allowed special tokens as single ids.
 
         Where two of them begin at the same character, the longer one is taken. Special tokens that
         aren't allowed are encoded as ordinary text. Raises UserError for an unknown name.
+
+        add_special_tokens: add what the template of a `tokenizer.json` has before and after a text.
         """
         allowed = self._allowed(allowed_special)
-        return self.encode_ordinary(text) if allowed == set() else self._encode_with(text, allowed)
+        ids = self.encode_ordinary(text) if allowed == set() else self._encode_with(text, allowed)
+        return self._with_template(ids) if add_special_tokens else ids
+
+    _around: Around = ([], [])
+
+    def _with_template(self, ids: list[int]) -> list[int]:
+        before, after = self._around
+        return [*before, *ids, *after]
 
     def _allowed(self, allowed_special: AllowedSpecial) -> set[str] | None:
         """Return the names that are allowed; None for all. Raises UserError for an unknown one."""
@@ -173,6 +189,7 @@ class Tokenizer(ABC):
         n_threads: int | None = None,
         *,
         allowed_special: AllowedSpecial = frozenset(),
+        add_special_tokens: bool = False,
     ) -> list[list[int]]:
         """Return `encode` of each text.
 
@@ -181,7 +198,10 @@ class Tokenizer(ABC):
         """
         check_texts(texts, n_threads)
         self._allowed(allowed_special)
-        return self._each("texts", texts, lambda text: self.encode(text, allowed_special))
+        encode = partial(
+            self.encode, allowed_special=allowed_special, add_special_tokens=add_special_tokens
+        )
+        return self._each("texts", texts, encode)
 
     def encode_batch_to_numpy(
         self, texts: Sequence[str], n_threads: int | None = None
@@ -292,22 +312,27 @@ class Tokenizer(ABC):
             content += json.dumps({"eos": self.roles.eos})
         return hashlib.sha256(content.encode()).hexdigest()
 
-    def with_special_tokens(self, names: Sequence[str]) -> Self:
-        """Return a tokenizer with further special tokens, whose ids follow the others.
+    def with_added(self, names: Sequence[str], *, special: bool = True) -> Self:
+        """Return a tokenizer with further added tokens, whose ids follow the others.
 
-        A well-known name such as `<|end|>` plays its role, unless another token is eos, bos, pad or
-        unk already. Raises UserError for a name that it has.
+        special: whether they are found only where `encode` allows it, not in any text. A special
+        token with a well-known name such as `<|end|>` plays its role, unless another token is eos,
+        bos, pad or unk already. Raises UserError for a name that it has.
         """
         check_names("names", names)
-        tokens = [AddedToken(name, self.n_vocab + i) for i, name in enumerate(names)]
-        data = self.to_json()
-        vocab = data["model"]["vocab"]
         for name in names:
-            if name in vocab:
+            if names.count(name) > 1:
+                raise UserError(f"the new token {name!r} is given twice: expected it once")
+        tokens = [AddedToken(name, self.n_vocab + i, special) for i, name in enumerate(names)]
+        data = self.to_json()
+        vocab, old = data["model"]["vocab"], {token.name for token in self.added_tokens}
+        for name in names:
+            if name in vocab or name in old:
                 raise UserError(f"the tokenizer has a token {name!r} already: choose another name")
         data["added_tokens"] = [*data["added_tokens"], *(token.to_json() for token in tokens)]
-        data["model"]["vocab"] = vocab | {token.name: token.id for token in tokens}
-        return self.from_json(data, with_names(self.roles, names))
+        if old <= vocab.keys():  # else no added token needs a place there
+            data["model"]["vocab"] = vocab | {token.name: token.id for token in tokens}
+        return self.from_json(data, with_names(self.roles, names if special else ()))
 
     def save(self, folder: str | Path, max_length: int | None = None) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json` into `folder`; make it if need be.

@@ -1,6 +1,11 @@
 """Byte-level BPE in fifty lines: the definition that the Rust code is tested against.
 
 A piece is the UTF-8 of one pre-token. Ids 0 to 255 are bytes; merge i makes the id 256 + i.
+
+It leaves out what vocabularies of other projects have: ids that are not in the order of the merges,
+merges that are listed apart from the tokens, characters instead of bytes (byte_fallback), unknown
+bytes and characters, whole pre-tokens that are looked up before merging (ignore_merges), added
+tokens, normalizers and templates. Tests compare these with `tokenizers` and `rust/src/naive.rs`.
 """
 
 from collections import Counter

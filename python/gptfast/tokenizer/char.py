@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,13 @@ import numpy.typing as npt
 from gptfast.errors import UserError
 from gptfast.tokenizer.added import AddedToken
 from gptfast.tokenizer.base import IdArray, Tokenizer
-from gptfast.tokenizer.checks import check_kind, check_names, check_no_path, id_list
+from gptfast.tokenizer.checks import (
+    check_between,
+    check_kind,
+    check_names,
+    check_no_path,
+    id_list,
+)
 from gptfast.tokenizer.formats import field, simplified
 from gptfast.tokenizer.roles import Roles, checked, roles_of_trained
 
@@ -61,16 +68,35 @@ class CharTokenizer(Tokenizer):
 
     @classmethod
     def train(
-        cls, text: str, special_tokens: Sequence[str] = (), roles: Roles | None = None
+        cls,
+        text: str,
+        special_tokens: Sequence[str] = (),
+        roles: Roles | None = None,
+        *,
+        max_chars: int | None = None,
     ) -> Self:
         """Return a tokenizer of the distinct characters of `text`, in order of code points.
 
         roles: by default as in `BPETokenizer.train`.
+        max_chars: keep this many of them, the most frequent; the token with the role unk stands
+        for the others. None for all.
+
+        Raises UserError if characters are left out and no token has the role unk.
         """
         check_no_path(text)
         check_kind("text", text, str, "a str")
         check_names("special_tokens", special_tokens)
-        return cls(sorted(set(text)), special_tokens, roles or roles_of_trained(special_tokens))
+        roles = roles or roles_of_trained(special_tokens)
+        counts = Counter(text)
+        if max_chars is not None:
+            check_between("max_chars", max_chars, 1, _N_CODE_POINTS)
+            if len(counts) > max_chars and roles.unk is None:
+                raise UserError(
+                    f"the text has {len(counts):,} characters, more than max_chars {max_chars:,}, "
+                    f"and no token has the role unk, to stand for the others: give one in roles"
+                )
+        most_frequent = sorted(counts, key=lambda char: (-counts[char], char))[:max_chars]
+        return cls(sorted(most_frequent), special_tokens, roles)
 
     @property
     def n_vocab(self) -> int:
@@ -86,6 +112,12 @@ class CharTokenizer(Tokenizer):
     def added_tokens(self) -> tuple[AddedToken, ...]:
         """The special tokens."""
         return tuple(AddedToken(name, i) for name, i in self._special_tokens.items())
+
+    def with_added(self, names: Sequence[str], *, special: bool = True) -> Self:
+        """Return a tokenizer with further special tokens, as `Tokenizer.with_added` does."""
+        if not special:
+            raise UserError("a character tokenizer has only special added tokens: expected special")
+        return super().with_added(names)
 
     def __repr__(self) -> str:
         return f"CharTokenizer(n_vocab={self.n_vocab}, n_special={len(self._special_tokens)})"

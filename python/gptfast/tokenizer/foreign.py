@@ -44,8 +44,8 @@ _BEGINNINGS = [
     # A protocol buffer: a message of at most 127 bytes, which begins with a string and a float.
     (
         rb"\n[\x00-\x7f]\n(?P<n>[\x00-\x7f])",
-        "a SentencePiece model, which is no byte-level BPE: give the tokenizer.json beside it to "
-        "BPETokenizer.from_hf if that is one, or train a tokenizer",
+        "a SentencePiece model, which is not read: give the tokenizer.json beside it to "
+        "load_tokenizer; transformers makes one",
     ),
     (
         rb"<(unk|pad|s)>\t-?[0-9]",
@@ -140,10 +140,7 @@ def what_json_is(data: Any) -> str:
                 "a tokenizer.json, no rank file: give it to load_tokenizer or BPETokenizer.from_hf"
             )
         case {"vocab": [{"token_bytes": _}, *_]}:
-            return (
-                "a tekken.json, no rank file: write a line of token_bytes, a space and rank for "
-                "each of its vocab, and give its config.pattern as the pattern"
-            )
+            return "a tekken.json, no rank file: give it to load_tokenizer or BPETokenizer.from_hf"
         case dict() if data and all(isinstance(value, int) for value in data.values()):
             return (
                 "a vocab.json: give the folder that has it and its merges.txt to "

@@ -10,18 +10,28 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gptfast.errors import MissingFileError, UserError
-from gptfast.tokenizer.added import AddedToken, check_found_alike
+from gptfast.tokenizer.added import AddedToken, check_ids_alike
+from gptfast.tokenizer.bpe_model import BPEModel
 from gptfast.tokenizer.checks import as_path, shorten
+from gptfast.tokenizer.decoders import is_byte_level as decodes_bytes
 from gptfast.tokenizer.foreign import what_lies_there, what_no_json_is
-from gptfast.tokenizer.patterns import pattern_from_json, pattern_to_json
+from gptfast.tokenizer.patterns import has_byte_level, pattern_from_json, pattern_to_json
+from gptfast.tokenizer.spelling import spelling_of, token_if_spelled, token_spelled
 
 T = TypeVar("T")
+_BYTE_LEVEL = BPEModel()
 
 
 def tokenizer_json_path(folder_or_file: str | Path) -> Path:
-    """Return the path, or `tokenizer.json` in it if it is a folder. Raises MissingFileError."""
-    path = as_path("folder_or_file", folder_or_file)
-    folder, path = path, path / "tokenizer.json" if path.is_dir() else path
+    """Return the path; if it is a folder, that of its `tokenizer.json`, or else its `tekken.json`.
+
+    Raises MissingFileError if there is none.
+    """
+    folder = path = as_path("folder_or_file", folder_or_file)
+    if folder.is_dir():
+        path = folder / "tokenizer.json"
+        if not path.exists() and (folder / "tekken.json").is_file():
+            path = folder / "tekken.json"
     if not path.is_file():
         what = what_lies_there(folder) if folder.is_dir() else None
         why = f"; {what}" if what else ": expected a tokenizer.json or a folder that has one"
@@ -54,20 +64,25 @@ def add_named(data: dict[str, Any], names: Iterable[str | None]) -> dict[str, An
         case {"model": {"vocab": dict(vocab)} as model} if isinstance(added, list):
             known = {token.get("content") for token in added if isinstance(token, dict)}
             wanted = {name for name in names if name is not None and name in vocab}
-            new = sorted(wanted - known - _ordinary(model))
+            new = sorted(
+                wanted - known - _ordinary(model, has_byte_level(data.get("pre_tokenizer")))
+            )
             tokens = [AddedToken(name, vocab[name]).to_json() for name in new]
             return data | {"added_tokens": added + tokens}
         case _:
             return data
 
 
-def _ordinary(model: dict[str, Any]) -> set[str]:
+def _ordinary(model: dict[str, Any], is_byte_level: bool) -> set[str]:
     """Return the spellings of single bytes or characters, and of the tokens that merges make."""
-    if model.get("type") != "BPE":
-        return {token for token in model["vocab"] if len(token) == 1}
-    merges = model.get("merges")
+    merges = model.get("merges") if model.get("type") == "BPE" else None
     pairs = map(_pair, merges if isinstance(merges, list) else [])
-    return {"".join(pair) for pair in pairs if _is_pair(pair)} | set(_CHAR_TO_BYTE)
+    merged = {"".join(pair) for pair in pairs if _is_pair(pair)}
+    return merged | {
+        token
+        for token in model["vocab"]
+        if len(token) == 1 and (not is_byte_level or token_if_spelled(token) is not None)
+    }
 
 
 def simplified(data: dict[str, Any]) -> dict[str, Any]:
@@ -131,86 +146,68 @@ def field(data: dict[str, Any], path: str, kind: type[T]) -> T:
     return value
 
 
-def byte_level_alphabet() -> dict[int, str]:
-    """Return the printable character that stands for each byte in a byte-level `tokenizer.json`.
-
-    GPT-2's table: a byte that is a visible Latin-1 character stands for itself. The other 68 bytes
-    (control characters, spaces, the soft hyphen) are, in order, the characters from U+0100 on.
-    """
-    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [byte for byte in range(0x100) if byte not in visible]
-    stands_for_itself = {byte: chr(byte) for byte in visible}
-    return stands_for_itself | {byte: chr(0x100 + i) for i, byte in enumerate(hidden)}
-
-
-_BYTE_TO_CHAR = byte_level_alphabet()
-_CHAR_TO_BYTE = {char: byte for byte, char in _BYTE_TO_CHAR.items()}
-
-
-def _to_alphabet(token: bytes) -> str:
-    # Latin-1 decodes each byte to the code point of the same value. A loop over the bytes takes
-    # four times as long, and the fingerprint of every tokenizer needs this.
-    return token.decode("latin-1").translate(_BYTE_TO_CHAR)
-
-
-def _from_alphabet(token: str) -> bytes:
-    try:
-        return bytes(_CHAR_TO_BYTE[char] for char in token)
-    except KeyError as error:
-        raise UserError(
-            f"the token {token!r} has the character {error.args[0]!r}, which stands for no byte: "
-            f"expected a byte-level vocabulary"
-        ) from None
-
-
-def spelling_of(token: bytes) -> str:
-    """Return a token as a byte-level `tokenizer.json` spells it, such as `Ġthe` for ` the`."""
-    return _to_alphabet(token)
-
-
-def token_spelled(spelling: str) -> bytes | None:
-    """Return the token that has this spelling; None if a character stands for no byte."""
-    return _from_alphabet(spelling) if set(spelling) <= _CHAR_TO_BYTE.keys() else None
-
-
 def bpe_to_json(
     ranks: dict[bytes, int],
     merges: Sequence[tuple[bytes, bytes]],
     pattern: str,
     added_tokens: Sequence[AddedToken],
+    model: BPEModel,
+    *,
+    normalizer: dict[str, Any] | None = None,
+    template: dict[str, Any] | None = None,
+    decoder: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return the `tokenizer.json` of a byte-level BPE; see `BPETokenizer` for the arguments."""
-    vocab = {_to_alphabet(token): token_id for token, token_id in ranks.items()}
+    """Return the `tokenizer.json` of a BPE; see `BPETokenizer` for the arguments."""
+    vocab = {spelling_of(token, model): token_id for token, token_id in ranks.items()}
+    if not _need_no_place(vocab, added_tokens, model):
+        vocab |= {token.name: token.id for token in added_tokens}
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": [token.to_json() for token in added_tokens],
-        "normalizer": None,
-        "pre_tokenizer": pattern_to_json(pattern),
-        "post_processor": None,
-        "decoder": {
-            "type": "ByteLevel",
-            "add_prefix_space": False,
-            "trim_offsets": True,
-            "use_regex": True,
-        },
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
-            "vocab": vocab | {token.name: token.id for token in added_tokens},
-            "merges": merges_to_json(merges),
+        "normalizer": normalizer,
+        "pre_tokenizer": pattern_to_json(pattern, byte_level=not model.byte_fallback),
+        "post_processor": template,
+        "decoder": _BYTE_LEVEL_DECODER if decoder is None else decoder,
+        "model": model.to_json()
+        | {
+            "vocab": vocab,
+            "merges": merges_to_json(merges, model),
         },
     }
 
 
-def check_spelling(tokens: Iterable[AddedToken], ranks: Mapping[bytes, int]) -> None:
+def _need_no_place(
+    vocab: dict[str, int], added_tokens: Sequence[AddedToken], model: BPEModel
+) -> bool:
+    """Return whether added tokens should be, and can be, left out of the vocabulary of a file.
+
+    They should if ordinary text could become one of them there: as a single byte or character, or
+    as a whole pre-token. They can if theirs are the next free ids, and none is unk_token.
+    """
+    new = [token for token in added_tokens if token.name not in vocab]
+    is_found = any(
+        token_if_spelled(token.name, model) is not None
+        and (len(token.name) == 1 or model.ignore_merges)
+        for token in new
+    )
+    has_unk = any(token.name == model.unk_token for token in new)
+    next_ids = list(range(len(vocab), len(vocab) + len(new)))
+    return is_found and not has_unk and [token.id for token in new] == next_ids
+
+
+_BYTE_LEVEL_DECODER = {
+    "type": "ByteLevel",
+    "add_prefix_space": False,
+    "trim_offsets": True,
+    "use_regex": True,
+}
+
+
+def check_spelling(
+    tokens: Iterable[AddedToken], ranks: Mapping[bytes, int], model: BPEModel
+) -> None:
     """Raise UserError if an added and an ordinary token have the same spelling in the file.
 
     They may if they are the same bytes with the same id, and the added token isn't special. One id
@@ -218,7 +215,7 @@ def check_spelling(tokens: Iterable[AddedToken], ranks: Mapping[bytes, int]) -> 
     """
     for token in tokens:
         name = token.name
-        spelled = token_spelled(name)
+        spelled = token_if_spelled(name, model)
         is_same = spelled == name.encode() and ranks.get(spelled) == token.id and not token.special
         if spelled != name.encode() and ranks.get(name.encode()) == token.id:
             raise UserError(
@@ -232,44 +229,33 @@ def check_spelling(tokens: Iterable[AddedToken], ranks: Mapping[bytes, int]) -> 
             )
 
 
-def merges_to_json(merges: Sequence[tuple[bytes, bytes]]) -> list[list[str]]:
-    """Return merges as `tokenizer.json` lists them, in the byte-level alphabet."""
-    spelled = {token: _to_alphabet(token) for token in set(chain.from_iterable(merges))}
+def merges_to_json(
+    merges: Sequence[tuple[bytes, bytes]], model: BPEModel = _BYTE_LEVEL
+) -> list[list[str]]:
+    """Return merges as `tokenizer.json` lists them."""
+    spelled = {token: spelling_of(token, model) for token in set(chain.from_iterable(merges))}
     return [[spelled[left], spelled[right]] for left, right in merges]
 
 
 def bpe_from_json(
     data: dict[str, Any],
-) -> tuple[dict[bytes, int], list[Any], str, list[AddedToken]]:
-    """Return (ranks, merges as in `merges_to_json`, pattern, added tokens) of a byte-level BPE.
+) -> tuple[dict[bytes, int], list[tuple[bytes, bytes]], BPEModel, str, list[AddedToken]]:
+    """Return (ranks, merges, model, pattern, added tokens) of a BPE.
 
     Raises UserError if the file needs anything that `BPETokenizer` doesn't implement.
     """
     data = {"added_tokens": []} | simplified(data)
-    model = field(data, "model", dict)
-    wanted: list[tuple[str, Any, tuple[Any, ...]]] = [
-        ("model.type", model.get("type"), ("BPE",)),
-        ("model.byte_fallback", model.get("byte_fallback"), (False, None)),
-        ("model.dropout", model.get("dropout"), (None, 0.0)),
-        ("model.continuing_subword_prefix", model.get("continuing_subword_prefix"), (None, "")),
-        ("model.end_of_word_suffix", model.get("end_of_word_suffix"), (None, "")),
-        ("normalizer", data.get("normalizer"), (None,)),
-        ("decoder.type", _decoder_type(data.get("decoder")), ("ByteLevel",)),
-    ]
-    for name, value, allowed in wanted:
-        if value not in allowed:
-            raise UserError(f"{name} is {shorten(value)}: expected {allowed[0]!r}")
-    post_processor = _type_of(data.get("post_processor"))
-    if post_processor not in (None, "ByteLevel"):
-        raise UserError(
-            f"post_processor is a {post_processor}, which adds tokens around a text, while "
-            f"`encode` adds none: BPETokenizer.from_hf(PATH).save(FOLDER) drops it"
-        )
+    fields = field(data, "model", dict)
+    pre_tokenizer, decoder = data.get("pre_tokenizer"), data.get("decoder")
+    is_byte_level = has_byte_level(pre_tokenizer)
+    model = BPEModel.from_json(fields, is_byte_level=is_byte_level)
+    if is_byte_level != decodes_bytes(decoder) or decoder is None:
+        kind = "a ByteLevel" if is_byte_level else "one that decodes spellings"
+        raise UserError(f"decoder is {shorten(decoder)}: expected {kind}, as the pre_tokenizer has")
     added = [AddedToken.from_json(token) for token in field(data, "added_tokens", list)]
     vocab = field(data, "model.vocab", dict)
-    merges = [_pair(merge) for merge in field(data, "model.merges", list)]
-    check_found_alike(data["added_tokens"], vocab)
-    ordinary = _ordinary(model)
+    check_ids_alike(data["added_tokens"], vocab)
+    ordinary = _ordinary(fields, is_byte_level)
     for token in added:
         if token.special and token.name in ordinary:
             raise UserError(
@@ -277,44 +263,30 @@ def bpe_from_json(
                 f"text: expected special to be false, or no such entry"
             )
     names = {token.name for token in added} - ordinary
-    ranks = {_from_alphabet(t): i for t, i in vocab.items() if t not in names}
-    return ranks, merges, pattern_from_json(data.get("pre_tokenizer")), added
+    ranks = {token_spelled(token, model): i for token, i in vocab.items() if token not in names}
+    merges = _merges(field(data, "model.merges", list), model)
+    pattern = "none" if pre_tokenizer is None else pattern_from_json(pre_tokenizer)
+    return ranks, merges, model, pattern, added
 
 
-def same_merges(listed: list[Any], merges: Sequence[tuple[bytes, bytes]]) -> bool:
-    """Return whether the merges that a file lists give the same ids as the merges of the ranks.
-
-    A file may also list other pairs whose concatenation is a token. They never meet: if two
-    adjacent tokens make a token, they are its pair (docs/tokenizer.md).
-    """
-    ours = merges_to_json(merges)
-    if listed == ours:
-        return True
-    if not all(map(_is_pair, listed)) or len({tuple(pair) for pair in listed}) < len(listed):
-        return False
-    pairs, made = {(left, right) for left, right in ours}, {left + right for left, right in ours}
-    is_known = all(left + right in made for left, right in listed)
-    return is_known and [pair for pair in listed if tuple(pair) in pairs] == ours
+def _merges(listed: list[Any], model: BPEModel) -> list[tuple[bytes, bytes]]:
+    """Return the merges that a file lists. Raises UserError if one is no pair of tokens."""
+    merges = []
+    bytes_of: dict[str, bytes] = {}  # most tokens are in several merges
+    for merge in map(_pair, listed):
+        if not _is_pair(merge):
+            raise UserError(f"model.merges has {shorten(merge)}: expected a pair of tokens")
+        for token in merge:
+            if token not in bytes_of:
+                bytes_of[token] = token_spelled(token, model)
+        merges.append((bytes_of[merge[0]], bytes_of[merge[1]]))
+    return merges
 
 
 def _pair(merge: Any) -> Any:
-    # Hugging Face wrote each merge as one string before 2024. The alphabet has no space, so this is
-    # unambiguous.
+    # Hugging Face wrote each merge as one string before 2024, of tokens without a space.
     return merge.split(" ") if isinstance(merge, str) else merge
 
 
 def _is_pair(merge: Any) -> bool:
     return isinstance(merge, list) and len(merge) == 2 and all(isinstance(m, str) for m in merge)
-
-
-def _decoder_type(decoder: Any) -> Any:
-    match decoder:
-        # ByteLevel makes one text of all tokens, so nothing is left to fuse.
-        case {"type": "Sequence", "decoders": [{"type": "ByteLevel"}, {"type": "Fuse"}]}:
-            return "ByteLevel"
-        case _:
-            return _type_of(decoder)
-
-
-def _type_of(component: Any) -> Any:
-    return component.get("type") if isinstance(component, dict) else component

@@ -7,6 +7,7 @@ put the bytes of each character together.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from itertools import permutations
 from typing import Any
@@ -16,17 +17,27 @@ from gptfast.tokenizer.added import AddedToken, can_overlap
 from gptfast.tokenizer.base import Tokenizer
 from gptfast.tokenizer.bpe import BPETokenizer
 from gptfast.tokenizer.char import CharTokenizer
-from gptfast.tokenizer.formats import merges_to_json, spelling_of, token_spelled
+from gptfast.tokenizer.formats import merges_to_json
 from gptfast.tokenizer.patterns import pattern_to_json
 from gptfast.tokenizer.roles import END_OF_TEXT, Roles
+from gptfast.tokenizer.spelling import spelling_of, token_if_spelled
 
-PRE = {"gpt2": "gpt-2", "cl100k": "llama-bpe"}
+PRE = {
+    "gpt2": "gpt-2", "llama3": "llama-bpe", "qwen2": "qwen2", "qwen3.5": "qwen35",
+    "starcoder2": "smollm", "deepseek": "deepseek-v3",
+}  # fmt: skip
 """llama.cpp's names of our split patterns, of those that cut every text as ours do."""
 _PATTERNS = {
-    "gpt-2": "gpt2", "llama-bpe": "cl100k", "llama-v3": "cl100k", "llama3": "cl100k",
-    "dbrx": "cl100k",
+    **{name: pattern for pattern, name in PRE.items()},
+    "phi-2": "gpt2", "mpt": "gpt2", "olmo": "gpt2", "llama-v3": "llama3", "llama3": "llama3",
+    "glm4": "llama3", "chatglm-bpe": "llama3", "dbrx": "llama3", "deepseek-r1-qwen": "qwen2",
+    "starcoder": "starcoder2", "refact": "starcoder2",
 }  # fmt: skip
 """Our patterns by llama.cpp's names."""
+_WHOLE_FIRST = ("llama-bpe", "llama-v3", "llama3", "glm4")
+"""The names with which llama.cpp looks up a whole pre-token before it merges."""
+NFC = {"type": "NFC"}
+"""The normalizer of Qwen's tokenizers. llama.cpp applies none; text is nearly always in NFC."""
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5
 """Types of tokens: ordinary; unknown; special; found in any text by its name; without a meaning."""
@@ -51,11 +62,22 @@ def why_not(tokenizer: Tokenizer) -> str | None:
         if tokenizer.pattern not in PRE:
             return (
                 f"the tokenizer's pattern is {tokenizer.pattern!r}: llama.cpp has its patterns "
-                f"built in, and of ours exactly {' and '.join(map(repr, PRE))}; train with a "
-                f"tokenizer of one of these"
+                f"built in, and of ours exactly {', '.join(map(repr, PRE))}; train with one of "
+                f"these"
             )
+        if why := _why_not_merged_alike(tokenizer):
+            return why
+        is_nfc = tokenizer.normalizer == NFC
+        if part := tokenizer.further_part(finds_ordinary=True, is_normalized=is_nfc):
+            return f"{part}: llama.cpp has no such part; train with a tokenizer without it"
+        for token in tokenizer.added_tokens:
+            if is_nfc and not unicodedata.is_normalized("NFC", token.name):
+                return (
+                    f"the tokenizer's added token {token.name!r} is not in NFC: llama.cpp would "
+                    f"not find it in text that is; give it another name"
+                )
         for name in tokenizer.special_tokens:
-            if tokenizer.pattern == "cl100k" and tokenizer.pretokenize(name) == [name]:
+            if tokenizer.pattern == "llama3" and tokenizer.pretokenize(name) == [name]:
                 return (
                     f"the tokenizer's special token {name!r} is a whole pre-token: llama.cpp "
                     f"would find it in ordinary text; give it a name such as '<|{name}|>'"
@@ -68,6 +90,26 @@ def why_not(tokenizer: Tokenizer) -> str | None:
                 f"the tokenizer's added tokens {a.name!r} and {b.name!r} overlap: llama.cpp takes "
                 f"the longer one first, and gptfast the first one; give one another name"
             )
+    return None
+
+
+def _why_not_merged_alike(tokenizer: BPETokenizer) -> str | None:
+    """Return in a sentence why llama.cpp would merge otherwise; None if it would not.
+
+    It looks up a whole pre-token first with those names in `_WHOLE_FIRST`, and only then.
+    """
+    if tokenizer.model.byte_fallback:
+        return "the tokenizer merges characters, not bytes: expected a byte-level one"
+    if missing := [byte for byte in range(256) if bytes([byte]) not in tokenizer.ranks]:
+        return f"the tokenizer has no token for the byte 0x{missing[0]:02x}: llama.cpp needs all"
+    made = {left + right for left, right in tokenizer.merges}
+    lost = [token for token in tokenizer.ranks if len(token) > 1 and token not in made]
+    if lost and tokenizer.model.ignore_merges != (PRE[tokenizer.pattern] in _WHOLE_FIRST):
+        does, not_ = ("never", "") if tokenizer.model.ignore_merges else ("always", " not")
+        return (
+            f"no merges make the token {spelling_of(lost[0])!r}, which is{not_} found as a whole: "
+            f"llama.cpp {does} finds such tokens with the pattern {tokenizer.pattern!r}"
+        )
     return None
 
 
@@ -117,7 +159,7 @@ def to_metadata(tokenizer: Tokenizer) -> dict[str, Any]:
 def _spellings(tokenizer: Tokenizer) -> dict[int, str]:
     """Return the ordinary tokens in the byte alphabet, by their ids."""
     if isinstance(tokenizer, BPETokenizer):
-        return {i: spelling_of(token) for token, i in tokenizer.mergeable_ranks.items()}
+        return {i: spelling_of(token) for token, i in tokenizer.ranks.items()}
     ids = range(tokenizer.n_vocab - len(tokenizer.special_tokens))
     return {i: spelling_of(tokenizer.token_bytes(i)) for i in ids}
 
@@ -136,7 +178,10 @@ def _merges(tokenizer: Tokenizer) -> list[tuple[bytes, bytes]]:
 
 
 def from_metadata(metadata: Mapping[str, Any]) -> Tokenizer:
-    """Return the tokenizer of a GGUF file. Raises UserError if gptfast has no such tokenizer."""
+    """Return the tokenizer of a GGUF file, without a normalizer, as llama.cpp has none.
+
+    Raises UserError if gptfast has no such tokenizer.
+    """
     keys = {k.removeprefix("tokenizer.ggml."): v for k, v in metadata.items()}
     if keys.get("model") != "gpt2":
         raise UserError(
@@ -171,6 +216,7 @@ def from_metadata(metadata: Mapping[str, Any]) -> Tokenizer:
         "decoder": {"type": "ByteLevel"},
         "model": {
             "type": "BPE",
+            "ignore_merges": keys["pre"] in _WHOLE_FIRST,
             "vocab": ordinary | {token.name: token.id for token in added},
             "merges": [] if merges == merges_to_json([_NO_MERGE]) else merges,
         },
@@ -180,7 +226,7 @@ def from_metadata(metadata: Mapping[str, Any]) -> Tokenizer:
 
 def _char(token: str) -> str | None:
     """Return the character that a token in the byte alphabet stands for; None if it is none."""
-    spelled = token_spelled(token)
+    spelled = token_if_spelled(token)
     try:
         char = "" if spelled is None else spelled.decode()
     except UnicodeDecodeError:

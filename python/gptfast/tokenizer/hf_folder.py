@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from gptfast.errors import UserError
+from gptfast.system.files import make_folder, write_text_atomically
 from gptfast.tokenizer.added import AddedToken
 from gptfast.tokenizer.checks import as_path, shorten
 from gptfast.tokenizer.formats import read_tokenizer_json, tokenizer_json_path
 from gptfast.tokenizer.patterns import pattern_to_json
-from gptfast.tokenizer.roles import END_OF_TEXT, names_beside
+from gptfast.tokenizer.roles import END_OF_TEXT, Roles, names_beside, tokenizer_config
 
 
 def read_hf(path: str | Path) -> dict[str, Any]:
@@ -60,3 +62,39 @@ def _added_tokens(folder: Path, ids: dict[str, Any]) -> list[dict[str, Any]]:
                 raise UserError(f"added_tokens_decoder has {shorten(token)}: expected a content")
             added[content] = token | {"id": int(key)}
     return sorted(added.values(), key=lambda token: AddedToken.from_json(token).id)
+
+
+def write_vocab(folder: str | Path, data: dict[str, Any], roles: Roles) -> None:
+    """Write `vocab.json`, `merges.txt` and a `tokenizer_config.json` that lists the added tokens.
+
+    data: the `tokenizer.json`. These files say nothing of its other parts, so they are GPT-2's.
+    Raises UserError if one is not, or if the files can't be written there.
+    """
+    model = {"ignore_merges": False, "byte_fallback": False, "unk_token": None}
+    wanted: dict[str, Any] = {f"model.{key}": value for key, value in model.items()}
+    wanted["normalizer"] = None
+    given = {f"model.{key}": data["model"][key] for key in model} | {
+        "normalizer": data["normalizer"]
+    }
+    wanted["pre_tokenizer"], given["pre_tokenizer"] = pattern_to_json("gpt2"), data["pre_tokenizer"]
+    for key, value in wanted.items():
+        if given[key] != value:
+            raise UserError(
+                f"{key} is {shorten(given[key])}, which vocab.json and merges.txt can't say: "
+                f"expected {shorten(value)}; save a tokenizer.json instead"
+            )
+    folder = as_path("folder", folder)
+    make_folder(folder)
+    added = {
+        str(token["id"]): {key: value for key, value in token.items() if key != "id"}
+        for token in data["added_tokens"]
+    }
+    config = json.loads(tokenizer_config(roles, None))
+    config |= {"tokenizer_class": "GPT2Tokenizer", "added_tokens_decoder": added}
+    merges = [f"{left} {right}\n" for left, right in data["model"]["merges"]]
+    for name, text in (
+        ("vocab.json", json.dumps(data["model"]["vocab"], ensure_ascii=False) + "\n"),
+        ("merges.txt", "".join(["#version: 0.2\n", *merges])),
+        ("tokenizer_config.json", json.dumps(config, ensure_ascii=False, indent=2) + "\n"),
+    ):
+        write_text_atomically(folder / name, text)

@@ -33,7 +33,8 @@ class Train:
     vocab_size: int = 32768
     """Maximum number of ids: 256 bytes, merges and special tokens."""
     pattern: str = "gpt2"
-    """How text is split before merging: gpt2, cl100k, o200k, none or a regular expression."""
+    """How text is split before merging: gpt2, cl100k, o200k, llama3, qwen2, qwen3.5, deepseek,
+    tekken, kimi, nanochat, starcoder2, none, or a regular expression."""
     special_tokens: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """A special token, instead of <|endoftext|>; repeat the option for more."""
     eos_token: str | None = None
@@ -49,6 +50,8 @@ class Train:
     """Stop when no pair of tokens occurs this often."""
     tie: Literal["bytes", "huggingface"] = "bytes"
     """Which of equally frequent pairs is merged first; huggingface: like its own trainer."""
+    max_token_length: int | None = None
+    """The most bytes that a token may have."""
     read: ReadOptions = field(default_factory=ReadOptions)
 
     def names_and_roles(self) -> tuple[tuple[str, ...], Roles]:
@@ -72,10 +75,47 @@ class _WithTokenizer:
     tokenizer: Path
     """A folder with a tokenizer.json, a tokenizer.json, or a tiktoken rank file."""
     pattern: str | None = None
-    """The pattern of a rank file other than GPT-2's, cl100k's or o200k's."""
+    """The split pattern of a rank file that is not one of the published ones."""
 
     def open(self) -> Tokenizer:
         return open_tokenizer(self.tokenizer, self.pattern)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Add(_WithTokenizer):
+    """Add tokens to a tokenizer. The ids that it has stay; the new ones follow them."""
+
+    token: Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
+    """The name of a new token; repeat the option for more."""
+    special: bool = True
+    """Whether they are found only where special tokens are allowed; with --no-special, in any
+    text."""
+    out: Path
+    """Folder for the new tokenizer."""
+    overwrite: bool = False
+    """Replace the tokenizer in `out`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extend(_WithTokenizer):
+    """Learn further merges for a tokenizer from files. The ids that it has stay.
+
+    The new ids follow all others. Text may be encoded with new tokens where old ones stood.
+    """
+
+    files: Files
+    """What to learn from: files as for `train`."""
+    vocab_size: int
+    """Maximum number of ids, those that it has included."""
+    out: Path
+    """Folder for the new tokenizer."""
+    overwrite: bool = False
+    """Replace the tokenizer in `out`."""
+    min_frequency: int = 1
+    """Stop when no pair of tokens occurs this often."""
+    max_token_length: int | None = None
+    """The most bytes that a new token may have."""
+    read: ReadOptions = field(default_factory=ReadOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +186,8 @@ class TokenizerConfig:
         | Annotated[Encode, tyro.conf.subcommand("encode")]
         | Annotated[Decode, tyro.conf.subcommand("decode")]
         | Annotated[Audit, tyro.conf.subcommand("audit")]
-        | Annotated[Show, tyro.conf.subcommand("show")],
+        | Annotated[Show, tyro.conf.subcommand("show")]
+        | Annotated[Add, tyro.conf.subcommand("add")]
+        | Annotated[Extend, tyro.conf.subcommand("extend")],
         tyro.conf.arg(name=""),
     ]

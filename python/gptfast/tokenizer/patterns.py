@@ -6,97 +6,114 @@ text as the pattern does here.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Any
 
 from gptfast.errors import UserError
+from gptfast.tokenizer.bpe_model import BPEModel
 from gptfast.tokenizer.checks import shorten
 from gptfast.tokenizer.rust import RUST_ERRORS, rust_bpe, user_error
 
 
-def pattern_to_json(pattern: str) -> dict[str, Any]:
-    """Return the `pre_tokenizer` of a byte-level `tokenizer.json` with this split pattern.
+def pattern_to_json(pattern: str, *, byte_level: bool = True) -> dict[str, Any] | None:
+    """Return the `pre_tokenizer` of a `tokenizer.json` with this split pattern.
 
-    Raises UserError if no regular expression there has the meaning of the pattern.
+    byte_level: whether it spells text in the byte-level alphabet. Raises UserError if no regular
+    expression there has the meaning of the pattern.
     """
-    byte_level = {
+    if pattern.startswith("{"):
+        pre_tokenizer: dict[str, Any] = json.loads(pattern)
+        return pre_tokenizer
+    alphabet = {
         "type": "ByteLevel",
         "add_prefix_space": False,
         "trim_offsets": True,
         "use_regex": pattern == "gpt2",
     }
-    if pattern in ("gpt2", "none"):
-        return byte_level
+    if pattern == "none" or (byte_level and pattern == "gpt2"):
+        return alphabet if byte_level else None
     split = {
         "type": "Split",
         "pattern": {"Regex": to_oniguruma(pattern)},
         "behavior": "Isolated",
         "invert": False,
     }
-    return {"type": "Sequence", "pretokenizers": [split, byte_level]}
+    return {"type": "Sequence", "pretokenizers": [split, alphabet]} if byte_level else split
 
 
 def pattern_from_json(pre_tokenizer: Any) -> str:
-    """Return the split pattern of a `pre_tokenizer`, a name or a regular expression.
+    """Return the split pattern of a `pre_tokenizer`: a name, a regular expression or its JSON.
 
-    Raises UserError if it does anything else, or if its regular expression means something that the
-    patterns here can't express.
+    Raises UserError if it has a part that isn't implemented, drops text, or has a regular
+    expression that means something that the patterns here can't express.
     """
+    if not isinstance(pre_tokenizer, dict):
+        raise UserError(
+            f"pre_tokenizer is {shorten(pre_tokenizer)}: expected an object, such as a ByteLevel"
+        )
+    try:
+        return rust_bpe().canonical_pattern(json.dumps(pre_tokenizer, ensure_ascii=False))
+    except RUST_ERRORS as error:
+        raise user_error(error) from None
+
+
+def has_byte_level(pre_tokenizer: Any) -> bool:
+    """Return whether a `pre_tokenizer` spells text in the byte-level alphabet."""
     match pre_tokenizer:
         case {"type": "Sequence", "pretokenizers": [*parts]}:
-            pass
-        case _:
-            parts = [pre_tokenizer]
-    for part in parts:
-        _check_part(part)
-    match [part["type"] for part in parts]:
-        case ["ByteLevel"]:
-            return "gpt2" if _uses_regex(parts[0]) else "none"
-        case ["Split", "ByteLevel"]:
-            pattern = _pattern_of_split(parts[0])
-            # GPT-2's pattern leaves its own pre-tokens whole, so it may be applied twice.
-            if _uses_regex(parts[1]) and pattern != "gpt2":
-                raise UserError(
-                    "pre_tokenizer has a ByteLevel with use_regex after a Split: expected "
-                    "use_regex to be false"
-                )
-            return pattern
-        case kinds:
-            raise UserError(
-                f"pre_tokenizer is a Sequence of {', '.join(kinds)}: expected one ByteLevel, alone "
-                f"or after one Split"
-            )
-
-
-def _check_part(part: Any) -> None:
-    """Raise UserError unless this is a Split, or a ByteLevel that adds nothing."""
-    match part:
-        case {"type": "Split"} | {"type": "ByteLevel", "add_prefix_space": False}:
-            return
+            return any(map(has_byte_level, parts))
         case {"type": "ByteLevel"}:
-            raise UserError(
-                f"pre_tokenizer has a ByteLevel with add_prefix_space "
-                f"{part.get('add_prefix_space')}: expected False"
-            )
+            return True
         case _:
-            kind = f"has a {part['type']}" if _has_type(part) else f"is {shorten(part)}"
-            raise UserError(
-                f"pre_tokenizer {kind}: expected ByteLevel without prefix space, alone or after a "
-                f"Split"
-            )
+            return False
 
 
-def _has_type(part: Any) -> bool:
-    return isinstance(part, dict) and isinstance(part.get("type"), str)
+def _kinds(pre_tokenizer: dict[str, Any]) -> list[str]:
+    """Return the types of the parts of a `pre_tokenizer`, also of Sequences in it, in order."""
+    if pre_tokenizer["type"] != "Sequence":
+        return [pre_tokenizer["type"]]
+    return [kind for part in pre_tokenizer["pretokenizers"] for kind in _kinds(part)]
 
 
-def _uses_regex(byte_level: dict[str, Any]) -> bool:
-    return bool(byte_level.get("use_regex", True))  # missing, it means True in the format
+_NUMERIC = frozenset(b"0123456789\xb2\xb3\xb9\xbc\xbd\xbe")
+"""The bytes whose characters in the byte-level alphabet are numeric, such as `1` and `½`."""
+
+
+def possible_merges(
+    pattern: str, merges: Sequence[tuple[bytes, bytes]], model: BPEModel
+) -> list[tuple[bytes, bytes]]:
+    """Return the merges that a pattern leaves possible: all, except those of Falcon's.
+
+    Falcon's has Digits after ByteLevel, which cuts between the numeric characters of the byte-level
+    alphabet and others, even inside a character of the text. No merge across such a place can be
+    applied. Without these merges, the cut changes nothing.
+
+    Raises UserError if the pattern cuts there and `model.ignore_merges` is set.
+    """
+    kinds = _kinds(json.loads(pattern)) if pattern.startswith("{") else []
+    if "ByteLevel" not in kinds or "Digits" not in kinds[kinds.index("ByteLevel") :]:
+        return list(merges)
+    if model.ignore_merges:
+        raise UserError("the pre_tokenizer has Digits after ByteLevel, and model has ignore_merges")
+    return [(a, b) for a, b in merges if (a[-1] in _NUMERIC) == (b[0] in _NUMERIC)]
 
 
 def to_oniguruma(pattern: str) -> str:
     """Return the regular expression that means in Oniguruma what the pattern does."""
     try:
         return rust_bpe().pattern_to_oniguruma(pattern)
+    except RUST_ERRORS as error:
+        raise user_error(error) from None
+
+
+def is_linear(pattern: str) -> bool:
+    """Return whether the pattern surely cuts any text in time in proportion to its length.
+
+    Raises UserError if it is no pattern.
+    """
+    try:
+        return rust_bpe().pattern_is_linear(pattern)
     except RUST_ERRORS as error:
         raise user_error(error) from None
 
@@ -112,39 +129,3 @@ def pat_str(pattern: str) -> str:
     if rust_bpe().pattern_matches_everything(pattern):
         return regex
     return rf"(?>{regex})(?!\G)|(?s:.)+?(?=(?:{regex})|\z)"
-
-
-def _pattern_of_split(split: dict[str, Any]) -> str:
-    """Return the pattern of a Split that makes a pre-token of each match and each text between two.
-
-    Removed and inverted, it drops what the expression doesn't match. That is the same if the
-    expression matches everything. Raises UserError for any other.
-    """
-    match split.get("pattern"):
-        case {"Regex": str(regex)}:
-            pass
-        case {"String": str(text)}:
-            regex = "".join(c if c == " " or c.isalnum() else rf"\x{{{ord(c):x}}}" for c in text)
-        case other:
-            raise UserError(
-                f"pre_tokenizer has a Split by {shorten(other)}: expected a Regex or a String"
-            )
-    try:
-        pattern = rust_bpe().pattern_from_oniguruma(regex)
-        keeps_all = rust_bpe().pattern_matches_everything(pattern)
-    except RUST_ERRORS as error:
-        raise user_error(error) from None
-    behavior, invert = split.get("behavior"), split.get("invert", False)
-    if behavior == "Isolated":  # inverted or not: matches and the rest are treated alike
-        return pattern
-    if behavior != "Removed" or not invert:
-        raise UserError(
-            f"pre_tokenizer has a Split with behavior {behavior} and invert {invert}: expected "
-            f"Isolated"
-        )
-    if not keeps_all:
-        raise UserError(
-            f"pre_tokenizer has a Split that drops what {shorten(regex)} does not match, which may "
-            f"be some text: expected the behavior Isolated, which keeps it"
-        )
-    return pattern

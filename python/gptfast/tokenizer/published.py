@@ -11,7 +11,8 @@ from gptfast.errors import MissingFileError, UserError
 from gptfast.system.files import cache_path
 from gptfast.tokenizer import BPETokenizer, Tokenizer, load_tokenizer
 from gptfast.tokenizer.checks import as_path, check_choice
-from gptfast.tokenizer.ranks import PUBLISHED, KnownRanks, read_merges, read_tiktoken, sha256_of
+from gptfast.tokenizer.known_ranks import PUBLISHED, KnownRanks
+from gptfast.tokenizer.ranks import read_merges, read_tiktoken, sha256_of
 
 # tiktoken names a file in its cache by the SHA-1 of the address that it came from.
 _ADDRESS = "https://openaipublic.blob.core.windows.net/encodings/"
@@ -40,6 +41,13 @@ def open_tokenizer(path: str | Path, pattern: str | None = None) -> Tokenizer:
             )
         return load_tokenizer(path)
     return BPETokenizer.from_tiktoken(path, pattern)
+
+
+def as_bpe(tokenizer: Tokenizer, path: Path) -> BPETokenizer:
+    """Return the tokenizer that `path` holds. Raises UserError if it is one of characters."""
+    if not isinstance(tokenizer, BPETokenizer):
+        raise UserError(f"{path} is a character tokenizer: expected a byte-level BPE")
+    return tokenizer
 
 
 def _is_json(path: Path) -> bool:

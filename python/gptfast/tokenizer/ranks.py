@@ -1,95 +1,22 @@
-"""tiktoken's rank files, and what the published ones leave out: the pattern, the special tokens."""
+"""tiktoken's rank files."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from gptfast.errors import MissingFileError, UserError
 from gptfast.system.files import make_folder, write_text_atomically
 from gptfast.tokenizer.checks import as_path, shorten
 from gptfast.tokenizer.foreign import what_it_is
-from gptfast.tokenizer.formats import byte_level_alphabet, token_spelled
+from gptfast.tokenizer.known_ranks import OF_MODELS, PUBLISHED, KnownRanks
 from gptfast.tokenizer.roles import END_OF_TEXT
+from gptfast.tokenizer.spelling import byte_level_alphabet, token_if_spelled
 
 _LINE = "expected a token in base64, a space and its rank"
-
-
-@dataclass(frozen=True)
-class KnownRanks:
-    """A published encoding: its rank file, and what that does not contain."""
-
-    file: str
-    """The name under which the file was published."""
-    sha256: str
-    pattern: str
-    special_tokens: dict[str, int]
-
-
-_GPT2 = KnownRanks(
-    "r50k_base.tiktoken",
-    "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930",
-    "gpt2",
-    {END_OF_TEXT: 50256},
-)
-# GPT-2's ranks, and runs of spaces from 50,257 on.
-_P50K = KnownRanks(
-    "p50k_base.tiktoken",
-    "94b5ca7dff4d00767bc256fdd1b27e5b17361d7b8a5f968547f9f23eb70d2069",
-    "gpt2",
-    {END_OF_TEXT: 50256},
-)
-_O200K = KnownRanks(
-    "o200k_base.tiktoken",
-    "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
-    "o200k",
-    {END_OF_TEXT: 199999, "<|endofprompt|>": 200018},
-)
-_HARMONY = {
-    "<|startoftext|>": 199998, "<|return|>": 200002, "<|constrain|>": 200003,
-    "<|channel|>": 200005, "<|start|>": 200006, "<|end|>": 200007, "<|message|>": 200008,
-    "<|call|>": 200012,
-}  # fmt: skip
-_FILL_IN_THE_MIDDLE = ["<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>"]
-
-
-def _with_reserved(special_tokens: dict[str, int]) -> dict[str, int]:
-    """Return the special tokens of harmony, which has a name for every id up to 201,087.
-
-    tiktoken also calls 200018 `<|reserved_200018|>`. An id has one name here: `<|endofprompt|>`.
-    """
-    named = special_tokens | _HARMONY
-    reserved = set(range(200_000, 201_088)).difference(named.values())
-    return named | {f"<|reserved_{token_id}|>": token_id for token_id in sorted(reserved)}
-
-
-PUBLISHED = {
-    "gpt2": _GPT2,
-    "r50k_base": _GPT2,
-    "p50k_base": _P50K,
-    "p50k_edit": KnownRanks(
-        _P50K.file,
-        _P50K.sha256,
-        _P50K.pattern,
-        {END_OF_TEXT: 50256} | dict(zip(_FILL_IN_THE_MIDDLE, range(50281, 50284), strict=True)),
-    ),
-    "cl100k_base": KnownRanks(
-        "cl100k_base.tiktoken",
-        "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",
-        "cl100k",
-        {
-            END_OF_TEXT: 100257,
-            **dict(zip(_FILL_IN_THE_MIDDLE, range(100258, 100261), strict=True)),
-            "<|endofprompt|>": 100276,
-        },
-    ),
-    "o200k_base": _O200K,
-    "o200k_harmony": replace(_O200K, special_tokens=_with_reserved(_O200K.special_tokens)),
-}
-"""The encodings that tiktoken publishes, by name. Several have the same ranks."""
 
 
 def known_ranks(ranks: dict[bytes, int]) -> KnownRanks | None:
@@ -98,30 +25,34 @@ def known_ranks(ranks: dict[bytes, int]) -> KnownRanks | None:
     They are recognized by their hash, because another vocabulary can have as many tokens.
     """
     sha256 = sha256_of(ranks)
-    return next((known for known in PUBLISHED.values() if known.sha256 == sha256), None)
+    of_all = [*PUBLISHED.values(), *OF_MODELS]
+    return next((known for known in of_all if known.sha256 == sha256), None)
 
 
 def read_encoding(
     path: str | Path, pattern: str | None, special_tokens: Mapping[str, int] | None
-) -> tuple[dict[bytes, int], str, Mapping[str, int]]:
+) -> tuple[dict[bytes, int], str, Mapping[str, int], dict[str, Any] | None]:
     """Return the ranks of a rank file, and what `BPETokenizer.from_tiktoken` says of the rest.
+
+    That is the pattern, the special tokens and the normalizer.
 
     Raises UserError if the pattern is not known, and as `read_tiktoken`.
     """
     ranks = read_tiktoken(path)
     known = known_ranks(ranks)
+    normalizer = None
     if pattern is None:
         if known is None:
             raise UserError(
-                f"{path} does not have the ranks of GPT-2, p50k, cl100k or o200k, and a rank file "
-                f"does not contain its pattern: give its pattern (pattern=, --pattern), such as "
-                f"gpt2"
+                f"{path} does not have the ranks of GPT-2, p50k, cl100k, o200k, Llama or Qwen, and "
+                f"a rank file does not contain its pattern: give its pattern (pattern=, "
+                f"--pattern), such as gpt2"
             )
-        pattern = known.pattern
+        pattern, normalizer = known.pattern, known.normalizer
     if special_tokens is None:
         next_id = max(ranks.values()) + 1
         special_tokens = known.special_tokens if known else {END_OF_TEXT: next_id}
-    return ranks, pattern, special_tokens
+    return ranks, pattern, special_tokens, normalizer
 
 
 def sha256_of(ranks: dict[bytes, int]) -> str:
@@ -168,7 +99,7 @@ def read_merges(data: bytes) -> dict[bytes, int]:
     alphabet = byte_level_alphabet()
     tokens = [bytes([byte]) for byte in sorted(alphabet, key=alphabet.__getitem__)]
     lines = data.decode(errors="replace").splitlines()[1:]
-    merged = (token_spelled("".join(line.split())) for line in lines)
+    merged = (token_if_spelled("".join(line.split())) for line in lines)
     return {token: rank for rank, token in enumerate([*tokens, *filter(None, merged)])}
 
 

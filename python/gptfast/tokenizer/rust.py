@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +19,49 @@ if TYPE_CHECKING:
     from gptfast import _rust
 
 try:
-    from gptfast._rust import utf8_error
+    from gptfast._rust import Names, hash_documents, json_texts, shared_windows, utf8_error
 except ImportError:  # a plain checkout without the compiled extension
+
+    class Names:  # type: ignore[no-redef]
+        """Names that texts may have in them."""
+
+        def __init__(self, names: Sequence[bytes]) -> None:
+            self._pattern = re.compile(b"|".join(map(re.escape, names)))
+
+        def are_in(self, data: bytes) -> bool:
+            """Return whether any of the names is in data."""
+            return self._pattern.search(data) is not None
+
+    def hash_documents(documents: _rust._Documents) -> bytes:
+        """Return the BLAKE2b hashes of the documents, 16 bytes each, one after another."""
+        data, starts, ends = documents
+        texts = (data[start:end] for start, end in zip(starts, ends, strict=True))
+        return b"".join(hashlib.blake2b(text, digest_size=16).digest() for text in texts)
+
+    def json_texts(
+        lines: bytes, field: str, part_bytes: int, longest: int, n_threads: int
+    ) -> tuple[list[_rust._JsonTexts], list[tuple[int, int, int]], int]:
+        """Leave each line that is not blank to another parser: its number, start and end."""
+        others, end = [], -1
+        for number, line in enumerate(lines.removesuffix(b"\n").split(b"\n")):
+            start, end = end + 1, end + 1 + len(line)
+            if line and not line.isspace():
+                others.append((number, start, end))
+        return [], others, number + 1
+
+    def shared_windows(
+        train: Iterable[str | bytes], val: Iterable[str | bytes], n_bytes: int, n_threads: int
+    ) -> tuple[int, int]:
+        """Return how many windows of val's texts occur in train's, and how many val has."""
+
+        def windows(texts: Iterable[str | bytes]) -> Iterator[bytes]:
+            for text in texts:
+                data = text.encode() if isinstance(text, str) else text
+                yield from (data[i : i + n_bytes] for i in range(len(data) - n_bytes + 1))
+
+        counts = Counter(windows(val))
+        found = set(filter(counts.__contains__, windows(train)))
+        return sum(counts[window] for window in found), counts.total()
 
     def utf8_error(data: bytes) -> int | None:
         """Return the position of the first byte that is not UTF-8, or None."""
@@ -28,7 +72,10 @@ except ImportError:  # a plain checkout without the compiled extension
         return None
 
 
-__all__ = ["RUST_ERRORS", "ids_for_rust", "rust_bpe", "thread_count", "user_error", "utf8_error"]
+__all__ = [
+    "RUST_ERRORS", "Names", "hash_documents", "ids_for_rust", "json_texts", "rust_bpe",
+    "shared_windows", "thread_count", "user_error", "utf8_error",
+]  # fmt: skip
 
 _MAX_THREADS = 1024  # each allocates its own tables
 _ID_DTYPES = (np.dtype(np.uint16), np.dtype(np.uint32), np.dtype(np.int64))

@@ -82,6 +82,9 @@ class DataOptions(TextOptions):
     rates than for training from scratch."""
     tokenizer: Annotated[str, PATH] = "bpe"
     """'bpe' or 'char' (trained on the corpus), or a folder with a tokenizer.json."""
+    pad_to: int = 1
+    """Round the vocabulary of the model up to a multiple of this, such as 64, which makes products
+    with it faster. The tokenizer stays. The further rows stand for no token: none is sampled."""
 
 
 @dataclass(frozen=True)
@@ -255,6 +258,13 @@ class TrainConfig(RunConfig, DataOptions, PresetOptions):
                 f"vocab_size is {self.model.vocab_size}: a byte-level BPE tokenizer needs at least "
                 f"257, an id for each of the 256 bytes and one for <|endoftext|>"
             )
+        if self.pad_to < 1:
+            raise UserError(f"pad_to is {self.pad_to}: expected at least 1")
+        if self.pad_to > 1 and self.init_from is not None:
+            raise UserError(
+                f"pad_to is {self.pad_to}, but the model in {self.init_from} keeps its rows: leave "
+                f"--pad-to out"
+            )
         for name in ("activation_checkpointing", "mask_documents"):
             if getattr(self, name) and self.model.architecture != "gpt":
                 raise UserError(
@@ -277,10 +287,13 @@ class TrainConfig(RunConfig, DataOptions, PresetOptions):
     def model_config(self, vocab_size: int) -> ModelConfig:
         """Return the model's configuration for a tokenizer of `vocab_size` ids.
 
-        With init_from, the vocabulary of the folder's model is kept, which may have more rows than
-        the tokenizer has ids.
+        The model may have more rows than the tokenizer has ids: a multiple of pad_to, or with
+        init_from, those of the folder's model.
         """
-        return self.model if self.init_from else replace(self.model, vocab_size=vocab_size)
+        if self.init_from:
+            return self.model
+        rows = -(-vocab_size // self.pad_to) * self.pad_to
+        return replace(self.model, vocab_size=rows)
 
 
 GROUPS: dict[str, type] = {

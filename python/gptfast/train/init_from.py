@@ -37,10 +37,16 @@ def with_init(config: TrainConfig) -> TrainConfig:
 
 
 def stored_config(folder: Path) -> ModelConfig:
-    """Read the configuration of a folder to start from. Raises MissingFileError or UserError."""
+    """Read the configuration of a folder to start from. Raises MissingFileError or UserError.
+
+    It names the context before rotary positions were stretched, on which they depend: a run with a
+    shorter block_size keeps them.
+    """
     refuse_pickles(folder)
     config = folder_config(folder)
     refuse_blocks(folder, "training")
+    if config.rope_scaling in ("yarn", "llama3"):
+        return replace(config, rope_original_context=config.original_context)
     return config
 
 
@@ -83,7 +89,8 @@ def check_tokenizer(data: Mixture, folder: Path) -> None:
         raise UserError(
             f"the model in {folder} was trained with another tokenizer than "
             f"{data.parts[0].report.corpus}: leave --tokenizer out, or prepare the corpus with "
-            f"--tokenizer {folder}"
+            f"--tokenizer {folder}; no command gives a model further tokens, but in Python "
+            f"gptfast.model.resize.add_tokens adds special ones"
         )
 
 

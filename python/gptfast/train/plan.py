@@ -229,7 +229,7 @@ def with_vocabulary(config: TrainConfig, n_characters: int) -> TrainConfig:
     if is_prepared(Path(config.corpus)):
         n_vocab = load_tokenizer(Path(config.corpus)).n_vocab
     elif config.tokenizer == "bpe":
-        return config
+        n_vocab = config.model.vocab_size
     elif config.tokenizer == "char":
         n_vocab = n_characters
     else:

@@ -81,7 +81,7 @@ export class GPT {
       this.normHeads(k_GD, `${name}.k_norm.weight`);
     }
     // Rotate by position, so that q . k depends only on the distance between two tokens.
-    if (this.config.positions === "rotary") {
+    if (this.config.rotates[layer]) {
       this.rotate(q_HD, position);
       this.rotate(k_GD, position);
     }

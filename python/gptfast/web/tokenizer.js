@@ -7,6 +7,15 @@
 const CONTRACTION = String.raw`'(?:[sſdmtSDMT]|[lL][lL]|[vV][eE]|[rR][eE])`;
 const UPPER = String.raw`[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]`;
 const LOWER = String.raw`[\p{Ll}\p{Lm}\p{Lo}\p{M}]`;
+const withDigits = (digits) => [
+  CONTRACTION,
+  String.raw`[^\r\n\p{L}\p{N}]?\p{L}+`,
+  digits,
+  String.raw` ?[^\p{White_Space}\p{L}\p{N}]+[\r\n]*`,
+  String.raw`\p{White_Space}*[\r\n]+`,
+  String.raw`\p{White_Space}+(?!\P{White_Space})`,
+  String.raw`\p{White_Space}+`,
+];
 const PATTERNS = {
   gpt2: [
     String.raw`'(?:[sdmt]|ll|ve|re)`, // 's, 'll
@@ -26,6 +35,8 @@ const PATTERNS = {
     String.raw`\p{White_Space}+(?!\P{White_Space})`,
     String.raw`\p{White_Space}`,
   ],
+  llama3: withDigits(String.raw`\p{N}{1,3}`),
+  qwen2: withDigits(String.raw`\p{N}`),
   o200k: [
     String.raw`[^\r\n\p{L}\p{N}]?${UPPER}*${LOWER}+(?:${CONTRACTION})?`,
     String.raw`[^\r\n\p{L}\p{N}]?${UPPER}+${LOWER}*(?:${CONTRACTION})?`,
@@ -61,6 +72,9 @@ export class BPETokenizer {
 
   encodePiece(piece) {
     let word = [...new TextEncoder().encode(piece)].map((byte) => String.fromCharCode(byte));
+    // Some vocabularies have tokens that no merges make.
+    const whole = this.ranks.get(word.join(""));
+    if (whole !== undefined) return [whole];
     // Of all adjacent pairs, merge the one that was learned first, until no pair is a token.
     for (;;) {
       let best = Infinity;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 use super::work::to_py_err;
 use crate::decode::{self, Activation, CacheLayer, NormKind, Row, Tensor, Tensors};
@@ -25,11 +26,71 @@ pub struct Config {
     activation: String,
     sliding_window: Option<usize>,
     global_every: Option<usize>,
+    positions: String,
+    nope_every: Option<usize>,
     logit_softcap: Option<f32>,
     max_ngram: usize,
     ngram_rows: usize,
     n_expert: usize,
     n_expert_active: usize,
+}
+
+/// The fields of `ModelConfig` that a decoder doesn't read: the tensors show them, or a step is the same
+/// with any value.
+const OTHER_FIELDS: [&str; 19] = [
+    "architecture",
+    "bias",
+    "causal",
+    "dropout",
+    "embedding_norm",
+    "expert_balance",
+    "expert_balance_rate",
+    "head_dim",
+    "n_hidden",
+    "n_kv_head",
+    "ngram_dropout",
+    "qk_norm",
+    "qkv_bias",
+    "rope_factor",
+    "rope_original_context",
+    "rope_scaling",
+    "rope_theta",
+    "tie_embeddings",
+    "zero_init",
+];
+/// The fields that a decoder reads.
+const FIELDS: [&str; 17] = [
+    "activation",
+    "block_size",
+    "global_every",
+    "logit_softcap",
+    "max_ngram",
+    "n_embd",
+    "n_expert",
+    "n_expert_active",
+    "n_head",
+    "n_layer",
+    "ngram_rows",
+    "nope_every",
+    "norm",
+    "norm_eps",
+    "positions",
+    "sliding_window",
+    "vocab_size",
+];
+
+/// Fail if the configuration has a field that this version does not know, and would ignore.
+fn check_fields(config: &Bound<'_, PyAny>) -> PyResult<()> {
+    let fields = config.getattr("__dict__")?.cast_into::<PyDict>()?;
+    for name in fields.keys() {
+        let name: String = name.extract()?;
+        if !FIELDS.contains(&name.as_str()) && !OTHER_FIELDS.contains(&name.as_str()) {
+            return Err(PyValueError::new_err(format!(
+                "the Rust extension does not know {name}, a setting of the model: `make build`"
+            )));
+        }
+    }
+    Ok(())
 }
 
 impl Config {
@@ -38,6 +99,10 @@ impl Config {
         let window = |layer: usize| match self.global_every {
             Some(n) if (layer + 1).is_multiple_of(n) => None,
             _ => self.sliding_window,
+        };
+        let rotates = |layer: usize| {
+            let is_nope = |n| (layer + 1).is_multiple_of(n);
+            self.positions == "rotary" && !self.nope_every.is_some_and(is_nope)
         };
         Ok(decode::Config {
             vocab_size: self.vocab_size,
@@ -61,6 +126,7 @@ impl Config {
                 activation => return unknown(activation),
             },
             windows: (0..self.n_layer).map(window).collect(),
+            rotates: (0..self.n_layer).map(rotates).collect(),
             logit_softcap: self.logit_softcap,
             max_ngram: self.max_ngram,
             ngram_rows: self.ngram_rows,
@@ -79,7 +145,7 @@ impl Decoder {
     #[new]
     fn new(
         py: Python<'_>,
-        config: Config,
+        config: &Bound<'_, PyAny>,
         tensors: HashMap<String, (usize, String, usize, usize)>,
     ) -> PyResult<Self> {
         let tensors = tensors.into_iter().map(|(name, tensor)| {
@@ -95,7 +161,8 @@ impl Decoder {
         // SAFETY: model/rust_step.py keeps aliases of the tensors as long as the decoder, so their memory
         // stays where it is. A thread that writes to weights during a step gets wrong logits, as in PyTorch.
         let tensors = unsafe { Tensors::new(tensors.collect()) };
-        let config = config.to_rust()?;
+        check_fields(config)?;
+        let config = config.extract::<Config>()?.to_rust()?;
         // Moving the weights to huge pages may take seconds.
         py.detach(|| catch_panics(|| decode::Decoder::new(config, tensors)))
             .map(Decoder)

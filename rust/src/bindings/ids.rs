@@ -22,19 +22,43 @@ pub enum Ids {
 impl Ids {
     /// Encode `text`.
     pub fn encode(context: &Context, tokenizer: &Tokenizer, text: &Text) -> Result<Self, Error> {
+        let mut ids = Ids::with_room(tokenizer, text.as_bytes().len())?;
+        text.encode_to(context, tokenizer, &mut ids)?;
+        ids.shrink();
+        Ok(ids)
+    }
+
+    /// Make room for the ids of `n_bytes` of text.
+    pub fn with_room(tokenizer: &Tokenizer, n_bytes: usize) -> Result<Self, Error> {
         // Few texts have more than one id for every two bytes.
-        let room = text.as_bytes().len() / 2;
-        let mut ids = if tokenizer.vocab().fits_16_bits() {
+        let room = n_bytes / 2;
+        Ok(if tokenizer.vocab().fits_16_bits() {
             Ids::U16(large_vec(room)?)
         } else {
             Ids::U32(large_vec(room)?)
-        };
-        text.encode_to(context, tokenizer, &mut ids)?;
-        match &mut ids {
+        })
+    }
+
+    /// Append an id of the vocabulary.
+    pub fn push(&mut self, id: u32) -> Result<(), Error> {
+        match self {
+            Ids::U16(_) => self.narrow(&[id as u16]),
+            Ids::U32(_) => self.wide(&[id]),
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        match self {
+            Ids::U16(ids) => ids.len(),
+            Ids::U32(ids) => ids.len(),
+        }
+    }
+
+    pub fn shrink(&mut self) {
+        match self {
             Ids::U16(ids) => ids.shrink_to_fit(),
             Ids::U32(ids) => ids.shrink_to_fit(),
         }
-        Ok(ids)
     }
 
     pub fn into_numpy(self, py: Python<'_>) -> Bound<'_, PyAny> {
@@ -121,7 +145,7 @@ impl InputIds {
     }
 }
 
-fn copy_array<T: Element + Copy>(array: &Bound<'_, PyArray1<T>>) -> PyResult<Vec<T>> {
+pub fn copy_array<T: Element + Copy>(array: &Bound<'_, PyArray1<T>>) -> PyResult<Vec<T>> {
     // SAFETY: no Rust code changes arrays, and Python code can't change this one before it is copied,
     // because the GIL is held.
     let values = unsafe { array.as_slice()? };

@@ -3,6 +3,7 @@
 pub mod bpe;
 pub mod cpu;
 pub mod decode;
+pub mod documents;
 mod ids;
 pub mod linear;
 mod lists;

@@ -18,6 +18,17 @@ pub enum Text {
     Bytes(PyBackedBytes),
 }
 
+/// What is encoded, and how much of it there is.
+pub trait HasBytes {
+    fn n_bytes(&self) -> usize;
+}
+
+impl HasBytes for Text {
+    fn n_bytes(&self) -> usize {
+        self.as_bytes().len()
+    }
+}
+
 impl Text {
     pub fn as_bytes(&self) -> &[u8] {
         match self {

@@ -9,7 +9,6 @@ use crate::error::Error;
 use crate::pretokenize::Pattern;
 use crate::train::counter::Counter;
 use crate::train::piece_counts::PieceCounts;
-use crate::train::train;
 use crate::util::context::Context;
 use crate::vocab::Pair;
 
@@ -53,31 +52,18 @@ pub fn count_pieces(
     Ok(counts)
 }
 
-/// [`train`] with a Python callback.
-pub fn train_with_progress(
-    context: &Context,
-    counts: PieceCounts,
-    alphabet: &[u8; 256],
+/// Call `train` with a progress callback that calls Python.
+pub fn with_progress(
     n_merges: usize,
-    min_frequency: u64,
-    forbidden: &[Vec<u8>],
     progress: Py<PyAny>,
+    train: impl FnOnce(&mut dyn FnMut(usize) -> bool) -> Result<Vec<Pair>, Error>,
 ) -> Result<Vec<Pair>, Error> {
     let mut failed = Ok(());
-    let call = |n_merged| {
+    let merges = train(&mut |n_merged| {
         let called = Python::attach(|py| progress.call1(py, ("merging", n_merged, n_merges)));
         failed = called.map(drop);
         failed.is_ok()
-    };
-    let merges = train(
-        context,
-        counts,
-        alphabet,
-        n_merges,
-        min_frequency,
-        forbidden,
-        call,
-    );
+    });
     failed.map_err(|error| Error::Callback(error.to_string()))?;
     merges
 }

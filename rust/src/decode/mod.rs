@@ -76,6 +76,8 @@ pub struct Config {
     pub activation: Activation,
     /// For each layer, the number of positions that a token sees. None means all.
     pub windows: Vec<Option<usize>>,
+    /// For each layer, whether it rotates queries and keys by their positions.
+    pub rotates: Vec<bool>,
     /// Bound of the logits.
     pub logit_softcap: Option<f32>,
     /// Longest n-gram that has an embedding; 1 means none.
@@ -120,6 +122,7 @@ struct Layer {
     norm_2: Norm,
     mlp: Mlp,
     window: Option<usize>,
+    rotates: bool,
 }
 
 /// The second half of a block.
@@ -152,7 +155,7 @@ impl Decoder {
             None => None,
         };
         let layers = (c.windows.iter().enumerate())
-            .map(|(i, &window)| Layer::new(c, t, &format!("h.{i}"), window))
+            .map(|(i, &window)| Layer::new(c, t, &format!("h.{i}"), window, c.rotates[i]))
             .collect::<Result<Vec<_>, Error>>()?;
         let final_norm = Norm::new(t, "ln_f", C)?;
         let head = t.maybe("lm_head.weight", V, C)?.unwrap_or(token_embedding);
@@ -189,7 +192,13 @@ impl Norm {
 }
 
 impl Layer {
-    fn new(c: &Config, t: &mut Tensors, name: &str, window: Option<usize>) -> Result<Self, Error> {
+    fn new(
+        c: &Config,
+        t: &mut Tensors,
+        name: &str,
+        window: Option<usize>,
+        rotates: bool,
+    ) -> Result<Self, Error> {
         let (C, D, F) = (c.n_embd, c.head_width, c.hidden_width);
         let fan_out = if c.activation == Activation::Swiglu {
             2 * F
@@ -222,6 +231,7 @@ impl Layer {
                 )?)
             },
             window,
+            rotates,
         })
     }
 

@@ -242,7 +242,7 @@ impl Step<'_> {
             }
             k_norm.with(|weight| math::rms_norm(key, weight, c.norm_eps));
         }
-        if let Some((cos, sin)) = &d.rotation {
+        if let Some((cos, sin)) = d.rotation.filter(|_| layer.rotates) {
             let P = cos.len() / c.block_size;
             let angles = row.position * P..(row.position + 1) * P;
             for vector in queries.chunks_exact_mut(D).chain([&mut *key]) {

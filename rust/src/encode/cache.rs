@@ -53,7 +53,7 @@ struct Limits {
     overflow: usize,
 }
 
-/// The table grows from half a megabyte to 32 MB, eightfold at a time, so that a process that encodes
+/// The table grows from half a megabyte to 32 MB, fourfold at a time, so that a process that encodes
 /// little text takes little memory. The largest table holds nearly all pre-tokens of 106 MB of English.
 const LIMITS: Limits = Limits {
     log2_buckets: (13, 19),
@@ -61,7 +61,7 @@ const LIMITS: Limits = Limits {
 };
 
 /// The binary logarithm of the factor by which a table grows.
-const LOG2_GROWTH: u32 = 3;
+const LOG2_GROWTH: u32 = 2;
 
 /// The size of the largest table in bytes.
 pub(super) const LARGEST_BYTES: usize = size_of::<Bucket>() << LIMITS.log2_buckets.1;
@@ -158,8 +158,14 @@ impl Cache {
         bytemuck::cast_slice_mut(&mut self.memory)
     }
 
+    /// Look up a key in its home bucket, then in the rest of its group.
+    pub(super) fn get(&mut self, key: Key, home: HomeBucket) -> Option<PackedIds> {
+        let at_home = self.table().get(key, home);
+        at_home.or_else(|| self.promote(key, home))
+    }
+
     /// Look up a key that is not in its home bucket in the rest of its group, and move it home.
-    pub(super) fn promote(&mut self, key: Key, home: HomeBucket) -> Option<PackedIds> {
+    fn promote(&mut self, key: Key, home: HomeBucket) -> Option<PackedIds> {
         let buckets = self.buckets_mut();
         if buckets[home.0].keys[1] == 0 {
             return None; // no key has ever had to leave this bucket

@@ -12,7 +12,7 @@ use crate::error::Error;
 /// A list of positions that is longer than this is freed after use, not kept for reuse.
 const MAX_KEPT_POSITIONS: usize = 32;
 
-/// A doubly linked list of tokens, each at the position of its first byte, and the merges that are
+/// A doubly linked list of tokens, each at the position of its first symbol, and the merges that are
 /// possible in it.
 #[derive(Debug, Default)]
 pub(super) struct LinkedTokens {
@@ -25,25 +25,32 @@ pub(super) struct LinkedTokens {
 }
 
 impl LinkedTokens {
-    /// Merge `ids`, which are single bytes, in place and in O(n log n). On return, each token is at the
-    /// position of its first byte, and its other positions are [`NONE`].
-    ///
-    /// The rank of a merge is the id that it makes, and it makes only merges of higher rank possible. So
-    /// the ranks come up in ascending order, each of them once, with all of its positions.
+    /// Merge `ids`, which are first symbols, in place and in O(n log n). On return, each token is at the
+    /// place of its first symbol, and its other places are [`NONE`].
     pub(super) fn merge(&mut self, rules: Rules<'_>, ids: &mut [u32]) -> Result<(), Error> {
-        let Rules {
-            merges, context, ..
-        } = rules;
         let end = position(ids.len())?;
-        // An interrupted call leaves positions behind.
-        for Reverse(rank) in self.queue.drain() {
-            self.positions.remove(&rank);
-        }
         self.next.clear();
         self.next.extend(1..=end);
         self.previous.clear();
         self.previous.extend((0..end).map(|i| i.wrapping_sub(1)));
-        for position in 0..end {
+        if rules.ascending {
+            self.merge_rank_by_rank(rules, ids)
+        } else {
+            self.merge_one_by_one(rules, ids)
+        }
+    }
+
+    /// Merge if every merge makes only merges of higher rank possible. So the ranks come up in ascending
+    /// order, each of them once, with all of its positions.
+    fn merge_rank_by_rank(&mut self, rules: Rules<'_>, ids: &mut [u32]) -> Result<(), Error> {
+        let Rules {
+            merges, context, ..
+        } = rules;
+        // An interrupted call leaves positions behind.
+        for Reverse(rank) in self.queue.drain() {
+            self.positions.remove(&rank);
+        }
+        for (position, _) in (0..).zip(ids.iter()) {
             context.check_at(position)?;
             self.enqueue(merges, ids, position);
         }
@@ -54,9 +61,11 @@ impl LinkedTokens {
             for (step, left) in (0..).zip(positions.drain(..)) {
                 context.check_at(step)?;
                 // The tokens may have changed since this position was added. Two different pairs never
-                // make the same id, so an equal rank means that the same pair is still here.
+                // make the same symbol, so an equal rank means that the same pair is still here.
                 if self.rank_at(merges, ids, left) == rank {
-                    self.apply(merges, ids, left, rank);
+                    for changed in self.apply(ids, left, rank) {
+                        self.enqueue(merges, ids, changed);
+                    }
                 }
             }
             if positions.capacity() <= MAX_KEPT_POSITIONS {
@@ -66,19 +75,52 @@ impl LinkedTokens {
         Ok(())
     }
 
-    /// Merge the token at `left` and its right neighbour.
-    fn apply(&mut self, merges: &MergeTable, ids: &mut [u32], left: u32, merged_id: u32) {
+    /// Merge if ranks may be in any order: one place after another.
+    fn merge_one_by_one(&mut self, rules: Rules<'_>, ids: &mut [u32]) -> Result<(), Error> {
+        let Rules {
+            merges, context, ..
+        } = rules;
+        // (rank, position) of each merge that was possible when it was added.
+        let queue = &mut BinaryHeap::new();
+        let add = |linked: &Self, queue: &mut BinaryHeap<_>, ids: &[u32], left| {
+            let rank = linked.rank_at(merges, ids, left);
+            if rank != NONE {
+                queue.push(Reverse((rank, left)));
+            }
+        };
+        for (position, _) in (0..).zip(ids.iter()) {
+            context.check_at(position)?;
+            add(self, queue, ids, position);
+        }
+        let mut step = 0u32;
+        while let Some(Reverse((rank, left))) = queue.pop() {
+            step = step.wrapping_add(1);
+            context.check_at(step)?;
+            if self.rank_at(merges, ids, left) == rank {
+                for changed in self.apply(ids, left, rank) {
+                    add(self, queue, ids, changed);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Merge the token at `left` and its right neighbour. Return the positions whose merge has changed.
+    fn apply(
+        &mut self,
+        ids: &mut [u32],
+        left: u32,
+        merged: u32,
+    ) -> impl Iterator<Item = u32> + use<> {
         let right = self.next[left as usize];
         let after = self.next[right as usize];
-        (ids[left as usize], ids[right as usize]) = (merged_id, NONE);
+        (ids[left as usize], ids[right as usize]) = (merged, NONE);
         self.next[left as usize] = after;
         if let Some(previous) = self.previous.get_mut(after as usize) {
             *previous = left;
         }
-        self.enqueue(merges, ids, left);
-        if left > 0 {
-            self.enqueue(merges, ids, self.previous[left as usize]);
-        }
+        let before = (left > 0).then(|| self.previous[left as usize]);
+        [left].into_iter().chain(before)
     }
 
     /// Add the merge of the token at `left` and its right neighbour, if there is one.
@@ -93,7 +135,7 @@ impl LinkedTokens {
         }
     }
 
-    /// The id that the token at `left` and its right neighbour merge into, or [`NONE`].
+    /// The symbol that the token at `left` and its right neighbour merge into, or [`NONE`].
     fn rank_at(&self, merges: &MergeTable, ids: &[u32], left: u32) -> u32 {
         // A position that was merged into the token to its left has no id any more.
         let left_id = ids[left as usize];
@@ -108,7 +150,7 @@ impl LinkedTokens {
 fn position(n: usize) -> Result<u32, Error> {
     u32::try_from(n).map_err(|_| {
         Error::TooLong(format!(
-            "{n} bytes of one pre-token have to be merged at once, expected less than 4 GiB: give \
+            "{n} bytes or characters of one pre-token have to be merged at once, expected less than 4 GiB: give \
              shorter texts, or a pattern that cuts them"
         ))
     })

@@ -92,7 +92,7 @@ impl MergeTable {
     }
 
     /// Iterate over all merges, in no particular order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (Pair, u32)> + '_ {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Pair, u32)> + Clone + '_ {
         let low = (0..).zip(&self.low);
         let low = low.map(|(i, &id)| ((i >> 8, i & 0xff), id));
         let low = low.filter(|&(_, id)| id != NONE);

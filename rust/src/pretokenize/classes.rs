@@ -3,43 +3,53 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use regex_syntax::hir::{Class, HirKind};
+use regex_syntax::hir::{Class, ClassUnicode, HirKind};
 
 /// `\p{L}`
-pub(super) const LETTER: u8 = 1 << 0;
+pub(super) const LETTER: u16 = 1 << 0;
 /// `\p{N}`
-pub(super) const NUMBER: u8 = 1 << 1;
+pub(super) const NUMBER: u16 = 1 << 1;
 /// `\s`
-pub(super) const SPACE: u8 = 1 << 2;
-/// `[^\s\p{L}\p{N}]`
-pub(super) const OTHER: u8 = 1 << 3;
-/// `[\r\n]`, which are also `SPACE`
-pub(super) const NEWLINE: u8 = 1 << 4;
+pub(super) const SPACE: u16 = 1 << 2;
 /// Upper-case and title-case letters, and what o200k counts as both cases
-pub(super) const UPPER: u8 = 1 << 5;
+pub(super) const UPPER: u16 = 1 << 3;
 /// Lower-case letters, and what o200k counts as both cases: letters without case, and marks
-pub(super) const LOWER: u8 = 1 << 6;
+pub(super) const LOWER: u16 = 1 << 4;
+/// `\p{Han}`
+pub(super) const HAN: u16 = 1 << 5;
+/// What DeepSeek cuts out as Chinese and Japanese
+pub(super) const CJK: u16 = 1 << 6;
+/// What is not in `[\s\p{L}\p{M}\p{N}\p{P}\p{S}]`: control characters, unassigned code points
+pub(super) const CONTROL: u16 = 1 << 7;
+/// `[^\s\p{L}\p{N}]`
+pub(super) const OTHER: u16 = 1 << 8;
+/// `[\r\n]`, which are also `SPACE`
+pub(super) const NEWLINE: u16 = 1 << 9;
 
-/// The regular expression of each flag. Every character has exactly one of the first four flags, so no
-/// set of flags is empty.
-const REGEX_OF_FLAG: [(u8, &str); 7] = [
+/// The regular expression of each flag. Every character is LETTER, NUMBER, SPACE or OTHER, so no set of
+/// flags is empty. Those in the lower eight bits are what a window of the mask scanners needs.
+const REGEX_OF_FLAG: [(u16, &str); 10] = [
     (LETTER, r"\p{L}"),
     (NUMBER, r"\p{N}"),
     (SPACE, r"\s"),
-    (OTHER, r"[^\s\p{L}\p{N}]"),
-    (NEWLINE, r"[\r\n]"),
     (UPPER, r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"),
     (LOWER, r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"),
+    (HAN, r"\p{Han}"),
+    (CJK, "[一-龥\u{3040}-ゟ゠-ヿ]"),
+    (CONTROL, r"[^\s\p{L}\p{M}\p{N}\p{P}\p{S}]"),
+    (OTHER, r"[^\s\p{L}\p{N}]"),
+    (NEWLINE, r"[\r\n]"),
 ];
 
-const PAGE: usize = 256;
+/// The number of code points whose characters differ in their last byte only.
+const PAGE: usize = 64;
 const N_CODE_POINTS: usize = char::MAX as usize + 1;
 
-/// The flags of every code point, in pages of 256 code points. Equal pages are stored once.
+/// The flags of every code point, in pages of 64 code points. Equal pages are stored once.
 pub(super) struct Classes {
-    ascii: [u8; 128],
+    ascii: [u16; 128],
     page_of: Vec<u16>,
-    pages: Vec<[u8; PAGE]>,
+    pages: Vec<[u16; PAGE]>,
 }
 
 /// The table, built on the first call.
@@ -78,15 +88,10 @@ impl Classes {
         }
     }
 
-    #[inline]
-    fn of_code_point(&self, code_point: usize) -> u8 {
-        self.pages[usize::from(self.page_of[code_point / PAGE])][code_point % PAGE]
-    }
-
     /// Return the flags and the length in bytes of the character at `at` in `text`, which is valid UTF-8;
     /// no flags and length 0 at the end of the text.
     #[inline]
-    pub(super) fn next(&self, text: &[u8], at: usize) -> (u8, usize) {
+    pub(super) fn next(&self, text: &[u8], at: usize) -> (u16, usize) {
         match text.get(at) {
             None => (0, 0),
             Some(&byte) if byte < 0x80 => (self.ascii[usize::from(byte)], 1),
@@ -94,23 +99,26 @@ impl Classes {
         }
     }
 
-    fn next_beyond_ascii(&self, text: &[u8], at: usize) -> (u8, usize) {
+    /// [`Classes::next`] if the character is not ASCII.
+    #[inline(always)]
+    pub(super) fn next_beyond_ascii(&self, text: &[u8], at: usize) -> (u16, usize) {
         let low_bits = |offset: usize| usize::from(text[at + offset] & 0x3f);
         let first = usize::from(text[at]);
-        let (code_point, length) = match first {
-            0xc0..=0xdf => ((first & 0x1f) << 6 | low_bits(1), 2),
-            0xe0..=0xef => ((first & 0x0f) << 12 | low_bits(1) << 6 | low_bits(2), 3),
+        let (page, in_page, length) = match first {
+            0xc0..=0xdf => (first & 0x1f, low_bits(1), 2),
+            0xe0..=0xef => ((first & 0x0f) << 6 | low_bits(1), low_bits(2), 3),
             _ => (
-                (first & 0x07) << 18 | low_bits(1) << 12 | low_bits(2) << 6 | low_bits(3),
+                (first & 0x07) << 12 | low_bits(1) << 6 | low_bits(2),
+                low_bits(3),
                 4,
             ),
         };
-        (self.of_code_point(code_point), length)
+        (self.pages[usize::from(self.page_of[page])][in_page], length)
     }
 
     /// Return the end of the run of characters from `at` on that have one of `flags`.
     #[inline]
-    pub(super) fn run_end(&self, text: &[u8], mut at: usize, flags: u8) -> usize {
+    pub(super) fn run_end(&self, text: &[u8], mut at: usize, flags: u16) -> usize {
         loop {
             let (class, length) = self.next(text, at);
             if class & flags == 0 {
@@ -123,11 +131,15 @@ impl Classes {
 
 /// The inclusive ranges of code points in a regular expression that is one Unicode class.
 fn code_point_ranges(class_regex: &str) -> Vec<(char, char)> {
-    let hir = regex_syntax::parse(class_regex).expect("the classes above are valid");
-    match hir.kind() {
-        HirKind::Class(Class::Unicode(class)) => {
-            class.iter().map(|r| (r.start(), r.end())).collect()
-        }
+    let class = unicode_class(class_regex);
+    class.iter().map(|r| (r.start(), r.end())).collect()
+}
+
+/// The class that a regular expression is.
+pub(super) fn unicode_class(class_regex: &str) -> ClassUnicode {
+    let hir = regex_syntax::parse(class_regex).expect("the classes here are valid");
+    match hir.into_kind() {
+        HirKind::Class(Class::Unicode(class)) => class,
         kind => unreachable!("{class_regex} is a Unicode class, not {kind:?}"),
     }
 }

@@ -99,6 +99,37 @@ impl CustomRegex {
         text: &str,
         visitor: &mut impl Visitor,
     ) -> Result<(), Error> {
+        self.search(limit, text, |start, end, _| {
+            if start < end {
+                // Pass them one by one, so that the visitor can end it: a match may take very long.
+                visitor.pieces(start, &[end])
+            } else {
+                visitor.pieces(start, &[])
+            }
+        })
+    }
+
+    /// Pass the start and the end of each match in `text`, and of the text between them, to `visit`, and
+    /// whether it is a match. Empty ranges only give `visit` a chance to fail.
+    pub(super) fn find_matches(
+        &self,
+        text: &str,
+        visit: impl FnMut(usize, usize, bool) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.search(time_limit(text), text, visit)
+    }
+
+    /// Whether a match may be empty.
+    pub(super) fn is_nullable(&self) -> bool {
+        self.tree.is_nullable()
+    }
+
+    fn search(
+        &self,
+        limit: Duration,
+        text: &str,
+        mut visit: impl FnMut(usize, usize, bool) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let gave_up = |done: usize, why: &str| {
             Error::Pattern(format!(
                 "the split pattern {:?} gave up on the text after byte {done}: {why}; use a pattern that \
@@ -110,17 +141,18 @@ impl CustomRegex {
         let start = Instant::now();
         let mut done = 0;
         let mut position = 0;
-        let check = |done: usize, visitor: &mut _| {
-            Visitor::pieces(visitor, done, &[])?;
-            if start.elapsed() > limit {
-                return Err(gave_up(done, &format!("it took longer than {limit:?}")));
-            }
-            Ok(())
-        };
+        let check =
+            |done: usize, visit: &mut dyn FnMut(usize, usize, bool) -> Result<(), Error>| {
+                visit(done, done, false)?;
+                if start.elapsed() > limit {
+                    return Err(gave_up(done, &format!("it took longer than {limit:?}")));
+                }
+                Ok(())
+            };
         for step in 0usize.. {
             // Reading the clock takes a good part of the time that finding a word takes.
             if step.is_multiple_of(16) {
-                check(done, visitor)?;
+                check(done, &mut visit)?;
             }
             let input = RegexInput::new(text)
                 .from_pos(position)
@@ -129,7 +161,7 @@ impl CustomRegex {
                 Ok(found) => found.map(|found| (found.start(), found.end())),
                 Err(_) => {
                     let matcher = self.matcher().ok_or_else(|| too_many_steps(done))?;
-                    let end = matcher.match_at(text, position, || check(done, visitor));
+                    let end = matcher.match_at(text, position, || check(done, &mut visit));
                     let end = end.map_err(|failure| match failure {
                         Failure::Stopped(error) => error,
                         Failure::TooManySteps => too_many_steps(done),
@@ -146,10 +178,10 @@ impl CustomRegex {
                     .next()
                     .map(|c| position + c.len_utf8()),
             };
-            for end in found.iter().flat_map(|&(start, end)| [start, end]) {
+            let ends = found.map(|(start, end)| [(start, false), (end, true)]);
+            for (end, is_match) in ends.into_iter().flatten() {
                 if done < end {
-                    // Pass them one by one, so that the visitor can end it: a match may take very long.
-                    visitor.pieces(done, &[end])?;
+                    visit(done, end, is_match)?;
                     done = end;
                 }
             }
@@ -159,7 +191,7 @@ impl CustomRegex {
             }
         }
         if done < text.len() {
-            visitor.pieces(done, &[text.len()])?;
+            visit(done, text.len(), false)?;
         }
         Ok(())
     }

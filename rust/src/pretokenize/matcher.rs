@@ -5,7 +5,8 @@
 
 mod program;
 
-pub(super) use self::program::{CharSet, only_set};
+pub(crate) use self::program::CharSet;
+pub(super) use self::program::only_set;
 use self::program::{Instruction, compile};
 use super::dialect::{Greed, GroupKind, Node, Repeat};
 use crate::error::Error;

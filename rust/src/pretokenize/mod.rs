@@ -2,30 +2,38 @@
 //!
 //! The pre-tokens of any pattern, concatenated, are the text: nothing is dropped.
 
-mod cl100k;
 mod classes;
 mod custom_regex;
 mod cuts;
+mod deepseek;
 mod dialect;
 mod gpt2;
 mod matcher;
-mod o200k;
+mod matches;
 mod published;
+mod rules;
 mod safe_cut;
-mod shared;
+mod scan;
+mod scanner;
+mod sequence;
 mod simd;
+mod split;
 mod sure;
 mod visitor;
+mod window;
+mod words;
 
-pub use self::cl100k::CL100K_REGEX;
 pub use self::custom_regex::CustomRegex;
 use self::dialect::Dialect;
-pub use self::gpt2::GPT2_REGEX;
-pub use self::o200k::O200K_REGEX;
-pub use self::published::OLD_CL100K_REGEX;
+pub(crate) use self::matches::{Matches, is_word};
+pub use self::scanner::{SCANNERS, Scanner};
+pub(crate) use self::sequence::Rewritten;
+pub use self::sequence::Sequence;
+pub(crate) use self::simd::Level;
 pub use self::visitor::{BATCH_PIECES, Visitor};
-use self::visitor::{OffsetVisitor, PieceBuffer};
+pub(crate) use self::visitor::{OffsetVisitor, PieceBuffer};
 use crate::error::Error;
+use crate::normalize::Changed;
 
 /// How far from the end [`Pattern::safe_cut`] searches, in bytes.
 pub const SAFE_CUT_REACH: usize = 1 << 16;
@@ -33,40 +41,37 @@ pub const SAFE_CUT_REACH: usize = 1 << 16;
 /// A split pattern: how text is cut into pre-tokens.
 #[derive(Debug, Clone)]
 pub enum Pattern {
-    /// The matches of [`GPT2_REGEX`], found in linear time.
-    Gpt2,
-    /// The matches of [`CL100K_REGEX`], found in linear time.
-    Cl100k,
-    /// The matches of [`O200K_REGEX`], found in linear time.
-    O200k,
-    /// The matches of [`OLD_CL100K_REGEX`], found in linear time.
-    OldCl100k,
+    /// A published pattern, by a scanner that takes linear time.
+    Scanner(&'static Scanner),
     /// The whole text is one pre-token.
     None,
     /// The matches of a regular expression, and each stretch between two matches.
     Regex(Box<CustomRegex>),
+    /// What the steps of a `pre_tokenizer` leave, one after another.
+    Sequence(Box<Sequence>),
 }
 
 impl Pattern {
-    /// Create a pattern from its name (`"gpt2"`, `"cl100k"`, `"o200k"` or `"none"`), or from a regular
-    /// expression in the syntax of the crate `fancy-regex`. The expressions that tiktoken has published
-    /// are known by their text.
+    /// Create a pattern from its name (that of one of [`SCANNERS`], or `"none"`), or from a regular
+    /// expression in the syntax of the crate `fancy-regex`, or, if it begins with a brace, from the JSON of
+    /// the `pre_tokenizer` of a `tokenizer.json`. Published patterns are known by their text.
     ///
     /// # Errors
-    /// Fails if `pattern` is neither a name nor a valid regular expression, or if Oniguruma has no
-    /// expression of the same meaning.
+    /// Fails if `pattern` is neither a name nor a valid regular expression, if Oniguruma has no expression
+    /// of the same meaning, or if a `pre_tokenizer` has a part that isn't implemented, or drops text.
     pub fn new(pattern: &str) -> Result<Self, Error> {
         // Build the table now: a process forked while another thread builds it would wait for it forever.
         classes::classes();
-        match pattern {
-            "gpt2" => Ok(Pattern::Gpt2),
-            "cl100k" => Ok(Pattern::Cl100k),
-            "o200k" => Ok(Pattern::O200k),
-            "none" => Ok(Pattern::None),
-            regex => match published::published(Dialect::FancyRegex, regex) {
-                Some(known) => Ok(known),
-                None => Ok(Pattern::Regex(Box::new(CustomRegex::new(regex)?))),
-            },
+        if pattern == "none" {
+            return Ok(Pattern::None);
+        }
+        if pattern.starts_with('{') {
+            return Sequence::from_json(pattern);
+        }
+        let named = scanner::scanner(pattern);
+        match named.or_else(|| published::published(Dialect::FancyRegex, pattern)) {
+            Some(scanner) => Ok(Pattern::Scanner(scanner)),
+            None => Ok(Pattern::Regex(Box::new(CustomRegex::new(pattern)?))),
         }
     }
 
@@ -78,32 +83,37 @@ impl Pattern {
     /// is known.
     pub fn from_oniguruma(regex: &str) -> Result<Self, Error> {
         match published::published(Dialect::Oniguruma, regex) {
-            Some(known) => Ok(known),
+            Some(scanner) => Ok(Pattern::Scanner(scanner)),
             None => Pattern::new(&CustomRegex::from_oniguruma(regex)?),
         }
     }
 
     /// A regular expression that means in Oniguruma, and so in a `tokenizer.json`, what the pattern does.
-    pub fn to_oniguruma(&self) -> String {
-        match self {
-            Pattern::Gpt2 => GPT2_REGEX.into(),
-            Pattern::Cl100k => published::CL100K_IN_FILES.into(),
-            Pattern::O200k => O200K_REGEX.into(),
-            Pattern::OldCl100k => OLD_CL100K_REGEX.into(),
+    ///
+    /// # Errors
+    /// Fails if several steps are needed.
+    pub fn to_oniguruma(&self) -> Result<String, Error> {
+        Ok(match self {
+            Pattern::Scanner(scanner) => scanner.in_oniguruma.into(),
             Pattern::None => r"[\s\S]+".into(),
             Pattern::Regex(custom) => custom.to_oniguruma(),
-        }
+            Pattern::Sequence(sequence) => {
+                return Err(Error::Pattern(format!(
+                    "no regular expression cuts text as the pre_tokenizer {} does: expected a pattern of \
+                     one step",
+                    sequence.json()
+                )));
+            }
+        })
     }
 
     /// The name or the regular expression, as given to [`Pattern::new`].
     pub fn as_str(&self) -> &str {
         match self {
-            Pattern::Gpt2 => "gpt2",
-            Pattern::Cl100k => "cl100k",
-            Pattern::O200k => "o200k",
-            Pattern::OldCl100k => OLD_CL100K_REGEX,
+            Pattern::Scanner(scanner) => scanner.name,
             Pattern::None => "none",
             Pattern::Regex(custom) => custom.as_str(),
+            Pattern::Sequence(sequence) => sequence.json(),
         }
     }
 
@@ -118,10 +128,43 @@ impl Pattern {
     /// Whether splitting takes time in proportion to the length of the text. A user's regular expression
     /// may take seconds for a hundred bytes.
     pub fn is_linear(&self) -> bool {
-        !matches!(self, Pattern::Regex(_))
+        match self {
+            Pattern::Regex(_) => false,
+            Pattern::Sequence(sequence) => sequence.is_linear(),
+            _ => true,
+        }
     }
 
-    /// Call `visit` with each pre-token of `text`, in order. None of them is empty.
+    /// Whether the pre-tokens are those of a changed text, which [`Pattern::rewrite`] returns.
+    pub fn rewrites(&self) -> bool {
+        matches!(self, Pattern::Sequence(sequence) if sequence.rewrites())
+    }
+
+    /// Whether what the pattern does to a text depends on whether it is the start of a whole text.
+    pub fn depends_on_start(&self) -> bool {
+        matches!(self, Pattern::Sequence(sequence) if sequence.depends_on_start())
+    }
+
+    /// Return the changed text and the ends of its pre-tokens, if the pattern changes texts. `is_first` tells
+    /// whether it is the start of the whole text.
+    ///
+    /// # Errors
+    /// As [`Pattern::split`].
+    pub(crate) fn rewrite<C: Changed>(
+        &self,
+        text: impl FnOnce() -> C,
+        is_first: bool,
+    ) -> Result<Option<Rewritten<C>>, Error> {
+        match self {
+            Pattern::Sequence(sequence) if sequence.rewrites() => {
+                sequence.rewrite(text(), is_first).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Call `visit` with each pre-token of `text`, in order. None of them is empty. A pattern that changes
+    /// texts is refused.
     ///
     /// # Errors
     /// Fails if a regular expression backtracks too often or takes too long, or if `visit` fails.
@@ -139,13 +182,16 @@ impl Pattern {
     /// As [`Pattern::split`].
     pub fn visit(&self, text: &str, visitor: &mut impl Visitor) -> Result<(), Error> {
         match self {
-            Pattern::Gpt2 => gpt2::split(text, visitor),
-            Pattern::Cl100k => split_by_scanner(cl100k::match_length, text, visitor),
-            Pattern::OldCl100k => split_by_scanner(cl100k::old_match_length, text, visitor),
-            Pattern::O200k => split_by_scanner(o200k::match_length, text, visitor),
+            Pattern::Scanner(scanner) => scanner.fills.split(text, visitor),
             Pattern::None if text.is_empty() => Ok(()),
             Pattern::None => visitor.pieces(0, &[text.len()]),
             Pattern::Regex(custom) => custom.split(text, visitor),
+            Pattern::Sequence(sequence) if sequence.rewrites() => Err(Error::Pattern(format!(
+                "the pre_tokenizer {} changes the text, so nothing can be learned with it: expected one \
+                 that only cuts it",
+                sequence.json()
+            ))),
+            Pattern::Sequence(sequence) => sequence.visit(text, visitor),
         }
     }
 
@@ -157,29 +203,16 @@ impl Pattern {
     /// # Errors
     /// As [`Pattern::split`].
     pub fn visit_bytes(&self, bytes: &[u8], visitor: &mut impl Visitor) -> Result<(), Error> {
-        // `utf8_chunks` yields at most three invalid bytes at a time, so adjacent ones have to be joined:
-        // [invalid_start, position) is the current run of invalid bytes.
-        let mut position = 0;
-        let mut invalid_start = 0;
-        for chunk in bytes.utf8_chunks() {
-            if !chunk.valid().is_empty() {
-                if invalid_start < position {
-                    visitor.pieces(invalid_start, &[position])?;
-                }
+        stretches(bytes, |start, stretch| match std::str::from_utf8(stretch) {
+            Ok(text) => {
                 let mut visitor = OffsetVisitor {
                     visitor,
-                    offset: position,
+                    offset: start,
                 };
-                self.visit(chunk.valid(), &mut visitor)?;
-                position += chunk.valid().len();
-                invalid_start = position;
+                self.visit(text, &mut visitor)
             }
-            position += chunk.invalid().len();
-        }
-        if invalid_start < position {
-            visitor.pieces(invalid_start, &[position])?;
-        }
-        Ok(())
+            Err(_) => visitor.pieces(start, &[start + stretch.len()]),
+        })
     }
 
     /// Cut `text` at safe places into parts of at most `n_bytes`. Where there is no safe place, a part is
@@ -220,11 +253,12 @@ impl Pattern {
     /// for the pattern.
     pub fn safe_cut(&self, bytes: &[u8]) -> usize {
         let last_in = |text: &str| match self {
-            Pattern::Gpt2 | Pattern::Cl100k | Pattern::O200k | Pattern::OldCl100k => {
-                safe_cut::last_in(text)
-            }
+            Pattern::Scanner(_) => safe_cut::last_in(text),
             Pattern::None => None,
             Pattern::Regex(custom) => custom.safe_cut(text),
+            Pattern::Sequence(sequence) => {
+                Some(sequence.safe_cut(text.as_bytes())).filter(|&at| at > 0)
+            }
         };
         // A cut is always within valid UTF-8, so it separates no run of invalid bytes.
         let mut position = bytes.len().saturating_sub(SAFE_CUT_REACH);
@@ -237,17 +271,29 @@ impl Pattern {
     }
 }
 
-/// Split by a function that returns the length in bytes, never 0, of the match at the start of a text.
-fn split_by_scanner(
-    match_length: impl Fn(&str) -> usize,
-    text: &str,
-    visitor: &mut impl Visitor,
+/// Pass each longest stretch of UTF-8 in `bytes`, and each run of invalid bytes between them, to `visit`, with
+/// its position.
+pub(crate) fn stretches<'b>(
+    bytes: &'b [u8],
+    mut visit: impl FnMut(usize, &'b [u8]) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let mut pieces = PieceBuffer::new(visitor);
-    let mut end = 0;
-    while end < text.len() {
-        end += match_length(&text[end..]);
-        pieces.push(end)?;
+    // `utf8_chunks` yields at most three invalid bytes at a time, so adjacent ones have to be joined:
+    // [invalid_start, position) is the current run of invalid bytes.
+    let mut position = 0;
+    let mut invalid_start = 0;
+    for chunk in bytes.utf8_chunks() {
+        if !chunk.valid().is_empty() {
+            if invalid_start < position {
+                visit(invalid_start, &bytes[invalid_start..position])?;
+            }
+            visit(position, chunk.valid().as_bytes())?;
+            position += chunk.valid().len();
+            invalid_start = position;
+        }
+        position += chunk.invalid().len();
     }
-    pieces.flush()
+    if invalid_start < position {
+        visit(invalid_start, &bytes[invalid_start..])?;
+    }
+    Ok(())
 }

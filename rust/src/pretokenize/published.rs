@@ -1,52 +1,104 @@
-//! The split patterns that tiktoken has published, by their text.
+//! The published spellings of the patterns that have a scanner.
 //!
-//! tiktoken has spelled the same pattern in several ways over time, and files of Hugging Face have them in
+//! The same pattern has been spelled in several ways over time, and files of Hugging Face have them in
 //! Oniguruma's dialect. All spellings of a pattern cut every text alike, so one scanner serves them.
 
+use serde_json::Value;
+
+use super::Pattern;
+use super::deepseek::DEEPSEEK_STEPS;
 use super::dialect::Dialect;
-use super::{CL100K_REGEX, GPT2_REGEX, O200K_REGEX, Pattern};
+use super::gpt2::GPT2_REGEX;
+use super::scanner::{SCANNERS, Scanner, scanner};
 
-/// The split pattern of `cl100k_base` before tiktoken 0.9. At the end of a text, it cuts white space
-/// after the last newline, while [`CL100K_REGEX`] keeps it whole. Llama 3 took it over.
-pub const OLD_CL100K_REGEX: &str = concat!(
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}",
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-);
-
-/// What our own files have for `cl100k`: in Oniguruma, [`CL100K_REGEX`] would join numbers.
-pub(super) const CL100K_IN_FILES: &str = concat!(
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}",
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+\z|\s*[\r\n]|\s+(?!\S)|\s",
-);
-
-/// Spellings that mean the same in both dialects.
-const IN_BOTH: [(&str, Pattern); 7] = [
-    (GPT2_REGEX, Pattern::Gpt2),
+/// Further spellings that mean the same in both dialects.
+const SPELLINGS: [(&str, &str); 3] = [
     (
         r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
-        Pattern::Gpt2,
+        "gpt2",
     ),
     (
         r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s",
-        Pattern::Gpt2,
+        "gpt2",
     ),
-    (O200K_REGEX, Pattern::O200k),
-    (CL100K_IN_FILES, Pattern::Cl100k),
-    (OLD_CL100K_REGEX, Pattern::OldCl100k),
     (
         concat!(
             r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}",
             r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
         ),
-        Pattern::OldCl100k,
+        "llama3",
     ),
 ];
 
-/// The pattern that `text` spells, if tiktoken has published it.
-pub(super) fn published(dialect: Dialect, text: &str) -> Option<Pattern> {
-    if dialect == Dialect::FancyRegex && text == CL100K_REGEX {
-        return Some(Pattern::Cl100k);
+/// Expressions one after another, each of which cuts the pieces of the one before.
+const SEQUENCES: [(&[&str], &str); 2] = [
+    (&DEEPSEEK_STEPS, "deepseek"),
+    (&[r"\p{N}", GPT2_REGEX], "starcoder2"),
+];
+
+/// The scanner of the pattern that `text` spells, if it was published.
+pub(super) fn published(dialect: Dialect, text: &str) -> Option<&'static Scanner> {
+    let own = |scanner: &&Scanner| match dialect {
+        Dialect::FancyRegex => scanner.regex == text || scanner.in_oniguruma == text,
+        Dialect::Oniguruma => scanner.in_oniguruma == text,
+    };
+    SCANNERS.iter().find(own).or_else(|| {
+        let known = SPELLINGS.iter().find(|(spelling, _)| *spelling == text);
+        known.and_then(|(_, name)| scanner(name))
+    })
+}
+
+/// The pattern that cuts as a `pre_tokenizer` does whose parts are these, if one is known.
+pub(super) fn published_sequence(parts: &[&Value]) -> Option<Pattern> {
+    let mut steps = Vec::new();
+    for (i, part) in parts.iter().enumerate() {
+        match expression(part)? {
+            // ByteLevel changes the characters that later parts would see.
+            _ if part["type"] == "ByteLevel" && i + 1 < parts.len() => return None,
+            "" => {}
+            // GPT-2's pattern leaves its own pieces whole.
+            GPT2_REGEX if steps.last() == Some(&GPT2_REGEX) => {}
+            step => steps.push(step),
+        }
     }
-    let known = IN_BOTH.iter().find(|(spelling, _)| *spelling == text);
-    known.map(|(_, pattern)| pattern.clone())
+    let known = match *steps {
+        [step] => published(Dialect::Oniguruma, step),
+        _ => {
+            let known = SEQUENCES.iter().find(|(known, _)| *known == steps);
+            known.and_then(|(_, name)| scanner(name))
+        }
+    };
+    known.map(Pattern::Scanner)
+}
+
+/// The regular expression that cuts as a part of a `pre_tokenizer` does, into its matches and what is
+/// between them; an empty one if the part cuts nothing.
+fn expression(part: &Value) -> Option<&str> {
+    match part["type"].as_str()? {
+        "Split" => {
+            let regex = part["pattern"]["Regex"].as_str()?;
+            let known = published(Dialect::Oniguruma, regex);
+            let is_cut = match (part["behavior"].as_str()?, part["invert"] == true) {
+                ("Isolated", false) => true,
+                // The text between matches is dropped, of which there is none.
+                ("Removed", true) => known.is_some(),
+                _ => false,
+            };
+            let regex = known.map_or(regex, |scanner| scanner.in_oniguruma);
+            is_cut.then_some(regex)
+        }
+        "Digits" => (part["individual_digits"] == true).then_some(r"\p{N}"),
+        "ByteLevel" if part["add_prefix_space"] == false => match part["use_regex"] == false {
+            true => Some(""),
+            false => Some(GPT2_REGEX),
+        },
+        _ => None,
+    }
+}
+
+/// The expressions of [`SEQUENCES`] that a scanner cuts by.
+#[cfg(test)]
+pub(super) fn steps(scanner: &Scanner) -> Option<&'static [&'static str]> {
+    let known = SEQUENCES.iter().find(|(_, name)| *name == scanner.name);
+    known.map(|(steps, _)| *steps)
 }

@@ -119,7 +119,7 @@ mod tests {
         for (pattern, expected) in [
             ("gpt2", true),
             ("none", true),
-            (super::super::OLD_CL100K_REGEX, true),
+            ("deepseek", true),
             (r"\S+|\s+", true),
             (r"[^\s]+|\s+", true),
             (r".|\n", true),

@@ -29,9 +29,9 @@ impl<F: FnMut(usize, usize) -> Result<(), Error>> Visitor for F {
 }
 
 /// Visits a part of a text, and adds the start of that part to all positions.
-pub(super) struct OffsetVisitor<'v, V> {
-    pub(super) visitor: &'v mut V,
-    pub(super) offset: usize,
+pub(crate) struct OffsetVisitor<'v, V> {
+    pub(crate) visitor: &'v mut V,
+    pub(crate) offset: usize,
 }
 
 impl<V: Visitor> Visitor for OffsetVisitor<'_, V> {
@@ -46,7 +46,7 @@ impl<V: Visitor> Visitor for OffsetVisitor<'_, V> {
 }
 
 /// Collects pre-tokens for a visitor.
-pub(super) struct PieceBuffer<'v, V> {
+pub(crate) struct PieceBuffer<'v, V> {
     visitor: &'v mut V,
     start: usize,
     pub(super) ends: [usize; BATCH_PIECES],
@@ -55,7 +55,7 @@ pub(super) struct PieceBuffer<'v, V> {
 
 impl<'v, V: Visitor> PieceBuffer<'v, V> {
     #[inline(always)]
-    pub(super) fn new(visitor: &'v mut V) -> Self {
+    pub(crate) fn new(visitor: &'v mut V) -> Self {
         PieceBuffer {
             visitor,
             start: 0,
@@ -66,9 +66,15 @@ impl<'v, V: Visitor> PieceBuffer<'v, V> {
 
     /// Add the next pre-token, which ends at `end`.
     #[inline(always)]
-    pub(super) fn push(&mut self, end: usize) -> Result<(), Error> {
+    pub(crate) fn push(&mut self, end: usize) -> Result<(), Error> {
+        self.push_if(true, end)
+    }
+
+    /// Add the next pre-token if it ends at `end`, without a branch.
+    #[inline(always)]
+    pub(crate) fn push_if(&mut self, ends: bool, end: usize) -> Result<(), Error> {
         self.ends[self.n] = end;
-        self.n += 1;
+        self.n += usize::from(ends);
         if self.n == BATCH_PIECES {
             self.flush()?;
         }
@@ -77,7 +83,7 @@ impl<'v, V: Visitor> PieceBuffer<'v, V> {
 
     /// Pass all collected pre-tokens to the visitor.
     #[inline(always)]
-    pub(super) fn flush(&mut self) -> Result<(), Error> {
+    pub(crate) fn flush(&mut self) -> Result<(), Error> {
         let ends = &self.ends[..self.n];
         if let Some(&last) = ends.last() {
             self.visitor.pieces(self.start, ends)?;

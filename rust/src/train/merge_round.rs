@@ -61,11 +61,12 @@ impl<'a> MergeRound<'a> {
         // Each thread reads all pairs and takes its share of them, so that the words of a pair come in
         // order.
         let n_threads = context.n_threads();
+        let may_reach = bounds.reaching(threshold);
         let mut shares = vec![FxHashMap::<Pair, TrackedPair>::default(); n_threads];
         for_each(context, &mut shares, n_threads, |tracked, i| {
             let mine = |pair| PairBounds::share(pair, n_threads) == i;
-            let is_wanted = |pair| bounds.may_reach(pair, threshold) & mine(pair);
-            words.for_each_pair(context, is_wanted, |pair, word, count| {
+            let is_wanted = |pair| may_reach.has(pair) & mine(pair);
+            words.for_each_pair(context, (0, 1), is_wanted, |pair, word, count| {
                 let tracked = tracked.entry(pair).or_default();
                 tracked.count += count;
                 add_word(&mut tracked.words, word);

@@ -3,6 +3,7 @@
 use super::words::Words;
 use crate::error::Error;
 use crate::util::context::Context;
+use crate::util::parallel::for_each;
 use crate::vocab::Pair;
 
 /// An upper bound for the count of every pair: pairs with the same hash share a sum.
@@ -13,14 +14,26 @@ pub(super) struct PairBounds {
 
 const LOG2_SUMS: u32 = 20;
 
+/// The most threads that sum: each has sums of its own, of 4 MB.
+const MAX_THREADS: usize = 8;
+
 impl PairBounds {
     pub(super) fn new(context: &Context, words: &Words) -> Result<Self, Error> {
-        let mut sums = vec![0u32; 1 << LOG2_SUMS];
-        let all = |_| true;
-        words.for_each_pair(context, all, |pair, _, count| {
-            let sum = &mut sums[PairBounds::slot(pair)];
-            *sum = sum.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
+        let n_threads = context.n_threads().min(MAX_THREADS);
+        let mut partial = vec![vec![0u32; 1 << LOG2_SUMS]; n_threads];
+        for_each(context, &mut partial, n_threads, |sums, i| {
+            let all = |_| true;
+            words.for_each_pair(context, (i, n_threads), all, |pair, _, count| {
+                let sum = &mut sums[PairBounds::slot(pair)];
+                *sum = sum.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
+            })
         })?;
+        let mut sums = partial.swap_remove(0);
+        for others in partial {
+            for (sum, other) in sums.iter_mut().zip(others) {
+                *sum = sum.saturating_add(other);
+            }
+        }
         Ok(PairBounds { sums })
     }
 
@@ -29,11 +42,14 @@ impl PairBounds {
         self.sums.iter().copied().max().unwrap_or(0).into()
     }
 
-    /// Whether the count of `pair` may be `threshold` or more.
-    #[inline]
-    pub(super) fn may_reach(&self, pair: Pair, threshold: u64) -> bool {
-        let sum = self.sums[PairBounds::slot(pair)];
-        (u64::from(sum) >= threshold) | (sum == u32::MAX)
+    /// The pairs whose counts may be `threshold` or more.
+    pub(super) fn reaching(&self, threshold: u64) -> MayReach {
+        let may_reach = |&sum: &u32| (u64::from(sum) >= threshold) | (sum == u32::MAX);
+        let bits_of = |sums: &[u32]| {
+            let bits = sums.iter().map(may_reach).enumerate();
+            bits.fold(0, |all, (i, bit)| all | u64::from(bit) << i)
+        };
+        MayReach(self.sums.chunks(64).map(bits_of).collect())
     }
 
     /// Which of `n` shares of about equal size `pair` belongs to.
@@ -47,5 +63,16 @@ impl PairBounds {
         // The highest bits of a product depend on all bits of the factor.
         let mixed = u64::from(left) << 32 | u64::from(right);
         (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - LOG2_SUMS)) as usize
+    }
+}
+
+/// The pairs that may reach a threshold, a bit for each sum: unlike the sums, they fit into fast caches.
+pub(super) struct MayReach(Vec<u64>);
+
+impl MayReach {
+    #[inline]
+    pub(super) fn has(&self, pair: Pair) -> bool {
+        let slot = PairBounds::slot(pair);
+        self.0[slot / 64] >> (slot % 64) & 1 == 1
     }
 }

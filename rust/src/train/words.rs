@@ -27,15 +27,12 @@ fn count_in(header: &[u32]) -> u64 {
 }
 
 impl Words {
+    /// The tokens of each pre-token are what `append_tokens` appends: at most one for each byte.
     pub(super) fn new(
         context: &Context,
         counts: &PieceCounts,
-        alphabet: &[u8; 256],
+        mut append_tokens: impl FnMut(&[u8], &mut Vec<u32>) -> Result<(), Error>,
     ) -> Result<Self, Error> {
-        let mut ids = [0; 256];
-        for (id, &byte) in (0..).zip(alphabet) {
-            ids[usize::from(byte)] = id;
-        }
         let (mut n_words, mut length) = (0, 0);
         counts.for_each(context, |piece, _| {
             if piece.len() > 1 {
@@ -57,18 +54,33 @@ impl Words {
         };
         counts.for_each(context, |piece, count| {
             if piece.len() > 1 {
-                words.starts.push(words.memory.len() as u32);
-                let header = [piece.len() as u32, count as u32, (count >> 32) as u32];
-                words.memory.extend(header);
-                for chunk in piece.chunks(CHECK_INTERVAL) {
-                    context.check()?;
-                    let tokens = chunk.iter().map(|&byte| ids[usize::from(byte)]);
-                    words.memory.extend(tokens);
-                }
+                let start = words.memory.len();
+                words.starts.push(start as u32);
+                words.memory.extend([0, count as u32, (count >> 32) as u32]);
+                append_tokens(piece, &mut words.memory)?;
+                words.memory[start] = (words.memory.len() - start - HEADER) as u32;
             }
             Ok(())
         })?;
         Ok(words)
+    }
+
+    /// What [`Words::new`] takes for words of single bytes: id i is the byte `alphabet[i]`.
+    pub(super) fn bytes<'a>(
+        context: &'a Context,
+        alphabet: &[u8; 256],
+    ) -> impl FnMut(&[u8], &mut Vec<u32>) -> Result<(), Error> + 'a {
+        let mut ids = [0; 256];
+        for (id, &byte) in (0..).zip(alphabet) {
+            ids[usize::from(byte)] = id;
+        }
+        move |piece, tokens| {
+            for chunk in piece.chunks(CHECK_INTERVAL) {
+                context.check()?;
+                tokens.extend(chunk.iter().map(|&byte| ids[usize::from(byte)]));
+            }
+            Ok(())
+        }
     }
 
     /// Prefetch the header and the first tokens of a word.
@@ -94,15 +106,17 @@ impl Words {
     }
 
     /// Call `visit` for each pair of adjacent tokens that is wanted, with the start and the count of
-    /// its word.
+    /// its word. `part` is (i, n) for the words in the i-th of n equal parts.
     pub(super) fn for_each_pair(
         &self,
         context: &Context,
+        part: (usize, usize),
         is_wanted: impl Fn(Pair) -> bool,
         mut visit: impl FnMut(Pair, u32, u64),
     ) -> Result<(), Error> {
         let mut wanted = Vec::new();
-        for (i, &start) in (0..).zip(&self.starts) {
+        let [first, end] = [part.0, part.0 + 1].map(|i| self.starts.len() * i / part.1);
+        for (i, &start) in (0..).zip(&self.starts[first..end]) {
             context.check_at(i)?;
             let (count, mut tokens) = self.get(start);
             while tokens.len() > 1 {

@@ -1,26 +1,45 @@
 //! Vocabularies: tokens, their ids, and the merges that the ids imply.
 
-mod tokens;
+pub(crate) mod borders;
+pub(crate) mod first_symbols;
+mod merges;
+mod model;
+pub(crate) mod tokens;
+pub(crate) mod wide_borders;
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
-use self::tokens::{TokenIds, Tokens, describe};
-use crate::encode::merge_table::{ID_BITS, MergeTable};
-use crate::encode::merger::{Merger, Rules};
+use self::borders::Borders;
+use self::first_symbols::{FirstSymbols, byte_token};
+use self::merges::Merges;
+pub use self::model::{Merge, Model};
+use self::tokens::{TokenIds, Tokens, bytes_of_name, describe};
+use self::wide_borders::WideBorders;
+use crate::encode::merge_table::ID_BITS;
+use crate::encode::merger::Rules;
 use crate::error::Error;
 use crate::util::context::Context;
 use crate::util::memory::try_reserve;
+use crate::util::piece_key::Key;
 
 /// Two adjacent tokens, by id.
 pub type Pair = (u32, u32);
 
-/// A byte-level BPE vocabulary: 256 single bytes, merged tokens, special tokens.
+/// A BPE vocabulary: single bytes or characters, merged tokens, special tokens.
 #[derive(Debug, Clone)]
 pub struct Vocab {
     ids: TokenIds,
     tokens: Tokens,
-    byte_ids: [u32; 256],
-    merges: MergeTable,
+    merges: Merges,
+    /// Whether a whole pre-token has to be looked up before it is merged.
+    looks_up_whole: bool,
+    /// Where pre-tokens can be cut further; None if that is not known.
+    borders: Option<Borders>,
+    /// Where long pre-tokens can be cut further, if merging begins with bytes.
+    wide_borders: Option<WideBorders>,
+    /// The ids of the tokens `<0x00>` to `<0xFF>` that stand for bytes.
+    byte_tokens: Vec<(u32, u8)>,
     special_tokens: Vec<(String, u32)>,
     added_tokens: Vec<(String, u32)>,
 }
@@ -30,23 +49,31 @@ pub struct Vocab {
 pub const MAX_ID: u32 = (1 << ID_BITS) - 2;
 
 impl Vocab {
-    /// Create a vocabulary from tokens and their ids, in any order.
-    ///
-    /// As in a tiktoken rank file, the id of a merged token is also its rank: of all possible merges,
-    /// the one that makes the smallest id is applied first. The merges are derived from the ids: BPE
-    /// with the smaller ids alone must cut a token's bytes into exactly two tokens, and that pair is
-    /// its merge. By induction over ids it follows that any two adjacent tokens whose concatenated
-    /// bytes are a token *are* that token's pair. So three definitions of the encoding agree: merging
-    /// the listed pairs (Hugging Face), merging whatever makes a known byte string (tiktoken), and
-    /// looking up the whole pre-token first.
+    /// Create a vocabulary from tokens and their ids, in any order, which are tiktoken's ranks: of all
+    /// adjacent tokens whose concatenated bytes are a token, those that make the smallest id are merged
+    /// first. A whole pre-token that is a token is not merged.
     ///
     /// # Errors
     /// Fails if a byte has no id, a token is empty, a token or an id is given twice, an id is above
-    /// [`MAX_ID`], a token is not a merge of two others, or if `context` is stopped.
+    /// [`MAX_ID`], or if `context` is stopped.
     pub fn new(
         context: &Context,
         ranks: impl IntoIterator<Item = (Box<[u8]>, u32)>,
         special_tokens: &[(String, u32)],
+    ) -> Result<Self, Error> {
+        Vocab::with_model(context, ranks, special_tokens, &Model::default())
+    }
+
+    /// Create a vocabulary from tokens and their ids, in any order, and the rest of a model.
+    ///
+    /// # Errors
+    /// As [`Vocab::new`]. But with listed merges, a byte may have no id. Then fails if one of them is of
+    /// tokens without an id, makes a token without an id, or has a token that stands for unknown text.
+    pub fn with_model(
+        context: &Context,
+        ranks: impl IntoIterator<Item = (Box<[u8]>, u32)>,
+        special_tokens: &[(String, u32)],
+        model: &Model,
     ) -> Result<Self, Error> {
         let mut ids = TokenIds::default();
         let mut tokens = Tokens::default();
@@ -65,15 +92,20 @@ impl Vocab {
                 )));
             }
         }
-        let mut byte_ids = [0; 256];
-        for byte in 0..=255u8 {
-            byte_ids[usize::from(byte)] = ids.get(&[byte]).ok_or_else(|| {
-                Error::Vocabulary(format!(
-                    "the byte 0x{byte:02x} has no id: a byte-level vocabulary needs all 256 bytes"
-                ))
-            })?;
+        let merges = match &model.merges {
+            Some(listed) => Merges::listed(context, &tokens, &ids, listed, model)?,
+            None => Merges::by_rank(context, &tokens, byte_ids(&ids)?)?,
+        };
+        let mut byte_tokens = Vec::new();
+        if model.byte_fallback {
+            for byte in 0..=255 {
+                if let Some(id) = ids.get(&byte_token(byte)) {
+                    byte_tokens.push((id, byte));
+                    tokens.replace(id, byte);
+                }
+            }
         }
-        let merges = derive_merges(context, &tokens, &byte_ids)?;
+        byte_tokens.sort_unstable();
         let mut names = HashSet::new();
         for (step, (name, id)) in (0..).zip(special_tokens) {
             context.check_at(step)?;
@@ -87,13 +119,27 @@ impl Vocab {
                     "{name:?} can't be a special token: it is empty or an ordinary token already"
                 )));
             }
-            tokens.insert(name.as_bytes(), *id)?;
+            tokens.insert(&bytes_of_name(name, &merges.first), *id)?;
         }
+        let asks_for_whole = model.merges.is_none() || model.ignore_merges;
+        let looks_up_whole = asks_for_whole && merges.whole_differs;
+        let can_be_cut = merges.first.are_characters_and_bytes() && !looks_up_whole;
         Ok(Vocab {
+            borders: can_be_cut.then(|| {
+                let made = merges.made(&tokens);
+                Borders::new(made.filter_map(|token| std::str::from_utf8(token).ok()))
+            }),
+            wide_borders: matches!(merges.first, FirstSymbols::Bytes(_)).then(|| {
+                WideBorders::new(
+                    merges.made(&tokens),
+                    merges.only_whole(&tokens, looks_up_whole),
+                )
+            }),
             ids,
             tokens,
-            byte_ids,
+            looks_up_whole,
             merges,
+            byte_tokens,
             special_tokens: special_tokens.to_vec(),
             added_tokens: Vec::new(),
         })
@@ -114,7 +160,8 @@ impl Vocab {
                 )));
             }
             if self.ids.get(name.as_bytes()) != Some(*id) {
-                self.tokens.insert(name.as_bytes(), *id)?;
+                let bytes = bytes_of_name(name, &self.merges.first);
+                self.tokens.insert(&bytes, *id)?;
             }
             self.added_tokens.push((name.clone(), *id));
         }
@@ -161,32 +208,91 @@ impl Vocab {
         self.ids.get(token)
     }
 
-    /// The rules by which [`Merger::merge`] encodes a pre-token.
+    /// The id of a short pre-token, given by its key, that is surely encoded as a single token.
+    #[inline]
+    pub(crate) fn whole(&self, key: Key) -> Option<u32> {
+        let is_sure = self.looks_up_whole || !self.merges.whole_differs;
+        self.ids.get_short(key).filter(|_| is_sure)
+    }
+
+    /// Prefetch what [`Vocab::whole`] reads.
+    #[inline]
+    pub(crate) fn prefetch_whole(&self, key: Key) {
+        self.ids.prefetch_short(key);
+    }
+
+    /// The rules by which `Merger::encode` encodes a pre-token.
     pub(crate) fn rules<'a>(&'a self, context: &'a Context) -> Rules<'a> {
         Rules {
-            merges: &self.merges,
-            byte_ids: &self.byte_ids,
+            merges: &self.merges.table,
+            ascending: self.merges.ascending,
+            first: &self.merges.first,
+            ids: self.merges.ids.as_deref(),
+            whole: self.looks_up_whole.then_some(&self.ids),
             context,
         }
     }
 
-    /// The merges as pairs of byte strings, in the order they are applied.
+    /// Where pre-tokens can be cut further without changing their ids; None if that is not known.
+    pub(crate) fn borders(&self) -> Option<&Borders> {
+        self.borders.as_ref()
+    }
+
+    /// Where long pre-tokens can be cut further without changing their ids, unless they are a token as a
+    /// whole; None if that is not known.
+    pub(crate) fn wide_borders(&self) -> Option<&WideBorders> {
+        self.wide_borders.as_ref()
+    }
+
+    /// Whether some tokens are made only of whole pre-tokens: no merges make them.
+    pub fn looks_up_whole(&self) -> bool {
+        self.looks_up_whole
+    }
+
+    /// Whether tiktoken encodes any text alike, with the ids of the ordinary tokens as ranks.
+    pub fn follows_ids(&self) -> bool {
+        self.merges.follow_ids
+    }
+
+    /// Whether a merge makes only merges of higher rank possible.
+    pub fn merges_ascend(&self) -> bool {
+        self.merges.ascending
+    }
+
+    /// The merges that can be applied, as pairs of tokens in the order of their ranks: for each token, at
+    /// most one.
     pub fn merged_pairs(&self) -> Vec<(&[u8], &[u8])> {
-        let mut by_rank: Vec<_> = self.merges.iter().collect();
+        let mut by_rank: Vec<_> = self.merges.table.iter().collect();
         by_rank.sort_unstable_by_key(|&(_, rank)| rank);
-        let bytes = |id: u32| self.tokens.get(id as usize).unwrap_or_default();
+        // A token that stands for a byte is in no merge.
+        let bytes = |symbol| {
+            let id = self.merges.id(symbol) as usize;
+            self.tokens.get(id).unwrap_or_default()
+        };
         by_rank
             .into_iter()
             .map(|((left, right), _)| (bytes(left), bytes(right)))
             .collect()
     }
 
-    /// The ordinary tokens and their ids, sorted by id.
-    pub fn ranks(&self) -> Vec<(&[u8], u32)> {
+    /// The ordinary tokens and their ids, sorted by id. With byte_fallback, the token of a byte is spelled
+    /// `<0x0A>`.
+    pub fn ranks(&self) -> Vec<(Cow<'_, [u8]>, u32)> {
         let all = (0..).zip(0..self.n_vocab());
-        all.filter_map(|(id, index)| Some((self.tokens.get(index)?, id)))
-            .filter(|&(token, id)| self.ids.get(token) == Some(id))
-            .collect()
+        all.filter_map(|(id, index)| {
+            let token = match self.byte_of(id) {
+                Some(byte) => Cow::Owned(byte_token(byte)),
+                None => Cow::Borrowed(self.tokens.get(index)?),
+            };
+            (self.ids.get(&token) == Some(id)).then_some((token, id))
+        })
+        .collect()
+    }
+
+    /// The byte that a token such as `<0x0A>` stands for.
+    fn byte_of(&self, id: u32) -> Option<u8> {
+        let found = self.byte_tokens.binary_search_by_key(&id, |&(id, _)| id);
+        found.ok().map(|i| self.byte_tokens[i].1)
     }
 
     /// The special tokens and their ids, in the order given.
@@ -199,7 +305,8 @@ impl Vocab {
         &self.added_tokens
     }
 
-    /// The bytes of a token. Those of a special or added token are its name in UTF-8.
+    /// The bytes of a token. Those of a special or added token are its name in UTF-8; but in a byte-level
+    /// vocabulary, a name of which each character stands for a byte has these bytes, as in `tokenizers`.
     #[inline]
     pub fn token_bytes(&self, id: usize) -> Option<&[u8]> {
         self.tokens.get(id)
@@ -249,35 +356,16 @@ impl Vocab {
     }
 }
 
-/// Find the pair that each token of two bytes or more is merged from.
-fn derive_merges(
-    context: &Context,
-    tokens: &Tokens,
-    byte_ids: &[u32; 256],
-) -> Result<MergeTable, Error> {
-    let mut merges = MergeTable::default();
-    let mut merger = Merger::default();
-    for id in 0..tokens.n_vocab() as u32 {
-        context.check_at(id)?;
-        let token = tokens.get(id as usize).unwrap_or_default();
-        if token.len() < 2 {
-            continue;
-        }
-        let rules = Rules {
-            merges: &merges,
-            byte_ids,
-            context,
-        };
-        let parts = merger.merge(rules, token)?;
-        let &[left, right] = parts else {
-            return Err(Error::Vocabulary(format!(
-                "{} (id {id}) is no merge: BPE with the smaller ids cuts it into {} tokens, \
-                 expected 2",
-                describe(token),
-                parts.len()
-            )));
-        };
-        merges.insert((left, right), id);
+/// The id of each single byte.
+fn byte_ids(ids: &TokenIds) -> Result<Box<[u32; 256]>, Error> {
+    let mut of_byte = Box::new([0; 256]);
+    for byte in 0..=255u8 {
+        of_byte[usize::from(byte)] = ids.get(&[byte]).ok_or_else(|| {
+            Error::Vocabulary(format!(
+                "the byte 0x{byte:02x} has no id: without listed merges, a vocabulary needs all 256 \
+                 bytes"
+            ))
+        })?;
     }
-    Ok(merges)
+    Ok(of_byte)
 }

@@ -102,13 +102,13 @@ from gptfast.data import prepare_shards as module
 from gptfast.data import parts
 from gptfast.tokenizer import BPETokenizer
 parts._PART_BYTES = 1
-encode = BPETokenizer.encode_batch_to_numpy
-def stops(self, blocks, n_threads):
-    if any(b"STOP" in block for block in blocks):
+encode = BPETokenizer.encode_documents
+def stops(self, documents, separator, n_threads):
+    if any(b"STOP" in data for data, _, _ in documents):
         print("ready", flush=True)
         time.sleep(600)
-    return encode(self, blocks, n_threads)
-BPETokenizer.encode_batch_to_numpy = stops
+    return encode(self, documents, separator, n_threads)
+BPETokenizer.encode_documents = stops
 module.prepare_files(BPETokenizer.load(sys.argv[1]), sys.argv[2], sys.argv[3], 0.5)
 """
 

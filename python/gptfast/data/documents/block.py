@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gptfast.data.documents.cut import BLOCK_BYTES, ReadInto, replacing
 from gptfast.data.documents.unpack import DamagedFileError, Stream
@@ -76,3 +79,50 @@ class Block(NamedTuple):
     ends_document: bool
     place: Place | None = None
     """Where it begins; None if it came from no file."""
+
+
+class Documents(NamedTuple):
+    """Many whole documents at once, of lines of one file. None of them is empty."""
+
+    data: bytes
+    """Their UTF-8, with a byte after each, 0xFF, that no UTF-8 has."""
+    starts: NDArray[np.int64]
+    """(documents,), where each begins in `data`."""
+    ends: NDArray[np.int64]
+    """(documents,), where each ends."""
+    file: str
+    lines: NDArray[np.int64]
+    """(documents,), the line of each, from 1."""
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """How many bytes each has, (documents,)."""
+        return self.ends - self.starts
+
+    def only(self, which: NDArray[np.bool_]) -> Documents:
+        """Return the documents of which `which`, (documents,), is true, with all data."""
+        starts, ends, lines = self.starts[which], self.ends[which], self.lines[which]
+        return Documents(self.data, starts, ends, self.file, lines)
+
+    def between(self, first: int, end: int) -> Documents:
+        """Return the documents from `first` to before `end`, at least one, with their data."""
+        if first == 0 and end == len(self.lines):
+            return self
+        starts, ends, lines = self.starts[first:end], self.ends[first:end], self.lines[first:end]
+        at = starts[0]
+        return Documents(self.data[at : ends[-1] + 1], starts - at, ends - at, self.file, lines)
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield each document as a block."""
+        ranges = zip(self.starts.tolist(), self.ends.tolist(), self.lines.tolist(), strict=True)
+        for start, end, line in ranges:
+            yield Block(self.data[start:end], True, Place(self.file, "line", line))
+
+
+def one_by_one(items: Iterable[Block | Documents]) -> Iterator[Block]:
+    """Yield each document as a block, or as several."""
+    for item in items:
+        if isinstance(item, Documents):
+            yield from item.blocks()
+        else:
+            yield item

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from gptfast.data.documents.block import Block, Lines, Place
+import numpy as np
+
+from gptfast.data.documents.block import Block, Documents, Lines, Place
 from gptfast.data.documents.cut import Cutter, ReadInto, TooLongError, replacing
 from gptfast.data.documents.notes import say_once
 from gptfast.data.documents.options import ReadOptions
@@ -44,11 +46,18 @@ class BlockMaker:
         )
 
     def of_records(
-        self, where: str, unit: Literal["line", "row", "value"], records: Iterator[Record]
-    ) -> Iterator[Block]:
+        self,
+        where: str,
+        unit: Literal["line", "row", "value"],
+        records: Iterator[Record | Documents],
+    ) -> Iterator[Block | Documents]:
         """Yield the blocks of documents that are read as a whole. unit: of their numbers."""
         block_bytes = self.cutter.block_bytes
-        for number, data in records:
+        for record in records:
+            if isinstance(record, Documents):
+                yield from self._documents(record)
+                continue
+            number, data = record
             if isinstance(data, bytes):
                 if len(data) <= block_bytes:
                     yield Block(data, True, Place(where, unit, number))
@@ -126,6 +135,19 @@ class BlockMaker:
             is_whole = document.data is not None and document.is_separated
             yield Block(b"" if is_whole else block.data[:bad], True, place)
             break
+
+    def _documents(self, documents: Documents) -> Iterator[Block | Documents]:
+        """Yield the documents, and the blocks of those that are longer than a block, in order."""
+        start, n = 0, len(documents.lines)
+        for i in np.flatnonzero(documents.sizes > self.cutter.block_bytes).tolist():
+            if start < i:
+                yield documents.between(start, i)
+            for block in documents.between(i, i + 1).blocks():
+                assert block.place is not None  # as it comes from a file
+                yield from self._whole(block.place, block.data)
+            start = i + 1
+        if start < n:
+            yield documents.between(start, n)
 
     def _whole(self, place: Place, data: bytes) -> Iterator[Block]:
         """Yield the blocks of a document that is already in memory."""

@@ -1,4 +1,4 @@
-"""Documents in JSON: a line each (JSON lines), or values of any layout, read one by one."""
+"""Documents in JSON: the values of a file, of any layout, read one by one."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import re
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from gptfast.data.documents.records import CONVERT, BadRecordError, Record
+from gptfast.data.documents.records import BadRecordError, Record
 from gptfast.data.documents.unpack import DamagedFileError
 
 _CHUNK_BYTES = 1 << 18
 _DECODER = json.JSONDecoder()
 _FLOAT_DECODER = json.JSONDecoder(parse_int=float)
-_TOO_DEEP = "can't be read as JSON (it is nested too deeply)"
+TOO_DEEP = "can't be read as JSON (it is nested too deeply)"
 _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[][{}"]', re.DOTALL)
 _SPACE = re.compile(r"[ \t\n\r]*")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -51,36 +51,7 @@ def keys_of(value: dict[str, Any]) -> str:
     return f"its keys are {', '.join(keys)}{', ...' if len(value) > _MAX_KEYS else ''}"
 
 
-def json_lines(
-    stream: io.RawIOBase, field: str, errors: Literal["strict", "replace"], longest: int
-) -> Iterator[Record]:
-    """Yield the number of each line that is not empty, and the text in its object.
-
-    longest: the maximum number of bytes of a line.
-    """
-    lines = io.BufferedReader(stream, _CHUNK_BYTES)
-    for number in itertools.count(1):
-        try:
-            line = rest = lines.readline(longest)
-            while len(rest) == longest and not rest.endswith(b"\n"):
-                rest = lines.readline(longest)
-        except DamagedFileError as error:
-            yield number, error
-            return
-        if not line:
-            return
-        text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-        if not text or text.isspace():
-            continue
-        try:
-            if line is not rest:
-                raise BadRecordError(f"is longer than {longest:,} bytes")
-            yield number, _text_of(_value(text, errors), field, errors)
-        except BadRecordError as error:
-            yield number, error
-
-
-def _decoded(text: str, at: int) -> tuple[Any, int]:
+def decoded(text: str, at: int) -> tuple[Any, int]:
     """Return the value that begins at an index, and where it ends. Raises as json does."""
     try:
         return _DECODER.raw_decode(text, at)
@@ -90,25 +61,7 @@ def _decoded(text: str, at: int) -> tuple[Any, int]:
         return _FLOAT_DECODER.raw_decode(text, at)
 
 
-def _value(line: bytes, errors: Literal["strict", "replace"]) -> Any:
-    try:
-        text = line.rstrip().decode(errors=errors)
-        value, end = _decoded(text, len(text) - len(text.lstrip()))
-    except UnicodeDecodeError as error:
-        raise BadRecordError(
-            f"is not UTF-8 text (byte {error.start} of the line): {CONVERT}"
-        ) from None
-    except json.JSONDecodeError as error:
-        what = f"{error.msg}, column {error.colno}"
-        raise BadRecordError(f"is broken JSON ({what}): expected an object") from None
-    except RecursionError:
-        raise BadRecordError(_TOO_DEEP) from None
-    if end != len(text):
-        raise BadRecordError(f"is broken JSON (Extra data, column {end + 1}): expected an object")
-    return value
-
-
-def _text_of(value: Any, field: str, errors: Literal["strict", "replace"]) -> bytes:
+def text_of(value: Any, field: str, errors: Literal["strict", "replace"]) -> bytes:
     """Return the text under the field as UTF-8."""
     text = find_field(value, field)
     if not isinstance(text, str):
@@ -164,7 +117,7 @@ def json_values(
             try:
                 if isinstance(value, BadRecordError):
                     raise value
-                text: bytes | BadRecordError = _text_of(value, field, errors)
+                text: bytes | BadRecordError = text_of(value, field, errors)
             except BadRecordError as error:
                 text = BadRecordError(f"(line {line}) {error}")
             yield number, text
@@ -231,7 +184,7 @@ class JsonValues:
         """Return the next value, or a BadRecordError for one that is left out."""
         while True:
             try:
-                value, end = _decoded(self._text, self._at)
+                value, end = decoded(self._text, self._at)
                 if end < len(self._text) or self._ended:  # else it may be half a number
                     self._move(end)
                     return value
@@ -244,7 +197,7 @@ class JsonValues:
             except RecursionError:
                 if end := _end_of_nested(self._text, self._at):
                     self._move(end)
-                    return BadRecordError(_TOO_DEEP)
+                    return BadRecordError(TOO_DEEP)
                 if self._ended:
                     raise BadRecordError("ends inside a value: it is truncated") from None
             if len(self._text) - self._at > self._longest:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 from gptfast.data.documents.archives import on_disk
-from gptfast.data.documents.block import Block
+from gptfast.data.documents.block import Block, Documents, one_by_one
 from gptfast.data.documents.blocks import BlockMaker
 from gptfast.data.documents.cut import BLOCK_BYTES, Cutter
 from gptfast.data.documents.foreign import foreign, is_markup, is_text
-from gptfast.data.documents.json_records import json_lines, json_values
+from gptfast.data.documents.json_lines import JsonLines
+from gptfast.data.documents.json_records import json_values
 from gptfast.data.documents.listing import Paths, find_files
 from gptfast.data.documents.names import PACKINGS, promised_format
 from gptfast.data.documents.notes import say_once
@@ -31,6 +32,7 @@ from gptfast.data.documents.unpack import (
     Stream,
     unpack,
 )
+from gptfast.tokenizer.rust import thread_count
 
 _MAX_DEPTH = 4  # of archives in archives
 
@@ -65,6 +67,27 @@ def read_blocks(
     or the rest of any other text or of a damaged file. Otherwise raises UserError with the file's
     name and line. Raises MissingFileError if a path names no file.
     """
+    read = read_documents(
+        paths,
+        options,
+        safe_cut=safe_cut,
+        block_bytes=block_bytes,
+        special_tokens=special_tokens,
+        report=report,
+    )
+    return one_by_one(read)
+
+
+def read_documents(
+    paths: Paths,
+    options: ReadOptions | None = None,
+    *,
+    safe_cut: Callable[[bytes], int] | None = None,
+    block_bytes: int = BLOCK_BYTES,
+    special_tokens: Collection[str] = (),
+    report: ReadReport | None = None,
+) -> Iterator[Block | Documents]:
+    """Read what `read_blocks` does, but the documents of JSON lines many at a time."""
     options = options or ReadOptions()
     cutter = Cutter(safe_cut or (lambda data: 0), block_bytes, options.longest_uncut or (1 << 62))
     spelled = SpelledTokens(special_tokens)
@@ -83,10 +106,16 @@ class _Reader:
     report: ReadReport
     make: BlockMaker
 
-    def read(self, files: Sequence[Path]) -> Iterator[Block]:
+    def read(self, files: Sequence[Path]) -> Iterator[Block | Documents]:
         inside = False
         for path in files:
             for block in self._read_file(path):
+                if isinstance(block, Documents):
+                    self.report.documents += len(block.lines)
+                    self.report.text_bytes += int(block.sizes.sum())
+                    self.spelled.count(block.data, self.report.spelled)
+                    yield block
+                    continue
                 if block.data or inside:
                     self.report.documents += block.ends_document
                     self.report.text_bytes += len(block.data)
@@ -94,7 +123,7 @@ class _Reader:
                     yield block
                 inside = not block.ends_document
 
-    def _read_file(self, path: Path) -> Iterator[Block]:
+    def _read_file(self, path: Path) -> Iterator[Block | Documents]:
         before, source = self.report.bytes_read, Source.of_file(path)
         try:
             file = FileOnDisk(path)
@@ -108,7 +137,9 @@ class _Reader:
                 yield block
         self.report.bytes_read = before + path.stat().st_size
 
-    def _content(self, source: Source, packed: Stream, depth: int = 0) -> Iterator[Block]:
+    def _content(
+        self, source: Source, packed: Stream, depth: int = 0
+    ) -> Iterator[Block | Documents]:
         """Read a file, or a member of an archive, as what it is."""
         where, options, make = source.where, self.options, self.make
         try:
@@ -130,7 +161,7 @@ class _Reader:
         else:
             yield from self._text(source, stream, name, found)
 
-    def _parquet(self, where: str, stream: Stream) -> Iterator[Block]:
+    def _parquet(self, where: str, stream: Stream) -> Iterator[Block | Documents]:
         plain = stream.path if isinstance(stream, FileOnDisk) else None
         try:
             with nullcontext(plain) if plain else on_disk(stream) as file:
@@ -141,7 +172,7 @@ class _Reader:
 
     def _archive(
         self, source: Source, kind: Literal["tar", "zip"], stream: Stream, depth: int
-    ) -> Iterator[Block]:
+    ) -> Iterator[Block | Documents]:
         where, bad = source.where, self.make.bad
         if depth == _MAX_DEPTH:
             bad(f"{where} is an archive in {depth} others: unpack it first", where)
@@ -157,7 +188,9 @@ class _Reader:
         except UnusableFileError as error:
             bad(f"{where} {error}", where)
 
-    def _text(self, source: Source, stream: Stream, name: str, found: Found) -> Iterator[Block]:
+    def _text(
+        self, source: Source, stream: Stream, name: str, found: Found
+    ) -> Iterator[Block | Documents]:
         """Read text, JSON or a table."""
         where, options, longest = source.where, self.options, self.cutter.longest
         head = stream.look()
@@ -172,8 +205,9 @@ class _Reader:
         if found.note is not None:
             say_once(f"{where} {found.note}", (found.format, source.folder))
         if found.format == "json lines":
-            lines = json_lines(stream, options.field, options.errors, longest)
-            yield from self.make.of_records(where, "line", lines)
+            n_threads, block_bytes = thread_count(options.n_threads), self.cutter.block_bytes
+            lines = JsonLines(options.field, options.errors, longest, block_bytes, n_threads)
+            yield from self.make.of_records(where, "line", lines.read(stream, where))
         elif found.format == "json":
             values = json_values(stream, options.field, options.errors, longest)
             yield from self.make.of_records(where, "value", values)

@@ -6,8 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Collection
 
-from gptfast.data.documents.separator import rare_byte
 from gptfast.tokenizer.roles import BOUNDARIES
+from gptfast.tokenizer.rust import Names
 
 _USUAL = rb"<\|[A-Za-z0-9_]{2,30}\|>"
 
@@ -27,14 +27,12 @@ class SpelledTokens:
         unusual = [name for name in given if not re.fullmatch(_USUAL, name)]
         longest_first = sorted(unusual, key=len, reverse=True)
         self._pattern = re.compile(b"|".join([*map(re.escape, longest_first), _USUAL]))
-        self._beginnings = [(rare_byte(name), name) for name in (b"<|", *unusual)]
+        self._beginnings = Names([b"<|", *unusual])
 
     def count(self, data: bytes, counter: Counter[str]) -> None:
         """Add the special tokens in `data`, a block of a document, to the counter."""
-        for byte, beginning in self._beginnings:
-            if byte in data and beginning in data:
-                counter.update(found.decode() for found in self._pattern.findall(data))
-                if len(counter) > _MAX_NAMES:
-                    for name, _ in counter.most_common()[_MAX_NAMES // 2 :]:
-                        del counter[name]
-                return
+        if self._beginnings.are_in(data):
+            counter.update(found.decode() for found in self._pattern.findall(data))
+            if len(counter) > _MAX_NAMES:
+                for name, _ in counter.most_common()[_MAX_NAMES // 2 :]:
+                    del counter[name]

@@ -1,4 +1,4 @@
-"""Hugging Face's formats of a GPT: GPT-2, Llama, Mistral and Mixtral.
+"""Hugging Face's formats of a GPT: GPT-2, Llama, Mistral, Mixtral, Qwen 2 and 3, SmolLM 3.
 
 A format defines config.json and the names of the tensors. A configuration that none of them can
 express is stored in gptfast's own format: ModelConfig's fields, and the parameters under their
@@ -20,12 +20,16 @@ from torch import Tensor
 from gptfast.errors import UserError
 from gptfast.model.config import ModelConfig, Precision
 from gptfast.model.formats.base import Format, Stored, spelled_shortest
+from gptfast.model.formats.others import PARTS
 
 FORMATS = {
     "gpt2": "gpt2.GPT2",
     "llama": "llama.Llama",
     "mistral": "llama.Mistral",
     "mixtral": "mixtral.Mixtral",
+    "qwen2": "qwen.Qwen2",
+    "qwen3": "qwen.Qwen3",
+    "smollm3": "smollm3.SmolLM3",
 }
 """The module and the class of each format, keyed by the model_type in config.json. A model is
 stored in the first format that expresses it."""
@@ -208,8 +212,9 @@ def parse(stored: Stored) -> ModelConfig:
             "language model; `gptfast eval FOLDER --images IMAGES` names what images show"
         )
     if not isinstance(name, str) or name not in FORMATS:
+        part = f", which has {PARTS[name]}" if isinstance(name, str) and name in PARTS else ""
         raise UserError(
-            f"it describes a {name!r} model: gptfast reads {', '.join(map(repr, FORMATS))} "
+            f"it describes a {name!r} model{part}: gptfast reads {', '.join(map(repr, FORMATS))} "
             f"and its own format"
         )
     return _format(name).parse(stored)
@@ -263,13 +268,21 @@ def from_stored(
     """Undo `to_stored`, for a model whose tensors are shaped like `state`.
 
     Missing tensors are left out and unexpected ones are kept, so that the caller can report them.
-    Raises RuntimeError if the parts of a tensor have shapes that don't match.
+    Raises RuntimeError if the parts of a tensor have shapes that don't match, UserError if the
+    output matrix of a model with tied embeddings has other values than these.
     """
     name = format_of(config)
     if name == OURS:
         return dict(stored)
     format = _format(name)
     rest, found = dict(format.canonical(stored)), {}
+    if config.tie_embeddings and (head := rest.pop("lm_head.weight", None)) is not None:
+        (table,) = format.names("wte.weight", config)
+        if not torch.equal(rest.setdefault(table, head), head):
+            raise UserError(
+                f"lm_head.weight differs from {table}, but tie_word_embeddings in config.json says "
+                f"that they are one: set it to false"
+            )
     for ours, tensor in state.items():
         names = format.names(ours, config)
         if all(name in rest for name in names):
@@ -277,8 +290,6 @@ def from_stored(
             if format.is_transposed(ours):
                 rows = rows.T
             found[ours] = rows.view(tensor.shape) if rows.numel() == tensor.numel() else rows
-    if config.tie_embeddings:
-        rest.pop("lm_head.weight", None)
     return found | rest
 
 

@@ -47,9 +47,15 @@ class Format(ABC):
 
 
 def spelled_shortest(config: ModelConfig) -> ModelConfig:
-    """Return an equal configuration, with None for each value that None stands for."""
+    """Return an equal configuration, in which each value that is the default is left to it."""
     if config.n_kv_head == config.n_head:
         config = replace(config, n_kv_head=None)
+    if config.head_dim is not None and config.head_dim * config.n_head == config.n_embd:
+        config = replace(config, head_dim=None)
+    if config.bias and config.qkv_bias:
+        config = replace(config, qkv_bias=False)
+    if config.rope_original_context == round(config.block_size / config.rope_factor):
+        config = replace(config, rope_original_context=None)
     if config.hidden_width == replace(config, n_hidden=None).hidden_width:
         config = replace(config, n_hidden=None)
     return config

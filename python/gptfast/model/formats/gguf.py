@@ -1,9 +1,9 @@
 """GGUF, the format of llama.cpp: what it can express of a model, and the keys that say it.
 
 llama.cpp computes a model by the name of its architecture, so a file can hold only what one of them
-does: "gpt2", or "llama", which is Llama's and Mixtral's. The keys are those of llama.cpp
-(https://github.com/ggml-org/llama.cpp, gguf-py/gguf/constants.py). The weights are in
-`gguf_tensors.py`. `gptfast.export` writes the file, and `gptfast.convert` reads it.
+does: "gpt2"; "llama", which is Llama's and Mixtral's; "qwen2", "qwen3" or "smollm3". The keys are
+those of llama.cpp (https://github.com/ggml-org/llama.cpp, gguf-py/gguf/constants.py). The weights
+are in `gguf_tensors.py`. `gptfast.export` writes the file, and `gptfast.convert` reads it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from gptfast.errors import UserError, as_float, as_int
 from gptfast.model.config import ModelConfig
 from gptfast.model.formats.base import spelled_shortest
+from gptfast.model.positions import rotary_settings
+from gptfast.ops.rotary import rotary_frequencies
 
 Metadata = Mapping[str, Any]
 """The keys and values of a GGUF file. An int is a uint32, a float a float32."""
@@ -24,18 +27,26 @@ Metadata = Mapping[str, Any]
 NO_BIAS = "gptfast.bias"
 """Our own key, false for a GPT-2 without biases, whose biases in the file are all zero."""
 
+_LLAMA = {"norm": "rmsnorm", "activation": "swiglu"}
+_QWEN = {**_LLAMA, "bias": False, "n_expert": 0, "nope_every": None}
 _EXPRESSED: dict[str, dict[str, Any]] = {
-    "gpt2": {"norm": "layernorm", "activation": "gelu", "n_expert": 0},
-    "llama": {"norm": "rmsnorm", "activation": "swiglu"},
-}
+    "gpt2": {
+        "norm": "layernorm", "activation": "gelu", "n_expert": 0, "head_dim": None,
+        "qk_norm": False,
+    },
+    "llama": _LLAMA,
+    "qwen2": {**_QWEN, "head_dim": None},
+    "qwen3": {**_QWEN, "qkv_bias": False},
+    "smollm3": {**_LLAMA, "n_expert": 0, "nope_every": 4, "qkv_bias": False},
+}  # fmt: skip
 """The only value that an architecture has of a field of ModelConfig."""
-_NOWHERE = {
-    "qk_norm": False,
-    "max_ngram": 1,
-    "embedding_norm": False,
-    "logit_softcap": None,
-}
-"""The fields that neither architecture has, and what they are without them."""
+_NAMES = {
+    "gpt2": "GPT-2", "llama": "Llama", "qwen2": "Qwen 2", "qwen3": "Qwen 3", "smollm3": "SmolLM 3",
+}  # fmt: skip
+_NOWHERE = {"max_ngram": 1, "embedding_norm": False, "logit_softcap": None}
+"""The fields that no architecture has, and what they are without them."""
+ROPE_FACTORS = "rope_freqs.weight"
+"""The tensor by which llama.cpp divides the frequencies of a "llama", as Llama 3.1 does."""
 
 
 def package() -> Any:
@@ -48,8 +59,25 @@ def package() -> Any:
 
 
 def architecture_of(config: ModelConfig) -> str:
-    """Return "llama" for rotary positions, else "gpt2". Ask `why_not` first."""
-    return "llama" if config.positions == "rotary" else "gpt2"
+    """Return the architecture that comes closest. Ask `why_not` first."""
+    if config.positions != "rotary":
+        return "gpt2"
+    if config.qk_norm:
+        return "qwen3"
+    if config.nope_every is not None:
+        return "smollm3"
+    return "qwen2" if config.qkv_bias and not config.bias else "llama"
+
+
+def is_like_llama(config: ModelConfig) -> bool:
+    """Return whether llama.cpp rotates channels 2 p and 2 p + 1 together, not p and p + D / 2."""
+    return architecture_of(config) in ("llama", "smollm3")
+
+
+def rope_factors(config: ModelConfig) -> Tensor:
+    """Return by what 'llama3' divides the frequency of each channel pair, (P,) float32."""
+    plain_P = rotary_frequencies(config.head_width, config.rope_theta)
+    return (plain_P / rotary_settings(config)[0]).float()
 
 
 def why_not(config: ModelConfig) -> str | None:
@@ -64,8 +92,9 @@ def why_not(config: ModelConfig) -> str | None:
             "positions is 'none': llama.cpp has 'learned' (GPT-2) and 'rotary' (Llama) positions; "
             "train with --positions rotary"
         )
+    config = spelled_shortest(config)
     name = architecture_of(config)
-    known = {"gpt2": "GPT-2", "llama": "Llama"}[name]
+    known = _NAMES[name]
     wanted = {**_EXPRESSED[name], **_NOWHERE}
     others = [
         f"{field} {getattr(config, field)!r} instead of {value!r}"
@@ -76,6 +105,11 @@ def why_not(config: ModelConfig) -> str | None:
         return (
             f"the model has {', '.join(others)}: llama.cpp computes {config.positions} positions "
             f"only as {known} does; train a model with those values"
+        )
+    if config.rope_scaling == "llama3" and name != "llama":
+        return (
+            f"rope_scaling is 'llama3' in a model like {known}: llama.cpp has it for Llama alone; "
+            f"train with --rope-scaling yarn"
         )
     if config.n_expert and config.expert_balance != "loss":
         return (
@@ -113,12 +147,13 @@ def to_metadata(config: ModelConfig) -> dict[str, Any]:
             "rope.dimension_count": config.head_width,
             "rope.freq_base": _base(config),
         }
+    if config.head_dim is not None:
+        found["attention.key_length"] = found["attention.value_length"] = config.head_dim
     if config.rope_scaling == "yarn":
         found["rope.scaling.type"] = "yarn"
         found["rope.scaling.factor"] = config.rope_factor
-        found["rope.scaling.original_context_length"] = round(
-            config.block_size / config.rope_factor
-        )
+    if config.rope_scaling in ("yarn", "llama3"):
+        found["rope.scaling.original_context_length"] = config.original_context
     if config.n_expert:
         found["expert_count"] = config.n_expert
         found["expert_used_count"] = config.n_expert_active
@@ -136,11 +171,17 @@ def _base(config: ModelConfig) -> float:
     return config.rope_theta
 
 
-def from_metadata(metadata: Metadata, n_vocab: int, tensor_names: Collection[str]) -> ModelConfig:
+def from_metadata(
+    metadata: Metadata,
+    n_vocab: int,
+    tensor_names: Collection[str],
+    slowest_factor: float | None = None,
+) -> ModelConfig:
     """Return the configuration of a file, the inverse of `to_metadata`.
 
     n_vocab: the number of its tokens. tensor_names: of its tensors, which say whether there are
-    biases and an output matrix. Raises UserError for what gptfast can't compute.
+    biases and an output matrix. slowest_factor: the largest of `rope_factors`, if the file has
+    them. Raises UserError for what gptfast can't compute.
     """
     name = metadata.get("general.architecture")
     if name not in _EXPRESSED:
@@ -167,36 +208,49 @@ def from_metadata(metadata: Metadata, n_vocab: int, tensor_names: Collection[str
             bias=metadata.get(NO_BIAS) is not False,
         )
     else:
-        D = width // heads
-        for key in ("rope.dimension_count", "attention.key_length", "attention.value_length"):
+        D = keys.whole("attention.key_length", width // max(heads, 1))
+        for key in ("rope.dimension_count", "attention.value_length"):
             keys.only(key, D)
+        has_qkv_bias = "blk.0.attn_q.bias" in tensor_names
         config = ModelConfig(
             **common,
             norm="rmsnorm",
             norm_eps=keys.number("attention.layer_norm_rms_epsilon"),
             positions="rotary",
             activation="swiglu",
-            bias="blk.0.attn_q.bias" in tensor_names,
+            bias=has_qkv_bias and name != "qwen2",
+            qkv_bias=has_qkv_bias,
+            head_dim=D,
+            qk_norm=name == "qwen3",
+            nope_every=4 if name == "smollm3" else None,
             rope_theta=keys.number("rope.freq_base", 10_000.0),
-            **_scaling(keys, common["block_size"]),
+            **_scaling(keys, common["block_size"], slowest_factor),
             **_experts(keys),
         )
     keys.refuse_rest()
     return spelled_shortest(config)
 
 
-def _scaling(keys: _Keys, block_size: int) -> dict[str, Any]:
+def _scaling(keys: _Keys, block_size: int, slowest_factor: float | None) -> dict[str, Any]:
     kind = keys.take("rope.scaling.type", "none")
     keys.take("rope.scaling.finetuned", False)  # says how it came about, and changes nothing
     if kind == "none":
         keys.only("rope.scaling.factor", 1.0)
-        return {}
+        original = keys.whole("rope.scaling.original_context_length", 8192)  # as in Llama 3.1
+        if slowest_factor is None:
+            return {}
+        return {
+            "rope_scaling": "llama3",
+            "rope_factor": slowest_factor,
+            "rope_original_context": original,
+        }
     if kind != "yarn":
         raise UserError(f"{keys.prefix}rope.scaling.type is {kind!r}: gptfast reads 'yarn' alone")
     factor = keys.number("rope.scaling.factor")
-    config = {"rope_scaling": "yarn", "rope_factor": factor}
-    keys.only("rope.scaling.original_context_length", round(block_size / max(factor, 1)))
-    return config
+    original = keys.whole(
+        "rope.scaling.original_context_length", round(block_size / max(factor, 1))
+    )
+    return {"rope_scaling": "yarn", "rope_factor": factor, "rope_original_context": original}
 
 
 def _experts(keys: _Keys) -> dict[str, Any]:

@@ -14,7 +14,12 @@ import torch
 from torch import Tensor
 
 from gptfast.model.config import ModelConfig
-from gptfast.model.formats.gguf import architecture_of
+from gptfast.model.formats.gguf import (
+    ROPE_FACTORS,
+    architecture_of,
+    is_like_llama,
+    rope_factors,
+)
 
 _BOTH = {
     "wte": ("token_embd",),
@@ -35,11 +40,14 @@ _NAMES: dict[str, dict[str, tuple[str, ...]]] = {
     "llama": {
         **_BOTH,
         "attn.c_attn": ("attn_q", "attn_k", "attn_v"),
+        "attn.q_norm": ("attn_q_norm",),
+        "attn.k_norm": ("attn_k_norm",),
         "mlp.c_fc": ("ffn_gate", "ffn_up"),
         "mlp.c_proj": ("ffn_down",),
         "mlp.router": ("ffn_gate_inp",),
     },
 }
+_NAMES |= dict.fromkeys(("qwen2", "qwen3", "smollm3"), _NAMES["llama"])
 """The modules' names in a file, one for each part of the rows, keyed by architecture and by our
 name. Names within a layer lack the layer's prefix."""
 
@@ -51,7 +59,7 @@ class Part:
     name: str
     n_rows: int
     n_heads: int | None = None
-    """For queries and keys: heads whose channels llama.cpp rotates in other pairs."""
+    """Heads whose channels llama.cpp rotates in other pairs. None if there are none."""
 
 
 def parts_of(name: str, shape: tuple[int, ...], config: ModelConfig) -> list[Part]:
@@ -73,7 +81,8 @@ def parts_of(name: str, shape: tuple[int, ...], config: ModelConfig) -> list[Par
     if len(full) == 3:
         heads = (config.n_head, config.key_value_heads)
         rows = [n * config.head_width for n in (*heads, heads[1])]
-        return [Part(*part) for part in zip(full, rows, (*heads, None), strict=True)]
+        in_pairs = heads if is_like_llama(config) else (None, None)
+        return [Part(*part) for part in zip(full, rows, (*in_pairs, None), strict=True)]
     return [Part(name, n_rows // len(full)) for name in full]
 
 
@@ -92,6 +101,8 @@ def to_gguf(config: ModelConfig, state: Mapping[str, Tensor]) -> Iterator[tuple[
             if lacks_biases and re.match(r"blk|output_norm", part.name):
                 bias = torch.zeros(part.n_rows, device=tensor.device)
                 yield f"{part.name.removesuffix('weight')}bias", bias
+    if config.rope_scaling == "llama3":
+        yield ROPE_FACTORS, rope_factors(config)
 
 
 def from_gguf(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from gptfast.errors import as_float
 from gptfast.model.config import ModelConfig
 from gptfast.model.formats.base import Stored, positive, refuse_others
-from gptfast.model.formats.llama import Llama, Mistral
+from gptfast.model.formats.llama import Mistral
 
 EXPERT_NAMES = {"mlp.c_fc": ("w1", "w3"), "mlp.c_proj": ("w2",)}
 """The stored names of an expert's matrices, keyed by gptfast's names."""
@@ -19,6 +19,12 @@ class Mixtral(Mistral):
     """Mixtral's format: Mistral whose MLPs are experts."""
 
     architecture = "MixtralForCausalLM"
+    defaults: ClassVar[dict[str, Any]] = {
+        **Mistral.defaults,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 1_000_000.0,
+        "sliding_window": None,
+    }
 
     def describe(self, config: ModelConfig) -> dict[str, Any]:
         """Return config.json; see `Format.describe`."""
@@ -37,8 +43,7 @@ class Mixtral(Mistral):
         n_active = positive(stored, "num_experts_per_tok")
         coefficient = as_float("router_aux_loss_coef", stored.get("router_aux_loss_coef", 0.001))
         return replace(
-            Llama.parse(self, stored),
-            sliding_window=stored.get("sliding_window"),
+            super().parse(stored),
             n_expert=stored["num_local_experts"],
             n_expert_active=n_active,
             expert_balance_rate=round(coefficient * n_active, 12),

@@ -5,9 +5,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::util::piece_key::{key_of, long_key};
 
-/// 4 buckets at first, 32 at most, and an overflow for a few long pre-tokens only.
+/// 4 buckets at first, 64 at most, and an overflow for a few long pre-tokens only.
 const TINY: Limits = Limits {
-    log2_buckets: (2, 5),
+    log2_buckets: (2, 6),
     overflow: 400,
 };
 
@@ -107,6 +107,6 @@ fn it_grows_to_its_limit() {
         let home = cache.table().prefetch(key);
         cache.insert::<u16>(key, home, &[i], &i.to_le_bytes());
     }
-    assert_eq!(cache.table().buckets.len(), 32);
-    assert!(cache.n_keys > 48, "{}", cache.n_keys); // of 64 slots
+    assert_eq!(cache.table().buckets.len(), 64);
+    assert!(cache.n_keys > 96, "{}", cache.n_keys); // of 128 slots
 }

@@ -29,7 +29,7 @@ pub(super) enum Instruction {
 
 /// A set of characters.
 #[derive(Debug, Clone, Default)]
-pub(in super::super) struct CharSet {
+pub(crate) struct CharSet {
     ascii: u128,
     ranges: Vec<(char, char)>,
 }
