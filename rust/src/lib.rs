@@ -13,7 +13,7 @@
 //! use gptfast_rust::Context;
 //! use gptfast_rust::encode::Tokenizer;
 //! use gptfast_rust::pretokenize::Pattern;
-//! use gptfast_rust::train::{piece_counts::PieceCounts, train};
+//! use gptfast_rust::train::{Limits, piece_counts::PieceCounts, train};
 //! use gptfast_rust::vocab::Vocab;
 //!
 //! let context = Context::default();
@@ -23,7 +23,13 @@
 //!
 //! // Merge twice, beginning with the 256 single bytes: l + o, then lo + w.
 //! let bytes = std::array::from_fn(|i| i as u8);
-//! let merges = train(&context, counts, &bytes, 2, 1, &[], |_| true)?;
+//! let limits = Limits {
+//!     n_merges: 2,
+//!     min_frequency: 1,
+//!     forbidden: &[],
+//!     max_token_length: None,
+//! };
+//! let merges = train(&context, counts, &bytes, limits, |_| true)?;
 //! assert_eq!(merges, [(108, 111), (256, 119)]);
 //!
 //! let vocab = Vocab::from_merges(&context, &bytes, &merges, &["<|endoftext|>".into()])?;
