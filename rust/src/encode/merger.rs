@@ -294,38 +294,23 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::encode::tests::some_merges;
     use crate::naive;
     use crate::vocab::Pair;
 
-    /// Merges of a, b and the tokens that they make, each of them once.
-    fn some_merges() -> impl Strategy<Value = Vec<Pair>> {
-        let sides = prop::collection::vec(
-            (any::<prop::sample::Index>(), any::<prop::sample::Index>()),
-            0..40,
-        );
-        let some = sides.prop_map(|sides| {
-            let mut tokens: Vec<u32> = vec![b'a'.into(), b'b'.into()];
-            let mut merges = Vec::new();
-            for (left, right) in sides {
-                let pair = (*left.get(&tokens), *right.get(&tokens));
-                if !merges.contains(&pair) {
-                    tokens.push(256 + merges.len() as u32);
-                    merges.push(pair);
-                }
-            }
-            merges
-        });
+    /// `some_merges`, or a chain of them.
+    fn merges_or_a_chain() -> impl Strategy<Value = Vec<Pair>> {
         // yz is merged first, then xy, and so on, so the last letter decides how all others pair up.
         let chain = (b'a'..=b'y')
             .rev()
             .map(|c| (u32::from(c), u32::from(c) + 1));
-        prop_oneof![3 => some, 1 => Just(chain.collect())]
+        prop_oneof![3 => some_merges(), 1 => Just(chain.collect())]
     }
 
     proptest! {
         #[test]
         fn joined_blocks_equal_the_whole(
-            listed in some_merges(),
+            listed in merges_or_a_chain(),
             piece in "([ab]{129,300}|a{129,300}|b?a{129,200}b|(ab|aab){70,100}|(abb){45,80}a{0,3}|([a-c]{0,3}abcdefghijklmnopqrstuvwxyz?){2,8})",
             block in 1..70usize,
             shuffled in Just((256..300).collect::<Vec<u32>>()).prop_shuffle(),

@@ -1,7 +1,27 @@
 use std::thread;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::util::context::Context;
+use crate::vocab::Pair;
+
+/// Merges of a, b and the tokens that they make, each of them once.
+pub(super) fn some_merges() -> impl Strategy<Value = Vec<Pair>> {
+    let index = || any::<prop::sample::Index>();
+    prop::collection::vec((index(), index()), 0..40).prop_map(|sides| {
+        let mut tokens: Vec<u32> = vec![b'a'.into(), b'b'.into()];
+        let mut merges = Vec::new();
+        for (left, right) in sides {
+            let pair = (*left.get(&tokens), *right.get(&tokens));
+            if !merges.contains(&pair) {
+                tokens.push(256 + merges.len() as u32);
+                merges.push(pair);
+            }
+        }
+        merges
+    })
+}
 
 fn single_bytes() -> Tokenizer {
     let bytes = std::array::from_fn(|i| i as u8);

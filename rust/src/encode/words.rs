@@ -183,28 +183,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::encode::merge_table::MergeTable;
+    use crate::encode::tests::some_merges;
     use crate::naive;
     use crate::util::context::Context;
     use crate::util::piece_key::key_of;
     use crate::vocab::first_symbols::FirstSymbols;
-    use crate::{encode::merge_table::MergeTable, vocab::Pair};
-
-    /// Merges of a, b and the tokens that they make, each of them once.
-    fn some_merges() -> impl Strategy<Value = Vec<Pair>> {
-        let index = || any::<prop::sample::Index>();
-        prop::collection::vec((index(), index()), 0..40).prop_map(|sides| {
-            let mut tokens: Vec<u32> = vec![b'a'.into(), b'b'.into()];
-            let mut merges = Vec::new();
-            for (left, right) in sides {
-                let pair = (*left.get(&tokens), *right.get(&tokens));
-                if !merges.contains(&pair) {
-                    tokens.push(256 + merges.len() as u32);
-                    merges.push(pair);
-                }
-            }
-            merges
-        })
-    }
 
     proptest! {
         #[test]

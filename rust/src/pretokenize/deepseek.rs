@@ -79,14 +79,7 @@ impl Rules for DeepSeekRules {
             | last_space & !masks.newline
             | line_starts(window, &masks, line_space, false);
 
-        carry.word = last(word);
-        carry.number = last(masks.number);
-        carry.space = last(space);
-        carry.other = last(other);
-        carry.blank = last(masks.blank);
-        carry.newline = last(masks.newline);
-        carry.han = last(cjk);
-        carry.non_ascii = last(masks.non_ascii);
+        carry.keep(&masks, word, space, other, cjk);
         carry.prefix = ascii_prefix >> (STEP - 1);
         carry.ascii_run = last(ascii_letter & !sum);
         Starts {

@@ -15,7 +15,7 @@
 use super::simd::{Avx2, Avx512};
 use super::simd::{Level, Portable, Simd};
 use super::visitor::{BATCH_PIECES, Visitor};
-use super::window::{COUNTED, STEP, WINDOW, Window};
+use super::window::{COUNTED, Masks, STEP, WINDOW, Window};
 use crate::error::Error;
 
 /// How a pattern cuts.
@@ -61,6 +61,21 @@ pub(super) struct Carry {
     pub(super) contraction_inside: u64,
     /// The flags of the last character.
     pub(super) flags: u8,
+}
+
+impl Carry {
+    /// Keep the classes at the end of a window. The masks that a scanner changes are given apart.
+    #[inline(always)]
+    pub(super) fn keep(&mut self, masks: &Masks, word: u64, space: u64, other: u64, han: u64) {
+        self.word = last(word);
+        self.number = last(masks.number);
+        self.space = last(space);
+        self.other = last(other);
+        self.blank = last(masks.blank);
+        self.newline = last(masks.newline);
+        self.han = last(han);
+        self.non_ascii = last(masks.non_ascii);
+    }
 }
 
 /// The bit of the last byte that counts, as bit 0.

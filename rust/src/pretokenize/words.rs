@@ -136,14 +136,7 @@ impl<W: Words> Rules for WordRules<W> {
             starts &= !inside;
         }
 
-        carry.word = last(word);
-        carry.number = last(masks.number);
-        carry.space = last(space);
-        carry.other = last(other);
-        carry.blank = last(masks.blank);
-        carry.newline = last(masks.newline);
-        carry.han = last(han);
-        carry.non_ascii = last(masks.non_ascii);
+        carry.keep(&masks, word, space, other, han);
         carry.prefix = lone_end >> (STEP - 1) | last(prefix);
         carry.contraction_ends = ends >> STEP;
         carry.contraction_inside = inside >> STEP;
