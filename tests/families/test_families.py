@@ -18,6 +18,7 @@ import tokenizers
 from builders import PUBLISHED_PARTS, Json, built, on_gguf
 from family_text import every_script, strings
 
+from gptfast.errors import UserError
 from gptfast.tokenizer import BPETokenizer, as_hf, load_tokenizer
 
 VOCABULARIES = Path(__file__).parents[2] / ".venv" / "vocabularies"
@@ -162,7 +163,14 @@ def test_offsets_are_those_of_tokenizers(both: Pair) -> None:
     theirs = tokenizers.Tokenizer.from_str(theirs.to_str())
     theirs.post_processor = tokenizers.processors.ByteLevel(trim_offsets=False)
     theirs.encode_special_tokens = True
+    # Falcon's vocabulary has no tokens for some control characters.
+    ascii_characters = set() if ours.model.byte_fallback else set(map(chr, range(0x80)))
+    missing = {c for c in ascii_characters if c.encode() not in ours.ranks}
     for text in texts(ours)[:100]:
+        if not missing.isdisjoint(text):
+            with pytest.raises(UserError, match="characters that the vocabulary lacks"):
+                ours.encode_with_offsets(text)
+            continue
         ids, offsets = ours.encode_with_offsets(text)
         encoding = theirs.encode(text, add_special_tokens=False)
         assert ids == encoding.ids, text
