@@ -84,7 +84,7 @@ def short_strings(text: str) -> list[str]:
 class Inputs:
     """The files in the benchmark's temporary folder that the timed processes read.
 
-    A folder inside it is a case of its own: another text, or another vocabulary.
+    A subfolder is a separate case, with another text or another vocabulary.
     """
 
     folder: Path

@@ -45,7 +45,7 @@ _HEADER_BYTES = 256 * 4
 def read_bin(path: Path) -> Tokens:
     """Map the ids of a file into memory: shape (N,), uint16 or uint32, read-only.
 
-    Raises MissingFileError, or UserError if the file is none of these formats or is cut short.
+    Raises MissingFileError if there is no file, UserError if it is cut short or in another format.
     """
     if not path.exists():
         raise MissingFileError(f"there is no file {path}: expected a token file")

@@ -14,7 +14,7 @@ pub(super) struct PairBounds {
 
 const LOG2_SUMS: u32 = 20;
 
-/// The most threads that sum: each has sums of its own, of 4 MB.
+/// The maximum number of threads. Each thread allocates 4 MB of partial sums.
 const MAX_THREADS: usize = 8;
 
 impl PairBounds {
