@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gptfast.tokenizer.formats import byte_level_alphabet
 from gptfast.tokenizer.ranks import write_tiktoken
+from gptfast.tokenizer.spelling import byte_level_alphabet
 from tokenizer_bench.calls import Call, Unsupported
 from tokenizer_bench.entrants import OURS
 from tokenizer_bench.inputs import BLOCK_BYTES, pieces

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gptfast.tokenizer.formats import byte_level_alphabet
+from gptfast.tokenizer.spelling import byte_level_alphabet
 
 END_OF_TEXT = "<|endoftext|>"
 

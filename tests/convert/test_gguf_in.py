@@ -165,7 +165,7 @@ F32 = gguf.GGMLQuantizationType.F32
         ({"gpt2__rope__freq_base": 1e6}, {}, "gptfast does not know this key"),
         ({"gptfast__bias": False}, {"blk.0.ffn_up.bias": (np.ones(128, "f4"), F32)}, "not zero"),
         ({"tokenizer__ggml__model": "llama"}, {}, "model is 'llama'"),
-        ({"tokenizer__ggml__pre": "qwen2"}, {}, "pre is 'qwen2'"),
+        ({"tokenizer__ggml__pre": "tekken"}, {}, "pre is 'tekken'"),
         ({"tokenizer__ggml__tokens": ["a"]}, {}, "token_type has 257 elements for 1"),
         ({"tokenizer__ggml__tokens": None}, {}, "tokens is missing"),
         ({"tokenizer__ggml__merges": ["a b"]}, {}, "a merge has the token"),
